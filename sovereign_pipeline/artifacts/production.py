@@ -1,0 +1,215 @@
+"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does.
+
+`assert_usable` is the consumer's half of every gate. What an artifact is: `manifest.py`; what a stage is: `stage.py`.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+
+GATE_RECORD = "gate_record"
+VERDICT_FILE = "verdict.json"
+
+
+@dataclass(frozen=True)
+class Production:
+    """reused: the same work had been done before; its artifact was verified and taken."""
+
+    ref: ArtifactRef
+    reused: bool
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """Everything that decides an artifact's bytes; equal fingerprints mean that the work need not be done again."""
+
+    kind: str
+    line: str
+    code_version: str
+    config: Config
+    inputs: Mapping[str, ArtifactRef]
+    external_inputs: Mapping[str, str]
+    libraries: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        inputs = {kind: ref.digest for kind, ref in self.inputs.items()}
+        return digest_of({**asdict(self), "inputs": inputs})
+
+
+def fingerprint(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> str:
+    """Digest of everything that decides what the stage would make from these inputs."""
+    return _identity(stage, workplace, inputs).fingerprint
+
+
+def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
+    """Make the stage's artifact, or find it made. `inputs`: one reference for each of `stage.inputs`, by kind.
+
+    Raises StaleInput or GateRefused when an input may not be used, IntegrityError when bytes changed, and whatever the
+    build raises. Nothing is left behind on any error.
+    """
+    opened = {kind: workplace.store.open(ref) for kind, ref in inputs.items()}
+    for upstream in stage.inputs:
+        assert_usable(upstream, workplace, inputs[upstream.kind])
+    handed_on = stage.passes_on(workplace.line)
+    if handed_on is not None:
+        return Production(inputs[handed_on], reused=True)
+    identity = _identity(stage, workplace, inputs)
+
+    def build(workspace: Path) -> Built:
+        built = stage.build(workplace, opened, workspace)
+        if stage.external(workplace) != identity.external_inputs:
+            raise IntegrityError(f"A file that {stage.kind} reads was changed while it was read. Run again.")
+        return built
+
+    return _make(workplace, identity, build)
+
+
+def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
+    """Ask every gate of the stage about one artifact and record each answer. Name of the gate -> answer.
+
+    A gate that raises leaves no record, so the artifact stays unusable.
+    """
+    artifact = workplace.store.open(ref)
+    inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+
+    def recorded(gate: Gate) -> Verdict:
+        def build(workspace: Path) -> Built:
+            verdict = gate.judge(workplace, artifact, inputs)
+            (workspace / VERDICT_FILE).write_bytes(canonical_json(asdict(verdict)) + b"\n")
+            return Built(summary={"gate": gate.name, "passed": verdict.passed})
+
+        production = _make(workplace, _gate_identity(gate, workplace, ref), build)
+        return _verdict(workplace, production.ref)
+
+    return {gate.name: recorded(gate) for gate in stage.gates}
+
+
+def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
+    """The consumer's half of every gate, for an artifact and for all that it was made from.
+
+    Each must be the line's current artifact, and every gate must have a passing record that is bound to its digest.
+    Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
+    """
+    current = workplace.store.current(workplace.line.line, stage.kind)
+    if current is None or current.digest != ref.digest:
+        raise StaleInput(
+            f"Line {workplace.line.line}: {stage.kind} {short(ref.digest)} was used further down, but the line's "
+            f"current one is {short(current.digest) if current else 'absent'}. Materialize what lies between "
+            f"{stage.kind} and here again: `sovereign run {workplace.line.line}`."
+        )
+    handed_on = stage.passes_on(workplace.line)
+    if handed_on is not None:
+        assert_usable(next(each for each in stage.inputs if each.kind == handed_on), workplace, ref)
+        return
+    for gate in stage.gates:
+        _assert_passed(stage, gate, workplace, ref)
+    manifest = workplace.store.read_manifest(ref)
+    for upstream in stage.inputs:
+        assert_usable(upstream, workplace, workplace.store.input_ref(manifest, upstream.kind))
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 over this package's own source files, so that a record says exactly which code ran."""
+    package = Path(__file__).resolve().parent.parent
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def _identity(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> _Identity:
+    return _Identity(
+        kind=stage.kind,
+        line=workplace.line.line,
+        code_version=stage.code_version,
+        config=stage.config(workplace.line),
+        inputs=inputs,
+        external_inputs=stage.external(workplace),
+        libraries=library_versions(stage.libraries),
+    )
+
+
+def _gate_identity(gate: Gate, workplace: Workplace, judged: ArtifactRef) -> _Identity:
+    return _Identity(
+        kind=GATE_RECORD,
+        line=workplace.line.line,
+        code_version=gate.code_version,
+        config={"gate": gate.name, **gate.config(workplace.line)},
+        inputs={judged.kind: judged},
+        external_inputs={},
+        libraries={},
+    )
+
+
+def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Built]) -> Production:
+    store = workplace.store
+    found = store.find(identity.fingerprint)
+    if found is not None:
+        store.open(found)
+        return Production(found, reused=True)
+    started = time.monotonic()
+    with store.workspace() as workspace:
+        built = build(workspace)
+        inherited = [store.read_manifest(ref).classification for ref in identity.inputs.values()]
+        own = [built.classification] if built.classification is not None else []
+
+        def describe(files: tuple[FileEntry, ...]) -> Manifest:
+            return Manifest(
+                kind=identity.kind,
+                line=identity.line,
+                classification=workplace.institution.ladder.highest(inherited + own),
+                files=files,
+                inputs={kind: ref.digest for kind, ref in identity.inputs.items()},
+                external_inputs=dict(identity.external_inputs),
+                producer=Producer(
+                    code_version=identity.code_version,
+                    config=identity.config,
+                    config_sha256=digest_of(identity.config),
+                    libraries=dict(identity.libraries),
+                ),
+                summary=built.summary,
+                circumstances=Circumstances(
+                    created_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                    source_sha256=source_digest(),
+                    measured={"seconds": round(time.monotonic() - started, 3), **built.measured},
+                    input_manifests={kind: ref.manifest_sha256 for kind, ref in identity.inputs.items()},
+                ),
+            )
+
+        ref = store.seal(workspace, describe)
+    store.remember(identity.fingerprint, ref)
+    return Production(ref, reused=False)
+
+
+def _assert_passed(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> None:
+    record = workplace.store.find(_gate_identity(gate, workplace, ref).fingerprint)
+    if record is None:
+        raise GateRefused(
+            f"Line {workplace.line.line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, "
+            f"so nothing may be made from it. Materialize {stage.kind}; its checks write the record."
+        )
+    verdict = _verdict(workplace, record)
+    if not verdict.passed:
+        raise GateRefused(
+            f"Line {workplace.line.line}: the gate '{gate.name}' said no to {stage.kind} {short(ref.digest)}: "
+            f"{verdict.message} Correct the cause and materialize {stage.kind} again."
+        )
+
+
+def _verdict(workplace: Workplace, record: ArtifactRef) -> Verdict:
+    artifact: Artifact = workplace.store.open(record)
+    return Verdict(**json.loads(artifact.file(VERDICT_FILE).read_bytes()))

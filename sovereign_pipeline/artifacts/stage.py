@@ -1,0 +1,98 @@
+"""A stage: how one artifact of the chain is made from others, and the gates that hold it.
+
+Each room declares its stages with the function that builds them. What identifies an artifact (code version,
+configuration, inputs, libraries) is kept apart from how it is run. Running one is `production.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.settings import Settings
+
+Config = dict[str, Any]
+Inputs = Mapping[str, Artifact]
+
+
+class Progress(Protocol):
+    """Where a stage tells people how far it is. Never given document text."""
+
+    def __call__(self, message: str) -> None: ...
+
+
+class Launch(Protocol):
+    """Runs the trainer's process with a job file and waits. Raises TrainingFailed when it ends without a result."""
+
+    def __call__(self, job: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a stage may use besides its inputs: the recipe, the paths, and two ways to reach the outside."""
+
+    store: ArtifactStore
+    settings: Settings
+    institution: Institution
+    line: Line
+    progress: Progress
+    launch: Launch
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a stage's build function returns once its files are in the workspace.
+
+    summary: deterministic facts (counts, shares, names); part of the identity. measured: durations and rates; not.
+    classification: the level of what the stage itself read from outside; the inputs' levels are always joined to it.
+    """
+
+    summary: dict[str, Any]
+    measured: dict[str, float] = field(default_factory=dict)
+    classification: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON."""
+
+    passed: bool
+    message: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A question about one artifact whose answer is recorded and bound to the artifact's digest.
+
+    judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
+    """
+
+    name: str
+    question: str
+    code_version: str
+    judge: Callable[[Workplace, Artifact, Inputs], Verdict]
+    config: Callable[[Line], Config] = lambda line: {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """kind: the asset's key and the artifact's kind. inputs: the stages whose artifacts it reads.
+
+    config: exactly the part of the recipe the build reads. external: name -> SHA-256 of files outside the store.
+    libraries: distributions whose version changes the result. passes_on: for a line where the stage has nothing to do,
+    the input that is handed on as it is (None: always build).
+    """
+
+    kind: str
+    code_version: str
+    build: Callable[[Workplace, Inputs, Path], Built]
+    inputs: tuple["Stage", ...] = ()
+    config: Callable[[Line], Config] = lambda line: {}
+    external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
+    libraries: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    passes_on: Callable[[Line], str | None] = lambda line: None

@@ -1,0 +1,195 @@
+"""The content-addressed store: `<root>/<digest>/` with a manifest, written aside and renamed whole.
+
+The store also keeps one small index entry for each fingerprint (what went in) that leads to the digest (what came
+out), which is how unchanged work is found again, and one reference for each line and kind: the line's current artifact.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import file_sha256, short
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose every byte was verified when it was opened."""
+
+    ref: ArtifactRef
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files. Raises NotFoundError for a name the manifest does not hold."""
+        if name not in {entry.path for entry in self.manifest.files}:
+            raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
+        return self.path / name
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """root: the directory that holds all artifacts of one installation."""
+
+    root: Path
+
+    def open(self, ref: ArtifactRef) -> Artifact:
+        """Verify and open. Raises IntegrityError naming the first file that is missing, extra or different."""
+        manifest = self.read_manifest(ref)
+        path = self.path_of(ref.digest)
+        verify_files(path, manifest)
+        return Artifact(ref, path, manifest)
+
+    def read_manifest(self, ref: ArtifactRef) -> Manifest:
+        """The verified manifest alone, for looking up an ancestor without hashing its files. Raises IntegrityError."""
+        path = self.path_of(ref.digest) / MANIFEST_FILE
+        manifest = Manifest.from_file(path)
+        if manifest.digest != ref.digest or file_sha256(path) != ref.manifest_sha256:
+            raise IntegrityError(f"{path}: differs from the manifest that was recorded when it was used. Restore it.")
+        return manifest
+
+    def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
+        """The reference to what an artifact was made from, holding it to the very manifest that was read then."""
+        digest = manifest.inputs[kind]
+        return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
+
+    def open_input(self, manifest: Manifest, kind: str) -> Artifact:
+        return self.open(self.input_ref(manifest, kind))
+
+    def ref_of(self, digest: str) -> ArtifactRef:
+        """The reference to an artifact that is there. Raises NotFoundError when it is not."""
+        path = self.path_of(digest) / MANIFEST_FILE
+        if not path.is_file():
+            raise NotFoundError(f"{path}: there is no artifact {short(digest)}. Restore it, or materialize it again.")
+        manifest = Manifest.from_file(path)
+        return ArtifactRef(kind=manifest.kind, line=manifest.line, digest=digest, manifest_sha256=file_sha256(path))
+
+    def path_of(self, digest: str) -> Path:
+        return self.root / digest
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A directory to build in, on the store's own disk; gone afterwards unless `seal` moved it into place.
+
+        The name holds the process id: what a killed process left behind is removed by the next one that builds.
+        """
+        aside = self.root / ".building"
+        aside.mkdir(parents=True, exist_ok=True)
+        for left_behind in aside.iterdir():
+            if not _is_alive(int(left_behind.name.split("-")[0])):
+                shutil.rmtree(left_behind, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=aside))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
+        """Hash the files of a workspace, write the manifest last, and rename the whole into its place.
+
+        When the same artifact is there already it is kept, and its first manifest with it.
+        """
+        manifest = describe(tuple(_entries(workspace)))
+        (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+        _flush_to_disk(workspace)
+        target = self.path_of(manifest.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            try:
+                workspace.rename(target)
+            except OSError:
+                if not target.exists():  # another process that made the same artifact may have been first
+                    raise
+        return self.ref_of(manifest.digest)
+
+    def find(self, fingerprint: str) -> ArtifactRef | None:
+        """The artifact that was made from exactly these inputs, or None when there is none that still stands."""
+        entry = self._index_entry(fingerprint)
+        if not entry.is_file():
+            return None
+        ref = _read_ref(entry)
+        return ref if (self.path_of(ref.digest) / MANIFEST_FILE).is_file() else None
+
+    def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
+        _write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
+
+    def current(self, line: str, kind: str) -> ArtifactRef | None:
+        """The line's current artifact of a kind, or None before it was first materialized."""
+        path = self._current_path(line, kind)
+        return _read_ref(path) if path.is_file() else None
+
+    def make_current(self, line: str, kind: str, ref: ArtifactRef) -> None:
+        """`kind` is the asset's name; it differs from `ref.kind` only where an asset hands on what it was given."""
+        _write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
+
+    def _index_entry(self, fingerprint: str) -> Path:
+        return self.root / ".index" / fingerprint[:2] / f"{fingerprint}.json"
+
+    def _current_path(self, line: str, kind: str) -> Path:
+        return self.root / ".current" / line / f"{kind}.json"
+
+
+def verify_files(path: Path, manifest: Manifest) -> None:
+    """Raise IntegrityError naming the first file of the directory that is missing, extra or different."""
+    expected = {entry.path: entry for entry in manifest.files}
+    present = {
+        file.relative_to(path).as_posix()
+        for file in path.rglob("*")
+        if not file.is_dir() and file != path / MANIFEST_FILE
+    }
+    for name in sorted(present - expected.keys()):
+        raise IntegrityError(f"{path / name}: this file does not belong to the artifact. Remove it.")
+    for name, entry in expected.items():
+        file = path / name
+        if name not in present:
+            raise IntegrityError(f"{file}: the file is missing. Restore it, or materialize the artifact again.")
+        if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
+            raise IntegrityError(f"{file}: the bytes are not the recorded ones. Restore the file from a copy.")
+
+
+def _entries(directory: Path) -> Iterator[FileEntry]:
+    for file in sorted(directory.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(directory).as_posix()
+            yield FileEntry(path=name, size=file.stat().st_size, sha256=file_sha256(file))
+
+
+def _flush_to_disk(directory: Path) -> None:
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _read_ref(path: Path) -> ArtifactRef:
+    try:
+        return ArtifactRef.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise IntegrityError(
+            f"{path}: not a reference to an artifact any more. Delete this file and run again."
+        ) from None
+
+
+def _write_atomically(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    Path(name).replace(path)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,59 @@
+"""The one taxonomy of errors that people are meant to read.
+
+Every message says what happened, where (file, row id; never document text) and what to do. A class belongs here when
+a caller or the command line must tell it apart. Bugs are not in here: they stay ordinary exceptions with a traceback.
+"""
+
+from typing import ClassVar
+
+
+class SovereignError(Exception):
+    """Base of every error with a message for people. `exit_status` is what the command line ends with."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class InputError(SovereignError):
+    """The caller gave something wrong: a recipe, a file, an unknown line or identifier."""
+
+    exit_status = 2
+
+
+class RecipeError(InputError):
+    """A recipe or institution file does not say something valid."""
+
+
+class SourceError(InputError):
+    """A source file is missing or cannot be read as its descriptor says."""
+
+
+class NotFoundError(InputError):
+    """A line, artifact, adapter or model that was named does not exist here."""
+
+
+class IntegrityError(SovereignError):
+    """Bytes are missing or are not the ones that were recorded. The message names the file."""
+
+
+class CeilingExceeded(SovereignError):
+    """A document's classification is above the ceiling of the line it was given to."""
+
+
+class QuarantineExceeded(SovereignError):
+    """More rows of a source are broken than the recipe tolerates."""
+
+
+class PrivacyError(SovereignError):
+    """A detector failed, missed its canary, or left an identifier behind."""
+
+
+class GateRefused(SovereignError):
+    """A gate said no, or has no passing record for exactly the artifact that is to be used."""
+
+
+class StaleInput(SovereignError):
+    """An input was made from something that is no longer the line's current artifact."""
+
+
+class TrainingFailed(SovereignError):
+    """The trainer stopped: a guard fired, or the child process ended without a result."""

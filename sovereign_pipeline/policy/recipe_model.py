@@ -1,0 +1,65 @@
+"""The base of every model that an institution fills in by hand, and the one reader of its YAML files."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sovereign_pipeline.errors import RecipeError
+
+
+class RecipeModel(BaseModel):
+    """Frozen, and an unknown key is an error: a misspelt limit must never become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=RecipeModel)
+
+
+def read_yaml(model: type[Model], path: Path) -> Model:
+    """Read and validate one file. Raises RecipeError that names file, key, and the nearest known key."""
+    if not path.is_file():
+        raise RecipeError(f"{path}: there is no such file.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(_explain(model, detail) for detail in error.errors(include_url=False))
+        raise RecipeError(f"{path}: {problems}. Correct the file and run `sovereign lines check {path}`.") from None
+
+
+def _explain(model: type[RecipeModel], detail: Any) -> str:
+    location = [part for part in detail["loc"]]
+    where = ".".join(str(part) for part in location)
+    if detail["type"] != "extra_forbidden":
+        return f"'{where}': {detail['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(model, location[:-1])
+    nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
+    return f"'{where}' is not a known key; {hint}"
+
+
+def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
+    """Field names of the model found by walking `location`, looking through lists, dicts, optionals and unions."""
+    current: type[BaseModel] = model
+    for part in location:
+        if not isinstance(part, str) or part not in current.model_fields:
+            continue
+        nested = _models_in(current.model_fields[part].annotation)
+        if nested:
+            current = nested[0]
+    return list(current.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]
