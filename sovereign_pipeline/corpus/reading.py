@@ -1,0 +1,149 @@
+"""From a source's rows to documents, and to quarantine with a reason for every row that cannot be one.
+
+Nothing is lost: rows in = documents + quarantined + not selected by `where`. A reason never holds text of the row.
+"""
+
+import datetime
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.rows import Row, read_rows
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.line import Quarantine, Source
+
+REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that is no document. row: number in the file. id: the row's own id where it could be read."""
+
+    source: str
+    row: int
+    id: str | None
+    reason: str
+
+
+@dataclass
+class SourceCount:
+    """What became of a source's rows."""
+
+    rows: int = 0
+    documents: int = 0
+    quarantined: int = 0
+    not_selected: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+
+class SourceReader:
+    """Streams one source; `seen` holds the ids of all sources of the line, so that an id is used once only."""
+
+    def __init__(
+        self, source: Source, path: Path, limits: Quarantine, ladder: ClassificationLadder, seen: set[str]
+    ) -> None:
+        self.source = source
+        self.path = path
+        self.count = SourceCount()
+        self._limits = limits
+        self._ladder = ladder
+        self._seen = seen
+
+    def __iter__(self) -> Iterator[Document | Quarantined]:
+        for row in read_rows(self.path, self._limits.max_row_bytes):
+            self.count.rows += 1
+            if row.values is not None and not _selected(row.values, self.source):
+                self.count.not_selected += 1
+                continue
+            outcome = self._document(row)
+            if isinstance(outcome, Document):
+                self._seen.add(outcome.id)
+                self.count.documents += 1
+                yield outcome
+                continue
+            self.count.quarantined += 1
+            self.count.reasons[outcome] += 1
+            yield Quarantined(self.source.name, row.number, self._id_of(row), outcome)
+
+    def _document(self, row: Row) -> Document | str:
+        """The document, or the reason why the row is none."""
+        if row.values is None:
+            return row.problem or "broken"
+        fields = {name: self._value(row.values, name) for name in REQUIRED}
+        rejected = self._value(row.values, "rejected")
+        missing = [name for name, value in fields.items() if not value]
+        if self.source.role == "preferences" and not rejected:
+            missing.append("rejected")
+        if missing:
+            return f"missing field: {', '.join(self.source.columns.get(name, name) for name in missing)}"
+        day = _iso_day(fields["date"])
+        if day is None:
+            return "date is not an ISO date"
+        level = self._level(row.values)
+        if level is None:
+            return "unknown or missing classification level"
+        if fields["id"] in self._seen:
+            return "duplicate id"
+        return Document(
+            **{**fields, "date": day},
+            source=self.source.name,
+            classification=level,
+            rejected=rejected if self.source.role == "preferences" else None,
+            links=_links(row.values, self.source),
+        )
+
+    def _value(self, values: dict[str, Any], name: str) -> str:
+        """The field as text, stripped; empty when absent. A column wins over a constant of the same field."""
+        value = values.get(self.source.columns.get(name, name))
+        if value is None:
+            value = self.source.constants.get(name, "")
+        text = str(value)
+        if self.source.markup == "html" and name in ("subject", "request", "response", "rejected"):
+            text = _without_markup(text)
+        return text.strip()
+
+    def _level(self, values: dict[str, Any]) -> str | None:
+        """The row's own level, raised to the source's floor; None when there is neither, or the name is no level."""
+        own = self._value(values, "classification")
+        floor = self.source.classification_floor
+        named = [level for level in (own, floor) if level]
+        if not named or any(level not in self._ladder for level in named):
+            return None
+        return self._ladder.highest(named)
+
+    def _id_of(self, row: Row) -> str | None:
+        return self._value(row.values, "id") or None if row.values is not None else None
+
+
+def _selected(values: dict[str, Any], source: Source) -> bool:
+    return all(
+        values.get(column) == wanted or str(values.get(column)) == wanted for column, wanted in source.where.items()
+    )
+
+
+def _links(values: dict[str, Any], source: Source) -> tuple[str, ...]:
+    """Ids in the links column: a list, or one text with commas between."""
+    linked = values.get(source.links) if source.links else None
+    if linked is None:
+        return ()
+    ids = linked.split(",") if isinstance(linked, str) else linked
+    return tuple(str(each).strip() for each in ids if str(each).strip())
+
+
+def _iso_day(text: str) -> str | None:
+    try:
+        return datetime.datetime.fromisoformat(text).date().isoformat()
+    except ValueError:
+        return None
+
+
+def _without_markup(text: str) -> str:
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(text, "html.parser")
+    for end in soup.find_all(["br", "p", "li", "tr"]):
+        end.append("\n")
+    return "\n".join(line.strip() for line in soup.get_text().splitlines() if line.strip())

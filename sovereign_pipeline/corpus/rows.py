@@ -1,0 +1,116 @@
+"""Reading rows of a file an institution already has: JSONL, CSV or Parquet, also gzipped, one row at a time.
+
+What belongs here: bytes to rows, and saying what is wrong with one. What does not: what a row means (`reading.py`).
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from sovereign_pipeline.errors import SourceError
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """number: 1-based line (JSONL) or record (CSV, Parquet). values: None when the row is broken; then `problem` says
+    why, in words that hold no text of the row."""
+
+    number: int
+    values: dict[str, Any] | None
+    problem: str | None = None
+
+
+def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
+    """Stream the rows of a file, broken ones included. Raises SourceError when the file itself cannot be read."""
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such source file. Correct `path` in the recipe, or put the file there.")
+    name = path.name.removesuffix(".gz")
+    reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(Path(name).suffix)
+    if reader is None:
+        raise SourceError(f"{path}: a source must be named {', '.join(FORMATS)}, optionally with .gz behind it.")
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            yield from reader(cast(IO[bytes], stream), path, max_row_bytes)
+    except (OSError, EOFError) as error:
+        raise SourceError(f"{path}: cannot be read to its end ({error}). Get a whole copy of the file.") from None
+
+
+def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+    for number, line in enumerate(_bounded_lines(stream, max_row_bytes), start=1):
+        if line is None:
+            yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
+            continue
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield Row(number, None, "not UTF-8")
+        except json.JSONDecodeError as error:
+            yield Row(number, None, f"not JSON ({error.msg} at column {error.colno})")
+        else:
+            whole = isinstance(values, dict)
+            yield Row(number, values, None) if whole else Row(number, None, "not a JSON object")
+
+
+def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
+    """Lines without their newline; None for a line over the limit, which is skipped without being held in memory."""
+    buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
+    while line := buffered.readline(max_row_bytes + 1):
+        if len(line) <= max_row_bytes or line.endswith(b"\n"):
+            yield line.rstrip(b"\r\n")
+            continue
+        while line and not line.endswith(b"\n"):
+            line = buffered.readline(max_row_bytes)
+        yield None
+
+
+def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+    # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(max(max_row_bytes * 2, 131_072))
+    reader = csv.reader(text)
+    header = next(reader, None)
+    if not header:
+        raise SourceError(f"{path}: the CSV file has no header row.")
+    number = 0
+    while True:
+        number += 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Row(number, None, f"not CSV ({error})")
+            continue
+        if len(cells) != len(header):
+            yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
+        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+            yield Row(number, None, "not UTF-8")
+        elif sum(len(cell) for cell in cells) > max_row_bytes:
+            yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
+        else:
+            yield Row(number, dict(zip(header, cells, strict=True)))
+
+
+def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(io.BytesIO(stream.read()) if path.suffix == ".gz" else stream)
+        number = 0
+        for batch in file.iter_batches(batch_size=1_000):
+            for values in batch.to_pylist():
+                number += 1
+                too_long = len(str(values)) > max_row_bytes
+                yield Row(number, None, f"longer than {max_row_bytes:,} bytes") if too_long else Row(number, values)
+    except pyarrow.ArrowException as error:
+        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}). Get a whole copy.") from None
