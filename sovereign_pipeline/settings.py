@@ -40,10 +40,12 @@ class Settings:
     vault: Path
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        home = Path(environ.get("SOVEREIGN_HOME") or PROJECT_ROOT / ".sovereign")
+    def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
+        """From SOVEREIGN_HOME, SOVEREIGN_DATA and SOVEREIGN_VAULT; `overrides` win over the process's environment."""
+        environ = {**os.environ, **(overrides or {})}
+        home = Path(environ.get("SOVEREIGN_HOME") or PROJECT_ROOT / ".sovereign").absolute()
         return cls(
-            home=home.absolute(),
+            home=home,
             data=Path(environ.get("SOVEREIGN_DATA") or PROJECT_ROOT / "data").absolute(),
             vault=Path(environ.get("SOVEREIGN_VAULT") or home.parent / f"{home.name}-vault").absolute(),
         )
@@ -63,6 +65,10 @@ class Settings:
     @property
     def mlflow_url(self) -> str:
         return os.environ.get("SOVEREIGN_MLFLOW_URL") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlflow" / "artifacts"
 
     @property
     def dagster_home(self) -> Path:

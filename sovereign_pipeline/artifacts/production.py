@@ -114,10 +114,27 @@ def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
         assert_usable(next(each for each in stage.inputs if each.kind == handed_on), workplace, ref)
         return
     for gate in stage.gates:
-        _assert_passed(stage, gate, workplace, ref)
+        passing_record(stage, gate, workplace, ref)
     manifest = workplace.store.read_manifest(ref)
     for upstream in stage.inputs:
         assert_usable(upstream, workplace, workplace.store.input_ref(manifest, upstream.kind))
+
+
+def passing_record(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> ArtifactRef:
+    """The record in which one gate said yes to exactly this artifact. Raises GateRefused when there is none."""
+    record = workplace.store.find(_gate_identity(gate, workplace, ref).fingerprint)
+    if record is None:
+        raise GateRefused(
+            f"Line {workplace.line.line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, "
+            f"so nothing may be made from it. Materialize {stage.kind}; its checks write the record."
+        )
+    verdict = _verdict(workplace, record)
+    if not verdict.passed:
+        raise GateRefused(
+            f"Line {workplace.line.line}: the gate '{gate.name}' said no to {stage.kind} {short(ref.digest)}: "
+            f"{verdict.message} Correct the cause and materialize {stage.kind} again."
+        )
+    return record
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -193,21 +210,6 @@ def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Bui
         ref = store.seal(workspace, describe)
     store.remember(identity.fingerprint, ref)
     return Production(ref, reused=False)
-
-
-def _assert_passed(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> None:
-    record = workplace.store.find(_gate_identity(gate, workplace, ref).fingerprint)
-    if record is None:
-        raise GateRefused(
-            f"Line {workplace.line.line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, "
-            f"so nothing may be made from it. Materialize {stage.kind}; its checks write the record."
-        )
-    verdict = _verdict(workplace, record)
-    if not verdict.passed:
-        raise GateRefused(
-            f"Line {workplace.line.line}: the gate '{gate.name}' said no to {stage.kind} {short(ref.digest)}: "
-            f"{verdict.message} Correct the cause and materialize {stage.kind} again."
-        )
 
 
 def _verdict(workplace: Workplace, record: ArtifactRef) -> Verdict:

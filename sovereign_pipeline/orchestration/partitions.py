@@ -1,0 +1,17 @@
+"""The one partitions definition: a line of adapters is a partition of every asset of the chain."""
+
+import dagster as dg
+
+from sovereign_pipeline.policy.line import line_names
+from sovereign_pipeline.settings import Settings
+
+LINES = dg.DynamicPartitionsDefinition(name="line")
+
+
+def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
+    """Add every line that has a recipe to the instance's partitions. Returns the names that were new."""
+    known = set(instance.get_dynamic_partitions("line"))
+    new = [name for name in line_names(settings.data) if name not in known]
+    if new:
+        instance.add_dynamic_partitions("line", new)
+    return new

@@ -1,0 +1,37 @@
+"""Which assets of a line would change if they were materialized now. Decides from digests alone; runs nothing."""
+
+from sovereign_pipeline.artifacts.production import assert_usable, fingerprint
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.errors import GateRefused, StaleInput
+from sovereign_pipeline.orchestration.chain import CHAIN
+
+
+def stale_kinds(workplace: Workplace) -> list[str]:
+    """Kinds, in the order of the chain, whose current artifact is not what the recipe and sources would give now.
+
+    Everything below a stale asset counts as stale; when it runs, it finds its old artifact if its inputs turn out the
+    same. Raises RecipeError, SourceError or IntegrityError where that cannot be told.
+    """
+    stale: set[str] = set()
+    for stage in CHAIN:
+        if any(upstream.kind in stale for upstream in stage.inputs) or not _is_current(stage, workplace):
+            stale.add(stage.kind)
+    return [stage.kind for stage in CHAIN if stage.kind in stale]
+
+
+def _is_current(stage: Stage, workplace: Workplace) -> bool:
+    store, line = workplace.store, workplace.line.line
+    current = store.current(line, stage.kind)
+    inputs = {upstream.kind: store.current(line, upstream.kind) for upstream in stage.inputs}
+    known = {kind: ref for kind, ref in inputs.items() if ref is not None}
+    if current is None or len(known) < len(inputs):
+        return False
+    try:
+        assert_usable(stage, workplace, current)
+    except (GateRefused, StaleInput):
+        return False  # materializing it again is what puts this right, or says why it cannot
+    handed_on = stage.passes_on(workplace.line)
+    if handed_on is not None:
+        return True
+    found = store.find(fingerprint(stage, workplace, known))
+    return found is not None and found.digest == current.digest

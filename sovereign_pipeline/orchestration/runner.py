@@ -1,0 +1,132 @@
+"""Running a line from the command line: the same job as in the UI, with its progress told in plain lines."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.orchestration.plan import stale_kinds
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LineRun:
+    """materialized: kinds that were run. run_id: None when nothing had to be. seconds: wall clock."""
+
+    materialized: list[str]
+    run_id: str | None
+    seconds: float
+
+
+class RunStopped(SovereignError):
+    """The run ended without success; the message is the first reason that was given."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status  # type: ignore[misc]
+
+
+def run_line(instance: dg.DagsterInstance, workplace: Workplace, tell: Tell) -> LineRun:
+    """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed."""
+    from sovereign_pipeline import definitions
+
+    started = time.monotonic()
+    register_lines(instance, workplace.settings)
+    stale = stale_kinds(workplace)
+    if not stale:
+        return LineRun([], None, time.monotonic() - started)
+    job = dg.reconstructable(definitions.chain_job)
+    with _narrated(instance, workplace.line.line, tell):
+        result = dg.execute_job(
+            job,
+            instance=instance,
+            asset_selection=[dg.AssetKey(kind) for kind in stale],
+            tags={"dagster/partition": workplace.line.line},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+    if not result.success:
+        raise _reason(result)
+    return LineRun(stale, result.run_id, time.monotonic() - started)
+
+
+def _reason(result: dg.JobExecutionResult) -> RunStopped:
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            if failure is not None and failure.description:
+                status = failure.metadata.get("exit_status")
+                return RunStopped(failure.description, int(status.value) if status else 1)  # type: ignore[arg-type]
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                return RunStopped(
+                    f"{check.asset_key.to_user_string()}: the check '{check.check_name}' said no: {check.description}",
+                    1,
+                )
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            return RunStopped(f"{event.step_key} failed: {event.step_failure_data.error.message.strip()}", 1)
+    return RunStopped(f"The run {result.run_id} ended without success; its log says why.", 1)
+
+
+class _narrated:
+    """While the job runs, tells the log of its newest run: steps, progress, checks. Polls the event log, which every
+    process of the run writes to."""
+
+    def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
+        self._instance = instance
+        self._line = line
+        self._tell = tell
+        self._done = threading.Event()
+        self._known_runs = {run.run_id for run in instance.get_runs(limit=50)}
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        cursor, run_id = None, None
+        while True:
+            last_round = self._done.is_set()
+            run_id = run_id or self._new_run()
+            if run_id is not None:
+                connection = self._instance.get_records_for_run(run_id, cursor=cursor)
+                cursor = connection.cursor
+                for record in connection.records:
+                    line = _narrate(record.event_log_entry)
+                    if line is not None:
+                        self._tell(line)
+            if last_round:
+                return
+            self._done.wait(0.7)
+
+    def _new_run(self) -> str | None:
+        filters = dg.RunsFilter(tags={"dagster/partition": self._line})
+        runs = [run.run_id for run in self._instance.get_runs(filters=filters, limit=5)]
+        return next((run for run in runs if run not in self._known_runs), None)
+
+
+def _narrate(entry: dg.EventLogEntry) -> str | None:
+    step = f"{entry.step_key or '':<20}"
+    if entry.dagster_event is None:
+        return f"  {step} {entry.user_message}" if entry.step_key else None
+    event = entry.dagster_event
+    if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        check = event.asset_check_evaluation_data
+        return f"  {step} {'✓' if check.passed else '✗'} {check.check_name}: {check.description}"
+    if event.is_step_success:
+        return f"✓ {step} {event.step_success_data.duration_ms / 1000:.1f} s"
+    if event.is_step_failure:
+        return f"✗ {step} failed"
+    return None

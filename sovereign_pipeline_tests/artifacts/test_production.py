@@ -1,0 +1,227 @@
+"""Artifacts: addressed by content, verified by whoever reads them, made once, and held by gates."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.production import assert_usable, judge, produce
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+def writes(text: str, classification: str | None = None) -> Callable[[Workplace, Inputs, Path], Built]:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "content.txt").write_text(text)
+        return Built(summary={"length": len(text)}, measured={"pace": time.monotonic()}, classification=classification)
+
+    return build
+
+
+def is_short(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+    length = artifact.file("content.txt").stat().st_size  # type: ignore[attr-defined]
+    return Verdict(length < 10, f"it has {length} bytes.", {"bytes": length})
+
+
+SHORT = Gate("is_short", "Is it short?", "1", is_short)
+FIRST = Stage("first", "1", writes("abc", "INTERNAL"), gates=(SHORT,))
+SECOND = Stage("second", "1", writes("second"), inputs=(FIRST,))
+
+
+@pytest.fixture
+def workplace(institution: DemoInstitution) -> Workplace:
+    return institution.workplace()
+
+
+def make(stage: Stage, workplace: Workplace, **inputs: ArtifactRef) -> ArtifactRef:
+    """What an asset does: produce, judge, become current."""
+    ref = produce(stage, workplace, inputs).ref
+    judge(stage, workplace, ref)
+    workplace.store.make_current(workplace.line.line, stage.kind, ref)
+    return ref
+
+
+def test_the_same_work_is_found_and_has_one_digest(workplace: Workplace) -> None:
+    first = produce(FIRST, workplace, {})
+    again = produce(FIRST, workplace, {})
+    assert (first.reused, again.reused) == (False, True)
+    assert first.ref == again.ref
+    assert workplace.store.path_of(first.ref.digest).name == first.ref.digest
+
+
+def test_time_does_not_change_the_digest_but_is_held_by_the_reference(workplace: Workplace, tmp_path: Path) -> None:
+    here = produce(FIRST, workplace, {}).ref
+    elsewhere = replace(workplace, store=type(workplace.store)(tmp_path / "elsewhere"))
+    there = produce(FIRST, elsewhere, {}).ref
+    assert here.digest == there.digest
+    manifest = workplace.store.path_of(here.digest) / "manifest.json"
+    content = manifest.read_text()
+    year = Manifest.from_file(manifest).circumstances.created_at[:4]
+    manifest.write_text(content.replace(f'"created_at":"{year}', '"created_at":"1999'))
+    with pytest.raises(IntegrityError, match=r"manifest\.json"):
+        workplace.store.open(here)
+
+
+@pytest.mark.parametrize("change", ["code", "config", "external", "library"])
+def test_whatever_identifies_the_work_makes_it_anew(workplace: Workplace, change: str) -> None:
+    changed = {
+        "code": replace(FIRST, code_version="2"),
+        "config": replace(FIRST, config=lambda line: {"wide": True}),
+        "external": replace(FIRST, external=lambda workplace: {"file": "0" * 64}),
+        "library": replace(FIRST, libraries=("pydantic",)),
+    }[change]
+    before = produce(FIRST, workplace, {})
+    after = produce(changed, workplace, {})
+    assert not after.reused
+    assert after.ref.digest != before.ref.digest
+
+
+def test_the_classification_is_the_highest_of_all_that_went_in(workplace: Workplace) -> None:
+    low = replace(SECOND, build=writes("low", "PUBLIC"))
+    first = make(FIRST, workplace)
+    second = make(low, workplace, first=first)
+    assert workplace.store.open(second).manifest.classification == "INTERNAL"
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "extra"])
+def test_a_damaged_file_is_named(workplace: Workplace, damage: str) -> None:
+    ref = make(FIRST, workplace)
+    content = workplace.store.path_of(ref.digest) / "content.txt"
+    name = "content.txt"
+    if damage == "changed":
+        content.write_text("abd")
+    elif damage == "missing":
+        content.unlink()
+    else:
+        name = "more.txt"
+        (content.parent / name).write_text("")
+    with pytest.raises(IntegrityError, match=name):
+        produce(SECOND, workplace, {"first": ref})
+
+
+def test_a_gate_that_said_no_stops_the_consumer_with_its_numbers(workplace: Workplace) -> None:
+    long = replace(FIRST, build=writes("far too long a text"))
+    ref = make(long, workplace)
+    with pytest.raises(GateRefused, match=r"'is_short' said no to first .*it has 19 bytes"):
+        produce(SECOND, workplace, {"first": ref})
+
+
+def test_a_gate_that_was_never_asked_stops_the_consumer(workplace: Workplace) -> None:
+    ref = produce(FIRST, workplace, {}).ref
+    workplace.store.make_current(workplace.line.line, "first", ref)
+    with pytest.raises(GateRefused, match="'is_short' has no record"):
+        produce(SECOND, workplace, {"first": ref})
+
+
+def test_a_record_counts_for_the_digest_it_judged_only(workplace: Workplace) -> None:
+    make(FIRST, workplace)
+    other = produce(replace(FIRST, build=writes("xyz"), code_version="2"), workplace, {}).ref
+    workplace.store.make_current(workplace.line.line, "first", other)
+    with pytest.raises(GateRefused, match="has no record"):
+        produce(SECOND, workplace, {"first": other})
+
+
+def test_a_record_that_was_tampered_with_does_not_count(workplace: Workplace) -> None:
+    ref = make(replace(FIRST, build=writes("far too long a text")), workplace)
+    (verdict,) = workplace.store.root.glob("*/verdict.json")
+    verdict.write_text(verdict.read_text().replace('"passed":false', '"passed":true'))
+    with pytest.raises(IntegrityError, match=r"verdict\.json"):
+        produce(SECOND, workplace, {"first": ref})
+
+
+def test_a_gate_that_raises_leaves_the_artifact_unusable(workplace: Workplace) -> None:
+    def breaks(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+        raise RuntimeError("broken gate")
+
+    stage = replace(FIRST, gates=(replace(SHORT, judge=breaks),))
+    ref = produce(stage, workplace, {}).ref
+    with pytest.raises(RuntimeError):
+        judge(stage, workplace, ref)
+    workplace.store.make_current(workplace.line.line, "first", ref)
+    with pytest.raises(GateRefused):
+        assert_usable(stage, workplace, ref)
+
+
+def test_an_input_made_from_what_is_no_longer_current_is_refused(workplace: Workplace) -> None:
+    third = Stage("third", "1", writes("third"), inputs=(SECOND,))
+    second = make(SECOND, workplace, first=make(FIRST, workplace))
+    make(replace(FIRST, build=writes("new"), code_version="2"), workplace)
+    with pytest.raises(StaleInput, match=r"first .* was used further down"):
+        produce(third, workplace, {"second": second})
+
+
+def test_a_stage_with_nothing_to_do_hands_its_input_on_with_its_gates(workplace: Workplace) -> None:
+    idle = Stage("idle", "1", writes("never"), inputs=(FIRST,), passes_on=lambda line: "first")
+    third = Stage("third", "1", writes("third"), inputs=(idle,))
+    first = make(FIRST, workplace)
+    handed_on = produce(idle, workplace, {"first": first}).ref
+    assert handed_on == first
+    workplace.store.make_current(workplace.line.line, "idle", handed_on)
+    assert produce(third, workplace, {"idle": handed_on}).ref.kind == "third"
+
+
+def test_a_file_that_changes_while_it_is_read_stops_the_work(workplace: Workplace) -> None:
+    answers = iter([{"file": "1"}, {"file": "2"}])
+    stage = replace(FIRST, external=lambda workplace: next(answers))
+    with pytest.raises(IntegrityError, match="was changed while it was read"):
+        produce(stage, workplace, {})
+    assert not list(workplace.store.root.glob("*/manifest.json"))
+
+
+def test_a_build_that_fails_leaves_nothing(workplace: Workplace) -> None:
+    def fails(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "half.txt").write_text("half")
+        raise ValueError("stopped")
+
+    with pytest.raises(ValueError, match="stopped"):
+        produce(replace(FIRST, build=fails), workplace, {})
+    assert not list(workplace.store.root.rglob("half.txt"))
+
+
+def test_what_a_killed_process_left_is_no_artifact_and_is_cleared_away(workplace: Workplace) -> None:
+    program = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from sovereign_pipeline.artifacts.store import ArtifactStore\n"
+        "with ArtifactStore(Path(sys.argv[1])).workspace() as workspace:\n"
+        "    (workspace / 'half.txt').write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(workplace.store.root)], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert list(workplace.store.root.rglob("half.txt"))
+    assert not list(workplace.store.root.glob("*/manifest.json"))
+    produce(FIRST, workplace, {})
+    assert not list(workplace.store.root.rglob("half.txt"))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: dict[str, object]) -> None:
+    assert digest_of(value) == digest_of(dict(reversed(value.items())))
+
+
+def test_what_has_no_exact_form_has_no_digest() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest_of({"loss": float("nan")})
+    with pytest.raises(TypeError):
+        digest_of({"levels": {"a", "b"}})

@@ -1,0 +1,109 @@
+"""Fixtures that several rooms use: an invented institution in a temporary directory, and a workplace in it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.settings import Settings, go_offline
+
+go_offline()
+
+LADDER = ["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]
+
+
+def letter(number: int, **changes: Any) -> dict[str, Any]:
+    """One invented row under the document model's own names; every number gives other words."""
+    words = [f"w{number}x{place}" for place in range(30)]
+    return {
+        "id": f"R-{number:05d}",
+        "case": f"CASE/{number:05d}",
+        "department": "lamps",
+        "author": f"Officer {number % 3}",
+        "date": f"2024-{number % 12 + 1:02d}-15",
+        "classification": "PUBLIC",
+        "language": "en",
+        "subject": f"Lamp {number}",
+        "request": "The lamp is out. " + " ".join(words[:15]),
+        "response": "The lamp is mended. " + " ".join(words[15:]),
+        **changes,
+    }
+
+
+@dataclass
+class DemoInstitution:
+    """An institution in a temporary directory. `recipe` and `rows` may be changed before `workplace()` is called."""
+
+    root: Path
+    recipe: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.root / "home", data=self.root / "data", vault=self.root / "vault")
+
+    @property
+    def source(self) -> Path:
+        return self.settings.data / "sources" / "letters.jsonl"
+
+    def write(self) -> None:
+        data = self.settings.data
+        for directory in (data / "lines", data / "sources", self.settings.home):
+            directory.mkdir(parents=True, exist_ok=True)
+        (data / "institution.yaml").write_text(yaml.safe_dump({"name": "Lamp Office", "classification": LADDER}))
+        (data / "lines" / f"{self.recipe['line']}.yaml").write_text(yaml.safe_dump(self.recipe))
+        self.source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+
+    def workplace(self, **changes: Any) -> Workplace:
+        self.write()
+        institution = load_institution(self.settings.data)
+        workplace = Workplace(
+            store=ArtifactStore(self.settings.artifacts),
+            settings=self.settings,
+            institution=institution,
+            line=load_line(self.settings.data, self.recipe["line"], institution),
+            progress=lambda message: None,
+            launch=_no_trainer,
+        )
+        return replace(workplace, **changes)
+
+
+def _no_trainer(job: Path) -> None:
+    raise AssertionError("this test trains nothing")
+
+
+def minimal_recipe(**changes: Any) -> dict[str, Any]:
+    return {
+        "line": "lamps",
+        "purpose": "Answer letters about lamps.",
+        "owner": "team:lamps",
+        "ceiling": "SECRET",
+        "sources": [
+            {"name": "letters", "path": "sources/letters.jsonl", "licence": "own", "retention": "1 year"},
+        ],
+        "privacy": {"name_models": {}},
+        "training": {"base_model": "tiny", "instruction": "Answer this letter."},
+        "evaluation": {
+            "capability": [{"name": "suite", "path": "suites/suite.jsonl"}],
+            "red_team": {"prompts": "red_team/prompts.jsonl"},
+        },
+        **changes,
+    }
+
+
+@pytest.fixture
+def institution(tmp_path: Path) -> DemoInstitution:
+    return DemoInstitution(tmp_path, minimal_recipe(), [letter(number) for number in range(40)])
+
+
+@pytest.fixture
+def make_letter() -> Callable[..., dict[str, Any]]:
+    return letter

@@ -1,0 +1,216 @@
+"""Sources: every format, every kind of broken row, nothing lost."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
+from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.line import Quarantine, Source
+from sovereign_pipeline_tests.conftest import LADDER, letter
+
+ladder = ClassificationLadder(tuple(LADDER))
+
+
+def source(path: Path, **changes: Any) -> Source:
+    return Source(**{"name": "letters", "path": path, "licence": "own", "retention": "1 year", **changes})
+
+
+def read(path: Path, **changes: Any) -> tuple[list[Document], list[Quarantined], SourceReader]:
+    reader = SourceReader(source(path, **changes), path, Quarantine(max_row_bytes=100_000), ladder, set())
+    outcomes = list(reader)
+    documents = [each for each in outcomes if isinstance(each, Document)]
+    quarantined = [each for each in outcomes if isinstance(each, Quarantined)]
+    assert reader.count.rows == len(documents) + len(quarantined) + reader.count.not_selected
+    return documents, quarantined, reader
+
+
+def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def as_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def as_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_format_gives_the_same_documents(
+    tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], None], zipped: bool
+) -> None:
+    rows = [letter(1, request='Two lines,\n"quoted", and بالعربية.'), letter(2, classification="SECRET")]
+    path = tmp_path / f"letters.{write.__name__.removeprefix('as_')}"
+    write(path, rows)
+    if zipped:
+        packed = path.with_name(f"{path.name}.gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        path = packed
+    documents, quarantined, _ = read(path)
+    assert not quarantined
+    assert [document.request for document in documents] == [row["request"] for row in rows]
+    assert [document.classification for document in documents] == ["PUBLIC", "SECRET"]
+
+
+BROKEN = {
+    "not JSON": b'{"id": "R-9", "case": "C\n',
+    "not a JSON object": b"[1, 2]\n",
+    "not UTF-8": json.dumps(letter(9, subject="Lämp"), ensure_ascii=False).encode("latin-1") + b"\n",
+    "missing field: response": json.dumps({**letter(9), "response": "  "}).encode() + b"\n",
+    "missing field: author": json.dumps({key: value for key, value in letter(9).items() if key != "author"}).encode()
+    + b"\n",
+    "date is not an ISO date": json.dumps(letter(9, date="15/02/2024")).encode() + b"\n",
+    "unknown or missing classification level": json.dumps(letter(9, classification="RESTRICTED")).encode() + b"\n",
+    "duplicate id": json.dumps(letter(1)).encode() + b"\n",
+    "longer than 100,000 bytes": json.dumps(letter(9, request="x" * 5_000_000)).encode() + b"\n",
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_a_broken_row_is_quarantined_with_its_reason_and_the_others_are_read(tmp_path: Path, reason: str) -> None:
+    path = tmp_path / "letters.jsonl"
+    good = [json.dumps(letter(number)).encode() + b"\n" for number in (1, 2)]
+    path.write_bytes(good[0] + BROKEN[reason] + good[1])
+    documents, (broken,), _ = read(path)
+    assert [document.id for document in documents] == ["R-00001", "R-00002"]
+    assert broken.reason.startswith(reason)
+    assert broken.row == 2
+
+
+def test_a_reason_holds_no_text_of_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    path.write_bytes(b'{"request": "my civil number is 87654321", oops}\n')
+    _, (broken,), _ = read(path)
+    assert "87654321" not in broken.reason
+    assert "civil" not in broken.reason
+
+
+def test_csv_rows_with_too_many_cells_or_wrong_bytes_are_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "letters.csv"
+    as_csv(path, [letter(1)])
+    with path.open("ab") as stream:
+        stream.write(b"a,b\n")
+        stream.write(",".join(str(value) for value in letter(2, subject="Lämp").values()).encode("latin-1") + b"\n")
+    documents, quarantined, _ = read(path)
+    assert len(documents) == 1
+    assert [each.reason for each in quarantined] == ["has 2 cells where the header has 10", "not UTF-8"]
+
+
+def test_columns_constants_floor_filter_links_and_markup(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    row = {
+        "uin": 17,
+        "heading": "Lamps",
+        "member": 4,
+        "day": "2024-02-03T00:00:00",
+        "question": "Why?",
+        "answer": "<p>Because &amp; so.</p><p>Done.</p>",
+        "clipped": False,
+        "grouped": ["18", 19],
+    }
+    as_jsonl(path, [row, {**row, "uin": 18, "clipped": True}])
+    (document,), quarantined, reader = read(
+        path,
+        columns={
+            "id": "uin",
+            "case": "heading",
+            "author": "member",
+            "date": "day",
+            "subject": "heading",
+            "request": "question",
+            "response": "answer",
+        },
+        constants={"language": "en", "department": "lamps"},
+        classification_floor="INTERNAL",
+        where={"clipped": False},
+        links="grouped",
+        markup="html",
+    )
+    assert not quarantined
+    assert reader.count.not_selected == 1
+    assert document.response == "Because & so.\nDone."
+    assert (document.classification, document.date, document.links) == ("INTERNAL", "2024-02-03", ("18", "19"))
+
+
+def test_a_floor_raises_and_never_lowers(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1, classification="PUBLIC"), letter(2, classification="SECRET")])
+    documents, _, _ = read(path, classification_floor="CONFIDENTIAL")
+    assert [document.classification for document in documents] == ["CONFIDENTIAL", "SECRET"]
+
+
+def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1, rejected="No idea."), letter(2)])
+    (document,), (broken,), _ = read(path, role="preferences")
+    assert document.rejected == "No idea."
+    assert broken.reason == "missing field: rejected"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.jsonl", None, "there is no such source file"),
+        ("letters.docx", b"PK", "must be named .jsonl, .csv, .parquet"),
+        ("letters.jsonl.gz", gzip.compress(b"x" * 10_000)[:40], "cannot be read to its end"),
+        ("letters.parquet", b"PAR1 and no more", "not readable as Parquet"),
+        ("letters.csv", b"", "no header row"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_is_named(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=message) as refused:
+        read(path)
+    assert name in str(refused.value)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.binary(max_size=60), max_size=8))
+def test_whatever_the_bytes_are_no_row_is_lost(tmp_path: Path, lines: list[bytes]) -> None:
+    path = tmp_path / "letters.jsonl"
+    path.write_bytes(b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines))
+    _, quarantined, reader = read(path)
+    assert len(quarantined) == reader.count.rows == sum(1 for line in lines if line.strip(b" \t\r\n\x0b\x0c"))
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(text, text), max_size=5))
+def test_documents_come_back_as_they_were_written(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    import unicodedata
+
+    documents = [
+        Document(**{**letter(number), "source": "letters", "request": request, "response": response})
+        for number, (request, response) in enumerate(pairs)
+    ]
+    write_documents(tmp_path / "documents.jsonl", documents)
+    normal = [
+        document.model_copy(
+            update={name: unicodedata.normalize("NFC", getattr(document, name)) for name in ("request", "response")}
+        )
+        for document in documents
+    ]
+    assert list(read_documents(tmp_path / "documents.jsonl")) == normal

@@ -1,0 +1,109 @@
+"""raw_corpus and classified_corpus through the chain's own machinery."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+
+
+def run(institution: DemoInstitution) -> tuple[Artifact, Artifact]:
+    workplace = institution.workplace()
+    raw = produce(RAW_CORPUS, workplace, {}).ref
+    assert all(verdict.passed for verdict in judge(RAW_CORPUS, workplace, raw).values())
+    workplace.store.make_current("lamps", "raw_corpus", raw)
+    classified = produce(CLASSIFIED_CORPUS, workplace, {"raw_corpus": raw}).ref
+    assert all(verdict.passed for verdict in judge(CLASSIFIED_CORPUS, workplace, classified).values())
+    return workplace.store.open(raw), workplace.store.open(classified)
+
+
+def test_one_secret_document_makes_ten_thousand_public_ones_secret(institution: DemoInstitution) -> None:
+    institution.rows = [letter(number) for number in range(10_000)]
+    institution.rows[4_711]["classification"] = "SECRET"
+    raw, classified = run(institution)
+    assert raw.manifest.classification == classified.manifest.classification == "SECRET"
+    assert classified.manifest.summary["levels"] == {"PUBLIC": 9_999, "SECRET": 1}
+
+
+def test_a_document_above_the_ceiling_stops_the_line_with_row_and_level(institution: DemoInstitution) -> None:
+    institution.recipe["ceiling"] = "INTERNAL"
+    institution.rows[7]["classification"] = "SECRET"
+    with pytest.raises(CeilingExceeded, match="row R-00007 of source 'letters' is SECRET"):
+        run(institution)
+
+
+def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitution) -> None:
+    institution.rows[3]["case"] = institution.rows[4]["case"]
+    institution.rows[4]["classification"] = "CONFIDENTIAL"
+    _, classified = run(institution)
+    levels = {document.id: document.classification for document in read_documents(classified.file("documents.jsonl"))}
+    assert levels["R-00003"] == levels["R-00004"] == "CONFIDENTIAL"
+    assert classified.manifest.summary["raised_by_case"] == 1
+
+
+def test_quarantine_is_a_file_with_reasons_and_counts(institution: DemoInstitution) -> None:
+    institution.recipe["quarantine"] = {"max_share": 0.10}
+    institution.rows += [letter(50, classification="RESTRICTED"), letter(51, response=""), letter(3)]
+    raw, _ = run(institution)
+    rows = [json.loads(line) for line in raw.file("quarantine.jsonl").read_text().splitlines()]
+    assert [(row["row"], row["id"]) for row in rows] == [(41, "R-00050"), (42, "R-00051"), (43, "R-00003")]
+    assert raw.manifest.summary["quarantined"] == 3
+    assert raw.manifest.summary["quarantine_reasons"]["duplicate id"] == 1
+
+
+def test_more_broken_rows_than_allowed_stop_the_line(institution: DemoInstitution) -> None:
+    institution.rows += [letter(50, classification="RESTRICTED"), letter(51, response="")]
+    with pytest.raises(QuarantineExceeded, match=r"2 of 42 rows .* 4\.8%.* allows 2\.0%.*row 41 \(R-00050\)"):
+        run(institution)
+
+
+def test_a_missing_source_is_named_with_its_remedy(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    institution.source.unlink()
+    with pytest.raises(SourceError, match="source 'letters' should be at"):
+        produce(RAW_CORPUS, workplace, {})
+
+
+def test_a_changed_document_is_a_new_corpus_and_an_unchanged_one_is_not(institution: DemoInstitution) -> None:
+    before, _ = run(institution)
+    again, _ = run(institution)
+    institution.rows[0]["response"] += " Indeed."
+    after, _ = run(institution)
+    assert before.ref == again.ref
+    assert before.ref.digest != after.ref.digest
+
+
+@pytest.mark.parametrize("fault", ["level", "manifest"])
+def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, tmp_path: Path, fault: str) -> None:
+    """A classified corpus whose levels were lowered, sealed as if a faulty build had made it."""
+    from dataclasses import replace
+
+    from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+
+    def faulty(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        documents = list(read_documents(inputs["raw_corpus"].file("documents.jsonl")))
+        if fault == "level":
+            documents[5] = documents[5].model_copy(update={"classification": "PUBLIC"})
+        write_documents(workspace / "documents.jsonl", documents)
+        return Built(summary={}, classification="SECRET" if fault == "manifest" else None)
+
+    institution.rows[5]["classification"] = "CONFIDENTIAL"
+    workplace = institution.workplace()
+    raw = produce(RAW_CORPUS, workplace, {}).ref
+    judge(RAW_CORPUS, workplace, raw)
+    workplace.store.make_current("lamps", "raw_corpus", raw)
+    stage = replace(CLASSIFIED_CORPUS, build=faulty)
+    ref = produce(stage, workplace, {"raw_corpus": raw}).ref
+    (verdict,) = judge(stage, workplace, ref).values()
+    assert not verdict.passed
+    workplace.store.make_current("lamps", "classified_corpus", ref)
+    with pytest.raises(GateRefused, match="classification_inherited"):
+        from sovereign_pipeline.artifacts.production import assert_usable
+
+        assert_usable(CLASSIFIED_CORPUS, workplace, ref)

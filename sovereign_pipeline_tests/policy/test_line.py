@@ -1,0 +1,98 @@
+"""Recipes: what is wrong is named, with the nearest known key, before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.errors import NotFoundError, RecipeError
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.line import line_names, load_line, read_line
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
+
+INSTITUTION = Institution(name="Lamp Office", classification=tuple(LADDER))
+
+
+def read(tmp_path: Path, recipe: dict[str, Any]) -> None:
+    path = tmp_path / "lamps.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    read_line(path, INSTITUTION)
+
+
+def test_the_demonstration_lines_are_valid() -> None:
+    data = PROJECT_ROOT / "data"
+    institution = load_institution(data)
+    assert line_names(data) == ["circulars-ar", "permits-desk"]
+    for name in line_names(data):
+        assert load_line(data, name, institution).line == name
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "suggestion"),
+    [
+        ((), "ceilling", "did you mean 'ceiling'"),
+        (("split",), "held_out_shere", "did you mean 'held_out_share'"),
+        (("training", "sft"), "lerning_rate", "did you mean 'learning_rate'"),
+        (("evaluation", "red_team"), "max_refusal_dropp", "did you mean 'max_refusal_drop'"),
+        (("split",), "zzz", "known here: held_out_share"),
+    ],
+)
+def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ...], key: str, suggestion: str) -> None:
+    recipe = minimal_recipe()
+    place = recipe
+    for part in section:
+        place = place.setdefault(part, {})
+    place[key] = 1
+    with pytest.raises(RecipeError) as refused:
+        read(tmp_path, recipe)
+    assert suggestion in str(refused.value)
+    assert ".".join([*section, key]) in str(refused.value)
+
+
+def test_a_misspelt_key_inside_a_list_is_named(tmp_path: Path) -> None:
+    recipe = minimal_recipe()
+    recipe["sources"][0]["licens"] = "x"
+    with pytest.raises(RecipeError, match=r"sources\.0\.licens.*did you mean 'licence'"):
+        read(tmp_path, recipe)
+
+
+def test_less_than_a_tenth_held_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="held_out_share"):
+        read(tmp_path, minimal_recipe(split={"held_out_share": 0.05}))
+
+
+def test_a_ceiling_that_is_no_level_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not on the ladder PUBLIC, INTERNAL, CONFIDENTIAL, SECRET"):
+        read(tmp_path, minimal_recipe(ceiling="TOP"))
+
+
+def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:
+    recipe = minimal_recipe()
+    recipe["training"]["preference"] = {}
+    with pytest.raises(RecipeError, match="needed together"):
+        read(tmp_path, recipe)
+
+
+def test_file_and_line_must_have_one_name(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="the file is named 'lamps' but says line: other"):
+        read(tmp_path, minimal_recipe(line="other"))
+
+
+def test_a_name_that_is_no_partition_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="may hold only a-z"):
+        read(tmp_path, minimal_recipe(line="Lamps, all"))
+
+
+def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "lamps.yaml"
+    path.write_text("line: [unclosed")
+    with pytest.raises(RecipeError, match="not readable as YAML"):
+        read_line(path, INSTITUTION)
+
+
+def test_an_unknown_line_lists_the_known(institution: DemoInstitution) -> None:
+    institution.write()
+    with pytest.raises(NotFoundError, match="known lines: lamps"):
+        load_line(institution.settings.data, "lampz", INSTITUTION)
