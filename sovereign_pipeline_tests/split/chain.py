@@ -1,0 +1,54 @@
+"""The chain up to the split and the datasets, with the real stages of the corpus, split and dataset rooms.
+
+The invented texts hold no personal data, so a stage that hands the documents on stands where scrubbing stands.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+
+Change = Callable[[Document], Document]
+
+
+def _handed_on(document: Document) -> Document:
+    return document
+
+
+def scrubbing_that(change: Change = _handed_on) -> Stage:
+    """A stage in the place of scrubbed_corpus that applies `change` to every document."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        documents = read_documents(inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS))
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, map(change, documents))})
+
+    return Stage("scrubbed_corpus", code_version="1", build=build, inputs=(CLASSIFIED_CORPUS,))
+
+
+def split_stage(change: Change = _handed_on, build: Any = LEAKAGE_SAFE_SPLIT.build) -> Stage:
+    return replace(LEAKAGE_SAFE_SPLIT, inputs=(scrubbing_that(change),), build=build)
+
+
+def materialize(workplace: Workplace, stage: Stage) -> tuple[Artifact, dict[str, Verdict]]:
+    """Produce and judge a stage after all that it needs, as a run does."""
+    ref, verdicts = _materialize(workplace, stage)
+    return workplace.store.open(ref), verdicts
+
+
+def _materialize(workplace: Workplace, stage: Stage) -> tuple[ArtifactRef, dict[str, Verdict]]:
+    inputs = {upstream.kind: _materialize(workplace, upstream)[0] for upstream in stage.inputs}
+    ref = produce(stage, workplace, inputs).ref
+    workplace.store.make_current(workplace.line.line, stage.kind, ref)
+    return ref, judge(stage, workplace, ref)
+
+
+def documents_of(artifact: Artifact, name: str) -> list[Document]:
+    return list(read_documents(artifact.file(name)))
