@@ -1,0 +1,505 @@
+"""Names of people: from a spaCy model where the recipe names one, and from honorifics, kinship words and word lists.
+
+Which mentions in a case are one person is decided here too (`PersonName`, `same_person`). Word lists: `gazetteer.py`.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy import gazetteer
+from sovereign_pipeline.privacy.recognizers import Span
+
+# Latin letters with their accents, by case: the regular expressions of the standard library know no such class.
+_LATIN = [chr(code) for code in (*range(0x41, 0x250), *range(0x1E00, 0x1F00)) if chr(code).isalpha()]
+_UPPER = "[" + "".join(letter for letter in _LATIN if letter.isupper()) + "]"
+_LOWER = "[" + "".join(letter for letter in _LATIN if letter.islower()) + "]"
+_ARTICLE = rf"(?:Al|al|El|el)[ -](?:(?:Bu|Bani)[ -])?[A-Z]{_LOWER}+"
+_CAPITALISED = rf"{_UPPER}{_LOWER}+(?:['’-](?!s\b){_UPPER}?{_LOWER}+|{_UPPER}{_LOWER}+)?"
+_TITLE_WITH_DOT = r"(?:Mr|Mrs|Ms|Dr|Eng|Capt|Prof)\."
+_SMALL = r"(?:bin|bint|ibn|van|von|de|der|den|da|dos|di)(?= )"
+_INITIAL = rf"{_UPPER}(?:\.|(?= {_UPPER}))"
+_SHOUTED = rf"{_UPPER}{{2,}}(?!\w)"
+_TOKEN = rf"(?:{_ARTICLE}|{_TITLE_WITH_DOT}|{_SMALL}|Bin(?= )|Bint(?= )|{_CAPITALISED}|{_SHOUTED}|{_INITIAL})"
+_RUN = re.compile(rf"(?<![\w@./-])(?:{_TOKEN})(?: (?:{_TOKEN}))*(?![\w@])")
+_EACH_TOKEN = re.compile(_TOKEN)
+_WORD_BEFORE = re.compile(r"([A-Za-z]+)[ ]\Z")
+_SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?)][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
+_VESSEL_BEFORE = re.compile(rf"\b(?:{gazetteer.VESSELS}) (?:named |called )?['\"]?\Z", re.IGNORECASE)
+_SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
+_ARABIC_PHRASE = re.compile("[ء-ي]+(?: [ء-ي]+)*")
+_ARABIC = re.compile("[ء-ي]")
+_ARABIC_WORD = re.compile("[ء-ي]+")
+_PHRASE_BEFORE_IDENTITY_AR = re.compile(
+    r"(?P<phrase>[ء-ي]+(?: [ء-ي]+)+)(?=، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم))"
+)
+_PREFIXES_AR = "وفبلك"
+_FEMININE_ENDING = re.compile("ية$")
+
+
+# --- what a name is made of ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PersonName:
+    """given, fathers (nearest first), surname, all folded; `alone`: one word of which it is not known what it is."""
+
+    given: str | None = None
+    fathers: tuple[str, ...] = ()
+    surname: str | None = None
+    alone: str | None = None
+
+    def says_less_than(self, other: "PersonName") -> bool:
+        """Whether everything this name says is said by the other, and the other says more."""
+        if self == other or other.alone is not None:
+            return False
+        if self.alone is not None:
+            return self.alone in (other.given, other.surname)
+        return (
+            self.given in (None, other.given)
+            and self.surname in (None, other.surname)
+            and self.fathers == other.fathers[: len(self.fathers)]
+        )
+
+
+def person_name(text: str) -> PersonName:
+    """Honorifics, letter case, hyphens and the spelling of the article drop out."""
+    folded = re.sub(r"(?i)(?<!\w)(?:al|el)[ -]", "al-", text.strip()).casefold()
+    folded = re.sub("[أإآ]", "ا", folded).replace("عبد ال", "عبدال")
+    titles = gazetteer.HONORIFICS | gazetteer.TITLES_AR
+    tokens = [token for token in folded.split() if token.strip(".") not in titles]
+    tokens = tokens or folded.split()
+    surname = None
+    if len(tokens) > 1 or tokens[0].startswith("al-") or _looks_like_nisba(tokens[0]):
+        surname = tokens[-1]
+        tokens = tokens[:-1]
+        if tokens and tokens[-1] in gazetteer.KINSHIP | gazetteer.KINSHIP_AR:  # "Amer bin Tannaf": a father, no surname
+            tokens, surname = [*tokens, surname], None
+        while tokens and tokens[-1] in gazetteer.PARTICLES:
+            surname = f"{tokens.pop()} {surname}"
+    if surname is None and len(tokens) == 1:
+        return PersonName(alone=tokens[0])
+    people = [token for token in tokens if token not in gazetteer.KINSHIP | gazetteer.KINSHIP_AR]
+    return PersonName(people[0] if people else None, tuple(people[1:]), surname)
+
+
+def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
+    """Map each name of one case to the fullest name of that person, and tell which names could be several people.
+
+    A shorter name joins a fuller one only when exactly one fuller name in the case says all it says. An ambiguous name
+    stays a person of its own.
+    """
+    distinct = list(dict.fromkeys(names))
+    by_part: dict[str, list[PersonName]] = {}
+    for name in distinct:
+        for part in {name.given, name.surname}:
+            if part is not None:
+                by_part.setdefault(part, []).append(name)
+    fuller = {
+        name: [other for other in by_part.get(_telling_part(name), []) if name.says_less_than(other)]
+        for name in distinct
+    }
+    persons: dict[PersonName, PersonName] = {}
+    ambiguous: set[PersonName] = set()
+    for name in distinct:
+        owners = [other for other in fuller[name] if not fuller[other]]
+        persons[name] = owners[0] if len(owners) == 1 else name
+        if len(owners) > 1:
+            ambiguous.add(name)
+    return persons, ambiguous
+
+
+def _telling_part(name: PersonName) -> str:
+    """A part that every fuller name of the same person has too."""
+    return name.surname or name.given or name.alone or ""
+
+
+def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
+    """The folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
+    return frozenset(
+        part
+        for name in names
+        for part in (name.given, name.surname, name.alone)
+        if part is not None and len(part) > 2 and not part.endswith(".")
+    )
+
+
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+class NamePatterns:
+    """Names by honorific, kinship, signature and word lists. keep_words: words of the recipe that are never names."""
+
+    def __init__(self, keep_words: Iterable[str] = ()) -> None:
+        keep = [word for phrase in keep_words for word in phrase.casefold().split()]
+        self._kept_words = frozenset(keep)
+        self._never = gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS | frozenset(keep)
+        self._never_ar = gazetteer.STOP_WORDS_AR | gazetteer.KEEP_AR | frozenset(keep)
+
+    def spans(self, text: str, *, signed: bool = False) -> list[Span]:
+        """signed: the text is a letter, so that a name may stand at its end with nothing before it."""
+        found = [
+            _name_span(text, start, end)
+            for run in _RUN.finditer(text)
+            for start, end in self._names_in_run(text, run, signed)
+        ]
+        if _ARABIC.search(text):
+            found += self._arabic(text)
+        return found
+
+    def accepted(self, text: str, start: int, end: int) -> Span | None:
+        """What is left of a person that a model found once places, offices and everyday words are taken off."""
+        tokens = list(_EACH_TOKEN.finditer(text, start, end))
+        kept = self._segments(tokens)
+        if not kept:
+            if _ARABIC.search(text, start, end) and not self._all_never_ar(text[start:end]):
+                return _name_span(text, start, end)
+            return None
+        longest = max(kept, key=lambda segment: segment[-1].end() - segment[0].start())
+        if any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in tokens):
+            return None
+        first, last = longest[0], longest[-1]
+        if _is_vessel(text, first.start(), last.end()):
+            return None
+        if first is last and not _is_given(first) and _is_unsure_alone(text, first):
+            return None
+        if all(len(token.group()) < 3 or (token.group().isupper() and len(token.group()) < 5) for token in longest):
+            return None
+        return _name_span(text, longest[0].start(), longest[-1].end())
+
+    def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
+        """Further mentions, in one case, of people who are known there by these folded parts of their names."""
+        found: list[tuple[int, int]] = []
+        for token in _EACH_TOKEN.finditer(text):
+            folded = _folded(token.group())
+            known = (
+                folded in parts and folded not in self._never and not text[token.start() - 1 : token.start()].isalpha()
+            )
+            if known and not _is_vessel(text, token.start(), token.end()):
+                found.append((token.start(), token.end()))
+        if _ARABIC.search(text):
+            for word in _ARABIC_WORD.finditer(text):
+                skip = self._start_of_known(word.group(), parts)
+                if skip is not None:
+                    found.append((word.start() + skip, word.end()))
+        merged: list[tuple[int, int]] = []
+        for start, end in found:
+            if merged and text[merged[-1][1] : start] == " ":
+                merged[-1] = (merged[-1][0], end)
+            else:
+                merged.append((start, end))
+        return [_name_span(text, start, end) for start, end in merged]
+
+    def _start_of_known(self, word: str, parts: frozenset[str]) -> int | None:
+        for skip, bare in _bare_forms(word):
+            if bare in gazetteer.EVERYDAY_GIVEN_AR or bare in self._never_ar or len(bare) < 3:
+                continue
+            if _folded_ar(bare) in parts:
+                return skip
+        return None
+
+    # Latin script
+
+    def _names_in_run(self, text: str, run: re.Match[str], signed: bool) -> Iterator[tuple[int, int]]:
+        tokens = list(_EACH_TOKEN.finditer(text, run.start(), run.end()))
+        words = [token.group().casefold().strip(".") for token in tokens]
+        organisation = any(word in gazetteer.ORGANISATIONS for word in words)
+        for segment in self._segments(tokens):
+            first, last = segment[0], segment[-1]
+            position = tokens.index(first)
+            titled = position > 0 and words[position - 1] in gazetteer.HONORIFICS
+            before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
+            role = before is not None and before.group(1).casefold() in gazetteer.ROLES
+            kin = [i for i, token in enumerate(segment) if token.group().casefold() in gazetteer.KINSHIP]
+            articled = [i for i, token in enumerate(segment) if _is_articled(token)]
+            tribe = [i for i in articled if _folded(segment[i].group()).endswith(("i", "y"))]
+            start = next((i for i, token in enumerate(segment) if _is_given(token)), None)
+            if kin and 0 < kin[0] < len(segment) - 1:
+                end = articled[0] if articled and articled[0] > kin[-1] else kin[-1] + 2
+                begin = start if start is not None and start < kin[0] else max(0, kin[0] - 1)
+                yield segment[begin].start(), segment[min(end, len(segment) - 1)].end()
+            elif (organisation and not titled) or _is_vessel(text, first.start(), last.end()):
+                continue
+            elif tribe or (articled and start is not None and start < articled[0]):
+                end = (tribe or articled)[0]
+                begin = start if start is not None and start < end else max(0, end - 2)
+                yield segment[begin].start(), segment[end].end()
+            elif titled:
+                yield first.start(), segment[min(len(segment), 4) - 1].end()
+            elif role:
+                yield first.start(), segment[min(len(segment), 3) - 1].end()
+            elif start is not None:
+                yield segment[start].start(), segment[min(len(segment), start + 3) - 1].end()
+            elif signed and len(segment) == len(tokens) <= 3 and _is_signature(text, first, last):
+                yield first.start(), last.end()
+
+    def _segments(self, tokens: Sequence[re.Match[str]]) -> list[list[re.Match[str]]]:
+        """Cut a run of capitalised words at titles, places, offices and everyday words."""
+        segments: list[list[re.Match[str]]] = [[]]
+        skip_next = False
+        for token in tokens:
+            if _folded(token.group()) == "al-bahr":  # "Noor al Bahr" and the like are vessels
+                segments[-1] = []
+                continue
+            word = token.group().casefold().strip(".")
+            folded = _folded(token.group())
+            place = folded in gazetteer.PLACES or (
+                folded.startswith("al-") and (folded[3:] in gazetteer.AL_PLACES or folded[3:] in self._kept_words)
+            )
+            surname = len(segments[-1]) == 1 and _is_given(segments[-1][0])  # "Lubna Sayyid"
+            title = word in gazetteer.HONORIFICS and not surname
+            initial = token.group().endswith(".") and len(token.group()) == 2
+            ends = (word in self._never and not initial) or title or place or skip_next
+            skip_next = word in gazetteer.PLACE_HEADS
+            if ends or skip_next:
+                segments.append([])
+            else:
+                segments[-1].append(token)
+        trimmed = [_without_small_ends(segment) for segment in segments]
+        return [segment for segment in trimmed if segment]
+
+    # Arabic script
+
+    def _arabic(self, text: str) -> list[Span]:
+        found = []
+        for phrase in _ARABIC_PHRASE.finditer(text):
+            words = list(_ARABIC_WORD.finditer(text, phrase.start(), phrase.end()))
+            position = 0
+            while position < len(words):
+                outcome = self._arabic_name_at(words, position)
+                if outcome is None:
+                    position += 1
+                    continue
+                start, last = outcome
+                found.append(_name_span(text, start, words[last].end()))
+                position = last + 1
+        found += [_name_span(text, *span) for span in self._before_identity_ar(text)]
+        return found
+
+    def _before_identity_ar(self, text: str) -> Iterator[tuple[int, int]]:
+        """ "… توماس إيكلوند، جواز السفر رقم": two words, or three when a title or role stands before them."""
+        for phrase in _PHRASE_BEFORE_IDENTITY_AR.finditer(text):
+            words = list(_ARABIC_WORD.finditer(text, phrase.start(), phrase.end()))
+            roles = [i for i, word in enumerate(words[-4:-1]) if _is_role_ar(word.group())]
+            name = words[-4:][roles[-1] + 1 :] if roles else words[-2:]
+            plain = all(word.group() not in self._never_ar and not _is_role_ar(word.group()) for word in name)
+            if plain and not name[0].group().startswith("ال"):
+                yield name[0].start(), name[-1].end()
+
+    def _arabic_name_at(self, words: Sequence[re.Match[str]], position: int) -> tuple[int, int] | None:
+        """(start character, index of the last word) of a name that begins with this word or after it as its title."""
+        word = words[position].group()
+        for _, bare in _bare_forms(word):
+            if bare in gazetteer.TITLES_AR:
+                return self._arabic_name_after_title(words, position + 1, certain=True)
+            if bare in gazetteer.ROLES_AR:
+                return self._arabic_name_after_title(words, position + 1, certain=False)
+        skip, given = _given_ar(word)
+        last = self._end_of_kinship(words, position)
+        if last is not None:
+            return words[position].start() + skip, last
+        if given:
+            end = position
+            while end + 1 < len(words) and words[end + 1].group() in gazetteer.GIVEN_AR:
+                end += 1
+            if end + 1 < len(words) and _is_tribe_ar(words[end + 1].group()):
+                return words[position].start() + skip, end + 1
+        for skip, bare in _bare_forms(word):
+            if _is_tribe_ar(bare) and bare not in gazetteer.EVERYDAY_TRIBES_AR and bare not in self._never_ar:
+                return words[position].start() + skip, position
+        return None
+
+    def _end_of_kinship(self, words: Sequence[re.Match[str]], position: int) -> int | None:
+        """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
+        begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
+        if begin + 2 >= len(words) or words[begin + 1].group() not in gazetteer.KINSHIP_AR:
+            return None
+        certain = words[begin + 1].group() == "بن" or _given_ar(words[begin].group())[1]
+        if not certain and words[begin + 2].group() not in gazetteer.GIVEN_AR:
+            return None
+        last = begin + 2
+        while last + 2 < len(words) and words[last + 1].group() in gazetteer.KINSHIP_AR:
+            last += 2
+        if words[last].group() == "عبد" and last + 1 < len(words):
+            last += 1
+        following = words[last + 1].group() if last + 1 < len(words) else ""
+        if _looks_like_nisba(following) and following not in self._never_ar:
+            last += 1
+        return last
+
+    def _arabic_name_after_title(
+        self, words: Sequence[re.Match[str]], position: int, certain: bool
+    ) -> tuple[int, int] | None:
+        if position >= len(words):
+            return None
+        word = words[position].group()
+        last = self._end_of_kinship(words, position)
+        if last is not None:
+            return words[position].start(), last
+        tribe = _is_tribe_ar(word) or (certain and _looks_like_nisba(word))
+        if word in self._never_ar or _is_role_ar(word):
+            return None
+        if tribe:
+            return words[position].start(), position
+        if word not in gazetteer.GIVEN_AR and (not certain or word.startswith("ال")):
+            return None
+        last = position
+        while last + 1 < len(words) and words[last + 1].group() in gazetteer.GIVEN_AR:
+            last += 1
+        following = words[last + 1].group() if last + 1 < len(words) else ""
+        if following not in self._never_ar and (_is_tribe_ar(following) or _looks_like_nisba(following)):
+            last += 1
+        return words[position].start(), last
+
+    def _all_never_ar(self, text: str) -> bool:
+        return all(word in self._never_ar for word in _ARABIC_WORD.findall(text))
+
+
+# --- model -----------------------------------------------------------------------------------------------------------
+
+
+class NameModel:
+    """A spaCy model of one language, with only the parts that find entities."""
+
+    def __init__(self, language: str, model: str) -> None:
+        """model: an installed package or a local directory. Raises PrivacyError when it is neither, or no model."""
+        import spacy
+
+        directory = name_model_directory(model)
+        try:
+            self._pipeline: Any = spacy.load(
+                directory if Path(model).is_absolute() else model,
+                exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"],
+            )
+        except (OSError, ValueError) as error:
+            raise PrivacyError(
+                f"privacy.name_models.{language}: {model} cannot be loaded as a spaCy model ({type(error).__name__}). "
+                f"Install it again, or name another one."
+            ) from None
+        _drop_unheard_vectors(self._pipeline)
+
+    def persons(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
+        """For each text the spans that the model takes for a person, in batches. Only PERSON and PER count."""
+        for document in self._pipeline.pipe(texts, batch_size=64):
+            yield [
+                (entity.start_char, entity.end_char) for entity in document.ents if entity.label_ in ("PERSON", "PER")
+            ]
+
+
+def _drop_unheard_vectors(pipeline: Any) -> None:
+    """A shared tok2vec that the entity recognizer does not listen to costs a third of the time and changes nothing."""
+    if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
+        listeners = pipeline.get_pipe("tok2vec").listening_components
+        if "ner" not in listeners:
+            pipeline.remove_pipe("tok2vec")
+
+
+def name_model_directory(model: str) -> Path:
+    """Where a model's files are, without importing it. Raises PrivacyError that names the command to install it."""
+    if Path(model).is_absolute():
+        if (Path(model) / "meta.json").is_file():
+            return Path(model)
+        raise PrivacyError(f"{model}: there is no spaCy model in this directory (no meta.json). Correct the recipe.")
+    found = importlib.util.find_spec(model) if model.isidentifier() else None
+    if found is None or found.origin is None:
+        raise PrivacyError(
+            f"The name model '{model}' is not installed. Run `pip install {model.replace('_', '-')}` from the "
+            f"institution's own package mirror, or name a local directory in privacy.name_models."
+        )
+    return Path(found.origin).parent
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _name_span(text: str, start: int, end: int) -> Span:
+    value = text[start:end]
+    if text[start - 1 : start + 1] == "لل":  # the article after the preposition "ل" has lost its first letter
+        value = "ا" + value
+    return Span(start, end, "NAME", value)
+
+
+def _folded(token: str) -> str:
+    return re.sub(r"^(?:al|el)[ -]", "al-", token.casefold())
+
+
+def _folded_ar(word: str) -> str:
+    return re.sub("[أإآ]", "ا", word)
+
+
+def _is_articled(token: re.Match[str]) -> bool:
+    return re.match(r"(?:Al|al|El|el)[ -]", token.group()) is not None
+
+
+def _is_given(token: re.Match[str]) -> bool:
+    return token.group().casefold() in gazetteer.GIVEN
+
+
+def _is_signature(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
+    """One to three words at the end of a letter, alone in their sentence, perhaps with what the person is or has."""
+    if len(text) - first.start() > _SIGNATURE_REACH or _SIGNATURE_BEFORE.search(text[: first.start()]) is None:
+        return False
+    after = text[last.end() :]
+    if first is last:  # a single word could begin any sentence
+        return re.fullmatch(r"\.?\s*|, [^.!?]{2,60}\.?", after) is not None
+    return after[:1] in ("", ",", "\n") or after == "."
+
+
+def _is_unsure_alone(text: str, token: re.Match[str]) -> bool:
+    """A single capitalised word that a model took for a person, where every word has a capital or more words follow."""
+    if token.group().isupper() or re.match(r" [A-Z]", text[token.end() :]):
+        return True
+    before = re.search(r"([A-Z][\w.]*) \Z", text[max(0, token.start() - 30) : token.start()])
+    return before is not None and before.group(1).casefold().strip(".") not in gazetteer.HONORIFICS
+
+
+def _is_vessel(text: str, start: int, end: int) -> bool:
+    return (
+        _VESSEL_BEFORE.search(text[max(0, start - 20) : start]) is not None or re.match(r" \d", text[end:]) is not None
+    )
+
+
+def _without_small_ends(segment: list[re.Match[str]]) -> list[re.Match[str]]:
+    def is_small(token: re.Match[str]) -> bool:
+        return token.group().casefold() in gazetteer.KINSHIP | gazetteer.PARTICLES
+
+    while segment and is_small(segment[0]):
+        segment = segment[1:]
+    while segment and is_small(segment[-1]):
+        segment = segment[:-1]
+    return segment
+
+
+def _bare_forms(word: str) -> Iterator[tuple[int, str]]:
+    """The word, and the word without a preposition or conjunction written onto it: (characters to skip, word)."""
+    yield 0, word
+    if word.startswith("لل") and len(word) > 4:
+        yield 1, "ا" + word[1:]
+    if len(word) > 3 and word[0] in _PREFIXES_AR:
+        yield 1, word[1:]
+        if word[0] in "وف" and word.startswith("لل", 1):
+            yield 2, "ا" + word[2:]
+
+
+def _given_ar(word: str) -> tuple[int, bool]:
+    """How many characters stand before a given name in this word, and whether it is one."""
+    for skip, bare in _bare_forms(word):
+        if bare in gazetteer.GIVEN_AR:
+            return skip, True
+    return 0, False
+
+
+def _is_tribe_ar(word: str) -> bool:
+    return word in gazetteer.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in gazetteer.TRIBES_AR
+
+
+def _looks_like_nisba(word: str) -> bool:
+    return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))
+
+
+def _is_role_ar(word: str) -> bool:
+    return any(bare in gazetteer.ROLES_AR or bare in gazetteer.TITLES_AR for _, bare in _bare_forms(word))

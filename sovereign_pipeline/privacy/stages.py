@@ -1,0 +1,110 @@
+"""The stage of the privacy room: scrubbed_corpus, and the gate that reads its output again."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.production import fingerprint
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.privacy.names import name_model_directory
+from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.recognizers import leftovers
+from sovereign_pipeline.privacy.scrubbing import Scrubber, scrub_file
+from sovereign_pipeline.privacy.vault import Vault
+
+FINDINGS = "findings.json"
+ROW_IDS_SHOWN = 20
+
+
+def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Replace personal data by placeholders, in the order of the input; what they stood for goes into the vault.
+
+    Raises PrivacyError when a detector fails or misses its canary, a text already holds a placeholder, or the vault's
+    public key or a name model is missing.
+    """
+    line = workplace.line
+    vault = Vault.at(workplace.settings.vault, workplace.settings.vault_public_key)
+    run = fingerprint(SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
+    scrubber = Scrubber(line.line, run, line.privacy)
+    source = inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS)
+    started = time.monotonic()
+    findings = scrub_file(source, workspace / DOCUMENTS, scrubber, vault, workplace.progress)
+    seconds = time.monotonic() - started
+    (workspace / FINDINGS).write_text(json.dumps(findings.to_json(run), ensure_ascii=False, indent=1) + "\n")
+    return Built(
+        summary={
+            "rows": findings.documents,
+            "rows_touched": findings.documents_touched,
+            "cases": findings.cases,
+            "replaced": dict(sorted(findings.by_kind.items())),
+            "ambiguous_names": len(findings.ambiguous),
+        },
+        measured={
+            "scrub_seconds": round(seconds, 3),
+            "characters_per_second": round(findings.characters / seconds, 1),
+        },
+    )
+
+
+def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """The output, read again with the stricter set: every recognizer, and long digit runs without any label."""
+    left: Counter[str] = Counter()
+    rows: list[str] = []
+    count = 0
+    for document in read_documents(artifact.file(DOCUMENTS)):
+        count += 1
+        found = [
+            span.kind
+            for text in (*document.texts.values(), document.author)
+            for span in leftovers(normalise(text).text)
+        ]
+        left.update(found)
+        if found:
+            rows.append(document.id)
+    evidence = {
+        "rows_read": count,
+        "left": dict(sorted(left.items())),
+        "rows": rows[:ROW_IDS_SHOWN],
+        "rows_with_identifiers": len(rows),
+    }
+    if not rows:
+        return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
+    more = f" and {len(rows) - ROW_IDS_SHOWN} more" if len(rows) > ROW_IDS_SHOWN else ""
+    return Verdict(False, f"left in the output: {kinds}; rows {', '.join(rows[:ROW_IDS_SHOWN])}{more}.", evidence)
+
+
+def _name_model_digests(workplace: Workplace) -> dict[str, str]:
+    """A name model is a package or a directory; either way its files decide the result."""
+    digests = {}
+    for language, model in sorted(workplace.line.privacy.name_models.items()):
+        directory = name_model_directory(model)
+        files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
+        digests[f"name_model:{language}"] = digest_of(
+            {file.relative_to(directory).as_posix(): file_sha256(file) for file in files}
+        )
+    return digests
+
+
+SCRUBBED_CORPUS = Stage(
+    kind="scrubbed_corpus",
+    code_version="1",
+    build=build_scrubbed_corpus,
+    inputs=(CLASSIFIED_CORPUS,),
+    config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
+    external=_name_model_digests,
+    libraries=("phonenumbers", "python-stdnum", "spacy"),
+    gates=(
+        Gate(
+            name="no_identifier_left",
+            question="Does a second, stricter reading find no structured identifier in the output?",
+            code_version="1",
+            judge=judge_no_identifier_left,
+        ),
+    ),
+)

@@ -1,0 +1,41 @@
+"""Folding never loses the way back to the exact characters of the original."""
+
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.privacy.normalisation import normalise
+
+MARKED = st.text(alphabet="ab 0189٠١٩۴۵سلامي\u0640\u064b\u0651\u200f\u200e\u2066\u00a0\u202f–-é", max_size=60)
+
+
+@given(MARKED)
+def test_every_character_leads_back_to_the_one_it_was_folded_from(original: str) -> None:
+    normalised = normalise(original)
+    for position, character in enumerate(normalised.text):
+        start, end = normalised.original_span(position, position + 1)
+        source = original[start]
+        if character.isdigit():
+            assert unicodedata.decimal(source) == int(character)
+        elif character in " -":
+            assert unicodedata.category(source) in ("Zs", "Pd")
+        else:
+            assert source == character
+        assert all(unicodedata.combining(mark) or mark == "\u0640" for mark in original[start + 1 : end])
+
+
+@given(st.text(max_size=40))
+def test_folded_text_is_never_longer_and_holds_no_mark_or_foreign_digit(original: str) -> None:
+    text = normalise(original).text
+    assert len(text) <= len(original)
+    assert not any(character in "\u0640\u064b\u0651\u200f\u00a0" for character in text)
+    assert all(character in "0123456789" for character in text if unicodedata.decimal(character, None) is not None)
+
+
+def test_a_number_is_cut_exactly_out_of_marked_text() -> None:
+    original = "الرّقـم المدنيّ: \u2067١٢٣٤\u00a0٥٦٧٨\u2069 ثم"
+    normalised = normalise(original)
+    start = normalised.text.index("1234")
+    cut = slice(*normalised.original_span(start, start + 9))
+    assert original[cut] == "١٢٣٤\u00a0٥٦٧٨"
