@@ -48,7 +48,8 @@ up: prepare
 	@$(BIN)/sovereign up
 
 bench: prepare
-	@$(BIN)/python benchmarks/parliament/run.py
+	@test -n "$(QUESTIONS)" || { echo "make bench QUESTIONS=DIR with the two files of benchmarks/parliament"; exit 2; }
+	@$(BIN)/python benchmarks/parliament/run.py --questions "$(QUESTIONS)"
 
 clean:
 	rm -rf $(VENV)

@@ -1,9 +1,13 @@
 """Running a line from the command line: the same job as in the UI, with its progress told in plain lines."""
 
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 
@@ -42,17 +46,39 @@ def run_line(instance: dg.DagsterInstance, workplace: Workplace, tell: Tell) -> 
     if not stale:
         return LineRun([], None, time.monotonic() - started)
     job = dg.reconstructable(definitions.chain_job)
-    with _narrated(instance, workplace.line.line, tell):
+    log = workplace.settings.home / "logs" / f"run-{workplace.line.line}.log"
+    with _printing_into(log), _narrated(instance, workplace.line.line, tell):
         result = dg.execute_job(
             job,
             instance=instance,
             asset_selection=[dg.AssetKey(kind) for kind in stale],
             tags={"dagster/partition": workplace.line.line},
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         )
     if not result.success:
         raise _reason(result)
     return LineRun(stale, result.run_id, time.monotonic() - started)
+
+
+@contextmanager
+def _printing_into(log: Path) -> Iterator[None]:
+    """What this process's libraries and its step processes print goes into a file; `sys.stdout` stays the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal, errors = os.dup(1), os.dup(2)
+    stdout = sys.stdout
+    stdout.flush()
+    with log.open("ab") as file, os.fdopen(terminal, "w", encoding="utf-8", closefd=False) as to_terminal:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = to_terminal
+        try:
+            yield
+        finally:
+            to_terminal.flush()
+            sys.stdout = stdout
+            os.dup2(terminal, 1)
+            os.dup2(errors, 2)
+            os.close(terminal)
+            os.close(errors)
 
 
 def _reason(result: dg.JobExecutionResult) -> RunStopped:

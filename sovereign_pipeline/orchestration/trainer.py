@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Launch
-from sovereign_pipeline.training.launcher import launch_trainer
+from sovereign_pipeline.training.launcher import run_trainer
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext) -> Launch:
@@ -20,6 +20,6 @@ def launch_with_pipes(context: dg.AssetExecutionContext) -> Launch:
             context_injector=dg.PipesTempFileContextInjector(),
             message_reader=dg.PipesTempFileMessageReader(),
         ) as session:
-            launch_trainer(job, environment=session.get_bootstrap_env_vars())
+            run_trainer(job, context.log.info, session.get_bootstrap_env_vars())
 
     return launch

@@ -1,0 +1,194 @@
+"""What an asset's page shows of its artifact: counts, digests, tables and plots, read from the artifact's own files.
+
+What belongs here: presentation. What does not: judging, or anything that would show text of a document.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.production import Production
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_jsonl
+
+Page = dict[str, Any]
+
+_DOCUMENT_COLUMNS = {
+    "id": "row id in the source",
+    "source": "name of the source in the recipe",
+    "case": "case file; never on both sides of the split",
+    "department": "",
+    "author": "officer who wrote the reply",
+    "date": "ISO day of the reply",
+    "classification": "level on the institution's ladder",
+    "language": "",
+    "subject": "",
+    "request": "the incoming letter",
+    "response": "the reply that was sent, or the chosen one",
+    "rejected": "the rejected reply of a preference pair, else null",
+    "links": "ids of rows of the same matter",
+}
+_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    **{
+        kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
+    },
+    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and letter", "output": "the reply"},
+    "preference_dataset": {"id": "row id", "prompt": "whole user message", "chosen": "", "rejected": ""},
+}
+
+
+def schema_of(kind: str) -> dict[str, dg.TableSchema]:
+    """The column schema shown on the asset's definition, for assets that hold rows."""
+    columns = _COLUMNS.get(kind)
+    if columns is None:
+        return {}
+    described = [dg.TableColumn(name, "string", description=text or None) for name, text in columns.items()]
+    return {"dagster/column_schema": dg.TableSchema(columns=described)}
+
+
+def page_of(workplace: Workplace, production: Production) -> Page:
+    """Metadata of one materialization: what is true of every artifact, then what its kind has to show."""
+    artifact = workplace.store.open(production.ref)
+    manifest = artifact.manifest
+    page: Page = {
+        "classification": manifest.classification,
+        "line owner": workplace.line.owner,
+        "sha256": artifact.ref.digest,
+        "dagster/uri": artifact.path.as_uri(),
+        "found, not made again": production.reused,
+        "made at": manifest.circumstances.created_at,
+        "files": _table(
+            [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in manifest.files]
+        ),
+        "producer": dg.MetadataValue.json(
+            {
+                "code_version": manifest.producer.code_version,
+                "source_sha256": manifest.circumstances.source_sha256,
+                "config": manifest.producer.config,
+                "libraries": manifest.producer.libraries,
+            }
+        ),
+        **{f"made from {kind}": _link(kind, digest) for kind, digest in manifest.inputs.items()},
+    }
+    if manifest.external_inputs:
+        page["outside files"] = _table(
+            [{"file": name, "sha256": sha256} for name, sha256 in manifest.external_inputs.items()]
+        )
+    if artifact.manifest.circumstances.measured:
+        page["measured"] = _table(
+            [{"what": name, "value": value} for name, value in manifest.circumstances.measured.items()]
+        )
+    if "rows" in manifest.summary:
+        page["dagster/row_count"] = manifest.summary["rows"]
+    return page | _PAGES.get(artifact.ref.kind, _summary)(artifact)
+
+
+def _summary(artifact: Artifact) -> Page:
+    return {"summary": dg.MetadataValue.json(artifact.manifest.summary)}
+
+
+def _raw_corpus(artifact: Artifact) -> Page:
+    sources = _read_json(artifact.file("sources.json"))
+    shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention", "sha256")
+    quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file("quarantine.jsonl"))]
+    page: Page = {
+        "sources": _table([{name: source[name] for name in shown} for source in sources]),
+        "quarantined": artifact.manifest.summary["quarantined"],
+    }
+    if quarantined:
+        page["quarantine (first 50)"] = _table(quarantined[:50])
+    return page
+
+
+def _classified_corpus(artifact: Artifact) -> Page:
+    summary = artifact.manifest.summary
+    return {
+        "levels": _table([{"level": level, "documents": count} for level, count in summary["levels"].items()]),
+        "ceiling": summary["ceiling"],
+        "raised by their case file": summary["raised_by_case"],
+    }
+
+
+def _proof(artifact: Artifact) -> Page:
+    proof = _read_json(artifact.file("proof.json"))
+    return {"proof": _facts(proof)}
+
+
+def _card(artifact: Artifact) -> Page:
+    return {"data card": dg.MetadataValue.md(artifact.file("card.md").read_text(encoding="utf-8"))}
+
+
+def _adapter(artifact: Artifact) -> Page:
+    from sovereign_pipeline.training.plots import loss_curve_png
+
+    report = _read_json(artifact.file("report.json"))
+    return {
+        "loss curve": _picture(loss_curve_png(artifact.file("training_log.jsonl"))),
+        "report": _facts(report),
+    }
+
+
+def _report(artifact: Artifact) -> Page:
+    return {
+        "report": dg.MetadataValue.md(artifact.file("report.md").read_text(encoding="utf-8")),
+        "report page": dg.MetadataValue.path(artifact.file("report.html")),
+    }
+
+
+def _registered(artifact: Artifact) -> Page:
+    return {"record": dg.MetadataValue.json(_read_json(artifact.file("record.json")))}
+
+
+_PAGES: Mapping[str, Callable[[Artifact], Page]] = {
+    "raw_corpus": _raw_corpus,
+    "classified_corpus": _classified_corpus,
+    "leakage_safe_split": _proof,
+    "training_dataset": _card,
+    "preference_dataset": _card,
+    "sft_adapter": _adapter,
+    "aligned_adapter": _adapter,
+    "evaluation_report": _report,
+    "registered_adapter": _registered,
+}
+
+
+def _link(kind: str, digest: str) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"[{kind}](/assets/{kind}) `{short(digest)}`")
+
+
+def _picture(png: bytes) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def _facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
+    """A flat two-column table; nested values as JSON."""
+    return _table(
+        [
+            {"fact": name, "value": json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}
+            for name, value in facts.items()
+        ]
+    )
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
+    """Cells become text where they are no number, since a table of the UI knows no other kinds."""
+    records = [
+        dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
+        for row in rows
+    ]
+    kinds = {
+        name: "int" if isinstance(value, int) else "float" if isinstance(value, float) else "string"
+        for name, value in (rows[0] if rows else {}).items()
+    }
+    schema = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in kinds.items()])
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

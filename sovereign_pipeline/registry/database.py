@@ -1,0 +1,113 @@
+"""Opening the registry: engine, transactions, migrations. SQLite (WAL) by default, PostgreSQL by URL.
+
+What belongs here: everything that depends on the kind of database, except the tables' own triggers (`migrations/`).
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
+POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
+
+
+@dataclass(frozen=True)
+class Registry:
+    engine: Engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session whose objects stay usable after it is closed."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction, the only one that writes while it lasts; committed at the end, undone on any error."""
+        with _writing_connection(self.engine) as connection, Session(connection, expire_on_commit=False) as session:
+            yield session
+            session.flush()
+
+
+def open_registry(settings: Settings) -> Registry:
+    """Connect, and bring the database up to the newest migration; safe when several processes do so at once.
+
+    Raises InputError when the database cannot be opened, or was made by a newer version of this program.
+    """
+    try:
+        engine = _engine(settings)
+        revision = _revision(engine)
+    except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
+        raise InputError(
+            f"The registry cannot be opened ({type(error).__name__}). Check that SOVEREIGN_REGISTRY_URL is a database "
+            f"URL whose driver is installed, that the database is running, and that the file is a registry."
+        ) from None
+    _migrate(engine, revision)
+    return Registry(engine)
+
+
+def _engine(settings: Settings) -> Engine:
+    url = make_url(settings.registry_url)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url)
+    Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, so that tables are made inside them too
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _writing_connection(engine: Engine) -> Iterator[Connection]:
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRESQL_LOCK})
+        yield connection
+
+
+def _revision(engine: Engine) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _migrate(engine: Engine, revision: str | None) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    scripts = ScriptDirectory.from_config(config)
+    if revision == scripts.get_current_head():
+        return
+    if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
+        raise InputError(
+            f"The registry is at migration {revision}, which this version does not know. Install the version that "
+            f"made it, or a newer one."
+        )
+    with _writing_connection(engine) as connection:  # whoever comes second finds nothing left to do
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

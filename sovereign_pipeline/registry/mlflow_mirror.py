@@ -1,0 +1,230 @@
+"""The view in MLflow: training runs with their loss curves, and a model version for each registered adapter.
+
+What belongs here: copying facts to where people compare runs. What does not: any decision. MLflow's tags and versions
+can be overwritten and deleted, so nothing in this project reads from it. Mirroring a thing twice changes nothing.
+"""
+
+import datetime
+import fcntl
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, make_url
+
+from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.registry.catalog import row_as_dict
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.registry.record import numbers_in
+from sovereign_pipeline.settings import Settings, go_offline
+
+LATEST = "latest-registered"
+TRAINING_LOG = "training_log.jsonl"
+REPORT = "report.html"
+MIRRORED = "sovereign.mirrored"  # tag: digest of what a run or version mirrors
+METRICS_IN_A_BATCH = 1000  # MLflow's own limit
+
+
+def mirror_training(settings: Settings, adapter: Artifact) -> str:
+    """One run for one trained adapter, in the experiment of its line. Returns the run's id.
+
+    Metrics: every number of the training log by its step, and what was measured. Parameters: the recipe's part that
+    was trained. Tags: the digests.
+    """
+    manifest = adapter.manifest
+    with _mirror(settings) as client:
+        experiment = _experiment(client, settings, manifest.line)
+        done = _finished_run(client, experiment, adapter.ref.digest)
+        if done is not None:
+            return done
+        tags = {
+            "line": manifest.line,
+            "stage": manifest.kind,
+            "artifact_digest": adapter.ref.digest,
+            "manifest_sha256": adapter.ref.manifest_sha256,
+            "classification": manifest.classification,
+            **{f"input.{kind}": digest for kind, digest in manifest.inputs.items()},
+            **{f"library.{name}": version for name, version in manifest.producer.libraries.items()},
+        }
+        created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
+        with _run(client, experiment, manifest.kind, adapter.ref.digest, tags, created_at) as run_id:
+            _log_params(client, run_id, manifest.producer.config)
+            points = list(_curve(adapter.file(TRAINING_LOG)))
+            points += [(f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items()]
+            _log_metrics(client, run_id, points)
+            return run_id
+
+
+def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
+    """A version of the model named after the line, with the row's facts as tags. Returns MLflow's number of it.
+
+    Its source is the adapter's artifact; the evaluation report's page is kept with the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    report, source = _report(store, adapter), store.path_of(adapter.adapter_digest)
+    with _mirror(settings) as client:
+        experiment = _experiment(client, settings, adapter.line)
+        run_id = _finished_run(client, experiment, adapter.record_digest)
+        if run_id is None:
+            tags = {"line": adapter.line, "stage": "registered_adapter", "adapter": adapter.id}
+            with _run(client, experiment, adapter.id, adapter.record_digest, tags, adapter.registered_at) as run_id:
+                numbers = sorted(numbers_in(adapter.evaluation))
+                _log_metrics(client, run_id, [(name, value, 0) for name, value in numbers])
+                client.log_artifact(run_id, str(report))
+        try:
+            client.get_registered_model(adapter.line)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            client.create_registered_model(adapter.line)
+        versions = list(client.search_model_versions(f"name = '{adapter.line}'"))
+        version = next((each for each in versions if each.tags.get(MIRRORED) == adapter.record_digest), None)
+        if version is None:
+            version = client.create_model_version(
+                name=adapter.line,
+                source=source.as_uri(),
+                run_id=run_id,
+                tags={MIRRORED: adapter.record_digest, **tags_of(adapter)},
+                description=f"{adapter.id}, {adapter.classification}. The registry is the authority; this is a view.",
+            )
+        number = int(version.version)
+        if number >= max((int(each.version) for each in versions), default=number):
+            client.set_registered_model_alias(adapter.line, LATEST, str(number))
+        return str(number)
+
+
+def tags_of(adapter: Adapter) -> dict[str, str]:
+    """Every column of the row; what is not text is JSON."""
+    return {
+        name: value if isinstance(value, str) else canonical_json(value).decode()
+        for name, value in row_as_dict(adapter).items()
+    }
+
+
+def _report(store: ArtifactStore, adapter: Adapter) -> Path:
+    record = ArtifactRef(
+        kind="registered_adapter",
+        line=adapter.line,
+        digest=adapter.record_digest,
+        manifest_sha256=adapter.record_manifest_sha256,
+    )
+    return store.open_input(store.read_manifest(record), "evaluation_report").file(REPORT)
+
+
+@contextmanager
+def _mirror(settings: Settings) -> Iterator[Any]:
+    """MLflow's client, one process at a time: two at once would mirror the same thing twice."""
+    go_offline()
+    root = settings.home / "mlflow"
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        from mlflow import MlflowClient
+
+        _create_database(settings.mlflow_url)
+        yield MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+
+
+def _create_database(mlflow_url: str) -> None:
+    """Make a new SQLite file aside and move it into place.
+
+    MLflow makes its tables by running all of its migrations, each flushed to disk; aside, none need be flushed, which
+    halves the time of the first use, and a process that is killed leaves no half-made database.
+    """
+    url = make_url(mlflow_url)
+    if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables
+
+    target = Path(url.database)
+    aside = target.with_name(f"{target.name}.new")
+    aside.unlink(missing_ok=True)
+    engine = create_engine(url.set(database=str(aside)))
+
+    @event.listens_for(engine, "connect")
+    def _without_flushing(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=MEMORY")
+        connection.execute("PRAGMA synchronous=OFF")
+
+    _initialize_tables(engine)
+    engine.dispose()
+    aside.replace(target)
+
+
+def _experiment(client: Any, settings: Settings, line: str) -> str:
+    found = client.get_experiment_by_name(line)
+    if found is not None:
+        return str(found.experiment_id)
+    location = settings.home / "mlflow" / "artifacts" / line
+    return str(client.create_experiment(line, artifact_location=location.as_uri()))
+
+
+def _finished_run(client: Any, experiment: str, digest: str) -> str | None:
+    """The run that mirrors this digest. One that a killed process left unfinished is deleted on the way."""
+    finished = None
+    for run in client.search_runs([experiment], filter_string=f"tags.`{MIRRORED}` = '{digest}'"):
+        if run.info.status == "FINISHED":
+            finished = str(run.info.run_id)
+        else:
+            client.delete_run(run.info.run_id)
+    return finished
+
+
+@contextmanager
+def _run(
+    client: Any, experiment: str, name: str, digest: str, tags: Mapping[str, str], created_at: datetime.datetime
+) -> Iterator[str]:
+    started = int(created_at.timestamp() * 1000)
+    run = client.create_run(experiment, start_time=started, run_name=name, tags={MIRRORED: digest, **tags})
+    yield run.info.run_id
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def _curve(training_log: Path) -> Iterator[tuple[str, float, int]]:
+    """Metric, value, step of every number in the training log."""
+    with training_log.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, start=1):
+            row = json.loads(line)
+            step = int(row.get("step", number))
+            for name, value in numbers_in({name: value for name, value in row.items() if name != "step"}):
+                yield name, value, step
+
+
+def _log_params(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(_name(key), _text(value)) for key, value in _leaves("", config)]
+    client.log_batch(run_id, params=params)
+
+
+def _log_metrics(client: Any, run_id: str, points: list[tuple[str, float, int]]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)
+    metrics = [Metric(_name(name), value, now, step) for name, value, step in points]
+    for start in range(0, len(metrics), METRICS_IN_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + METRICS_IN_A_BATCH])
+
+
+def _leaves(prefix: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from _leaves(name, value)
+        else:
+            yield name, value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _name(name: str) -> str:
+    """MLflow accepts letters, digits and `_-./ :` in the names of metrics and parameters."""
+    return re.sub(r"[^\w.\-/ :]", "_", name)

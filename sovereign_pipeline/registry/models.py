@@ -1,0 +1,114 @@
+"""The registry's tables. They only grow: triggers in the database itself refuse UPDATE and DELETE.
+
+What belongs here: tables and columns. What does not: what a fact means (`record.py`) and how tables come into being and
+change (`migrations/`).
+"""
+
+import datetime
+from typing import Any
+
+from sqlalchemy import JSON, Date, DateTime, Dialect, ForeignKey, MetaData, String, TypeDecorator, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+DIGEST = String(64)
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+# INSERT OR REPLACE could otherwise overwrite a row by its hidden row number, past every key.
+WITHOUT_HIDDEN_KEY = {"sqlite_with_rowid": False}
+
+
+class UtcDateTime(TypeDecorator[datetime.datetime]):
+    """A point in time, always with its zone; SQLite keeps none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be registered")
+        return value.astimezone(datetime.UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        dict[str, Any]: JSON(),
+        dict[str, str]: JSON(),
+        list[dict[str, Any]]: JSON(),
+        datetime.datetime: UtcDateTime(),
+        datetime.date: Date(),
+    }
+
+
+class Dataset(Table):
+    """digest, manifest_sha256: of the artifact. file_sha256: of its JSONL file. sources: the institution's files."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    kind: Mapped[str]
+    line: Mapped[str] = mapped_column(index=True)
+    rows: Mapped[int]
+    file_sha256: Mapped[str] = mapped_column(DIGEST)
+    classification: Mapped[str]
+    sources: Mapped[list[dict[str, Any]]]
+    created_at: Mapped[datetime.datetime]
+
+
+class BaseModelRow(Table):
+    """digest: over files. files: name and SHA-256 of each."""
+
+    __tablename__ = "base_model"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    name: Mapped[str]
+    licence: Mapped[str]
+    files: Mapped[list[dict[str, Any]]]
+
+
+class Adapter(Table):
+    """One registered adapter.
+
+    adapter_digest, manifest_sha256: of the adapter's artifact and of its manifest. adapter_sha256: of the weights file.
+    record_digest, record_manifest_sha256: of the record's artifact, from which everything else is reached.
+    gate_records: stage, gate, digest and manifest_sha256 of each gate's answer.
+    code_version, source_sha256: of the code that trained it. evaluation: its numbers.
+    """
+
+    __tablename__ = "adapter"
+    __table_args__ = (UniqueConstraint("line", "version"), WITHOUT_HIDDEN_KEY)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[str] = mapped_column(index=True)
+    version: Mapped[str]
+    adapter_digest: Mapped[str] = mapped_column(DIGEST)
+    adapter_sha256: Mapped[str] = mapped_column(DIGEST)
+    manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
+    preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
+    base_model: Mapped[str]
+    base_model_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("base_model.digest"))
+    framework_versions: Mapped[dict[str, str]]
+    classification: Mapped[str]
+    evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
+    evaluation: Mapped[dict[str, Any]]
+    method: Mapped[str]
+    review_date: Mapped[datetime.date]
+    registered_at: Mapped[datetime.datetime]
+    code_version: Mapped[str]
+    source_sha256: Mapped[str] = mapped_column(DIGEST)
+    gate_records: Mapped[list[dict[str, Any]]]

@@ -1,0 +1,211 @@
+"""The adapter's record: every fact about an adapter that follows from its artifacts alone.
+
+What belongs here: what `record.json` holds, and whether it agrees with the chain it was made from. What does not: how
+it is made (`building.py`), and what the registry adds when it registers: version and dates (`registration.py`).
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.production import VERDICT_FILE
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+
+RECORD_FILE = "record.json"
+ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetFacts(_Facts):
+    """rows: of the JSONL file. file_sha256: of that file. sources: of the institution's files, by their digests."""
+
+    kind: str
+    digest: str
+    file: str
+    file_sha256: str
+    rows: int
+    classification: str
+    sources: tuple[dict[str, Any], ...]
+
+
+class FileFacts(_Facts):
+    name: str
+    sha256: str
+
+
+class BaseModelFacts(_Facts):
+    """digest: over the files' names and SHA-256, so it is the same for every line that starts from this model."""
+
+    name: str
+    digest: str
+    licence: str
+    files: tuple[FileFacts, ...]
+
+
+class GateFacts(_Facts):
+    """One gate that said yes. judged: digest of the artifact; record: digest of the answer's own artifact."""
+
+    stage: str
+    gate: str
+    judged: str
+    record: str
+
+
+class AdapterRecord(_Facts):
+    """What `record.json` holds. Digests are 64 hex digits of SHA-256.
+
+    lineage: kind -> digest of every artifact that the adapter and its evaluation were made from.
+    evaluation: the numbers of the evaluation report, and of the scores it was made from.
+    """
+
+    format: int = 1
+    line: str
+    purpose: str
+    owner: str
+    method: str
+    classification: str
+    adapter_digest: str
+    adapter_sha256: str
+    code_version: str
+    framework_versions: dict[str, str]
+    training_dataset: DatasetFacts
+    preference_dataset: DatasetFacts | None
+    base_model: BaseModelFacts
+    evaluation_report_digest: str
+    evaluation: dict[str, Any]
+    lineage: dict[str, str]
+    gates: tuple[GateFacts, ...]
+
+    @property
+    def row_facts(self) -> dict[str, Any]:
+        """The columns of the adapter's row in the registry that follow from the record alone."""
+        preferences = self.preference_dataset
+        return {
+            "line": self.line,
+            "adapter_digest": self.adapter_digest,
+            "adapter_sha256": self.adapter_sha256,
+            "dataset_digest": self.training_dataset.digest,
+            "preference_dataset_digest": preferences.digest if preferences is not None else None,
+            "base_model": self.base_model.name,
+            "base_model_digest": self.base_model.digest,
+            "framework_versions": self.framework_versions,
+            "classification": self.classification,
+            "evaluation_report_digest": self.evaluation_report_digest,
+            "evaluation": self.evaluation,
+            "method": self.method,
+            "code_version": self.code_version,
+        }
+
+    @property
+    def datasets(self) -> tuple[DatasetFacts, ...]:
+        return tuple(each for each in (self.training_dataset, self.preference_dataset) if each is not None)
+
+
+def read_record(artifact: Artifact) -> AdapterRecord:
+    """Raises IntegrityError for a file that is no record."""
+    path = artifact.file(RECORD_FILE)
+    try:
+        return AdapterRecord.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise IntegrityError(f"{path}: not an adapter's record. Materialize registered_adapter again.") from None
+
+
+def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """Every artifact that went into one, nearest first, each once, by manifests that are held to the recorded hash.
+
+    Raises IntegrityError when a manifest on the way is missing or was changed.
+    """
+    waiting = list(input_refs(manifest))
+    seen: set[ArtifactRef] = set()
+    while waiting:
+        ref = waiting.pop(0)
+        if ref in seen:
+            continue
+        seen.add(ref)
+        found = store.read_manifest(ref)
+        yield ref, found
+        waiting.extend(input_refs(found))
+
+
+def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
+    """References to what an artifact was made from, by its manifest alone. `kind` is the name of the asset."""
+    for kind, digest in sorted(manifest.inputs.items()):
+        manifest_sha256 = manifest.circumstances.input_manifests[kind]
+        yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)
+
+
+def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
+    """What in a record contradicts the manifests of its lineage and its gates' answers; empty when all is well.
+
+    `manifest` is the record's own. Only manifests and verdicts are read. Raises IntegrityError when one was changed.
+    """
+    found: list[str] = []
+    claimed = {
+        "aligned_adapter": record.adapter_digest,
+        "evaluation_report": record.evaluation_report_digest,
+        "training_dataset": record.training_dataset.digest,
+    }
+    if record.preference_dataset is not None:
+        claimed["preference_dataset"] = record.preference_dataset.digest
+    found += [
+        f"{kind} is {short(manifest.inputs[kind])} in the manifest and {short(digest)} in the record"
+        for kind, digest in claimed.items()
+        if manifest.inputs[kind] != digest
+    ]
+    if manifest.classification != record.classification:
+        found.append(f"the manifest is {manifest.classification} and the record {record.classification}")
+    ancestors = dict(lineage(store, manifest))
+    found += _of_two_chains(ancestors)
+    manifests = {ref.digest: each for ref, each in ancestors.items()}
+    for kind, needed in {
+        "aligned_adapter": ("base_model", "training_dataset"),
+        "evaluation_report": ("base_model", "aligned_adapter"),
+    }.items():
+        below = {ref.digest for ref, _ in lineage(store, manifests[manifest.inputs[kind]])}
+        found += [
+            f"{kind} was not made from the record's {each}" for each in needed if manifest.inputs[each] not in below
+        ]
+    found += [problem for gate in record.gates if (problem := _gate_problem(store, gate, manifests)) is not None]
+    return found
+
+
+def _of_two_chains(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:
+    by_kind: dict[str, set[str]] = {}
+    for ref, manifest in ancestors.items():
+        by_kind.setdefault(manifest.kind, set()).add(ref.digest)
+    return [
+        f"its lineage holds more than one {kind}: {', '.join(short(each) for each in sorted(digests))}"
+        for kind, digests in sorted(by_kind.items())
+        if len(digests) > 1
+    ]
+
+
+def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Manifest]) -> str | None:
+    if gate.judged not in manifests:
+        return f"the gate {gate.gate} judged {short(gate.judged)}, which is not in the lineage"
+    answer = store.open(store.ref_of(gate.record))
+    if gate.judged not in answer.manifest.inputs.values():
+        return f"the record of the gate {gate.gate} is bound to another artifact than {short(gate.judged)}"
+    if not json.loads(answer.file(VERDICT_FILE).read_bytes())["passed"]:
+        return f"the gate {gate.gate} said no to {short(gate.judged)}"
+    return None
+
+
+def numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested JSON by its path, such as `private.loss.base`; a truth value counts as 1 or 0."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers_in(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list | tuple):
+        for position, inner in enumerate(value):
+            yield from numbers_in(inner, f"{name}.{position}")
+    elif isinstance(value, bool | int | float):
+        yield name, float(value)

@@ -1,0 +1,149 @@
+"""Registering an adapter: the one way a row comes into the registry.
+
+What belongs here: what the registry decides itself (version, review date) and what it insists on before it does. What
+does not: the facts of the record (`record.py`).
+"""
+
+import datetime
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import assert_usable, passing_record
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.registry.database import Registry
+from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.registry.record import (
+    AdapterRecord,
+    BaseModelFacts,
+    DatasetFacts,
+    disagreements,
+    lineage,
+    read_record,
+)
+from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+
+
+def register(
+    registry: Registry, workplace: Workplace, record_ref: ArtifactRef, stage: Stage = REGISTERED_ADAPTER
+) -> Adapter:
+    """Register the adapter of a record, or return what the same record was registered as before.
+
+    Every gate is asserted again, and every artifact of the lineage is opened, so every byte is read. Raises StaleInput
+    or GateRefused when the chain may not be used, IntegrityError when bytes changed or artifacts do not belong
+    together, and InputError for a known base model under another name. Nothing is written on any error.
+    """
+    with registry.reading() as session:
+        known = _registered(session, record_ref)
+    if known is not None:
+        return known
+    store = workplace.store
+    own_gates = [(gate.name, passing_record(stage, gate, workplace, record_ref)) for gate in stage.gates]
+    artifact = store.open(record_ref)
+    for upstream in stage.inputs:
+        assert_usable(upstream, workplace, store.input_ref(artifact.manifest, upstream.kind))
+    for ref, _ in lineage(store, artifact.manifest):
+        store.open(ref)
+    record = read_record(artifact)
+    differing = disagreements(store, record, artifact.manifest)
+    if differing:
+        raise IntegrityError(
+            f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}. Materialize "
+            f"registered_adapter of line {record.line} again."
+        )
+    gate_records = [_gate_row(each.stage, each.gate, store.ref_of(each.record)) for each in record.gates]
+    gate_records += [_gate_row(stage.kind, name, ref) for name, ref in own_gates]
+    inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+    adapter_manifest = store.read_manifest(inputs["aligned_adapter"])
+    created_at = {
+        dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets
+    }
+    with registry.writing() as session:
+        known = _registered(session, record_ref)
+        if known is not None:
+            return known
+        for dataset in record.datasets:
+            _add_dataset(session, record.line, dataset, inputs[dataset.kind], created_at[dataset.kind])
+        _add_base_model(session, record.base_model)
+        earlier = session.scalars(select(Adapter).where(Adapter.line == record.line)).all()
+        version = next_version(record, earlier)
+        now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+        adapter = Adapter(
+            id=f"{record.line}-{version}",
+            version=version,
+            manifest_sha256=inputs["aligned_adapter"].manifest_sha256,
+            record_digest=record_ref.digest,
+            record_manifest_sha256=record_ref.manifest_sha256,
+            review_date=now.date() + datetime.timedelta(days=workplace.institution.review_every_days),
+            registered_at=now,
+            source_sha256=adapter_manifest.circumstances.source_sha256,
+            gate_records=gate_records,
+            **record.row_facts,
+        )
+        session.add(adapter)
+    return adapter
+
+
+def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
+    """The semantic version after the line's highest: major for another base model or method, minor for other data.
+
+    What changes for whoever uses the adapter decides, as in https://semver.org; the first is 1.0.0.
+    """
+    last = max(earlier, key=lambda adapter: _numbers(adapter.version), default=None)
+    if last is None:
+        return "1.0.0"
+    major, minor, patch = _numbers(last.version)
+    facts = record.row_facts
+    if any(getattr(last, name) != facts[name] for name in ("base_model_digest", "method")):
+        return f"{major + 1}.0.0"
+    if any(getattr(last, name) != facts[name] for name in ("dataset_digest", "preference_dataset_digest")):
+        return f"{major}.{minor + 1}.0"
+    return f"{major}.{minor}.{patch + 1}"
+
+
+def _numbers(version: str) -> tuple[int, int, int]:
+    major, minor, patch = (int(number) for number in version.split("."))
+    return major, minor, patch
+
+
+def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:
+    return session.scalars(select(Adapter).where(Adapter.record_digest == record_ref.digest)).one_or_none()
+
+
+def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str) -> None:
+    if session.get(Dataset, dataset.digest) is not None:
+        return
+    row = Dataset(
+        digest=dataset.digest,
+        manifest_sha256=ref.manifest_sha256,
+        kind=dataset.kind,
+        line=line,
+        rows=dataset.rows,
+        file_sha256=dataset.file_sha256,
+        classification=dataset.classification,
+        sources=list(dataset.sources),
+        created_at=datetime.datetime.fromisoformat(created_at),
+    )
+    session.add(row)
+    session.flush()
+
+
+def _add_base_model(session: Session, base: BaseModelFacts) -> None:
+    known = session.get(BaseModelRow, base.digest)
+    if known is not None:
+        if (known.name, known.licence) == (base.name, base.licence):
+            return
+        raise InputError(
+            f"The base model {base.name} ({base.licence}) has exactly the files of {known.name} ({known.licence}), "
+            f"which is registered already. Use that name and licence in the model's card and in the recipe."
+        )
+    files = [file.model_dump() for file in base.files]
+    session.add(BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files))
+    session.flush()
+
+
+def _gate_row(stage: str, gate: str, ref: ArtifactRef) -> dict[str, str]:
+    return {"stage": stage, "gate": gate, "digest": ref.digest, "manifest_sha256": ref.manifest_sha256}

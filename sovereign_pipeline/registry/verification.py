@@ -1,0 +1,194 @@
+"""Proving that a registered adapter still is what was registered: every byte is read again, down to the source files.
+
+What belongs here: the walk and what it compares. What does not: how an artifact is hashed (`artifacts/store.py`) or a
+base model's files (`training/base_models.py`).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import file_sha256, short
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.registry.catalog import find_adapter, show_adapter, show_dataset
+from sovereign_pipeline.registry.database import Registry
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.registry.record import (
+    ADAPTER_WEIGHTS,
+    RECORD_FILE,
+    AdapterRecord,
+    disagreements,
+    lineage,
+    read_record,
+)
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.training.base_models import open_base_model
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing whose every byte was hashed and found as recorded. bytes: their number, the manifest's included."""
+
+    what: str
+    digest: str
+    path: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """subject: the adapter's id or the dataset's digest. notes: what differs without being wrong, such as a source file
+    that has grown since."""
+
+    subject: str
+    checked: tuple[Checked, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def files(self) -> int:
+        return sum(each.files for each in self.checked)
+
+    @property
+    def bytes(self) -> int:
+        return sum(each.bytes for each in self.checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "files": self.files, "bytes": self.bytes}
+
+
+def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> VerificationReport:
+    """Hash everything an adapter stands on, and compare the registry's row with the record.
+
+    Raises IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and
+    NotFoundError for an adapter that is not registered.
+    """
+    row = find_adapter(registry, adapter_id)
+    record_ref = ArtifactRef(
+        kind="registered_adapter",
+        line=row.line,
+        digest=row.record_digest,
+        manifest_sha256=row.record_manifest_sha256,
+    )
+    artifact = store.open(record_ref)
+    record = read_record(artifact)
+    checked = [_checked(artifact)]
+    _assert_row_says_what_record_says(registry, row, record, artifact)
+    ancestors, sources = _lineage(store, artifact)
+    checked += [_checked(each) for each in ancestors]
+    _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
+    checked += _gate_records(store, row, record, artifact)
+    differing = disagreements(store, record, artifact.manifest)
+    if differing:
+        raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}. Register the adapter anew.")
+    checked.append(
+        _base_model(settings, record, next(each for each in ancestors if each.manifest.kind == "base_model"))
+    )
+    live, notes = _live_sources(settings, sources)
+    return VerificationReport(adapter_id, (*checked, *live), tuple(notes))
+
+
+def verify_dataset(registry: Registry, store: ArtifactStore, settings: Settings, digest: str) -> VerificationReport:
+    """Hash a registered dataset and all that it was made from. `digest` may be shortened.
+
+    Raises IntegrityError naming the file at the first byte that is not the registered one, and NotFoundError.
+    """
+    row = show_dataset(registry, digest)
+    named = {name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}
+    artifact = store.open(ArtifactRef(**named))
+    ancestors, sources = _lineage(store, artifact)
+    live, notes = _live_sources(settings, sources)
+    return VerificationReport(
+        row["digest"], (_checked(artifact), *(_checked(each) for each in ancestors), *live), tuple(notes)
+    )
+
+
+def _lineage(store: ArtifactStore, artifact: Artifact) -> tuple[list[Artifact], list[dict[str, Any]]]:
+    """Everything an artifact was made from, every byte read, and what raw_corpus says of the institution's files."""
+    ancestors = [store.open(ref) for ref, _ in lineage(store, artifact.manifest)]
+    sources: list[dict[str, Any]] = []
+    for each in ancestors:
+        if each.manifest.kind == "raw_corpus":
+            sources = json.loads(each.file("sources.json").read_bytes())
+    return ancestors, sources
+
+
+def _checked(artifact: Artifact) -> Checked:
+    manifest = artifact.manifest
+    size = sum(entry.size for entry in manifest.files) + (artifact.path / MANIFEST_FILE).stat().st_size
+    return Checked(manifest.kind, artifact.ref.digest, str(artifact.path), len(manifest.files) + 1, size)
+
+
+def _assert_row_says_what_record_says(
+    registry: Registry, row: Adapter, record: AdapterRecord, artifact: Artifact
+) -> None:
+    expected: dict[str, Any] = {"id": f"{record.line}-{row.version}", **record.row_facts}
+    manifests = artifact.manifest.circumstances.input_manifests
+    expected["manifest_sha256"] = manifests["aligned_adapter"]
+    wrong = [name for name, value in expected.items() if getattr(row, name) != value]
+    shown = show_adapter(registry, row.id)
+    datasets = {each["digest"]: each for each in shown["datasets"]}
+    for dataset in record.datasets:
+        said = dataset.model_dump(mode="json", exclude={"file"})
+        wrong += [f"dataset.{name}" for name, value in said.items() if datasets[dataset.digest][name] != value]
+    base = record.base_model.model_dump(mode="json")
+    wrong += [f"base_model.{name}" for name, value in base.items() if shown["base"][name] != value]
+    if wrong:
+        raise IntegrityError(
+            f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} says otherwise in {', '.join(wrong)}. The "
+            f"registry was changed past its triggers: restore it from a copy."
+        )
+
+
+def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
+    circumstances = adapter.manifest.circumstances
+    same = (
+        file_sha256(adapter.file(ADAPTER_WEIGHTS)) == row.adapter_sha256
+        and adapter.ref.manifest_sha256 == row.manifest_sha256
+        and circumstances.source_sha256 == row.source_sha256
+    )
+    if not same:
+        raise IntegrityError(
+            f"{adapter.path / ADAPTER_WEIGHTS}: not the adapter registered as {row.id}. Restore it from a copy."
+        )
+
+
+def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:
+    """Each gate's answer, by the manifest that was registered; and none that the record names is left out."""
+    registered = {(each["stage"], each["gate"], each["digest"]) for each in row.gate_records}
+    named = {(each.stage, each.gate, each.record) for each in record.gates}
+    if not named <= registered:
+        raise IntegrityError(
+            f"{artifact.path / RECORD_FILE}: names {len(named - registered)} gate records that the registry's row of "
+            f"{row.id} does not. Restore the registry from a copy."
+        )
+    for each in row.gate_records:
+        ref = ArtifactRef(
+            kind="gate_record", line=row.line, digest=each["digest"], manifest_sha256=each["manifest_sha256"]
+        )
+        yield _checked(store.open(ref))
+
+
+def _base_model(settings: Settings, record: AdapterRecord, artifact: Artifact) -> Checked:
+    directory = open_base_model(settings, artifact)
+    files = record.base_model.files
+    size = sum((directory / file.name).stat().st_size for file in files)
+    return Checked("base_model_files", record.base_model.digest, str(directory), len(files), size)
+
+
+def _live_sources(settings: Settings, sources: list[dict[str, Any]]) -> tuple[list[Checked], list[str]]:
+    """The institution's own files as they lie there today. They may grow after training, so a difference is a note."""
+    checked, notes = [], []
+    for source in sources:
+        path = settings.data / source["path"]
+        recorded = source["sha256"]
+        if not path.is_file():
+            notes.append(f"{path}: the source '{source['name']}' ({short(recorded)}) is no longer there.")
+        elif file_sha256(path) != recorded:
+            notes.append(f"{path}: the source '{source['name']}' was changed since it was read ({short(recorded)}).")
+        else:
+            checked.append(Checked("source_file", recorded, str(path), 1, path.stat().st_size))
+    return checked, notes

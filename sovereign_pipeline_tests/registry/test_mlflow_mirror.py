@@ -1,0 +1,81 @@
+"""The mirror shows the registry's facts and the loss curve, once, however often it is asked."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.registry.catalog import row_as_dict
+from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_training
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.registry.conftest import Bench
+
+
+def client_of(settings: Settings) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+
+
+def mirror(bench: Bench, adapter: Adapter) -> str:
+    return mirror_adapter(bench.settings, bench.store, adapter)
+
+
+def test_training_and_adapter_are_mirrored_once_with_the_same_facts(bench: Bench) -> None:
+    adapter = bench.register()
+    trained = bench.artifact("sft_adapter")
+    runs = {mirror_training(bench.settings, trained) for _ in range(2)}
+    versions = {mirror(bench, adapter) for _ in range(2)}
+    assert len(runs) == 1
+    assert versions == {"1"}
+
+    client = client_of(bench.settings)
+    run = client.get_run(runs.pop())
+    curve = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 3.0), (2, 1.5), (3, 1.0)]
+    assert run.data.metrics["measured.tokens_per_second"] == 71.5
+    assert run.data.params["learning_rate"] == str(trained.manifest.producer.config["learning_rate"])
+    assert run.data.tags["artifact_digest"] == trained.ref.digest
+    assert run.info.status == "FINISHED"
+
+    (version,) = client.search_model_versions("name = 'lamps'")
+    for name, value in row_as_dict(adapter).items():
+        said = version.tags[name]
+        assert (said if isinstance(value, str) else json.loads(said)) == value
+    assert version.source == trained.path.as_uri()
+    assert client.get_model_version_by_alias("lamps", "latest-registered").version == version.version
+    registered = client.get_run(version.run_id)
+    assert registered.data.metrics["private_scores.loss.adapter"] == 2.25
+    assert [file.path for file in client.list_artifacts(version.run_id)] == ["report.html"]
+    assert registered.info.artifact_uri.startswith((bench.settings.home / "mlflow" / "artifacts").as_uri())
+    experiment = client.get_experiment_by_name("lamps")
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_newer_adapter_takes_the_alias_and_mirroring_the_older_again_does_not_take_it_back(bench: Bench) -> None:
+    older = bench.register()
+    mirror(bench, older)
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    newer = bench.register()
+    assert mirror(bench, newer) == "2"
+    assert mirror(bench, older) == "1"
+    named = client_of(bench.settings).get_model_version_by_alias("lamps", "latest-registered")
+    assert named.tags["id"] == newer.id
+
+
+def test_a_mirroring_that_was_interrupted_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    adapter = bench.register()
+
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as interrupted, pytest.raises(OSError, match="disk is full"):
+        interrupted.setattr(MlflowClient, "log_artifact", fail)
+        mirror(bench, adapter)
+    assert mirror(bench, adapter) == "1"
+    client = client_of(bench.settings)
+    (run,) = client.search_runs([client.get_experiment_by_name("lamps").experiment_id])
+    assert run.info.status == "FINISHED"

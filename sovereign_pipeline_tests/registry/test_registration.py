@@ -1,0 +1,187 @@
+"""Versions, dates, idempotence, two processes at once, and everything that must stop a registration."""
+
+import datetime
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, DatasetFacts, read_record
+from sovereign_pipeline.registry.registration import next_version, register
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.registry.conftest import REGISTERED_ADAPTER, Bench
+
+DATASET = DatasetFacts(
+    kind="training_dataset",
+    digest="d" * 64,
+    file="train.jsonl",
+    file_sha256="f" * 64,
+    rows=1,
+    classification="PUBLIC",
+    sources=(),
+)
+RECORD = AdapterRecord(
+    line="lamps",
+    purpose="Answer letters.",
+    owner="team:lamps",
+    method="sft-lora",
+    classification="PUBLIC",
+    adapter_digest="a" * 64,
+    adapter_sha256="b" * 64,
+    code_version="1",
+    framework_versions={},
+    training_dataset=DATASET,
+    preference_dataset=None,
+    base_model=BaseModelFacts(name="tiny", digest="c" * 64, licence="Apache-2.0", files=()),
+    evaluation_report_digest="e" * 64,
+    evaluation={},
+    lineage={},
+    gates=(),
+)
+
+
+def test_the_row_holds_the_facts_of_the_record_and_the_dates(bench: Bench) -> None:
+    adapter = bench.register()
+    record = read_record(bench.artifact("registered_adapter"))
+    trained = bench.artifact("sft_adapter")
+    assert adapter.id == "lamps-1.0.0"
+    assert {name: getattr(adapter, name) for name in record.row_facts} == record.row_facts
+    assert adapter.manifest_sha256 == trained.ref.manifest_sha256
+    assert adapter.record_digest == bench.refs["registered_adapter"].digest
+    assert adapter.source_sha256 == trained.manifest.circumstances.source_sha256
+    assert adapter.review_date == adapter.registered_at.date() + datetime.timedelta(days=180)
+    assert abs(datetime.datetime.now(datetime.UTC) - adapter.registered_at) < datetime.timedelta(minutes=1)
+    assert {each["gate"] for each in adapter.gate_records} >= {"not_empty", "record_matches_artifacts"}
+
+
+def test_registering_the_same_record_again_changes_nothing(bench: Bench) -> None:
+    first = bench.register()
+    again = bench.register()
+    assert (again.id, again.registered_at) == (first.id, first.registered_at)
+    with bench.open_registry().reading() as session:
+        assert len(session.scalars(select(Adapter)).all()) == 1
+
+
+def test_what_changed_decides_the_version(bench: Bench) -> None:
+    versions = [bench.register().version]
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    versions.append(bench.register().version)
+    bench.institution.rows.append(letter(900))
+    versions.append(bench.register().version)
+    bench.with_base_model("other")
+    versions.append(bench.register().version)
+    bench.with_preferences()
+    versions.append(bench.register().version)
+    assert versions == ["1.0.0", "1.0.1", "1.1.0", "2.0.0", "3.0.0"]
+
+
+def test_each_line_counts_its_own_versions(bench: Bench) -> None:
+    first = bench.register()
+    bench.recipe["line"] = "lanterns"
+    bench.refs.clear()
+    second = bench.register()
+    assert (first.id, second.id) == ("lamps-1.0.0", "lanterns-1.0.0")
+    assert first.base_model_digest == second.base_model_digest
+
+
+def test_one_base_model_has_one_name(bench: Bench) -> None:
+    first = bench.register()
+    bench.with_card("alias", bench.settings.models / "tiny")
+    bench.recipe["training"]["base_model"] = "alias"
+    with pytest.raises(InputError, match="exactly the files of tiny"):
+        bench.register()
+    with bench.open_registry().reading() as session:
+        assert [adapter.id for adapter in session.scalars(select(Adapter))] == [first.id]
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 30)] * 3), min_size=1, max_size=8), st.sampled_from(["base", "data", "none"])
+)
+def test_a_version_is_always_above_all_earlier_ones(numbers: list[tuple[int, int, int]], changed: str) -> None:
+    facts = RECORD.row_facts
+    differing = {"base": {"method": "sft-qlora"}, "data": {"dataset_digest": "other"}, "none": {}}[changed]
+    earlier = [Adapter(version=".".join(str(part) for part in each), **{**facts, **differing}) for each in numbers]
+    version = tuple(int(part) for part in next_version(RECORD, earlier).split("."))
+    highest = max(numbers)
+    assert version > highest
+    zeros = {"base": version[1:] == (0, 0), "data": version[2] == 0, "none": version[:2] == highest[:2]}
+    assert zeros[changed]
+
+
+@pytest.mark.parametrize("kind", ["raw_corpus", "sft_adapter", "registered_adapter"])
+def test_a_gate_that_never_answered_stops_it(bench: Bench, kind: str) -> None:
+    record = bench.run()
+    bench.forget_answers(kind)
+    _refused(bench, record, GateRefused, "has no record")
+
+
+def test_an_adapter_that_is_no_longer_current_is_refused(bench: Bench) -> None:
+    record = bench.run()
+    bench.institution.rows.append(letter(902))
+    bench.run()
+    _refused(bench, record, StaleInput, "was used further down")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("sft_adapter", "adapter/adapter_model.safetensors"),
+        ("training_dataset", "train.jsonl"),
+        ("raw_corpus", "documents.jsonl"),
+        ("evaluation_report", "report.html"),
+        ("registered_adapter", "bill_of_materials.json"),
+    ],
+)
+def test_one_changed_byte_anywhere_stops_it(bench: Bench, kind: str, file: str) -> None:
+    record = bench.run()
+    path = bench.artifact(kind).path / file
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    _refused(bench, record, IntegrityError, file)
+
+
+def _refused(bench: Bench, record: ArtifactRef, error: type[Exception], message: str) -> None:
+    registry = bench.open_registry()
+    with pytest.raises(error, match=message):
+        register(registry, bench.workplace(), record, REGISTERED_ADAPTER)
+    with registry.reading() as session:
+        assert session.scalars(select(Adapter)).all() == []
+
+
+def _register_in_process(root: Path, recipe: dict[str, Any], barrier: Any, answers: Any) -> None:
+    bench = Bench(DemoInstitution(root, recipe, []))
+    rows = bench.institution.source.read_text()
+    workplace = bench.workplace()
+    bench.institution.source.write_text(rows)
+    record = bench.store.current(recipe["line"], "registered_adapter")
+    assert record is not None
+    registry = bench.open_registry()
+    barrier.wait(timeout=30)
+    adapter = register(registry, workplace, record, REGISTERED_ADAPTER)
+    answers.put((adapter.id, adapter.registered_at.isoformat()))
+
+
+def test_processes_that_register_at_once_agree(bench: Bench, database: str) -> None:
+    """Several processes, one record: one row, and every process is told of that row."""
+    bench.run()
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    arguments = (bench.institution.root, bench.recipe, barrier, answers)
+    processes = [context.Process(target=_register_in_process, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    told = {answers.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(timeout=30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(told) == 1
+    with bench.open_registry().reading() as session:
+        assert [adapter.id for adapter in session.scalars(select(Adapter))] == ["lamps-1.0.0"]

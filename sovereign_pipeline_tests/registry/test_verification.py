@@ -1,0 +1,171 @@
+"""Verification reads every byte, ends well when nothing changed, and names the file at the first change."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
+from sovereign_pipeline_tests.registry.conftest import CHAIN, Bench
+
+
+def verify(bench: Bench, adapter: Adapter) -> VerificationReport:
+    return verify_adapter(bench.open_registry(), bench.store, bench.settings, adapter.id)
+
+
+def test_what_was_registered_verifies_down_to_the_source_files(bench: Bench) -> None:
+    bench.with_preferences()
+    report = verify(bench, bench.register())
+    kinds = [each.what for each in report.checked]
+    assert set(kinds) == {stage.kind for stage in CHAIN} | {"gate_record", "base_model_files", "source_file"}
+    assert kinds.count("gate_record") == sum(len(stage.gates) for stage in CHAIN)
+    assert kinds.count("source_file") == 2
+    assert report.notes == ()
+    on_disk = {file for each in report.checked for file in _files(Path(each.path))}
+    assert report.bytes == sum(file.stat().st_size for file in on_disk)
+    assert report.files == len(on_disk)
+    assert json.loads(json.dumps(report.to_dict()))["subject"] == "lamps-1.0.0"
+
+
+def test_every_byte_of_the_store_is_read(bench: Bench) -> None:
+    """Whatever file of whatever artifact is changed, verification says which."""
+    adapter = bench.register()
+    files = [
+        file for path in bench.store.root.iterdir() if not path.name.startswith(".") for file in sorted(_files(path))
+    ]
+    assert len(files) > 2 * len(CHAIN)
+    for file in files:
+        before = file.read_bytes()
+        if not before:
+            continue
+        file.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        with pytest.raises(IntegrityError) as refusal:
+            verify(bench, adapter)
+        assert str(file) in str(refusal.value)
+        file.write_bytes(before)
+    verify(bench, adapter)
+
+
+@pytest.mark.parametrize("kind", ["registered_adapter", "sft_adapter", "training_dataset", "raw_corpus"])
+def test_a_time_changed_in_a_manifest_is_found_although_the_digest_is_the_same(bench: Bench, kind: str) -> None:
+    adapter = bench.register()
+    path = bench.artifact(kind).path / MANIFEST_FILE
+    manifest = json.loads(path.read_bytes())
+    manifest["circumstances"]["created_at"] = "2020-01-01T00:00:00+00:00"
+    path.write_bytes(canonical_json(manifest) + b"\n")
+    _names(bench, adapter, path)
+
+
+def test_a_time_changed_in_a_gates_record_is_found(bench: Bench) -> None:
+    adapter = bench.register()
+    path = bench.store.path_of(adapter.gate_records[0]["digest"]) / MANIFEST_FILE
+    manifest = json.loads(path.read_bytes())
+    manifest["circumstances"]["created_at"] = "2020-01-01T00:00:00+00:00"
+    path.write_bytes(canonical_json(manifest) + b"\n")
+    _names(bench, adapter, path)
+
+
+@pytest.mark.parametrize("kind", ["sft_adapter", "leakage_safe_split", "raw_corpus"])
+def test_a_missing_artifact_is_an_integrity_error_that_names_it(bench: Bench, kind: str) -> None:
+    adapter = bench.register()
+    path = bench.artifact(kind).path
+    path.rename(path.with_name("gone"))
+    _names(bench, adapter, path)
+
+
+def test_a_file_that_was_added_is_found(bench: Bench) -> None:
+    adapter = bench.register()
+    extra = bench.artifact("sft_adapter").path / "adapter" / "extra.bin"
+    extra.write_bytes(b"1")
+    _names(bench, adapter, extra)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench, file: str) -> None:
+    adapter = bench.register()
+    path = bench.settings.models / "tiny" / file
+    before = path.read_bytes()
+    path.write_bytes(before + b" ")
+    _names(bench, adapter, path)
+    path.unlink()
+    _names(bench, adapter, path)
+    path.write_bytes(before)
+    verify(bench, adapter)
+
+
+def test_a_source_file_that_grew_is_a_note(bench: Bench) -> None:
+    adapter = bench.register()
+    with bench.institution.source.open("a") as stream:
+        stream.write("{}\n")
+    report = verify(bench, adapter)
+    assert len(report.notes) == 1
+    assert str(bench.institution.source) in report.notes[0]
+    bench.institution.source.unlink()
+    assert "no longer there" in verify(bench, adapter).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE adapter SET classification = 'SECRET'", "classification"),
+        ("UPDATE adapter SET adapter_sha256 = '0'", "adapter_sha256"),
+        ("UPDATE adapter SET evaluation = '{}'", "evaluation"),
+        ("UPDATE adapter SET manifest_sha256 = '0'", "manifest_sha256"),
+        ("UPDATE adapter SET gate_records = '[]'", "gate records"),
+        ("UPDATE dataset SET rows = 7", "dataset.rows"),
+        ("UPDATE base_model SET licence = 'free'", "base_model.licence"),
+        ("UPDATE adapter SET source_sha256 = '0'", "adapter_model.safetensors"),
+    ],
+)
+def test_a_registry_changed_past_its_triggers_is_found(bench: Bench, statement: str, named: str) -> None:
+    adapter = bench.register()
+    with sqlite3.connect(bench.settings.home / "registry.db") as connection:
+        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute(statement)
+    with pytest.raises(IntegrityError, match=named):
+        verify(bench, adapter)
+
+
+def test_an_older_adapter_still_verifies_after_a_newer_one(bench: Bench) -> None:
+    older = bench.register()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    newer = bench.register()
+    assert verify(bench, older).files == verify(bench, newer).files
+
+
+def test_an_unknown_adapter_is_answered_with_the_known_ones(bench: Bench) -> None:
+    bench.register()
+    with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
+        verify_adapter(bench.open_registry(), bench.store, bench.settings, "lamps-9.9.9")
+
+
+def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:
+    adapter = bench.register()
+    report = verify_dataset(bench.open_registry(), bench.store, bench.settings, adapter.dataset_digest[:8])
+    assert [each.what for each in report.checked] == [
+        "training_dataset",
+        "leakage_safe_split",
+        "classified_corpus",
+        "raw_corpus",
+        "source_file",
+    ]
+    path = bench.artifact("training_dataset").path / "train.jsonl"
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(IntegrityError, match=r"train\.jsonl"):
+        verify_dataset(bench.open_registry(), bench.store, bench.settings, adapter.dataset_digest)
+
+
+def _files(path: Path) -> set[Path]:
+    return {path} if path.is_file() else {file for file in path.rglob("*") if file.is_file()}
+
+
+def _names(bench: Bench, adapter: Adapter, path: Path) -> None:
+    with pytest.raises(IntegrityError) as refusal:
+        verify(bench, adapter)
+    assert str(path) in str(refusal.value)
