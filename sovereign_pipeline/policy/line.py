@@ -162,9 +162,11 @@ class CapabilitySuite(RecipeModel):
 
 
 class RedTeam(RecipeModel):
-    """prompts, judge_labels: files under `data/`. max_refusal_drop: how far the share refused of harmful prompts may fall.
+    """prompts, judge_labels: files under `data/`. max_refusal_drop: how far the share of
+    harmful prompts that is refused may fall.
 
-    judge_labels: answers that people labelled as refusals or not; the judge's precision and recall are measured on them.
+    judge_labels: answers that people labelled as refusals or not, on which the judge's own precision and recall are
+    measured.
     """
 
     prompts: Path

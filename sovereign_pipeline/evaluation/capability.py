@@ -1,0 +1,95 @@
+"""Whether the adapter still knows what its base knows: multiple-choice suites, the same items for both sides.
+
+What belongs here: reading a suite and asking it. The margins are the recipe's; what they mean for a release is
+`report.py`'s.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from sovereign_pipeline.evaluation.chat import prompt_text
+from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
+from sovereign_pipeline.evaluation.models import SIDES, Item, ModelPair, Score
+from sovereign_pipeline.evaluation.records import CapabilitySample, CapabilityScores, SuiteResult
+from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
+
+
+class Question(EvaluationItem):
+    """One row of a suite file. answer: index of the right choice."""
+
+    question: str
+    choices: tuple[str, ...] = Field(min_length=2)
+    answer: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _answer_is_a_choice(self) -> "Question":
+        if self.answer >= len(self.choices):
+            raise ValueError("answer is not the index of a choice")
+        return self
+
+
+def read_suite(path: Path) -> list[Question]:
+    """Read one suite. Raises SourceError (see `read_items`)."""
+    return read_items(path, Question)
+
+
+def score_suites(
+    models: ModelPair, suites: Mapping[str, Sequence[Question]], seed: int
+) -> tuple[list[CapabilitySample], CapabilityScores]:
+    """Ask every question of every suite (name -> questions) of both sides.
+
+    The choice with the highest log-likelihood per character counts as the answer, which is lm-eval's `acc_norm`.
+    """
+    samples: list[CapabilitySample] = []
+    for name, questions in suites.items():
+        items = [question_item(models, question) for question in questions]
+        scores = {side: models.score(name, items, side) for side in SIDES}
+        samples += [
+            CapabilitySample(
+                suite=name,
+                id=question.id,
+                language=question.language,
+                correct_base=_chosen(base, question) == question.answer,
+                correct_adapter=_chosen(adapter, question) == question.answer,
+            )
+            for question, base, adapter in zip(questions, scores["base"], scores["adapter"], strict=True)
+        ]
+    return samples, CapabilityScores(dtype=models.dtype, suites=capability_results(samples, seed))
+
+
+def capability_results(samples: Sequence[CapabilitySample], seed: int) -> dict[str, SuiteResult]:
+    """Everything that is said about the suites, from their samples alone. Name of the suite -> result."""
+    suites = {name: [sample for sample in samples if sample.suite == name] for name in _in_order(samples)}
+    return {
+        name: SuiteResult(
+            accuracy=_accuracy(rows, seed),
+            by_language={
+                language: _accuracy([row for row in rows if row.language == language], seed)
+                for language in sorted({row.language for row in rows})
+            },
+        )
+        for name, rows in suites.items()
+    }
+
+
+def question_item(models: ModelPair, question: Question) -> Item:
+    return Item(
+        id=question.id, context=prompt_text(models.tokenizer, question.question), continuations=question.choices
+    )
+
+
+def _chosen(score: Score, question: Question) -> int:
+    per_character = [total / len(choice) for total, choice in zip(score.log_likelihoods, question.choices, strict=True)]
+    return per_character.index(max(per_character))
+
+
+def _accuracy(rows: Sequence[CapabilitySample], seed: int) -> ShareDifference:
+    return compare_shares(
+        [row.correct_base for row in rows], [row.correct_adapter for row in rows], [row.id for row in rows], seed
+    )
+
+
+def _in_order(samples: Sequence[CapabilitySample]) -> list[str]:
+    return list(dict.fromkeys(sample.suite for sample in samples))

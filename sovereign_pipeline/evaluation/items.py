@@ -1,0 +1,44 @@
+"""Reading the institution's evaluation files: one JSON object a line, each with an id of its own."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sovereign_pipeline.errors import SourceError
+
+
+class EvaluationItem(BaseModel):
+    """What every row of a suite, prompt file or label file has."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    language: str
+
+
+ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
+
+
+def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
+    """Read one file. Raises SourceError naming file and line of a row not of this kind, or an id used twice."""
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+    rows: list[ItemRow] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise SourceError(f"{path}: not readable as UTF-8. Save the file in UTF-8.") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            fields = ", ".join(sorted({".".join(map(str, detail["loc"])) or "row" for detail in error.errors()}))
+            raise SourceError(f"{path}, line {number}: not a {kind.__name__} ({fields}). Correct the row.") from None
+    if not rows:
+        raise SourceError(f"{path}: holds no row. Add rows, or take the file out of the line's recipe.")
+    twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)
+    if twice:
+        raise SourceError(f"{path}: the id {twice[0]} is used more than once. Give every row an id of its own.")
+    return rows

@@ -1,0 +1,172 @@
+"""The rows and summaries that the evaluation's files hold. No field holds text of a document, prompt or answer.
+
+`samples.jsonl` is what was observed; every figure elsewhere is computed from it, again by each gate.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference
+
+SAMPLES = "samples.jsonl"
+
+# Digits of a loss that are kept: beyond them, float32 sums differ between machines.
+LOSS_DIGITS = 6
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrivateSample(Record):
+    """One held-out letter. loss: nats per token of the true reply, end of turn included; tokens: their number.
+
+    choices: how many replies were offered, the true one among them (0: the choice was not asked for this row).
+    """
+
+    id: str
+    case: str
+    department: str
+    language: str
+    tokens: int
+    loss_base: float
+    loss_adapter: float
+    choices: int
+    correct_base: bool | None
+    correct_adapter: bool | None
+
+
+class PrivateSelection(Record):
+    """Which rows were looked at. held_out: letters in the slice; too_long: ids of rows the model cannot take whole.
+
+    choice_tokens: tokens of wrong replies that were scored, of at most choice_token_budget for each side.
+    """
+
+    held_out: int
+    chosen: int
+    too_long: tuple[str, ...]
+    distractors: int
+    choice_rows: int
+    choice_tokens: int
+    choice_token_budget: int
+
+
+class PrivateResult(Record):
+    """choice: None when no row had another reply to choose from."""
+
+    loss: LossDifference
+    choice: ShareDifference | None
+    by_language: dict[str, LossDifference]
+
+
+class PrivateScores(Record):
+    """private_scores' `scores.json`."""
+
+    dtype: str
+    selection: PrivateSelection
+    result: PrivateResult
+
+
+class CapabilitySample(Record):
+    """One question of one suite."""
+
+    suite: str
+    id: str
+    language: str
+    correct_base: bool
+    correct_adapter: bool
+
+
+class SuiteResult(Record):
+    accuracy: ShareDifference
+    by_language: dict[str, ShareDifference]
+
+
+class CapabilityScores(Record):
+    """capability_scores' `scores.json`. suites: name -> result."""
+
+    dtype: str
+    suites: dict[str, SuiteResult]
+
+
+class RedTeamSample(Record):
+    """One prompt. expects: what a good answer does. tokens: length of the answer; stopped: it ended its turn itself."""
+
+    id: str
+    kind: str
+    language: str
+    expects: Literal["refusal", "answer"]
+    refused_base: bool
+    refused_adapter: bool
+    tokens_base: int
+    tokens_adapter: int
+    stopped_base: bool
+    stopped_adapter: bool
+
+
+class JudgedLabel(Record):
+    """One answer of the judge's test set: what a person says of it and what the rules say."""
+
+    id: str
+    language: str
+    refused: bool
+    judged: bool
+
+
+class JudgeQuality(Record):
+    """Of the labelled answers: precision and recall of "this is a refusal"."""
+
+    labels: int
+    precision: float
+    recall: float
+
+
+class RedTeamResult(Record):
+    """refusals: on prompts that expect one. over_refusals: on benign prompts. by_kind: kind -> shares refused."""
+
+    refusals: ShareDifference
+    over_refusals: ShareDifference
+    by_kind: dict[str, ShareDifference]
+    stopped: ShareDifference
+    judge: JudgeQuality
+    judge_by_language: dict[str, JudgeQuality]
+
+
+class RedTeamReport(Record):
+    """red_team_report's `report.json`."""
+
+    dtype: str
+    max_new_tokens: int
+    result: RedTeamResult
+
+
+Row = TypeVar("Row", bound=Record)
+
+
+def write_rows(path: Path, rows: Iterable[Record]) -> int:
+    """Write one JSON object a line; the number of rows."""
+    return write_jsonl(path, (row.model_dump(mode="json") for row in rows))
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Raises IntegrityError naming file and line for a row that is not of this kind."""
+    rows = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            rows.append(kind.model_validate(row))
+        except ValueError:
+            raise IntegrityError(
+                f"{path}, line {number}: not a {kind.__name__}. Materialize the artifact again."
+            ) from None
+    return rows
+
+
+def as_json(record: Record) -> str:
+    """One record, indented for people, keys in their declared order."""
+    return json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,138 @@
+"""What both sides answer to prompts that should be refused, and to harmless ones that only sound like it.
+
+What belongs here: asking, and counting refusals. What a refusal is: `refusals.py`. The prompts are the institution's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sovereign_pipeline.dataset.formats import user_message
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.evaluation.chat import prompt_text
+from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
+from sovereign_pipeline.evaluation.models import SIDES, Answer, ModelPair
+from sovereign_pipeline.evaluation.records import JudgedLabel, Record, RedTeamReport, RedTeamResult, RedTeamSample
+from sovereign_pipeline.evaluation.refusals import is_refusal, judge_quality
+from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
+
+# Prompts answered at once: the largest that was measured to pay on 2 CPU cores.
+GENERATION_BATCH = 20
+
+
+class RedTeamPrompt(EvaluationItem):
+    kind: Literal["harmful", "disclosure", "injection", "benign"]
+    prompt: str
+    expects: Literal["refusal", "answer"]
+
+
+class LabelledAnswer(EvaluationItem):
+    """An answer of which a person said whether it refuses."""
+
+    answer: str
+    refused: bool
+
+
+class AnswerRow(Record):
+    """One row of `answers.jsonl`: what each side said. The only file of the evaluation that holds generated text."""
+
+    id: str
+    base: str
+    adapter: str
+
+
+@dataclass(frozen=True)
+class RedTeamOutcome:
+    samples: list[RedTeamSample]
+    answers: list[AnswerRow]
+    labels: list[JudgedLabel]
+    report: RedTeamReport
+
+
+def read_prompts(path: Path) -> list[RedTeamPrompt]:
+    """Raises SourceError (see `read_items`), also when one of the two expectations has no prompt."""
+    prompts = read_items(path, RedTeamPrompt)
+    for expected in ("refusal", "answer"):
+        if not any(prompt.expects == expected for prompt in prompts):
+            raise SourceError(f"{path}: no prompt expects '{expected}'. Add some, or over-caution would go unseen.")
+    return prompts
+
+
+def read_labels(path: Path) -> list[LabelledAnswer]:
+    return read_items(path, LabelledAnswer)
+
+
+def run_red_team(
+    models: ModelPair,
+    prompts: Sequence[RedTeamPrompt],
+    labels: Sequence[LabelledAnswer],
+    instruction: str,
+    max_new_tokens: int,
+    seed: int,
+) -> RedTeamOutcome:
+    """Let both sides answer every prompt (greedy, behind the line's instruction as served) and judge the answers."""
+    texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
+    answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in SIDES}
+    rows = list(zip(prompts, answers["base"], answers["adapter"], strict=True))
+    samples = [_sample(*row) for row in rows]
+    judged = [
+        JudgedLabel(id=label.id, language=label.language, refused=label.refused, judged=is_refusal(label.answer))
+        for label in labels
+    ]
+    return RedTeamOutcome(
+        samples=samples,
+        answers=[AnswerRow(id=prompt.id, base=base.text, adapter=adapter.text) for prompt, base, adapter in rows],
+        labels=judged,
+        report=RedTeamReport(
+            dtype=models.dtype, max_new_tokens=max_new_tokens, result=red_team_result(samples, judged, seed)
+        ),
+    )
+
+
+def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel], seed: int) -> RedTeamResult:
+    """Everything that is said about the red team, from its samples and the judge's labels alone."""
+    return RedTeamResult(
+        refusals=_refused([sample for sample in samples if sample.expects == "refusal"], seed),
+        over_refusals=_refused([sample for sample in samples if sample.expects == "answer"], seed),
+        by_kind={
+            kind: _refused([sample for sample in samples if sample.kind == kind], seed)
+            for kind in sorted({sample.kind for sample in samples})
+        },
+        stopped=_shares(samples, lambda each: each.stopped_base, lambda each: each.stopped_adapter, seed),
+        judge=judge_quality(labels),
+        judge_by_language={
+            language: judge_quality([label for label in labels if label.language == language])
+            for language in sorted({label.language for label in labels})
+        },
+    )
+
+
+def _sample(prompt: RedTeamPrompt, base: Answer, adapter: Answer) -> RedTeamSample:
+    return RedTeamSample(
+        id=prompt.id,
+        kind=prompt.kind,
+        language=prompt.language,
+        expects=prompt.expects,
+        refused_base=is_refusal(base.text),
+        refused_adapter=is_refusal(adapter.text),
+        tokens_base=base.tokens,
+        tokens_adapter=adapter.tokens,
+        stopped_base=base.stopped,
+        stopped_adapter=adapter.stopped,
+    )
+
+
+def _refused(samples: Sequence[RedTeamSample], seed: int) -> ShareDifference:
+    return _shares(samples, lambda each: each.refused_base, lambda each: each.refused_adapter, seed)
+
+
+def _shares(
+    samples: Sequence[RedTeamSample],
+    base: Callable[[RedTeamSample], bool],
+    adapter: Callable[[RedTeamSample], bool],
+    seed: int,
+) -> ShareDifference:
+    return compare_shares(
+        [base(each) for each in samples], [adapter(each) for each in samples], [each.id for each in samples], seed
+    )

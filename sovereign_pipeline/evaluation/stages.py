@@ -1,0 +1,291 @@
+"""The stages of the evaluation group, and the three gates that an adapter passes before it may be registered.
+
+What belongs here: which artifacts are read, what identifies the work, and which file holds what. How anything is
+measured is in the modules beside this one.
+"""
+
+import time
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.models import open_models
+from sovereign_pipeline.evaluation.page import as_html
+from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
+from sovereign_pipeline.evaluation.records import SAMPLES, as_json, write_rows
+from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
+from sovereign_pipeline.evaluation.report import (
+    Demands,
+    EvaluationReport,
+    Samples,
+    as_markdown,
+    evaluate,
+    judge_capability,
+    judge_held_out,
+    judge_refusals,
+    read_samples,
+)
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, adapter_directory
+
+SCORES_FILE = "scores.json"
+REPORT_FILE = "report.json"
+
+MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
+
+
+def _private_config(line: Line) -> Config:
+    return {
+        "instruction": line.training.instruction,
+        **line.evaluation.model_dump(mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size"}),
+    }
+
+
+def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    line, started = workplace.line, time.monotonic()
+    settings = HeldOutSettings(
+        instruction=line.training.instruction,
+        seed=line.evaluation.seed,
+        max_rows=line.evaluation.max_held_out_rows,
+        distractors=line.evaluation.distractors,
+    )
+    held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
+    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+        workplace.progress(f"Scoring the held-out letters with base and adapter ({models.dtype}).")
+        loaded = time.monotonic()
+        samples, scores = score_held_out(models, held_out, settings)
+    write_rows(workspace / SAMPLES, samples)
+    (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
+    return Built(
+        summary={
+            "selection": scores.selection.model_dump(mode="json"),
+            "loss": scores.result.loss.model_dump(mode="json"),
+        },
+        measured={
+            "load_seconds": round(loaded - started, 3),
+            "score_seconds": round(time.monotonic() - loaded, 3),
+        },
+    )
+
+
+def _capability_config(line: Line) -> Config:
+    return {
+        "suites": [suite.name for suite in line.evaluation.capability],
+        **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
+    }
+
+
+def _suite_digests(workplace: Workplace) -> dict[str, str]:
+    return {suite.name: _digest(workplace.settings.data / suite.path) for suite in workplace.line.evaluation.capability}
+
+
+def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    line, started = workplace.line, time.monotonic()
+    suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
+    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+        questions = sum(len(rows) for rows in suites.values())
+        workplace.progress(f"Asking {questions} questions of {len(suites)} suites of base and adapter.")
+        loaded = time.monotonic()
+        samples, scores = score_suites(models, suites, line.evaluation.seed)
+    write_rows(workspace / SAMPLES, samples)
+    (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
+    return Built(
+        summary={name: result.accuracy.model_dump(mode="json") for name, result in scores.suites.items()},
+        measured={
+            "load_seconds": round(loaded - started, 3),
+            "score_seconds": round(time.monotonic() - loaded, 3),
+        },
+    )
+
+
+def _red_team_config(line: Line) -> Config:
+    return {
+        "instruction": line.training.instruction,
+        "seed": line.evaluation.seed,
+        "max_new_tokens": line.evaluation.red_team.max_new_tokens,
+    }
+
+
+def _red_team_digests(workplace: Workplace) -> dict[str, str]:
+    red_team, data = workplace.line.evaluation.red_team, workplace.settings.data
+    return {"prompts": _digest(data / red_team.prompts), "judge_labels": _digest(data / red_team.judge_labels)}
+
+
+def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    line, started = workplace.line, time.monotonic()
+    red_team, data = line.evaluation.red_team, workplace.settings.data
+    prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
+    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+        workplace.progress(f"Answering {len(prompts)} red-team prompts with base and adapter.")
+        loaded = time.monotonic()
+        outcome = run_red_team(
+            models, prompts, labels, line.training.instruction, red_team.max_new_tokens, line.evaluation.seed
+        )
+    write_rows(workspace / SAMPLES, outcome.samples)
+    write_rows(workspace / "answers.jsonl", outcome.answers)
+    write_rows(workspace / "judge.jsonl", outcome.labels)
+    (workspace / REPORT_FILE).write_text(as_json(outcome.report), encoding="utf-8")
+    result = outcome.report.result
+    return Built(
+        summary={
+            "prompts": len(prompts),
+            "refusals": result.refusals.model_dump(mode="json"),
+            "over_refusals": result.over_refusals.model_dump(mode="json"),
+            "judge": result.judge.model_dump(mode="json"),
+        },
+        measured={
+            "load_seconds": round(loaded - started, 3),
+            "answer_seconds": round(time.monotonic() - loaded, 3),
+        },
+    )
+
+
+def _report_config(line: Line) -> Config:
+    demands = _demands(line)
+    return {
+        "seed": demands.seed,
+        "margins": dict(demands.margins),
+        "max_refusal_drop": demands.max_refusal_drop,
+    }
+
+
+def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    samples = _samples(inputs)
+    report = evaluate(workplace.line.line, samples, _demands(workplace.line))
+    (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
+    (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    (workspace / "report.html").write_text(as_html(report, samples.private), encoding="utf-8")
+    return Built(
+        summary={
+            "verdict": report.verdict,
+            "held_out_loss": report.held_out.loss.model_dump(mode="json"),
+            "capability": {each.suite: each.verdict for each in report.capability},
+            "red_team": report.red_team.verdict,
+        }
+    )
+
+
+def _judge_held_out(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    observed = _observed(workplace, inputs)
+    return _unless_misreported(artifact, observed, judge_held_out(observed.held_out))
+
+
+def _judge_capability(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    observed = _observed(workplace, inputs)
+    results = {each.suite: each.result for each in observed.capability}
+    return _unless_misreported(artifact, observed, judge_capability(results, _demands(workplace.line).margins))
+
+
+def _judge_refusals(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    observed = _observed(workplace, inputs)
+    drop = workplace.line.evaluation.red_team.max_refusal_drop
+    return _unless_misreported(artifact, observed, judge_refusals(observed.red_team.result, drop))
+
+
+def _unless_misreported(artifact: Artifact, observed: EvaluationReport, verdict: Verdict) -> Verdict:
+    """The verdict on what was observed, unless the report says something else: then no, whatever was observed."""
+    if artifact.file(REPORT_FILE).read_text(encoding="utf-8") == as_json(observed):
+        return verdict
+    return Verdict(
+        False, "report.json does not say what the samples say. Materialize evaluation_report again.", verdict.evidence
+    )
+
+
+def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
+    """The report computed anew from the samples of the report's inputs."""
+    return evaluate(workplace.line.line, _samples(inputs), _demands(workplace.line))
+
+
+def _samples(inputs: Inputs) -> Samples:
+    return read_samples(
+        capability=inputs[CAPABILITY_SCORES.kind].path,
+        private=inputs[PRIVATE_SCORES.kind].path,
+        red_team=inputs[RED_TEAM_REPORT.kind].path,
+    )
+
+
+def _demands(line: Line) -> Demands:
+    return Demands(
+        seed=line.evaluation.seed,
+        margins={suite.name: suite.non_inferiority_margin for suite in line.evaluation.capability},
+        max_refusal_drop=line.evaluation.red_team.max_refusal_drop,
+    )
+
+
+def _directories(workplace: Workplace, inputs: Inputs) -> tuple[Path, Path]:
+    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
+    return base, adapter_directory(inputs[ALIGNED_ADAPTER.kind])
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+    return file_sha256(path)
+
+
+CAPABILITY_SCORES = Stage(
+    kind="capability_scores",
+    code_version="1",
+    build=_build_capability,
+    inputs=(BASE_MODEL, ALIGNED_ADAPTER),
+    config=_capability_config,
+    external=_suite_digests,
+    libraries=MODEL_LIBRARIES,
+)
+
+PRIVATE_SCORES = Stage(
+    kind="private_scores",
+    code_version="1",
+    build=_build_private,
+    inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
+    config=_private_config,
+    libraries=MODEL_LIBRARIES,
+)
+
+RED_TEAM_REPORT = Stage(
+    kind="red_team_report",
+    code_version="1",
+    build=_build_red_team,
+    inputs=(BASE_MODEL, ALIGNED_ADAPTER),
+    config=_red_team_config,
+    external=_red_team_digests,
+    libraries=MODEL_LIBRARIES,
+)
+
+EVALUATION_REPORT = Stage(
+    kind="evaluation_report",
+    code_version="1",
+    build=_build_report,
+    inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
+    config=_report_config,
+    libraries=("matplotlib", "numpy", "scipy"),
+    gates=(
+        Gate(
+            name="held_out_loss_improves",
+            question="Does the adapter predict the held-out replies better than its base, beyond chance?",
+            code_version="1",
+            judge=_judge_held_out,
+            config=_report_config,
+        ),
+        Gate(
+            name="capability_not_inferior",
+            question="Does accuracy on every capability suite stay within the recipe's margin of the base?",
+            code_version="1",
+            judge=_judge_capability,
+            config=_report_config,
+        ),
+        Gate(
+            name="refusals_not_worse",
+            question="Does the adapter still refuse what its base refuses, within the recipe's margin?",
+            code_version="1",
+            judge=_judge_refusals,
+            config=_report_config,
+        ),
+    ),
+)

@@ -1,0 +1,133 @@
+"""A tiny base model with a chat template, and adapters on it that change nothing, help, or harm."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.evaluation.models import ModelPair, open_models
+
+INSTRUCTION = "Answer this letter."
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
+)
+
+MAX_LENGTH = 256
+
+
+def document(number: int, **changes: object) -> Document:
+    things = ["lamp", "boat", "roof", "well", "gate", "tent", "road", "mill"]
+    fields = {
+        "id": f"L-{number:03d}",
+        "source": "letters",
+        "case": f"CASE-{number // 2:03d}",
+        "department": "lamps" if number % 2 else "boats",
+        "author": "Officer 1",
+        "date": "2024-01-15",
+        "classification": "PUBLIC",
+        "language": "en",
+        "subject": f"The {things[number % 8]} {number}",
+        "request": f"The {things[number % 8]} number {number} is broken, when will it be mended?",
+        "response": f"Sir, the {things[number % 8]} number {number} will be mended on day {number * 7 % 28 + 1}.",
+        **changes,
+    }
+    return Document.model_validate(fields)
+
+
+@pytest.fixture(scope="session")
+def letters() -> list[Document]:
+    return [document(number) for number in range(16)]
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory, letters: list[Document]) -> Path:
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    directory = tmp_path_factory.mktemp("base_model")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|start|>", "<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text for letter in letters for text in letter.texts.values()], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(directory)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make_adapter(
+    base_model: Path, letters: list[Document], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[float], Path]:
+    """An adapter after some steps on the letters: learning rate 0 changes nothing, below 0 it unlearns them."""
+
+    def make(learning_rate: float) -> Path:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        torch.manual_seed(2)
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+        model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=abs(learning_rate))
+        for letter in letters * 2 if learning_rate else []:
+            row = sft_row(letter, INSTRUCTION)
+            turns = [
+                {"role": "user", "content": user_message(row["instruction"], row["input"])},
+                {"role": "assistant", "content": row["output"]},
+            ]
+            ids = torch.tensor([tokenizer.apply_chat_template(turns)["input_ids"]])
+            loss = model(input_ids=ids, labels=ids).loss * (1 if learning_rate > 0 else -1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        directory = tmp_path_factory.mktemp("adapter")
+        model.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
+    with open_models(base_model, make_adapter(0.0), batch_size=2) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
+    with open_models(base_model, make_adapter(5e-3), batch_size=2) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="session")
+def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
+    with open_models(base_model, make_adapter(-5e-3), batch_size=2) as pair:
+        yield pair

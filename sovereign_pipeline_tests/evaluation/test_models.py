@@ -1,0 +1,111 @@
+"""The pair scores what training trained, through lm-eval, and nothing but the adapter differs between its sides."""
+
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
+from sovereign_pipeline.evaluation.models import Item, ModelPair, Score, open_models
+from sovereign_pipeline.evaluation.private import held_out_item
+from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
+
+
+def items(pair: ModelPair, letters: list[Document]) -> list[Item]:
+    return [held_out_item(pair, letter, INSTRUCTION) for letter in letters]
+
+
+def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
+    unchanged: ModelPair, letters: list[Document]
+) -> None:
+    for letter in letters:
+        row = sft_row(letter, INSTRUCTION)
+        user = {"role": "user", "content": user_message(row["instruction"], row["input"])}
+        turns = [user, {"role": "assistant", "content": row["output"]}]
+        whole = unchanged.tokenizer.apply_chat_template(turns)["input_ids"]
+        prompt = unchanged.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
+        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        last_end = len(whole) - whole[::-1].index(unchanged.tokenizer.eos_token_id)
+        assert context == prompt
+        assert context + reply == whole[:last_end]
+        assert reply[-1] == unchanged.tokenizer.eos_token_id
+
+
+def test_ids_are_those_that_the_trainer_supervises(unchanged: ModelPair, letters: list[Document]) -> None:
+    for letter in letters:
+        trained = encode_sft(unchanged.tokenizer, sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
+        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
+
+
+def test_loss_is_that_of_a_plain_forward_pass(better: ModelPair, letters: list[Document]) -> None:
+    import torch
+
+    for item, score in zip(
+        items(better, letters[:4]), better.score("t", items(better, letters[:4]), "adapter"), strict=True
+    ):
+        context, reply = better.token_ids(item)
+        with torch.no_grad():
+            labels = torch.tensor([[-100] * len(context) + reply])
+            reference = better.model(input_ids=torch.tensor([context + reply]), labels=labels).loss.item()
+        assert score.losses[0] == pytest.approx(reference, abs=1e-4)
+        assert score.tokens == (len(reply),)
+
+
+def test_continuations_that_share_a_context_score_as_each_does_alone(
+    better: ModelPair, letters: list[Document]
+) -> None:
+    context = items(better, letters[:1])[0].context
+    replies = tuple(item.continuations[0] for item in items(better, letters[:5]))
+    together = better.score("t", [Item("all", context, replies)], "adapter")[0]
+    alone = [better.score("t", [Item(str(i), context, (reply,))], "adapter")[0] for i, reply in enumerate(replies)]
+    assert together.losses == pytest.approx([score.losses[0] for score in alone], abs=1e-5)
+
+
+def test_score_of_an_item_does_not_depend_on_the_others(better: ModelPair, letters: list[Document]) -> None:
+    asked = items(better, letters[:6])
+    assert better.score("t", asked, "base")[3] == better.score("t", [asked[3]], "base")[0]
+
+
+def test_an_adapter_of_zeros_changes_nothing_at_all(unchanged: ModelPair, letters: list[Document]) -> None:
+    asked = items(unchanged, letters)
+    assert unchanged.score("t", asked, "base") == unchanged.score("t", asked, "adapter")
+
+
+def test_the_base_is_scored_without_the_adapter(
+    unchanged: ModelPair, better: ModelPair, letters: list[Document]
+) -> None:
+    asked = items(better, letters)
+    plain = unchanged.score("t", asked, "base")
+    assert better.score("t", asked, "base") == plain
+    assert better.score("t", asked, "adapter") != plain
+
+
+def test_answers_in_a_padded_batch_are_those_given_alone(better: ModelPair, letters: list[Document]) -> None:
+    prompts = [item.context for item in items(better, letters[:5])] + [prompt_text(better.tokenizer, "Sir")]
+    together = better.answer(prompts, "adapter", max_new_tokens=12, batch_size=4)
+    assert together == [better.answer([prompt], "adapter", 12, 1)[0] for prompt in prompts]
+    assert all(answer.stopped or answer.tokens == 12 for answer in together)
+
+
+def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: ModelPair) -> None:
+    with pytest.raises(InputError, match=f"the model takes {MAX_LENGTH}") as caught:
+        unchanged.score("t", [Item("long", prompt_text(unchanged.tokenizer, "secret " * 200), ("yes",))], "base")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_template_without_an_end_of_turn_is_refused(unchanged: ModelPair) -> None:
+    with pytest.raises(InputError, match="eos_token_id"):
+        reply_text(unchanged.tokenizer, "Sir", "Yes.", frozenset({unchanged.tokenizer.convert_tokens_to_ids("Z")}))
+
+
+def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"), open_models(base_model, tmp_path, 2):
+        pass
+
+
+def test_loss_is_the_mean_over_tokens() -> None:
+    assert Score("a", (-6.0, -3.0), (3, 2)).losses == (2.0, 1.5)
