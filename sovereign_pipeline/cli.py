@@ -203,13 +203,12 @@ def datasets_show(digest: str, as_json: AsJson = False) -> None:
 
 
 @datasets.command("verify")
-def datasets_verify(digest: str) -> None:
-    """Re-hash a dataset's files. Ends 1, naming the file, when a byte is different."""
+def datasets_verify(digest: str, as_json: AsJson = False) -> None:
+    """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
+    from sovereign_pipeline.registry.verification import verify_dataset
+
     settings = Settings.from_environment()
-    store = ArtifactStore(settings.artifacts)
-    whole = _catalog().show_dataset(_registry(), digest)["digest"]
-    artifact = store.open(store.ref_of(whole))
-    out.print(f"[green]✓[/] {short(whole)}: {len(artifact.manifest.files)} files are as recorded")
+    _print_verified(verify_dataset(_registry(), ArtifactStore(settings.artifacts), settings, digest), as_json)
 
 
 @adapters.command("list")
@@ -234,15 +233,7 @@ def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
     from sovereign_pipeline.registry.verification import verify_adapter
 
     settings = Settings.from_environment()
-    report = verify_adapter(_registry(), ArtifactStore(settings.artifacts), settings, adapter_id)
-    if as_json:
-        _print_json(report.to_dict())
-        return
-    for each in report.checked:
-        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
-    for note in report.notes:
-        out.print(f"[yellow]•[/] {escape(note)}")
-    out.print(f"[green]✓[/] {adapter_id} is what the registry says")
+    _print_verified(verify_adapter(_registry(), ArtifactStore(settings.artifacts), settings, adapter_id), as_json)
 
 
 # ── helpers of the commands ──────────────────────────────────────────────────────────────────────────────────────────
@@ -295,6 +286,17 @@ def _print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: row[name] for name in names}
+
+
+def _print_verified(report: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    for each in report.checked:
+        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+    for note in report.notes:
+        out.print(f"[yellow]•[/] {escape(note)}")
+    out.print(f"[green]✓[/] {report.subject} is what the registry says")
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

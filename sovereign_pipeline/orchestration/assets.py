@@ -3,6 +3,7 @@
 What belongs here: keys, groups, owners, descriptions. What an asset does is in its room; how it looks is `pages.py`.
 """
 
+import multiprocessing
 from collections.abc import Iterator
 
 import dagster as dg
@@ -24,6 +25,7 @@ from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
+from sovereign_pipeline.training.worker import die_with_parent
 
 DEVICE_POOL = "gpu"  # one at a time, whether the device is a GPU or the CPU
 
@@ -54,6 +56,8 @@ def chain_asset(
         context: dg.AssetExecutionContext, installation: Installation, **inputs: ArtifactRef
     ) -> Iterator[dg.MaterializeResult[ArtifactRef]]:
         go_offline()
+        if multiprocessing.parent_process() is not None:
+            die_with_parent()  # else a step would go on, on the device, after its run was killed
         try:
             workplace = installation.workplace(context.partition_key, context.log.info, launch_with_pipes(context))
             production = produce(stage, workplace, inputs)

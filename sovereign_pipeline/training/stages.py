@@ -1,0 +1,184 @@
+"""The three stages of the training room. What each gate asks is in `gates.py`; the training itself in `trainer.py`."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, PREFERENCE_ROWS, TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.training.base_models import (
+    DESCRIPTOR,
+    card_path,
+    describe,
+    load_card,
+    open_base_model,
+    read_descriptor,
+    verify,
+)
+from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
+from sovereign_pipeline.training.job import TrainingJob, read_result
+
+ADAPTER = "adapter"
+TRAINING_LOG = "training_log.jsonl"
+REPORT = "report.json"
+
+TRAINING_LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
+
+
+def adapter_directory(artifact: Artifact) -> Path:
+    """The ordinary PEFT directory inside a sft_adapter or aligned_adapter artifact."""
+    return artifact.file(f"{ADAPTER}/adapter_config.json").parent
+
+
+def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Verify the model directory and describe it. The model itself stays where it is.
+
+    Raises NotFoundError for an unknown model, IntegrityError naming the first file that is not the pinned one.
+    """
+    card = load_card(workplace.settings, workplace.line.training.base_model)
+    verify(workplace.settings, card)
+    descriptor = describe(workplace.settings, card)
+    (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
+    workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
+    # The model is public: the lowest level of the ladder, so that it raises no one else's.
+    return Built(
+        summary={key: value for key, value in descriptor.items() if key != "files"},
+        classification=workplace.institution.classification[0],
+    )
+
+
+def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's paragraph."""
+    return _train(workplace, inputs, workspace, "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS))
+
+
+def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train on preferences, from the SFT adapter. Raises TrainingFailed with the trainer's paragraph."""
+    return _train(workplace, inputs, workspace, "dpo", inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS))
+
+
+def _train(
+    workplace: Workplace, inputs: Inputs, workspace: Path, method: Literal["sft", "dpo"], dataset: Path
+) -> Built:
+    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
+    training = workplace.line.training
+    # Inside the workspace, so that whatever a killed run leaves here goes with it.
+    scratch = workspace / "scratch"
+    scratch.mkdir()
+    job = TrainingJob(
+        method=method,
+        base_model=open_base_model(workplace.settings, inputs[BASE_MODEL.kind]),
+        base_model_name=descriptor["name"],
+        base_model_digest=descriptor["digest"],
+        chat_template_sha256=descriptor["chat_template_sha256"],
+        eos_ids=tuple(descriptor["eos_ids"]),
+        dataset=dataset,
+        output=scratch / "output",
+        result=scratch / "result.json",
+        locks=workplace.settings.home / "locks",
+        seed=training.seed,
+        sft=training.sft,
+        preference=training.preference if method == "dpo" else None,
+        start_adapter=adapter_directory(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None,
+    )
+    job.write(scratch / "job.json")
+    workplace.launch(scratch / "job.json")
+    result = read_result(job.result)
+    for made in job.output.iterdir():
+        made.rename(workspace / made.name)
+    shutil.rmtree(scratch)
+    report = json.loads((workspace / REPORT).read_bytes())
+    facts = ("method", "steps", "rows", "tokens", "supervised_share", "rows_cut", "first_loss", "last_loss")
+    return Built(
+        summary={
+            **{fact: report[fact] for fact in facts},
+            "trainable_parameters": report["trainable_parameters"],
+            "optimizer": report["optimizer"],
+            "precision": report["precision"],
+            "device": report["device"],
+            "seed": report["seed"],
+            "data_order_sha256": report["data_order_sha256"],
+            "base_model": report["base_model"],
+        },
+        measured=result.measured,
+    )
+
+
+def _card_digest(workplace: Workplace) -> dict[str, str]:
+    card = load_card(workplace.settings, workplace.line.training.base_model)
+    return {f"models/{card.name}.yaml": file_sha256(card_path(workplace.settings, card.name))}
+
+
+def _sft_config(line: Line) -> Config:
+    return {"seed": line.training.seed, "sft": line.training.sft.model_dump(mode="json")}
+
+
+def _aligned_config(line: Line) -> Config:
+    """Of the SFT section only what says how the base is held and which rows are left out."""
+    held = line.training.sft.model_dump(mode="json", include={"adapter", "precision", "max_cut_share"})
+    preference = line.training.preference
+    return {
+        "seed": line.training.seed,
+        "sft": held,
+        "preference": preference.model_dump(mode="json") if preference is not None else None,
+    }
+
+
+def _adapter_shape(line: Line) -> Config:
+    return line.training.sft.model_dump(mode="json", include={"rank", "alpha", "target_modules"})
+
+
+_ADAPTER_GATES = (
+    Gate(
+        name="end_of_turn_trained",
+        question="Does every row end in a supervised end-of-turn token, and did the adapter learn to stop?",
+        code_version="1",
+        judge=judge_end_of_turn,
+    ),
+    Gate(
+        name="adapter_non_zero",
+        question="Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros?",
+        code_version="1",
+        judge=judge_adapter_non_zero,
+        config=_adapter_shape,
+    ),
+    Gate(
+        name="base_digest_matches",
+        question="Was the adapter trained on exactly the pinned base model and chat template?",
+        code_version="1",
+        judge=judge_base_digest,
+    ),
+)
+
+BASE_MODEL = Stage(
+    kind="base_model",
+    code_version="1",
+    build=build_base_model,
+    config=lambda line: {"base_model": line.training.base_model},
+    external=_card_digest,
+)
+
+SFT_ADAPTER = Stage(
+    kind="sft_adapter",
+    code_version="1",
+    build=build_sft_adapter,
+    inputs=(BASE_MODEL, TRAINING_DATASET),
+    config=_sft_config,
+    libraries=TRAINING_LIBRARIES,
+    gates=_ADAPTER_GATES,
+)
+
+ALIGNED_ADAPTER = Stage(
+    kind="aligned_adapter",
+    code_version="1",
+    build=build_aligned_adapter,
+    inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
+    config=_aligned_config,
+    libraries=TRAINING_LIBRARIES,
+    gates=_ADAPTER_GATES,
+    passes_on=lambda line: SFT_ADAPTER.kind if line.training.preference is None else None,
+)

@@ -1,0 +1,123 @@
+"""The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
+
+What belongs here: living and dying with the parent, the lock on the device, and how progress and the answer leave the
+process. What is trained, and how, is `trainer.py`.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.trainer import Step, train
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+SECONDS_BETWEEN_TRIES = 1.0
+TRIES_BETWEEN_MESSAGES = 15
+
+
+def main(job_file: Path) -> int:
+    """Exit status: 0 trained; 1 not, and the job's result file says why."""
+    die_with_parent()
+    go_offline()
+    job = TrainingJob.read(job_file)
+    try:
+        with open_progress() as progress, device_lock(job.locks, progress):
+            measured = train(job, lambda step: progress(describe(step), asdict(step)))
+    except SovereignError as error:
+        TrainingResult(error=str(error)).write(job.result)
+        return 1
+    except MemoryError:
+        TrainingResult(
+            error=f"{job.dataset}: memory ran out while training. Lower max_length or batch_size in the recipe."
+        ).write(job.result)
+        return 1
+    except Exception as error:
+        TrainingResult(error=_where(error)).write(job.result)
+        return 1
+    TrainingResult(measured=measured).write(job.result)
+    return 0
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    expected = os.environ.get(PARENT_VARIABLE)
+    if expected is not None and os.getppid() != int(expected):
+        raise SystemExit(f"The process {expected} that started this training is gone. Run the line again.")
+
+
+@contextmanager
+def device_lock(directory: Path, progress: Callable[[str, dict[str, object]], None]) -> Iterator[None]:
+    """Hold the lock of the device this trainer uses; wait for it while another trainer has it, and say so.
+
+    The lock belongs to the open file, so the kernel frees it however its holder ends.
+    """
+    device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"trainer-{device}.lock"
+    with path.open("a", encoding="utf-8") as lock:
+        tries = 0
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if tries % TRIES_BETWEEN_MESSAGES == 0:
+                    progress(f"waiting: another trainer holds {path.name}", {"waiting": path.name})
+                tries += 1
+                time.sleep(SECONDS_BETWEEN_TRIES)
+        yield
+
+
+@contextmanager
+def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
+    """Where progress goes: into the Dagster run's log when a Pipes session is open, else to stdout as JSON lines."""
+    if "DAGSTER_PIPES_CONTEXT" in os.environ:
+        from dagster_pipes import open_dagster_pipes
+
+        with open_dagster_pipes() as pipes:
+
+            def log(message: str, values: dict[str, object]) -> None:
+                pipes.log.info(message)
+
+            yield log
+        return
+
+    def write(message: str, values: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps({"message": message, **values}) + "\n")
+        sys.stdout.flush()
+
+    yield write
+
+
+def describe(step: Step) -> str:
+    minutes, seconds = divmod(round(step.seconds_left), 60)
+    return (
+        f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
+        f"{minutes} min {seconds:02d} s left"
+    )
+
+
+def _where(error: Exception) -> str:
+    """The kind of an unexpected error and where it arose. Its message is left out: it may quote a document."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"The trainer failed with {type(error).__name__} at {places}. Report this; nothing was kept."
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,77 @@
+"""`kill -9` of the trainer and of the step: nothing stays behind, and the next run goes on and succeeds."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe
+
+pytestmark = pytest.mark.xdist_group("end_to_end")
+
+
+def trainer_of(parent: psutil.Process) -> psutil.Process:
+    for process in parent.children(recursive=True):
+        if "sovereign_pipeline.training.worker" in " ".join(process.cmdline()):
+            return process
+    raise AssertionError("no trainer is running")
+
+
+def step_of(parent: psutil.Process) -> psutil.Process:
+    step = trainer_of(parent).parent()
+    assert step is not None
+    return step
+
+
+@pytest.mark.parametrize("victim", [trainer_of, step_of])
+def test_a_killed_process_leaves_nothing_and_the_next_run_succeeds(
+    installation: Installation, victim: Callable[[psutil.Process], psutil.Process]
+) -> None:
+    installation.write_recipe(harbour_recipe(max_steps=100_000, epochs=100_000))
+    run = installation.start("run", "harbour")
+    assert run.stdout is not None
+    printed = ""
+    for line in run.stdout:
+        printed += line
+        if "step 3/" in line:
+            break
+    else:
+        pytest.fail(f"the training never began:\n{printed}")
+    parent = psutil.Process(run.pid)
+    family = parent.children(recursive=True)
+    trainer = trainer_of(parent)
+    os.kill(victim(parent).pid, signal.SIGKILL)
+    printed += run.stdout.read()
+    assert run.wait() == 1, printed
+    assert "Traceback" not in printed
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    assert not trainer.is_running()
+    assert installation.store.current("harbour", "sft_adapter") is None
+    assert not [path for path in installation.settings.artifacts.glob("*/adapter")]
+
+    installation.write_recipe(harbour_recipe())
+    status, output = installation.run("run", "harbour")
+    assert status == 0, output
+    assert "raw_corpus" not in output  # what was made before the kill is found
+    assert not list((installation.settings.artifacts / ".building").iterdir())
+
+
+def test_killing_the_run_itself_kills_the_trainer(installation: Installation) -> None:
+    installation.write_recipe(harbour_recipe(max_steps=100_000, epochs=100_000))
+    run = installation.start("run", "harbour")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "step 3/" in line:
+            break
+    trainer = trainer_of(psutil.Process(run.pid))
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    deadline = time.monotonic() + 20
+    while trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE

@@ -1,0 +1,177 @@
+"""The chain under Dagster: references from asset to asset, checks that block, and refusals in later runs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from pyrage import x25519
+
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, chain_asset
+from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.orchestration.plan import stale_kinds
+from sovereign_pipeline.orchestration.resources import Installation, References
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+CORPUS = [
+    "raw_corpus",
+    "classified_corpus",
+    "scrubbed_corpus",
+    "leakage_safe_split",
+    "training_dataset",
+    "preference_dataset",
+]
+
+
+class Line:
+    """One installation under Dagster, with an instance that lives as long as the test."""
+
+    def __init__(self, institution: DemoInstitution, instance: dg.DagsterInstance) -> None:
+        self.institution = institution
+        self.instance = instance
+        self.workplace = institution.workplace()
+        settings = institution.settings
+        settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
+        self.installation = Installation(home=str(settings.home), data=str(settings.data), vault=str(settings.vault))
+        register_lines(instance, settings)
+
+    def materialize(self, kinds: Sequence[str], instead: dict[str, Stage] | None = None) -> dg.ExecuteInProcessResult:
+        """Run the named assets, some of them with another stage than the real one."""
+        self.institution.write()
+        assets = [self._asset(definition, instead or {}) for definition in CHAIN_ASSETS]
+        return dg.materialize(
+            assets,
+            selection=list(kinds),
+            partition_key="lamps",
+            instance=self.instance,
+            resources={
+                "installation": self.installation,
+                "references": References(installation=self.installation),
+            },
+            raise_on_error=False,
+        )
+
+    def _asset(self, definition: dg.AssetsDefinition, instead: dict[str, Stage]) -> dg.AssetsDefinition:
+        stage = instead.get(definition.key.to_user_string())
+        if stage is None:
+            return definition
+        return chain_asset(stage, group="corpus", owner="team:test", kinds={"jsonl"}, description="planted fault")
+
+
+@pytest.fixture
+def line(institution: DemoInstitution) -> Iterator[Line]:
+    with dg.instance_for_test() as instance:
+        yield Line(institution, instance)
+
+
+def reasons(result: dg.ExecuteInProcessResult) -> str:
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    described = [each.user_failure_data.description for each in failures if each.user_failure_data]
+    return "\n".join(text for text in described if text)
+
+
+def metadata(result: dg.ExecuteInProcessResult, kind: str) -> dict[str, Any]:
+    (event,) = (
+        result.get_asset_materialization_events_for(kind)
+        if hasattr(result, "get_asset_materialization_events_for")
+        else [each for each in result.get_asset_materialization_events() if each.asset_key == dg.AssetKey(kind)]
+    )
+    return dict(event.step_materialization_data.materialization.metadata)
+
+
+def crossing(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """A split that puts one case file on both sides."""
+    documents = list(read_documents(inputs["scrubbed_corpus"].file("documents.jsonl")))
+    documents = [documents[0].model_copy(update={"case": documents[-1].case}), *documents[1:]]
+    write_documents(workspace / "train.jsonl", documents[:-8])
+    write_documents(workspace / "held_out.jsonl", documents[-8:])
+    (workspace / "proof.json").write_text("{}\n")
+    return Built(summary={})
+
+
+FAULTY_SPLIT = replace(LEAKAGE_SAFE_SPLIT, build=crossing, code_version="faulty")
+
+
+def test_the_corpus_rooms_run_and_the_data_version_is_the_digest(line: Line) -> None:
+    result = line.materialize(CORPUS)
+    assert result.success
+    for kind in CORPUS:
+        current = line.workplace.store.current("lamps", kind)
+        assert current is not None
+        assert metadata(result, kind)["sha256"].value == current.digest
+        provenance = line.instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key="lamps")
+        assert provenance is not None
+        assert provenance.asset_materialization is not None
+        assert (provenance.asset_materialization.tags or {})["dagster/data_version"] == current.digest
+
+
+def test_pages_show_counts_classification_and_links_and_no_document_text(line: Line) -> None:
+    result = line.materialize(CORPUS)
+    page = metadata(result, "training_dataset")
+    assert page["classification"].value == "PUBLIC"
+    assert page["dagster/row_count"].value > 30
+    assert "leakage_safe_split" in page["made from leakage_safe_split"].value
+    secret_words = [f"w{number}x" for number in range(40)]
+    for kind in CORPUS:
+        shown = repr(metadata(result, kind))
+        assert not any(word in shown for word in secret_words), kind
+
+
+def test_a_second_run_finds_everything_and_changes_nothing(line: Line) -> None:
+    first = line.materialize(CORPUS)
+    again = line.materialize(CORPUS)
+    for kind in CORPUS:
+        assert metadata(again, kind)["sha256"] == metadata(first, kind)["sha256"]
+        assert metadata(again, kind)["found, not made again"].value is True
+
+
+def test_a_document_above_the_ceiling_stops_the_run_before_anything_further(line: Line) -> None:
+    line.institution.recipe["ceiling"] = "INTERNAL"
+    line.institution.rows[7]["classification"] = "SECRET"
+    result = line.materialize(CORPUS)
+    assert not result.success
+    assert "row R-00007 of source 'letters' is SECRET" in reasons(result)
+    assert line.workplace.store.current("lamps", "classified_corpus") is None
+
+
+def test_a_failed_check_stops_the_same_run(line: Line) -> None:
+    result = line.materialize(CORPUS, instead={"leakage_safe_split": FAULTY_SPLIT})
+    assert not result.success
+    checks = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert [check.check_name for check in checks] == ["no_crossing_groups"]
+    assert line.workplace.store.current("lamps", "training_dataset") is None
+
+
+def test_a_later_run_that_selects_only_what_is_below_a_failed_check_is_refused(line: Line) -> None:
+    line.materialize(CORPUS, instead={"leakage_safe_split": FAULTY_SPLIT})
+    result = line.materialize(["training_dataset"])
+    assert not result.success
+    assert "'no_crossing_groups' said no" in reasons(result)
+
+
+def test_training_alone_is_refused_after_the_split_failed_even_with_an_older_dataset(line: Line) -> None:
+    assert line.materialize(CORPUS).success
+    line.materialize(["leakage_safe_split"], instead={"leakage_safe_split": FAULTY_SPLIT})
+    result = line.materialize(["sft_adapter"], instead={"base_model": LEAKAGE_SAFE_SPLIT})
+    assert not result.success
+    assert line.workplace.store.current("lamps", "sft_adapter") is None
+
+
+def test_an_asset_whose_input_was_never_made_says_which(line: Line) -> None:
+    result = line.materialize(["classified_corpus"])
+    assert "has no raw_corpus yet. Materialize raw_corpus first" in reasons(result)
+
+
+def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
+    below = stale_kinds(line.workplace)
+    assert below[:6] == CORPUS
+    line.materialize(CORPUS)
+    assert not set(stale_kinds(line.workplace)) & set(CORPUS)
+    line.institution.rows[0]["response"] += " Indeed."
+    line.institution.write()
+    assert set(CORPUS) <= set(stale_kinds(line.workplace))

@@ -1,0 +1,221 @@
+"""The stages and their gates, through the real store, with faults planted between the trainer and the artifact."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.training.base_models import fetch, load_card, open_base_model, verify
+from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER, adapter_directory
+from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.training.conftest import letters, pairs
+
+Tamper = Callable[[Path], None]
+
+
+def dataset_stage(kind: str, file: str, rows: list[dict[str, Any]]) -> Stage:
+    """Stands for the dataset room, whose stages need the whole chain before them."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return Built({"rows": len(rows)}, classification="CONFIDENTIAL")
+
+    return Stage(kind=kind, code_version="1", build=build)
+
+
+@dataclass
+class Chain:
+    """Produces and judges the training room's stages; `tamper` is let at the trainer's output before it is sealed."""
+
+    workplace: Workplace
+    tamper: Tamper = lambda output: None
+    refs: dict[str, ArtifactRef] = field(default_factory=dict)
+    trainings: int = 0
+
+    def __post_init__(self) -> None:
+        self.workplace = replace(self.workplace, launch=self._launch)
+        self._letters = dataset_stage("training_dataset", "train.jsonl", letters(16))
+        self._pairs = dataset_stage("preference_dataset", "preferences.jsonl", pairs(8))
+        self.sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, self._letters))
+        self.aligned = replace(ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, self._pairs))
+
+    def make(self, stage: Stage) -> dict[str, Verdict]:
+        for each in stage.inputs:
+            if each.kind not in self.refs:
+                self.make(each)
+        inputs = {each.kind: self.refs[each.kind] for each in stage.inputs}
+        ref = produce(stage, self.workplace, inputs).ref
+        self.refs[stage.kind] = ref
+        self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
+        return judge(stage, self.workplace, ref) if ref.kind == stage.kind else {}
+
+    def _launch(self, path: Path) -> None:
+        job = TrainingJob.read(path)
+        TrainingResult(measured=train(job, lambda step: None)).write(job.result)
+        self.tamper(job.output)
+        self.trainings += 1
+
+
+@pytest.fixture
+def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
+    """A copy of the tiny model, with its card, and a recipe that trains on it."""
+    directory = institution.root / "mirror" / "tiny"
+    directory.mkdir(parents=True)
+    for file in tiny_model.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    card = {
+        "name": "tiny",
+        "licence": "own",
+        "source": {"directory": str(directory)},
+        "files": {file.name: file_sha256(file) for file in directory.iterdir()},
+    }
+    models = institution.settings.data / "models"
+    models.mkdir(parents=True)
+    (models / "tiny.yaml").write_text(yaml.safe_dump(card))
+    sft = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "epochs": 12, "max_length": 128, "precision": "float32"}
+    institution.recipe["training"]["sft"] = sft
+    return directory
+
+
+def with_preference(workplace: Workplace) -> Workplace:
+    recipe = workplace.line.model_dump(mode="json")
+    recipe["training"]["preference"] = {"learning_rate": 1e-3, "max_steps": 2, "gradient_accumulation": 2}
+    recipe["sources"].append({**recipe["sources"][0], "name": "pairs", "role": "preferences"})
+    return replace(workplace, line=Line.model_validate(recipe))
+
+
+def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
+    institution: DemoInstitution, directory: Path
+) -> None:
+    chain = Chain(with_preference(institution.workplace()))
+    verdicts = chain.make(chain.aligned)
+    assert verdicts.keys() == {"end_of_turn_trained", "adapter_non_zero", "base_digest_matches"}
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    artifact = chain.workplace.store.open(chain.refs["aligned_adapter"])
+    assert artifact.manifest.classification == "CONFIDENTIAL"
+    assert "tokens_per_second" in artifact.manifest.circumstances.measured
+    assert artifact.manifest.inputs.keys() == {"base_model", "sft_adapter", "preference_dataset"}
+    assert {entry.path for entry in artifact.manifest.files} == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "report.json",
+        "training_log.jsonl",
+    }
+    assert adapter_directory(artifact).name == "adapter"
+    descriptor = chain.workplace.store.open(chain.refs["base_model"]).manifest.summary
+    assert descriptor["eos_ids"] == [2] and descriptor["architecture"] == "LlamaForCausalLM"
+    assert descriptor["parameters"] == 400 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
+    chain.make(chain.aligned)
+    assert chain.trainings == 2
+
+
+def test_without_preferences_the_sft_adapter_is_handed_on(institution: DemoInstitution, directory: Path) -> None:
+    chain = Chain(institution.workplace())
+    chain.make(chain.sft)
+    aligned = produce(chain.aligned, chain.workplace, chain.refs | {"preference_dataset": _made(chain)})
+    assert aligned.ref == chain.refs["sft_adapter"]
+
+
+def _made(chain: Chain) -> ArtifactRef:
+    chain.make(chain.aligned.inputs[2])
+    return chain.refs["preference_dataset"]
+
+
+def zero_lora_b(output: Path) -> None:
+    _change(output, lambda name, tensor: tensor * 0 if name.endswith("layers.1.mlp.up_proj.lora_B.weight") else tensor)
+
+
+def without_one_tensor(output: Path) -> None:
+    _change(output, lambda name, tensor: None if name.endswith("layers.0.self_attn.q_proj.lora_A.weight") else tensor)
+
+
+def not_a_number(output: Path) -> None:
+    _change(
+        output, lambda name, tensor: tensor / 0 if name.endswith("layers.0.self_attn.q_proj.lora_A.weight") else tensor
+    )
+
+
+def unlearned(output: Path) -> None:
+    _change(output, lambda name, tensor: -tensor if ".lora_B." in name else tensor)
+
+
+def other_base(output: Path) -> None:
+    report = json.loads((output / "report.json").read_bytes())
+    report["base_model"]["digest"] = "f" * 64
+    (output / "report.json").write_text(json.dumps(report))
+
+
+def _change(output: Path, change: Callable[[str, Any], Any]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = output / "adapter" / "adapter_model.safetensors"
+    changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
+    save_file({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "gate"),
+    [
+        (zero_lora_b, "adapter_non_zero"),
+        (without_one_tensor, "adapter_non_zero"),
+        (not_a_number, "adapter_non_zero"),
+        (unlearned, "end_of_turn_trained"),
+        (other_base, "base_digest_matches"),
+    ],
+)
+def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
+    institution: DemoInstitution, directory: Path, tamper: Tamper, gate: str
+) -> None:
+    chain = Chain(with_preference(institution.workplace()), tamper)
+    verdicts = chain.make(chain.sft)
+    assert not verdicts[gate].passed
+    with pytest.raises(GateRefused, match="said no to sft_adapter"):
+        chain.make(chain.aligned)
+
+
+def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitution, directory: Path) -> None:
+    chain = Chain(institution.workplace())
+    chain.make(BASE_MODEL)
+    artifact = chain.workplace.store.open(chain.refs["base_model"])
+    assert open_base_model(institution.settings, artifact) == directory
+    weights = directory / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+        chain.make(chain.sft)
+    assert chain.trainings == 0
+
+
+@pytest.mark.parametrize("fault", ["missing", "extra", "absent"])
+def test_verifying_names_what_is_wrong(institution: DemoInstitution, directory: Path, fault: str) -> None:
+    institution.write()
+    card = load_card(institution.settings, "tiny")
+    assert fetch(institution.settings, "tiny", lambda message: None) == directory
+    if fault == "missing":
+        (directory / "config.json").unlink()
+    elif fault == "extra":
+        (directory / "pickle.bin").write_bytes(b"x")
+    else:
+        directory.rename(directory.with_name("elsewhere"))
+    with pytest.raises(
+        IntegrityError, match={"missing": "config.json", "extra": "pickle.bin", "absent": "tiny"}[fault]
+    ):
+        verify(institution.settings, card)
+
+
+def test_an_unknown_model_lists_the_known(institution: DemoInstitution, directory: Path) -> None:
+    with pytest.raises(NotFoundError, match="known models: tiny"):
+        load_card(institution.settings, "tinny")

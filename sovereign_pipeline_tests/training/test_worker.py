@@ -1,0 +1,141 @@
+"""The trainer's process: it answers, it waits for its device, it dies with its parent, and it says why it stopped."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
+from sovereign_pipeline.training.plots import loss_curve_png
+from sovereign_pipeline_tests.training.conftest import letters
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def written(job: TrainingJob) -> Path:
+    path = job.result.with_name("job.json")
+    job.write(path)
+    return path
+
+
+def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_TEST_SECRET", "must not reach the child")
+    job = make_job("runs", letters(12), sft={"epochs": 1})
+    job.locks.mkdir()
+    lines: list[str] = []
+    with (job.locks / "trainer-default.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(line)
+            if "waiting" in json.loads(line):
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": ""})
+    assert "another trainer holds trainer-default.lock" in json.loads(lines[0])["message"]
+    steps = [json.loads(line) for line in lines[1:]]
+    assert [step["step"] for step in steps] == list(range(1, steps[0]["steps"] + 1))
+    assert {"loss", "tokens_per_second", "seconds_left", "message"} <= steps[0].keys()
+    assert read_result(job.result).measured["tokens_per_second"] > 0
+    assert sorted(file.name for file in job.output.iterdir()) == ["adapter", "report.json", "training_log.jsonl"]
+    assert loss_curve_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
+
+
+def test_a_guard_ends_the_child_with_its_paragraph(make_job: JobMaker) -> None:
+    job = make_job("cut", letters(12), sft={"max_length": 32})
+    with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
+        run_trainer(written(job), lambda line: None)
+    assert not job.output.exists()
+
+
+def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> None:
+    job = make_job("broken", [{"id": "R-0", "instruction": "a secret sentence"}])
+    with pytest.raises(TrainingFailed, match=r"KeyError at rows\.py:\d+ encode_sft") as caught:
+        run_trainer(written(job), lambda line: None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_child_without_an_answer_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="without an answer"):
+        read_result(tmp_path / "result.json")
+    TrainingResult(error="because").write(tmp_path / "result.json")
+    with pytest.raises(TrainingFailed, match="because"):
+        read_result(tmp_path / "result.json")
+
+
+def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
+    job = make_job("orphan", letters(12), sft={"epochs": 2000})
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from sovereign_pipeline.training.launcher import run_trainer;"
+            "run_trainer(Path(sys.argv[1]), lambda line: print(line, flush=True))",
+            str(written(job)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+    )
+    assert parent.stdout is not None
+    assert "step 1/" in parent.stdout.readline()
+    (child,) = _children(parent.pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+    assert not job.output.exists() and not job.result.exists()
+
+
+def test_an_interrupted_parent_kills_the_child(make_job: JobMaker) -> None:
+    seen: list[int] = []
+
+    def interrupt(line: str) -> None:
+        seen.extend(_children(os.getpid()))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(make_job("stopped", letters(12), sft={"epochs": 2000})), interrupt)
+    assert seen and not any(_runs(child) for child in seen)
+
+
+def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker) -> None:
+    job = make_job("late", letters(12))
+    done = subprocess.run(
+        [sys.executable, "-m", "sovereign_pipeline.training.worker", str(written(job))],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), PARENT_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "is gone" in done.stderr
+    assert not job.result.exists()
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(found)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for found in (task / "children").read_text().split()
+        if b"training.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
+    ]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
