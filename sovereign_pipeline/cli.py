@@ -33,7 +33,8 @@ app.add_typer(models, name="models")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
 
-out = Console(highlight=False, soft_wrap=True)
+WIDTH_OF_A_FILE = 140  # a table that goes into a file or a pipe is not squeezed into 80 columns
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

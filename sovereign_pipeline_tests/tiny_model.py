@@ -48,6 +48,9 @@ def save_tiny_model(directory: Path, texts: Iterable[str], max_length: int = 512
             bos_token_id=1,
         )
     )
+    with torch.no_grad():
+        # torch starts the padding token's embedding at zero; tied to the head, its logit could never be learned.
+        model.get_input_embeddings().weight[EOS_ID].normal_(std=0.2)
     model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=EOS_ID, bos_token_id=1)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)

@@ -2,13 +2,12 @@
 
 import dagster as dg
 
-from sovereign_pipeline.orchestration.partitions import LINES, register_lines
+from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.resources import Installation
 
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
     selection=dg.AssetSelection.all(),
-    partitions_def=LINES,
     description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is found.",
 )
 

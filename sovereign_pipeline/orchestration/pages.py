@@ -61,8 +61,9 @@ def page_of(workplace: Workplace, production: Production) -> Page:
         "line owner": workplace.line.owner,
         "sha256": artifact.ref.digest,
         "dagster/uri": artifact.path.as_uri(),
-        "found, not made again": production.reused,
         "made at": manifest.circumstances.created_at,
+        "found, not made again": production.reused,
+        **_PAGES.get(artifact.ref.kind, _summary)(artifact),
         "files": _table(
             [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in manifest.files]
         ),
@@ -86,7 +87,7 @@ def page_of(workplace: Workplace, production: Production) -> Page:
         )
     if "rows" in manifest.summary:
         page["dagster/row_count"] = manifest.summary["rows"]
-    return page | _PAGES.get(artifact.ref.kind, _summary)(artifact)
+    return page
 
 
 def _summary(artifact: Artifact) -> Page:

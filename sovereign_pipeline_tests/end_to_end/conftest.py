@@ -117,7 +117,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
                 "learning_rate": 0.01,
                 "max_length": 512,
                 "precision": "float32",
-                "max_steps": 120,
+                "max_steps": 30,
                 "epochs": 100,
                 **sft,
             },

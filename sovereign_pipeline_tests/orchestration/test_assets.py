@@ -16,6 +16,7 @@ from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.plan import stale_kinds
 from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.stages import BASE_MODEL
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 CORPUS = [
@@ -76,11 +77,8 @@ def reasons(result: dg.ExecuteInProcessResult) -> str:
 
 
 def metadata(result: dg.ExecuteInProcessResult, kind: str) -> dict[str, Any]:
-    (event,) = (
-        result.get_asset_materialization_events_for(kind)
-        if hasattr(result, "get_asset_materialization_events_for")
-        else [each for each in result.get_asset_materialization_events() if each.asset_key == dg.AssetKey(kind)]
-    )
+    events = result.get_asset_materialization_events()
+    (event,) = [each for each in events if each.asset_key == dg.AssetKey(kind)]
     return dict(event.step_materialization_data.materialization.metadata)
 
 
@@ -94,6 +92,12 @@ def crossing(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     return Built(summary={})
 
 
+def describe_base(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    (workspace / "base_model.json").write_text("{}\n")
+    return Built(summary={})
+
+
+DESCRIBED_BASE = replace(BASE_MODEL, build=describe_base, external=lambda workplace: {})
 FAULTY_SPLIT = replace(LEAKAGE_SAFE_SPLIT, build=crossing, code_version="faulty")
 
 
@@ -155,10 +159,11 @@ def test_a_later_run_that_selects_only_what_is_below_a_failed_check_is_refused(l
 
 
 def test_training_alone_is_refused_after_the_split_failed_even_with_an_older_dataset(line: Line) -> None:
-    assert line.materialize(CORPUS).success
+    assert line.materialize([*CORPUS, "base_model"], instead={"base_model": DESCRIBED_BASE}).success
     line.materialize(["leakage_safe_split"], instead={"leakage_safe_split": FAULTY_SPLIT})
-    result = line.materialize(["sft_adapter"], instead={"base_model": LEAKAGE_SAFE_SPLIT})
+    result = line.materialize(["sft_adapter"])
     assert not result.success
+    assert "leakage_safe_split" in reasons(result)
     assert line.workplace.store.current("lamps", "sft_adapter") is None
 
 

