@@ -37,7 +37,7 @@ demo: prepare
 
 test: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff format --check .

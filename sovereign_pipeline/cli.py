@@ -58,6 +58,7 @@ def run(
     line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
 ) -> None:
     """Take each line from raw corpus to registered adapter; what is unchanged is not done again."""
+    from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
 
@@ -67,7 +68,7 @@ def run(
     instance = open_instance(settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
-        done = run_line(instance, _workplace(settings, recipe), lambda text: out.print(escape(text)))
+        done = run_line(instance, chain_job, _workplace(settings, recipe), lambda text: out.print(escape(text)))
         if done.run_id is None:
             out.print(f"  nothing to do: every artifact is current and every gate passed ({done.seconds:.1f} s)")
         else:

@@ -36,20 +36,22 @@ class RunStopped(SovereignError):
         self.exit_status = exit_status  # type: ignore[misc]
 
 
-def run_line(instance: dg.DagsterInstance, workplace: Workplace, tell: Tell) -> LineRun:
-    """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed."""
-    from sovereign_pipeline import definitions
+def run_line(
+    instance: dg.DagsterInstance, job: Callable[[], dg.JobDefinition], workplace: Workplace, tell: Tell
+) -> LineRun:
+    """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed.
 
+    job: the module-level function that gives the job of the chain; each step's process calls it again.
+    """
     started = time.monotonic()
     register_lines(instance, workplace.settings)
     stale = stale_kinds(workplace)
     if not stale:
         return LineRun([], None, time.monotonic() - started)
-    job = dg.reconstructable(definitions.chain_job)
     log = workplace.settings.home / "logs" / f"run-{workplace.line.line}.log"
     with _printing_into(log), _narrated(instance, workplace.line.line, tell):
         result = dg.execute_job(
-            job,
+            dg.reconstructable(job),
             instance=instance,
             asset_selection=[dg.AssetKey(kind) for kind in stale],
             tags={"dagster/partition": workplace.line.line},

@@ -123,7 +123,8 @@ _OMANI = re.compile(r"7[1-9]\d{6}|9[1-9]\d{6}|2[1-6]\d{6}|800\d{5}")
 _STRICT_EMAIL = re.compile(r"(?<![^\s@])[^\s@]+@[^\s@]+")
 _STRICT_PREFIX = re.compile(r"(?:\+|\b00) ?968\D{0,3}\d")
 _STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")
-_STRICT_NUMBER = re.compile(rf"(?<![\d.,]){_NOT_AN_AMOUNT}\d{{8,}}(?![.,]\d)")
+# Glued to letters, as in web addresses and in tables whose cells ran together.
+_GLUED_NUMBER = re.compile(rf"(?<![\d.,]){_NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
 
 _LABELLED: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + _END)),
@@ -210,7 +211,7 @@ def structured_spans(text: str) -> list[Span]:
     """Every structured identifier of a normalised text, without overlaps, in reading order.
 
     Besides what a label or a checksum tells, every run of eight digits or more that is no date, amount or file number
-    is taken, since a number that is kept by mistake cannot be taken back.
+    is taken, also when it is glued to letters, since a number that is kept by mistake cannot be taken back.
     """
     found: list[Span] = []
     if "@" in text:
@@ -235,12 +236,11 @@ def structured_spans(text: str) -> list[Span]:
 
 
 def leftovers(text: str) -> list[Span]:
-    """The stricter reading for text that was scrubbed: also e-mail-like words, and long numbers next to anything."""
+    """The stricter reading for text that was scrubbed: also what only looks like an e-mail, a prefix or an IBAN."""
     found = structured_spans(text)
     found += [_span(match, "EMAIL", labelled=False) for match in _STRICT_EMAIL.finditer(text)]
     found += [_span(match, "PHONE", labelled=False) for match in _STRICT_PREFIX.finditer(text)]
     found += [_span(match, "IBAN", labelled=False) for match in _STRICT_IBAN.finditer(text)]
-    found += [_by_length(match) for match in _STRICT_NUMBER.finditer(_without_file_numbers(text))]
     return without_overlaps(found)
 
 
@@ -296,11 +296,9 @@ def _without_file_numbers(text: str) -> str:
 
 
 def _long_numbers(text: str) -> list[Span]:
-    return [
-        _by_length(match)
-        for match in _LONG_NUMBER.finditer(_without_file_numbers(text))
-        if _is_long_number(match.group())
-    ]
+    plain = _without_file_numbers(text)
+    found = [match for match in _LONG_NUMBER.finditer(plain) if _is_long_number(match.group())]
+    return [_by_length(match) for match in (*found, *_GLUED_NUMBER.finditer(plain))]
 
 
 def _by_length(match: re.Match[str]) -> Span:

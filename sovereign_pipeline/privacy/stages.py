@@ -93,7 +93,7 @@ def _name_model_digests(workplace: Workplace) -> dict[str, str]:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="1",
+    code_version="2",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},

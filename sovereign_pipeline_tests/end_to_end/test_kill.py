@@ -10,8 +10,6 @@ import pytest
 
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe
 
-pytestmark = pytest.mark.xdist_group("end_to_end")
-
 
 def trainer_of(parent: psutil.Process) -> psutil.Process:
     for process in parent.children(recursive=True):

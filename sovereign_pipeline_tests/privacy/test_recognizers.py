@@ -163,3 +163,17 @@ def test_a_long_word_does_not_make_the_patterns_slow() -> None:
     for text in ("a" * 200_000 + " @", "1 " * 100_000, "A1" * 100_000, "Al Al " * 30_000):
         leftovers(text)
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see https://files.example/media/6436b48e877741000c68d867/report", ["877741000"]),
+        ("Number of caseworkers3226293231", ["3226293231"]),
+        ("reference NFRC240606737247.", ["240606737247"]),
+        ("turnover of OMR 12345678.500 and 123456789,5 tonnes", []),
+    ],
+)
+def test_a_long_number_glued_to_letters_is_taken_and_an_amount_is_not(text: str, expected: list[str]) -> None:
+    assert [text[span.start : span.end] for span in structured_spans(text)] == expected
+    assert [text[span.start : span.end] for span in leftovers(text)] == expected
