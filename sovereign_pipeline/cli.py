@@ -33,7 +33,7 @@ app.add_typer(models, name="models")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
 
-WIDTH_OF_A_FILE = 140  # a table that goes into a file or a pipe is not squeezed into 80 columns
+WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -81,8 +81,8 @@ def run(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Dagster UI; MLflow takes the one after 5000.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option()] = 5000,
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
 ) -> None:
     """Dagster's web UI and daemon, and MLflow's, on loopback, until Ctrl-C."""
     from sovereign_pipeline.orchestration.instance import open_instance
@@ -153,15 +153,22 @@ def lines_add(file: Path) -> None:
 
 
 def _checked(file: Path) -> Line:
+    from sovereign_pipeline.privacy.names import name_model_directory
+    from sovereign_pipeline.training.base_models import load_card
+
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))
     named = [source.path for source in recipe.sources]
-    named += [suite.path for suite in recipe.evaluation.capability] + [recipe.evaluation.red_team.prompts]
+    named += [suite.path for suite in recipe.evaluation.capability]
+    named += [recipe.evaluation.red_team.prompts, recipe.evaluation.red_team.judge_labels]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
         raise InputError(
             f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
         )
+    load_card(settings, recipe.training.base_model)
+    for model in recipe.privacy.name_models.values():
+        name_model_directory(model)
     return recipe
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import line_names, load_line
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, Settings
+from sovereign_pipeline.settings import Settings
 
-NEEDED_BYTES = 3 << 30  # base model, two lines of artifacts, MLflow and Dagster, with room to spare
+NEEDED_BYTES = 6 << 30  # base model, two lines of artifacts, MLflow and Dagster, with room to spare
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ def examine(settings: Settings) -> list[Finding]:
         _python(),
         _disk(settings),
         _device(),
-        _offline(),
         _vault(settings),
         *_lines_and_models(settings),
     ]
@@ -49,11 +48,6 @@ def _device() -> Finding:
     if torch.cuda.is_available():
         return Finding("device", True, torch.cuda.get_device_name(0))
     return Finding("device", True, f"CPU, {os.cpu_count()} cores (no CUDA device)")
-
-
-def _offline() -> Finding:
-    missing = [name for name, value in OFFLINE_ENVIRONMENT.items() if os.environ.get(name) != value]
-    return Finding("offline", not missing, f"not set: {', '.join(missing)}" if missing else "every switch is set")
 
 
 def _vault(settings: Settings) -> Finding:

@@ -4,6 +4,8 @@ Every message says what happened, where (file, row id; never document text) and 
 a caller or the command line must tell it apart. Bugs are not in here: they stay ordinary exceptions with a traceback.
 """
 
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -57,3 +59,22 @@ class StaleInput(SovereignError):
 
 class TrainingFailed(SovereignError):
     """The trainer stopped: a guard fired, or the child process ended without a result."""
+
+
+class RunStopped(SovereignError):
+    """A run of the chain ended without success; the message is the first reason that was given."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status  # type: ignore[misc]
+
+
+class ServiceEnded(SovereignError):
+    """One of the processes of interactive use ended by itself."""
+
+
+def place_of(error: Exception) -> str:
+    """The kind of an unexpected error and where it arose. Its message is left out: it may quote a document."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}"

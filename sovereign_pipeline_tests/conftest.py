@@ -89,7 +89,7 @@ def minimal_recipe(**changes: Any) -> dict[str, Any]:
         "sources": [
             {"name": "letters", "path": "sources/letters.jsonl", "licence": "own", "retention": "1 year"},
         ],
-        "privacy": {"name_models": {}},
+        "privacy": {"name_models": {}, "patterns_only": ["en", "ar"]},
         "training": {"base_model": "tiny", "instruction": "Answer this letter."},
         "evaluation": {
             "capability": [{"name": "suite", "path": "suites/suite.jsonl"}],

@@ -58,13 +58,15 @@ class Circumstances(_Record):
 
 
 class Manifest(_Record):
-    """inputs: kind -> artifact digest. external_inputs: name of a file outside the store -> its SHA-256.
+    """ladder: the levels, lowest first, on which the classification stands.
+    inputs: kind -> artifact digest. external_inputs: name of a file outside the store -> its SHA-256.
     summary: counts and other facts; never document text."""
 
     format: int = FORMAT
     kind: str
     line: str
     classification: str
+    ladder: tuple[str, ...]
     files: tuple[FileEntry, ...]
     inputs: dict[str, str]
     external_inputs: dict[str, str]
@@ -88,7 +90,7 @@ class Manifest(_Record):
         except (OSError, ValueError) as error:
             raise IntegrityError(
                 f"{path}: the manifest is missing or unreadable ({type(error).__name__}). Restore the artifact from a "
-                f"copy, or delete its directory and materialize it again."
+                f"copy."
             ) from None
         if manifest.to_bytes() != content:
             raise IntegrityError(f"{path}: the manifest was changed after it was written. Restore it from a copy.")

@@ -36,6 +36,7 @@ class _Identity:
 
     kind: str
     line: str
+    ladder: tuple[str, ...]
     code_version: str
     config: Config
     inputs: Mapping[str, ArtifactRef]
@@ -122,7 +123,7 @@ def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
 
 def passing_record(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> ArtifactRef:
     """The record in which one gate said yes to exactly this artifact. Raises GateRefused when there is none."""
-    record = workplace.store.find(_gate_identity(gate, workplace, ref).fingerprint)
+    record = _found(workplace, _gate_identity(gate, workplace, ref))
     if record is None:
         raise GateRefused(
             f"Line {workplace.line.line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, "
@@ -152,6 +153,7 @@ def _identity(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactR
     return _Identity(
         kind=stage.kind,
         line=workplace.line.line,
+        ladder=workplace.institution.classification,
         code_version=stage.code_version,
         config=stage.config(workplace.line),
         inputs=inputs,
@@ -164,6 +166,7 @@ def _gate_identity(gate: Gate, workplace: Workplace, judged: ArtifactRef) -> _Id
     return _Identity(
         kind=GATE_RECORD,
         line=workplace.line.line,
+        ladder=workplace.institution.classification,
         code_version=gate.code_version,
         config={"gate": gate.name, **gate.config(workplace.line)},
         inputs={judged.kind: judged},
@@ -172,9 +175,33 @@ def _gate_identity(gate: Gate, workplace: Workplace, judged: ArtifactRef) -> _Id
     )
 
 
+def _found(workplace: Workplace, identity: _Identity) -> ArtifactRef | None:
+    """What was made from exactly this before. The index that leads there is not trusted: the manifest must say so."""
+    ref = workplace.store.find(identity.fingerprint)
+    if ref is None:
+        return None
+    manifest = workplace.store.read_manifest(ref)
+    said = _Identity(
+        kind=manifest.kind,
+        line=manifest.line,
+        ladder=manifest.ladder,
+        code_version=manifest.producer.code_version,
+        config=manifest.producer.config,
+        inputs={kind: ref.model_copy(update={"digest": digest}) for kind, digest in manifest.inputs.items()},
+        external_inputs=manifest.external_inputs,
+        libraries=manifest.producer.libraries,
+    )
+    if said.fingerprint != identity.fingerprint:
+        raise IntegrityError(
+            f"The index of the store leads from {identity.kind} to {short(ref.digest)}, which was made from something "
+            f"else. Someone changed {workplace.store.root / '.index'}; delete it, and find out who."
+        )
+    return ref
+
+
 def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Built]) -> Production:
     store = workplace.store
-    found = store.find(identity.fingerprint)
+    found = _found(workplace, identity)
     if found is not None:
         store.open(found)
         return Production(found, reused=True)
@@ -189,6 +216,7 @@ def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Bui
                 kind=identity.kind,
                 line=identity.line,
                 classification=workplace.institution.ladder.highest(inherited + own),
+                ladder=identity.ladder,
                 files=files,
                 inputs={kind: ref.digest for kind, ref in identity.inputs.items()},
                 external_inputs=dict(identity.external_inputs),

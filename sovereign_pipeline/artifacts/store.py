@@ -65,7 +65,7 @@ class ArtifactStore:
         """The reference to an artifact that is there. Raises NotFoundError when it is not."""
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
-            raise NotFoundError(f"{path}: there is no artifact {short(digest)}. Restore it, or materialize it again.")
+            raise NotFoundError(f"{path}: there is no artifact {short(digest)}. Restore it from a copy.")
         manifest = Manifest.from_file(path)
         return ArtifactRef(kind=manifest.kind, line=manifest.line, digest=digest, manifest_sha256=file_sha256(path))
 
@@ -81,7 +81,8 @@ class ArtifactStore:
         aside = self.root / ".building"
         aside.mkdir(parents=True, exist_ok=True)
         for left_behind in aside.iterdir():
-            if not _is_alive(int(left_behind.name.split("-")[0])):
+            owner = left_behind.name.split("-")[0]
+            if owner.isdigit() and not _is_alive(int(owner)):
                 shutil.rmtree(left_behind, ignore_errors=True)
         path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=aside))
         try:
@@ -147,7 +148,7 @@ def verify_files(path: Path, manifest: Manifest) -> None:
     for name, entry in expected.items():
         file = path / name
         if name not in present:
-            raise IntegrityError(f"{file}: the file is missing. Restore it, or materialize the artifact again.")
+            raise IntegrityError(f"{file}: the file is missing. Restore it from a copy.")
         if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
             raise IntegrityError(f"{file}: the bytes are not the recorded ones. Restore the file from a copy.")
 

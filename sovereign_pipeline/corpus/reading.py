@@ -11,6 +11,7 @@ from typing import Any
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.rows import Row, read_rows
+from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.line import Quarantine, Source
 
@@ -52,9 +53,11 @@ class SourceReader:
         self._seen = seen
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
+        linked = False
         for row in read_rows(self.path, self._limits.max_row_bytes):
             self.count.rows += 1
-            if row.values is not None and not _selected(row.values, self.source):
+            linked = linked or (row.values is not None and self.source.links in row.values)
+            if row.values is not None and not self._is_selected(row.values):
                 self.count.not_selected += 1
                 continue
             outcome = self._document(row)
@@ -66,11 +69,19 @@ class SourceReader:
             self.count.quarantined += 1
             self.count.reasons[outcome] = self.count.reasons.get(outcome, 0) + 1
             yield Quarantined(self.source.name, row.number, self._id_of(row), outcome)
+        if self.source.links and not linked:
+            raise SourceError(
+                f"{self.path}: no row has the column '{self.source.links}' that `links` of source "
+                f"'{self.source.name}' names, so nothing would be kept together. Correct the recipe."
+            )
 
     def _document(self, row: Row) -> Document | str:
         """The document, or the reason why the row is none."""
         if row.values is None:
             return row.problem or "broken"
+        if not self._has_named_columns(row.values):
+            absent = [name for name in self._named_columns if name not in row.values]
+            return f"no column: {', '.join(absent)}"
         fields = {name: self._value(row.values, name) for name in REQUIRED}
         rejected = self._value(row.values, "rejected")
         missing = [name for name, value in fields.items() if not value]
@@ -78,6 +89,11 @@ class SourceReader:
             missing.append("rejected")
         if missing:
             return f"missing field: {', '.join(self.source.columns.get(name, name) for name in missing)}"
+        links = _links(row.values, self.source)
+        if links is None:
+            return f"'{self.source.links}' is neither a list nor text"
+        if not all(map(_is_unicode, (*fields.values(), rejected, *links))):
+            return "holds half a character (a lone surrogate)"
         day = _iso_day(fields["date"])
         if day is None:
             return "date is not an ISO date"
@@ -87,12 +103,26 @@ class SourceReader:
         if fields["id"] in self._seen:
             return "duplicate id"
         return Document(
-            **{**fields, "date": day},
+            **{**fields, "date": day, "language": fields["language"].lower().split("-")[0]},
             source=self.source.name,
             classification=level,
             rejected=rejected if self.source.role == "preferences" else None,
-            links=_links(row.values, self.source),
+            links=links,
         )
+
+    @property
+    def _named_columns(self) -> list[str]:
+        """Columns that the descriptor names itself. One that is not in the file is a misspelling, and must not count as
+        empty: a level would be lost."""
+        return [*self.source.columns.values(), *self.source.where]
+
+    def _has_named_columns(self, values: dict[str, Any]) -> bool:
+        return all(name in values for name in self._named_columns)
+
+    def _is_selected(self, values: dict[str, Any]) -> bool:
+        """A row that lacks a named column is not left out here: it is broken, and goes to quarantine."""
+        chosen = all(_equal(values[column], wanted) for column, wanted in self.source.where.items() if column in values)
+        return chosen or not self._has_named_columns(values)
 
     def _value(self, values: dict[str, Any], name: str) -> str:
         """The field as text, stripped; empty when absent. A column wins over a constant of the same field."""
@@ -117,17 +147,24 @@ class SourceReader:
         return self._value(row.values, "id") or None if row.values is not None else None
 
 
-def _selected(values: dict[str, Any], source: Source) -> bool:
-    return all(
-        values.get(column) == wanted or str(values.get(column)) == wanted for column, wanted in source.where.items()
-    )
+def _equal(value: Any, wanted: str | int | bool | None) -> bool:
+    """Also for CSV, where every value is text."""
+    if isinstance(value, str) and isinstance(wanted, bool):
+        return value.strip().lower() == str(wanted).lower()
+    return bool(value == wanted) or (isinstance(value, str) and value == str(wanted))
 
 
-def _links(values: dict[str, Any], source: Source) -> tuple[str, ...]:
-    """Ids in the links column: a list, or one text with commas between."""
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _links(values: dict[str, Any], source: Source) -> tuple[str, ...] | None:
+    """Ids in the links column: a list, or one text with commas between. None when it is neither."""
     linked = values.get(source.links) if source.links else None
     if linked is None:
         return ()
+    if not isinstance(linked, str | list):
+        return None
     ids = linked.split(",") if isinstance(linked, str) else linked
     return tuple(str(each).strip() for each in ids if str(each).strip())
 

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
             yield from reader(cast(IO[bytes], stream), path, max_row_bytes)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read to its end ({error}). Get a whole copy of the file.") from None
 
 
@@ -55,6 +56,8 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
             yield Row(number, None, "not UTF-8")
         except json.JSONDecodeError as error:
             yield Row(number, None, f"not JSON ({error.msg} at column {error.colno})")
+        except (ValueError, RecursionError) as error:  # a number too long, or nested too deep
+            yield Row(number, None, f"not JSON that can be read ({type(error).__name__})")
         else:
             whole = isinstance(values, dict)
             yield Row(number, values, None) if whole else Row(number, None, "not a JSON object")
@@ -76,21 +79,27 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(max_row_bytes * 2, 131_072))
-    reader = csv.reader(text)
+    reader = csv.reader(text, strict=True)
     header = next(reader, None)
     if not header:
         raise SourceError(f"{path}: the CSV file has no header row.")
     number = 0
     while True:
         number += 1
+        begins = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield Row(number, None, f"not CSV ({error})")
-            continue
+            raise SourceError(f"{path}, from line {begins}: not CSV ({error}). Correct the quotes there.") from None
         if len(cells) != len(header):
+            if reader.line_num > begins:
+                # Rows between would be lost without a trace, so the whole file stops.
+                raise SourceError(
+                    f"{path}, lines {begins} to {reader.line_num}: they run together into one row that does not fit "
+                    f"the header. A quote is missing or one too many; correct it."
+                )
             yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
         elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
             yield Row(number, None, "not UTF-8")

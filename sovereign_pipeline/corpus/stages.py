@@ -157,8 +157,8 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
     shown = "; ".join(f"row {id} of source '{source}' is {level}" for id, level, source in above[:10])
     more = f"; and {len(above) - 10} more" if len(above) > 10 else ""
     raise CeilingExceeded(
-        f"Line {workplace.line.line} may hold {ceiling} at most: {shown}{more}. Nothing was made. Take these documents "
-        f"out of the line's sources, or have the ceiling of the line raised."
+        f"Line {workplace.line.line} may hold {ceiling} at most: {shown}{more}. Nothing further was made. Take these "
+        f"documents out of the line's sources, or have the ceiling of the line raised."
     )
 
 

@@ -13,7 +13,7 @@ from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.orchestration.after import AFTER
 from sovereign_pipeline.orchestration.pages import page_of, schema_of
@@ -71,6 +71,12 @@ def chain_asset(
                 metadata={"error": type(error).__name__, "exit_status": error.exit_status},
                 allow_retries=False,
             ) from error
+        except Exception as error:
+            # A bug. Its own message and traceback may quote a document, and Dagster keeps both.
+            raise dg.Failure(
+                f"{stage.kind} failed with {place_of(error)}. This is a fault of the program: report it.",
+                allow_retries=False,
+            ) from None
         yield dg.MaterializeResult(
             value=production.ref,
             data_version=dg.DataVersion(production.ref.digest),

@@ -4,13 +4,15 @@ from sovereign_pipeline.artifacts.production import assert_usable, fingerprint
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import GateRefused, StaleInput
 from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 
 
 def stale_kinds(workplace: Workplace) -> list[str]:
     """Kinds, in the order of the chain, whose current artifact is not what the recipe and sources would give now.
 
     Everything below a stale asset counts as stale; when it runs, it finds its old artifact if its inputs turn out the
-    same. Raises RecipeError, SourceError or IntegrityError where that cannot be told.
+    same. A record that the registry does not hold (any more) is stale too. Raises RecipeError, SourceError or
+    IntegrityError where that cannot be told.
     """
     stale: set[str] = set()
     for stage in CHAIN:
@@ -20,6 +22,9 @@ def stale_kinds(workplace: Workplace) -> list[str]:
 
 
 def _is_current(stage: Stage, workplace: Workplace) -> bool:
+    from sovereign_pipeline.registry.catalog import is_registered
+    from sovereign_pipeline.registry.database import open_registry
+
     store, line = workplace.store, workplace.line.line
     current = store.current(line, stage.kind)
     inputs = {upstream.kind: store.current(line, upstream.kind) for upstream in stage.inputs}
@@ -34,4 +39,6 @@ def _is_current(stage: Stage, workplace: Workplace) -> bool:
     if handed_on is not None:
         return True
     found = store.find(fingerprint(stage, workplace, known))
-    return found is not None and found.digest == current.digest
+    if found is None or found.digest != current.digest:
+        return False
+    return stage is not REGISTERED_ADAPTER or is_registered(open_registry(workplace.settings), current.digest)

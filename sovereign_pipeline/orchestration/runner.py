@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import RunStopped
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.plan import stale_kinds
 
@@ -26,14 +26,6 @@ class LineRun:
     materialized: list[str]
     run_id: str | None
     seconds: float
-
-
-class RunStopped(SovereignError):
-    """The run ended without success; the message is the first reason that was given."""
-
-    def __init__(self, message: str, exit_status: int) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status  # type: ignore[misc]
 
 
 def run_line(

@@ -1,17 +1,15 @@
 """The processes of interactive use, on loopback: Dagster's web UI and daemon, and MLflow's UI."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import ServiceEnded
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
-
-
-class ServiceEnded(SovereignError):
-    """One of the processes ended by itself."""
 
 
 def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
@@ -33,11 +31,14 @@ def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tel
     }
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    # In the environment and not on the command line, where everyone on the machine could read a password.
+    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": settings.mlflow_url}
+    signal.signal(signal.SIGTERM, _interrupt)
     running: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():
             with (logs / f"{name.lower().replace(' ', '-')}.log").open("ab") as log:
-                running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT_ROOT)
+                running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment)
         tell(f"Dagster UI http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   logs {logs}   Ctrl-C ends")
         while True:
             for name, process in running.items():
@@ -50,7 +51,14 @@ def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tel
         for process in running.values():
             process.terminate()
         for process in running.values():
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _program(name: str) -> str:

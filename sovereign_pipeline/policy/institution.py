@@ -13,7 +13,6 @@ class Institution(RecipeModel):
     """The institution's name, its ladder (lowest level first) and how often a registered adapter must be reviewed."""
 
     name: str
-    name_ar: str | None = None
     classification: tuple[str, ...] = Field(min_length=1)
     review_every_days: int = Field(default=180, ge=1)
 

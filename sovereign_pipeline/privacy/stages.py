@@ -11,6 +11,7 @@ from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdi
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy.names import name_model_directory
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.recognizers import leftovers
@@ -32,6 +33,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     run = fingerprint(SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
     scrubber = Scrubber(line.line, run, line.privacy)
     source = inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS)
+    _stop_at_unknown_language(workplace, source)
     started = time.monotonic()
     findings = scrub_file(source, workspace / DOCUMENTS, scrubber, vault, workplace.progress)
     seconds = time.monotonic() - started
@@ -49,6 +51,18 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
             "characters_per_second": round(findings.characters / seconds, 1),
         },
     )
+
+
+def _stop_at_unknown_language(workplace: Workplace, documents: Path) -> None:
+    privacy = workplace.line.privacy
+    counts = Counter(document.language for document in read_documents(documents))
+    known = {*privacy.name_models, *privacy.patterns_only}
+    unknown = [f"{language} ({rows} rows)" for language, rows in sorted(counts.items()) if language not in known]
+    if unknown:
+        raise PrivacyError(
+            f"Line {workplace.line.line}: no name detector for language {', '.join(unknown)}. Name a model under "
+            f"privacy.name_models, or accept patterns alone under privacy.patterns_only."
+        )
 
 
 def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:

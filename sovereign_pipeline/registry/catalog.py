@@ -52,6 +52,11 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
     raise NotFoundError(f"{problem} '{digest}'. Give one of these, or more of its digits: {known}.")
 
 
+def is_registered(registry: Registry, record_digest: str) -> bool:
+    with registry.reading() as session:
+        return session.scalar(select(Adapter.id).where(Adapter.record_digest == record_digest)) is not None
+
+
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     """The row itself. Raises NotFoundError that lists the known ones."""
     with registry.reading() as session:

@@ -192,6 +192,8 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
     if gate.judged not in manifests:
         return f"the gate {gate.gate} judged {short(gate.judged)}, which is not in the lineage"
     answer = store.open(store.ref_of(gate.record))
+    if answer.manifest.producer.config.get("gate") != gate.gate:
+        return f"the record of the gate {gate.gate} is another gate's"
     if gate.judged not in answer.manifest.inputs.values():
         return f"the record of the gate {gate.gate} is bound to another artifact than {short(gate.judged)}"
     if not json.loads(answer.file(VERDICT_FILE).read_bytes())["passed"]:

@@ -48,10 +48,12 @@ class BaseModelSource(RecipeModel):
 
 
 class BaseModelCard(RecipeModel):
-    """`data/models/<name>.yaml`. files: every file of the model directory as used, relative path -> SHA-256."""
+    """`data/models/<name>.yaml`. classification: of what the model was trained on; a published one is the lowest level.
+    files: every file of the model directory as used, relative path -> SHA-256."""
 
     name: str = Field(pattern=r"^[a-z0-9._-]+$")
     licence: str
+    classification: str
     source: BaseModelSource
     files: dict[str, str] = Field(min_length=1)
 

@@ -59,7 +59,14 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    read_result(TrainingJob.read(job).result)
+    result = TrainingJob.read(job).result
+    if status != 0 and not result.is_file():
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        raise TrainingFailed(
+            f"{job}: the trainer's process {how} without an answer. SIGKILL from outside most often means that memory "
+            f"ran out: lower training.sft.max_length or batch_size in the recipe. Run again; nothing was kept."
+        )
+    read_result(result)
     if status != 0:
         raise TrainingFailed(f"{job}: the trainer's process ended with status {status} after its work. Run again.")
 

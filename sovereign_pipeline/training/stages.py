@@ -9,6 +9,7 @@ from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, PREFERENCE_ROWS, TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.errors import CeilingExceeded
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.base_models import (
     DESCRIPTOR,
@@ -37,17 +38,22 @@ def adapter_directory(artifact: Artifact) -> Path:
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Verify the model directory and describe it. The model itself stays where it is.
 
-    Raises NotFoundError for an unknown model, IntegrityError naming the first file that is not the pinned one.
+    Raises NotFoundError for an unknown model, CeilingExceeded for one above the line's ceiling, and IntegrityError
+    naming the first file that is not the pinned one.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
+    if workplace.institution.ladder.exceeds(card.classification, workplace.line.ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and the base model {card.name} is "
+            f"{card.classification}. Name another base model, or have the ceiling of the line raised."
+        )
     verify(workplace.settings, card)
     descriptor = describe(workplace.settings, card)
     (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
     workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
-    # The model is public: the lowest level of the ladder, so that it raises no one else's.
     return Built(
         summary={key: value for key, value in descriptor.items() if key != "files"},
-        classification=workplace.institution.classification[0],
+        classification=card.classification,
     )
 
 
@@ -158,7 +164,7 @@ BASE_MODEL = Stage(
     kind="base_model",
     code_version="1",
     build=build_base_model,
-    config=lambda line: {"base_model": line.training.base_model},
+    config=lambda line: {"base_model": line.training.base_model, "ceiling": line.ceiling},
     external=_card_digest,
 )
 

@@ -11,13 +11,12 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
@@ -45,7 +44,9 @@ def main(job_file: Path) -> int:
         ).write(job.result)
         return 1
     except Exception as error:
-        TrainingResult(error=_where(error)).write(job.result)
+        TrainingResult(error=f"The trainer failed with {place_of(error)}. Report this; nothing was kept.").write(
+            job.result
+        )
         return 1
     TrainingResult(measured=measured).write(job.result)
     return 0
@@ -110,13 +111,6 @@ def describe(step: Step) -> str:
         f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
         f"{minutes} min {seconds:02d} s left"
     )
-
-
-def _where(error: Exception) -> str:
-    """The kind of an unexpected error and where it arose. Its message is left out: it may quote a document."""
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    return f"The trainer failed with {type(error).__name__} at {places}. Report this; nothing was kept."
 
 
 if __name__ == "__main__":

@@ -39,6 +39,11 @@ FIRST = Stage("first", "1", writes("abc", "INTERNAL"), gates=(SHORT,))
 SECOND = Stage("second", "1", writes("second"), inputs=(FIRST,))
 
 
+def verdict_of(workplace: Workplace, reference: str) -> str:
+    ref = ArtifactRef.model_validate_json(reference)
+    return (workplace.store.path_of(ref.digest) / "verdict.json").read_text()
+
+
 @pytest.fixture
 def workplace(institution: DemoInstitution) -> Workplace:
     return institution.workplace()
@@ -138,6 +143,31 @@ def test_a_record_that_was_tampered_with_does_not_count(workplace: Workplace) ->
     verdict.write_text(verdict.read_text().replace('"passed":false', '"passed":true'))
     with pytest.raises(IntegrityError, match=r"verdict\.json"):
         produce(SECOND, workplace, {"first": ref})
+
+
+def test_the_index_is_not_trusted(workplace: Workplace) -> None:
+    """The entry of a gate that said yes, copied over that of one that said no."""
+    good = make(FIRST, workplace)
+    bad = make(replace(FIRST, build=writes("far too long a text"), code_version="2"), workplace)
+    entries = list((workplace.store.root / ".index").rglob("*.json"))
+    records = {entry: entry.read_text() for entry in entries if "gate_record" in entry.read_text()}
+    assert len(records) == 2
+    (yes,) = [text for text in records.values() if '"passed":true' in verdict_of(workplace, text)]
+    for entry in records:
+        entry.write_text(yes)
+    with pytest.raises(IntegrityError, match="was made from something else"):
+        produce(SECOND, workplace, {"first": bad})
+    assert good.digest != bad.digest
+
+
+def test_another_ladder_is_another_artifact(workplace: Workplace) -> None:
+    first = make(FIRST, workplace)
+    widened = workplace.institution.model_copy(
+        update={"classification": ("OPEN", *workplace.institution.classification)}
+    )
+    again = produce(FIRST, replace(workplace, institution=widened), {})
+    assert not again.reused
+    assert again.ref.digest != first.digest
 
 
 def test_a_gate_that_raises_leaves_the_artifact_unusable(workplace: Workplace) -> None:

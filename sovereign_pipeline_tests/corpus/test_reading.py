@@ -78,6 +78,8 @@ BROKEN = {
     + b"\n",
     "date is not an ISO date": json.dumps(letter(9, date="15/02/2024")).encode() + b"\n",
     "unknown or missing classification level": json.dumps(letter(9, classification="RESTRICTED")).encode() + b"\n",
+    "not JSON that can be read": b'{"id": ' + b"9" * 5_000 + b"}\n",
+    "holds half a character": json.dumps(letter(9, subject="\ud800")).encode() + b"\n",
     "duplicate id": json.dumps(letter(1)).encode() + b"\n",
     "longer than 100,000 bytes": json.dumps(letter(9, request="x" * 5_000_000)).encode() + b"\n",
 }
@@ -214,3 +216,46 @@ def test_documents_come_back_as_they_were_written(tmp_path: Path, pairs: list[tu
         for document in documents
     ]
     assert list(read_documents(tmp_path / "documents.jsonl")) == normal
+
+
+@pytest.mark.parametrize("misspelt", [{"columns": {"classification": "clasification"}}, {"where": {"clipt": False}}])
+def test_a_misspelt_column_is_never_taken_for_an_empty_one(tmp_path: Path, misspelt: dict[str, Any]) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1, classification="SECRET")])
+    documents, (broken,), _ = read(path, classification_floor="PUBLIC", **misspelt)
+    assert not documents
+    assert broken.reason.startswith("no column: cl")
+
+
+def test_links_that_no_row_has_stop_the_source(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1)])
+    with pytest.raises(SourceError, match="no row has the column 'grouped'"):
+        read(path, links="grouped")
+
+
+def test_a_stray_quote_in_a_csv_stops_it_with_its_lines_instead_of_swallowing_rows(tmp_path: Path) -> None:
+    path = tmp_path / "letters.csv"
+    as_csv(path, [letter(number) for number in range(30)])
+    lines = path.read_text().split("\n")
+    lines[5] = lines[5].replace("Lamp 4", '"Lamp 4', 1)
+    path.write_text("\n".join(lines))
+    with pytest.raises(SourceError, match=r"letters\.csv.* line"):
+        read(path)
+
+
+def test_a_condition_on_a_truth_value_holds_for_csv_too(tmp_path: Path) -> None:
+    path = tmp_path / "letters.csv"
+    as_csv(path, [letter(1, withdrawn="false"), letter(2, withdrawn="True")])
+    documents, _, reader = read(path, where={"withdrawn": False})
+    assert [document.id for document in documents] == ["R-00001"]
+    assert reader.count.not_selected == 1
+
+
+def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl.gz"
+    content = bytearray(gzip.compress(json.dumps(letter(1)).encode() * 200, mtime=0))
+    content[40:60] = b"\xff" * 20
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"letters\.jsonl\.gz"):
+        read(path)

@@ -107,7 +107,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
         "owner": "team:harbour",
         "ceiling": "CONFIDENTIAL",
         "sources": [{"name": "letters", "path": "sources/letters.jsonl", "licence": "own", "retention": "1 year"}],
-        "privacy": {"name_models": {}},
+        "privacy": {"name_models": {}, "patterns_only": ["en"]},
         "training": {
             "base_model": "tiny",
             "instruction": "Answer.",
@@ -145,7 +145,13 @@ def install(root: Path, tiny_model: Path) -> Installation:
     settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
     (settings.data / "institution.yaml").write_text(yaml.safe_dump({"name": "Harbour", "classification": LADDER}))
     files = {path.name: file_sha256(path) for path in sorted(tiny_model.iterdir())}
-    card = {"name": "tiny", "licence": "none", "source": {"directory": str(tiny_model)}, "files": files}
+    card = {
+        "name": "tiny",
+        "licence": "none",
+        "classification": "PUBLIC",
+        "source": {"directory": str(tiny_model)},
+        "files": files,
+    }
     (settings.data / "models" / "tiny.yaml").write_text(yaml.safe_dump(card))
     questions = [
         {

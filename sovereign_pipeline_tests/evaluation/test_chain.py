@@ -80,6 +80,7 @@ def prepare(institution: DemoInstitution, base_model: Path, letters: list[Docume
         card = {
             "name": "tiny",
             "licence": "own",
+            "classification": "PUBLIC",
             "source": {"directory": str(base_model)},
             "files": {file.name: file_sha256(file) for file in base_model.iterdir()},
         }

@@ -171,7 +171,13 @@ class Bench:
 
     def with_card(self, name: str, directory: Path) -> None:
         files = {file: file_sha256(directory / file) for file in BASE_MODEL_FILES}
-        card = {"name": name, "licence": "Apache-2.0", "source": {"directory": str(directory)}, "files": files}
+        card = {
+            "name": name,
+            "licence": "Apache-2.0",
+            "classification": "PUBLIC",
+            "source": {"directory": str(directory)},
+            "files": files,
+        }
         path = card_path(self.settings, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(card))

@@ -117,6 +117,7 @@ def _torn_apart(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 )
 def test_a_planted_crossing_is_refused(institution: DemoInstitution, planted: dict[str, Any], says: str) -> None:
     institution.recipe["sources"][0]["links"] = "related"
+    institution.rows = [{"related": [], **row} for row in institution.rows]
     if "author" in planted:
         institution.recipe["split"] = {"by_author": True}
         institution.rows = [letter(number, author=f"Officer {number}") for number in range(40)]

@@ -78,6 +78,7 @@ def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     card = {
         "name": "tiny",
         "licence": "own",
+        "classification": "PUBLIC",
         "source": {"directory": str(directory)},
         "files": {file.name: file_sha256(file) for file in directory.iterdir()},
     }
