@@ -117,11 +117,11 @@ def _torn_apart(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 )
 def test_a_planted_crossing_is_refused(institution: DemoInstitution, planted: dict[str, Any], says: str) -> None:
     institution.recipe["sources"][0]["links"] = "related"
-    institution.rows = [{"related": [], **row} for row in institution.rows]
     if "author" in planted:
         institution.recipe["split"] = {"by_author": True}
         institution.rows = [letter(number, author=f"Officer {number}") for number in range(40)]
         institution.rows[0]["author"] = "Only One"
+    institution.rows = [{"related": [], **row} for row in institution.rows]
     institution.rows[1].update(planted)
     _, verdicts = materialize(institution.workplace(), split_stage(build=_torn_apart))
     assert not verdicts[GATE].passed
