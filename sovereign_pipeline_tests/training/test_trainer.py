@@ -48,9 +48,19 @@ def logit_change(base: Path, adapter: Path) -> float:
         return float((model(input_ids=ids).logits - before).abs().max())
 
 
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
-def test_sft_learns_and_its_adapter_loads(make_job: JobMaker, tiny_model: Path, adapter: str) -> None:
-    job = make_job("sft", letters(24), sft={"adapter": adapter})
+@pytest.mark.parametrize(
+    ("adapter", "precision", "base_held_as"),
+    [
+        ("lora", "float32", "float32"),
+        ("lora", "bfloat16", "bfloat16"),
+        ("qlora", "float32", "nf4, double quantisation"),
+        ("qlora", "bfloat16", "nf4, double quantisation"),
+    ],
+)
+def test_sft_learns_and_its_adapter_loads(
+    make_job: JobMaker, tiny_model: Path, adapter: str, precision: str, base_held_as: str
+) -> None:
+    job = make_job("sft", letters(24), sft={"adapter": adapter, "precision": precision})
     steps = run(job)
     curve = losses(job)
     assert steps[-1].step == steps[-1].steps == len(curve)
@@ -58,7 +68,8 @@ def test_sft_learns_and_its_adapter_loads(make_job: JobMaker, tiny_model: Path, 
     assert sorted(files(job.output / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
     assert logit_change(tiny_model, job.output / "adapter") > 0.1
     assert report(job)["optimizer"] == "torch.optim.adamw.AdamW"
-    assert report(job)["base_held_as"] == ("float32" if adapter == "lora" else "nf4, double quantisation")
+    assert report(job)["base_held_as"] == base_held_as
+    assert report(job)["precision"] == precision
     assert report(job)["trainable_parameters"] == 2 * 4 * (6 * 64 + 2 * (64 + 32) - 2 * 64 + 3 * (64 + 128))
 
 
