@@ -153,7 +153,7 @@ def lines_add(file: Path) -> None:
 
 
 def _checked(file: Path) -> Line:
-    from sovereign_pipeline.privacy.names import name_model_directory
+    from sovereign_pipeline.privacy.name_models import name_model_directory
     from sovereign_pipeline.training.base_models import load_card
 
     settings = Settings.from_environment()

@@ -1,7 +1,7 @@
 """Structured identifiers of Oman and the Gulf: patterns with their labels inside, and checks of their digits.
 
 Patterns run on normalised text (`normalisation.py`), so that both digit sets and marked Arabic are covered by one
-pattern. Only the value is reported, never its label. Names of people are `names.py`.
+pattern. Only the value is reported, never its label. Names of people are `name_patterns.py`.
 """
 
 import bisect

@@ -1,7 +1,8 @@
 """From documents to documents with placeholders: detection in batches, numbering by case file, canaries, streaming.
 
 What belongs here: the order in which detectors run, which of two findings wins, and how values get their numbers.
-What does not: what an identifier or a name looks like (`recognizers.py`, `names.py`), where originals go (`vault.py`).
+What does not: what an identifier or a name looks like (`recognizers.py`, `name_patterns.py`), where originals go
+(`vault.py`).
 """
 
 import json
@@ -20,8 +21,10 @@ from sovereign_pipeline.corpus.document import Document, write_jsonl
 from sovereign_pipeline.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.privacy.canary import CANARIES
-from sovereign_pipeline.privacy.names import NameModel, NamePatterns, known_parts, person_name, same_person
+from sovereign_pipeline.privacy.name_models import NameModel
+from sovereign_pipeline.privacy.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
+from sovereign_pipeline.privacy.persons import known_parts, person_name, same_person
 from sovereign_pipeline.privacy.recognizers import KINDS, Kind, Span, structured_spans, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow, Vault
 

@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.names import name_model_directory
+from sovereign_pipeline.privacy.name_models import name_model_directory
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.recognizers import leftovers
 from sovereign_pipeline.privacy.scrubbing import Scrubber, scrub_file

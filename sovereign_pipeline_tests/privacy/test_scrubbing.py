@@ -18,7 +18,7 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_C
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.privacy import canary, scrubbing
-from sovereign_pipeline.privacy.names import NamePatterns
+from sovereign_pipeline.privacy.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.recognizers import KINDS
 from sovereign_pipeline.privacy.scrubbing import PLACEHOLDER, ScrubbedCase, Scrubber, scrub_file
 from sovereign_pipeline.privacy.stages import FINDINGS, SCRUBBED_CORPUS

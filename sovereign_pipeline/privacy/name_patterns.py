@@ -1,17 +1,14 @@
-"""Names of people: from a spaCy model where the recipe names one, and from honorifics, kinship words and word lists.
+"""Names of people by honorifics, kinship words, signatures and word lists, in English and Arabic.
 
-Which mentions in a case are one person is decided here too (`PersonName`, `same_person`). Word lists: `gazetteer.py`.
+What belongs here: where a name begins and ends in a text, and what is no name although a model says so. Word lists are
+`gazetteer.py`; which names are one person is `persons.py`.
 """
 
-import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy import gazetteer
+from sovereign_pipeline.privacy.persons import looks_like_nisba
 from sovereign_pipeline.privacy.recognizers import Span
 
 # Latin letters with their accents, by case: the regular expressions of the standard library know no such class.
@@ -39,96 +36,6 @@ _PHRASE_BEFORE_IDENTITY_AR = re.compile(
 )
 _PREFIXES_AR = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
-
-
-# --- what a name is made of ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PersonName:
-    """given, fathers (nearest first), surname, all folded; `alone`: one word of which it is not known what it is."""
-
-    given: str | None = None
-    fathers: tuple[str, ...] = ()
-    surname: str | None = None
-    alone: str | None = None
-
-    def says_less_than(self, other: "PersonName") -> bool:
-        """Whether everything this name says is said by the other, and the other says more."""
-        if self == other or other.alone is not None:
-            return False
-        if self.alone is not None:
-            return self.alone in (other.given, other.surname)
-        return (
-            self.given in (None, other.given)
-            and self.surname in (None, other.surname)
-            and self.fathers == other.fathers[: len(self.fathers)]
-        )
-
-
-def person_name(text: str) -> PersonName:
-    """Honorifics, letter case, hyphens and the spelling of the article drop out."""
-    folded = re.sub(r"(?i)(?<!\w)(?:al|el)[ -]", "al-", text.strip()).casefold()
-    folded = re.sub("[أإآ]", "ا", folded).replace("عبد ال", "عبدال")
-    titles = gazetteer.HONORIFICS | gazetteer.TITLES_AR
-    tokens = [token for token in folded.split() if token.strip(".") not in titles]
-    tokens = tokens or folded.split()
-    surname = None
-    if len(tokens) > 1 or tokens[0].startswith("al-") or _looks_like_nisba(tokens[0]):
-        surname = tokens[-1]
-        tokens = tokens[:-1]
-        if tokens and tokens[-1] in gazetteer.KINSHIP | gazetteer.KINSHIP_AR:  # "Amer bin Tannaf": a father, no surname
-            tokens, surname = [*tokens, surname], None
-        while tokens and tokens[-1] in gazetteer.PARTICLES:
-            surname = f"{tokens.pop()} {surname}"
-    if surname is None and len(tokens) == 1:
-        return PersonName(alone=tokens[0])
-    people = [token for token in tokens if token not in gazetteer.KINSHIP | gazetteer.KINSHIP_AR]
-    return PersonName(people[0] if people else None, tuple(people[1:]), surname)
-
-
-def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Map each name of one case to the fullest name of that person, and tell which names could be several people.
-
-    A shorter name joins a fuller one only when exactly one fuller name in the case says all it says. An ambiguous name
-    stays a person of its own.
-    """
-    distinct = list(dict.fromkeys(names))
-    by_part: dict[str, list[PersonName]] = {}
-    for name in distinct:
-        for part in {name.given, name.surname}:
-            if part is not None:
-                by_part.setdefault(part, []).append(name)
-    fuller = {
-        name: [other for other in by_part.get(_telling_part(name), []) if name.says_less_than(other)]
-        for name in distinct
-    }
-    persons: dict[PersonName, PersonName] = {}
-    ambiguous: set[PersonName] = set()
-    for name in distinct:
-        owners = [other for other in fuller[name] if not fuller[other]]
-        persons[name] = owners[0] if len(owners) == 1 else name
-        if len(owners) > 1:
-            ambiguous.add(name)
-    return persons, ambiguous
-
-
-def _telling_part(name: PersonName) -> str:
-    """A part that every fuller name of the same person has too."""
-    return name.surname or name.given or name.alone or ""
-
-
-def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
-    """The folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
-    return frozenset(
-        part
-        for name in names
-        for part in (name.given, name.surname, name.alone)
-        if part is not None and len(part) > 2 and not part.endswith(".")
-    )
-
-
-# --- patterns --------------------------------------------------------------------------------------------------------
 
 
 class NamePatterns:
@@ -327,7 +234,7 @@ class NamePatterns:
         if words[last].group() == "عبد" and last + 1 < len(words):
             last += 1
         following = words[last + 1].group() if last + 1 < len(words) else ""
-        if _looks_like_nisba(following) and following not in self._never_ar:
+        if looks_like_nisba(following) and following not in self._never_ar:
             last += 1
         return last
 
@@ -340,7 +247,7 @@ class NamePatterns:
         last = self._end_of_kinship(words, position)
         if last is not None:
             return words[position].start(), last
-        tribe = _is_tribe_ar(word) or (certain and _looks_like_nisba(word))
+        tribe = _is_tribe_ar(word) or (certain and looks_like_nisba(word))
         if word in self._never_ar or _is_role_ar(word):
             return None
         if tribe:
@@ -351,69 +258,12 @@ class NamePatterns:
         while last + 1 < len(words) and words[last + 1].group() in gazetteer.GIVEN_AR:
             last += 1
         following = words[last + 1].group() if last + 1 < len(words) else ""
-        if following not in self._never_ar and (_is_tribe_ar(following) or _looks_like_nisba(following)):
+        if following not in self._never_ar and (_is_tribe_ar(following) or looks_like_nisba(following)):
             last += 1
         return words[position].start(), last
 
     def _all_never_ar(self, text: str) -> bool:
         return all(word in self._never_ar for word in _ARABIC_WORD.findall(text))
-
-
-# --- model -----------------------------------------------------------------------------------------------------------
-
-
-class NameModel:
-    """A spaCy model of one language, with only the parts that find entities."""
-
-    def __init__(self, language: str, model: str) -> None:
-        """model: an installed package or a local directory. Raises PrivacyError when it is neither, or no model."""
-        import spacy
-
-        directory = name_model_directory(model)
-        try:
-            self._pipeline: Any = spacy.load(
-                directory if Path(model).is_absolute() else model,
-                exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"],
-            )
-        except (OSError, ValueError) as error:
-            raise PrivacyError(
-                f"privacy.name_models.{language}: {model} cannot be loaded as a spaCy model ({type(error).__name__}). "
-                f"Install it again, or name another one."
-            ) from None
-        _drop_unheard_vectors(self._pipeline)
-
-    def persons(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int]]]:
-        """For each text the spans that the model takes for a person, in batches. Only PERSON and PER count."""
-        for document in self._pipeline.pipe(texts, batch_size=64):
-            yield [
-                (entity.start_char, entity.end_char) for entity in document.ents if entity.label_ in ("PERSON", "PER")
-            ]
-
-
-def _drop_unheard_vectors(pipeline: Any) -> None:
-    """A shared tok2vec that the entity recognizer does not listen to costs a third of the time and changes nothing."""
-    if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
-        listeners = pipeline.get_pipe("tok2vec").listening_components
-        if "ner" not in listeners:
-            pipeline.remove_pipe("tok2vec")
-
-
-def name_model_directory(model: str) -> Path:
-    """Where a model's files are, without importing it. Raises PrivacyError that names the command to install it."""
-    if Path(model).is_absolute():
-        if (Path(model) / "meta.json").is_file():
-            return Path(model)
-        raise PrivacyError(f"{model}: there is no spaCy model in this directory (no meta.json). Correct the recipe.")
-    found = importlib.util.find_spec(model) if model.isidentifier() else None
-    if found is None or found.origin is None:
-        raise PrivacyError(
-            f"The name model '{model}' is not installed. Run `pip install {model.replace('_', '-')}` from the "
-            f"institution's own package mirror, or name a local directory in privacy.name_models."
-        )
-    return Path(found.origin).parent
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
 
 
 def _name_span(text: str, start: int, end: int) -> Span:
@@ -495,10 +345,6 @@ def _given_ar(word: str) -> tuple[int, bool]:
 
 def _is_tribe_ar(word: str) -> bool:
     return word in gazetteer.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in gazetteer.TRIBES_AR
-
-
-def _looks_like_nisba(word: str) -> bool:
-    return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))
 
 
 def _is_role_ar(word: str) -> bool:
