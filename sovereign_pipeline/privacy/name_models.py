@@ -1,7 +1,7 @@
 """Names of people by a trained model of one language, from an installed package or a local directory.
 
-What belongs here: loading a model, refusing one that is not there, asking it for persons. What does not: judging what it
-found (`name_patterns.py`).
+What belongs here: loading a model, refusing one that is not there, asking it for persons. What does not: judging what
+it found (`name_patterns.py`).
 """
 
 import importlib.util
