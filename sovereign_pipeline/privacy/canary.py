@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.recognizers import KINDS
+from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS
 
 CANARY_CASE = "canary"
 
@@ -24,7 +24,7 @@ class Canary:
         """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there."""
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
         missed = sum(value in text for value in self.planted)
-        absent = [kind for kind in KINDS if f"{kind}_1" not in text]
+        absent = [kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and f"{kind}_1" not in text]
         if missed or absent:
             raise PrivacyError(
                 f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
@@ -59,7 +59,7 @@ CANARIES = (
         "AB1234567, born on 4 May 1983. I live at House 14, Way 3021, Al Khuwair, P.O. Box 218, Postal Code 133. Call "
         "+968 9234 1187 or write to hamood@canary.example. The fee went from account 0123456789012 to IBAN "
         "OM820270310045566770012 and once from card 4111 1111 1111 1111. My firm is CR 1234567, my car has plate "
-        "4521 AB.",
+        "4521 AB. My driving licence is 70123456, my SSN 219-09-9999, and I wrote from 192.0.2.44.",
         "Margaret Thompson has been told. Mr Al-Araimi has not.",
         (
             "Hamood",
@@ -78,6 +78,9 @@ CANARIES = (
             "4111",
             "1234567",
             "4521",
+            "70123456",
+            "219-09",
+            "192.0.2",
         ),
     ),
     _canary(
@@ -86,7 +89,8 @@ CANARIES = (
         "أنا سعيد بن راشد العريمي، الرقم المدني ١٠٤٥٧٨٣٢، وكانت لي بطاقة مقيم رقم ٧١٤٤٠٩٨٢، جواز السفر رقم AB1234567، "
         "من مواليد ٤ مايو ١٩٨٣، وأسكن المنزل ١٤، السكة ٣٠٢١، الخوير، ص.ب ٢١٨، الرمز البريدي ١٣٣. هاتفي ٩٢٣٤١١٨٧ وبريدي "
         "said@canary.example. دفعت من الحساب رقم ٠١٢٣٤٥٦٧٨٩٠١٢ إلى الآيبان OM820270310045566770012 ومرة بالبطاقة "
-        "٤١١١ ١١١١ ١١١١ ١١١١. السجل التجاري رقم ١٢٣٤٥٦٧، والمركبة رقم ٤٥٢١ أ ب.",
+        "٤١١١ ١١١١ ١١١١ ١١١١. السجل التجاري رقم ١٢٣٤٥٦٧، والمركبة رقم ٤٥٢١ أ ب. "
+        "رخصة القيادة رقم 70123456، ولي رقم SSN 219-09-9999، وكتبت من 192.0.2.44.",
         "أُبلغ السيد العريمي بذلك.",
         (
             "سعيد",
@@ -105,6 +109,9 @@ CANARIES = (
             "٤١١١",
             "١٢٣٤٥٦٧",
             "٤٥٢١",
+            "70123456",
+            "219-09",
+            "192.0.2",
         ),
     ),
 )

@@ -64,6 +64,8 @@ ROLES = _words(
     clerk officer owner master pilot diver agent guard mechanic surveyor secretary treasurer chairman
     husband wife son daughter father mother brother sister cousin nephew niece uncle partner neighbour
     tenant driver named called client applicant deckhand crewman fisherman boatman signed
+    kid child baby boyfriend girlfriend fiancé fiancée colleague boss teacher nurse grandson granddaughter
+    grandfather grandmother stepson stepdaughter
     """
 )
 
@@ -113,7 +115,8 @@ ORGANISATIONS = _words(
     repair repairs workshop yard hull craft sailing riders bunkers bunkering fuel nets foods ice cold
     aquaculture agency office directorate department ministry municipality police navy authority council
     court volunteers team project labs lab partners holdings capital insurance cruiser dhow dinghy kite
-    law chambers
+    law chambers inc incorporated plc gmbh corp orchestra foundation trust union airlines airways systems
+    software technologies technology networks solutions global industries associates brothers sons
     """
 )
 
@@ -145,7 +148,9 @@ STOP_WORDS = _words(
     friday saturday sunday mondays tuesdays wednesdays thursdays fridays saturdays sundays arabic french
     urdu hindi indian omani euro glass hose lamps cap north south east west northern southern eastern
     western god omr iban id gsm tel email e-mail fax passport account resident card number commercial
-    registration born plate
+    registration born plate address answer question name names phone mobile fax desk subject note date
+    minister colleague colleagues customer team all member members everyone friend friends applicant
+    resident residents hi hello hey sincerely attn cc age sex gender nationality website web url zip
     """
 )
 

@@ -5,11 +5,14 @@ What belongs here: where a name begins and ends in a text, and what is no name a
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
-from sovereign_pipeline.privacy import gazetteer
+from sovereign_pipeline.privacy import gazetteer, world_names
+from sovereign_pipeline.privacy.name_models import Entity
 from sovereign_pipeline.privacy.persons import looks_like_nisba
-from sovereign_pipeline.privacy.recognizers import Span
+from sovereign_pipeline.privacy.recognizers import Span, without_overlaps
 
 # Latin letters with their accents, by case: the regular expressions of the standard library know no such class.
 _LATIN = [chr(code) for code in (*range(0x41, 0x250), *range(0x1E00, 0x1F00)) if chr(code).isalpha()]
@@ -24,7 +27,15 @@ _SHOUTED = rf"{_UPPER}{{2,}}(?!\w)"
 _TOKEN = rf"(?:{_ARTICLE}|{_TITLE_WITH_DOT}|{_SMALL}|Bin(?= )|Bint(?= )|{_CAPITALISED}|{_SHOUTED}|{_INITIAL})"
 _RUN = re.compile(rf"(?<![\w@./-])(?:{_TOKEN})(?: (?:{_TOKEN}))*(?![\w@])")
 _EACH_TOKEN = re.compile(_TOKEN)
-_WORD_BEFORE = re.compile(r"([A-Za-z]+)[ ]\Z")
+_LOWER_WORD = re.compile(rf"(?<![\w@./-])[{''.join(letter for letter in _LATIN if letter.islower())}]+\.?(?![\w@-])")
+_UPPER_LETTER = re.compile(_UPPER)
+_CUE = (
+    r"(?:my name is|name is|name's|(?:(?:first|last|maiden|full|family|given) )?name ?[:?]|surname ?[:?]|called|"
+    r"call me|calls me|i am|i'm|this is|signed(?: by)?:?|attn\.?:?|hi|hello|hey|dear)"
+)
+_CUED = re.compile(rf"(?<!\w)(?i:{_CUE})[ \t]+(?P<name>(?:{_TOKEN})(?: (?:{_TOKEN}))*)(?![\w@])")
+_CUE_BEFORE = re.compile(rf"(?<!\w)(?i:{_CUE}) \Z")
+_WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?)][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
 _VESSEL_BEFORE = re.compile(rf"\b(?:{gazetteer.VESSELS}) (?:named |called )?['\"]?\Z", re.IGNORECASE)
 _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
@@ -47,36 +58,97 @@ class NamePatterns:
         self._never = gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS | frozenset(keep)
         self._never_ar = gazetteer.STOP_WORDS_AR | gazetteer.KEEP_AR | frozenset(keep)
 
-    def spans(self, text: str, *, signed: bool = False) -> list[Span]:
-        """signed: the text is a letter, so that a name may stand at its end with nothing before it."""
-        found = [
-            _name_span(text, start, end)
-            for run in _RUN.finditer(text)
-            for start, end in self._names_in_run(text, run, signed)
-        ]
-        if _ARABIC.search(text):
-            found += self._arabic(text)
-        return found
+    def spans(self, text: str, entities: Sequence[Entity] = (), *, signed: bool = False) -> list[Span]:
+        """Names by pattern and, of what a model found, those that the word lists do not deny; no two overlap.
 
-    def accepted(self, text: str, start: int, end: int) -> Span | None:
-        """What is left of a person that a model found once places, offices and everyday words are taken off."""
-        tokens = list(_EACH_TOKEN.finditer(text, start, end))
-        kept = self._segments(tokens)
+        entities: of this text. signed: the text is a letter, so a name may stand at its end with nothing before it.
+        """
+        shown = recased(text)
+        found = [
+            (start, end)
+            for run in _RUN.finditer(shown)
+            for start, end in self._names_in_run(shown, run, signed and shown is text)
+        ]
+        found += self._after_cues(shown)
+        found = [span for span in found if not _is_part_of_organisation(shown, span, entities)]
+        found += [span for entity in entities for span in self._in_entity(shown, entity)]
+        spans = [_name_span(text, start, end) for start, end in found]
+        if _ARABIC.search(text):
+            spans += self._arabic(text)
+        return without_overlaps(spans)
+
+    def _in_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
+        """What is left of a person that a model found once places, offices and everyday words are taken off; and names
+        that everybody knows where the model took them for something else."""
+        if entity.label == "DATE":
+            return
+        tokens = list(_EACH_TOKEN.finditer(text, *self._whole_name(text, entity)))
+        if entity.label != "PERSON":
+            yield from self._mistaken(text, tokens)
+            return
+        kept = self._segments(tokens, trusted=True)
         if not kept:
+            start, end = entity.start, entity.end
             if _ARABIC.search(text, start, end) and not self._all_never_ar(text[start:end]):
-                return _name_span(text, start, end)
-            return None
-        longest = max(kept, key=lambda segment: segment[-1].end() - segment[0].start())
-        if any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in tokens):
-            return None
-        first, last = longest[0], longest[-1]
+                yield start, end
+            return
+        for line in _by_line(text, tokens):
+            if any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in line):
+                continue
+            for segment in self._segments(line, trusted=True):
+                if self._is_person(text, segment):
+                    yield segment[0].start(), segment[-1].end()
+
+    def _is_person(self, text: str, segment: Sequence[re.Match[str]]) -> bool:
+        first, last = segment[0], segment[-1]
         if _is_vessel(text, first.start(), last.end()):
-            return None
-        if first is last and not _is_given(first) and _is_unsure_alone(text, first):
-            return None
-        if all(len(token.group()) < 3 or (token.group().isupper() and len(token.group()) < 5) for token in longest):
-            return None
-        return _name_span(text, longest[0].start(), longest[-1].end())
+            return False
+        known = _is_known(first) or _looks_like_surname(first)
+        if first is last and not known and _is_unsure_alone(text, first):
+            return False
+        return not all(
+            len(token.group()) < 3 or (token.group().isupper() and len(token.group()) < 5) for token in segment
+        )
+
+    def _whole_name(self, text: str, entity: Entity) -> tuple[int, int]:
+        """The entity with the given name before its first initial, or the known family name behind a given name."""
+        start, end = entity.start, entity.end
+        if entity.label != "PERSON":
+            return start, end
+        before = list(_EACH_TOKEN.finditer(text, max(0, start - 30), max(0, start - 1)))
+        own = _EACH_TOKEN.match(text, start)
+        beside = before and before[-1].end() == start - 1 and text[start - 1] == " "
+        if beside and own and before[-1].group().casefold() not in self._never:
+            family = own.end() == end or "\n" in text[start:end]
+            if _is_initial(own) or (family and (_is_surname(own) or _looks_like_surname(own))):
+                start = before[-1].start()
+        after = _EACH_TOKEN.match(text, end + 1)
+        alone = own is not None and own.end() == end and _is_given(own)
+        if alone and after and text[end] == " " and after.group().casefold() not in self._never:
+            end = after.end()
+        return start, end
+
+    def _mistaken(self, text: str, tokens: Sequence[re.Match[str]]) -> Iterator[tuple[int, int]]:
+        """One to three words that begin with a known given name or end with a family name."""
+        for line in _by_line(text, tokens):
+            if any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in line):
+                continue
+            for segment in self._segments(line):
+                family = _is_surname(segment[-1]) or _looks_like_surname(segment[-1], certainly=len(segment) == 1)
+                if len(segment) < 4 and (family or _begins_name(segment, 0)):
+                    yield segment[0].start(), segment[-1].end()
+
+    def _after_cues(self, text: str) -> Iterator[tuple[int, int]]:
+        """ "My name is …", "Hi …,", "Name: …": one to four words that are no office and no greeting."""
+        for match in _CUED.finditer(text):
+            tokens = list(_EACH_TOKEN.finditer(text, *match.span("name")))
+            if any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in tokens):
+                continue
+            segments = self._segments(tokens)
+            if segments and segments[0][0].start() == match.start("name") and len(segments[0]) <= 4:
+                long = any(len(token.group()) > 2 and not token.group().isupper() for token in segments[0])
+                if long and not _is_vessel(text, segments[0][0].start(), segments[0][-1].end()):
+                    yield segments[0][0].start(), segments[0][-1].end()
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
         """Further mentions, in one case, of people who are known there by these folded parts of their names."""
@@ -120,11 +192,11 @@ class NamePatterns:
             position = tokens.index(first)
             titled = position > 0 and words[position - 1] in gazetteer.HONORIFICS
             before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
-            role = before is not None and before.group(1).casefold() in gazetteer.ROLES
+            role = before is not None and before.group(1).casefold() in gazetteer.ROLES | gazetteer.HONORIFICS
             kin = [i for i, token in enumerate(segment) if token.group().casefold() in gazetteer.KINSHIP]
             articled = [i for i, token in enumerate(segment) if _is_articled(token)]
             tribe = [i for i in articled if _folded(segment[i].group()).endswith(("i", "y"))]
-            start = next((i for i, token in enumerate(segment) if _is_given(token)), None)
+            start = next((i for i, token in enumerate(segment) if _begins_name(segment, i)), None)
             if kin and 0 < kin[0] < len(segment) - 1:
                 end = articled[0] if articled and articled[0] > kin[-1] else kin[-1] + 2
                 begin = start if start is not None and start < kin[0] else max(0, kin[0] - 1)
@@ -139,13 +211,21 @@ class NamePatterns:
                 yield first.start(), segment[min(len(segment), 4) - 1].end()
             elif role:
                 yield first.start(), segment[min(len(segment), 3) - 1].end()
+            elif any(_is_initial(token) and token.group().endswith(".") for token in segment[1:-1]):
+                yield first.start(), last.end()
             elif start is not None:
                 yield segment[start].start(), segment[min(len(segment), start + 3) - 1].end()
+            elif any(_is_surname(token) for token in segment):
+                surname = next(i for i, token in enumerate(segment) if _is_surname(token))
+                yield segment[max(0, surname - 2)].start(), segment[surname].end()
             elif signed and len(segment) == len(tokens) <= 3 and _is_signature(text, first, last):
                 yield first.start(), last.end()
 
-    def _segments(self, tokens: Sequence[re.Match[str]]) -> list[list[re.Match[str]]]:
-        """Cut a run of capitalised words at titles, places, offices and everyday words."""
+    def _segments(self, tokens: Sequence[re.Match[str]], trusted: bool = False) -> list[list[re.Match[str]]]:
+        """Cut a run of capitalised words at titles, places, offices and everyday words.
+
+        trusted: a model took it for a person, so an everyday word that is a given name too ("Jan", "Will") is one.
+        """
         segments: list[list[re.Match[str]]] = [[]]
         skip_next = False
         for token in tokens:
@@ -159,8 +239,9 @@ class NamePatterns:
             )
             surname = len(segments[-1]) == 1 and _is_given(segments[-1][0])  # "Lubna Sayyid"
             title = word in gazetteer.HONORIFICS and not surname
-            initial = token.group().endswith(".") and len(token.group()) == 2
-            ends = (word in self._never and not initial) or title or place or skip_next
+            initial = _is_initial(token) and (token.group().endswith(".") or bool(segments[-1]))
+            given = trusted and word in world_names.GIVEN_WORLD and not segments[-1]
+            ends = (word in self._never and not initial and not given) or title or place or skip_next
             skip_next = word in gazetteer.PLACE_HEADS
             if ends or skip_next:
                 segments.append([])
@@ -285,8 +366,109 @@ def _is_articled(token: re.Match[str]) -> bool:
     return re.match(r"(?:Al|al|El|el)[ -]", token.group()) is not None
 
 
+def recased(text: str) -> str:
+    """A text without any capital with capitals on the names that everybody knows, on the word after a given name and on
+    what follows a cue such as "my name is"; of the same length. Any other text as it is."""
+    if _UPPER_LETTER.search(text) or _ARABIC.search(text):
+        return text
+    letters = list(text)
+    given_ends = -1
+    for word in _LOWER_WORD.finditer(text):
+        if len(word.group().rstrip(".")) == 1:
+            if word.start() == given_ends + 1 and text[given_ends] == " ":  # an initial
+                letters[word.start()] = letters[word.start()].upper()
+                given_ends = word.end()
+            continue
+        plain = _plain(word.group().rstrip("."))
+        after_name = word.start() == given_ends + 1 and text[given_ends] == " "
+        cued = _CUE_BEFORE.search(text, max(0, word.start() - 24), word.start()) is not None
+        common = plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS
+        known = plain in _KNOWN and plain not in world_names.EVERYDAY
+        if not common and (known or after_name or cued):
+            letters[word.start()] = letters[word.start()].upper()
+        given_ends = word.end() if not common and (known or cued) else -1
+    return "".join(letters)
+
+
+@lru_cache(maxsize=1 << 16)
+def _plain(word: str) -> str:
+    """In small letters, without accents."""
+    folded = unicodedata.normalize("NFKD", word.casefold().replace("ø", "o").replace("ł", "l").replace("ß", "ss"))
+    return "".join(letter for letter in folded if not unicodedata.combining(letter))
+
+
+# Nordic, Slavic, Greek, German, Romanian, Finnish, Caucasian, Romance.
+_CERTAIN = "sson|dottir|ovic|evic|vich|vych|skaya|czyk|wicz|enko|chuk|opoulos|akis|idis|shvili|oglu"
+_CERTAIN_SURNAME_ENDING = re.compile(f"(?:{_CERTAIN}|[^n]ova)$")
+_SURNAME_ENDING = re.compile(
+    f"(?:{_CERTAIN}|sen|ova|eva|ski|ska|sky|escu|nen|mann|berg|quist|qvist|strom|gaard|dze|yan|ez|inho|etti|ini|ucci|ov|ev)$"
+)
+_KNOWN = gazetteer.GIVEN | world_names.GIVEN_WORLD | world_names.SURNAMES_WORLD
+
+
 def _is_given(token: re.Match[str]) -> bool:
-    return token.group().casefold() in gazetteer.GIVEN
+    """Also a word that may be something else."""
+    return token.group().casefold() in gazetteer.GIVEN or _plain(token.group()) in world_names.GIVEN_WORLD
+
+
+def _is_surname(token: re.Match[str]) -> bool:
+    """A family name that is nothing else."""
+    plain = _plain(token.group())
+    return plain in world_names.SURNAMES_WORLD and plain not in world_names.EVERYDAY and not token.group().isupper()
+
+
+def _is_known(token: re.Match[str]) -> bool:
+    return token.group().casefold() in gazetteer.GIVEN or _plain(token.group()) in _KNOWN
+
+
+def _looks_like_surname(token: re.Match[str], certainly: bool = False) -> bool:
+    """By its ending. certainly: only endings that no other word has."""
+    endings = _CERTAIN_SURNAME_ENDING if certainly else _SURNAME_ENDING
+    return len(token.group()) > 5 and endings.search(_plain(token.group())) is not None
+
+
+def _begins_name(segment: Sequence[re.Match[str]], position: int) -> bool:
+    """A given name that is nothing else; or one that may be, with a family name or an initial behind it."""
+    token = segment[position]
+    if token.group().casefold() in gazetteer.GIVEN:
+        return True
+    plain = _plain(token.group())
+    if plain not in world_names.GIVEN_WORLD or token.group().isupper():
+        return False
+    following = segment[position + 1] if position + 1 < len(segment) else None
+    if plain not in world_names.EVERYDAY:
+        return True
+    return following is not None and (_is_initial(following) or _plain(following.group()) in _KNOWN)
+
+
+def _is_initial(token: re.Match[str]) -> bool:
+    return len(token.group().strip(".")) == 1
+
+
+def _by_line(text: str, tokens: Sequence[re.Match[str]]) -> Iterator[list[re.Match[str]]]:
+    """Tokens that stand side by side, with nothing but spaces between them."""
+    line: list[re.Match[str]] = []
+    for token in tokens:
+        if line and text[line[-1].end() : token.start()].strip(" "):
+            yield line
+            line = []
+        line.append(token)
+    if line:
+        yield line
+
+
+def _is_part_of_organisation(text: str, span: tuple[int, int], entities: Sequence[Entity]) -> bool:
+    """A single word inside a longer name that a model took for an organisation: "Davis, Reynolds and Williams"."""
+    start, end = span
+    if " " in text[start:end]:
+        return False
+    return any(
+        entity.label == "ORGANISATION"
+        and entity.start <= start
+        and end <= entity.end
+        and " " in text[entity.start : entity.end].strip()
+        for entity in entities
+    )
 
 
 def _is_signature(text: str, first: re.Match[str], last: re.Match[str]) -> bool:
@@ -303,6 +485,8 @@ def _is_unsure_alone(text: str, token: re.Match[str]) -> bool:
     """A single capitalised word that a model took for a person, where every word has a capital or more words follow."""
     if token.group().isupper() or re.match(r" [A-Z]", text[token.end() :]):
         return True
+    if _CUE_BEFORE.search(text, max(0, token.start() - 24), token.start()):
+        return False
     before = re.search(r"([A-Z][\w.]*) \Z", text[max(0, token.start() - 30) : token.start()])
     return before is not None and before.group(1).casefold().strip(".") not in gazetteer.HONORIFICS
 

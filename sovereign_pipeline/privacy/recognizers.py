@@ -1,7 +1,9 @@
-"""Structured identifiers of Oman and the Gulf: patterns with their labels inside, and checks of their digits.
+"""Structured identifiers: patterns with their labels inside, and checks of their digits. Oman and the Gulf first, then
+what letters from abroad hold.
 
 Patterns run on normalised text (`normalisation.py`), so that both digit sets and marked Arabic are covered by one
-pattern. Only the value is reported, never its label. Names of people are `name_patterns.py`.
+pattern. Only the value is reported, never its label. Names of people are `name_patterns.py`, addresses from abroad
+`addresses.py`.
 """
 
 import bisect
@@ -13,6 +15,8 @@ from typing import Literal, get_args
 import phonenumbers
 from stdnum import luhn
 from stdnum.iso7064 import mod_97_10
+
+from sovereign_pipeline.privacy.addresses import address_spans
 
 Kind = Literal[
     "NAME",
@@ -29,9 +33,20 @@ Kind = Literal[
     "CR",
     "PLATE",
     "DATE_OF_BIRTH",
+    "SSN",
+    "DRIVING_LICENCE",
+    "IP",
+    "URL",
+    "PLACE",
+    "ORGANISATION",
+    "NATIONALITY",
+    "DATE",
+    "AGE",
 ]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+KEPT_BY_DEFAULT: frozenset[Kind] = frozenset({"URL", "PLACE", "ORGANISATION", "NATIONALITY", "DATE", "AGE"})
+"""What a letter is about rather than whom it is about; looked for only where the institution's policy asks for it."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +114,49 @@ _PHONE_LABEL = (
     r"(?:\b(?:tele)?phones?\b|\btel\b|\bmobile\b|\bGSM\b|\bcell\b|\bwhats ?app\b|\bfax\b|\bdirect line\b"
     r"|(?:ال)?هاتف(?:ه|ها|ي|نا)?|(?:ال)?جوال(?:ه|ها|ي)?|(?:ال)?نقال(?:ه|ها|ي)?|(?:ال)?فاكس|واتس ?اب)\.?"
 )
-_PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ -]?)?\d(?:[ -]?\d){6,11}"
+_EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
+_PHONE_VALUE = (
+    r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + _EXTENSION
+)
+_REACHED_AT = (
+    r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
+    r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
+)
 _PLATE_LETTERS = r"(?:[A-Z] ?[A-Z]?|[ء-ي](?: ?[ء-ي])?)"
 
 _IBAN = re.compile(
     rf"{_NOT_IN_WORD}[A-Z]{{2}}\d{{2}}(?:[A-Z0-9]{{10,30}}|(?:[ -][A-Z0-9]{{4}}){{2,7}}(?:[ -][A-Z0-9]{{1,3}})?)(?!\w)",
     re.IGNORECASE,
 )
-_CARD_NUMBER = re.compile(rf"{_NOT_IN_WORD}(?<!\d[ -])(?:\d{{13,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
+_CARD_NUMBER = re.compile(rf"{_NOT_IN_WORD}(?<!\d[ -])(?:\d{{12,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
 _EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@\w[\w-]*(?:\.\w[\w-]*)+")
 _PREFIXED_PHONE = re.compile(r"(?<![\w+])\(?(?:\+|00) ?\(?\d{1,3}\)?(?:[ -]?\(?\d\)?){6,12}(?!\w)")
+_GROUPED_PHONE = re.compile(
+    r"(?<![\w+.,/-])(?<!\d )(?!(?:19|20)\d\d-\d\d-\d\d)(?:\(\d{1,5}\)[ .-]?|\d{1,5}[ .-])(?:\(0\))?"
+    rf"\d{{2,4}}(?:[ .-]\d{{2,4}}){{0,3}}{_EXTENSION}(?!\w)(?![.,/:-]\d)"
+)
+_PHONE_BEFORE_ITS_LABEL = re.compile(
+    rf"(?<![\w+./-])(?P<value>{_PHONE_VALUE})(?= ?[-,]? ?\(?(?i:office|fax|mobile|home|work|cell|tel)\b)"
+)
+_SSN = re.compile(r"(?<![\w-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
+_IP_V4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]*\d)")
+_IP_V6 = re.compile(
+    r"(?<![\w:.])(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6})(?![\w:])"
+)
+_URL = re.compile(r"(?i)(?:https?://|www\.)[^\s<>\"'|]*[^\s<>\"'|.,;:!?)]")
+_TIME = r"(?:[ T]\d{1,2}:\d{2}(?::\d{2})?)?"
+_ANY_DATE = re.compile(
+    rf"(?<![\w/.-])(?:{_DATE}{_TIME}|\d{{1,2}} {_MONTH}|(?:19|20)\d\d)(?![\w/-]|\.\d)", re.IGNORECASE
+)
+_AGE = re.compile(
+    r"(?i)(?<![\w.,/-])(?P<before>1?\d?\d)(?=(?:-| )?(?:years?|yrs?|months?)(?:-| )(?:old|of age)|[ -]?y/?o\b)"
+    r"|\b(?:aged|age of|age:?|turn(?:ed|s|ing)?|when (?:he|she|they|i|we) (?:was|were)) "
+    r"(?P<after>1?\d?\d)(?![\w/-]|[.,]\d)"
+)
 _LOCAL_PHONE = re.compile(rf"{_NOT_IN_WORD}(?<!\d[.,: -])[2789]\d{{3}}[ -]?\d{{4}}{_END}")
 _NOT_AN_AMOUNT = r"(?<!\bOMR )(?<!\bOMR)(?<!\bRO )(?<!\d[.,:-])"
 _FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/\d{2,4}/\d+\b")
+_TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
 _LONG_NUMBER = re.compile(rf"(?<!\w){_NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){_END}")
 _YEARS_OR_DATE = re.compile(
     r"(?:19|20)\d\d[ -](?:19|20)\d\d|(?:19|20)\d\d[ -][01]?\d[ -][0-3]?\d|[0-3]?\d[ -][01]?\d[ -](?:19|20)\d\d"
@@ -139,6 +184,20 @@ _LABELLED: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("CARD", _labelled(r"\b(?:credit|debit|visa|mastercard|bank) card\b\.?", _LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
     ("CARD", _labelled(r"بطاقة (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم)", _LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
     ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", _PHONE_VALUE + _END)),
+    ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", _PHONE_VALUE + _END)),
+    (
+        "SSN",
+        _labelled(r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?", _LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
+    ),
+    (
+        "DRIVING_LICENCE",
+        _labelled(
+            r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))",
+            rf"(?:{_LINK_EN}|{_LINK_AR})",
+            r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)",
+        ),
+    ),
+    ("PO_BOX", _labelled(r"\bzip(?: ?code)?\b", r"(?:\s*(?:[:]|\bis\b))?\s*", r"\d{4,5}(?:-\d{3,4})?(?!\w)")),
     (
         "PO_BOX",
         _labelled(
@@ -191,6 +250,9 @@ _LABELLED: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 PRIORITY: tuple[Kind, ...] = (
     "EMAIL",
     "IBAN",
+    "IP",
+    "SSN",
+    "DRIVING_LICENCE",
     "NID",
     "RESIDENT_CARD",
     "PASSPORT",
@@ -202,16 +264,26 @@ PRIORITY: tuple[Kind, ...] = (
     "PHONE",
     "CARD",
     "ACCOUNT",
+    "URL",
+    "AGE",
+    "DATE",
     "NAME",
+    "ORGANISATION",
+    "PLACE",
+    "NATIONALITY",
 )
 _RANK = {kind: rank for rank, kind in enumerate(PRIORITY)}
+# Identifiers go before names, and names before what a model takes for a place or an organisation.
+_STANDING: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}
+_GIVES_WAY_IN_PART = frozenset({"ORGANISATION", "PLACE"})
 
 
-def structured_spans(text: str) -> list[Span]:
+def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Span]:
     """Every structured identifier of a normalised text, without overlaps, in reading order.
 
-    Besides what a label or a checksum tells, every run of eight digits or more that is no date, amount or file number
-    is taken, also when it is glued to letters, since a number that is kept by mistake cannot be taken back.
+    also: of KEPT_BY_DEFAULT those with a pattern (URL, DATE, AGE) that are looked for too. Besides what a label or a
+    checksum tells, every run of eight digits or more that is no date, amount or file number is taken, also when it is
+    glued to letters, since a number that is kept by mistake cannot be taken back.
     """
     found: list[Span] = []
     if "@" in text:
@@ -231,7 +303,22 @@ def structured_spans(text: str) -> list[Span]:
         found += [
             _span(match, "PHONE", labelled=False) for match in _LOCAL_PHONE.finditer(text) if _is_omani(match.group())
         ]
+        found += [
+            _span(match, "PHONE", labelled=False)
+            for match in _GROUPED_PHONE.finditer(text)
+            if _is_grouped(match.group())
+        ]
+        found += [_span(match, "PHONE", group="value") for match in _PHONE_BEFORE_ITS_LABEL.finditer(text)]
         found += [_span(match, "PASSPORT", labelled=False) for match in _PASSPORT_SHAPE.finditer(text)]
+        found += [_span(match, "SSN", labelled=False) for match in _SSN.finditer(text)]
+        found += [_span(match, "IP") for pattern in (_IP_V4, _IP_V6) for match in pattern.finditer(text)]
+        found += [_address(text, *span) for span in address_spans(text)]
+        if "DATE" in also:
+            found += [_span(match, "DATE", labelled=False) for match in _ANY_DATE.finditer(text)]
+        if "AGE" in also:
+            found += [_span(match, "AGE", group=match.lastgroup or 0) for match in _AGE.finditer(text)]
+    if "URL" in also:
+        found += [_span(match, "URL", labelled=False) for match in _URL.finditer(text)]
     return without_overlaps([*found, *_long_numbers(text)])
 
 
@@ -245,15 +332,39 @@ def leftovers(text: str) -> list[Span]:
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
-    """Of spans that overlap keep identifiers before names, labelled before others, then by PRIORITY, the longest."""
+    """Of spans that overlap keep identifiers before names, labelled before others, then by PRIORITY, the longest.
+
+    What a model takes for a place or an organisation gives way in part: what is left beside the stronger span stays.
+    """
     kept: list[Span] = []  # always in reading order
-    for span in sorted(spans, key=_strength):
+    waiting = sorted(spans, key=_strength)
+    for span in waiting:
         place = bisect.bisect_left(kept, span.start, key=_by_start)
         before = place == 0 or kept[place - 1].end <= span.start
         after = place == len(kept) or span.end <= kept[place].start
         if before and after:
             kept.insert(place, span)
+        elif span.kind in _GIVES_WAY_IN_PART:
+            for piece in _beside(span, kept):
+                kept.insert(bisect.bisect_left(kept, piece.start, key=_by_start), piece)
     return kept
+
+
+def _beside(span: Span, kept: Iterable[Span]) -> list[Span]:
+    """The pieces of two letters or more that no kept span covers. The key of such a span is its text."""
+    pieces = []
+    position = span.start
+    for other in [each for each in kept if each.end > span.start and each.start < span.end]:
+        pieces.append((position, other.start))
+        position = max(position, other.end)
+    pieces.append((position, span.end))
+    found = []
+    for start, end in pieces:
+        text = span.key[start - span.start : max(0, end - span.start)]
+        word = re.search(r"\w(?:.*\w)?", text, re.DOTALL)
+        if word and sum(character.isalpha() for character in word.group()) >= 2 and word.group() not in ("and", "of"):
+            found.append(replace(span, start=start + word.start(), end=start + word.end(), key=word.group()))
+    return found
 
 
 def value_key(kind: Kind, value: str) -> str:
@@ -266,6 +377,17 @@ def value_key(kind: Kind, value: str) -> str:
 
 def _span(match: re.Match[str], kind: Kind, group: str | int = 0, labelled: bool = True) -> Span:
     return Span(match.start(group), match.end(group), kind, value_key(kind, match[group]), labelled)
+
+
+def _address(text: str, start: int, end: int) -> Span:
+    return Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end]))
+
+
+def _is_grouped(value: str) -> bool:
+    """Eight digits or more in groups that are no date, and no amount: thousands come in groups of three alone."""
+    digits = sum(character.isdigit() for character in re.split("x|ext", value)[0])
+    amount = re.fullmatch(r"\d{1,3}(?: \d{3})+", value) is not None
+    return 8 <= digits <= 13 and not amount and _YEARS_OR_DATE.fullmatch(value) is None
 
 
 def _is_iban(value: str) -> bool:
@@ -286,13 +408,22 @@ def _by_start(span: Span) -> int:
     return span.start
 
 
-def _strength(span: Span) -> tuple[bool, bool, bool, int, int, int]:
-    return span.kind == "NAME", not span.labelled, span.by_length, _RANK[span.kind], span.start - span.end, span.start
+def _strength(span: Span) -> tuple[int, bool, bool, int, int, int]:
+    return (
+        _STANDING.get(span.kind, 0),
+        not span.labelled,
+        span.by_length,
+        _RANK[span.kind],
+        span.start - span.end,
+        span.start,
+    )
 
 
 def _without_file_numbers(text: str) -> str:
-    """The same text, of the same length, with the institution's own file numbers blotted out."""
-    return _FILE_NUMBER.sub(lambda match: "#" * len(match.group()), text)
+    """The same text, of the same length, with the institution's own file numbers and points in time blotted out."""
+    for pattern in (_FILE_NUMBER, _TIMESTAMP):
+        text = pattern.sub(lambda match: "#" * len(match.group()), text)
+    return text
 
 
 def _long_numbers(text: str) -> list[Span]:

@@ -21,8 +21,8 @@ from sovereign_pipeline.corpus.document import Document, write_jsonl
 from sovereign_pipeline.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.privacy.canary import CANARIES
-from sovereign_pipeline.privacy.name_models import NameModel, load_name_model
-from sovereign_pipeline.privacy.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.name_models import Entity, NameModel, load_name_model
+from sovereign_pipeline.privacy.name_patterns import NamePatterns, recased
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.persons import known_parts, person_name, same_person
 from sovereign_pipeline.privacy.recognizers import KINDS, Kind, Span, structured_spans, without_overlaps
@@ -72,6 +72,7 @@ class _Text:
     field: str
     normalised: NormalisedText
     spans: list[Span]
+    entities: Sequence[Entity] = ()
 
 
 @dataclass(frozen=True)
@@ -127,21 +128,25 @@ class Scrubber:
                 if document.language == language
                 for text in fields
             ]
-            found = _persons(model, chosen)
+            found = _entities(model, chosen)
             canaries = {canary.document.id for canary in CANARIES if canary.language == language}
-            if canaries and not any(spans for text, spans in zip(chosen, found, strict=True) if text.row in canaries):
+            if canaries and not any(
+                entity.label == "PERSON"
+                for text, entities in zip(chosen, found, strict=True)
+                if text.row in canaries
+                for entity in entities
+            ):
                 raise PrivacyError(
                     f"The name model of language '{language}' found no person in the canary text, so it finds none "
                     f"elsewhere. Nothing was written. Install the model again, or name another one in the recipe."
                 )
-            for text, spans in zip(chosen, found, strict=True):
-                accepted = (self._patterns.accepted(text.normalised.text, start, end) for start, end in spans)
-                text.spans = [span for span in accepted if span is not None]
+            for text, entities in zip(chosen, found, strict=True):
+                text.entities = entities
 
     def _find(self, text: _Text) -> list[Span]:
         content = text.normalised.text
-        names = self._patterns.spans(content, signed=text.field == "request")
-        return without_overlaps([*structured_spans(content), *names, *text.spans])
+        names = self._patterns.spans(content, text.entities, signed=text.field == "request")
+        return without_overlaps([*structured_spans(content), *names])
 
     def _scrub_case(self, documents: Sequence[Document], texts: Sequence[Sequence[_Text]]) -> ScrubbedCase:
         authors = [normalise(document.author).text for document in documents]
@@ -283,22 +288,21 @@ def _certain_kinds(texts: Sequence[_Text]) -> dict[str, Kind]:
     return kinds
 
 
-def _persons(model: NameModel, texts: Sequence[_Text]) -> list[list[tuple[int, int]]]:
-    """All spans of the model; when it raises, the text that makes it raise is looked for so that its row is named."""
+def _entities(model: NameModel, texts: Sequence[_Text]) -> list[list[Entity]]:
+    """All that the model found; when it raises, the text that makes it raise is looked for so that its row is named."""
     try:
-        return _persons_in(model, texts)
+        return _entities_in(model, texts)
     except Exception:
         for text in texts:
-            _guarded("the name model", text.row, partial(_persons_in, model, [text]))
+            _guarded("the name model", text.row, partial(_entities_in, model, [text]))
         raise PrivacyError(
             f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
             f"Nothing was written. Run again; if it stays, reinstall the model."
         ) from None
 
 
-def _persons_in(model: NameModel, texts: Sequence[_Text]) -> list[list[tuple[int, int]]]:
-    found = model.entities([text.normalised.text for text in texts])
-    return [[(each.start, each.end) for each in entities if each.label == "PERSON"] for entities in found]
+def _entities_in(model: NameModel, texts: Sequence[_Text]) -> list[list[Entity]]:
+    return list(model.entities([recased(text.normalised.text) for text in texts]))
 
 
 def _guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:

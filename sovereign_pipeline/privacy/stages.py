@@ -107,7 +107,7 @@ def _name_model_digests(workplace: Workplace) -> dict[str, str]:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="2",
+    code_version="3",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
@@ -117,7 +117,7 @@ SCRUBBED_CORPUS = Stage(
         Gate(
             name="no_identifier_left",
             question="Does a second, stricter reading find no structured identifier in the output?",
-            code_version="1",
+            code_version="2",
             judge=judge_no_identifier_left,
         ),
     ),

@@ -1,0 +1,141 @@
+"""Postal addresses outside the Gulf's house-and-way form: a street with its number, and what follows it in the letter.
+
+What belongs here: the shapes of addresses by country, grown from an anchor (street, post box, military post) to the
+unit, town, region, country and postcode beside it. What does not: the house-and-way addresses of Oman, which carry
+their labels (`recognizers.py`).
+"""
+
+import re
+from collections.abc import Iterator
+
+# Words are bounded, and never given back letter by letter: a long word would cost the square of its length.
+_WORD = r"[^\W\d_a-z][\w.'’-]{0,30}+"  # with a capital, in any script that has them
+_LINKED = (
+    rf"(?:(?:de|del|della|da|do|dos|das|des|du|la|le|les|van|von|der|den|het|of|the|na|nad|y|et|and) ){{0,2}}{_WORD}"
+)
+_NUMBER = r"\d{1,5}(?:[/-]\d{1,4})?[A-Za-z]?(?!\w)"
+_UNIT = r"(?i:apt|apartment|suite|ste|unit|flat|floor|room|bldg|building|block|door|lot)\.? ?#? ?\d{1,5}[A-Za-z]?(?!\w)"
+# After the name: "24 Clarke Avenue".
+_TYPE_AFTER = (
+    r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Boulevard|Blvd|Terrace|Close|Crescent|Cres|Way|"
+    r"Square|Sq|Parkway|Pkwy|Highway|Hwy|Trail|Gate|Circle|Cir|Alley|Row|Grove|Hill|Loop|Mews|Path|Plaza|Quay|Ridge|"
+    r"Walk|Wharf|Green|Gardens|Gdns|Rise|View|Vale|Parade|Esplanade|Promenade|Turnpike|Bypass|Mount|Heights|Crossing|"
+    r"Common|Meadow|Lea|gate)\.?(?!\w)"
+)
+# Before the name: "Rua Igreja 25", "26 rue de la Gare".
+_TYPE_BEFORE = (
+    r"(?:[Rr]ue|[Rr]ua|[Rr]úa|[Aa]venue|[Aa]venida|[Aa]vda\.?|[Aa]v\.|[Bb]oulevard|[Bb]d\.?|Via|Viale|[Vv]icolo|"
+    r"[Pp]iazza|[Cc]orso|[Ll]argo|[Cc]alle|[Cc]/|[Cc]arretera|[Pp]aseo|[Pp]laza|[Pp]raça|[Tt]ravessa|[Ee]strada|"
+    r"[Cc]hemin|[Aa]llée|[Qq]uai|[Ii]mpasse|[Rr]oute|[Pp]lace|[Cc]ours|[Uu]l\.|[Uu]lica|[Aa]l\.|[Oo]s\.|[Pp]l\.|"
+    r"[Ss]trada|[Cc]arrer|[Rr]onda|[Jj]l\.|[Jj]alan)"
+)
+# Grown together with the name: "Friedhofstrasse 33", "Aftonvägen 12".
+_GROWN = (
+    r"(?<!\w)[^\W\d_][\w-]{0,30}?(?:stra(?:ss|ß)e|str\.|gasse|platz|allee|damm|ufer|weg|straat|laan|plein|gracht|kade|dijk|singel|"
+    r"steeg|hof|baan|gata|gatan|götu|gade|gaten|vägen|vegen|veien|vej|vænget|stræti|straeti|braut|stien|stigen|backen|"
+    r"gränd|torget|torg|katu|tie|kuja|polku|tori|stezka|ulice|dreef|pad)"
+)
+# A word of its own behind the name, with the number after it: "Erzsébet tér 19.", "Luite tee 87".
+_TYPE_WORD = (
+    r"(?:utca|útja|út|tér|tere|köz|körút|krt\.|rkp\.|fasor|sor|u\.|kapu|tee|tänav|tn\.?|mnt\.?|pst\.?|puiestee|trg|ulica|"
+    r"cesta|náměstí|nám\.|třída|nábřeží|väg|gata|gate|vej|gade|plads|plass|Straat|Strasse|Straße|Weg|Platz|Allee|Laan)"
+)
+# "P.O. Box" alone, as it is written in the Gulf, carries its own label (`recognizers.py`).
+_BOX = r"(?i:p\.? ?o\.? ?box|post office box)(?: (?i:no)\.?)? ?\d{1,6}"
+_BOX_ABROAD = r"(?i:post ?box|postboks|postfach|apartado|casilla|boîte postale)(?: (?i:no)\.?)? ?\d{1,6}"
+_MILITARY = (
+    r"(?:(?i:psc|unit|cmr) \d{1,5},? (?i:box) \d{1,5}|US(?:NS|NV|S|CGC) [A-Z]\w+)"
+    r"(?:[ ,]{0,3}\n?[>| ]{0,6}[A-Z]PO A[AEP] \d{5})?"
+    r"|[A-Z]PO A[AEP] \d{5}"
+)
+_POSTCODE = (
+    r"(?:[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}|[A-Z]\d[A-Z] ?\d[A-Z]\d|\d{3} \d{2}|\d{2}-\d{3}|\d{5}-\d{3,4}|"
+    r"\d{4} ?[A-Z]{2}|\d{3,6})(?!\w)(?![ .,-]?\d)"
+)
+_UK_POSTCODE = r"(?<![\w/])[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}(?!\w)"
+_COUNTRY = (
+    r"(?i:afghanistan|albania|algeria|andorra|angola|argentina|armenia|australia|austria|"
+    r"azerbaijan|bahrain|bangladesh|belarus|belgium|bolivia|bosnia(?: and herzegovina)?|brazil|"
+    r"bulgaria|cambodia|cameroon|canada|chile|china|colombia|costa rica|croatia|cuba|"
+    r"cyprus(?: \(\w+\))?|czech republic|czechia|denmark|ecuador|egypt|england|estonia|ethiopia|"
+    r"finland|france|georgia|germany|ghana|greece|greenland|hungary|iceland|india|"
+    r"indonesia|iran|iraq|ireland|israel|italy|japan|jordan|kazakhstan|kenya|kuwait|"
+    r"latvia|lebanon|libya|liechtenstein|lithuania|luxembourg|malaysia|malta|mexico|moldova|"
+    r"monaco|mongolia|morocco|nepal|(?:the )?netherlands|new zealand|nigeria|northern ireland|"
+    r"norway|oman|pakistan|panama|paraguay|peru|philippines|poland|portugal|qatar|romania|"
+    r"russia|saudi arabia|scotland|senegal|serbia|singapore|slovakia|slovenia|somalia|south|"
+    r"africa|south korea|spain|sri lanka|sudan|sweden|switzerland|syria|taiwan|tanzania|"
+    r"thailand|tunisia|turkey|uganda|ukraine|united arab emirates|united kingdom|united states(?:|"
+    r"of america)?|uruguay|u\.?s\.?a\.?|u\.?k\.?|uae|venezuela|vietnam|wales|yemen|zambia|"
+    r"zimbabwe)(?!\w)"
+)
+_TOWN = rf"{_LINKED}(?:[ -](?:{_LINKED}|\({_WORD}\))){{0,3}}"
+_REGION = r"(?:[A-Z]{1,3}|\d{2}|[A-Z][a-z]+(?: [A-Z][a-z]+)?)(?![\w.])"
+# A comma, a space, or the end of a line of a letter or of a quoted one.
+_THEN = r"(?:,? ?\n{1,3}[ \t]{0,8}(?:[>|]{1,3} ?)?[ ,]{0,4}|, ?| )"
+_LINE = r"(?:,? ?\n{1,3}[ \t]{0,8}(?:[>|]{1,3} ?)?[ ,]{0,4}|, )"
+
+_STREET = re.compile(
+    rf"(?<![\w/.,:])(?:"
+    rf"(?:{_NUMBER},? ){{1,2}}(?:{_LINKED} ){{1,4}}?{_TYPE_AFTER}"
+    rf"|(?:{_NUMBER},? ){{0,2}}{_TYPE_BEFORE} {_LINKED}(?: {_LINKED}){{0,4}}?,? {_NUMBER}"
+    rf"|(?:{_NUMBER},? ){{1,2}}{_TYPE_BEFORE} {_LINKED}(?: {_LINKED}){{0,3}}"
+    rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{0,3}}{_GROWN},? {_NUMBER}"
+    rf"|(?:{_NUMBER},? ){{1,2}}(?:{_WORD} ){{0,2}}{_GROWN}(?!\w)"
+    rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{1,3}}{_TYPE_WORD} {_NUMBER}"
+    rf"|{_NUMBER} {_BOX}|(?:{_NUMBER} )?{_BOX_ABROAD}|{_MILITARY})",
+)
+# A name between two numbers says nothing by itself; it is an address after a cue, or where a unit or a town follows.
+_BETWEEN_NUMBERS = re.compile(rf"(?<![\w/.,:-])\d{{2,5}} {_WORD}(?: {_LINKED}){{0,3}} {_NUMBER}")
+_NAME_AND_NUMBER = re.compile(rf"{_WORD}(?: {_LINKED}){{0,3}} \d{{1,4}}(?!\w)(?![.,:]\d)")
+_CUE = re.compile(
+    r"(?i)(?:\b(?:lives?|living|lived|reside[sd]?|residing|stay(?:s|ing)?|located|office|shop|restaurant|store|house|"
+    r"meet (?:me|you|us)|deliver(?:ed)?|sent?|return|station) (?:is |are )?(?:now )?(?:at|in|on|to)"
+    r"|\baddress(?:es)?(?: here)?(?: is|:|,| are)?(?: to| with)?(?: me at)?)[: \n]{0,4}(?:[>|]{1,3} )?\Z"
+)
+_BEFORE = re.compile(rf"(?:(?:{_UNIT}|{_NUMBER}),?[ \n]+)+\Z")
+_AFTER = re.compile(
+    rf"(?:{_THEN}{_UNIT}){{0,3}}"
+    rf"(?:{_THEN}(?:{_MILITARY}))?"
+    rf"(?:{_THEN}{_TOWN}(?:{_THEN}{_REGION})?(?:{_THEN}{_COUNTRY})?{_THEN}{_POSTCODE}"
+    rf"|{_THEN}{_TOWN}(?:{_LINE}{_REGION})?{_THEN}{_COUNTRY}(?:{_THEN}{_POSTCODE})?"
+    rf"|{_THEN}{_POSTCODE} {_TOWN}"
+    rf"|, {_TOWN})?"
+)
+_NEXT_UNIT_OR_TOWN = re.compile(rf"{_THEN}{_UNIT}|{_LINE}{_TOWN}(?:{_LINE}|\Z|[.?!])|{_THEN}{_POSTCODE}")
+_CORNER = re.compile(rf"\b[Tt]he corner of {_WORD}(?: (?:{_LINKED}|\d+)){{0,3}} and {_WORD}(?: (?:{_WORD}|\d+)){{0,3}}")
+_MONTH = re.compile(
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December|"
+    r"Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Article|Section|Act|Regulations?|Order|Schedule|Clause|Paragraph|Part)"
+)
+_YEAR = re.compile(r"(?:19|20)\d\d\Z")
+
+
+def address_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Half-open spans of addresses in a normalised text, in reading order, without overlaps."""
+    last = 0
+    for start, end in sorted(_anchors(text)):
+        if start < last:
+            continue
+        before = _BEFORE.search(text, max(last, start - 40), start)
+        after = _AFTER.match(text, end)
+        last = after.end() if after else end
+        yield (before.start() if before else start), last
+
+
+def _anchors(text: str) -> Iterator[tuple[int, int]]:
+    for match in _STREET.finditer(text):
+        yield match.span()
+    for match in _CORNER.finditer(text):
+        yield match.span()
+    for match in re.finditer(_UK_POSTCODE, text):
+        yield match.span()
+    for match in _BETWEEN_NUMBERS.finditer(text):
+        cued = _CUE.search(text, max(0, match.start() - 40), match.start()) is not None
+        plain = _MONTH.search(match.group()) is None and _YEAR.search(match.group()) is None
+        if plain and (cued or _NEXT_UNIT_OR_TOWN.match(text, match.end())):
+            yield match.span()
+    for match in _NAME_AND_NUMBER.finditer(text):
+        plain = _MONTH.search(match.group()) is None and _YEAR.search(match.group()) is None
+        if plain and _CUE.search(text, max(0, match.start() - 40), match.start()):
+            yield match.span()
