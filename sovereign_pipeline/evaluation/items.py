@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.errors import SourceError
 
 
@@ -19,6 +20,13 @@ class EvaluationItem(BaseModel):
 
 
 ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
+
+
+def digest_of_items(path: Path) -> str:
+    """SHA-256 of one file. Raises SourceError when it is not there."""
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+    return file_sha256(path)
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:

@@ -7,12 +7,11 @@ measured is in the modules beside this one.
 import time
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.items import digest_of_items
 from sovereign_pipeline.evaluation.models import open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
@@ -82,7 +81,8 @@ def _capability_config(line: Line) -> Config:
 
 
 def _suite_digests(workplace: Workplace) -> dict[str, str]:
-    return {suite.name: _digest(workplace.settings.data / suite.path) for suite in workplace.line.evaluation.capability}
+    data = workplace.settings.data
+    return {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -114,7 +114,10 @@ def _red_team_config(line: Line) -> Config:
 
 def _red_team_digests(workplace: Workplace) -> dict[str, str]:
     red_team, data = workplace.line.evaluation.red_team, workplace.settings.data
-    return {"prompts": _digest(data / red_team.prompts), "judge_labels": _digest(data / red_team.judge_labels)}
+    return {
+        "prompts": digest_of_items(data / red_team.prompts),
+        "judge_labels": digest_of_items(data / red_team.judge_labels),
+    }
 
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -221,12 +224,6 @@ def _demands(line: Line) -> Demands:
 def _directories(workplace: Workplace, inputs: Inputs) -> tuple[Path, Path]:
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
     return base, adapter_directory(inputs[ALIGNED_ADAPTER.kind])
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
-    return file_sha256(path)
 
 
 CAPABILITY_SCORES = Stage(

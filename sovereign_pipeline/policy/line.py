@@ -177,6 +177,20 @@ class RedTeam(RecipeModel):
     max_refusal_drop: float = Field(default=0.10, ge=0, le=1)
 
 
+class Contamination(RecipeModel):
+    """How many training rows may share text with the evaluation suites and red-team prompts of the line.
+
+    n: words of a run that counts as shared; 13 as in Brown et al. 2020 (Language Models are Few-Shot Learners),
+    appendix C, who let n go down to 8 and not further, because shorter runs collide by chance.
+    max_share: of the rows. 0 because one row is enough to have taught an answer, rows are seen for several epochs, and
+    it is always possible to take the row out of the source or the item out of the suite; raise it for a form of words
+    that the suite and every letter share.
+    """
+
+    n: int = Field(default=13, ge=8, le=50)
+    max_share: float = Field(default=0.0, ge=0, le=1)
+
+
 class Evaluation(RecipeModel):
     """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one."""
 
@@ -186,6 +200,14 @@ class Evaluation(RecipeModel):
     batch_size: int = Field(default=4, ge=1)
     capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
     red_team: RedTeam
+    contamination: Contamination = Contamination()
+
+    @model_validator(mode="after")
+    def _suites_have_names_of_their_own(self) -> "Evaluation":
+        names = [suite.name for suite in self.capability]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two suites share a name: {', '.join(names)}")
+        return self
 
 
 class Line(RecipeModel):
