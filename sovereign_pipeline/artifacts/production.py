@@ -97,12 +97,13 @@ def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Ver
                 raise IntegrityError(
                     f"A file that the gate '{gate.name}' reads was changed while it was read. Run again."
                 )
-            answer = {name: value for name, value in asdict(verdict).items() if name != "listed"}
+            answer = {"passed": verdict.passed, "message": verdict.message, "evidence": verdict.evidence}
             (workspace / VERDICT_FILE).write_bytes(canonical_json(answer) + b"\n")
             if verdict.listed:
                 listed = b"".join(canonical_json(each) + b"\n" for each in verdict.listed)
                 (workspace / LISTED_FILE).write_bytes(listed)
-            return Built(summary={"gate": gate.name, "passed": verdict.passed})
+            summary = {"gate": gate.name, "passed": verdict.passed}
+            return Built(summary=summary, classification=verdict.classification)
 
         production = _make(workplace, identity, build)
         return _verdict(workplace, production.ref)

@@ -58,12 +58,14 @@ class Verdict:
     """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON.
 
     listed: what is too long for both, such as every row id with what was found there; a file of its own in the record.
+    classification: the level of what the gate itself read from outside; the artifact's is always joined to it.
     """
 
     passed: bool
     message: str
     evidence: dict[str, Any] = field(default_factory=dict)
     listed: tuple[dict[str, Any], ...] = ()
+    classification: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.capability import read_suite
-from sovereign_pipeline.evaluation.items import digest_of_items
+from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.red_team import read_prompts
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
@@ -151,7 +151,11 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
 
 
 def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]]) -> Verdict:
-    """Compare every row (all of its columns, in order, but the id) with every item. `listed`: suite, item and row."""
+    """Compare every row (all of its columns, in order, but the id) with every item. `listed`: suite, item and row.
+
+    Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
+    """
+    level = workplace.institution.ladder.highest((level_of_suites(workplace), level_of_red_team(workplace)))
     limits = workplace.line.evaluation.contamination
     items = list(items_of(workplace))
     contamination = Contamination(items, limits.n)
@@ -185,7 +189,7 @@ def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]])
     )
     passed = len(contaminated) <= limits.max_share * count
     if not contaminated:
-        return Verdict(passed, f"{said}.", evidence)
+        return Verdict(passed, f"{said}.", evidence, classification=level)
     remedy = (
         ""
         if passed
@@ -197,6 +201,7 @@ def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]])
         f"{said}: {_some(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
         evidence,
         tuple(listed),
+        level,
     )
 
 
@@ -218,7 +223,15 @@ def not_contaminated(file: str) -> Gate:
 
 
 def _config(line: Line) -> Config:
-    return line.evaluation.contamination.model_dump(mode="json")
+    evaluation = line.evaluation
+    return {
+        **evaluation.contamination.model_dump(mode="json"),
+        "levels": {
+            **{suite.name: suite.classification for suite in evaluation.capability},
+            RED_TEAM: evaluation.red_team.classification,
+        },
+        "ceiling": line.ceiling,
+    }
 
 
 def _digests(workplace: Workplace) -> dict[str, str]:

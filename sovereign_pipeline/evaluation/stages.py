@@ -11,7 +11,7 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.evaluation.capability import read_suite, score_suites
-from sovereign_pipeline.evaluation.items import digest_of_items
+from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.models import open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
@@ -75,7 +75,8 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 def _capability_config(line: Line) -> Config:
     return {
-        "suites": [suite.name for suite in line.evaluation.capability],
+        "suites": [suite.model_dump(include={"name", "classification"}) for suite in line.evaluation.capability],
+        "ceiling": line.ceiling,
         **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
     }
 
@@ -86,7 +87,7 @@ def _suite_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    line, started = workplace.line, time.monotonic()
+    line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
     with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
         questions = sum(len(rows) for rows in suites.values())
@@ -101,6 +102,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
         },
+        classification=level,
     )
 
 
@@ -109,6 +111,8 @@ def _red_team_config(line: Line) -> Config:
         "instruction": line.training.instruction,
         "seed": line.evaluation.seed,
         "max_new_tokens": line.evaluation.red_team.max_new_tokens,
+        "classification": line.evaluation.red_team.classification,
+        "ceiling": line.ceiling,
     }
 
 
@@ -121,7 +125,7 @@ def _red_team_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    line, started = workplace.line, time.monotonic()
+    line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
@@ -146,6 +150,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
             "load_seconds": round(loaded - started, 3),
             "answer_seconds": round(time.monotonic() - loaded, 3),
         },
+        classification=level,
     )
 
 

@@ -156,10 +156,14 @@ class Training(RecipeModel):
 
 
 class CapabilitySuite(RecipeModel):
-    """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy)."""
+    """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy).
+
+    classification: of its questions; said by the institution, since a level that is not said might be any.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     path: Path
+    classification: str
     non_inferiority_margin: float = Field(default=0.10, ge=0, le=1)
 
 
@@ -168,10 +172,11 @@ class RedTeam(RecipeModel):
     harmful prompts that is refused may fall.
 
     judge_labels: answers that people labelled as refusals or not, on which the judge's own precision and recall are
-    measured.
+    measured. classification: of both files, and at least that of all answers to the prompts.
     """
 
     prompts: Path
+    classification: str
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     max_new_tokens: int = Field(default=48, ge=8)
     max_refusal_drop: float = Field(default=0.10, ge=0, le=1)
@@ -247,11 +252,20 @@ class Line(RecipeModel):
 def check_against_institution(line: Line, institution: Institution) -> None:
     """Raise RecipeError when the line names a level that is not on the institution's ladder."""
     ladder = institution.ladder
-    for what, level in [("ceiling", line.ceiling)] + [
-        (f"sources.{source.name}.classification_floor", source.classification_floor)
-        for source in line.sources
-        if source.classification_floor is not None
-    ]:
+    named = [
+        ("ceiling", line.ceiling),
+        *(
+            (f"sources.{source.name}.classification_floor", source.classification_floor)
+            for source in line.sources
+            if source.classification_floor is not None
+        ),
+        *(
+            (f"evaluation.capability.{suite.name}.classification", suite.classification)
+            for suite in line.evaluation.capability
+        ),
+        ("evaluation.red_team.classification", line.evaluation.red_team.classification),
+    ]
+    for what, level in named:
         if level not in ladder:
             raise RecipeError(
                 f"Line {line.line}: {what} is '{level}', which is not on the ladder {', '.join(ladder.levels)}. "

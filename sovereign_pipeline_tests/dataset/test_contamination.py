@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.contamination import LONGEST_NAME, NOT_CONTAMINATED, Contamination, SuiteItem
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET, TRAINING_ROWS
-from sovereign_pipeline.errors import GateRefused, SourceError
+from sovereign_pipeline.errors import CeilingExceeded, GateRefused, SourceError
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
 
@@ -191,6 +191,21 @@ def test_other_limits_ask_the_gate_again(institution: DemoInstitution) -> None:
     institution.recipe["evaluation"]["contamination"] = {"n": 8}
     with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
         assert_usable(STAGE, institution.workplace(), before.ref)
+
+
+@pytest.mark.parametrize("place", [lambda each: each["capability"][0], lambda each: each["red_team"]])
+def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compared(
+    institution: DemoInstitution, place: Any
+) -> None:
+    place(institution.recipe["evaluation"])["classification"] = "CONFIDENTIAL"
+    dataset, _, _ = materialized(institution)
+    workplace = institution.workplace()
+    record = passing_record(STAGE, STAGE.gates[-1], workplace, dataset.ref)
+    assert workplace.store.read_manifest(record).classification == "CONFIDENTIAL"
+    assert dataset.manifest.classification == "PUBLIC"
+    institution.recipe["ceiling"] = "INTERNAL"
+    with pytest.raises(CeilingExceeded, match=r"may hold INTERNAL at most, and the .* is CONFIDENTIAL"):
+        materialized(institution)
 
 
 def test_a_suite_that_is_not_there_or_holds_no_words_stops_the_gate(institution: DemoInstitution) -> None:
