@@ -211,7 +211,7 @@ def judge_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="1",
+    code_version="2",
     build=build_raw_corpus,
     config=_raw_config,
     external=_source_digests,
@@ -219,7 +219,7 @@ RAW_CORPUS = Stage(
         Gate(
             name="rows_accounted_for",
             question="Is every row of every source file a document, or quarantined with a reason?",
-            code_version="1",
+            code_version="2",
             judge=judge_rows_accounted_for,
         ),
     ),
