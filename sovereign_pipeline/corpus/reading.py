@@ -5,6 +5,7 @@ Nothing is lost: rows in = documents + quarantined + not selected by `where`. A 
 
 import datetime
 import math
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ REQUIRED = ("id", "case", "department", "author", "date", "language", "subject",
 
 LONGEST_IDENTIFIER = 200
 """Characters of an id or case. Both are shown in messages; what is longer is a letter that slipped into the column."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _equal(value: Any, wanted: str | int | bool | None) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def _is_a_text(value: Any) -> bool:
@@ -183,7 +187,7 @@ def _is_a_text(value: Any) -> bool:
 
 
 def _is_identifier(text: str) -> bool:
-    return len(text) <= LONGEST_IDENTIFIER and not any(unicodedata.category(character) == "Cc" for character in text)
+    return len(text) <= LONGEST_IDENTIFIER and _CONTROL_CHARACTER.search(text) is None
 
 
 def _links(values: dict[str, Any], source: Source) -> tuple[str, ...] | None:

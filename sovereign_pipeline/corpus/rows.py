@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import IO, Any, cast
 from sovereign_pipeline.errors import SourceError
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -138,7 +140,7 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 def _was_not_utf8(text: str) -> bool:
     """Whether surrogateescape had to stand in for bytes."""
-    return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
+    return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
 def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
