@@ -20,6 +20,8 @@ from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
+LISTED_FILE = "listed.jsonl"
+"""In a gate's record, where the gate lists more than its message can say: one JSON object a line."""
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,32 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 
 
 def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
-    """Ask every gate of the stage about one artifact and record each answer. Name of the gate -> answer.
+    """Ask every gate of the stage about one artifact and record each answer. Name of the gate -> answer as recorded.
 
-    A gate that raises leaves no record, so the artifact stays unusable.
+    What an answer lists stays in the record (`listed.jsonl`). A gate that raises leaves no record, so the artifact
+    stays unusable.
     """
     artifact = workplace.store.open(ref)
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
 
     def recorded(gate: Gate) -> Verdict:
+        identity = _gate_identity(gate, workplace, ref)
+
         def build(workspace: Path) -> Built:
             verdict = gate.judge(workplace, artifact, inputs)
-            (workspace / VERDICT_FILE).write_bytes(canonical_json(asdict(verdict)) + b"\n")
-            return Built(summary={"gate": gate.name, "passed": verdict.passed})
+            if gate.external(workplace) != identity.external_inputs:
+                raise IntegrityError(
+                    f"A file that the gate '{gate.name}' reads was changed while it was read. Run again."
+                )
+            answer = {"passed": verdict.passed, "message": verdict.message, "evidence": verdict.evidence}
+            (workspace / VERDICT_FILE).write_bytes(canonical_json(answer) + b"\n")
+            if verdict.listed:
+                listed = b"".join(canonical_json(each) + b"\n" for each in verdict.listed)
+                (workspace / LISTED_FILE).write_bytes(listed)
+            summary = {"gate": gate.name, "passed": verdict.passed}
+            return Built(summary=summary, classification=verdict.classification)
 
-        production = _make(workplace, _gate_identity(gate, workplace, ref), build)
+        production = _make(workplace, identity, build)
         return _verdict(workplace, production.ref)
 
     return {gate.name: recorded(gate) for gate in stage.gates}
@@ -170,7 +184,7 @@ def _gate_identity(gate: Gate, workplace: Workplace, judged: ArtifactRef) -> _Id
         code_version=gate.code_version,
         config={"gate": gate.name, **gate.config(workplace.line)},
         inputs={judged.kind: judged},
-        external_inputs={},
+        external_inputs=gate.external(workplace),
         libraries={},
     )
 

@@ -55,11 +55,17 @@ class Built:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON."""
+    """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON.
+
+    listed: what is too long for both, such as every row id with what was found there; a file of its own in the record.
+    classification: the level of what the gate itself read from outside; the artifact's is always joined to it.
+    """
 
     passed: bool
     message: str
     evidence: dict[str, Any] = field(default_factory=dict)
+    listed: tuple[dict[str, Any], ...] = ()
+    classification: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Gate:
     """A question about one artifact whose answer is recorded and bound to the artifact's digest.
 
     judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
+    external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
     """
 
     name: str
@@ -74,6 +81,7 @@ class Gate:
     code_version: str
     judge: Callable[[Workplace, Artifact, Inputs], Verdict]
     config: Callable[[Line], Config] = lambda line: {}
+    external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,19 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, object]]) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            stream.write(unicodedata.normalize("NFC", line) + "\n")
+            stream.write(json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
             count += 1
     return count
+
+
+def _composed(value: object) -> object:
+    """The value with every text in NFC. Not the written line: there an accent after a newline would join the `n` of
+    its escape."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, dict):
+        return {_composed(key): _composed(each) for key, each in value.items()}
+    return [_composed(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:

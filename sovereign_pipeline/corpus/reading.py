@@ -4,8 +4,12 @@ Nothing is lost: rows in = documents + quarantined + not selected by `where`. A 
 """
 
 import datetime
+import math
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,12 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.line import Quarantine, Source
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
+
+LONGEST_IDENTIFIER = 200
+"""Characters of an id or case. Both are shown in messages; what is longer is a letter that slipped into the column."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,13 @@ class SourceReader:
         if not self._has_named_columns(row.values):
             absent = [name for name in self._named_columns if name not in row.values]
             return f"no column: {', '.join(absent)}"
+        read = (*REQUIRED, "classification", *(["rejected"] if self.source.role == "preferences" else []))
+        odd = [name for name in read if not _is_a_text(row.values.get(self.source.columns.get(name, name)))]
+        if odd:
+            return f"neither text, number nor date: {', '.join(self.source.columns.get(name, name) for name in odd)}"
         fields = {name: self._value(row.values, name) for name in REQUIRED}
-        rejected = self._value(row.values, "rejected")
+        fields["language"] = fields["language"].lower().split("-")[0]
+        rejected = self._value(row.values, "rejected") if self.source.role == "preferences" else ""
         missing = [name for name, value in fields.items() if not value]
         if self.source.role == "preferences" and not rejected:
             missing.append("rejected")
@@ -91,9 +106,11 @@ class SourceReader:
             return f"missing field: {', '.join(self.source.columns.get(name, name) for name in missing)}"
         links = _links(row.values, self.source)
         if links is None:
-            return f"'{self.source.links}' is neither a list nor text"
+            return f"'{self.source.links}' is neither a list of ids nor text"
         if not all(map(_is_unicode, (*fields.values(), rejected, *links))):
             return "holds half a character (a lone surrogate)"
+        if not (_is_identifier(fields["id"]) and _is_identifier(fields["case"])):
+            return f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters"
         day = _iso_day(fields["date"])
         if day is None:
             return "date is not an ISO date"
@@ -103,7 +120,7 @@ class SourceReader:
         if fields["id"] in self._seen:
             return "duplicate id"
         return Document(
-            **{**fields, "date": day, "language": fields["language"].lower().split("-")[0]},
+            **{**fields, "date": day},
             source=self.source.name,
             classification=level,
             rejected=rejected if self.source.role == "preferences" else None,
@@ -125,14 +142,14 @@ class SourceReader:
         return chosen or not self._has_named_columns(values)
 
     def _value(self, values: dict[str, Any], name: str) -> str:
-        """The field as text, stripped; empty when absent. A column wins over a constant of the same field."""
+        """The field as text, stripped, NFC; empty when absent. A column wins over a constant of the same field."""
         value = values.get(self.source.columns.get(name, name))
         if value is None:
             value = self.source.constants.get(name, "")
         text = str(value)
         if self.source.markup == "html" and name in ("subject", "request", "response", "rejected"):
             text = _without_markup(text)
-        return text.strip()
+        return unicodedata.normalize("NFC", text.strip())
 
     def _level(self, values: dict[str, Any]) -> str | None:
         """The row's own level, raised to the source's floor; None when there is neither, or the name is no level."""
@@ -144,7 +161,11 @@ class SourceReader:
         return self._ladder.highest(named)
 
     def _id_of(self, row: Row) -> str | None:
-        return self._value(row.values, "id") or None if row.values is not None else None
+        """None where what stands in the place of the id may be anything else: it is shown to people."""
+        if row.values is None or not _is_a_text(row.values.get(self.source.columns.get("id", "id"))):
+            return None
+        id = self._value(row.values, "id")
+        return id if id and _is_unicode(id) and _is_identifier(id) else None
 
 
 def _equal(value: Any, wanted: str | int | bool | None) -> bool:
@@ -155,7 +176,18 @@ def _equal(value: Any, wanted: str | int | bool | None) -> bool:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or _SURROGATE.search(text) is None
+
+
+def _is_a_text(value: Any) -> bool:
+    """Whether a value stands for one text: not a list, a truth value, bytes, or a number that is none."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
+
+
+def _is_identifier(text: str) -> bool:
+    return len(text) <= LONGEST_IDENTIFIER and _CONTROL_CHARACTER.search(text) is None
 
 
 def _links(values: dict[str, Any], source: Source) -> tuple[str, ...] | None:
@@ -166,7 +198,10 @@ def _links(values: dict[str, Any], source: Source) -> tuple[str, ...] | None:
     if not isinstance(linked, str | list):
         return None
     ids = linked.split(",") if isinstance(linked, str) else linked
-    return tuple(str(each).strip() for each in ids if str(each).strip())
+    if not all(isinstance(each, str | int) and not isinstance(each, bool) for each in ids):
+        return None
+    named = (unicodedata.normalize("NFC", str(each).strip()) for each in ids)
+    return tuple(id for id in named if id)
 
 
 def _iso_day(text: str) -> str | None:

@@ -7,8 +7,9 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -16,6 +17,8 @@ from typing import IO, Any, cast
 from sovereign_pipeline.errors import SourceError
 
 FORMATS = (".jsonl", ".csv", ".parquet")
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,19 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     for number, line in enumerate(_bounded_lines(stream, max_row_bytes), start=1):
+        if number == 1 and line is not None:
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if line is None:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
             continue
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"))
+            values = json.loads(line.decode("utf-8"), object_pairs_hook=_named_once)
         except UnicodeDecodeError:
             yield Row(number, None, "not UTF-8")
+        except _NamedTwice:
+            yield Row(number, None, "names a field twice")
         except json.JSONDecodeError as error:
             yield Row(number, None, f"not JSON ({error.msg} at column {error.colno})")
         except (ValueError, RecursionError) as error:  # a number too long, or nested too deep
@@ -61,6 +68,23 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
         else:
             whole = isinstance(values, dict)
             yield Row(number, values, None) if whole else Row(number, None, "not a JSON object")
+
+
+class _NamedTwice(ValueError):
+    """Of two values under one name Python keeps the last; if that is a level, a document could fall by it."""
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _NamedTwice
+    return values
+
+
+def _stop_at_columns_named_twice(path: Path, columns: Sequence[str]) -> None:
+    twice = len(columns) - len(set(columns))
+    if twice:
+        raise SourceError(f"{path}: {twice} columns have the name of another one. Give every column a name of its own.")
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
@@ -83,6 +107,9 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     header = next(reader, None)
     if not header:
         raise SourceError(f"{path}: the CSV file has no header row.")
+    if any(map(_was_not_utf8, header)):
+        raise SourceError(f"{path}: the header row is not UTF-8. Save the file in UTF-8.")
+    _stop_at_columns_named_twice(path, header)
     number = 0
     while True:
         number += 1
@@ -93,6 +120,8 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
             return
         except csv.Error as error:
             raise SourceError(f"{path}, from line {begins}: not CSV ({error}). Correct the quotes there.") from None
+        if not cells:
+            continue  # an empty line, which is no row in JSONL either
         if len(cells) != len(header):
             if reader.line_num > begins:
                 # Rows between would be lost without a trace, so the whole file stops.
@@ -101,12 +130,17 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
                     f"the header. A quote is missing or one too many; correct it."
                 )
             yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
-        elif any("\udc80" <= character <= "\udcff" for cell in cells for character in cell):
+        elif any(map(_was_not_utf8, cells)):
             yield Row(number, None, "not UTF-8")
-        elif sum(len(cell) for cell in cells) > max_row_bytes:
+        elif sum(len(cell.encode()) for cell in cells) > max_row_bytes:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
         else:
             yield Row(number, dict(zip(header, cells, strict=True)))
+
+
+def _was_not_utf8(text: str) -> bool:
+    """Whether surrogateescape had to stand in for bytes."""
+    return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
 def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
@@ -115,11 +149,36 @@ def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]
 
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(stream.read()) if path.suffix == ".gz" else stream)
-        number = 0
+        columns = file.schema_arrow.names
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}). Get a whole copy.") from None
+    _stop_at_columns_named_twice(path, columns)
+    number = 0
+    try:
         for batch in file.iter_batches(batch_size=1_000):
-            for values in batch.to_pylist():
+            for values in _values_of(batch):
                 number += 1
-                too_long = len(str(values)) > max_row_bytes
-                yield Row(number, None, f"longer than {max_row_bytes:,} bytes") if too_long else Row(number, values)
+                if isinstance(values, str):
+                    yield Row(number, None, values)
+                elif len(str(values).encode(errors="surrogatepass")) > max_row_bytes:
+                    yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
+                else:
+                    yield Row(number, values)
     except pyarrow.ArrowException as error:
         raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}). Get a whole copy.") from None
+
+
+def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Of each row of a record batch its values, or what is wrong with it."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):  # some value is no UTF-8, or a time that Python has none for
+        for number in range(batch.num_rows):
+            try:
+                (values,) = batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield "not UTF-8"
+            except (ValueError, OverflowError) as error:
+                yield f"a value cannot be read ({type(error).__name__})"
+            else:
+                yield values

@@ -166,7 +166,8 @@ def judge_classification_inherited(workplace: Workplace, artifact: Artifact, inp
     """Recomputed from the raw documents: no level fell, each case has one level, the manifest has the highest."""
     ladder = workplace.institution.ladder
     fallen: list[str] = []
-    case_levels: dict[str, set[str]] = {}
+    level_of: dict[str, str] = {}
+    mixed: dict[str, None] = {}
     highest = ladder.levels[0]
     pairs = zip(
         read_documents(inputs["raw_corpus"].file(DOCUMENTS)), read_documents(artifact.file(DOCUMENTS)), strict=True
@@ -174,19 +175,19 @@ def judge_classification_inherited(workplace: Workplace, artifact: Artifact, inp
     for before, after in pairs:
         if before.id != after.id or ladder.exceeds(before.classification, after.classification):
             fallen.append(after.id)
-        case_levels.setdefault(after.case, set()).add(after.classification)
+        if level_of.setdefault(after.case, after.classification) != after.classification:
+            mixed[after.case] = None
         highest = ladder.highest((highest, after.classification))
-    mixed = [case for case, levels in case_levels.items() if len(levels) > 1]
     evidence = {"lowered": len(fallen), "cases_with_mixed_levels": len(mixed), "highest": highest}
     if fallen:
         return Verdict(False, f"{len(fallen)} documents lost their level or place, first {fallen[0]}.", evidence)
     if mixed:
-        return Verdict(False, f"{len(mixed)} case files hold more than one level, first {mixed[0]}.", evidence)
+        return Verdict(False, f"{len(mixed)} case files hold more than one level, first {next(iter(mixed))}.", evidence)
     if artifact.manifest.classification != highest:
         return Verdict(False, f"the corpus says {artifact.manifest.classification}, its documents {highest}.", evidence)
     if ladder.exceeds(highest, workplace.line.ceiling):
         return Verdict(False, f"{highest} is above the line's ceiling {workplace.line.ceiling}.", evidence)
-    return Verdict(True, f"no level fell; {len(case_levels):,} case files; the corpus is {highest}.", evidence)
+    return Verdict(True, f"no level fell; {len(level_of):,} case files; the corpus is {highest}.", evidence)
 
 
 def judge_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -211,7 +212,7 @@ def judge_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="1",
+    code_version="2",
     build=build_raw_corpus,
     config=_raw_config,
     external=_source_digests,
@@ -219,7 +220,7 @@ RAW_CORPUS = Stage(
         Gate(
             name="rows_accounted_for",
             question="Is every row of every source file a document, or quarantined with a reason?",
-            code_version="1",
+            code_version="2",
             judge=judge_rows_accounted_for,
         ),
     ),

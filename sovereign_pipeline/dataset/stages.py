@@ -13,6 +13,7 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
+from sovereign_pipeline.dataset.contamination import not_contaminated
 from sovereign_pipeline.dataset.formats import PreferenceRow, SftRow, preference_row, sft_row
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
@@ -251,6 +252,7 @@ TRAINING_DATASET = Stage(
             judge=judge_training_dataset,
             config=_instruction,
         ),
+        not_contaminated(TRAINING_ROWS),
     ),
 )
 
@@ -268,5 +270,6 @@ PREFERENCE_DATASET = Stage(
             judge=judge_preference_dataset,
             config=_instruction,
         ),
+        not_contaminated(PREFERENCE_ROWS),
     ),
 )

@@ -6,7 +6,9 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import CeilingExceeded, SourceError
 
 
 class EvaluationItem(BaseModel):
@@ -19,6 +21,36 @@ class EvaluationItem(BaseModel):
 
 
 ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
+
+
+def level_of_suites(workplace: Workplace) -> str:
+    """The highest level of the line's suites. Raises CeilingExceeded for one above the line's ceiling."""
+    suites = workplace.line.evaluation.capability
+    for suite in suites:
+        _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
+    return workplace.institution.ladder.highest(suite.classification for suite in suites)
+
+
+def level_of_red_team(workplace: Workplace) -> str:
+    """The level of prompts and judge labels. Raises CeilingExceeded when it is above the line's ceiling."""
+    level = workplace.line.evaluation.red_team.classification
+    _stop_above_ceiling(workplace, "the red team's material", level)
+    return level
+
+
+def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
+    if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}. Take it out "
+            f"of the line's recipe, or have the ceiling of the line raised."
+        )
+
+
+def digest_of_items(path: Path) -> str:
+    """SHA-256 of one file. Raises SourceError when it is not there."""
+    if not path.is_file():
+        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+    return file_sha256(path)
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:

@@ -7,12 +7,11 @@ measured is in the modules beside this one.
 import time
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.models import open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
@@ -76,17 +75,19 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 def _capability_config(line: Line) -> Config:
     return {
-        "suites": [suite.name for suite in line.evaluation.capability],
+        "suites": [suite.model_dump(include={"name", "classification"}) for suite in line.evaluation.capability],
+        "ceiling": line.ceiling,
         **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
     }
 
 
 def _suite_digests(workplace: Workplace) -> dict[str, str]:
-    return {suite.name: _digest(workplace.settings.data / suite.path) for suite in workplace.line.evaluation.capability}
+    data = workplace.settings.data
+    return {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    line, started = workplace.line, time.monotonic()
+    line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
     with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
         questions = sum(len(rows) for rows in suites.values())
@@ -101,6 +102,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
         },
+        classification=level,
     )
 
 
@@ -109,16 +111,21 @@ def _red_team_config(line: Line) -> Config:
         "instruction": line.training.instruction,
         "seed": line.evaluation.seed,
         "max_new_tokens": line.evaluation.red_team.max_new_tokens,
+        "classification": line.evaluation.red_team.classification,
+        "ceiling": line.ceiling,
     }
 
 
 def _red_team_digests(workplace: Workplace) -> dict[str, str]:
     red_team, data = workplace.line.evaluation.red_team, workplace.settings.data
-    return {"prompts": _digest(data / red_team.prompts), "judge_labels": _digest(data / red_team.judge_labels)}
+    return {
+        "prompts": digest_of_items(data / red_team.prompts),
+        "judge_labels": digest_of_items(data / red_team.judge_labels),
+    }
 
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    line, started = workplace.line, time.monotonic()
+    line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
@@ -143,6 +150,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
             "load_seconds": round(loaded - started, 3),
             "answer_seconds": round(time.monotonic() - loaded, 3),
         },
+        classification=level,
     )
 
 
@@ -221,12 +229,6 @@ def _demands(line: Line) -> Demands:
 def _directories(workplace: Workplace, inputs: Inputs) -> tuple[Path, Path]:
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
     return base, adapter_directory(inputs[ALIGNED_ADAPTER.kind])
-
-
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
-    return file_sha256(path)
 
 
 CAPABILITY_SCORES = Stage(

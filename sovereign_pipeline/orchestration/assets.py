@@ -62,7 +62,7 @@ def chain_asset(
             workplace = installation.workplace(context.partition_key, context.log.info, launch_with_pipes(context))
             production = produce(stage, workplace, inputs)
             verdicts = judge(_maker(stage, workplace, inputs), workplace, production.ref)
-            page = page_of(workplace, production)
+            page = page_of(workplace, production, verdicts)
             if stage.kind in AFTER and all(verdict.passed for verdict in verdicts.values()):
                 page |= AFTER[stage.kind](workplace, production.ref)
         except SovereignError as error:

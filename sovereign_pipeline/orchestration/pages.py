@@ -13,9 +13,10 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.production import Production
-from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.stage import Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 
 Page = dict[str, Any]
 
@@ -52,7 +53,7 @@ def schema_of(kind: str) -> dict[str, dg.TableSchema]:
     return {"dagster/column_schema": dg.TableSchema(columns=described)}
 
 
-def page_of(workplace: Workplace, production: Production) -> Page:
+def page_of(workplace: Workplace, production: Production, verdicts: Mapping[str, Verdict]) -> Page:
     """Metadata of one materialization: what is true of every artifact, then what its kind has to show."""
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
@@ -64,6 +65,7 @@ def page_of(workplace: Workplace, production: Production) -> Page:
         "made at": manifest.circumstances.created_at,
         "found, not made again": production.reused,
         **_PAGES.get(artifact.ref.kind, _summary)(artifact),
+        **_contamination(verdicts),
         "files": _table(
             [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in manifest.files]
         ),
@@ -123,6 +125,14 @@ def _proof(artifact: Artifact) -> Page:
 
 def _card(artifact: Artifact) -> Page:
     return {"data card": dg.MetadataValue.md(artifact.file("card.md").read_text(encoding="utf-8"))}
+
+
+def _contamination(verdicts: Mapping[str, Verdict]) -> Page:
+    """By suite; the row ids are in `listed.jsonl` of the gate's record."""
+    verdict = verdicts.get(NOT_CONTAMINATED)
+    if verdict is None:
+        return {}
+    return {"contamination": _table([{"suite": name, **counts} for name, counts in verdict.evidence["suites"].items()])}
 
 
 def _adapter(artifact: Artifact) -> Page:

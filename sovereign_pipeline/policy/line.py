@@ -156,10 +156,14 @@ class Training(RecipeModel):
 
 
 class CapabilitySuite(RecipeModel):
-    """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy)."""
+    """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy).
+
+    classification: of its questions; said by the institution, since a level that is not said might be any.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     path: Path
+    classification: str
     non_inferiority_margin: float = Field(default=0.10, ge=0, le=1)
 
 
@@ -168,13 +172,28 @@ class RedTeam(RecipeModel):
     harmful prompts that is refused may fall.
 
     judge_labels: answers that people labelled as refusals or not, on which the judge's own precision and recall are
-    measured.
+    measured. classification: of both files, and at least that of all answers to the prompts.
     """
 
     prompts: Path
+    classification: str
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     max_new_tokens: int = Field(default=48, ge=8)
     max_refusal_drop: float = Field(default=0.10, ge=0, le=1)
+
+
+class Contamination(RecipeModel):
+    """How many training rows may share text with the evaluation suites and red-team prompts of the line.
+
+    n: words of a run that counts as shared; 13 as in Brown et al. 2020 (Language Models are Few-Shot Learners),
+    appendix C, who let n go down to 8 and not further, because shorter runs collide by chance.
+    max_share: of the rows. 0 because one row is enough to have taught an answer, rows are seen for several epochs, and
+    it is always possible to take the row out of the source or the item out of the suite; raise it for a form of words
+    that the suite and every letter share.
+    """
+
+    n: int = Field(default=13, ge=8, le=50)
+    max_share: float = Field(default=0.0, ge=0, le=1)
 
 
 class Evaluation(RecipeModel):
@@ -186,6 +205,14 @@ class Evaluation(RecipeModel):
     batch_size: int = Field(default=4, ge=1)
     capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
     red_team: RedTeam
+    contamination: Contamination = Contamination()
+
+    @model_validator(mode="after")
+    def _suites_have_names_of_their_own(self) -> "Evaluation":
+        names = [suite.name for suite in self.capability]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two suites share a name: {', '.join(names)}")
+        return self
 
 
 class Line(RecipeModel):
@@ -225,11 +252,20 @@ class Line(RecipeModel):
 def check_against_institution(line: Line, institution: Institution) -> None:
     """Raise RecipeError when the line names a level that is not on the institution's ladder."""
     ladder = institution.ladder
-    for what, level in [("ceiling", line.ceiling)] + [
-        (f"sources.{source.name}.classification_floor", source.classification_floor)
-        for source in line.sources
-        if source.classification_floor is not None
-    ]:
+    named = [
+        ("ceiling", line.ceiling),
+        *(
+            (f"sources.{source.name}.classification_floor", source.classification_floor)
+            for source in line.sources
+            if source.classification_floor is not None
+        ),
+        *(
+            (f"evaluation.capability.{suite.name}.classification", suite.classification)
+            for suite in line.evaluation.capability
+        ),
+        ("evaluation.red_team.classification", line.evaluation.red_team.classification),
+    ]
+    for what, level in named:
         if level not in ladder:
             raise RecipeError(
                 f"Line {line.line}: {what} is '{level}', which is not on the ladder {', '.join(ladder.levels)}. "

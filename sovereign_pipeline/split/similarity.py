@@ -36,7 +36,7 @@ ESTIMATE_DEVIATIONS = 5
 _ROWS_PER_BLOCK = 4_096
 _PAIRS_PER_BLOCK = 1 << 18
 
-_PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
+PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 _WORD = re.compile(r"\w+")
 _TATWEEL_VOWELS_AND_MARKS = [0x0640, 0x0670, *range(0x064B, 0x0660), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F)]
 _ARABIC_DIGITS = {start + digit: str(digit) for start in (0x0660, 0x06F0) for digit in range(10)}
@@ -47,13 +47,18 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (
 
 
 def normal_form(document: Document) -> str:
-    """Request and response as they are compared: words alone, one space between, and placeholders without numbers.
+    """Request and response as they are compared (see `normal_text`)."""
+    return normal_text(f"{document.request}\n{document.response}")
+
+
+def normal_text(text: str) -> str:
+    """Words alone, one space between, and placeholders without numbers.
 
     NFKC, lower case; Arabic without tatweel, vowel signs and direction marks, digits as 0-9. `NAME_3` becomes `name`,
     because the same letter in two case files has its placeholders numbered differently.
     """
-    text = unicodedata.normalize("NFKC", f"{document.request}\n{document.response}")
-    text = _PLACEHOLDER.sub(r" \1 ", text).lower()
+    text = unicodedata.normalize("NFKC", text)
+    text = PLACEHOLDER.sub(r" \1 ", text).lower()
     if _FOLDABLE.search(text):
         text = text.translate(_FOLDED)
     return " ".join(_WORD.findall(text))

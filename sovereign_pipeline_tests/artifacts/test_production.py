@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import assert_usable, judge, produce
+from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_record, produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -143,6 +143,58 @@ def test_a_record_that_was_tampered_with_does_not_count(workplace: Workplace) ->
     verdict.write_text(verdict.read_text().replace('"passed":false', '"passed":true'))
     with pytest.raises(IntegrityError, match=r"verdict\.json"):
         produce(SECOND, workplace, {"first": ref})
+
+
+def test_a_gate_that_reads_an_outside_file_is_asked_again_when_it_changes(workplace: Workplace, tmp_path: Path) -> None:
+    limit = tmp_path / "limit"
+    limit.write_text("5")
+
+    def within(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+        size = artifact.file("content.txt").stat().st_size  # type: ignore[attr-defined]
+        return Verdict(size < int(limit.read_text()), f"it has {size} bytes.")
+
+    gate = Gate("within", "Is it within?", "1", within, external=lambda workplace: {"limit": file_sha256(limit)})
+    first = replace(FIRST, gates=(gate,))
+    second = replace(SECOND, inputs=(first,))
+    ref = make(first, workplace)
+    produce(second, workplace, {"first": ref})
+    limit.write_text("2")
+    with pytest.raises(GateRefused, match="'within' has no record"):
+        produce(second, workplace, {"first": ref})
+    judge(first, workplace, ref)
+    with pytest.raises(GateRefused, match="'within' said no"):
+        produce(second, workplace, {"first": ref})
+    limit.write_text("5")
+    assert produce(second, workplace, {"first": ref}).reused
+
+
+def test_a_gate_whose_outside_file_changes_while_it_judges_leaves_no_record(
+    workplace: Workplace, tmp_path: Path
+) -> None:
+    limit = tmp_path / "limit"
+    limit.write_text("5")
+
+    def meddles(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+        limit.write_text("6")
+        return Verdict(True, "yes.")
+
+    gate = Gate("meddled", "Is it?", "1", meddles, external=lambda workplace: {"limit": file_sha256(limit)})
+    first = replace(FIRST, gates=(gate,))
+    ref = produce(first, workplace, {}).ref
+    with pytest.raises(IntegrityError, match="'meddled' reads was changed while it was read"):
+        judge(first, workplace, ref)
+    assert not list(workplace.store.root.glob("*/verdict.json"))
+
+
+def test_what_a_gate_lists_is_a_verified_file_of_its_record(workplace: Workplace) -> None:
+    def lists(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+        return Verdict(True, "two.", listed=({"row": "R-1"}, {"row": "R-2"}))
+
+    first = replace(FIRST, gates=(replace(SHORT, judge=lists),))
+    ref = make(first, workplace)
+    record = workplace.store.open(passing_record(first, first.gates[0], workplace, ref))
+    assert record.file("listed.jsonl").read_text() == '{"row":"R-1"}\n{"row":"R-2"}\n'
+    assert "R-1" not in record.file("verdict.json").read_text()
 
 
 def test_the_index_is_not_trusted(workplace: Workplace) -> None:

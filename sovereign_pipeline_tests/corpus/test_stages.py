@@ -1,16 +1,20 @@
 """raw_corpus and classified_corpus through the chain's own machinery."""
 
 import json
+import tempfile
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
-from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 
 
 def run(institution: DemoInstitution) -> tuple[Artifact, Artifact]:
@@ -45,6 +49,37 @@ def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitu
     levels = {document.id: document.classification for document in read_documents(classified.file("documents.jsonl"))}
     assert levels["R-00003"] == levels["R-00004"] == "CONFIDENTIAL"
     assert classified.manifest.summary["raised_by_case"] == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(LADDER)), min_size=1, max_size=14),
+    st.sampled_from([None, *LADDER]),
+    st.randoms(use_true_random=False),
+)
+def test_every_document_gets_the_highest_level_of_its_case_whatever_the_order_of_the_rows(
+    rows: list[tuple[int, str]], floor: str | None, random: Random
+) -> None:
+    rank = LADDER.index
+    letters = [letter(n, case=f"C-{case}", classification=level) for n, (case, level) in enumerate(rows)]
+    own = {each["id"]: max(each["classification"], floor or LADDER[0], key=rank) for each in letters}
+    highest = {
+        case: max((own[each["id"]] for each in letters if each["case"] == case), key=rank)
+        for case in {each["case"] for each in letters}
+    }
+    levels = []
+    for order in (letters, random.sample(letters, len(letters))):
+        with tempfile.TemporaryDirectory() as directory:
+            institution = DemoInstitution(Path(directory), minimal_recipe(), order)
+            if floor is not None:
+                institution.recipe["sources"][0]["classification_floor"] = floor
+            raw, classified = run(institution)
+            documents = list(read_documents(classified.file("documents.jsonl")))
+        assert raw.manifest.classification == classified.manifest.classification == max(own.values(), key=rank)
+        assert [document.id for document in documents] == [each["id"] for each in order]
+        levels.append({document.id: document.classification for document in documents})
+    assert levels[0] == levels[1] == {each["id"]: highest[each["case"]] for each in letters}
+    assert all(rank(levels[0][id]) >= rank(level) for id, level in own.items())
 
 
 def test_quarantine_is_a_file_with_reasons_and_counts(institution: DemoInstitution) -> None:

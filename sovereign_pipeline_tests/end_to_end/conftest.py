@@ -123,8 +123,20 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
             },
         },
         "evaluation": {
-            "capability": [{"name": "suite", "path": "suites/suite.jsonl", "non_inferiority_margin": 1.0}],
-            "red_team": {"prompts": "red_team/prompts.jsonl", "max_new_tokens": 8, "max_refusal_drop": 1.0},
+            "capability": [
+                {
+                    "name": "suite",
+                    "path": "suites/suite.jsonl",
+                    "classification": "PUBLIC",
+                    "non_inferiority_margin": 1.0,
+                }
+            ],
+            "red_team": {
+                "prompts": "red_team/prompts.jsonl",
+                "classification": "PUBLIC",
+                "max_new_tokens": 8,
+                "max_refusal_drop": 1.0,
+            },
         },
     }
 

@@ -14,7 +14,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, write_documents
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.errors import CeilingExceeded, SourceError
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
@@ -125,6 +125,29 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     again.make_all()
     digests = {kind: ref.digest for kind, ref in chain.made.items()}
     assert {kind: ref.digest for kind, ref in again.made.items()} == digests
+
+
+@pytest.mark.parametrize("secret", ["capability_scores", "red_team_report"])
+def test_scores_are_as_high_as_what_was_asked_and_stop_above_the_ceiling(
+    institution: DemoInstitution,
+    prepare: Callable[[Path], Chain],
+    make_adapter: Callable[[float], Path],
+    secret: str,
+) -> None:
+    evaluation = institution.recipe["evaluation"]
+    asked = evaluation["red_team"] if secret == "red_team_report" else evaluation["capability"][0]
+    asked["classification"] = "SECRET"
+    chain = prepare(make_adapter(0.0))
+    chain.make_all()
+    levels = {kind: chain.workplace.store.read_manifest(ref).classification for kind, ref in chain.made.items()}
+    high = {kind for kind, level in levels.items() if level == "SECRET"}
+    assert high == {secret, "evaluation_report"}
+    assert levels["private_scores"] == "CONFIDENTIAL"
+
+    institution.recipe["ceiling"] = "CONFIDENTIAL"
+    chain.workplace = institution.workplace()
+    with pytest.raises(CeilingExceeded, match=r"at most, and the (suite 'suite'|red team's material) is SECRET"):
+        chain.make_all()
 
 
 def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(

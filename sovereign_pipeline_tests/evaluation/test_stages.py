@@ -186,7 +186,9 @@ def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: D
 
 
 def test_a_suite_without_samples_fails(institution: DemoInstitution) -> None:
-    institution.recipe["evaluation"]["capability"].append({"name": "other", "path": "suites/other.jsonl"})
+    institution.recipe["evaluation"]["capability"].append(
+        {"name": "other", "path": "suites/other.jsonl", "classification": "PUBLIC"}
+    )
     _, _, verdicts = run(institution.workplace())
     assert not verdicts["capability_not_inferior"].passed
     assert "other" in verdicts["capability_not_inferior"].message

@@ -17,7 +17,7 @@ from sovereign_pipeline.orchestration.plan import stale_kinds
 from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import BASE_MODEL
-from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution
 
 CORPUS = [
     "raw_corpus",
@@ -120,6 +120,10 @@ def test_pages_show_counts_classification_and_links_and_no_document_text(line: L
     assert page["classification"].value == "PUBLIC"
     assert page["dagster/row_count"].value > 30
     assert "leakage_safe_split" in page["made from leakage_safe_split"].value
+    assert [record.data for record in page["contamination"].records] == [
+        {"suite": "red-team prompts", "items": 2, "items_in_rows": 0, "rows": 0},
+        {"suite": "suite", "items": 2, "items_in_rows": 0, "rows": 0},
+    ]
     secret_words = [f"w{number}x" for number in range(40)]
     for kind in CORPUS:
         shown = repr(metadata(result, kind))
@@ -165,6 +169,23 @@ def test_training_alone_is_refused_after_the_split_failed_even_with_an_older_dat
     assert not result.success
     assert "leakage_safe_split" in reasons(result)
     assert line.workplace.store.current("lamps", "sft_adapter") is None
+
+
+def test_a_question_that_a_row_holds_stops_the_trainer_until_one_of_them_is_gone(line: Line) -> None:
+    assert line.materialize([*CORPUS, "base_model"], instead={"base_model": DESCRIBED_BASE}).success
+    dataset = line.workplace.store.current("lamps", "training_dataset")
+    line.institution.write_items("suites/suite.jsonl", [{**QUESTIONS[0], "question": "Is the lamp out?"}])
+    result = line.materialize(["sft_adapter"])
+    assert "'not_contaminated' has no record" in reasons(result)
+    line.institution.write_items("suites/suite.jsonl", [{**QUESTIONS[0], "question": "The lamp is out?"}])
+    result = line.materialize(["training_dataset"])
+    assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["not_contaminated"]
+    result = line.materialize(["sft_adapter"])
+    assert "'not_contaminated' said no" in reasons(result)
+    assert "out of the suite" in reasons(result)
+    line.institution.write_items("suites/suite.jsonl", QUESTIONS)
+    assert line.materialize(["training_dataset"]).success
+    assert line.workplace.store.current("lamps", "training_dataset") == dataset
 
 
 def test_an_asset_whose_input_was_never_made_says_which(line: Line) -> None:

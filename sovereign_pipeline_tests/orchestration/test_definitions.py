@@ -81,6 +81,7 @@ def test_every_gate_is_a_blocking_check() -> None:
         "no_crossing_groups",
         "no_identifier_left",
         "digests_verified",
+        "not_contaminated",
         "end_of_turn_trained",
         "adapter_non_zero",
     } <= named

@@ -68,6 +68,30 @@ def test_a_ceiling_that_is_no_level_is_refused(tmp_path: Path) -> None:
         read(tmp_path, minimal_recipe(ceiling="TOP"))
 
 
+@pytest.mark.parametrize(
+    ("place", "named"),
+    [
+        (lambda evaluation: evaluation["capability"][0], "evaluation.capability.suite.classification"),
+        (lambda evaluation: evaluation["red_team"], "evaluation.red_team.classification"),
+    ],
+)
+def test_evaluation_material_has_a_level_of_the_ladder(tmp_path: Path, place: Any, named: str) -> None:
+    recipe = minimal_recipe()
+    place(recipe["evaluation"])["classification"] = "TOP"
+    with pytest.raises(RecipeError, match=f"{named} is 'TOP', which is not on the ladder"):
+        read(tmp_path, recipe)
+    del place(recipe["evaluation"])["classification"]
+    with pytest.raises(RecipeError, match="classification"):
+        read(tmp_path, recipe)
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
+    recipe = minimal_recipe()
+    recipe["evaluation"]["capability"] *= 2
+    with pytest.raises(RecipeError, match="two suites share a name: suite, suite"):
+        read(tmp_path, recipe)
+
+
 def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     recipe["training"]["preference"] = {}

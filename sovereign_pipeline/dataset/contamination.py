@@ -1,0 +1,245 @@
+"""Whether training rows hold what the line is evaluated on: shared runs of words, and the gate that judges them.
+
+What belongs here: comparing rows with the capability suites (questions and their choices) and the red-team prompts.
+What does not: the line's own held-out letters, which the split keeps apart (case, link, near-duplicate) and proves; and
+the labelled answers on which the red team's judge is measured, since no model is asked them.
+"""
+
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.evaluation.capability import read_suite
+from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
+from sovereign_pipeline.evaluation.red_team import read_prompts
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
+
+NOT_CONTAMINATED = "not_contaminated"
+RED_TEAM = "red-team prompts"
+
+LONGEST_NAME = 6
+"""Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
+
+_IDS_IN_A_MESSAGE = 10
+_KEY_OF_SHORT_TEXTS = 3
+_HIDDEN = ""
+"""Stands among words for a placeholder; no word is empty."""
+_HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
+
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SuiteItem:
+    """One question or prompt. text: all that a model is shown of it; question: the part without choices."""
+
+    suite: str
+    id: str
+    question: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Text:
+    item: tuple[str, str]
+    words: Words
+
+
+def words_of(text: str) -> Words:
+    """The words as the split compares them (`normal_text`: lower case, no punctuation; Arabic without tatweel, vowel
+    signs and direction marks; digits as 0-9), and an empty word in the place of each placeholder."""
+    words: list[str] = []
+    for number, piece in enumerate(_HIDDEN_WORD.split(text)[::2]):
+        words += [_HIDDEN] if number else []
+        words += normal_text(piece).split()
+    return tuple(words)
+
+
+class Contamination:
+    """Finds which suite items a row holds. In memory are the words of the items, never a row but the one asked about.
+
+    A row holds an item when both have a run of `n` words in common, as in Brown et al. 2020, "Language Models are
+    Few-Shot Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They
+    cut the run out of the training text, and ignore one that is in more than 10 documents as boilerplate; here the row
+    is listed, boilerplate too, and the recipe's share decides.) An item, or a question without its choices, of fewer
+    than `n` words is held when all of it is in the row as one run.
+
+    A suite names people where a row has placeholders. So in a run of `n` a placeholder counts as one word and stands
+    for any 1 to LONGEST_NAME of the item's. Every run with one placeholder is found; with more, every run in which n/2
+    words in a row are none. Short texts are compared without that: too few words would be left to tell by.
+    """
+
+    def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
+        self._n = n
+        self._seed = n // 2  # the longer side of one placeholder in a run of n has at least that many words
+        self._places: dict[Words, list[tuple[_Text, int]]] = defaultdict(list)
+        self._short: dict[Words, list[_Text]] = defaultdict(list)
+        for item in items:
+            self._add(item)
+
+    def _add(self, item: SuiteItem) -> None:
+        text, question = (
+            _Text((item.suite, item.id), tuple(map(sys.intern, words_of(each)))) for each in (item.text, item.question)
+        )
+        if not any(text.words) or not any(question.words):
+            raise SourceError(
+                f"Item {item.id} of {item.suite} holds no word, so it cannot be told whether a training row holds it. "
+                f"Correct the item or take it out."
+            )
+        if len(question.words) < self._n:
+            self._short[question.words[:_KEY_OF_SHORT_TEXTS]].append(question)
+        for start in range(len(text.words) - self._seed + 1 if len(text.words) >= self._n else 0):
+            seed = text.words[start : start + self._seed]
+            if all(seed):
+                self._places[seed].append((text, start))
+
+    def found_in(self, row: str) -> set[tuple[str, str]]:
+        """(suite, item id) of every item that the row holds."""
+        words = words_of(row)
+        found: set[tuple[str, str]] = set()
+        for start in range(len(words)):
+            for width in range(1, _KEY_OF_SHORT_TEXTS + 1):
+                for text in self._short.get(words[start : start + width], ()):
+                    if words[start : start + len(text.words)] == text.words:
+                        found.add(text.item)
+            for text, place in self._places.get(words[start : start + self._seed], ()):
+                if text.item not in found and self._is_long_enough(words, start, text.words, place):
+                    found.add(text.item)
+        return found
+
+    def _is_long_enough(self, row: Words, start: int, item: Words, place: int) -> bool:
+        """Whether the run that row and item share around a seed has n words."""
+        wanted = self._n - self._seed
+        before = _shared(row[max(0, start - wanted) : start][::-1], item[:place][::-1])
+        after = _shared(row[start + self._seed : start + self._n], item[place + self._seed :])
+        return before + self._seed + after >= self._n
+
+
+def _shared(row: Words, item: Words) -> int:
+    """How many words the row has in common with the item from their beginnings on; the last is none that a placeholder
+    hides."""
+    shared = 0
+    places = {0}  # how far the item may have been used up
+    for number, word in enumerate(row, start=1):
+        if word == _HIDDEN:
+            places = {place + length for place in places for length in range(1, LONGEST_NAME + 1)}
+            continue
+        places = {place + 1 for place in places if place < len(item) and item[place] == word}
+        if not places:
+            break
+        shared = number
+    return shared
+
+
+def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
+    """Every item that the line is evaluated on. Raises SourceError for a file that is not there or is no suite."""
+    data, evaluation = workplace.settings.data, workplace.line.evaluation
+    for suite in evaluation.capability:
+        for question in read_suite(data / suite.path):
+            text = "\n".join((question.question, *question.choices))
+            yield SuiteItem(suite.name, question.id, question.question, text)
+    for prompt in read_prompts(data / evaluation.red_team.prompts):
+        yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
+
+
+def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]]) -> Verdict:
+    """Compare every row (all of its columns, in order, but the id) with every item. `listed`: suite, item and row.
+
+    Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
+    """
+    level = workplace.institution.ladder.highest((level_of_suites(workplace), level_of_red_team(workplace)))
+    limits = workplace.line.evaluation.contamination
+    items = list(items_of(workplace))
+    contamination = Contamination(items, limits.n)
+    count = 0
+    listed: list[dict[str, Any]] = []
+    for row in rows:
+        count += 1
+        text = "\n".join(str(value) for column, value in row.items() if column != "id")
+        listed += [
+            {"suite": suite, "item": item, "row": str(row["id"])} for suite, item in contamination.found_in(text)
+        ]
+    listed.sort(key=lambda each: (each["suite"], each["item"], each["row"]))
+    contaminated = sorted({each["row"] for each in listed})
+    evidence = {
+        "rows": count,
+        "contaminated_rows": len(contaminated),
+        "share": round(len(contaminated) / count, 6) if count else 0.0,
+        "max_share": limits.max_share,
+        "suites": {
+            suite: {
+                "items": sum(item.suite == suite for item in items),
+                "items_in_rows": len({each["item"] for each in listed if each["suite"] == suite}),
+                "rows": len({each["row"] for each in listed if each["suite"] == suite}),
+            }
+            for suite in dict.fromkeys(item.suite for item in items)
+        },
+    }
+    said = (
+        f"{len(contaminated)} of {count} rows hold {limits.n} words in a row, or the whole of a shorter item, of what "
+        f"the line is evaluated on; the recipe allows {limits.max_share:.2%}"
+    )
+    passed = len(contaminated) <= limits.max_share * count
+    if not contaminated:
+        return Verdict(passed, f"{said}.", evidence, classification=level)
+    remedy = (
+        ""
+        if passed
+        else " Take these rows out of their source or the items out of the suite, or raise "
+        "evaluation.contamination.max_share if the shared words are a form that every letter has."
+    )
+    return Verdict(
+        passed,
+        f"{said}: {_some(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
+        evidence,
+        tuple(listed),
+        level,
+    )
+
+
+def not_contaminated(file: str) -> Gate:
+    """The gate of a dataset whose rows are in `file`. It is asked again when a suite, the prompts or the limits change,
+    and nothing is trained again for that."""
+
+    def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        return judge_contamination(workplace, read_jsonl(artifact.file(file)))
+
+    return Gate(
+        name=NOT_CONTAMINATED,
+        question="Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line?",
+        code_version="1",
+        judge=judge,
+        config=_config,
+        external=_digests,
+    )
+
+
+def _config(line: Line) -> Config:
+    evaluation = line.evaluation
+    return {
+        **evaluation.contamination.model_dump(mode="json"),
+        "levels": {
+            **{suite.name: suite.classification for suite in evaluation.capability},
+            RED_TEAM: evaluation.red_team.classification,
+        },
+        "ceiling": line.ceiling,
+    }
+
+
+def _digests(workplace: Workplace) -> dict[str, str]:
+    data, evaluation = workplace.settings.data, workplace.line.evaluation
+    suites = {f"suite:{suite.name}": digest_of_items(data / suite.path) for suite in evaluation.capability}
+    return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _IDS_IN_A_MESSAGE} more" if len(ids) > _IDS_IN_A_MESSAGE else ""
+    return ", ".join(ids[:_IDS_IN_A_MESSAGE]) + more

@@ -1,0 +1,303 @@
+"""Bad input of every kind: each row ends as a document or in quarantine, or the whole stops; nothing is lost."""
+
+import csv
+import gzip
+import io
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_documents, read_jsonl
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.errors import QuarantineExceeded, SourceError
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
+
+MARKER = "87654321"
+"""Stands in every broken row and may be seen nowhere after it."""
+LONGEST_ROW = 5_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """good: for each row whether it is a document. Fewer come out only when the whole is refused."""
+
+    name: str
+    content: bytes
+    good: list[bool]
+
+
+def broken_letter(number: int, **changes: Any) -> dict[str, Any]:
+    return letter(number, **{"author": MARKER, **changes})
+
+
+def _json(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+# What any format can say wrongly, as changes of a row. A duplicate of row 0 is broken because row 0 is always good.
+CHANGES: dict[str, dict[str, Any]] = {
+    "missing": {"response": ""},
+    "blank": {"request": " \t\n"},
+    "unknown level": {"classification": "RESTRICTED"},
+    "level in small letters": {"classification": "secret"},
+    "no level": {"classification": ""},
+    "no day": {"date": "15/02/2024"},
+    "no such day": {"date": "2024-02-30"},
+    "duplicate": {"id": letter(0)["id"]},
+    "too long": {"request": "x" * LONGEST_ROW + MARKER},
+    "a letter for an id": {"id": f"My number is {MARKER}. " * 20},
+    "an id of two lines": {"id": f"R-1\n{MARKER}"},
+    "no language": {"language": "-"},
+}
+JSONL: dict[str, Callable[[int], bytes]] = {
+    **{name: (lambda number, c=c: _json(broken_letter(number, **c))) for name, c in CHANGES.items()},
+    "cut": lambda number: _json(broken_letter(number))[:-20],
+    "not an object": lambda number: _json([MARKER]),
+    "a number": lambda number: MARKER.encode(),
+    "nested": lambda number: b"[" * 2_400 + MARKER.encode() + b"]" * 2_400,
+    "nan": lambda number: _json(broken_letter(number, subject=float("nan"))),
+    "infinite": lambda number: _json(broken_letter(number)).replace(b'"en"', b"1e999"),
+    "huge": lambda number: _json(broken_letter(number)).replace(b'"en"', b"9" * 4_400),
+    "half a character": lambda number: json.dumps(broken_letter(number, subject="\ud800")).encode(),
+    "half a character for an id": lambda number: json.dumps(broken_letter(number, id="\udc00")).encode(),
+    "surrogate bytes": lambda number: _json(broken_letter(number, subject="\ud800")),
+    "control character": lambda number: _json(broken_letter(number)).replace(b"en", b"e\x00n"),
+    "latin-1": lambda number: json.dumps(broken_letter(number, subject="é"), ensure_ascii=False).encode("latin-1"),
+    "utf-16": lambda number: json.dumps(broken_letter(number)).encode("utf-16-be").replace(b"\n", b" "),
+    "absent": lambda number: _json({name: value for name, value in broken_letter(number).items() if name != "case"}),
+    "null": lambda number: _json(broken_letter(number, response=None)),
+    "object for text": lambda number: _json(broken_letter(number, request={"text": MARKER})),
+    "list for text": lambda number: _json(broken_letter(number, request=[MARKER])),
+    "truth value for text": lambda number: _json(broken_letter(number, subject=True)),
+    "list for level": lambda number: _json(broken_letter(number, classification=["SECRET"])),
+    "object for id": lambda number: _json(broken_letter(number, id={"id": MARKER})),
+    "two levels": lambda number: _json(broken_letter(number))[:-1] + b', "classification": "PUBLIC"}',
+    "two objects": lambda number: _json(broken_letter(number)) * 2,
+}
+CSV: dict[str, Callable[[int], bytes]] = {
+    **{
+        name: (lambda number, c=c: _csv_line(broken_letter(number, **c).values()))
+        for name, c in CHANGES.items()
+        if name not in ("an id of two lines", "blank")
+    },
+    "too few cells": lambda number: _csv_line([MARKER, "x"]),
+    "too many cells": lambda number: _csv_line([*letter(number).values(), MARKER]),
+    "latin-1": lambda number: ",".join(broken_letter(number, subject="é").values()).encode("latin-1") + b"\n",
+    "an id of two lines": lambda number: _csv_line(broken_letter(number, id=f"R-1\n{MARKER}").values()),
+    "control character": lambda number: _csv_line(broken_letter(number, id="R\x00").values()),
+}
+PARQUET: dict[str, dict[str, Any]] = {**CHANGES, "null": {"response": None}, "latin-1": {"subject": b"\xe9"}}
+
+# Good rows may hold whatever text there is; the line's own breaks and quotes are the format's business.
+prose = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(lambda text: f"Text: {text}.")
+fields = st.fixed_dictionaries({"subject": prose, "request": prose, "response": prose})
+
+
+def _csv_line(cells: Any, terminator: str = "\n") -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator=terminator, quoting=csv.QUOTE_ALL).writerow(list(cells))
+    return text.getvalue().encode()
+
+
+def rows_of(broken: Sequence[str]) -> st.SearchStrategy[list[str | dict[str, str]]]:
+    """Good rows as their texts, broken ones as the name of what is wrong; the first is good."""
+    return st.tuples(fields, st.lists(st.one_of(fields, st.sampled_from(broken)), max_size=12)).map(
+        lambda pair: [pair[0], *pair[1]]
+    )
+
+
+@st.composite
+def jsonl_files(draw: st.DrawFn) -> Case:
+    rows = draw(rows_of(sorted(JSONL)))
+    end = draw(st.sampled_from([b"\n", b"\r\n"]))
+    between = draw(st.sampled_from([b"", end, b"  " + end]))
+    lines = [JSONL[row](n) if isinstance(row, str) else _json(letter(n, **row)) for n, row in enumerate(rows)]
+    content = draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + between.join(line + end for line in lines)
+    return _case(draw, "given.jsonl", content, rows)
+
+
+@st.composite
+def csv_files(draw: st.DrawFn) -> Case:
+    rows = draw(rows_of(sorted(CSV)))
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    lines = [_csv_line(letter(0), end)]
+    lines += [
+        CSV[row](n) if isinstance(row, str) else _csv_line(letter(n, **row).values(), end) for n, row in enumerate(rows)
+    ]
+    between = draw(st.sampled_from([b"", end.encode()]))
+    content = draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + between.join(lines)
+    return _case(draw, "given.csv", content, rows)
+
+
+@st.composite
+def parquet_files(draw: st.DrawFn) -> Case:
+    rows = draw(rows_of(sorted(PARQUET)))
+    values = [
+        broken_letter(n, **PARQUET[row]) if isinstance(row, str) else letter(n, **row) for n, row in enumerate(rows)
+    ]
+    columns = {
+        name: pyarrow.array(
+            [value.encode() if isinstance(value, str) else value for value in (row[name] for row in values)],
+            pyarrow.binary(),
+        ).view(pyarrow.string())
+        for name in values[0]
+    }
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), sink, row_group_size=draw(st.integers(1, 6)))
+    return _case(draw, "given.parquet", sink.getvalue(), rows)
+
+
+def _case(draw: st.DrawFn, name: str, content: bytes, rows: Sequence[str | dict[str, str]]) -> Case:
+    good = [not isinstance(row, str) for row in rows]
+    return Case(f"{name}.gz", gzip.compress(content), good) if draw(st.booleans()) else Case(name, content, good)
+
+
+def institution_with(root: Path, case: Case) -> DemoInstitution:
+    recipe = minimal_recipe(quarantine={"max_share": 0.99, "max_row_bytes": LONGEST_ROW})
+    recipe["sources"][0]["path"] = f"sources/{case.name}"
+    institution = DemoInstitution(root, recipe, [letter(0)])
+    institution.write()
+    (institution.settings.data / "sources" / case.name).write_bytes(case.content)
+    return institution
+
+
+def read(institution: DemoInstitution) -> Artifact:
+    """raw_corpus, with its gate's yes."""
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    assert all(verdict.passed for verdict in judge(RAW_CORPUS, workplace, ref).values())
+    return workplace.store.open(ref)
+
+
+def assert_nothing_is_lost(case: Case) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        raw = read(institution_with(Path(directory), case))
+        documents = list(read_documents(raw.file("documents.jsonl")))
+        quarantined = list(read_jsonl(raw.file("quarantine.jsonl")))
+        assert [document.id for document in documents] == [letter(n)["id"] for n, good in enumerate(case.good) if good]
+        assert len(quarantined) == case.good.count(False)
+        (source,) = json.loads(raw.file("sources.json").read_bytes())
+        assert source["rows"] == len(case.good) == len(documents) + len(quarantined) + source["not_selected"]
+        for said in (raw.file("quarantine.jsonl"), raw.file("sources.json"), raw.path / "manifest.json"):
+            assert MARKER not in said.read_text()
+
+
+@settings(max_examples=30, deadline=None)
+@given(jsonl_files())
+def test_nothing_of_a_jsonl_file_is_lost(case: Case) -> None:
+    assert_nothing_is_lost(case)
+
+
+@settings(max_examples=30, deadline=None)
+@given(csv_files())
+def test_nothing_of_a_csv_file_is_lost(case: Case) -> None:
+    assert_nothing_is_lost(case)
+
+
+@settings(max_examples=30, deadline=None)
+@given(parquet_files())
+def test_nothing_of_a_parquet_file_is_lost(case: Case) -> None:
+    assert_nothing_is_lost(case)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.one_of(jsonl_files(), csv_files(), parquet_files()), st.data())
+def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, data: st.DataObject) -> None:
+    """The gate reads the file once more and must find as many rows; a gzip or Parquet file that was cut must stop."""
+    cut = data.draw(st.integers(0, len(case.content) - 1))
+    changed = bytearray(case.content[:cut])
+    was_only_cut = data.draw(st.booleans())
+    if not was_only_cut:
+        changed = bytearray(case.content)
+        changed[cut] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as directory:
+        institution = institution_with(Path(directory), Case(case.name, bytes(changed), []))
+        try:
+            read(institution)
+        except (SourceError, QuarantineExceeded) as refused:
+            assert case.name in str(refused) or "hold no document at all" in str(refused)
+            assert MARKER not in str(refused)
+            assert not list(institution.settings.artifacts.glob("*/manifest.json"))
+        else:
+            assert not (was_only_cut and case.name.endswith((".gz", ".parquet")))
+
+
+@pytest.mark.parametrize("kind", [*JSONL])
+def test_each_kind_of_broken_row_is_quarantined(kind: str) -> None:
+    content = b"\n".join((_json(letter(0)), JSONL[kind](1), _json(letter(2))))
+    assert_nothing_is_lost(Case("given.jsonl", content, [True, False, True]))
+
+
+@pytest.mark.parametrize("kind", [*CSV])
+def test_each_kind_of_broken_record_is_quarantined(kind: str) -> None:
+    content = b"".join(
+        (_csv_line(letter(0)), _csv_line(letter(0).values()), CSV[kind](1), _csv_line(letter(2).values()))
+    )
+    assert_nothing_is_lost(Case("given.csv", content, [True, False, True]))
+
+
+def _csv_named_twice() -> bytes:
+    return _csv_line([*letter(0), "classification"]) + _csv_line([*letter(0).values(), "PUBLIC"])
+
+
+def _parquet_named_twice() -> bytes:
+    table = pyarrow.Table.from_pylist([letter(0)])
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table.append_column("classification", pyarrow.array(["PUBLIC"])), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("given.csv", _csv_named_twice(), "1 columns have the name of another one"),
+        ("given.parquet", _parquet_named_twice(), "1 columns have the name of another one"),
+        ("given.csv", "id,naïve\n1,2\n".encode("latin-1"), "the header row is not UTF-8"),
+        ("given.csv", _csv_line(letter(0)) + b'R-1,"' + MARKER.encode(), "not CSV"),
+        ("given.jsonl", b"", "hold no document at all"),
+        ("given.jsonl", b"\n\n \n", "hold no document at all"),
+        ("given.jsonl.gz", _json(letter(0)), "cannot be read to its end"),
+    ],
+)
+def test_a_file_that_cannot_be_told_row_by_row_stops_the_line(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    with pytest.raises(SourceError, match=says) as refused:
+        read(institution_with(tmp_path, Case(name, content, [])))
+    assert MARKER not in str(refused.value)
+
+
+def test_an_accent_after_a_line_break_comes_back(tmp_path: Path) -> None:
+    """In the written JSON the break is an escape that ends in a letter, which must not take the accent."""
+    text = "One\n\u0303two\t\u0308\r\u0301three\u001e\u0301"
+    raw = read(institution_with(tmp_path, Case("given.jsonl", _json(letter(0, request=text)), [])))
+    (document,) = read_documents(raw.file("documents.jsonl"))
+    assert document.request == text.strip()
+
+
+def test_ids_that_differ_in_their_code_points_alone_are_one(tmp_path: Path) -> None:
+    content = b"\n".join((_json(letter(0, id="Caf\u00e9")), _json(letter(1, id="Cafe\u0301"))))
+    raw = read(institution_with(tmp_path, Case("given.jsonl", content, [])))
+    (row,) = read_jsonl(raw.file("quarantine.jsonl"))
+    assert row["reason"] == "duplicate id"
+
+
+def test_links_hold_ids_alone(tmp_path: Path) -> None:
+    institution = institution_with(
+        tmp_path,
+        Case("given.jsonl", b"\n".join(_json(letter(n, also=also)) for n, also in enumerate((["R-9"], [None]))), []),
+    )
+    institution.recipe["sources"][0]["links"] = "also"
+    (row,) = read_jsonl(read(institution).file("quarantine.jsonl"))
+    assert row["reason"] == "'also' is neither a list of ids nor text"

@@ -1,0 +1,301 @@
+"""Training rows that hold what the line is evaluated on: found, listed, judged against the recipe's share."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_record
+from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.contamination import LONGEST_NAME, NOT_CONTAMINATED, Contamination, SuiteItem
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.errors import CeilingExceeded, GateRefused, SourceError
+from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
+from sovereign_pipeline_tests.split.chain import materialize, split_stage
+
+STAGE = replace(TRAINING_DATASET, inputs=(split_stage(),))
+TWENTY = "alder birch cedar dogwood elm fir gorse hazel ivy juniper " + (
+    "kapok larch maple nutmeg oak pine quince rowan sorrel teak"
+)
+
+
+def words(first: int, end: int) -> str:
+    return " ".join(TWENTY.split()[first:end])
+
+
+def question(text: str, *choices: str, **changes: Any) -> dict[str, Any]:
+    return {**QUESTIONS[0], "question": text, "choices": choices or ("a", "b"), **changes}
+
+
+def materialized(institution: DemoInstitution, stage: Stage = STAGE) -> tuple[Artifact, Verdict, list[dict[str, Any]]]:
+    """The dataset, the gate's answer, and what its record lists."""
+    workplace = institution.workplace()
+    dataset, verdicts = materialize(workplace, stage)
+    return dataset, verdicts[NOT_CONTAMINATED], listed(workplace, dataset)
+
+
+def listed(workplace: Workplace, dataset: Artifact) -> list[dict[str, Any]]:
+    """By the way an auditor goes: the records whose input is the dataset, by their own files alone."""
+    rows: list[dict[str, Any]] = []
+    for path in workplace.store.root.glob("*/listed.jsonl"):
+        manifest = json.loads((path.parent / "manifest.json").read_bytes())
+        if dataset.ref.digest in manifest["inputs"].values():
+            rows += [json.loads(line) for line in path.read_text().splitlines()]
+    return rows
+
+
+def holds(item: dict[str, Any], row: str) -> bool:
+    contamination = Contamination(
+        [SuiteItem("suite", item["id"], item["question"], "\n".join((item["question"], *item["choices"])))], 13
+    )
+    return bool(contamination.found_in(row))
+
+
+@pytest.mark.parametrize(
+    ("asked", "choices", "row", "found"),
+    [
+        (TWENTY, (), f"Sir, {words(3, 16)}. Yours", True),
+        (TWENTY, (), f"Sir, {words(3, 15)}. Yours", False),
+        (TWENTY, (), f"{words(0, 12)} and {words(12, 20)}", False),
+        (TWENTY.upper(), (), words(0, 13).replace(" ", " - "), True),
+        ("Which ocean is the largest?", (), "You ask: which OCEAN is (the) largest.", True),
+        ("Which ocean is the largest?", (), "Which ocean is the second largest?", False),
+        ("Which ocean is the largest?", (), "Which ocean is the", False),
+        (words(0, 8), (words(8, 10), words(10, 13)), words(0, 13), True),
+        (words(0, 8), (words(8, 10), words(10, 14)), words(1, 14), True),
+        (words(0, 8), (words(8, 10), words(10, 14)), words(1, 13), False),
+        ("كم يبلغ رسم المرسى في عام ٢٠٢٤؟", (), "سألتم: كَمْ يبلغُ رســم المرسى في عام 2024.", True),
+        ("كم يبلغ رسم المرسى في عام ٢٠٢٤؟", (), "سألتم: كم يبلغ رسم الميناء في عام 2024.", False),
+    ],
+)
+def test_what_counts_as_held(asked: str, choices: tuple[str, ...], row: str, found: bool) -> None:
+    assert holds(question(asked, *choices), row) is found
+
+
+@pytest.mark.parametrize(
+    ("asked", "row", "found"),
+    [
+        (f"{words(0, 6)} Hamood bin Rashid Al Araimi {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
+        (f"{words(0, 5)} Hamood {words(5, 12)}", f"{words(0, 5)}, NAME_12, {words(5, 12)}", True),
+        (f"{words(0, 5)} Hamood {words(5, 12)}", f"{words(0, 5)}, NAME_12, {words(5, 11)}", False),
+        (f"{words(0, 6)} {words(12, 19)} {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", False),
+        (f"{words(0, 6)} {words(12, 18)} {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
+        (f"{words(0, 6)} محمد بن سالم {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
+        (f"{words(0, 6)} ومحمد {words(6, 12)}", f"{words(0, 6)} وNAME_3 {words(6, 12)}", True),
+        ("Call Hamood, 9234 1187, " + words(0, 9), f"Call NAME_1, PHONE_1, {words(0, 9)} teak", False),
+        ("Call Hamood, 9234 1187, " + words(0, 10), f"Call NAME_1, PHONE_1, {words(0, 10)}", True),
+        (words(0, 13), "NAME_1 " * 40, False),
+        ("Who is Hamood?", "Who is NAME_1?", False),
+        ("Who is NAME_7?", "Who is NAME_1?", True),
+    ],
+)
+def test_a_name_of_the_suite_is_a_placeholder_in_the_row(asked: str, row: str, found: bool) -> None:
+    assert holds(question(asked), row) is found
+
+
+def test_the_demonstration_text_of_the_tests_is_clean(institution: DemoInstitution) -> None:
+    dataset, verdict, rows = materialized(institution)
+    assert verdict.passed
+    assert rows == []
+    assert verdict.evidence["suites"] == {
+        "suite": {"items": 2, "items_in_rows": 0, "rows": 0},
+        "red-team prompts": {"items": 2, "items_in_rows": 0, "rows": 0},
+    }
+    assert verdict.evidence["rows"] == sum(1 for _ in read_jsonl(dataset.file(TRAINING_ROWS)))
+
+
+@pytest.mark.parametrize("column", ["request", "response", "subject"])
+def test_a_planted_item_is_listed_by_row_and_item_and_blocks_the_trainer(
+    institution: DemoInstitution, column: str
+) -> None:
+    institution.write_items("suites/suite.jsonl", [QUESTIONS[1], question(f"Is it true? {TWENTY}", id="Q-PLANTED")])
+    planted = {f"R-{number:05d}" for number in range(6)}
+    for row in institution.rows:
+        if row["id"] in planted:
+            row[column] += f" {words(2, 18)} {row['id']}"
+    dataset, verdict, rows = materialized(institution)
+    trained = {str(row["id"]) for row in read_jsonl(dataset.file(TRAINING_ROWS))}
+    assert 0 < len(planted & trained) < len(trained)
+    assert rows == [{"suite": "suite", "item": "Q-PLANTED", "row": id} for id in sorted(planted & trained)]
+    assert not verdict.passed
+    assert all(id in verdict.message for id in planted & trained)
+    assert "larch" not in verdict.message + json.dumps(verdict.evidence)
+    with pytest.raises(GateRefused, match=f"{NOT_CONTAMINATED}.*said no"):
+        assert_usable(STAGE, institution.workplace(), dataset.ref)
+
+
+def test_the_share_of_the_recipe_decides_and_what_was_found_is_listed_either_way(institution: DemoInstitution) -> None:
+    institution.write_items("suites/suite.jsonl", [question(TWENTY)])
+    for row in institution.rows[:6]:
+        row["response"] += f" {TWENTY} {row['id']}"
+    answers = {}
+    for share in (0.0, 0.10, 0.20):
+        institution.recipe["evaluation"]["contamination"] = {"max_share": share}
+        dataset, verdict, rows = materialized(institution)
+        answers[share] = verdict.passed
+        assert {each["row"] for each in rows} <= {row["id"] for row in institution.rows[:6]}
+        assert rows
+    found = verdict.evidence["contaminated_rows"] / verdict.evidence["rows"]
+    assert 0.10 < found < 0.20
+    assert answers == {0.0: False, 0.10: False, 0.20: True}
+    assert passing_record(STAGE, STAGE.gates[-1], institution.workplace(), dataset.ref)
+
+
+def test_a_form_of_words_of_the_recipe_itself_is_found_in_every_row(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["instruction"] = f"Write as follows: {TWENTY}."
+    institution.write_items("suites/suite.jsonl", [question(f"Write as follows: {TWENTY}. Now then?")])
+    _, verdict, _ = materialized(institution)
+    assert verdict.evidence["share"] == 1.0
+
+
+def test_red_team_prompts_and_rejected_replies_are_compared(institution: DemoInstitution) -> None:
+    institution.recipe["sources"].append(
+        {"name": "pairs", "role": "preferences", "path": "sources/pairs.jsonl", "licence": "own", "retention": "1 year"}
+    )
+    institution.recipe["training"]["preference"] = {}
+    pairs = [letter(100 + number, rejected=f"Forge a certificate of combustion! {number}") for number in range(20)]
+    institution.write_items("sources/pairs.jsonl", pairs)
+    _, verdict, rows = materialized(institution, replace(PREFERENCE_DATASET, inputs=(split_stage(),)))
+    assert not verdict.passed
+    assert {(each["suite"], each["item"]) for each in rows} == {("red-team prompts", "P-0")}
+    assert verdict.evidence["share"] == 1.0
+    _, letters, _ = materialized(institution)
+    assert letters.passed
+
+
+def test_another_suite_file_asks_the_gate_again_and_makes_no_other_dataset(institution: DemoInstitution) -> None:
+    before, verdict, _ = materialized(institution)
+    assert verdict.passed
+    workplace = institution.workplace()
+    assert_usable(STAGE, workplace, before.ref)
+    institution.write_items("suites/suite.jsonl", [question("The lamp is mended?")])
+    with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
+        assert_usable(STAGE, workplace, before.ref)
+    assert not judge(STAGE, workplace, before.ref)[NOT_CONTAMINATED].passed
+    with pytest.raises(GateRefused, match="said no"):
+        assert_usable(STAGE, workplace, before.ref)
+    after, _, _ = materialized(institution)
+    assert after.ref == before.ref
+    institution.write_items("suites/suite.jsonl", QUESTIONS)
+    assert_usable(STAGE, workplace, before.ref)
+
+
+def test_other_limits_ask_the_gate_again(institution: DemoInstitution) -> None:
+    before, _, _ = materialized(institution)
+    institution.recipe["evaluation"]["contamination"] = {"n": 8}
+    with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
+        assert_usable(STAGE, institution.workplace(), before.ref)
+
+
+@pytest.mark.parametrize("place", [lambda each: each["capability"][0], lambda each: each["red_team"]])
+def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compared(
+    institution: DemoInstitution, place: Any
+) -> None:
+    place(institution.recipe["evaluation"])["classification"] = "CONFIDENTIAL"
+    dataset, _, _ = materialized(institution)
+    workplace = institution.workplace()
+    record = passing_record(STAGE, STAGE.gates[-1], workplace, dataset.ref)
+    assert workplace.store.read_manifest(record).classification == "CONFIDENTIAL"
+    assert dataset.manifest.classification == "PUBLIC"
+    institution.recipe["ceiling"] = "INTERNAL"
+    with pytest.raises(CeilingExceeded, match=r"may hold INTERNAL at most, and the .* is CONFIDENTIAL"):
+        materialized(institution)
+
+
+def test_a_suite_that_is_not_there_or_holds_no_words_stops_the_gate(institution: DemoInstitution) -> None:
+    institution.write_items("suites/suite.jsonl", [question("?!")])
+    with pytest.raises(SourceError, match="Item Q-0 of suite holds no word"):
+        materialized(institution)
+    (institution.settings.data / "suites" / "suite.jsonl").unlink()
+    institution.recipe["evaluation"]["capability"][0]["path"] = "suites/gone.jsonl"
+    with pytest.raises(SourceError, match=r"gone\.jsonl: there is no such file"):
+        materialized(institution)
+
+
+# ── against the definition, word by word ─────────────────────────────────────────────────────────────────────────────
+
+N = 8
+texts = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=24)
+
+
+@st.composite
+def item_and_row(draw: st.DrawFn, *, hidden: int) -> tuple[list[str], list[str]]:
+    """An item, and a row that holds a piece of it between other words, with up to `hidden` placeholders in it."""
+    item = draw(texts)
+    start = draw(st.integers(0, len(item)))
+    piece = item[start : draw(st.integers(start, len(item)))]
+    for _ in range(draw(st.integers(0, hidden))):
+        place = draw(st.integers(0, len(piece)))
+        piece[place : place + draw(st.integers(0, LONGEST_NAME + 1))] = ["NAME_1"]
+    return item, draw(texts) + piece + draw(texts)
+
+
+def alignments(row: Sequence[str], item: Sequence[str]) -> Iterator[int]:
+    """Lengths of the beginnings of `item` that the whole of `row` may stand for."""
+    if not row:
+        yield 0
+        return
+    lengths = range(1, LONGEST_NAME + 1) if row[0] == "NAME_1" else (1,) if item[:1] == row[:1] else ()
+    for length in lengths:
+        if length <= len(item):
+            for rest in alignments(row[1:], item[length:]):
+                yield length + rest
+
+
+def naive(item: Sequence[str], row: Sequence[str], most_hidden: int) -> bool:
+    if len(item) < N:
+        return any(row[start : start + len(item)] == item for start in range(len(row)))
+    for start in range(len(row) - N + 1):
+        run = row[start : start + N]
+        if "NAME_1" in (run[0], run[-1]) or run.count("NAME_1") > most_hidden:
+            continue
+        if any(any(True for _ in alignments(run, item[place:])) for place in range(len(item))):
+            return True
+    return False
+
+
+def found(item: Sequence[str], row: Sequence[str]) -> bool:
+    text = " ".join(item)
+    return bool(Contamination([SuiteItem("suite", "Q", text, text)], N).found_in(" ".join(row)))
+
+
+@given(item_and_row(hidden=0))
+def test_without_placeholders_it_is_the_definition(texts: tuple[list[str], list[str]]) -> None:
+    item, row = texts
+    assert found(item, row) == naive(item, row, most_hidden=0)
+
+
+@given(item_and_row(hidden=3))
+def test_one_placeholder_in_a_run_is_always_found_and_nothing_is_that_is_none(
+    texts: tuple[list[str], list[str]],
+) -> None:
+    item, row = texts
+    if naive(item, row, most_hidden=1):
+        assert found(item, row)
+    if found(item, row):
+        assert naive(item, row, most_hidden=len(row)) or naive_long(item, row)
+
+
+def naive_long(item: Sequence[str], row: Sequence[str]) -> bool:
+    """A run of more than N, where the one of N would end in a placeholder."""
+    runs = (row[start:end] for start in range(len(row)) for end in range(start + N + 1, len(row) + 1))
+    return any(
+        "NAME_1" not in (run[0], run[-1])
+        and any(any(True for _ in alignments(run, item[place:])) for place in range(len(item)))
+        for run in runs
+    )
+
+
+@given(st.lists(texts, min_size=1, max_size=5), st.lists(texts, max_size=4))
+def test_items_do_not_change_each_others_answers(items: list[list[str]], rows: list[list[str]]) -> None:
+    suite = [SuiteItem("suite", str(n), " ".join(item), " ".join(item)) for n, item in enumerate(items)]
+    together = Contamination(suite, N)
+    for row in rows:
+        alone = {("suite", str(n)) for n, item in enumerate(items) if found(item, row)}
+        assert together.found_in(" ".join(row)) == alone
