@@ -376,7 +376,7 @@ def recased(text: str) -> str:
     for word in _LOWER_WORD.finditer(text):
         if len(word.group().rstrip(".")) == 1:
             if word.start() == given_ends + 1 and text[given_ends] == " ":  # an initial
-                letters[word.start()] = letters[word.start()].upper()
+                letters[word.start()] = _capital(letters[word.start()])
                 given_ends = word.end()
             continue
         plain = _plain(word.group().rstrip("."))
@@ -385,9 +385,14 @@ def recased(text: str) -> str:
         common = plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS
         known = plain in _KNOWN and plain not in world_names.EVERYDAY
         if not common and (known or after_name or cued):
-            letters[word.start()] = letters[word.start()].upper()
+            letters[word.start()] = _capital(letters[word.start()])
         given_ends = word.end() if not common and (known or cued) else -1
     return "".join(letters)
+
+
+def _capital(letter: str) -> str:
+    """The capital, or the letter itself where its capital is two ("ß")."""
+    return letter.upper() if len(letter.upper()) == 1 else letter
 
 
 @lru_cache(maxsize=1 << 16)
