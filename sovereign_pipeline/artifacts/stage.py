@@ -67,6 +67,7 @@ class Gate:
     """A question about one artifact whose answer is recorded and bound to the artifact's digest.
 
     judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
+    policy: the part of `institution.yaml` it goes by, for this line.
     """
 
     name: str
@@ -74,13 +75,15 @@ class Gate:
     code_version: str
     judge: Callable[[Workplace, Artifact, Inputs], Verdict]
     config: Callable[[Line], Config] = lambda line: {}
+    policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
 
 
 @dataclass(frozen=True)
 class Stage:
     """kind: the asset's key and the artifact's kind. inputs: the stages whose artifacts it reads.
 
-    config: exactly the part of the recipe the build reads. external: name -> SHA-256 of files outside the store.
+    config: exactly the part of the recipe the build reads. policy: the part of `institution.yaml` it reads, for this
+    line. external: name -> SHA-256 of files outside the store.
     libraries: distributions whose version changes the result. passes_on: for a line where the stage has nothing to do,
     the input that is handed on as it is (None: always build).
     """
@@ -90,7 +93,12 @@ class Stage:
     build: Callable[[Workplace, Inputs, Path], Built]
     inputs: tuple["Stage", ...] = ()
     config: Callable[[Line], Config] = lambda line: {}
+    policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     libraries: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     passes_on: Callable[[Line], str | None] = lambda line: None
+
+    def config_at(self, workplace: Workplace) -> Config:
+        """All of the recipe and of the institution's policy that decides what the build makes."""
+        return {**self.config(workplace.line), **self.policy(workplace.institution, workplace.line)}

@@ -1,30 +1,34 @@
 """Invented documents that go through every batch and must come out scrubbed; they prove that the detectors ran."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.recognizers import KINDS
+from sovereign_pipeline.privacy.recognizers import KINDS, Kind
 
 CANARY_CASE = "canary"
 
 
 @dataclass(frozen=True)
 class Canary:
-    """document: goes through the detectors. planted: what must not be in it afterwards; one of every kind."""
+    """document: goes through the detectors. planted: what must not be in it afterwards, with what it is."""
 
     document: Document
-    planted: tuple[str, ...]
+    planted: tuple[tuple[Kind, str], ...]
 
     @property
     def language(self) -> str:
         return self.document.language
 
-    def check(self, scrubbed: Document) -> None:
-        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there."""
+    def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
+        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there.
+
+        kept: the kinds that the policy leaves in the text; they are not demanded.
+        """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
-        missed = sum(value in text for value in self.planted)
-        absent = [kind for kind in KINDS if f"{kind}_1" not in text]
+        missed = sum(kind not in kept and value in text for kind, value in self.planted)
+        absent = [kind for kind in KINDS if kind not in kept and f"{kind}_1" not in text]
         if missed or absent:
             raise PrivacyError(
                 f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
@@ -33,7 +37,7 @@ class Canary:
             )
 
 
-def _canary(language: str, author: str, request: str, response: str, planted: tuple[str, ...]) -> Canary:
+def _canary(language: str, author: str, request: str, response: str, planted: tuple[tuple[Kind, str], ...]) -> Canary:
     document = Document(
         id=f"{CANARY_CASE}-{language}",
         source=CANARY_CASE,
@@ -62,22 +66,22 @@ CANARIES = (
         "4521 AB.",
         "Margaret Thompson has been told. Mr Al-Araimi has not.",
         (
-            "Hamood",
-            "Araimi",
-            "Kindi",
-            "10457832",
-            "71440982",
-            "AB1234567",
-            "4 May 1983",
-            "3021",
-            "218",
-            "9234",
-            "hamood@",
-            "0123456789012",
-            "OM82",
-            "4111",
-            "1234567",
-            "4521",
+            ("NAME", "Hamood"),
+            ("NAME", "Araimi"),
+            ("NAME", "Kindi"),
+            ("NID", "10457832"),
+            ("RESIDENT_CARD", "71440982"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "4 May 1983"),
+            ("ADDRESS", "3021"),
+            ("PO_BOX", "218"),
+            ("PHONE", "9234"),
+            ("EMAIL", "hamood@"),
+            ("ACCOUNT", "0123456789012"),
+            ("IBAN", "OM82"),
+            ("CARD", "4111"),
+            ("CR", "1234567"),
+            ("PLATE", "4521"),
         ),
     ),
     _canary(
@@ -89,22 +93,22 @@ CANARIES = (
         "٤١١١ ١١١١ ١١١١ ١١١١. السجل التجاري رقم ١٢٣٤٥٦٧، والمركبة رقم ٤٥٢١ أ ب.",
         "أُبلغ السيد العريمي بذلك.",
         (
-            "سعيد",
-            "العريمي",
-            "الكندي",
-            "١٠٤٥٧٨٣٢",
-            "٧١٤٤٠٩٨٢",
-            "AB1234567",
-            "٤ مايو",
-            "٣٠٢١",
-            "٢١٨",
-            "٩٢٣٤١١٨٧",
-            "said@",
-            "٠١٢٣٤٥٦٧٨٩٠١٢",
-            "OM82",
-            "٤١١١",
-            "١٢٣٤٥٦٧",
-            "٤٥٢١",
+            ("NAME", "سعيد"),
+            ("NAME", "العريمي"),
+            ("NAME", "الكندي"),
+            ("NID", "١٠٤٥٧٨٣٢"),
+            ("RESIDENT_CARD", "٧١٤٤٠٩٨٢"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "٤ مايو"),
+            ("ADDRESS", "٣٠٢١"),
+            ("PO_BOX", "٢١٨"),
+            ("PHONE", "٩٢٣٤١١٨٧"),
+            ("EMAIL", "said@"),
+            ("ACCOUNT", "٠١٢٣٤٥٦٧٨٩٠١٢"),
+            ("IBAN", "OM82"),
+            ("CARD", "٤١١١"),
+            ("CR", "١٢٣٤٥٦٧"),
+            ("PLATE", "٤٥٢١"),
         ),
     ),
 )
