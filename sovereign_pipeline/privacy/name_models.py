@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy.spacy_entities import documents_with_entities
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
@@ -72,8 +73,8 @@ class SpacyModel:
         _drop_unheard_vectors(self._pipeline)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """As NameModel says, in batches of 64 texts."""
-        for document in self._pipeline.pipe(texts, batch_size=64):
+        """As NameModel says."""
+        for document in documents_with_entities(self._pipeline, texts):
             yield [
                 Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
                 for entity in document.ents
