@@ -55,6 +55,11 @@ class Settings:
         return self.home / "artifacts"
 
     @property
+    def privacy_cache(self) -> Path:
+        """What detectors found in texts, by digest: offsets and kinds, no text. May be deleted at any time."""
+        return self.home / "cache" / "privacy"
+
+    @property
     def models(self) -> Path:
         return self.home / "models"
 

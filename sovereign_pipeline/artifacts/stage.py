@@ -74,6 +74,7 @@ class Gate:
 
     judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
     external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
+    policy: the part of `institution.yaml` it goes by, for this line.
     """
 
     name: str
@@ -82,13 +83,15 @@ class Gate:
     judge: Callable[[Workplace, Artifact, Inputs], Verdict]
     config: Callable[[Line], Config] = lambda line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
+    policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
 
 
 @dataclass(frozen=True)
 class Stage:
     """kind: the asset's key and the artifact's kind. inputs: the stages whose artifacts it reads.
 
-    config: exactly the part of the recipe the build reads. external: name -> SHA-256 of files outside the store.
+    config: exactly the part of the recipe the build reads. policy: the part of `institution.yaml` it reads, for this
+    line. external: name -> SHA-256 of files outside the store.
     libraries: distributions whose version changes the result. passes_on: for a line where the stage has nothing to do,
     the input that is handed on as it is (None: always build).
     """
@@ -98,7 +101,12 @@ class Stage:
     build: Callable[[Workplace, Inputs, Path], Built]
     inputs: tuple["Stage", ...] = ()
     config: Callable[[Line], Config] = lambda line: {}
+    policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     libraries: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
     passes_on: Callable[[Line], str | None] = lambda line: None
+
+    def config_at(self, workplace: Workplace) -> Config:
+        """All of the recipe and of the institution's policy that decides what the build makes."""
+        return {**self.config(workplace.line), **self.policy(workplace.institution, workplace.line)}

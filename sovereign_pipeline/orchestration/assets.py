@@ -21,11 +21,11 @@ from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Installation
 from sovereign_pipeline.orchestration.trainer import launch_with_pipes
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
-from sovereign_pipeline.training.worker import die_with_parent
 
 DEVICE_POOL = "gpu"  # one at a time, whether the device is a GPU or the CPU
 

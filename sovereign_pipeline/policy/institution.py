@@ -1,20 +1,35 @@
 """`data/institution.yaml`: what holds for every line of one institution."""
 
+import difflib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
+
+# What is done with a value of one kind: a placeholder takes its place, it stays, or its document stops the line.
+Treatment = Literal["replace", "keep", "stop"]
+Treatments = dict[Kind, Treatment]
 
 
 class Institution(RecipeModel):
-    """The institution's name, its ladder (lowest level first) and how often a registered adapter must be reviewed."""
+    """The institution's name, its ladder (lowest level first) and how often a registered adapter must be reviewed.
+
+    sensitive: kind of personal data -> what is done with it; a kind that is not named is replaced, or kept when it is
+    in KEPT_BY_DEFAULT. sensitive_by_line: line -> the same, for this line alone; it goes before `sensitive`.
+    """
 
     name: str
     classification: tuple[str, ...] = Field(min_length=1)
     review_every_days: int = Field(default=180, ge=1)
+    sensitive: Treatments = {}
+    sensitive_by_line: dict[str, Treatments] = {}
 
     @field_validator("classification")
     @classmethod
@@ -23,10 +38,42 @@ class Institution(RecipeModel):
             raise ValueError("each classification level may be named once only")
         return levels
 
+    @field_validator("sensitive", mode="before")
+    @classmethod
+    def _kinds_are_known(cls, treatments: Any) -> Any:
+        for kind in treatments if isinstance(treatments, dict) else ():
+            if kind not in KINDS:
+                raise ValueError(f"'{kind}' is not a kind of personal data; {_nearest(str(kind), KINDS)}")
+        return treatments
+
+    @field_validator("sensitive_by_line", mode="before")
+    @classmethod
+    def _kinds_by_line_are_known(cls, by_line: Any) -> Any:
+        for treatments in by_line.values() if isinstance(by_line, dict) else ():
+            cls._kinds_are_known(treatments)
+        return by_line
+
     @cached_property
     def ladder(self) -> ClassificationLadder:
         return ClassificationLadder(self.classification)
 
+    def treatments(self, line: str) -> Treatments:
+        """What is done with each kind in this line; every kind is there."""
+        chosen = {**self.sensitive, **self.sensitive_by_line.get(line, {})}
+        return {kind: chosen.get(kind, "keep" if kind in KEPT_BY_DEFAULT else "replace") for kind in KINDS}
+
 
 def load_institution(data: Path) -> Institution:
-    return read_yaml(Institution, data / "institution.yaml")
+    """Raises RecipeError, also for a policy of a line that does not exist: it would protect nobody."""
+    path = data / "institution.yaml"
+    institution = read_yaml(Institution, path)
+    lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
+    for line in institution.sensitive_by_line:
+        if line not in lines:
+            raise RecipeError(f"{path}: 'sensitive_by_line.{line}': there is no such line; {_nearest(line, lines)}.")
+    return institution
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(known)}"

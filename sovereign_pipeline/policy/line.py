@@ -70,6 +70,18 @@ class Quarantine(RecipeModel):
     max_row_bytes: int = Field(default=1_000_000, ge=1_000)
 
 
+class Corpus(RecipeModel):
+    """How work over a whole corpus is run; it never changes what comes out.
+
+    engine: `processes` of this machine, or actors of Ray (`pip install sovereign-pipeline[ray]`): a local Ray, or the
+    cluster at RAY_ADDRESS, whose machines must see the same files under the same paths. workers: how many at most;
+    null: one for each core that this process may use.
+    """
+
+    engine: Literal["processes", "ray"] = "processes"
+    workers: int | None = Field(default=None, ge=1)
+
+
 class Privacy(RecipeModel):
     """Which name detectors run, by language; structured identifiers are always looked for.
 
@@ -224,6 +236,7 @@ class Line(RecipeModel):
     ceiling: str
     sources: tuple[Source, ...] = Field(min_length=1)
     quarantine: Quarantine = Quarantine()
+    corpus: Corpus = Corpus()
     privacy: Privacy = Privacy()
     split: Split = Split()
     training: Training

@@ -1,30 +1,37 @@
 """Invented documents that go through every batch and must come out scrubbed; they prove that the detectors ran."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS
+from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
 
 CANARY_CASE = "canary"
 
 
 @dataclass(frozen=True)
 class Canary:
-    """document: goes through the detectors. planted: what must not be in it afterwards; one of every kind."""
+    """document: goes through the detectors. planted: what must not be in it afterwards, with what it is."""
 
     document: Document
-    planted: tuple[str, ...]
+    planted: tuple[tuple[Kind, str], ...]
 
     @property
     def language(self) -> str:
         return self.document.language
 
-    def check(self, scrubbed: Document) -> None:
-        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there."""
+    def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
+        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there.
+
+        kept: the kinds that the policy leaves in the text; they are not demanded, and neither are those that are kept
+        unless a policy asks for them.
+        """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
-        missed = sum(value in text for value in self.planted)
-        absent = [kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and f"{kind}_1" not in text]
+        missed = sum(kind not in kept and value in text for kind, value in self.planted)
+        absent = [
+            kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and kind not in kept and f"{kind}_1" not in text
+        ]
         if missed or absent:
             raise PrivacyError(
                 f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
@@ -33,7 +40,7 @@ class Canary:
             )
 
 
-def _canary(language: str, author: str, request: str, response: str, planted: tuple[str, ...]) -> Canary:
+def _canary(language: str, author: str, request: str, response: str, planted: tuple[tuple[Kind, str], ...]) -> Canary:
     document = Document(
         id=f"{CANARY_CASE}-{language}",
         source=CANARY_CASE,
@@ -62,25 +69,25 @@ CANARIES = (
         "4521 AB. My driving licence is 70123456, my SSN 219-09-9999, and I wrote from 192.0.2.44.",
         "Margaret Thompson has been told. Mr Al-Araimi has not.",
         (
-            "Hamood",
-            "Araimi",
-            "Kindi",
-            "10457832",
-            "71440982",
-            "AB1234567",
-            "4 May 1983",
-            "3021",
-            "218",
-            "9234",
-            "hamood@",
-            "0123456789012",
-            "OM82",
-            "4111",
-            "1234567",
-            "4521",
-            "70123456",
-            "219-09",
-            "192.0.2",
+            ("NAME", "Hamood"),
+            ("NAME", "Araimi"),
+            ("NAME", "Kindi"),
+            ("NID", "10457832"),
+            ("RESIDENT_CARD", "71440982"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "4 May 1983"),
+            ("ADDRESS", "3021"),
+            ("PO_BOX", "218"),
+            ("PHONE", "9234"),
+            ("EMAIL", "hamood@"),
+            ("ACCOUNT", "0123456789012"),
+            ("IBAN", "OM82"),
+            ("CARD", "4111"),
+            ("CR", "1234567"),
+            ("PLATE", "4521"),
+            ("DRIVING_LICENCE", "70123456"),
+            ("SSN", "219-09"),
+            ("IP", "192.0.2"),
         ),
     ),
     _canary(
@@ -93,25 +100,25 @@ CANARIES = (
         "رخصة القيادة رقم 70123456، ولي رقم SSN 219-09-9999، وكتبت من 192.0.2.44.",
         "أُبلغ السيد العريمي بذلك.",
         (
-            "سعيد",
-            "العريمي",
-            "الكندي",
-            "١٠٤٥٧٨٣٢",
-            "٧١٤٤٠٩٨٢",
-            "AB1234567",
-            "٤ مايو",
-            "٣٠٢١",
-            "٢١٨",
-            "٩٢٣٤١١٨٧",
-            "said@",
-            "٠١٢٣٤٥٦٧٨٩٠١٢",
-            "OM82",
-            "٤١١١",
-            "١٢٣٤٥٦٧",
-            "٤٥٢١",
-            "70123456",
-            "219-09",
-            "192.0.2",
+            ("NAME", "سعيد"),
+            ("NAME", "العريمي"),
+            ("NAME", "الكندي"),
+            ("NID", "١٠٤٥٧٨٣٢"),
+            ("RESIDENT_CARD", "٧١٤٤٠٩٨٢"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "٤ مايو"),
+            ("ADDRESS", "٣٠٢١"),
+            ("PO_BOX", "٢١٨"),
+            ("PHONE", "٩٢٣٤١١٨٧"),
+            ("EMAIL", "said@"),
+            ("ACCOUNT", "٠١٢٣٤٥٦٧٨٩٠١٢"),
+            ("IBAN", "OM82"),
+            ("CARD", "٤١١١"),
+            ("CR", "١٢٣٤٥٦٧"),
+            ("PLATE", "٤٥٢١"),
+            ("DRIVING_LICENCE", "70123456"),
+            ("SSN", "219-09"),
+            ("IP", "192.0.2"),
         ),
     ),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy.spacy_entities import documents_with_entities
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
@@ -59,7 +60,7 @@ class SpacyModel:
 
         try:
             with warnings.catch_warnings():
-                # "trained with spaCy 3.7": the packaged model finds the same in 3.8, see docs/corpus-benchmark.md.
+                # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/corpus-benchmark.md.
                 warnings.filterwarnings("ignore", message=r"\[W095\]")
                 self._pipeline: Any = spacy.load(
                     directory if Path(model).is_absolute() else model,
@@ -76,8 +77,8 @@ class SpacyModel:
         _drop_unheard_vectors(self._pipeline)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """As NameModel says, in batches of 64 texts."""
-        for document in self._pipeline.pipe(texts, batch_size=64):
+        """As NameModel says."""
+        for document in documents_with_entities(self._pipeline, texts):
             yield [
                 Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
                 for entity in document.ents

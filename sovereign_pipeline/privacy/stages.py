@@ -7,15 +7,17 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.production import fingerprint
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.privacy.detection import detector_digest
+from sovereign_pipeline.privacy.engine import ScrubJob, scrub_file
 from sovereign_pipeline.privacy.name_models import name_model_directory
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.recognizers import leftovers
-from sovereign_pipeline.privacy.scrubbing import Scrubber, scrub_file
 from sovereign_pipeline.privacy.vault import Vault
 
 FINDINGS = "findings.json"
@@ -25,58 +27,59 @@ ROW_IDS_SHOWN = 20
 def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Replace personal data by placeholders, in the order of the input; what they stood for goes into the vault.
 
-    Raises PrivacyError when a detector fails or misses its canary, a text already holds a placeholder, or the vault's
-    public key or a name model is missing.
+    Raises PrivacyError when a detector fails or misses its canary, a text already holds a placeholder, a document holds
+    what the policy stops at, or the vault's public key or a name model is missing.
     """
     line = workplace.line
     vault = Vault.at(workplace.settings.vault, workplace.settings.vault_public_key)
-    run = fingerprint(SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
-    scrubber = Scrubber(line.line, run, line.privacy)
-    source = inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS)
-    _stop_at_unknown_language(workplace, source)
+    treatments = workplace.institution.treatments(line.line)
+    digests, libraries = _name_model_digests(workplace), SCRUBBED_CORPUS.libraries
+    job = ScrubJob(
+        source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
+        line=line.line,
+        run=fingerprint(SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}),
+        privacy=line.privacy,
+        treatments=treatments,
+        detector=detector_digest(line.privacy, treatments, digests, libraries),
+        cache=workplace.settings.privacy_cache,
+    )
     started = time.monotonic()
-    findings = scrub_file(source, workspace / DOCUMENTS, scrubber, vault, workplace.progress)
+    findings = scrub_file(job, workspace / DOCUMENTS, vault, line.corpus, workplace.progress)
     seconds = time.monotonic() - started
-    (workspace / FINDINGS).write_text(json.dumps(findings.to_json(run), ensure_ascii=False, indent=1) + "\n")
+    (workspace / FINDINGS).write_text(json.dumps(findings.to_json(job.run), ensure_ascii=False, indent=1) + "\n")
     return Built(
         summary={
             "rows": findings.documents,
             "rows_touched": findings.documents_touched,
             "cases": findings.cases,
             "replaced": dict(sorted(findings.by_kind.items())),
+            "kept": dict(sorted(findings.kept.items())),
             "ambiguous_names": len(findings.ambiguous),
         },
         measured={
             "scrub_seconds": round(seconds, 3),
             "characters_per_second": round(findings.characters / seconds, 1),
+            "texts_searched": findings.searched,
         },
     )
 
 
-def _stop_at_unknown_language(workplace: Workplace, documents: Path) -> None:
-    privacy = workplace.line.privacy
-    counts = Counter(document.language for document in read_documents(documents))
-    known = {*privacy.name_models, *privacy.patterns_only}
-    unknown = [f"{language} ({rows} rows)" for language, rows in sorted(counts.items()) if language not in known]
-    if unknown:
-        raise PrivacyError(
-            f"Line {workplace.line.line}: no name detector for language {', '.join(unknown)}. Name a model under "
-            f"privacy.name_models, or accept patterns alone under privacy.patterns_only."
-        )
-
-
 def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """The output, read again with the stricter set: every recognizer, and long digit runs without any label."""
+    """The output, read again with the stricter set: every recognizer, and long digit runs without any label.
+
+    A kind that the policy keeps is not counted, and neither is a value that the same row says to be of such a kind.
+    """
+    treatments = workplace.institution.treatments(workplace.line.line)
     left: Counter[str] = Counter()
     rows: list[str] = []
     count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        found = [
-            span.kind
-            for text in (*document.texts.values(), document.author)
-            for span in leftovers(normalise(text).text)
+        spans = [
+            span for text in (*document.texts.values(), document.author) for span in leftovers(normalise(text).text)
         ]
+        kept = {span.key for span in spans if treatments[span.kind] == "keep"}
+        found = [span.kind for span in spans if span.key not in kept]
         left.update(found)
         if found:
             rows.append(document.id)
@@ -105,12 +108,17 @@ def _name_model_digests(workplace: Workplace) -> dict[str, str]:
     return digests
 
 
+def _policy(institution: Institution, line: Line) -> Config:
+    return {"sensitive": dict(institution.treatments(line.line))}
+
+
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
     code_version="3",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
+    policy=_policy,
     external=_name_model_digests,
     libraries=("phonenumbers", "python-stdnum", "spacy"),
     gates=(
@@ -119,6 +127,7 @@ SCRUBBED_CORPUS = Stage(
             question="Does a second, stricter reading find no structured identifier in the output?",
             code_version="2",
             judge=judge_no_identifier_left,
+            policy=_policy,
         ),
     ),
 )

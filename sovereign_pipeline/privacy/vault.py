@@ -7,7 +7,7 @@ on another machine (`vault_cli.py`). Nothing here knows how identifiers are foun
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Vault:
         """
         import pyrage
 
-        content = [json.dumps(asdict(row), ensure_ascii=False) for row in rows]
+        content = [json.dumps(vars(row), ensure_ascii=False) for row in rows]
         if not content:
             return 0
         recipient = pyrage.x25519.Recipient.from_str(self.recipient)

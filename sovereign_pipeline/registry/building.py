@@ -174,7 +174,7 @@ def _ancestors(
 
 
 def _assert_same_recipe(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    if workplace.store.read_manifest(ref).producer.config_sha256 == digest_of(stage.config(workplace.line)):
+    if workplace.store.read_manifest(ref).producer.config_sha256 == digest_of(stage.config_at(workplace)):
         return
     line = workplace.line.line
     raise StaleInput(

@@ -4,11 +4,9 @@ What belongs here: living and dying with the parent, the lock on the device, and
 process. What is trained, and how, is `trainer.py`.
 """
 
-import ctypes
 import fcntl
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,19 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sovereign_pipeline.errors import SovereignError, place_of
+from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.trainer import Step, train
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 SECONDS_BETWEEN_TRIES = 1.0
 TRIES_BETWEEN_MESSAGES = 15
 
 
 def main(job_file: Path) -> int:
     """Exit status: 0 trained; 1 not, and the job's result file says why."""
-    die_with_parent()
+    expected = os.environ.get(PARENT_VARIABLE)
+    die_with_parent(int(expected) if expected is not None else None)
     go_offline()
     job = TrainingJob.read(job_file)
     try:
@@ -50,15 +49,6 @@ def main(job_file: Path) -> int:
         return 1
     TrainingResult(measured=measured).write(job.result)
     return 0
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already."""
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    expected = os.environ.get(PARENT_VARIABLE)
-    if expected is not None and os.getppid() != int(expected):
-        raise SystemExit(f"The process {expected} that started this training is gone. Run the line again.")
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from sovereign_pipeline.corpus.document import Document, read_documents, write_d
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.line import Privacy
-from sovereign_pipeline.privacy import canary, scrubbing
+from sovereign_pipeline.privacy import canary, detection
 from sovereign_pipeline.privacy.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy.scrubbing import PLACEHOLDER, ScrubbedCase, Scrubber, scrub_file
+from sovereign_pipeline.privacy.scrubbing import PLACEHOLDER, ScrubbedCase, Scrubber
 from sovereign_pipeline.privacy.stages import FINDINGS, SCRUBBED_CORPUS
-from sovereign_pipeline.privacy.vault import MappingRow, Vault, read_vault
+from sovereign_pipeline.privacy.vault import read_vault
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -154,7 +154,7 @@ def broken_on(word: str, detector: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_detector_that_raises_stops_with_the_row_and_without_text(
     patterns_only: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrubbing, "structured_spans", broken_on("xyzzy", scrubbing.structured_spans))
+    monkeypatch.setattr(detection, "structured_spans", broken_on("xyzzy", detection.structured_spans))
     with pytest.raises(PrivacyError, match="R-2") as stopped:
         scrub(patterns_only, document("fine", id="R-1"), document("with xyzzy", id="R-2"))
     assert "xyzzy" not in str(stopped.value)
@@ -162,7 +162,7 @@ def test_a_detector_that_raises_stops_with_the_row_and_without_text(
 
 
 def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = with_model._models["en"]
+    model = with_model.detector._model("en")
     real = model.entities
 
     def entities(texts: list[str]) -> Any:
@@ -179,7 +179,7 @@ def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatc
 def test_a_detector_that_finds_nothing_is_caught_by_the_canary(
     patterns_only: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scrubbing, "structured_spans", lambda text: [])
+    monkeypatch.setattr(detection, "structured_spans", lambda text, also=frozenset(): [])
     with pytest.raises(PrivacyError, match=r"canary .* IBAN"):
         scrub(patterns_only, document("nothing here"))
 
@@ -191,7 +191,7 @@ def test_a_detector_that_lost_one_kind_is_caught_by_the_canary(
     def without(detector: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *a, **n: [span for span in detector(*a, **n) if span.kind != kind]
 
-    monkeypatch.setattr(scrubbing, "structured_spans", without(scrubbing.structured_spans))
+    monkeypatch.setattr(detection, "structured_spans", without(detection.structured_spans))
     monkeypatch.setattr(NamePatterns, "spans", without(NamePatterns.spans))
     monkeypatch.setattr(NamePatterns, "mentions", without(NamePatterns.mentions))
     with pytest.raises(PrivacyError, match="canary"):
@@ -201,7 +201,7 @@ def test_a_detector_that_lost_one_kind_is_caught_by_the_canary(
 def test_a_model_that_finds_nobody_is_caught_by_the_canary(
     with_model: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_model._models["en"], "entities", lambda texts: ([] for _ in texts))
+    monkeypatch.setattr(with_model.detector._model("en"), "entities", lambda texts: ([] for _ in texts))
     with pytest.raises(PrivacyError, match="found no person in the canary"):
         scrub(with_model, document("nothing here"))
 
@@ -216,37 +216,6 @@ def test_each_canary_holds_something_of_every_kind(patterns_only: Scrubber) -> N
     for each in canary.CANARIES:
         text = "\n".join(scrub(patterns_only, each.document).documents[0].texts.values())
         assert {match.group()[:-2] for match in PLACEHOLDER.finditer(text)} == set(KINDS) - KEPT_BY_DEFAULT
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def vault_for(directory: Path) -> tuple[Vault, str]:
-    identity = pyrage.x25519.Identity.generate()
-    return Vault(directory, str(identity.to_public())), str(identity)
-
-
-def test_a_file_is_scrubbed_in_order_although_cases_are_read_together(
-    tmp_path: Path, patterns_only: Scrubber, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scrubbing, "BATCH_DOCUMENTS", 3)
-    documents = [
-        document(f"CR {1000000 + number} and CR 9999999", id=f"R-{number}", case=f"A/2024/{number % 4}")
-        for number in range(17)
-    ]
-    write_documents(tmp_path / "in.jsonl", documents)
-    vault, key = vault_for(tmp_path / "vault")
-    messages: list[str] = []
-    findings = scrub_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", patterns_only, vault, messages.append)
-    out = list(read_documents(tmp_path / "out.jsonl"))
-    assert [each.id for each in out] == [each.id for each in documents]
-    assert [each.request for each in out[:5]] == ["CR CR_1 and CR CR_2"] * 4 + ["CR CR_3 and CR CR_2"]
-    assert (findings.documents, findings.cases, findings.by_kind) == (17, 4, {"CR": 34})
-    assert len(messages) > 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "vault"]
-    rows: list[MappingRow] = list(read_vault(tmp_path / "vault", key))
-    assert len(rows) == 34
-    assert len(list((tmp_path / "vault" / "lamps").glob("*.age"))) > 1
 
 
 # --- the stage -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Running a spaCy entity recognizer over many texts in half the time, with the same entities.
+
+What belongs here: that alone. Loading a model and reading its labels is `name_models.py`.
+
+spaCy 3.8 lets go of Python's lock around its whole parsing loop and takes it back in every small step to look for an
+error (Cython 3's default for functions that may raise), which is most of the time that is spent. Here the same steps
+are taken through spaCy's own methods with the lock held, a batch of texts of like length at a time.
+
+The matrix products stay with BLIS, spaCy's own. numpy's are three times as fast, but there a row's last bit depends on
+the rows beside it, so what is found in a text could depend on the other texts of its batch; with BLIS it does not.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+BATCH_TEXTS = 128
+
+
+def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any]:
+    """The texts as spaCy documents with their entities set, in order. pipeline: a loaded `Language`.
+
+    A pipeline that holds anything but one greedy entity recognizer is run as spaCy runs it.
+    """
+    from spacy.pipeline import EntityRecognizer
+
+    steps = [step for _, step in pipeline.pipeline]
+    if len(steps) != 1 or not isinstance(steps[0], EntityRecognizer) or steps[0].cfg["beam_width"] != 1:
+        yield from pipeline.pipe(texts, batch_size=BATCH_TEXTS)
+        return
+    documents = [pipeline.make_doc(text) for text in texts]
+    by_length = sorted((document for document in documents if len(document)), key=len)
+    for start in range(0, len(by_length), BATCH_TEXTS):
+        _set_entities(steps[0], by_length[start : start + BATCH_TEXTS])
+    yield from documents
+
+
+def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
+    """What `EntityRecognizer.predict` and `set_annotations` do."""
+    batch = recognizer.moves.init_batch(documents)
+    model = recognizer.model.predict(documents)
+    states = [state for state in batch if not state.is_final()]
+    while states:
+        states = recognizer.transition_states(states, model.predict(states))
+    recognizer.set_annotations(documents, batch)

@@ -1,0 +1,22 @@
+"""What child processes of every room need: to end when their parent does.
+
+What belongs here: that alone. What a child does is told by its own room.
+"""
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already.
+
+    parent: the process id that the parent must have; None when it is not known. The kernel watches the thread that
+    started this process, so that thread must live as long as this process is needed.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if parent is not None and os.getppid() != parent:
+        raise SystemExit(f"The process {parent} that started this one is gone. Run the line again.")
