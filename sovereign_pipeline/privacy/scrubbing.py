@@ -21,7 +21,7 @@ from sovereign_pipeline.corpus.document import Document, write_jsonl
 from sovereign_pipeline.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.privacy.canary import CANARIES
-from sovereign_pipeline.privacy.name_models import NameModel
+from sovereign_pipeline.privacy.name_models import NameModel, load_name_model
 from sovereign_pipeline.privacy.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.persons import known_parts, person_name, same_person
@@ -93,7 +93,7 @@ class Scrubber:
         self.line = line
         self.run = run
         self._patterns = NamePatterns(privacy.keep_words)
-        self._models = {language: NameModel(language, model) for language, model in privacy.name_models.items()}
+        self._models = {language: load_name_model(language, model) for language, model in privacy.name_models.items()}
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files, each with its documents in row order, together with the canaries.
@@ -297,7 +297,8 @@ def _persons(model: NameModel, texts: Sequence[_Text]) -> list[list[tuple[int, i
 
 
 def _persons_in(model: NameModel, texts: Sequence[_Text]) -> list[list[tuple[int, int]]]:
-    return list(model.persons([text.normalised.text for text in texts]))
+    found = model.entities([text.normalised.text for text in texts])
+    return [[(each.start, each.end) for each in entities if each.label == "PERSON"] for entities in found]
 
 
 def _guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:

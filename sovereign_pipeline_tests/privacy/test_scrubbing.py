@@ -163,14 +163,14 @@ def test_a_detector_that_raises_stops_with_the_row_and_without_text(
 
 def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_model._models["en"]
-    real = model.persons
+    real = model.entities
 
-    def persons(texts: list[str]) -> Any:
+    def entities(texts: list[str]) -> Any:
         if any("xyzzy" in text for text in texts):
             raise RuntimeError("quotes xyzzy")
         return real(texts)
 
-    monkeypatch.setattr(model, "persons", persons)
+    monkeypatch.setattr(model, "entities", entities)
     with pytest.raises(PrivacyError, match="R-2") as stopped:
         scrub(with_model, document("fine", id="R-1"), document("with xyzzy", id="R-2"))
     assert "xyzzy" not in str(stopped.value)
@@ -201,7 +201,7 @@ def test_a_detector_that_lost_one_kind_is_caught_by_the_canary(
 def test_a_model_that_finds_nobody_is_caught_by_the_canary(
     with_model: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_model._models["en"], "persons", lambda texts: ([] for _ in texts))
+    monkeypatch.setattr(with_model._models["en"], "entities", lambda texts: ([] for _ in texts))
     with pytest.raises(PrivacyError, match="found no person in the canary"):
         scrub(with_model, document("nothing here"))
 
