@@ -101,7 +101,7 @@ def _name_model_digests(workplace: Workplace) -> dict[str, str]:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="2",
+    code_version="3",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
