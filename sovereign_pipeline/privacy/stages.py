@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.production import fingerprint
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
@@ -15,7 +15,7 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.detection import detector_digest
 from sovereign_pipeline.privacy.engine import ScrubJob, scrub_file
-from sovereign_pipeline.privacy.name_models import name_model_directory
+from sovereign_pipeline.privacy.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.recognizers import leftovers
 from sovereign_pipeline.privacy.vault import Vault
@@ -97,15 +97,9 @@ def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: I
 
 
 def _name_model_digests(workplace: Workplace) -> dict[str, str]:
-    """A name model is a package or a directory; either way its files decide the result."""
-    digests = {}
-    for language, model in sorted(workplace.line.privacy.name_models.items()):
-        directory = name_model_directory(model)
-        files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
-        digests[f"name_model:{language}"] = digest_of(
-            {file.relative_to(directory).as_posix(): file_sha256(file) for file in files}
-        )
-    return digests
+    """A name model is a package or a directory; either way its files and libraries decide the result."""
+    models = sorted(workplace.line.privacy.name_models.items())
+    return {f"name_model:{language}": digest_of(name_model_parts(model)) for language, model in models}
 
 
 def _policy(institution: Institution, line: Line) -> Config:
