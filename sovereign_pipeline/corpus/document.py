@@ -1,4 +1,4 @@
-"""One document: a letter with its reply, or with a chosen and a rejected reply; and its JSONL form."""
+"""One document: a letter with its reply, with a chosen and a rejected one, or with a labelled one; and its JSONL."""
 
 import json
 import unicodedata
@@ -14,7 +14,8 @@ from sovereign_pipeline.errors import IntegrityError
 
 class Document(BaseModel):
     """source: name of the source in the recipe. date: ISO day. request: the incoming letter. response: the reply that
-    the institution sent (the chosen one where there is a rejected). links: ids of rows that belong to the same matter.
+    the institution sent (the chosen one where there is a rejected). label: whether people found that reply good; None
+    where nobody was asked. links: ids of rows that belong to the same matter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,11 +32,13 @@ class Document(BaseModel):
     request: str
     response: str
     rejected: str | None = None
+    label: bool | None = None
     links: tuple[str, ...] = ()
 
     @property
     def is_preference(self) -> bool:
-        return self.rejected is not None
+        """It says what people prefer: a pair, or a labelled reply. Its response is then no reply that was sent."""
+        return self.rejected is not None or self.label is not None
 
     @property
     def texts(self) -> dict[str, str]:

@@ -211,7 +211,7 @@ def judge_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="1",
+    code_version="2",
     build=build_raw_corpus,
     config=_raw_config,
     external=_source_digests,
@@ -227,7 +227,7 @@ RAW_CORPUS = Stage(
 
 CLASSIFIED_CORPUS = Stage(
     kind="classified_corpus",
-    code_version="1",
+    code_version="2",
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
     config=lambda line: {"ceiling": line.ceiling},

@@ -32,6 +32,7 @@ _DOCUMENT_COLUMNS = {
     "request": "the incoming letter",
     "response": "the reply that was sent, or the chosen one",
     "rejected": "the rejected reply of a preference pair, else null",
+    "label": "whether people found the reply good, else null",
     "links": "ids of rows of the same matter",
 }
 _COLUMNS: Mapping[str, Mapping[str, str]] = {
