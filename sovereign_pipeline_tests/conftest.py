@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
 go_offline()
 
@@ -61,6 +63,17 @@ class DemoInstitution:
         (data / "institution.yaml").write_text(yaml.safe_dump({"name": "Lamp Office", "classification": LADDER}))
         (data / "lines" / f"{self.recipe['line']}.yaml").write_text(yaml.safe_dump(self.recipe))
         self.source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
+        self._write_tokenizer(data / "models")
+
+    def _write_tokenizer(self, models: Path) -> None:
+        """A base model `tiny` of which there is nothing but its tokenizer; what is there already stays."""
+        card = models / "tiny.yaml"
+        if card.exists():
+            return
+        directory = save_byte_tokenizer(models / "tiny")
+        described = {"licence": "none", "classification": "PUBLIC", "source": {"directory": "models/tiny"}}
+        files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
+        card.write_text(yaml.safe_dump({"name": "tiny", **described, "files": files}))
 
     def workplace(self, **changes: Any) -> Workplace:
         self.write()

@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -61,15 +61,20 @@ def read_documents(path: Path) -> Iterator[Document]:
             raise IntegrityError(f"{path}, line {number}: not a document. Materialize the corpus again.") from None
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, object]]) -> int:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     """The canonical JSONL of this project: keys as given, NFC, no spaces, one newline a row."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            stream.write(unicodedata.normalize("NFC", line) + "\n")
+            stream.write(jsonl_line(row))
             count += 1
     return count
+
+
+def jsonl_line(row: Mapping[str, object]) -> str:
+    """One row as `write_jsonl` writes it. Raises ValueError for NaN and TypeError for what JSON does not know."""
+    line = json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return unicodedata.normalize("NFC", line) + "\n"
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
