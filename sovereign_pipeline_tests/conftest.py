@@ -77,6 +77,10 @@ class DemoInstitution:
 
     def workplace(self, **changes: Any) -> Workplace:
         self.write()
+        return self.workplace_as_written(**changes)
+
+    def workplace_as_written(self, **changes: Any) -> Workplace:
+        """Without writing anything: for a process beside another one that reads the same files."""
         institution = load_institution(self.settings.data)
         workplace = Workplace(
             store=ArtifactStore(self.settings.artifacts),
