@@ -9,6 +9,7 @@ import statistics
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -163,7 +164,7 @@ class Quality:
         learnt = "" if document.label is False else document.response
         if not all(answer.strip() for answer in answers):
             yield "empty answers"
-        if learnt.strip() and len(_WORD.findall(learnt)) < NEAR_EMPTY_WORDS:
+        if learnt.strip() and len(list(islice(_WORD.finditer(learnt), NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS:
             yield "near-empty answers"
         if is_clipped(learnt):
             yield "clipped answers"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,12 +24,12 @@ from sovereign_pipeline.dataset.formats import (
     read_label_rows,
     sft_row,
     sft_row_of,
+    user_message,
 )
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
-from sovereign_pipeline.training.rows import EncodedRow, encode_preference, encode_sft
 
 TRAINING_ROWS = "train.jsonl"
 MESSAGES_ROWS = "messages.jsonl"
@@ -40,6 +40,7 @@ CARD_FOR_PEOPLE = "card.md"
 
 _CHAIN_TO_THE_SOURCES = ("scrubbed_corpus", "classified_corpus", "raw_corpus")
 _IDS_IN_A_MESSAGE = 10
+_ROWS_PER_BATCH = 64
 
 Role = Literal["letters", "preferences", "labels"]
 Row = Mapping[str, object]
@@ -49,7 +50,7 @@ Row = Mapping[str, object]
 class _Layout:
     """What tells the datasets apart. text_columns: those whose lengths and duplicates the card states.
 
-    belongs: whether a document is a row of this dataset. encode: a row as the trainer encodes it.
+    belongs: whether a document is a row of this dataset. exchanges: the user message with each reply of a row.
     """
 
     kind: str
@@ -59,7 +60,7 @@ class _Layout:
     text_columns: tuple[str, ...]
     belongs: Callable[[Document], bool]
     row: Callable[[Document, str], Row]
-    encode: Callable[[Any, Row, Sequence[int]], EncodedRow]
+    exchanges: Callable[[Row], Sequence[tuple[str, str]]]
 
     def documents(self, split: Artifact, side: str) -> Iterator[Document]:
         return (document for document in read_documents(split.file(side)) if self.belongs(document))
@@ -69,10 +70,19 @@ class _Layout:
         return preference.max_length if self.role == "preferences" and preference else line.training.sft.max_length
 
 
-def _encode_label(tokenizer: Any, row: Row, eos: Sequence[int]) -> EncodedRow:
+def _exchange(row: Row) -> Sequence[tuple[str, str]]:
+    letter = cast(SftRow, row)
+    return ((user_message(letter["instruction"], letter["input"]), letter["output"]),)
+
+
+def _exchanges_of_pair(row: Row) -> Sequence[tuple[str, str]]:
+    pair = cast(PreferenceRow, row)
+    return (pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])
+
+
+def _labelled_exchange(row: Row) -> Sequence[tuple[str, str]]:
     labelled = cast(LabelRow, row)
-    whole = SftRow(id=labelled["id"], instruction="", input=labelled["prompt"], output=labelled["completion"])
-    return encode_sft(tokenizer, whole, eos)
+    return ((labelled["prompt"], labelled["completion"]),)
 
 
 _TRAINING = _Layout(
@@ -83,7 +93,7 @@ _TRAINING = _Layout(
     text_columns=("input", "output"),
     belongs=lambda document: not document.is_preference,
     row=cast(Callable[[Document, str], Row], sft_row),
-    encode=lambda tokenizer, row, eos: encode_sft(tokenizer, cast(SftRow, row), eos),
+    exchanges=_exchange,
 )
 _PREFERENCES = _Layout(
     kind="preference_dataset",
@@ -93,7 +103,7 @@ _PREFERENCES = _Layout(
     text_columns=("prompt", "chosen", "rejected"),
     belongs=lambda document: document.rejected is not None,
     row=cast(Callable[[Document, str], Row], preference_row),
-    encode=lambda tokenizer, row, eos: encode_preference(tokenizer, cast(PreferenceRow, row), eos),
+    exchanges=_exchanges_of_pair,
 )
 _LABELS = _Layout(
     kind="preference_dataset",
@@ -103,7 +113,7 @@ _LABELS = _Layout(
     text_columns=("prompt", "completion"),
     belongs=lambda document: document.label is not None,
     row=cast(Callable[[Document, str], Row], label_row),
-    encode=_encode_label,
+    exchanges=_labelled_exchange,
 )
 
 
@@ -130,9 +140,7 @@ class _Measured:
 
     def rows(self) -> Iterator[Row]:
         """Each row of the training side; measured when it is taken."""
-        for document in self.layout.documents(self._split, TRAIN):
-            row = self.layout.row(document, self._instruction)
-            length = self._length(row)
+        for document, row, length in self._measured(TRAIN):
             is_copy = self.statistics.add(document, row)
             self.quality.add(document, length, is_copy=is_copy)
             self._training.add(document.id, length)
@@ -140,8 +148,8 @@ class _Measured:
 
     def tokens(self) -> TokenNumbers:
         """Of the rows that were taken, and of the held-out side, of which nothing but ids and lengths is kept."""
-        for document in self.layout.documents(self._split, HELD_OUT):
-            self._held_out.add(document.id, self._length(self.layout.row(document, self._instruction)))
+        for document, _, length in self._measured(HELD_OUT):
+            self._held_out.add(document.id, length)
         return TokenNumbers(
             base_model=self._base_model,
             tokenizer=self._digests,
@@ -150,9 +158,15 @@ class _Measured:
             held_out=self._held_out.result(),
         )
 
-    def _length(self, row: Row) -> int:
-        tokenizer, eos = self._tokenizer.loaded
-        return self.layout.encode(tokenizer, row, eos).longest
+    def _measured(self, side: str) -> Iterator[tuple[Document, Row, int]]:
+        """Each document of one side with its row and the length of its longest exchange in tokens."""
+        documents = self.layout.documents(self._split, side)
+        while batch := list(islice(documents, _ROWS_PER_BATCH)):
+            rows = [self.layout.row(document, self._instruction) for document in batch]
+            exchanges = [self.layout.exchanges(row) for row in rows]
+            lengths = iter(self._tokenizer.lengths([each for of_row in exchanges for each in of_row]))
+            for document, row, of_row in zip(batch, rows, exchanges, strict=True):
+                yield document, row, max(next(lengths) for _ in of_row)
 
 
 def _build(layout: _Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

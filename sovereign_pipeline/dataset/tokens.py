@@ -1,11 +1,10 @@
 """How long rows are in tokens of the line's base model, and how many the recipe's limit would cut.
 
-What belongs here: counting. Rows are encoded by `training/rows.py`, so what is counted is what the trainer will see;
-of a held-out row nothing but its length and id is taken. What does not: what is done about long rows (`quality.py`).
+What belongs here: counting, as `training/rows.py` encodes. What does not: what is done about long rows (`quality.py`).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -91,8 +90,23 @@ class BaseTokenizer:
 
     workplace: Workplace
 
+    def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
+        """Tokens of each user message with its reply, in the chat template, up to the last end of a turn: as long as
+        `training.rows` makes them, with every exchange encoded once and in batches."""
+        if not exchanges:
+            return []
+        tokenizer, ends = self.loaded
+        conversations = [
+            [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}] for asked, reply in exchanges
+        ]
+        shown = tokenizer.apply_chat_template(conversations, tokenize=False)
+        encoded = tokenizer(shown, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [
+            max((place for place, token in enumerate(ids, 1) if token in ends), default=len(ids)) for ids in encoded
+        ]
+
     @cached_property
-    def loaded(self) -> tuple[Any, tuple[int, ...]]:
+    def loaded(self) -> tuple[Any, frozenset[int]]:
         """The tokenizer, and the ids that end a turn."""
         go_offline()
         from transformers import AutoTokenizer
@@ -100,7 +114,7 @@ class BaseTokenizer:
         directory = model_directory(
             self.workplace.settings, load_card(self.workplace.settings, self.workplace.line.training.base_model)
         )
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True), tuple(eos_ids(directory))
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True), frozenset(eos_ids(directory))
 
 
 @dataclass
@@ -147,7 +161,7 @@ def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
         {
             "side": side,
             **lengths.model_dump(exclude={"over_limit_rows"}),
-            "over limit": f"{lengths.over_limit_share:.1%}",
+            "share over limit": f"{lengths.over_limit_share:.1%}",
         }
         for side, lengths in sides.items()
     ]

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.dataset.tokens import TokenCounts, tokenizer_digests
+from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.split.stages import HELD_OUT, TRAIN
-from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dataset.test_stages import card_of, dataset_stage, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
 
@@ -44,6 +45,24 @@ def test_the_card_counts_what_the_trainer_would_see_on_both_sides(institution: D
     assert dict(tokens.tokenizer) == dataset.manifest.external_inputs
     finding = next(each for each in card_of(dataset).findings if each.name == "over the length limit")
     assert (finding.count, finding.rows) == (tokens.training.over_limit, tokens.training.over_limit_rows)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BaseTokenizer:
+    institution = DemoInstitution(tmp_path_factory.mktemp("tokenizer"), minimal_recipe(), [])
+    return BaseTokenizer(institution.workplace())
+
+
+@given(st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), max_size=20)] * 2), max_size=70))
+def test_a_length_is_that_of_the_trainers_own_encoding(
+    tokenizer: BaseTokenizer, exchanges: list[tuple[str, str]]
+) -> None:
+    loaded, ends = tokenizer.loaded
+    encoded = [
+        encode_sft(loaded, {"id": "R-1", "instruction": "", "input": asked, "output": reply}, sorted(ends)).longest
+        for asked, reply in exchanges
+    ]
+    assert tokenizer.lengths(exchanges) == encoded
 
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 500))
