@@ -110,6 +110,7 @@ def test_a_reply_that_was_turned_down_may_be_clipped() -> None:
         "هل تم ذلك؟",
         f"{ENGLISH}\n\nDirector of Lamps\nNAME_1",
         f"{ENGLISH}\n- fee: 5 rials\n- form: 12",
+        f"{ENGLISH}\n\nDirector General of Lamps, Buoys and Harbour Lights",
         f'He wrote: "{ENGLISH}"',
         "Yes",
         "",
