@@ -37,6 +37,7 @@ WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -73,7 +74,8 @@ def run(
             out.print(f"  nothing to do: every artifact is current and every gate passed ({done.seconds:.1f} s)")
         else:
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
-    _print_adapters([each for each in _catalog().list_adapters(_registry()) if each["line"] in line])
+    registry = _registry()
+    _print_adapters([each for recipe in recipes for each in _catalog().list_adapters(registry, recipe.line)])
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
     out.print("  sovereign adapters show ID      everything the registry knows of it")
     out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
@@ -198,17 +200,23 @@ def models_verify(name: str) -> None:
 
 
 @datasets.command("list")
-def datasets_list(as_json: AsJson = False) -> None:
+def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """Every dataset an adapter in the registry was made from."""
-    rows = _catalog().list_datasets(_registry())
-    shown = rows if as_json else [_only(row, "digest", "line", "kind", "rows", "classification") for row in rows]
-    _print_rows(shown, as_json, "Datasets")
+    rows = _catalog().list_datasets(_registry(), line)
+    named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
+    _print_rows(rows if as_json else [_only(row, *named) for row in rows], as_json, "Datasets")
 
 
 @datasets.command("show")
 def datasets_show(digest: str, as_json: AsJson = False) -> None:
-    """All facts of one dataset. DIGEST may be shortened as long as it is unambiguous."""
-    _print_facts(_catalog().show_dataset(_registry(), digest), as_json)
+    """The data card of one dataset, and what the registry knows of it. DIGEST may be shortened while unambiguous."""
+    row = _catalog().show_dataset(_registry(), digest)
+    card = _catalog().card_of_dataset(ArtifactStore(Settings.from_environment().artifacts), row)
+    if as_json:
+        _print_json({**row, "card": card.facts})
+        return
+    out.print(card.markdown, markup=False)
+    _print_facts(_only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
 
 
 @datasets.command("verify")
@@ -221,9 +229,9 @@ def datasets_verify(digest: str, as_json: AsJson = False) -> None:
 
 
 @adapters.command("list")
-def adapters_list(as_json: AsJson = False) -> None:
+def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """Every registered adapter."""
-    rows = _catalog().list_adapters(_registry())
+    rows = _catalog().list_adapters(_registry(), line)
     if as_json:
         _print_json(rows)
     else:

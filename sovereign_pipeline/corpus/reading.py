@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.layouts import NotInLayoutError, text_fields
 from sovereign_pipeline.corpus.rows import Row, read_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.line import Quarantine, Source
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 LONGEST_IDENTIFIER = 200
 """Characters of an id or case. Both are shown in messages; what is longer is a letter that slipped into the column."""
@@ -92,22 +94,35 @@ class SourceReader:
         if not self._has_named_columns(row.values):
             absent = [name for name in self._named_columns if name not in row.values]
             return f"no column: {', '.join(absent)}"
-        read = (*REQUIRED, "classification", *(["rejected"] if self.source.role == "preferences" else []))
-        odd = [name for name in read if not _is_a_text(row.values.get(self.source.columns.get(name, name)))]
+        values = row.values
+        if self.source.layout != "columns":
+            try:
+                values = {**values, **text_fields(self.source.layout, self.source.role, values)}
+            except NotInLayoutError as problem:
+                return str(problem)
+        judged = {"preferences": "rejected", "labels": "label"}.get(self.source.role)
+        read = (*REQUIRED, "classification", *(["rejected"] if judged == "rejected" else []))
+        odd = [name for name in read if not _is_a_text(values.get(self.source.columns.get(name, name)))]
         if odd:
             return f"neither text, number nor date: {', '.join(self.source.columns.get(name, name) for name in odd)}"
-        fields = {name: self._value(row.values, name) for name in REQUIRED}
+        fields = {name: self._value(values, name) for name in REQUIRED}
         fields["language"] = fields["language"].lower().split("-")[0]
-        rejected = self._value(row.values, "rejected") if self.source.role == "preferences" else ""
-        missing = [name for name, value in fields.items() if not value]
-        if self.source.role == "preferences" and not rejected:
-            missing.append("rejected")
+        if self.source.id_from_row:
+            fields["id"] = fields["id"] or f"{self.source.name}-{row.number}"
+        if self.source.case_from_row:
+            fields["case"] = fields["case"] or fields["id"]
+        if judged is not None:
+            fields[judged] = self._value(values, judged)
+        missing = [name for name, value in fields.items() if not value and not self._may_be_empty(name)]
         if missing:
             return f"missing field: {', '.join(self.source.columns.get(name, name) for name in missing)}"
+        label = _LABELS.get(fields.pop("label", "").lower())
+        if self.source.role == "labels" and label is None:
+            return "label is neither true nor false"
         links = _links(row.values, self.source)
         if links is None:
             return f"'{self.source.links}' is neither a list of ids nor text"
-        if not all(map(_is_unicode, (*fields.values(), rejected, *links))):
+        if not all(map(_is_unicode, (*fields.values(), *links))):
             return "holds half a character (a lone surrogate)"
         if not (_is_identifier(fields["id"]) and _is_identifier(fields["case"])):
             return f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters"
@@ -123,9 +138,13 @@ class SourceReader:
             **{**fields, "date": day},
             source=self.source.name,
             classification=level,
-            rejected=rejected if self.source.role == "preferences" else None,
+            label=label,
             links=links,
         )
+
+    def _may_be_empty(self, name: str) -> bool:
+        """A constant says that the file has none; rows of the imported layouts have no subject."""
+        return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
 
     @property
     def _named_columns(self) -> list[str]:

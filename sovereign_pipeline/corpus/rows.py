@@ -1,4 +1,4 @@
-"""Reading rows of a file an institution already has: JSONL, CSV or Parquet, also gzipped, one row at a time.
+"""Reading rows of a file an institution already has: JSONL, a JSON array, CSV or Parquet, also gzipped, row by row.
 
 What belongs here: bytes to rows, and saying what is wrong with one. What does not: what a row means (`reading.py`).
 """
@@ -16,15 +16,16 @@ from typing import IO, Any, cast
 
 from sovereign_pipeline.errors import SourceError
 
-FORMATS = (".jsonl", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+_BLOCK = 1 << 16
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
 class Row:
-    """number: 1-based line (JSONL) or record (CSV, Parquet). values: None when the row is broken; then `problem` says
-    why, in words that hold no text of the row."""
+    """number: 1-based line (JSONL), element (JSON) or record (CSV, Parquet). values: None when the row is broken; then
+    `problem` says why, in words that hold no text of the row."""
 
     number: int
     values: dict[str, Any] | None
@@ -36,7 +37,7 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
     if not path.is_file():
         raise SourceError(f"{path}: there is no such source file. Correct `path` in the recipe, or put the file there.")
     name = path.name.removesuffix(".gz")
-    reader = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}.get(Path(name).suffix)
+    reader = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".parquet": _parquet}.get(Path(name).suffix)
     if reader is None:
         raise SourceError(f"{path}: a source must be named {', '.join(FORMATS)}, optionally with .gz behind it.")
     try:
@@ -97,6 +98,62 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
         while line and not line.endswith(b"\n"):
             line = buffered.readline(max_row_bytes)
         yield None
+
+
+def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+    """One array of objects, of which one at a time is in memory. Where its own syntax is broken, or an element is so
+    long that its end is not seen, the rows behind cannot be told apart, so the whole file stops."""
+    # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    decoder = json.JSONDecoder()
+    buffer = text.read(_BLOCK).lstrip()
+    if not buffer.startswith("["):
+        raise SourceError(
+            f"{path}: a .json source must be one array of objects. A file with an object on each line is named .jsonl."
+        )
+    buffer, number, ended = buffer[1:], 0, False
+    while True:
+        buffer = buffer.lstrip()
+        try:
+            value, end = decoder.raw_decode(buffer)
+            behind = buffer[end:].lstrip()[:1]
+        except (ValueError, RecursionError):
+            behind = ""
+        if behind in (",", "]"):
+            number += 1
+            yield _element(number, value, buffer[:end], max_row_bytes)
+            buffer = buffer[end:].lstrip()[1:]
+            if behind == "]":
+                break
+            continue
+        if number == 0 and buffer.startswith("]"):
+            buffer = buffer[1:]
+            break
+        if ended or len(buffer) > max_row_bytes + _BLOCK:
+            raise SourceError(
+                f"{path}, element {number + 1}: not JSON, or longer than {max_row_bytes:,} characters, so the elements "
+                f"behind it cannot be told apart. Correct it, or raise quarantine.max_row_bytes in the recipe."
+            )
+        more = text.read(max(_BLOCK, len(buffer)))
+        ended = not more
+        buffer += more
+    while not buffer.strip() and (buffer := text.read(_BLOCK)):
+        pass
+    if buffer:
+        raise SourceError(f"{path}: something follows the array's end. Correct the file.")
+
+
+def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
+    if _ESCAPED_BYTE.search(written):
+        return Row(number, None, "not UTF-8")
+    if len(written.encode("utf-8", "surrogatepass")) > max_row_bytes:
+        return Row(number, None, f"longer than {max_row_bytes:,} bytes")
+    if not isinstance(value, dict):
+        return Row(number, None, "not a JSON object")
+    try:
+        return Row(number, json.loads(written, object_pairs_hook=_named_once), None)
+    except _NamedTwice:
+        return Row(number, None, "names a field twice")
 
 
 def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:

@@ -228,7 +228,7 @@ RAW_CORPUS = Stage(
 
 CLASSIFIED_CORPUS = Stage(
     kind="classified_corpus",
-    code_version="1",
+    code_version="2",
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
     config=lambda line: {"ceiling": line.ceiling},

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
 
 
 class _CardPart(BaseModel):
@@ -42,7 +44,7 @@ class CardSource(_CardPart):
     """rows: how many rows of this dataset come from it. sha256: of the institution's file as it was read."""
 
     name: str
-    role: Literal["letters", "preferences"]
+    role: Literal["letters", "preferences", "labels"]
     rows: int
     sha256: str
     licence: str
@@ -64,6 +66,7 @@ class SplitNumbers(_CardPart):
 class DatasetCard(_CardPart):
     """classification: the level of the whole dataset (of all it was made from); the histogram is of its rows.
 
+    also: other files with the same rows. labels: of labelled replies, how many are "good" and "bad"; else empty.
     exact_duplicates: rows whose text equals that of an earlier row. inputs: kind -> digest of each ancestor artifact.
     """
 
@@ -71,13 +74,17 @@ class DatasetCard(_CardPart):
     line: str
     classification: str
     file: DataFile
+    also: tuple[DataFile, ...]
     instruction: str
     by_department: dict[str, int]
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
+    labels: dict[str, int]
     characters: dict[str, Characters]
     exact_duplicates: int
+    tokens: TokenNumbers
+    findings: tuple[Finding, ...]
     sources: tuple[CardSource, ...]
     split: SplitNumbers
     inputs: dict[str, str]
@@ -94,10 +101,11 @@ class DatasetCard(_CardPart):
             f"{file.rows:,} rows in `{file.path}`, classification **{self.classification}**.",
             "## File",
             _table(
-                ("file", "rows", "bytes", "SHA-256"), [(f"`{file.path}`", file.rows, file.size, f"`{file.sha256}`")]
+                ("file", "columns", "rows", "bytes", "SHA-256"),
+                [(f"`{f.path}`", ", ".join(f.columns), f.rows, f.size, f"`{f.sha256}`") for f in (file, *self.also)],
             ),
-            f"Columns: {', '.join(f'`{column}`' for column in file.columns)}. One JSON object a line, UTF-8, NFC.",
-            f"Instruction: {_cell(self.instruction)}",
+            "One JSON object a line, keys in this order, UTF-8, NFC, a newline after each.",
+            f"Instruction: {_cell(self.instruction) or 'none'}",
             "## Sources",
             _table(
                 ("source", "role", "rows here", "licence", "retention", "SHA-256 of the source file"),
@@ -111,6 +119,7 @@ class DatasetCard(_CardPart):
                     ("language", self.by_language),
                     ("year", self.by_year),
                     ("classification", self.by_classification),
+                    ("label", self.labels),
                 )
                 if histogram
             ),
@@ -120,7 +129,13 @@ class DatasetCard(_CardPart):
             )
             if self.characters
             else "No rows.",
-            f"Exact duplicates of an earlier row: {self.exact_duplicates}.",
+            "## Tokens",
+            f"Prompt and reply together, of a pair the longer side, in tokens of `{self.tokens.base_model}`; the "
+            f"recipe's limit is {self.tokens.limit:,}. Of the held-out side only lengths were taken.",
+            self.token_table,
+            "## Quality",
+            "Findings warn; what must not be trained on is stopped by the gates.",
+            self.findings_table,
             "## Split",
             f"Made from the training side alone: {split.rows_train:,} documents for training, "
             f"{split.rows_held_out:,} held out ({split.held_out_share_of_letters:.1%} of the letters), in "
@@ -130,6 +145,31 @@ class DatasetCard(_CardPart):
             _table(("artifact", "digest"), [(kind, f"`{short(digest)}`") for kind, digest in self.inputs.items()]),
         ]
         return "\n\n".join(parts) + "\n"
+
+    @property
+    def token_table(self) -> str:
+        """Markdown."""
+        rows = as_table(self.tokens)
+        return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+
+    @property
+    def findings_table(self) -> str:
+        """Markdown. What warrants a look comes first; the others show that they were looked for."""
+        return _table(
+            ("", "finding", "rows", "share", "first row ids", "what it counts", "what to do"),
+            [
+                (
+                    "⚠" if each.warns else "✓",
+                    each.name,
+                    each.count,
+                    f"{each.share:.1%}",
+                    ", ".join(each.rows) if each.warns else "",
+                    "; ".join([each.what, *(f"{name.replace('_', ' ')} {n:g}" for name, n in each.numbers.items())]),
+                    each.todo if each.warns else "",
+                )
+                for each in sorted(self.findings, key=lambda finding: not finding.warns)
+            ],
+        )
 
 
 class RowStatistics:
@@ -143,12 +183,14 @@ class RowStatistics:
         self._lengths = {column: array("L") for column in columns}
         self._texts: set[bytes] = set()
         self._histograms: dict[str, Counter[str]] = {
-            name: Counter() for name in ("source", "department", "language", "year", "classification")
+            name: Counter() for name in ("source", "department", "language", "year", "classification", "label")
         }
         self.rows = 0
 
-    def add(self, document: Document, row: Mapping[str, object]) -> None:
+    def add(self, document: Document, row: Mapping[str, object]) -> bool:
+        """Returns whether an earlier row has the same text."""
         self.rows += 1
+        before = len(self._texts)
         for column in self._columns:
             self._lengths[column].append(len(str(row[column])))
         text = canonical_json([row[column] for column in self._columns])
@@ -161,6 +203,9 @@ class RowStatistics:
             ("classification", document.classification),
         ):
             self._histograms[name][value] += 1
+        if document.label is not None:
+            self._histograms["label"]["good" if document.label else "bad"] += 1
+        return len(self._texts) == before
 
     @property
     def exact_duplicates(self) -> int:

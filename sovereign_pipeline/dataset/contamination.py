@@ -8,7 +8,7 @@ the labelled answers on which the red team's judge is measured, since no model i
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,12 +205,14 @@ def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]])
     )
 
 
-def not_contaminated(file: str) -> Gate:
-    """The gate of a dataset whose rows are in `file`. It is asked again when a suite, the prompts or the limits change,
-    and nothing is trained again for that."""
+def not_contaminated(file: Callable[[Line], str]) -> Gate:
+    """The gate of a dataset. file: where the rows of a line are in it.
+
+    It is asked again when a suite, the prompts or the limits change, and nothing is trained again for that.
+    """
 
     def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        return judge_contamination(workplace, read_jsonl(artifact.file(file)))
+        return judge_contamination(workplace, read_jsonl(artifact.file(file(workplace.line))))
 
     return Gate(
         name=NOT_CONTAMINATED,

@@ -16,7 +16,10 @@ from sovereign_pipeline.artifacts.production import Production
 from sovereign_pipeline.artifacts.stage import Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
+from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.tokens import as_table
 
 Page = dict[str, Any]
 
@@ -33,6 +36,7 @@ _DOCUMENT_COLUMNS = {
     "request": "the incoming letter",
     "response": "the reply that was sent, or the chosen one",
     "rejected": "the rejected reply of a preference pair, else null",
+    "label": "whether people found the reply good, else null",
     "links": "ids of rows of the same matter",
 }
 _COLUMNS: Mapping[str, Mapping[str, str]] = {
@@ -40,7 +44,14 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
         kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
     },
     "training_dataset": {"id": "row id", "instruction": "", "input": "subject and letter", "output": "the reply"},
-    "preference_dataset": {"id": "row id", "prompt": "whole user message", "chosen": "", "rejected": ""},
+    "preference_dataset": {
+        "id": "row id",
+        "prompt": "whole user message",
+        "chosen": "of a pair",
+        "rejected": "of a pair",
+        "completion": "in place of a pair: a reply that people judged",
+        "label": "whether they found it good",
+    },
 }
 
 
@@ -124,7 +135,25 @@ def _proof(artifact: Artifact) -> Page:
 
 
 def _card(artifact: Artifact) -> Page:
-    return {"data card": dg.MetadataValue.md(artifact.file("card.md").read_text(encoding="utf-8"))}
+    card = DatasetCard.model_validate_json(artifact.file("card.json").read_bytes())
+    return {
+        "findings to look at": sum(finding.warns for finding in card.findings),
+        "quality": _table([_finding(finding) for finding in card.findings]),
+        "tokens": _table([dict(side) for side in as_table(card.tokens)]),
+        "data card": dg.MetadataValue.md(card.to_markdown()),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "finding": finding.name,
+        "look": "yes" if finding.warns else "",
+        "rows": finding.count,
+        "share": finding.share,
+        "first row ids": ", ".join(finding.rows),
+        "what it counts": finding.what,
+        "what to do": finding.todo,
+    }
 
 
 def _contamination(verdicts: Mapping[str, Verdict]) -> Page:

@@ -29,15 +29,28 @@ DOCUMENT_COLUMNS = (
     "request",
     "response",
     "rejected",
+    "label",
 )
+# What a layout other than columns takes out of the row itself.
+LAYOUT_FIELDS = ("request", "response", "rejected")
+# Fields that a constant may leave empty, to say that the file has none.
+OPTIONAL_FIELDS = ("subject", "author", "department")
 
 
 class Source(RecipeModel):
     """One file of the institution, and how its columns become documents.
 
-    path: relative to the data root, or absolute. Format is told by the name: .jsonl, .csv or .parquet, optionally .gz.
+    path: relative to the data root, or absolute. Format is told by the name: .jsonl, .json (one array of objects), .csv
+    or .parquet, optionally .gz.
+    role: letters are trained and held out; preferences are pairs (`rejected` beside the response); labels are replies
+    that people found good or bad (`label`, true or false).
+    layout: `columns` takes each field from a column; `sharegpt`, `alpaca` and `hh` take request and replies out of rows
+    in these layouts (what becomes of several turns: `corpus/layouts.py`) and need no subject.
     columns: document field -> column of the file. Fields that are not named are looked for under their own name.
-    constants: document field -> one value for every row (for example the language of the whole file).
+    constants: document field -> one value for every row (for example the language of the whole file). subject, author
+    and department may be "": the file has none.
+    id_from_row: a row without an id is named after the source and its row number, so the file may only be appended to.
+    case_from_row: a row without a case is a case file of its own.
     classification_floor: every row is at least this level; a row without a level of its own gets exactly it.
     where: keep only rows whose columns equal these values; the others are counted as not selected.
     links: column that lists the ids of rows which belong together (they never cross the split).
@@ -45,9 +58,12 @@ class Source(RecipeModel):
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     path: Path
-    role: Literal["letters", "preferences"] = "letters"
+    role: Literal["letters", "preferences", "labels"] = "letters"
+    layout: Literal["columns", "sharegpt", "alpaca", "hh"] = "columns"
     columns: dict[str, str] = {}
     constants: dict[str, str] = {}
+    id_from_row: bool = False
+    case_from_row: bool = False
     classification_floor: str | None = None
     where: dict[str, str | int | bool | None] = {}
     links: str | None = None
@@ -60,6 +76,20 @@ class Source(RecipeModel):
         for field in (*self.columns, *self.constants):
             if field not in DOCUMENT_COLUMNS:
                 raise ValueError(f"'{field}' is not a document field; known: {', '.join(DOCUMENT_COLUMNS)}")
+        for field, value in self.constants.items():
+            if not value.strip() and field not in OPTIONAL_FIELDS:
+                raise ValueError(f"the constant '{field}' is empty; only {', '.join(OPTIONAL_FIELDS)} may be")
+        return self
+
+    @model_validator(mode="after")
+    def _layout_has_what_the_role_needs(self) -> "Source":
+        if self.layout == "columns":
+            return self
+        taken = [field for field in LAYOUT_FIELDS if field in (*self.columns, *self.constants)]
+        if taken:
+            raise ValueError(f"layout {self.layout} takes {', '.join(taken)} out of the row itself; do not name it")
+        if self.layout == "hh" and self.role != "preferences":
+            raise ValueError("layout hh holds chosen and rejected replies: give the source the role preferences")
         return self
 
 
@@ -151,12 +181,27 @@ class Preference(RecipeModel):
     batch_size: int = Field(default=1, ge=1)
     gradient_accumulation: int = Field(default=4, ge=1)
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _kto_is_not_trained_yet(cls, method: object) -> object:
+        if method == "kto":
+            raise ValueError(
+                "this version makes the dataset for kto (preference_dataset with labels.jsonl, from a source with the "
+                "role labels) but trains dpo only; leave training.preference out, or use pairs with method dpo"
+            )
+        return method
+
 
 class Training(RecipeModel):
-    """instruction: the words in front of every letter, the same in training, evaluation and serving."""
+    """instruction: the words in front of every letter, the same in training, evaluation and serving; may be empty.
+
+    format: training_dataset always holds `train.jsonl` (instruction, input, output), which the trainer reads;
+    `messages` adds the same rows as chat messages (`messages.jsonl`) for other programs.
+    """
 
     base_model: str
     instruction: str
+    format: Literal["instruction", "messages"] = "instruction"
     seed: int = 7
     sft: Sft = Sft()
     preference: Preference | None = None
@@ -254,10 +299,15 @@ class Line(RecipeModel):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources share a name: {', '.join(names)}")
-        has_preferences = any(source.role == "preferences" for source in self.sources)
-        if has_preferences != (self.training.preference is not None):
-            raise ValueError("training.preference and a source with role 'preferences' are needed together")
-        if not any(source.role == "letters" for source in self.sources):
+        roles = {source.role for source in self.sources}
+        if {"preferences", "labels"} <= roles:
+            raise ValueError("a line has sources with the role preferences or with the role labels, not both")
+        if ("preferences" in roles) != (self.training.preference is not None):
+            raise ValueError(
+                "training.preference and a source with role 'preferences' are needed together (a source with role "
+                "'labels' is made into a dataset and not trained yet)"
+            )
+        if "letters" not in roles:
             raise ValueError("at least one source must have the role 'letters'")
         return self
 

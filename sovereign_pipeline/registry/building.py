@@ -14,6 +14,8 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import passing_record
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.stages import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
@@ -32,15 +34,13 @@ from sovereign_pipeline.registry.record import (
 from sovereign_pipeline.training.base_models import read_descriptor
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
-DATASET_FILES = {"training_dataset": "train.jsonl", "preference_dataset": "preferences.jsonl"}
-SOURCE_ROLES = {"training_dataset": "letters", "preference_dataset": "preferences"}
 
 
 def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
     """The stage over the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
     return Stage(
         kind="registered_adapter",
-        code_version="1",
+        code_version="2",
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
@@ -48,7 +48,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
             Gate(
                 name="record_matches_artifacts",
                 question="Does every fact follow from artifacts that belong together, and did every gate say yes?",
-                code_version="1",
+                code_version="2",
                 judge=partial(judge_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
             ),
@@ -201,8 +201,8 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         adapter_sha256=file_sha256(adapter.file(ADAPTER_WEIGHTS)),
         code_version=adapter.manifest.producer.code_version,
         framework_versions=adapter.manifest.producer.libraries,
-        training_dataset=_dataset(inputs["training_dataset"], sources),
-        preference_dataset=_dataset(preferences, sources) if preferences is not None else None,
+        training_dataset=dataset_facts(inputs["training_dataset"], sources),
+        preference_dataset=dataset_facts(preferences, sources) if preferences is not None else None,
         base_model=_base_model(inputs["base_model"]),
         evaluation_report_digest=report.ref.digest,
         evaluation=_evaluation(store, report),
@@ -220,19 +220,27 @@ def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
     raise IntegrityError(f"{dataset.path}: this dataset was made from no raw_corpus. Run the line again.")
 
 
-def _dataset(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
-    kind = dataset.manifest.kind
-    file = dataset.file(DATASET_FILES[kind])
+def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
+    """What record and registry say of a dataset. sources: what raw_corpus says of all the line's files."""
+    card_file = dataset.file(CARD)
+    card = DatasetCard.model_validate_json(card_file.read_bytes())
+    file = dataset.file(card.file.path)
+    named = {source.name for source in card.sources}
     with file.open("rb") as stream:
         rows = sum(1 for _ in stream)
     return DatasetFacts(
-        kind=kind,
+        kind=dataset.manifest.kind,
         digest=dataset.ref.digest,
         file=file.name,
         file_sha256=file_sha256(file),
         rows=rows,
         classification=dataset.manifest.classification,
-        sources=tuple(source for source in sources if source["role"] == SOURCE_ROLES[kind]),
+        sources=tuple(source for source in sources if source["name"] in named),
+        rows_held_out=card.tokens.held_out.rows,
+        by_classification=card.by_classification,
+        tokens=card.tokens.model_dump(mode="json"),
+        findings={finding.name: finding.count for finding in card.findings if finding.warns},
+        card_sha256=file_sha256(card_file),
     )
 
 

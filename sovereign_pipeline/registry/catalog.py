@@ -1,11 +1,17 @@
 """What the registry holds, as plain dictionaries that are ready for JSON. Read by the command line and by pages."""
 
 import datetime
+import json
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.dataset.stages import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset, Table
 
@@ -50,6 +56,30 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
     known = ", ".join(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
     problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
     raise NotFoundError(f"{problem} '{digest}'. Give one of these, or more of its digits: {known}.")
+
+
+@dataclass(frozen=True)
+class CardOfDataset:
+    """The data card of a registered dataset: for programs, and as Markdown for people."""
+
+    facts: dict[str, Any]
+    markdown: str
+
+
+def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
+    """The card that was registered with a dataset, `row` being as `show_dataset` gives it.
+
+    Raises NotFoundError when the artifact is not there, and IntegrityError naming the file when a byte of it changed.
+    """
+    artifact = open_dataset(store, row)
+    file = artifact.file(CARD)
+    if row["card_sha256"] not in (None, file_sha256(file)):
+        raise IntegrityError(f"{file}: not the data card that was registered. Restore the registry from a copy.")
+    return CardOfDataset(json.loads(file.read_bytes()), artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8"))
+
+
+def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
+    return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
 def is_registered(registry: Registry, record_digest: str) -> bool:

@@ -41,8 +41,9 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 class Table(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {
-        dict[str, Any]: JSON(),
+        dict[str, Any]: JSON(none_as_null=True),
         dict[str, str]: JSON(),
+        dict[str, int]: JSON(none_as_null=True),
         list[dict[str, Any]]: JSON(),
         datetime.datetime: UtcDateTime(),
         datetime.date: Date(),
@@ -50,7 +51,11 @@ class Table(DeclarativeBase):
 
 
 class Dataset(Table):
-    """digest, manifest_sha256: of the artifact. file_sha256: of its JSONL file. sources: the institution's files."""
+    """digest, manifest_sha256: of the artifact. file_sha256: of its JSONL file. sources: the institution's files, each
+    with its digest, licence and retention. rows_held_out: of the same kind, on the other side of the split. tokens:
+    lengths in tokens of the base model, a side. findings: those that warn, and how many rows. card_sha256: of the data
+    card. What a dataset that was registered by an earlier version did not state is NULL.
+    """
 
     __tablename__ = "dataset"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -64,6 +69,11 @@ class Dataset(Table):
     classification: Mapped[str]
     sources: Mapped[list[dict[str, Any]]]
     created_at: Mapped[datetime.datetime]
+    rows_held_out: Mapped[int | None]
+    by_classification: Mapped[dict[str, int] | None]
+    tokens: Mapped[dict[str, Any] | None]
+    findings: Mapped[dict[str, int] | None]
+    card_sha256: Mapped[str | None] = mapped_column(DIGEST)
 
 
 class BaseModelRow(Table):

@@ -25,7 +25,10 @@ class _Facts(BaseModel):
 
 
 class DatasetFacts(_Facts):
-    """rows: of the JSONL file. file_sha256: of that file. sources: of the institution's files, by their digests."""
+    """rows: of the JSONL file. file_sha256: of that file. sources: of the institution's files, by their digests.
+
+    rows_held_out to card_sha256: from the data card, as in the registry's row; None in records of earlier versions.
+    """
 
     kind: str
     digest: str
@@ -34,6 +37,11 @@ class DatasetFacts(_Facts):
     rows: int
     classification: str
     sources: tuple[dict[str, Any], ...]
+    rows_held_out: int | None = None
+    by_classification: dict[str, int] | None = None
+    tokens: dict[str, Any] | None = None
+    findings: dict[str, int] | None = None
+    card_sha256: str | None = None
 
 
 class FileFacts(_Facts):

@@ -117,14 +117,9 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
     if session.get(Dataset, dataset.digest) is not None:
         return
     row = Dataset(
-        digest=dataset.digest,
+        **dataset.model_dump(mode="json", exclude={"file"}),
         manifest_sha256=ref.manifest_sha256,
-        kind=dataset.kind,
         line=line,
-        rows=dataset.rows,
-        file_sha256=dataset.file_sha256,
-        classification=dataset.classification,
-        sources=list(dataset.sources),
         created_at=datetime.datetime.fromisoformat(created_at),
     )
     session.add(row)

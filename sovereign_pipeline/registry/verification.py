@@ -13,7 +13,8 @@ from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.registry.catalog import find_adapter, show_adapter, show_dataset
+from sovereign_pipeline.registry.building import dataset_facts
+from sovereign_pipeline.registry.catalog import find_adapter, open_dataset, show_adapter, show_dataset
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.registry.record import (
@@ -94,12 +95,13 @@ def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings,
 def verify_dataset(registry: Registry, store: ArtifactStore, settings: Settings, digest: str) -> VerificationReport:
     """Hash a registered dataset and all that it was made from. `digest` may be shortened.
 
-    Raises IntegrityError naming the file at the first byte that is not the registered one, and NotFoundError.
+    The registry's row is compared with what the dataset's card and files say. Raises IntegrityError naming the file at
+    the first byte, or the fact, that is not the registered one, and NotFoundError.
     """
     row = show_dataset(registry, digest)
-    named = {name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}
-    artifact = store.open(ArtifactRef(**named))
+    artifact = open_dataset(store, row)
     ancestors, sources = _lineage(store, artifact)
+    _assert_row_says_what_dataset_says(row, artifact, sources)
     live, notes = _live_sources(settings, sources)
     return VerificationReport(
         row["digest"], (_checked(artifact), *(_checked(each) for each in ancestors), *live), tuple(notes)
@@ -140,6 +142,22 @@ def _assert_row_says_what_record_says(
         raise IntegrityError(
             f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} says otherwise in {', '.join(wrong)}. The "
             f"registry was changed past its triggers: restore it from a copy."
+        )
+
+
+def _assert_row_says_what_dataset_says(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
+    """A row of an earlier version, without a card's digest, states what its manifest states and no more."""
+    if row["card_sha256"] is None:
+        files = [entry.sha256 for entry in artifact.manifest.files]
+        wrong = [] if row["file_sha256"] in files else ["file_sha256"]
+        wrong += [] if row["classification"] == artifact.manifest.classification else ["classification"]
+    else:
+        said = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
+        wrong = [name for name, value in said.items() if row[name] != value]
+    if wrong:
+        raise IntegrityError(
+            f"{artifact.path}: the registry's row of dataset {short(row['digest'])} says otherwise in "
+            f"{', '.join(wrong)}. The registry was changed past its triggers: restore it from a copy."
         )
 
 

@@ -14,10 +14,12 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.formats import preference_row, sft_row
+from sovereign_pipeline.dataset.formats import label_row, messages_row, preference_row, sft_row
 from sovereign_pipeline.dataset.stages import (
     CARD,
     CARD_FOR_PEOPLE,
+    LABEL_ROWS,
+    MESSAGES_ROWS,
     PREFERENCE_DATASET,
     PREFERENCE_ROWS,
     TRAINING_DATASET,
@@ -288,3 +290,149 @@ def test_a_change_of_licence_makes_another_dataset_and_a_change_of_limits_does_n
     relaxed = line.model_copy(update={"quarantine": line.quarantine.model_copy(update={"max_share": 0.5})})
     assert TRAINING_DATASET.config(line) != TRAINING_DATASET.config(relicensed)
     assert TRAINING_DATASET.config(line) == TRAINING_DATASET.config(relaxed)
+
+
+@pytest.fixture
+def with_labels(tmp_path: Path) -> DemoInstitution:
+    """40 letters, and a ShareGPT file of 40 labelled replies in an array, every fourth of them found bad."""
+    recipe = minimal_recipe()
+    recipe["sources"].append(
+        {
+            "name": "thumbs",
+            "role": "labels",
+            "path": "sources/thumbs.json",
+            "layout": "sharegpt",
+            "constants": {"author": "", "department": "", "date": "2024-05-01", "language": "en"},
+            "classification_floor": "INTERNAL",
+            "id_from_row": True,
+            "case_from_row": True,
+            "licence": "feedback",
+            "retention": "2 years",
+        }
+    )
+    institution = DemoInstitution(tmp_path, recipe, [letter(number) for number in range(40)])
+    institution.write()
+    write_labels(institution, [number % 4 != 0 for number in range(40)])
+    return institution
+
+
+def write_labels(institution: DemoInstitution, labels: list[bool]) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": letter(500 + number)["request"]},
+                {"role": "assistant", "content": letter(500 + number)["response"]},
+            ],
+            "label": label,
+        }
+        for number, label in enumerate(labels)
+    ]
+    (institution.settings.data / "sources" / "thumbs.json").write_text(json.dumps(rows, indent=1))
+
+
+def test_labelled_replies_become_a_dataset_for_kto(with_labels: DemoInstitution) -> None:
+    workplace = with_labels.workplace()
+    dataset, verdicts = materialize(workplace, dataset_stage(PREFERENCE_DATASET))
+    split = split_of(workplace)
+    labelled = [document for document in documents_of(split, TRAIN) if document.label is not None]
+    rows = rows_of(dataset, LABEL_ROWS)
+    assert rows == [label_row(document, "Answer this letter.") for document in labelled]
+    assert list(rows[0]) == ["id", "prompt", "completion", "label"]
+    assert 0 < len(rows) < 40
+    card = card_of(dataset)
+    assert card.labels == {
+        "bad": sum(not row["label"] for row in rows),
+        "good": sum(bool(row["label"]) for row in rows),
+    }
+    assert card.tokens.training.rows + card.tokens.held_out.rows == 40
+    assert [source.name for source in card.sources] == ["thumbs"]
+    assert card.classification == "INTERNAL"
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    assert {entry.path for entry in dataset.manifest.files} == {LABEL_ROWS, CARD, CARD_FOR_PEOPLE}
+    assert "| label |" in dataset.file(CARD_FOR_PEOPLE).read_text()
+
+
+def test_labelled_replies_are_no_letters(with_labels: DemoInstitution) -> None:
+    workplace = with_labels.workplace()
+    dataset, _ = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    assert {str(row["id"])[:2] for row in rows_of(dataset, TRAINING_ROWS)} == {"R-"}
+    proof = json.loads(split_of(workplace).file("proof.json").read_bytes())
+    assert (sum(proof["letters"].values()), sum(proof["preferences"].values())) == (40, 40)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_labels_of_one_kind_alone_are_refused(with_labels: DemoInstitution, label: bool) -> None:
+    write_labels(with_labels, [label] * 40)
+    _, verdicts = materialize(with_labels.workplace(), dataset_stage(PREFERENCE_DATASET))
+    assert not verdicts[GATE].passed
+    assert "KTO needs both" in verdicts[GATE].message
+
+
+def test_a_changed_label_is_refused(with_labels: DemoInstitution) -> None:
+    def tamper(rows: Rows, held_out: Rows) -> Rows:
+        return [{**rows[0], "label": not rows[0]["label"]}, *rows[1:]]
+
+    build = _tampering(PREFERENCE_DATASET, LABEL_ROWS, tamper, card_too=True)
+    _, verdicts = materialize(with_labels.workplace(), dataset_stage(PREFERENCE_DATASET, build))
+    assert "row 1 is not the one" in verdicts[GATE].message
+
+
+def test_messages_are_the_same_rows_when_the_recipe_asks_for_them(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["format"] = "messages"
+    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    rows: Any = rows_of(dataset, TRAINING_ROWS)
+    assert rows_of(dataset, MESSAGES_ROWS) == [messages_row(row) for row in rows]
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    (stated,) = card_of(dataset).also
+    assert (stated.path, stated.rows) == (MESSAGES_ROWS, len(rows))
+    assert stated.sha256 == file_sha256(dataset.file(MESSAGES_ROWS))
+
+
+def test_messages_that_are_not_the_rows_are_refused(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["format"] = "messages"
+
+    def tamper(rows: Rows, held_out: Rows) -> Rows:
+        rows[2]["messages"][1]["content"] += "?"
+        return rows
+
+    build = _tampering(TRAINING_DATASET, MESSAGES_ROWS, tamper, card_too=False)
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert "row 3 of messages.jsonl is not that of train.jsonl" in verdicts[GATE].message
+
+
+@pytest.mark.parametrize(
+    ("fact", "lie"),
+    [
+        ("tokens", lambda card: {**card["tokens"], "limit": 4096}),
+        ("findings", lambda card: card["findings"][1:]),
+        ("by_classification", lambda card: {"PUBLIC": 1}),
+        ("exact_duplicates", lambda card: 3),
+        ("sources", lambda card: []),
+    ],
+)
+def test_a_card_that_lies_is_refused(institution: DemoInstitution, fact: str, lie: Any) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        card = json.loads((workspace / CARD).read_text())
+        card[fact] = lie(card)
+        lying = DatasetCard.model_validate(card)
+        (workspace / CARD).write_text(lying.to_json())
+        (workspace / CARD_FOR_PEOPLE).write_text(lying.to_markdown())
+        return built
+
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert f"the card is wrong in {fact}" in verdicts[GATE].message
+
+
+def test_findings_are_in_the_card_by_row_id_and_do_not_stop_the_dataset(institution: DemoInstitution) -> None:
+    institution.rows += [letter(number, response=f"<p>Denied {number} for the") for number in range(100, 120)]
+    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    found = {finding.name: finding for finding in card_of(dataset).findings if finding.warns}
+    assert set(found) == {"clipped answers", "HTML left in"}
+    assert all(row.startswith("R-001") for row in found["HTML left in"].rows)
+    assert dataset.manifest.summary["findings"] == {name: finding.count for name, finding in found.items()}
+    page = dataset.file(CARD_FOR_PEOPLE).read_text()
+    assert found["HTML left in"].rows[0] in page
+    assert found["clipped answers"].todo in page
+    assert "Denied" not in page

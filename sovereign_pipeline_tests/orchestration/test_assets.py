@@ -124,6 +124,11 @@ def test_pages_show_counts_classification_and_links_and_no_document_text(line: L
         {"suite": "red-team prompts", "items": 2, "items_in_rows": 0, "rows": 0},
         {"suite": "suite", "items": 2, "items_in_rows": 0, "rows": 0},
     ]
+    assert page["findings to look at"].value == 1
+    findings = {record.data["finding"]: record.data for record in page["quality"].records}
+    assert (findings["clipped answers"]["look"], findings["HTML left in"]["look"]) == ("yes", "")
+    assert findings["clipped answers"]["first row ids"].startswith("R-0000")
+    assert [record.data["side"] for record in page["tokens"].records] == ["training", "held out"]
     secret_words = [f"w{number}x" for number in range(40)]
     for kind in CORPUS:
         shown = repr(metadata(result, kind))

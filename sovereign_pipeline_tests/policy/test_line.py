@@ -120,3 +120,27 @@ def test_an_unknown_line_lists_the_known(institution: DemoInstitution) -> None:
     institution.write()
     with pytest.raises(NotFoundError, match="known lines: lamps"):
         load_line(institution.settings.data, "lampz", INSTITUTION)
+
+
+def with_source(role: str, **preference: Any) -> dict[str, Any]:
+    recipe = minimal_recipe()
+    described = {"path": "sources/judged.jsonl", "licence": "own", "retention": "1 year"}
+    recipe["sources"].append({"name": "judged", "role": role, **described})
+    if preference:
+        recipe["training"]["preference"] = preference
+    return recipe
+
+
+def test_training_with_kto_is_refused_by_what_there_is_today(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.preference\.method.*labels\.jsonl.*trains dpo only"):
+        read(tmp_path, with_source("labels", method="kto"))
+    with pytest.raises(RecipeError, match="not trained yet"):
+        read(tmp_path, with_source("labels", method="dpo"))
+    read(tmp_path, with_source("labels"))
+
+
+def test_pairs_and_labels_in_one_line_are_refused(tmp_path: Path) -> None:
+    recipe = with_source("labels", method="dpo")
+    recipe["sources"].append({**recipe["sources"][1], "name": "pairs", "role": "preferences"})
+    with pytest.raises(RecipeError, match="not both"):
+        read(tmp_path, recipe)

@@ -21,6 +21,9 @@ from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdi
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
+from sovereign_pipeline.dataset.quality import Quality
+from sovereign_pipeline.dataset.tokens import TokenCounts, TokenNumbers
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.database import Registry, open_registry
 from sovereign_pipeline.registry.models import Adapter
@@ -50,13 +53,76 @@ def _split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 def _training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     rows = list(read_documents(inputs["leakage_safe_split"].file("train.jsonl")))
     letters = [row.model_dump(include={"id", "request", "response"}) for row in rows if not row.is_preference]
-    return Built(summary={"rows": write_jsonl(workspace / "train.jsonl", letters)})
+    rows_written = write_jsonl(workspace / "train.jsonl", letters)
+    _write_card("training_dataset", "letters", workplace, inputs, workspace / "train.jsonl")
+    return Built(summary={"rows": rows_written})
 
 
 def _preference_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     rows = list(read_documents(inputs["leakage_safe_split"].file("train.jsonl")))
     pairs = [row.model_dump(include={"id", "response", "rejected"}) for row in rows if row.is_preference]
-    return Built(summary={"rows": write_jsonl(workspace / "preferences.jsonl", pairs)})
+    rows_written = write_jsonl(workspace / "preferences.jsonl", pairs)
+    _write_card("preference_dataset", "preferences", workplace, inputs, workspace / "preferences.jsonl")
+    return Built(summary={"rows": rows_written})
+
+
+def _write_card(kind: str, role: Any, workplace: Workplace, inputs: Inputs, file: Path) -> None:
+    """A card of the real kind: the registry reads it. One token a character stands for a tokenizer."""
+    is_preference = role == "preferences"
+    statistics, quality = RowStatistics(("response",)), Quality(role, limit=100)
+    sides = {"train.jsonl": TokenCounts(100), "held_out.jsonl": TokenCounts(100)}
+    for side, counts in sides.items():
+        for document in read_documents(inputs["leakage_safe_split"].file(side)):
+            if document.is_preference != is_preference:
+                continue
+            counts.add(document.id, len(document.response))
+            if side == "train.jsonl":
+                is_copy = statistics.add(document, {"response": document.response})
+                quality.add(document, len(document.response), is_copy=is_copy)
+    card = DatasetCard(
+        kind=kind,
+        line=workplace.line.line,
+        classification=inputs["leakage_safe_split"].manifest.classification,
+        file=DataFile(
+            path=file.name, sha256=file_sha256(file), size=file.stat().st_size, rows=statistics.rows, columns=("id",)
+        ),
+        also=(),
+        instruction=workplace.line.training.instruction,
+        by_department=statistics.histogram("department"),
+        by_language=statistics.histogram("language"),
+        by_year=statistics.histogram("year"),
+        by_classification=statistics.histogram("classification"),
+        labels={},
+        characters=statistics.characters(),
+        exact_duplicates=statistics.exact_duplicates,
+        tokens=TokenNumbers(
+            base_model="tiny",
+            tokenizer={},
+            limit=100,
+            training=sides["train.jsonl"].result(),
+            held_out=sides["held_out.jsonl"].result(),
+        ),
+        findings=quality.findings(),
+        sources=tuple(
+            CardSource(
+                name=each.name, role=each.role, rows=1, sha256="0" * 64, licence=each.licence, retention="1 year"
+            )
+            for each in workplace.line.sources
+            if each.role == role
+        ),
+        split=SplitNumbers(
+            rows_train=8,
+            rows_held_out=4,
+            held_out_share_of_letters=0.3,
+            components=12,
+            near_duplicate_pairs=0,
+            crossing={},
+            seed=7,
+        ),
+        inputs={},
+    )
+    (file.parent / "card.json").write_text(card.to_json(), encoding="utf-8")
+    (file.parent / "card.md").write_text(card.to_markdown(), encoding="utf-8")
 
 
 def _base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

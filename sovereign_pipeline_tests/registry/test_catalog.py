@@ -4,8 +4,15 @@ import json
 
 import pytest
 
-from sovereign_pipeline.errors import NotFoundError
-from sovereign_pipeline.registry.catalog import list_adapters, list_datasets, show_adapter, show_dataset
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.registry.catalog import (
+    card_of_dataset,
+    list_adapters,
+    list_datasets,
+    show_adapter,
+    show_dataset,
+)
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline_tests.registry.conftest import Bench
 
@@ -52,3 +59,36 @@ def test_digits_that_fit_two_datasets_are_refused(bench: Bench) -> None:
     bench.register()
     with pytest.raises(NotFoundError, match="2 datasets"):
         show_dataset(bench.open_registry(), "")
+
+
+def test_the_row_of_a_dataset_says_what_its_card_says(bench: Bench, database: str) -> None:
+    bench.institution.rows[6]["classification"] = "INTERNAL"
+    adapter = bench.register()
+    row = json.loads(json.dumps(show_dataset(bench.open_registry(), adapter.dataset_digest)))
+    artifact = bench.artifact("training_dataset")
+    card = json.loads(artifact.file("card.json").read_bytes())
+    assert row["card_sha256"] == file_sha256(artifact.file("card.json"))
+    assert row["by_classification"] == card["by_classification"] == {"INTERNAL": 1, "PUBLIC": 7}
+    assert row["tokens"] == card["tokens"]
+    assert (row["rows"], row["rows_held_out"]) == (8, 4)
+    assert row["tokens"]["training"]["over_limit"] == row["findings"]["over the length limit"] == 8
+    assert [(each["licence"], each["retention"]) for each in row["sources"]] == [("own", "1 year")]
+
+
+def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> None:
+    adapter = bench.register()
+    row = show_dataset(bench.open_registry(), adapter.dataset_digest)
+    shown = card_of_dataset(bench.store, row)
+    assert shown.facts["file"]["sha256"] == row["file_sha256"] in shown.markdown
+    with pytest.raises(IntegrityError, match=r"card\.json: not the data card"):
+        card_of_dataset(bench.store, {**row, "card_sha256": "0" * 64})
+    file = bench.artifact("training_dataset").file("card.md")
+    file.write_text(file.read_text().replace("PUBLIC", "SECRET"))
+    with pytest.raises(IntegrityError, match=r"card\.md"):
+        card_of_dataset(bench.store, row)
+
+
+def test_datasets_of_one_line_alone_are_listed(bench: Bench) -> None:
+    bench.register()
+    assert [row["line"] for row in list_datasets(bench.open_registry(), "lamps")] == ["lamps"]
+    assert list_datasets(bench.open_registry(), "lanterns") == []

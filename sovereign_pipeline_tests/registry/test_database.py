@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select, text
+from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.registry.database import Registry, open_registry
+from sovereign_pipeline.registry.catalog import list_datasets
+from sovereign_pipeline.registry.database import MIGRATIONS, Registry, open_registry
 from sovereign_pipeline.registry.models import Adapter, Table
 from sovereign_pipeline_tests.registry.conftest import Bench
 
@@ -33,6 +36,32 @@ def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database
         kept = session.scalars(select(Adapter)).one()
     assert (kept.id, kept.registered_at) == (adapter.id, adapter.registered_at)
     assert kept.registered_at.tzinfo is not None
+
+
+def test_a_dataset_registered_before_it_had_a_card_is_kept_and_says_nothing_more(bench: Bench, database: str) -> None:
+    bench.settings.home.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(bench.settings.registry_url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        values = {"digest": "d" * 64, "manifest_sha256": "m" * 64, "file_sha256": "f" * 64, "sources": "[]"}
+        values |= {"kind": "training_dataset", "line": "lamps", "rows": 8, "classification": "PUBLIC"}
+        values["created_at"] = "2024-01-01 00:00:00+00:00"
+        names = ", ".join(values)
+        connection.execute(
+            text(f"INSERT INTO dataset ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+        )
+    engine.dispose()
+    registry = bench.open_registry()
+    (row,) = list_datasets(registry, "lamps")
+    assert (row["digest"], row["rows"], row["created_at"][:10]) == ("d" * 64, 8, "2024-01-01")
+    assert {row[name] for name in ("rows_held_out", "card_sha256")} == {None}
+    assert [row[name] for name in ("by_classification", "tokens", "findings")] == [None, None, None]
+    with registry.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    _refused(registry, "UPDATE dataset SET card_sha256 = 'f'")
 
 
 @pytest.mark.parametrize("table", TABLES)

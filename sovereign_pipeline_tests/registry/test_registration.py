@@ -158,9 +158,7 @@ def _refused(bench: Bench, record: ArtifactRef, error: type[Exception], message:
 
 def _register_in_process(root: Path, recipe: dict[str, Any], barrier: Any, answers: Any) -> None:
     bench = Bench(DemoInstitution(root, recipe, []))
-    rows = bench.institution.source.read_text()
-    workplace = bench.workplace()
-    bench.institution.source.write_text(rows)
+    workplace = bench.institution.workplace_as_written()
     record = bench.store.current(recipe["line"], "registered_adapter")
     assert record is not None
     registry = bench.open_registry()

@@ -5,6 +5,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
@@ -159,6 +160,28 @@ def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:
     path.write_bytes(path.read_bytes() + b"\n")
     with pytest.raises(IntegrityError, match=r"train\.jsonl"):
         verify_dataset(bench.open_registry(), bench.store, bench.settings, adapter.dataset_digest)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ("rows = 7", "rows"),
+        ("rows_held_out = 7", "rows_held_out"),
+        ("card_sha256 = 'f'", "card_sha256"),
+        ("tokens = '{}'", "tokens"),
+        ("by_classification = '{\"PUBLIC\": 9}'", "by_classification"),
+        ("card_sha256 = NULL, classification = 'SECRET'", "classification"),
+        ("card_sha256 = NULL, file_sha256 = 'f'", "file_sha256"),
+    ],
+)
+def test_a_row_of_a_dataset_that_was_changed_past_the_triggers_is_found(bench: Bench, change: str, fact: str) -> None:
+    adapter = bench.register()
+    registry = bench.open_registry()
+    with registry.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER dataset_no_update"))
+        connection.execute(text(f"UPDATE dataset SET {change}"))
+    with pytest.raises(IntegrityError, match=rf"says otherwise in {fact}\."):
+        verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 
 
 def _files(path: Path) -> set[Path]:

@@ -1,0 +1,239 @@
+"""What is doubtful about the rows of a dataset: counted, with the first row ids and what to do. Findings only warn.
+
+What belongs here: looking at one document at a time. What does not: what stops a dataset (the gates in `stages.py`).
+Of a row nothing is kept but numbers, and the ids of the first few that a finding names.
+"""
+
+import re
+import statistics
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sovereign_pipeline.corpus.document import Document
+
+Role = Literal["letters", "preferences", "labels"]
+
+NEAR_EMPTY_WORDS = 3
+RUNNING_LINE_WORDS = 8
+"""A last line of more words than this is a sentence, not a signature or an item of a list."""
+NEAR_LIMIT = 0.9
+MIN_LETTERS = 20
+ONE_SIDED = 0.8
+"""Share of pairs in which the same side is longer, from which length alone nearly tells the chosen reply. Rewards that
+follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+UNEVEN_LABELS = 0.9
+_IDS_SHOWN = 10
+
+_WORD = re.compile(r"\w+")
+_CLOSING = "\"'”’»)]}*_`> \t"
+_SENTENCE_ENDS = ".!?…:;؟۔。！？"
+_UNFINISHED_ENDS = "-–—ـ,،([{«“/&"
+_UNFINISHED_WORDS = frozenset("the an and or of و في من إلى على أن أو التي الذي".split())  # noqa: SIM905
+_TAGS = "a|b|blockquote|body|br|code|div|em|font|form|h[1-6]|head|hr|html|i|img|li|ol|p|pre|script|span|strong|style"
+_MARKUP = re.compile(
+    rf"</?(?:{_TAGS}|sub|sup|table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>"
+    r"|&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});",
+    re.IGNORECASE,
+)
+_SCRIPTS = {
+    "latin": re.compile(r"[A-Za-z\u00c0-\u024f]+"),
+    "arabic": re.compile(r"[\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]+"),
+    "cyrillic": re.compile(r"[\u0400-\u052f]+"),
+    "greek": re.compile(r"[\u0370-\u03ff]+"),
+    "hebrew": re.compile(r"[\u05d0-\u05ea]+"),
+    "devanagari": re.compile(r"[\u0900-\u097f]+"),
+    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+"),
+}
+_SCRIPT_OF = {
+    **dict.fromkeys(("en", "fr", "de", "es", "it", "pt", "nl", "tr", "sw", "id", "ms", "pl", "sv", "da"), "latin"),
+    **dict.fromkeys(("ar", "fa", "ur", "ps"), "arabic"),
+    **dict.fromkeys(("ru", "uk", "bg"), "cyrillic"),
+    **dict.fromkeys(("hi", "ne", "mr"), "devanagari"),
+    **dict.fromkeys(("zh", "ja"), "han"),
+    "el": "greek",
+    "he": "hebrew",
+}
+
+# Name of the finding -> what it counts, and what to do about it.
+_COMMON: Mapping[str, tuple[str, str]] = {
+    "exact duplicates": (
+        "rows whose text equals that of an earlier row",
+        "Remove copies in the source, unless the same reply is really to weigh more.",
+    ),
+    "empty answers": (
+        "rows with a reply of no characters",
+        "Correct or remove them in the source; the trainer stops at such a row.",
+    ),
+    "near-empty answers": (
+        f"rows with a reply of fewer than {NEAR_EMPTY_WORDS} words",
+        "Look at them: a stamp or a note in place of a reply teaches the model to answer so.",
+    ),
+    "clipped answers": (
+        f"rows whose reply ends in an unfinished mark or word, or in a line of more than {RUNNING_LINE_WORDS} words "
+        "without the end of a sentence",
+        "Look at the export: a column that is too short cuts replies, and the model learns to stop in mid-sentence.",
+    ),
+    "HTML left in": (
+        "rows with tags or entities",
+        "Give the source markup: html, or clean it.",
+    ),
+    "other script than the language's": (
+        f"rows with a text of at least {MIN_LETTERS} letters, most of them in another script than the row's language",
+        "Correct the language of these rows: names are looked for by language. Or leave them out with where.",
+    ),
+    "near the length limit": (
+        f"rows of more than {NEAR_LIMIT:.0%} of max_length, and not above it",
+        "None is cut yet. Longer ones will be: raise max_length before more are added.",
+    ),
+    "over the length limit": (
+        "rows above max_length in tokens, which training leaves out",
+        "Raise max_length, or shorten them; above training.sft.max_cut_share the trainer stops.",
+    ),
+}
+_OF_PAIRS: Mapping[str, tuple[str, str]] = {
+    "chosen equals rejected": (
+        "pairs of equal replies",
+        "Correct the source, or what scrubbing made equal; the dataset is refused as long as there is one.",
+    ),
+    "chosen is the longer one": (
+        f"pairs whose chosen reply is longer; doubtful from a share of {ONE_SIDED:.0%}, or when as rarely",
+        "Add pairs in which the other length was chosen: else the model may learn length in place of what is better.",
+    ),
+}
+_OF_LABELS: Mapping[str, tuple[str, str]] = {
+    "labelled good": (
+        f"replies that people found good; doubtful from a share of {UNEVEN_LABELS:.0%}, or when as rarely",
+        "Add replies of the rarer label, or weigh them when training: KTO learns from both.",
+    ),
+}
+
+
+class Finding(BaseModel):
+    """count, share: of the dataset's rows. rows: ids of the first of them. warns: whether somebody should look at it.
+    numbers: what else is known, such as the median ratio of lengths."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    what: str
+    count: int
+    share: float
+    rows: tuple[str, ...]
+    warns: bool
+    todo: str
+    numbers: dict[str, float] = {}
+
+
+@dataclass
+class _Tally:
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+
+
+class Quality:
+    """Takes the documents of a dataset one at a time. limit: of a row, in tokens."""
+
+    def __init__(self, role: Role, limit: int) -> None:
+        self._kinds = {
+            **_COMMON,
+            **(_OF_PAIRS if role == "preferences" else _OF_LABELS if role == "labels" else {}),
+        }
+        self._limit = limit
+        self._tallies = {name: _Tally() for name in self._kinds}
+        self._ratios = array("d")
+        self.rows = 0
+
+    def add(self, document: Document, tokens: int, *, is_copy: bool) -> None:
+        self.rows += 1
+        if is_copy:
+            self._count("exact duplicates", document)
+        for name in self._found(document, tokens):
+            self._count(name, document)
+
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(self._finding(name) for name in self._kinds)
+
+    def _found(self, document: Document, tokens: int) -> Iterator[str]:
+        answers = [answer for answer in (document.response, document.rejected) if answer is not None]
+        # What a person turned down may well be clipped or short; what is learnt must not be.
+        learnt = "" if document.label is False else document.response
+        if not all(answer.strip() for answer in answers):
+            yield "empty answers"
+        if learnt.strip() and len(list(islice(_WORD.finditer(learnt), NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS:
+            yield "near-empty answers"
+        if is_clipped(learnt):
+            yield "clipped answers"
+        if any(_MARKUP.search(text) for text in (document.subject, document.request, *answers)):
+            yield "HTML left in"
+        if any(is_in_other_script(text, document.language) for text in (document.request, *answers)):
+            yield "other script than the language's"
+        if tokens > self._limit:
+            yield "over the length limit"
+        elif tokens > NEAR_LIMIT * self._limit:
+            yield "near the length limit"
+        if document.rejected is not None:
+            yield from self._found_in_pair(document.response.strip(), document.rejected.strip())
+        if document.label:
+            yield "labelled good"
+
+    def _found_in_pair(self, chosen: str, rejected: str) -> Iterator[str]:
+        if chosen == rejected:
+            yield "chosen equals rejected"
+        if rejected:
+            self._ratios.append(len(chosen) / len(rejected))
+        if len(chosen) > len(rejected):
+            yield "chosen is the longer one"
+
+    def _count(self, name: str, document: Document) -> None:
+        tally = self._tallies[name]
+        tally.count += 1
+        if len(tally.rows) < _IDS_SHOWN:
+            tally.rows.append(document.id)
+
+    def _finding(self, name: str) -> Finding:
+        tally = self._tallies[name]
+        share = tally.count / self.rows if self.rows else 0.0
+        uneven = {"chosen is the longer one": ONE_SIDED, "labelled good": UNEVEN_LABELS}.get(name)
+        what, todo = self._kinds[name]
+        of_pairs = name == "chosen is the longer one" and len(self._ratios) > 0
+        return Finding(
+            name=name,
+            what=what,
+            count=tally.count,
+            share=round(share, 6),
+            rows=tuple(tally.rows),
+            warns=tally.count > 0 if uneven is None else self.rows > 0 and max(share, 1 - share) >= uneven,
+            todo=todo,
+            numbers={"median_length_ratio": round(statistics.median(self._ratios), 4)} if of_pairs else {},
+        )
+
+
+def is_clipped(text: str) -> bool:
+    """Whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
+
+    Its last line decides: it ends in a hyphen, comma, tatweel or opening bracket, or in a word such as `the` or `في`
+    that nothing ends with; or it is long enough to be a sentence and does not end one. Signatures are short lines.
+    """
+    lines = text.strip().splitlines()
+    line = lines[-1].rstrip(_CLOSING) if lines else ""
+    if not line:
+        return False
+    words = line.split()
+    if line[-1] in _UNFINISHED_ENDS or words[-1].casefold() in _UNFINISHED_WORDS:
+        return len(words) > 1
+    return len(words) > RUNNING_LINE_WORDS and line[-1] not in _SENTENCE_ENDS
+
+
+def is_in_other_script(text: str, language: str) -> bool:
+    """Whether most letters of a text are of another script than its language is written in; False where that is not
+    known, or where there are too few letters to tell."""
+    expected = _SCRIPT_OF.get(language)
+    if expected is None:
+        return False
+    letters = {script: sum(map(len, runs.findall(text))) for script, runs in _SCRIPTS.items()}
+    return sum(letters.values()) >= MIN_LETTERS and max(letters, key=lambda script: letters[script]) != expected

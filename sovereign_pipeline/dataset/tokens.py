@@ -1,0 +1,167 @@
+"""How long rows are in tokens of the line's base model, and how many the recipe's limit would cut.
+
+What belongs here: counting, as `training/rows.py` encodes. What does not: what is done about long rows (`quality.py`).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.training.base_models import eos_ids, load_card, model_directory
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
+_IDS_SHOWN = 10
+
+
+class TokenLengths(BaseModel):
+    """Prompt and reply together, in tokens; of a pair the longer side. Percentiles by nearest rank; 0 for no rows.
+
+    over_limit: rows that training leaves out, since a row without its end teaches the model not to stop.
+    over_limit_rows: ids of the first of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    shortest: int
+    p50: int
+    p90: int
+    p95: int
+    p99: int
+    longest: int
+    over_limit: int
+    over_limit_rows: tuple[str, ...]
+
+    @property
+    def over_limit_share(self) -> float:
+        return self.over_limit / self.rows if self.rows else 0.0
+
+
+class TokenNumbers(BaseModel):
+    """limit: the recipe's max_length. tokenizer: name of each file it is read from -> SHA-256."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_model: str
+    tokenizer: dict[str, str]
+    limit: int
+    training: TokenLengths
+    held_out: TokenLengths
+
+
+def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
+    """Name -> SHA-256 of every file of the base model but its weights: what a tokenizer is read from.
+
+    Raises NotFoundError for an unknown model, and IntegrityError naming the command that fetches it when a file is not
+    there, or naming the file that is not the pinned one.
+    """
+    card = load_card(workplace.settings, workplace.line.training.base_model)
+    directory = model_directory(workplace.settings, card)
+    digests = {}
+    for name, pinned in sorted(card.files.items()):
+        if name.endswith(_WEIGHTS):
+            continue
+        path = directory / name
+        if not path.is_file():
+            raise IntegrityError(
+                f"{path}: the tokenizer of the base model {card.name} is not there, and a dataset states how long its "
+                f"rows are in its tokens. Run `sovereign models fetch {card.name}`, or restore it."
+            )
+        digests[f"models/{card.name}/{name}"] = file_sha256(path)
+        if digests[f"models/{card.name}/{name}"] != pinned:
+            raise IntegrityError(
+                f"{path}: not the pinned bytes of the base model {card.name}. Restore it, or remove {directory} and "
+                f"run `sovereign models fetch {card.name}`."
+            )
+    return digests
+
+
+@dataclass(frozen=True)
+class BaseTokenizer:
+    """The tokenizer of a line's base model, read when it is first asked for."""
+
+    workplace: Workplace
+
+    def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
+        """Tokens of each user message with its reply, in the chat template, up to the last end of a turn: as long as
+        `training.rows` makes them, with every exchange encoded once and in batches."""
+        if not exchanges:
+            return []
+        tokenizer, ends = self.loaded
+        conversations = [
+            [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}] for asked, reply in exchanges
+        ]
+        shown = tokenizer.apply_chat_template(conversations, tokenize=False)
+        encoded = tokenizer(shown, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [
+            max((place for place, token in enumerate(ids, 1) if token in ends), default=len(ids)) for ids in encoded
+        ]
+
+    @cached_property
+    def loaded(self) -> tuple[Any, frozenset[int]]:
+        """The tokenizer, and the ids that end a turn."""
+        go_offline()
+        from transformers import AutoTokenizer
+
+        directory = model_directory(
+            self.workplace.settings, load_card(self.workplace.settings, self.workplace.line.training.base_model)
+        )
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True), frozenset(eos_ids(directory))
+
+
+@dataclass
+class TokenCounts:
+    """Takes lengths one at a time; memory grows with the number of different lengths only."""
+
+    limit: int
+    _lengths: Counter[int] = field(default_factory=Counter)
+    _over: list[str] = field(default_factory=list)
+
+    def add(self, row_id: str, tokens: int) -> None:
+        self._lengths[tokens] += 1
+        if tokens > self.limit and len(self._over) < _IDS_SHOWN:
+            self._over.append(row_id)
+
+    def result(self) -> TokenLengths:
+        return TokenLengths(
+            rows=self._lengths.total(),
+            shortest=min(self._lengths, default=0),
+            p50=self._percentile(50),
+            p90=self._percentile(90),
+            p95=self._percentile(95),
+            p99=self._percentile(99),
+            longest=max(self._lengths, default=0),
+            over_limit=sum(count for tokens, count in self._lengths.items() if tokens > self.limit),
+            over_limit_rows=tuple(self._over),
+        )
+
+    def _percentile(self, percent: int) -> int:
+        """The smallest length that at least so many percent of the rows do not exceed."""
+        wanted = -(-self._lengths.total() * percent // 100)
+        seen = 0
+        for tokens, count in sorted(self._lengths.items()):
+            seen += count
+            if seen >= wanted:
+                return tokens
+        return 0
+
+
+def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
+    """One row a side, for people."""
+    sides = {"training": numbers.training, "held out": numbers.held_out}
+    return [
+        {
+            "side": side,
+            **lengths.model_dump(exclude={"over_limit_rows"}),
+            "share over limit": f"{lengths.over_limit_share:.1%}",
+        }
+        for side, lengths in sides.items()
+    ]

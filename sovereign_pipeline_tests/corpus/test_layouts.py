@@ -1,0 +1,337 @@
+"""ShareGPT, Alpaca and HH rows by the recipe: what becomes request and reply, what is quarantined, nothing lost."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.line import Quarantine, Source
+from sovereign_pipeline_tests.conftest import LADDER
+
+Row = dict[str, Any]
+IMPORTED = {
+    "constants": {"author": "", "department": "", "date": "2024-01-01", "language": "en"},
+    "classification_floor": "PUBLIC",
+    "id_from_row": True,
+    "case_from_row": True,
+    "licence": "invented",
+    "retention": "1 year",
+}
+
+
+def read(path: Path, **recipe: Any) -> tuple[list[Document], list[Quarantined]]:
+    source = Source(**{"name": "imported", "path": path, **IMPORTED, **recipe})
+    reader = SourceReader(source, path, Quarantine(max_row_bytes=20_000), ClassificationLadder(tuple(LADDER)), set())
+    outcomes = list(reader)
+    documents = [each for each in outcomes if isinstance(each, Document)]
+    quarantined = [each for each in outcomes if isinstance(each, Quarantined)]
+    assert reader.count.rows == len(documents) + len(quarantined) + reader.count.not_selected
+    return documents, quarantined
+
+
+def read_rows(tmp_path: Path, rows: list[Any], **recipe: Any) -> tuple[list[Document], list[Quarantined]]:
+    """The same rows as JSONL and as one JSON array must give the same."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    array = tmp_path / "rows.json.gz"
+    array.write_bytes(gzip.compress(json.dumps(rows, indent=1).encode()))
+    as_lines, as_array = read(path, **recipe), read(array, **recipe)
+    assert as_lines == as_array
+    return as_lines
+
+
+def turns(*said: str, names: tuple[str, str] = ("from", "value"), first: str = "human") -> list[Row]:
+    speakers = ["human", "gpt"] if names[0] == "from" else ["user", "assistant"]
+    if first != "human":
+        speakers.reverse()
+    return [{names[0]: speakers[place % 2], names[1]: text} for place, text in enumerate(said)]
+
+
+@pytest.mark.parametrize(("key", "names"), [("conversations", ("from", "value")), ("messages", ("role", "content"))])
+def test_sharegpt_of_one_exchange_is_request_and_reply(tmp_path: Path, key: str, names: tuple[str, str]) -> None:
+    (document,), _ = read_rows(tmp_path, [{key: turns("Is it out? ", "It is.", names=names)}], layout="sharegpt")
+    assert (document.request, document.response, document.subject) == ("Is it out?", "It is.", "")
+    assert (document.id, document.case, document.author) == ("imported-1", "imported-1", "")
+
+
+def test_earlier_turns_are_kept_in_the_request_as_a_transcript(tmp_path: Path) -> None:
+    rows = [{"system": "Be brief.", "conversations": turns("Out?", "Yes.", "Since when?", "Monday.")}]
+    (document,), _ = read_rows(tmp_path, rows, layout="sharegpt")
+    assert document.request == "Be brief.\n\nHuman: Out?\n\nAssistant: Yes.\n\nHuman: Since when?"
+    assert document.response == "Monday."
+
+
+@pytest.mark.parametrize("told", [lambda text: text, lambda text: {"from": "gpt", "value": text}])
+def test_sharegpt_pairs_and_labels(tmp_path: Path, told: Callable[[str], Any]) -> None:
+    pair = {"conversations": turns("Out?"), "chosen": told("Yes, it is."), "rejected": told("No.")}
+    (document,), _ = read_rows(tmp_path, [pair], layout="sharegpt", role="preferences")
+    assert (document.request, document.response, document.rejected) == ("Out?", "Yes, it is.", "No.")
+    labelled = [{"messages": turns("Out?", "Yes."), "label": label} for label in (True, False, "TRUE", 0)]
+    documents, _ = read_rows(tmp_path, labelled, layout="sharegpt", role="labels")
+    assert [document.label for document in documents] == [True, False, True, False]
+    assert all(document.is_preference for document in documents)
+
+
+def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Translate.", "input": "lamp", "output": "مصباح"},
+        {"instruction": "Say hello.", "input": "", "output": "Hello."},
+        {"instruction": "And again.", "output": "Hello.", "system": "Polite.", "history": [["Hello?", "Yes?"]]},
+    ]
+    documents, _ = read_rows(tmp_path, rows, layout="alpaca")
+    assert [document.request for document in documents] == [
+        "Translate.\n\nlamp",
+        "Say hello.",
+        "Polite.\n\nHuman: Hello?\n\nAssistant: Yes?\n\nHuman: And again.",
+    ]
+    pair = {"instruction": "Say hello.", "chosen": "Hello.", "rejected": "No."}
+    (document,), _ = read_rows(tmp_path, [pair], layout="alpaca", role="preferences")
+    assert (document.response, document.rejected) == ("Hello.", "No.")
+
+
+HH_FORMS: dict[str, Row] = {
+    "transcripts": {
+        "chosen": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant: Mended.",
+        "rejected": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant: No.",
+    },
+    "messages with a prompt": {
+        "prompt": turns("Out?", "Where?", "Pier.", names=("role", "content")),
+        "chosen": [{"role": "assistant", "content": "Mended."}],
+        "rejected": [{"role": "assistant", "content": "No."}],
+    },
+    "whole messages": {
+        "prompt": "Out?",
+        "chosen": turns("Out?", "Where?", "Pier.", "Mended.", names=("role", "content")),
+        "rejected": turns("Out?", "Where?", "Pier.", "No.", names=("role", "content")),
+    },
+    "prompt as a transcript": {
+        "prompt": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant:",
+        "chosen": " Mended.",
+        "rejected": " No.",
+    },
+}
+
+
+@pytest.mark.parametrize("form", HH_FORMS)
+def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path, form: str) -> None:
+    (document,), _ = read_rows(tmp_path, [HH_FORMS[form]], layout="hh", role="preferences")
+    assert document.request == "Human: Out?\n\nAssistant: Where?\n\nHuman: Pier."
+    assert (document.response, document.rejected) == ("Mended.", "No.")
+
+
+def test_hh_of_one_exchange_has_no_mark_in_its_request(tmp_path: Path) -> None:
+    row = {"chosen": "\n\nHuman: Out?\n\nAssistant: Yes.", "rejected": "\n\nHuman: Out?\n\nAssistant: No."}
+    (document,), _ = read_rows(tmp_path, [row], layout="hh", role="preferences")
+    assert document.request == "Out?"
+
+
+PAIR = {"conversations": turns("Out?"), "chosen": "Yes.", "rejected": "No."}
+BROKEN: list[tuple[str, str, Any, str]] = [
+    ("sharegpt", "letters", {"conversation": []}, "no list of turns under conversations or messages"),
+    ("sharegpt", "letters", {"conversations": []}, "the last turn is not the assistant's"),
+    ("sharegpt", "letters", {"conversations": turns("Out?")}, "the last turn is not the assistant's"),
+    ("sharegpt", "letters", {"conversations": turns("Yes.", "Out?", first="gpt")}, "turn 1 is out of order"),
+    ("sharegpt", "letters", {"conversations": turns("a", "b") + turns("c", "d", first="gpt")}, "turn 3 is out of"),
+    ("sharegpt", "letters", {"conversations": [{"from": "tool", "value": "x"}]}, "turn 1 is of an unknown speaker"),
+    ("sharegpt", "letters", {"conversations": [{"from": "human"}]}, "turn 1 has neither from and value"),
+    ("sharegpt", "letters", {"conversations": ["Out?"]}, "turn 1 has neither from and value"),
+    ("sharegpt", "letters", {"messages": [{"role": "user", "content": ["x"]}]}, "turn 1 is not text"),
+    ("sharegpt", "letters", {"conversations": turns("Out?", " ")}, "turn 2 is empty"),
+    ("sharegpt", "letters", {"conversations": turns("Out?", "\ud800")}, "holds half a character"),
+    ("sharegpt", "letters", ["Out?"], "not a JSON object"),
+    ("sharegpt", "preferences", {**PAIR, "rejected": None}, "missing field: rejected"),
+    ("sharegpt", "preferences", {**PAIR, "chosen": turns("Yes.")[0]}, "chosen is not a turn of the assistant"),
+    ("sharegpt", "preferences", {**PAIR, "conversations": turns("Out?", "Yes.")}, "the last turn is not the human's"),
+    ("sharegpt", "labels", {"messages": turns("Out?", "Yes.")}, "missing field: label"),
+    ("sharegpt", "labels", {"messages": turns("Out?", "Yes."), "label": 4}, "label is neither true nor false"),
+    ("alpaca", "letters", {"instruction": "Say.", "input": ""}, "missing field: output"),
+    ("alpaca", "letters", {"instruction": " ", "input": "x", "output": "y"}, "missing field: instruction"),
+    ("alpaca", "letters", {"instruction": "Say.", "input": 5, "output": "y"}, "input is not text"),
+    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": "x"}, "history is not a list"),
+    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": [["x"]]}, "history 1 is not a request"),
+    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": [["x", ""]]}, "history 1 has an empty"),
+    ("hh", "preferences", {"chosen": "Human: a\n\nAssistant: b"}, "missing field: rejected"),
+    ("hh", "preferences", {"chosen": "b", "rejected": "c"}, "missing field: prompt"),
+    ("hh", "preferences", {"chosen": "Human: a\n\nAssistant:", "rejected": "Human: a"}, "turn 2 is empty"),
+    (
+        "hh",
+        "preferences",
+        {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: x\n\nAssistant: c"},
+        "chosen and rejected differ before their last reply",
+    ),
+    (
+        "hh",
+        "preferences",
+        {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a\n\nAssistant: b\n\nHuman: c"},
+        "chosen and rejected differ before their last reply",
+    ),
+    ("hh", "preferences", {"chosen": [], "rejected": []}, "the last turn is not the assistant's"),
+]
+
+
+@pytest.mark.parametrize(("layout", "role", "row", "reason"), BROKEN)
+def test_a_broken_row_is_quarantined_and_its_neighbours_are_read(
+    tmp_path: Path, layout: str, role: str, row: Any, reason: str
+) -> None:
+    good: Row = {
+        "conversations": turns("Out?") if role == "preferences" else turns("Out?", "Yes."),
+        "instruction": "Say.",
+        "output": "Yes.",
+        "prompt": "Out?",
+        "chosen": "Yes.",
+        "rejected": "No.",
+        "label": True,
+    }
+    documents, (broken,) = read_rows(tmp_path, [good, row, good], layout=layout, role=role)
+    assert [document.id for document in documents] == ["imported-1", "imported-3"]
+    assert broken.row == 2
+    assert broken.reason.startswith(reason)
+
+
+def test_without_the_recipes_word_a_row_gets_neither_id_nor_case(tmp_path: Path) -> None:
+    row = {"instruction": "Say.", "output": "y"}
+    _, (broken,) = read_rows(tmp_path, [row], layout="alpaca", id_from_row=False, case_from_row=False)
+    assert broken.reason == "missing field: id, case"
+    _, (broken,) = read_rows(tmp_path, [row], layout="alpaca", constants={"language": "en"})
+    assert broken.reason == "missing field: department, author, date"
+
+
+def test_own_ids_cases_and_conditions_of_an_imported_file_are_used(tmp_path: Path) -> None:
+    rows = [
+        {"n": number, "file": f"F-{number % 2}", "keep": number != 2, "instruction": "Say.", "output": f"y{number}"}
+        for number in range(4)
+    ]
+    documents, quarantined = read_rows(
+        tmp_path, rows, layout="alpaca", columns={"id": "n", "case": "file"}, where={"keep": True}
+    )
+    assert not quarantined
+    assert [(document.id, document.case) for document in documents] == [("0", "F-0"), ("1", "F-1"), ("3", "F-1")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"instruction": "Say.", "output": "y"}', "must be one array of objects"),
+        (b'[{"instruction": "Say.", "output": "y"}', "element 2|element 1"),
+        (b'[{"instruction": "Say.", "output": "y"},]', "element 2"),
+        (b'[{"instruction": "Say.", "output": "y"} {"a": 1}]', "element 1"),
+        (b'[{"instruction": "Say, "output": "y"}, {"a": 1}]', "element 1"),
+        (b'[{"instruction": "Say.", "output": "y"}] []', "follows the array's end"),
+        (b"[" + b'{"output": "' + b"x" * 200_000 + b'"}]', "element 1"),
+    ],
+)
+def test_an_array_whose_elements_cannot_be_told_apart_stops_the_source(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=message) as refused:
+        read(path, layout="alpaca")
+    assert "rows.json" in str(refused.value)
+    assert "Say" not in str(refused.value)
+
+
+def test_an_element_of_wrong_bytes_or_too_many_is_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    good = b'{"instruction": "Say.", "output": "y"}'
+    long = b'{"instruction": "Say.", "output": "' + b"x" * 30_000 + b'"}'
+    path.write_bytes(b"\xef\xbb\xbf [" + b" ,\n".join([good, b'{"instruction": "L\xe4"}', long, good]) + b" ]\n")
+    documents, quarantined = read(path, layout="alpaca")
+    assert [document.id for document in documents] == ["imported-1", "imported-4"]
+    assert [(each.row, each.reason) for each in quarantined] == [(2, "not UTF-8"), (3, "longer than 20,000 bytes")]
+
+
+def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(" [ ] ")
+    assert read(path, layout="alpaca") == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"layout": "hh"}, "give the source the role preferences"),
+        ({"layout": "alpaca", "columns": {"response": "output"}}, "takes response out of the row itself"),
+        ({"layout": "alpaca", "constants": {"language": ""}}, "the constant 'language' is empty"),
+        ({"layout": "vicuna"}, "layout"),
+    ],
+)
+def test_a_recipe_that_contradicts_its_layout_is_refused(tmp_path: Path, recipe: Row, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "rows.jsonl", **recipe)
+
+
+# ── properties ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+word = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | word,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(word, inner, max_size=3),
+    max_leaves=5,
+)
+turn = st.builds(
+    lambda names, speaker, text: {names[0]: speaker, names[1]: text},
+    st.sampled_from([("from", "value"), ("role", "content")]),
+    st.sampled_from(["human", "gpt", "user", "assistant", "system"]) | values,
+    word | values,
+)
+conversation = st.lists(turn, max_size=4) | values
+KEYS = (
+    "conversations",
+    "messages",
+    "chosen",
+    "rejected",
+    "prompt",
+    "label",
+    "instruction",
+    "input",
+    "output",
+    "history",
+)
+any_row = st.fixed_dictionaries({}, optional={key: conversation | word for key in KEYS}) | values
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(any_row, max_size=6),
+    st.sampled_from([("sharegpt", role) for role in ("letters", "preferences", "labels")])
+    | st.sampled_from([("alpaca", role) for role in ("letters", "preferences", "labels")])
+    | st.just(("hh", "preferences")),
+)
+def test_however_rows_are_broken_each_is_a_document_or_quarantined(
+    tmp_path: Path, rows: list[Any], layout_and_role: tuple[str, str]
+) -> None:
+    layout, role = layout_and_role
+    documents, quarantined = read_rows(tmp_path, rows, layout=layout, role=role)
+    assert len(documents) + len(quarantined) == len(rows)
+    assert {document.id for document in documents} | {f"imported-{each.row}" for each in quarantined} == {
+        f"imported-{number}" for number in range(1, len(rows) + 1)
+    }
+
+
+said = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
+    lambda text: text == text.strip() and "Human:" not in text and "Assistant:" not in text
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(said, min_size=2, max_size=6).filter(lambda texts: len(texts) % 2 == 0), said)
+def test_no_word_of_a_conversation_is_lost_or_changed_in_any_layout(
+    tmp_path: Path, texts: list[str], other: str
+) -> None:
+    *asked, reply = texts
+    (shared,), _ = read_rows(tmp_path, [{"conversations": turns(*texts)}], layout="sharegpt")
+    transcript = "".join(f"\n\n{('Human', 'Assistant')[place % 2]}: {text}" for place, text in enumerate(asked))
+    sides = {"chosen": f"{transcript}\n\nAssistant: {reply}", "rejected": f"{transcript}\n\nAssistant: {other}"}
+    (pair,), _ = read_rows(tmp_path, [sides], layout="hh", role="preferences")
+    assert shared.request == pair.request == (asked[0] if len(asked) == 1 else transcript.strip())
+    assert (shared.response, pair.response, pair.rejected) == (reply, reply, other)
