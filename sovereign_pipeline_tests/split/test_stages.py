@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.split import stages
-from sovereign_pipeline.split.similarity import NearDuplicates
+from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.split.chain import documents_of, materialize, scrubbing_that, split_stage
@@ -111,7 +112,7 @@ def _torn_apart(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         ),
         (
             {"author": "Only One"},
-            "1 authors are on both sides",
+            "1 author crosses",
         ),
     ],
 )
@@ -217,7 +218,8 @@ def test_a_pair_that_minhash_misses_is_tied_all_the_same(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     institution.rows += [letter(number, id=f"S-{number}", case=f"OTHER/{number}") for number in range(40)]
-    monkeypatch.setattr(stages, "near_duplicates", lambda shingles, threshold: NearDuplicates([], 0, 0))
+    nothing = NearDuplicates(np.empty((0, 2), np.int64), 0, 0, 0)
+    monkeypatch.setattr(stages, "near_duplicates", lambda *arguments: nothing)
     split, verdicts = materialize(institution.workplace(), split_stage())
     proof = json.loads(split.file(PROOF).read_bytes())
     assert verdicts[GATE].passed, verdicts[GATE].message
