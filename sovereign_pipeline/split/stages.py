@@ -27,7 +27,7 @@ from sovereign_pipeline.split.near_duplicates import (
     compared_share,
     near_duplicates,
 )
-from sovereign_pipeline.split.paraphrases import embed_documents, paraphrase_pairs
+from sovereign_pipeline.split.paraphrases import ROUNDING, embed_documents, paraphrase_pairs, stop_without_the_model
 from sovereign_pipeline.split.reading import Columns, read_author_keys, read_columns
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE
@@ -81,6 +81,8 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
     """
     recipe = workplace.line.split
     documents = inputs[SCRUBBED_CORPUS.kind].file(DOCUMENTS)
+    if recipe.paraphrases:
+        stop_without_the_model()
     with workplace.store.workspace() as scratch:
         corpus = _read(documents, recipe, _author_keys(workplace, inputs[SCRUBBED_CORPUS.kind]), scratch)
         _stop_at_repeated_ids(corpus.columns.ids, documents)
@@ -146,7 +148,7 @@ def _assign(corpus: _Corpus, recipe: Split, scratch: Path) -> _Assignment:
     similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard)
     tied = [similar.pairs]
     if recipe.paraphrases and corpus.vectors is not None:
-        tied.append(paraphrase_pairs(corpus.vectors, corpus.vectors, recipe.paraphrases.cosine))
+        tied.append(paraphrase_pairs(corpus.vectors, corpus.vectors, recipe.paraphrases.cosine - ROUNDING))
     paraphrases = sum(int((pairs[:, 0] < pairs[:, 1]).sum()) for pairs in tied[1:])
     late_pairs = 0
     while True:
@@ -331,7 +333,7 @@ def _held_out_without_a_newer(held: _Corpus, train: _Corpus, rarity: Rarity, rec
     shingles, days = held.columns.shingles, held.columns.days
     tied = [near_duplicates(shingles, rarity, recipe.near_duplicate_jaccard).pairs]
     if recipe.paraphrases and held.vectors is not None:
-        tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine))
+        tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING))
 
     def without() -> "NDArray[np.int64]":
         component_of = components(len(held.columns), held.ties.values(), tied)
