@@ -66,10 +66,10 @@ def near_duplicates(shingles: Shingles, rarity: Rarity, threshold: float) -> Nea
 def compared_share(threshold: float) -> float:
     """The share of its shingles, rarest first, by which a document is compared.
 
-    Of two sets of sizes n <= m with Jaccard >= t, the larger holds at most m - n·t·(1 + m/n)/(1 + t) shingles that the
-    smaller has not, so that parts of this share q have in common at least what the same count of rarest common
-    shingles is. It is worst for m = n/t, where the Jaccard of the parts is (q - 1 + t) / (q·t + 1 - t); solved for q
-    so that this is LEAST_JACCARD_OF_PARTS. For thresholds below that, the whole document is compared.
+    Two sets of n <= m shingles with Jaccard >= t have at least o = t·(n + m)/(1 + t) in common, and of their rarest
+    parts, a share q of each, at least the rarest min(q·n - (n - o), q·m - (m - o)) of these. The parts are least
+    similar for m = n/t, where that makes their Jaccard (q - 1 + t)/(q·t + 1 - t); q is chosen so that this is
+    LEAST_JACCARD_OF_PARTS. For thresholds below that the whole document is compared.
     """
     least = LEAST_JACCARD_OF_PARTS
     return min(1.0, (1 - threshold) * (1 + least) / (1 - threshold * least))
