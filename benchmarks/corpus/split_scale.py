@@ -360,7 +360,7 @@ def step_recall(directory: Path) -> dict[str, Any]:
     with workplace.store.workspace() as scratch:
         columns = read_columns(documents, scratch)
         found = near_duplicates(
-            columns.shingles, Rarity.of(columns.shingles), workplace.line.split.near_duplicate_jaccard
+            columns.shingles, Rarity.of(scratch, columns.shingles), workplace.line.split.near_duplicate_jaccard
         )
     component_of = components(len(columns), [], [found.pairs]).tolist()
     number_of = {id: number for number, id in enumerate(columns.ids)}

@@ -4,28 +4,32 @@ What belongs here: the measurement that the proof states and that the gate repea
 sides were made.
 """
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovereign_pipeline.split.shingles import Rarity, Shingles, jaccard_of_pairs, runs_of_about
+from sovereign_pipeline.split.shingles import (
+    HASH_BITS,
+    Rarity,
+    Shingles,
+    cut_into_parts,
+    jaccard_of_pairs,
+    parts_for,
+    runs_of_about,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_SHINGLES_PER_PART = 1 << 24
 _MEETINGS_PER_BLOCK = 1 << 22
 
 # A posting is one of the rarest shingles of a row. key: what it is looked up by; rest: how many shingles of its row do
 # not come before it.
 _POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
-_SIZE_BITS = 20
-_KEY_BITS = 64 - _SIZE_BITS
+_SIZE_BITS = 64 - HASH_BITS
 _ROUNDING = 1e-9
 
 
@@ -63,12 +67,12 @@ def crossing_near_duplicates(
     """
     import numpy as np
 
-    parts = 1 + (int(held_out.sizes.sum()) + int(train.sizes.sum())) // _SHINGLES_PER_PART
+    parts = parts_for(held_out, train)
     found = [np.empty((0, 2), np.int64)]
     compared = 0
     with (
-        _postings(held_out, rarity, threshold, parts, scratch) as held_files,
-        _postings(train, rarity, threshold, parts, scratch) as train_files,
+        cut_into_parts(_postings(held_out, rarity, threshold), parts, scratch) as held_files,
+        cut_into_parts(_postings(train, rarity, threshold), parts, scratch) as train_files,
     ):
         for held_file, train_file in zip(held_files, train_files, strict=True):
             held, other = _by_key(held_file, held_out), _by_key(train_file, train)
@@ -91,30 +95,24 @@ class _Postings:
     sizes: "NDArray[np.int64]"
 
 
-@contextmanager
-def _postings(side: Shingles, rarity: Rarity, threshold: float, parts: int, scratch: Path) -> Iterator[list[Path]]:
-    """Files with the prefixes of all rows (of n shingles the n - ceil(t·n) + 1 rarest), cut into parts by hash."""
+def _postings(
+    side: Shingles, rarity: Rarity, threshold: float
+) -> Iterator[tuple["NDArray[np.void]", "NDArray[np.uint64]"]]:
+    """Blocks of the prefixes of all rows (of n shingles the n - ceil(t·n) + 1 rarest), and the hash of each shingle."""
     import numpy as np
 
-    with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
-        paths = [Path(directory) / f"{part}.postings" for part in range(parts)]
-        files = [opened.enter_context(path.open("wb")) for path in paths]
-        for rows in side.blocks():
-            block = rarity.rarest_first(side.read(rows))
-            position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
-            prefix = block.sizes - np.ceil(threshold * block.sizes - _ROUNDING).astype(np.int64) + 1
-            inside = position < np.repeat(prefix, block.sizes)
-            own, sizes = block.rows[inside], block.sizes
-            hashes = block.values[inside] & np.uint64((1 << _KEY_BITS) - 1)
-            postings = np.empty(own.size, _POSTING)
-            postings["key"] = _key(hashes << np.uint64(_SIZE_BITS), sizes[own])
-            postings["row"] = rows[own]
-            postings["rest"] = sizes[own] - position[inside]
-            part_of = (hashes * np.uint64(parts)) >> np.uint64(_KEY_BITS)
-            for part, file in enumerate(files):
-                postings[part_of == part].tofile(file)
-        opened.close()
-        yield paths
+    for rows in side.blocks():
+        block = rarity.rarest_first(side.read(rows))
+        position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
+        prefix = block.sizes - np.ceil(threshold * block.sizes - _ROUNDING).astype(np.int64) + 1
+        inside = position < np.repeat(prefix, block.sizes)
+        own, sizes = block.rows[inside], block.sizes
+        hashes = block.values[inside] & np.uint64((1 << HASH_BITS) - 1)
+        postings = np.empty(own.size, _POSTING)
+        postings["key"] = _key(hashes << np.uint64(_SIZE_BITS), sizes[own])
+        postings["row"] = rows[own]
+        postings["rest"] = sizes[own] - position[inside]
+        yield postings, hashes
 
 
 def _by_key(file: Path, side: Shingles) -> _Postings:

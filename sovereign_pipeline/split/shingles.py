@@ -5,10 +5,12 @@ shingle is (`similarity.py`), and which pairs are worth a comparison (`near_dupl
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
 
-_RARITY_SAMPLE = 1 << 25
-_RARITY_SLOTS = 1 << 24
+_SHINGLES_PER_PART = 1 << 24
+_RARITY_SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
-_HASH_BITS = 44
+HASH_BITS = 44
 TOKEN_BITS = 52
 
 
@@ -124,28 +126,31 @@ def jaccard_of_pairs(
 class Rarity:
     """One order of all shingles, rarest first, that every part of the split uses.
 
-    levels: for each slot of a hash table the logarithm of how often the commonest of its shingles was seen; 0 where
-    none was seen twice. An estimate is enough: the finding and the check are right with any order, and fast with one
-    that puts what many letters share at the end.
+    levels: for each slot of a hash table the logarithm of how often the commonest of its shingles occurs; 0 where none
+    occurs twice. The finding and the check are right with any order; they are fast with one that puts what many letters
+    share at the end.
     """
 
     levels: "NDArray[np.uint8]"
 
     @staticmethod
-    def of(*sides: Shingles) -> "Rarity":
-        """Counted over evenly spread rows that hold about 32 million shingles, or all rows if they hold fewer."""
+    def of(scratch: Path, *sides: Shingles) -> "Rarity":
+        """Counted over all rows of the sides. scratch: a directory for the shingles while they are sorted by part."""
         import numpy as np
 
-        stride = 1 + sum(int(side.sizes.sum()) for side in sides) // _RARITY_SAMPLE
-        sampled = [side.read(np.arange(0, len(side), stride)).values for side in sides]
-        hashes = np.sort(np.concatenate(sampled))
-        first = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1]))) if hashes.size else np.empty(0, int)
-        counts = np.diff(first, append=hashes.size)
-        repeated = counts > 1
-        counts, hashes = counts[repeated], hashes[first[repeated]]
-        ascending = np.argsort(counts, kind="stable")
         levels = np.zeros(_RARITY_SLOTS, np.uint8)
-        levels[_slots(hashes[ascending])] = np.log2(counts[ascending]) * _LEVELS_PER_OCTAVE
+        with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
+            for path in paths:
+                hashes = np.sort(np.fromfile(path, np.uint64))
+                first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+                counts = np.diff(first, append=hashes.size)
+                repeated = np.flatnonzero(counts > 1)
+                repeated = repeated[
+                    np.argsort(counts[repeated])
+                ]  # so that the commonest of a slot comes last and stays
+                slots = _slots(hashes[first[repeated]])
+                level = (np.log2(counts[repeated]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
+                levels[slots] = np.maximum(levels[slots], level)
         return Rarity(levels)
 
     def rarest_first(self, block: Block) -> Block:
@@ -157,10 +162,45 @@ class Rarity:
         import numpy as np
 
         assert block.sizes.size <= ROWS_PER_BLOCK
-        tokens = block.values >> np.uint64(64 - _HASH_BITS)
-        tokens |= self.levels[_slots(block.values)].astype(np.uint64) << np.uint64(_HASH_BITS)
+        tokens = block.values >> np.uint64(64 - HASH_BITS)
+        tokens |= self.levels[_slots(block.values)].astype(np.uint64) << np.uint64(HASH_BITS)
         row = block.rows.astype(np.uint64) << np.uint64(TOKEN_BITS)
         return Block(np.sort(row | tokens) & np.uint64((1 << TOKEN_BITS) - 1), block.sizes)
+
+
+def parts_for(*sides: Shingles) -> int:
+    """Into how many parts to cut what is made of all shingles of the sides, so that one part fits well into memory."""
+    return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
+
+
+@contextmanager
+def cut_into_parts(
+    blocks: Iterable[tuple["NDArray[Any]", "NDArray[np.uint64]"]], parts: int, scratch: Path
+) -> Iterator[list[Path]]:
+    """Files under `scratch`, one for each part, with the records of all blocks that belong to it.
+
+    blocks: (records, as many numbers of HASH_BITS bits that decide the part, equal ones the same).
+    """
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
+        paths = [Path(directory) / f"{part}" for part in range(parts)]
+        files = [opened.enter_context(path.open("wb")) for path in paths]
+        for records, numbers in blocks:
+            part_of = (numbers * np.uint64(parts)) >> np.uint64(HASH_BITS)
+            for part, file in enumerate(files):
+                records[part_of == part].tofile(file)
+        opened.close()
+        yield paths
+
+
+def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]]:
+    import numpy as np
+
+    for side in sides:
+        for rows in side.blocks():
+            hashes = side.read(rows).values
+            yield hashes, hashes >> np.uint64(64 - HASH_BITS)
 
 
 def _slots(hashes: "NDArray[np.uint64]") -> "NDArray[np.int64]":

@@ -144,7 +144,7 @@ def _assign(corpus: _Corpus, recipe: Split, scratch: Path) -> _Assignment:
     """Tie, choose, and measure; what the measurement finds (a pair that MinHash missed) is tied and the choice is made
     again. Ends, because every such pair joins two components."""
     columns = corpus.columns
-    rarity = Rarity.of(columns.shingles)
+    rarity = Rarity.of(scratch, columns.shingles)
     similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard)
     tied = [similar.pairs]
     if recipe.paraphrases and corpus.vectors is not None:
@@ -271,7 +271,7 @@ def judge_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: I
     with workplace.store.workspace() as scratch:
         train = _read(artifact.file(TRAIN), recipe, author_keys, scratch)
         held = _read(artifact.file(HELD_OUT), recipe, author_keys, scratch)
-        rarity = Rarity.of(held.columns.shingles, train.columns.shingles)
+        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
         similar = crossing_near_duplicates(
             held.columns.shingles, train.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch
         ).pairs

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.split import crossing
 from sovereign_pipeline.split.crossing import crossing_keys, crossing_near_duplicates
 from sovereign_pipeline.split.shingles import Rarity, write_shingles
 from sovereign_pipeline.split.similarity import mixed
@@ -24,7 +23,7 @@ def found_in(held_out: Rows, train: Rows, threshold: float) -> list[tuple[int, .
             write_shingles(Path(directory) / name, [np.sort(mixed(np.array(sorted(row), np.uint64))) for row in side])
             for name, side in (("held_out", held_out), ("train", train))
         ]
-        found = crossing_near_duplicates(*sides, Rarity.of(*sides), threshold, Path(directory))
+        found = crossing_near_duplicates(*sides, Rarity.of(Path(directory), *sides), threshold, Path(directory))
     return [tuple(pair) for pair in found.pairs.tolist()]
 
 
@@ -53,9 +52,9 @@ def test_finds_rows_made_from_one_another(data: st.DataObject, threshold: float)
     assert found_in(held_out, train, threshold) == brute_force(held_out, train, threshold)
 
 
-@pytest.mark.parametrize("bound", ["_MEETINGS_PER_BLOCK", "_SHINGLES_PER_PART"])
+@pytest.mark.parametrize("bound", ["crossing._MEETINGS_PER_BLOCK", "shingles._SHINGLES_PER_PART"])
 def test_equals_the_brute_force_in_many_small_blocks(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(crossing, bound, 20)
+    monkeypatch.setattr(f"sovereign_pipeline.split.{bound}", 20)
     rng = np.random.default_rng(5)
     held_out, train = ([set(rng.integers(0, 12, 9).tolist()) for _ in range(40)] for _ in range(2))
     found = found_in(held_out, train, 0.7)
@@ -76,7 +75,7 @@ def test_what_all_rows_share_costs_no_comparisons(tmp_path: Path) -> None:
         )
         for side in (100, 500)
     ]
-    found = crossing_near_duplicates(*sides, Rarity.of(*sides), 0.7, tmp_path)
+    found = crossing_near_duplicates(*sides, Rarity.of(tmp_path, *sides), 0.7, tmp_path)
     assert found.compared == 0
     assert not len(found.pairs)
 

@@ -74,12 +74,15 @@ def test_runs_are_all_positions_once_and_bounded(sizes: list[int], total: int, m
         assert sum(sizes[position] for position in run[:-1].tolist()) < total + max(sizes)
 
 
+@pytest.mark.parametrize("per_part", [10, 1 << 24])
 @in_one_directory
-@given(rows)
-def test_rarer_shingles_come_first_in_every_row(tmp_path: Path, sets: Rows) -> None:
+@given(sets=rows)
+def test_rarer_shingles_come_first_in_every_row(tmp_path: Path, per_part: int, sets: Rows) -> None:
     shingles = written(tmp_path / "rare", sets)
     frequency = Counter(value for each in sets for value in each)
-    tokens = Rarity.of(shingles).rarest_first(shingles.read(np.arange(len(sets))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SHINGLES_PER_PART", per_part)
+        tokens = Rarity.of(tmp_path, shingles).rarest_first(shingles.read(np.arange(len(sets))))
     by_hash = {int(hashes({value})[0]) >> 20: value for value in frequency}
     for row, each in zip(rows_of(tokens), sets, strict=True):
         values = [by_hash[token & ((1 << 44) - 1)] for token in row]
@@ -90,16 +93,7 @@ def test_rarer_shingles_come_first_in_every_row(tmp_path: Path, sets: Rows) -> N
 
 def test_equal_shingles_are_equal_tokens_whichever_side_they_are_on(tmp_path: Path) -> None:
     sides = [written(tmp_path / str(number), [{1, 2, 3}, {3, 4}]) for number in range(2)]
-    rarity = Rarity.of(*sides)
+    rarity = Rarity.of(tmp_path, *sides)
     assert rows_of(rarity.rarest_first(sides[0].read(np.arange(2)))) == rows_of(
         rarity.rarest_first(sides[1].read(np.arange(2)))
     )
-
-
-def test_a_sample_still_puts_what_all_share_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RARITY_SAMPLE", 500)
-    sets = [{1, 2, 3, *range(100 + 9 * number, 109 + 9 * number)} for number in range(400)]
-    shingles = written(tmp_path / "sampled", sets)
-    tokens = rows_of(Rarity.of(shingles).rarest_first(shingles.read(np.arange(len(sets)))))
-    shared = {int(hashes({value})[0]) >> 20 for value in (1, 2, 3)}
-    assert all({token & ((1 << 44) - 1) for token in row[-3:]} == shared for row in tokens)
