@@ -5,7 +5,7 @@ What belongs here: presentation. What does not: judging, or anything that would 
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,17 @@ def _classified_corpus(artifact: Artifact) -> Page:
 
 def _proof(artifact: Artifact) -> Page:
     proof = _read_json(artifact.file("proof.json"))
-    return {"proof": _facts(proof)}
+    return {"proof": _table([{"fact": name, "value": value} for name, value in _flat(proof)])}
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every single value with the names that lead to it: `crossing: case`, `0`."""
+    for name, value in facts.items():
+        label = f"{above}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{label}: ")
+        else:
+            yield label, str(value)
 
 
 def _card(artifact: Artifact) -> Page:

@@ -4,103 +4,154 @@ What belongs here: the measurement that the proof states and that the gate repea
 sides were made.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sovereign_pipeline.split.grouping import Member
-from sovereign_pipeline.split.similarity import Shingles, jaccard
+from sovereign_pipeline.split.shingles import (
+    HASH_BITS,
+    Rarity,
+    Shingles,
+    cut_into_parts,
+    jaccard_of_pairs,
+    parts_for,
+    runs_of_about,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_COLLISIONS_PER_BLOCK = 1 << 22
+_MEETINGS_PER_BLOCK = 1 << 22
+
+# A posting is one of the rarest shingles of a row. key: what it is looked up by; rest: how many shingles of its row do
+# not come before it.
+_POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
+_SIZE_BITS = 64 - HASH_BITS
+_ROUNDING = 1e-9
 
 
-def crossing_cases(train: Iterable[Member], held_out: Iterable[Member]) -> set[str]:
-    """Case files with documents on both sides."""
-    return {member.case for member in train if member.case} & {member.case for member in held_out if member.case}
+@dataclass(frozen=True)
+class Crossing:
+    """pairs: (n, 2) (held-out row, training row), ordered. compared: how many pairs were compared in full."""
+
+    pairs: "NDArray[np.int64]"
+    compared: int
 
 
-def crossing_authors(train: Iterable[Member], held_out: Iterable[Member]) -> set[str]:
-    return {member.author for member in train if member.author} & {
-        member.author for member in held_out if member.author
-    }
+def crossing_keys(held_out: "NDArray[np.uint64]", train: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
+    """The keys of case files, authors or linked ids (`grouping.Ties`) that both sides have; each once."""
+    import numpy as np
+
+    return np.intersect1d(held_out, train)
 
 
-def crossing_links(train: Iterable[Member], held_out: Iterable[Member]) -> set[str]:
-    """Ids that are a document of, or linked to from, both sides."""
-    return {matter for member in train for matter in (member.id, *member.links)} & {
-        matter for member in held_out for matter in (member.id, *member.links)
-    }
-
-
-def crossing_near_duplicates(held_out: Shingles, train: Shingles, threshold: float) -> list[tuple[int, int]]:
+def crossing_near_duplicates(
+    held_out: Shingles, train: Shingles, rarity: Rarity, threshold: float, scratch: Path
+) -> Crossing:
     """Every pair (held-out row, training row) with Jaccard >= threshold; none is missed.
 
-    An inverted index over prefixes (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search", section 3):
-    Jaccard >= t means that at least ceil(t·|x|) shingles of x are common, so with all shingles in one order, rarest
-    first, the two prefixes of length |x| - ceil(t·|x|) + 1 must meet. Each pair that meets is compared in full.
+    A prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the filters by size
+    and position of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let
+    a = t/(1+t). Two rows of n <= m shingles with Jaccard >= t have at least a·(n+m) of them in common. With all
+    shingles in one order, the first that is common to both has, in either row, at least as many that do not come before
+    it. So every shingle of the shorter row that has `rest` others from it on is looked up among the prefixes of the
+    rows with n <= m <= rest/a - n; each pair that meets so, and whose longer row has a·(n+m) left as well, is compared
+    in full.
+
+    With the rarest shingles first few rows meet that are not similar, and what all letters have in common is looked up
+    only in letters that consist of little else. scratch: a directory for the postings, which are cut by shingle into
+    parts of a bounded size, so that memory does not grow with the corpus.
     """
     import numpy as np
 
-    # Every shingle's rank, rarest first, over both sides.
-    _, kind, counts = np.unique(
-        np.concatenate((held_out.hashes, train.hashes)), return_inverse=True, return_counts=True
-    )
-    rank = np.empty(counts.size, np.int64)
-    rank[np.argsort(counts, kind="stable")] = np.arange(counts.size)
-    ranks = rank[kind]
-    held_prefixes = _prefixes(held_out, ranks[: held_out.hashes.size], counts.size, threshold)
-    train_prefixes = _prefixes(train, ranks[held_out.hashes.size :], counts.size, threshold)
-
-    found: list[tuple[int, int]] = []
-    for one, other in _meeting_rows(held_prefixes, train_prefixes, len(train)):
-        sizes = held_out.offsets[one + 1] - held_out.offsets[one], train.offsets[other + 1] - train.offsets[other]
-        possible = np.minimum(*sizes) >= threshold * np.maximum(*sizes) - 1e-9
-        found += [
-            (int(row), int(match))
-            for row, match in zip(one[possible], other[possible], strict=True)
-            if jaccard(held_out.row(int(row)), train.row(int(match))) >= threshold
-        ]
-    return sorted(found)
+    parts = parts_for(held_out, train)
+    found = [np.empty((0, 2), np.int64)]
+    compared = 0
+    with (
+        cut_into_parts(_postings(held_out, rarity, threshold), parts, scratch) as held_files,
+        cut_into_parts(_postings(train, rarity, threshold), parts, scratch) as train_files,
+    ):
+        for held_file, train_file in zip(held_files, train_files, strict=True):
+            held, other = _by_key(held_file, held_out), _by_key(train_file, train)
+            train_is_longer = _meetings(held, other, threshold, longer_by=0)
+            held_is_longer = _meetings(other, held, threshold, longer_by=1)
+            for rows, matches in chain(train_is_longer, ((rows, matches) for matches, rows in held_is_longer)):
+                is_similar = jaccard_of_pairs(held_out, train, rows, matches) >= threshold
+                found.append(np.column_stack((rows, matches))[is_similar])
+                compared += rows.size
+    return Crossing(np.unique(np.concatenate(found), axis=0), compared)
 
 
-def _prefixes(
-    side: Shingles, ranks: "NDArray[np.int64]", kinds: int, threshold: float
-) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
-    """(rank, row) of every shingle that stands in the prefix of its row. kinds: ranks lie below it."""
+@dataclass(frozen=True)
+class _Postings:
+    """One part of a side's postings, by key. sizes: of all rows of the side."""
+
+    keys: "NDArray[np.uint64]"
+    rows: "NDArray[np.int32]"
+    rest: "NDArray[np.int32]"
+    sizes: "NDArray[np.int64]"
+
+
+def _postings(
+    side: Shingles, rarity: Rarity, threshold: float
+) -> Iterator[tuple["NDArray[np.void]", "NDArray[np.uint64]"]]:
+    """Blocks of the prefixes of all rows (of n shingles the n - ceil(t·n) + 1 rarest), and the hash of each shingle."""
     import numpy as np
 
-    sizes = np.diff(side.offsets)
-    rows = np.repeat(np.arange(len(side)), sizes)
-    ordered = np.sort(rows * kinds + ranks) - rows * kinds
-    length = sizes - np.ceil(threshold * sizes - 1e-9).astype(np.int64) + 1
-    position = np.arange(ordered.size) - np.repeat(side.offsets[:-1], sizes)
-    inside = position < np.repeat(length, sizes)
-    return ordered[inside], rows[inside]
+    for rows in side.blocks():
+        block = rarity.rarest_first(side.read(rows))
+        position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
+        prefix = block.sizes - np.ceil(threshold * block.sizes - _ROUNDING).astype(np.int64) + 1
+        inside = position < np.repeat(prefix, block.sizes)
+        own, sizes = block.rows[inside], block.sizes
+        hashes = block.values[inside] & np.uint64((1 << HASH_BITS) - 1)
+        postings = np.empty(own.size, _POSTING)
+        postings["key"] = _key(hashes << np.uint64(_SIZE_BITS), sizes[own])
+        postings["row"] = rows[own]
+        postings["rest"] = sizes[own] - position[inside]
+        yield postings, hashes
 
 
-def _meeting_rows(
-    held_out: tuple["NDArray[np.int64]", "NDArray[np.int64]"],
-    train: tuple["NDArray[np.int64]", "NDArray[np.int64]"],
-    train_rows: int,
+def _by_key(file: Path, side: Shingles) -> _Postings:
+    import numpy as np
+
+    postings = np.fromfile(file, _POSTING)
+    order = np.argsort(postings["key"])
+    return _Postings(postings["key"][order], postings["row"][order], postings["rest"][order], side.sizes)
+
+
+def _key(shingle: "NDArray[np.uint64]", sizes: "NDArray[np.int64]") -> "NDArray[np.uint64]":
+    """A shingle's hash in the high bits and the size of a row in the low ones, as far as it fits."""
+    import numpy as np
+
+    return shingle | np.minimum(sizes, (1 << _SIZE_BITS) - 1).astype(np.uint64)
+
+
+def _meetings(
+    shorter: _Postings, longer: _Postings, threshold: float, longer_by: int
 ) -> Iterator[tuple["NDArray[np.int64]", "NDArray[np.int64]"]]:
-    """Pairs of rows whose prefixes share a shingle, each pair once; whole held-out rows at a time, to bound memory."""
+    """Pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that meet in a shingle and may have
+    enough in common; each once in a block."""
     import numpy as np
 
-    ranks, rows = held_out
-    order = np.argsort(train[0], kind="stable")
-    index, indexed_rows = train[0][order], train[1][order]
-    start = np.searchsorted(index, ranks, side="left")
-    count = np.searchsorted(index, ranks, side="right") - start
-    before_row = np.flatnonzero(np.diff(rows, prepend=-1))
-    total_before = np.concatenate(([0], np.cumsum(count)))[before_row]
-    block_of_row = total_before // _COLLISIONS_PER_BLOCK
-    first_of_block = before_row[np.flatnonzero(np.diff(block_of_row, prepend=-1))]
-    for low, high in zip(first_of_block, [*first_of_block[1:], ranks.size], strict=True):
-        repeats = count[low:high]
+    share = threshold / (1 + threshold)
+    sizes = shorter.sizes[shorter.rows]
+    most = np.floor(shorter.rest / share - sizes + _ROUNDING).astype(np.int64)
+    probes = np.flatnonzero(most >= sizes + longer_by)
+    shingle = shorter.keys[probes] & ~np.uint64((1 << _SIZE_BITS) - 1)
+    start = np.searchsorted(longer.keys, _key(shingle, sizes[probes] + longer_by), side="left")
+    count = np.searchsorted(longer.keys, _key(shingle, most[probes]), side="right") - start
+    meets = np.flatnonzero(count > 0)
+    rows, start, count = shorter.rows[probes[meets]].astype(np.int64), start[meets], count[meets]
+    for run in runs_of_about(count, _MEETINGS_PER_BLOCK, count.size):
+        repeats = count[run]
         within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
-        matches = indexed_rows[np.repeat(start[low:high], repeats) + within]
-        pairs = np.unique(np.repeat(rows[low:high], repeats) * train_rows + matches)
-        yield pairs // train_rows, pairs % train_rows
+        postings = np.repeat(start[run], repeats) + within
+        own, other = np.repeat(rows[run], repeats), longer.rows[postings].astype(np.int64)
+        enough = share * (shorter.sizes[own] + longer.sizes[other]) - _ROUNDING
+        possible = longer.rest[postings] >= enough
+        pairs = np.unique(own[possible] * longer.sizes.size + other[possible])
+        yield pairs // longer.sizes.size, pairs % longer.sizes.size

@@ -1,66 +1,68 @@
-"""Which documents must stay together: connected components over case, links, author and near-duplicates.
+"""Which documents must stay together: connected components over case, links, author and similarity.
 
 What belongs here: the ties. What does not: which side a component goes to (`hold_out.py`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sovereign_pipeline.corpus.document import Document
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What the split needs to know of a document; no text. author: empty when unknown or not asked for."""
-
-    id: str
-    case: str
-    author: str
-    links: tuple[str, ...]
-    is_preference: bool
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-def member_of(document: Document, author: str) -> Member:
-    """author: as it can be compared across cases; a scrubbed document's own field cannot be."""
-    return Member(document.id, document.case, author, document.links, document.is_preference)
+@dataclass(frozen=True)
+class Ties:
+    """Documents with an equal key are tied. rows: document numbers, ascending; keys: as many, from `key_of`.
 
-
-def ties_of(member: Member, by_author: bool) -> Iterator[tuple[str, str]]:
-    """(kind, value): two documents that share one of these are tied. An empty case or author ties nobody.
-
-    A document carries its own id and the ids it links to, so two documents that link to the same third one are tied
-    even where that third one was quarantined.
+    A document may stand here several times, once for each key, or not at all.
     """
-    if member.case:
-        yield "case", member.case
-    if by_author and member.author:
-        yield "author", member.author
-    for matter in (member.id, *member.links):
-        yield "link", matter
+
+    rows: "NDArray[np.int64]"
+    keys: "NDArray[np.uint64]"
+
+    def on(self, side: "NDArray[np.bool_]") -> "NDArray[np.uint64]":
+        """The keys of the documents that `side` marks."""
+        return self.keys[side[self.rows]]
 
 
-def components(members: Sequence[Member], similar: Iterable[tuple[int, int]], by_author: bool) -> list[int]:
-    """The component of each document: the number of the first document in it.
+def key_of(value: str) -> int:
+    """64 bits that stand for a case file, an author or an id. Two that should differ and are the same (one chance in 37
+    million among a million values) tie documents that need not be tied; they never let any cross."""
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
-    similar: pairs of document numbers that are near-duplicates. Union by lowest number with path halving (Tarjan and
-    van Leeuwen 1984).
+
+def matters_of(document: Document) -> tuple[str, ...]:
+    """A document carries its own id and the ids it links to, so two documents that link to the same third one are tied
+    even where that third one was quarantined."""
+    return (document.id, *document.links)
+
+
+def components(count: int, ties: Iterable[Ties], similar: Iterable["NDArray[np.int64]"]) -> "NDArray[np.int64]":
+    """The component of each of `count` documents: the number of the first document in it.
+
+    similar: arrays (n, 2) of document numbers that are tied too.
     """
-    parent = list(range(len(members)))
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
+    edges = np.concatenate([np.empty((0, 2), np.int64), *map(_chain, ties), *similar])
+    graph = coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    _, first, number = np.unique(label, return_index=True, return_inverse=True)
+    return first[number]
 
-    def unite(one: int, other: int) -> None:
-        low, high = sorted((root(one), root(other)))
-        parent[high] = low
 
-    first_with: dict[tuple[str, str], int] = {}
-    for number, member in enumerate(members):
-        for tie in ties_of(member, by_author):
-            unite(first_with.setdefault(tie, number), number)
-    for one, other in similar:
-        unite(one, other)
-    return [root(number) for number in range(len(members))]
+def _chain(ties: Ties) -> "NDArray[np.int64]":
+    """(n, 2) edges that join the documents of each key, one to the next."""
+    import numpy as np
+
+    order = np.argsort(ties.keys, kind="stable")
+    rows, keys = ties.rows[order], ties.keys[order]
+    is_same = keys[1:] == keys[:-1]
+    return np.column_stack((rows[:-1][is_same], rows[1:][is_same]))

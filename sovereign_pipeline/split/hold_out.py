@@ -1,36 +1,50 @@
-"""Which components are held out: a deterministic choice by seed that counts letters, not components.
+"""Which components are held out: a deterministic choice by seed, or by date, that counts letters, not components.
 
 What belongs here: the choice. What does not: how components come about (`grouping.py`).
 """
 
+import datetime
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.split.grouping import Member
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
 """How far above the asked share (in shares of the rows) a component may lift the held-out side before it is skipped."""
 
 
-def hold_out(members: Sequence[Member], component_of: Sequence[int], share: float, seed: int) -> set[int]:
-    """The components that are held out whole: at least max(share, 10 %) of the letters.
+def hold_out(
+    ids: Sequence[str],
+    is_preference: "NDArray[np.bool_]",
+    component_of: "NDArray[np.int64]",
+    share: float,
+    seed: int,
+) -> "NDArray[np.bool_]":
+    """Which documents are held out: whole components with at least max(share, 10 %) of the letters.
 
     Preference documents go with their component. Components of preference documents alone are then chosen in the same
     way until the same share of all preference documents is held out, as far as whole components allow while one stays
     for training. Raises InputError when the letters cannot be on both sides.
     """
-    letters: Counter[int] = Counter()
-    preferences: Counter[int] = Counter()
-    key_of: dict[int, str] = {}
-    for member, component in zip(members, component_of, strict=True):
-        (preferences if member.is_preference else letters)[component] += 1
-        key_of[component] = min(key_of.get(component, member.id), member.id)
+    import numpy as np
+
+    letters = Counter(component_of[~is_preference].tolist())
+    preferences = Counter(component_of[is_preference].tolist())
     if len(letters) < 2:
         raise InputError(_cannot_split(letters))
+    key_of: dict[int, str] = {}
+    for id, component in zip(ids, component_of.tolist(), strict=True):
+        if id < key_of.setdefault(component, id):
+            key_of[component] = id
     order = {component: _position(seed, key) for component, key in key_of.items()}
     share = max(share, MIN_SHARE)
     held = choose(letters, needed(share, letters.total()), order)
@@ -41,7 +55,43 @@ def hold_out(members: Sequence[Member], component_of: Sequence[int], share: floa
         chosen = choose(alone, min(missing, alone.total()), order)
         if preferences.keys() - held - chosen:
             held |= chosen
-    return held
+    return np.isin(component_of, list(held))
+
+
+@dataclass(frozen=True)
+class DateCut:
+    """Every document of this day or a later one is held out, and with it all that is tied to it."""
+
+    is_held_out: "NDArray[np.bool_]"
+    day: datetime.date
+
+
+def hold_out_newest(
+    days: "NDArray[np.int64]", is_preference: "NDArray[np.bool_]", component_of: "NDArray[np.int64]", share: float
+) -> DateCut:
+    """Hold out every component with a document of the cut day or later: the latest day for which these components have
+    max(share, 10 %) of the letters.
+
+    days: ordinal numbers. So no training document is of the cut day or later, and every held-out component reaches it;
+    its older documents are held out with it. Preference documents follow the same day. Raises InputError when no
+    letter would be left for training.
+    """
+    import numpy as np
+
+    newest = np.zeros(component_of.size, np.int64)
+    np.maximum.at(newest, component_of, days)
+    reaches = newest[component_of]
+    of_letters = np.sort(reaches[~is_preference])[::-1]
+    if of_letters.size == 0:
+        raise InputError(_cannot_split(Counter()))
+    cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
+    if of_letters[-1] >= cut:
+        raise InputError(
+            f"By date, all {of_letters.size} letters of the corpus would be held out, because each is of "
+            f"{datetime.date.fromordinal(cut)} or later or tied to one that is. Add older letters of other matters, or "
+            f"set by_date: false in the recipe's `split`."
+        )
+    return DateCut(reaches >= cut, datetime.date.fromordinal(cut))
 
 
 def needed(share: float, rows: int) -> int:

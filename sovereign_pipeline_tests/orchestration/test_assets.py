@@ -135,6 +135,17 @@ def test_pages_show_counts_classification_and_links_and_no_document_text(line: L
         assert not any(word in shown for word in secret_words), kind
 
 
+def test_the_page_of_the_split_shows_its_proof_as_a_table(line: Line) -> None:
+    line.materialize(CORPUS[:3])
+    page = metadata(line.materialize(["leakage_safe_split"]), "leakage_safe_split")
+    facts = {record.data["fact"]: record.data["value"] for record in page["proof"].records}
+    assert facts["crossing: case"] == facts["crossing: link"] == facts["crossing: near duplicate"] == "0"
+    assert facts["rows: train"] == "35"
+    assert facts["components: largest: rows"] == "1"
+    assert facts["parameters: seed"] == "7"
+    assert float(facts["held out share of letters"]) >= 0.12
+
+
 def test_a_second_run_finds_everything_and_changes_nothing(line: Line) -> None:
     first = line.materialize(CORPUS)
     again = line.materialize(CORPUS)

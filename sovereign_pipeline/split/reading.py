@@ -1,0 +1,202 @@
+"""What the split needs to know of every document, read once, by several processes, and kept without the text.
+
+What belongs here: from a file of documents to columns. What does not: what is concluded from them.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
+from sovereign_pipeline.split.shingles import Shingles
+from sovereign_pipeline.split.similarity import shingles_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_BYTES_PER_PART = 1 << 22
+_PARTS_AHEAD = 4
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of many documents, by their number in the file; no text.
+
+    days: the ISO day as a number that grows with it. cases, matters: what ties them (`grouping.py`); a document without
+    a case file has no key there.
+    """
+
+    ids: list[str]
+    is_preference: "NDArray[np.bool_]"
+    days: "NDArray[np.int64]"
+    cases: Ties
+    matters: Ties
+    shingles: Shingles
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Whole lines of a file: the bytes from start up to stop. first_line: counted from 1."""
+
+    path: Path
+    start: int
+    stop: int
+    first_line: int
+
+
+def read_columns(documents: Path, scratch: Path) -> Columns:
+    """Read a file of documents. scratch: a directory that keeps their shingles as long as the result is used.
+
+    Raises IntegrityError naming file and line for one that is not a document.
+    """
+    import numpy as np
+
+    ids: list[str] = []
+    parts: list[_PartColumns] = []
+    shingles = scratch / f"{documents.name}.shingles"
+    with shingles.open("wb") as file:
+        for part, hashes in over_parts(documents, _part_columns):
+            hashes.tofile(file)
+            parts.append(replace(part, case_rows=part.case_rows + len(ids), matter_rows=part.matter_rows + len(ids)))
+            ids += part.ids
+
+    def whole(column: str, kind: type) -> Any:
+        return np.concatenate([np.empty(0, kind), *(getattr(part, column) for part in parts)])
+
+    sizes = whole("sizes", np.int64)
+    return Columns(
+        ids=ids,
+        is_preference=whole("is_preference", np.bool_),
+        days=whole("days", np.int64),
+        cases=Ties(whole("case_rows", np.int64), whole("case_keys", np.uint64)),
+        matters=Ties(whole("matter_rows", np.int64), whole("matter_keys", np.uint64)),
+        shingles=Shingles(shingles, np.cumsum(sizes) - sizes, sizes),
+    )
+
+
+def read_author_keys(documents: Path) -> dict[str, int]:
+    """Id -> key of the author, for the documents that name one. Spelling in capitals and spaces does not matter."""
+    return {id: key for part in over_parts(documents, _part_authors) for id, key in part}
+
+
+def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Result]:
+    """`work` done on every part of a file, in the file's order; by one process a core when there are several parts.
+
+    The processes import this package anew (spawn), and the kernel kills them when this process ends, however it ends.
+    """
+    parts = list(_parts(file))
+    if len(parts) <= 1:
+        yield from map(work, parts)
+        return
+    workers = min(len(os.sched_getaffinity(0)), len(parts))
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_die_with, initargs=(os.getpid(),)
+    ) as pool:
+        try:
+            running: deque[Future[_Result]] = deque()
+            for part in parts:
+                running.append(pool.submit(work, part))
+                if len(running) > workers + _PARTS_AHEAD:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def documents_in(part: FilePart) -> Iterator[Document]:
+    with part.path.open("rb") as stream:
+        stream.seek(part.start)
+        for number, line in enumerate(stream.read(part.stop - part.start).splitlines(), start=part.first_line):
+            try:
+                yield Document.model_validate_json(line)
+            except ValueError:
+                raise IntegrityError(
+                    f"{part.path}, line {number}: not a document. Materialize the corpus again."
+                ) from None
+
+
+@dataclass(frozen=True)
+class _PartColumns:
+    """`Columns` of one part; row numbers count from its first line."""
+
+    ids: list[str]
+    is_preference: "NDArray[np.bool_]"
+    days: "NDArray[np.int64]"
+    case_rows: "NDArray[np.int64]"
+    case_keys: "NDArray[np.uint64]"
+    matter_rows: "NDArray[np.int64]"
+    matter_keys: "NDArray[np.uint64]"
+    sizes: "NDArray[np.int64]"
+
+
+def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]"]:
+    import numpy as np
+
+    rows = []
+    cases, matters, hashes = [], [], []
+    for number, document in enumerate(documents_in(part)):
+        rows.append((document.id, document.is_preference, date.fromisoformat(document.date).toordinal()))
+        if document.case:
+            cases.append((number, key_of(document.case)))
+        matters += [(number, key_of(matter)) for matter in matters_of(document)]
+        hashes.append(shingles_of(document))
+    ids, is_preference, days = zip(*rows, strict=True)
+    case_rows, case_keys = zip(*cases, strict=True) if cases else ((), ())
+    matter_rows, matter_keys = zip(*matters, strict=True)
+    columns = _PartColumns(
+        ids=list(ids),
+        is_preference=np.array(is_preference, np.bool_),
+        days=np.array(days, np.int64),
+        case_rows=np.array(case_rows, np.int64),
+        case_keys=np.array(case_keys, np.uint64),
+        matter_rows=np.array(matter_rows, np.int64),
+        matter_keys=np.array(matter_keys, np.uint64),
+        sizes=np.array([each.size for each in hashes], np.int64),
+    )
+    return columns, np.concatenate(hashes)
+
+
+def _part_authors(part: FilePart) -> list[tuple[str, int]]:
+    return [
+        (document.id, key_of(" ".join(unicodedata.normalize("NFKC", document.author).casefold().split())))
+        for document in documents_in(part)
+        if document.author.strip()
+    ]
+
+
+def _parts(file: Path) -> Iterator[FilePart]:
+    """Whole lines, about _BYTES_PER_PART of them at a time."""
+    with file.open("rb") as stream:
+        start, line = 0, 1
+        while block := stream.read(_BYTES_PER_PART):
+            block += stream.readline()
+            yield FilePart(file, start, start + len(block), line)
+            start += len(block)
+            line += block.count(b"\n")
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        raise SystemExit(f"The process {parent} that started this one is gone.")

@@ -1,0 +1,209 @@
+"""The shingles of a whole corpus: the file that keeps them, their order by rarity, and the Jaccard of many pairs.
+
+What belongs here: what works on the sets of many documents and holds few of them in memory. What does not: what a
+shingle is (`similarity.py`), and which pairs are worth a comparison (`near_duplicates.py`, `crossing.py`).
+"""
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROWS_PER_BLOCK = 4_096
+_SHINGLES_PER_BLOCK = 1 << 21
+
+_SHINGLES_PER_PART = 1 << 24
+_RARITY_SLOTS = 1 << 26
+_LEVELS_PER_OCTAVE = 9
+HASH_BITS = 44
+TOKEN_BITS = 52
+
+
+@dataclass(frozen=True)
+class Block:
+    """The shingles of some rows in memory. values: all rows one after another; sizes: how many belong to each row."""
+
+    values: "NDArray[np.uint64]"
+    sizes: "NDArray[np.int64]"
+
+    @property
+    def rows(self) -> "NDArray[np.int64]":
+        """For each value the number of its row in the block."""
+        import numpy as np
+
+        return np.repeat(np.arange(self.sizes.size), self.sizes)
+
+    @property
+    def starts(self) -> "NDArray[np.int64]":
+        import numpy as np
+
+        return np.cumsum(self.sizes) - self.sizes
+
+    def by_row(self) -> "list[NDArray[np.uint64]]":
+        import numpy as np
+
+        return np.split(self.values, self.starts[1:])
+
+
+@dataclass(frozen=True)
+class Shingles:
+    """The shingles of many documents, in a file: about 8 bytes a word (Arabic: a character) of the corpus, no text.
+
+    starts, sizes: where the hashes of each row lie in the file, counted in hashes of 8 bytes. Only the rows that are
+    asked for are in memory, and the file is mapped only while they are read.
+    """
+
+    path: Path
+    starts: "NDArray[np.int64]"
+    sizes: "NDArray[np.int64]"
+
+    def __len__(self) -> int:
+        return int(self.sizes.size)
+
+    def subset(self, rows: "NDArray[np.int64]") -> "Shingles":
+        return Shingles(self.path, self.starts[rows], self.sizes[rows])
+
+    def read(self, rows: "NDArray[np.int64]") -> Block:
+        """The shingles of the given rows, in the given order."""
+        import numpy as np
+
+        sizes = self.sizes[rows]
+        ends = np.cumsum(sizes)
+        if ends.size == 0 or ends[-1] == 0:
+            return Block(np.empty(0, np.uint64), sizes)
+        positions = np.repeat(self.starts[rows] - (ends - sizes), sizes)
+        positions += np.arange(ends[-1])
+        return Block(np.array(np.memmap(self.path, np.uint64, "r")[positions]), sizes)
+
+    def blocks(self) -> Iterator["NDArray[np.int64]"]:
+        """The numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""
+        return runs_of_about(self.sizes, _SHINGLES_PER_BLOCK, ROWS_PER_BLOCK)
+
+
+def runs_of_about(sizes: "NDArray[np.int64]", total: int, rows: int) -> Iterator["NDArray[np.int64]"]:
+    """Cut the positions 0, 1, … into runs whose sizes sum to about `total`, with at most `rows` positions each."""
+    import numpy as np
+
+    before = np.cumsum(sizes) - sizes
+    cuts = [*np.flatnonzero(np.diff(before // total, prepend=-1)).tolist(), sizes.size]
+    for first, end in itertools.pairwise(cuts):
+        for start in range(first, end, rows):
+            yield np.arange(start, min(start + rows, end))
+
+
+def write_shingles(path: Path, rows: Sequence["NDArray[np.uint64]"]) -> Shingles:
+    """Keep the given rows (each sorted and distinct) in a new file."""
+    import numpy as np
+
+    sizes = np.array([row.size for row in rows], np.int64)
+    np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
+    return Shingles(path, np.cumsum(sizes) - sizes, sizes)
+
+
+def jaccard_of_pairs(
+    left: Shingles, right: Shingles, one: "NDArray[np.int64]", other: "NDArray[np.int64]"
+) -> "NDArray[np.float64]":
+    """Jaccard of each pair (row of `left`, row of `right`), from all their shingles."""
+    import numpy as np
+
+    common = np.empty(one.size, np.int64)
+    for pairs in runs_of_about(left.sizes[one] + right.sizes[other], _SHINGLES_PER_BLOCK, one.size):
+        mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
+        for pair, row, match in zip(pairs.tolist(), mine, theirs, strict=True):
+            both = np.sort(np.concatenate((row, match)))
+            common[pair] = np.count_nonzero(both[1:] == both[:-1])
+    return common / (left.sizes[one] + right.sizes[other] - common)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """One order of all shingles, rarest first, that every part of the split uses.
+
+    levels: for each slot of a hash table the logarithm of how often the commonest of its shingles occurs; 0 where none
+    occurs twice. The finding and the check are right with any order; they are fast with one that puts what many letters
+    share at the end.
+    """
+
+    levels: "NDArray[np.uint8]"
+
+    @staticmethod
+    def of(scratch: Path, *sides: Shingles) -> "Rarity":
+        """Counted over all rows of the sides. scratch: a directory for the shingles while they are sorted by part."""
+        import numpy as np
+
+        levels = np.zeros(_RARITY_SLOTS, np.uint8)
+        with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
+            for path in paths:
+                hashes = np.sort(np.fromfile(path, np.uint64))
+                first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+                counts = np.diff(first, append=hashes.size)
+                repeated = np.flatnonzero(counts > 1)
+                repeated = repeated[
+                    np.argsort(counts[repeated])
+                ]  # so that the commonest of a slot comes last and stays
+                slots = _slots(hashes[first[repeated]])
+                level = (np.log2(counts[repeated]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
+                levels[slots] = np.maximum(levels[slots], level)
+        return Rarity(levels)
+
+    def rarest_first(self, block: Block) -> Block:
+        """The same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order: rarest first.
+
+        A token is the level of its shingle and 44 bits of its hash. Two shingles that become one token cost time in
+        what searches for equal tokens and lose nothing, since equal shingles are always equal tokens.
+        """
+        import numpy as np
+
+        assert block.sizes.size <= ROWS_PER_BLOCK
+        tokens = block.values >> np.uint64(64 - HASH_BITS)
+        tokens |= self.levels[_slots(block.values)].astype(np.uint64) << np.uint64(HASH_BITS)
+        row = block.rows.astype(np.uint64) << np.uint64(TOKEN_BITS)
+        return Block(np.sort(row | tokens) & np.uint64((1 << TOKEN_BITS) - 1), block.sizes)
+
+
+def parts_for(*sides: Shingles) -> int:
+    """Into how many parts to cut what is made of all shingles of the sides, so that one part fits well into memory."""
+    return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
+
+
+@contextmanager
+def cut_into_parts(
+    blocks: Iterable[tuple["NDArray[Any]", "NDArray[np.uint64]"]], parts: int, scratch: Path
+) -> Iterator[list[Path]]:
+    """Files under `scratch`, one for each part, with the records of all blocks that belong to it.
+
+    blocks: (records, as many numbers of HASH_BITS bits that decide the part, equal ones the same).
+    """
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
+        paths = [Path(directory) / f"{part}" for part in range(parts)]
+        files = [opened.enter_context(path.open("wb")) for path in paths]
+        for records, numbers in blocks:
+            part_of = (numbers * np.uint64(parts)) >> np.uint64(HASH_BITS)
+            for part, file in enumerate(files):
+                records[part_of == part].tofile(file)
+        opened.close()
+        yield paths
+
+
+def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]]:
+    import numpy as np
+
+    for side in sides:
+        for rows in side.blocks():
+            hashes = side.read(rows).values
+            yield hashes, hashes >> np.uint64(64 - HASH_BITS)
+
+
+def _slots(hashes: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+    import numpy as np
+
+    return (hashes & np.uint64(_RARITY_SLOTS - 1)).astype(np.int64)

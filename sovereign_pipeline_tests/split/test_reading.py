@@ -1,0 +1,117 @@
+"""What is read of the documents is what they say, in one part or in many, by one process or by several."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.split import reading
+from sovereign_pipeline.split.grouping import key_of
+from sovereign_pipeline.split.reading import FilePart, over_parts, read_author_keys, read_columns
+from sovereign_pipeline.split.similarity import shingles_of
+from sovereign_pipeline_tests.conftest import letter
+
+
+def documents(count: int) -> list[Document]:
+    rows = [letter(number, source="letters") for number in range(count)]
+    for number, row in enumerate(rows):
+        row["links"] = [f"R-{number - 1:05d}"] if number % 3 == 2 else []
+        row["case"] = "" if number % 5 == 4 else row["case"]
+        row["rejected"] = "no" if number % 4 == 0 else None
+    return [Document(**row) for row in rows]
+
+
+@pytest.mark.parametrize("bytes_per_part", [1 << 22, 3_000])
+def test_columns_hold_what_the_documents_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_per_part: int
+) -> None:
+    monkeypatch.setattr(reading, "_BYTES_PER_PART", bytes_per_part)
+    written = documents(30)
+    write_documents(tmp_path / "documents.jsonl", written)
+    columns = read_columns(tmp_path / "documents.jsonl", tmp_path)
+    assert columns.ids == [document.id for document in written]
+    assert columns.is_preference.tolist() == [document.is_preference for document in written]
+    assert columns.days.tolist() == [date.fromisoformat(document.date).toordinal() for document in written]
+    ties = list(zip(columns.cases.rows.tolist(), columns.cases.keys.tolist(), strict=True))
+    assert ties == [(number, key_of(document.case)) for number, document in enumerate(written) if document.case]
+    ties = list(zip(columns.matters.rows.tolist(), columns.matters.keys.tolist(), strict=True))
+    assert ties == [(n, key_of(id)) for n, document in enumerate(written) for id in (document.id, *document.links)]
+    found = columns.shingles.read(np.arange(30)).by_row()
+    assert [row.tolist() for row in found] == [shingles_of(document).tolist() for document in written]
+
+
+def test_authors_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    names = ["Salim  Al Hinai", "SALIM AL HINAI", "Maryam", " "]
+    rows = [letter(number, source="letters", author=name) for number, name in enumerate(names)]
+    write_documents(tmp_path / "documents.jsonl", [Document(**row) for row in rows])
+    keys = read_author_keys(tmp_path / "documents.jsonl")
+    assert list(keys) == ["R-00000", "R-00001", "R-00002"]
+    assert keys["R-00000"] == keys["R-00001"] != keys["R-00002"]
+
+
+def test_an_empty_file_has_no_documents(tmp_path: Path) -> None:
+    (tmp_path / "documents.jsonl").touch()
+    columns = read_columns(tmp_path / "documents.jsonl", tmp_path)
+    assert len(columns) == len(columns.shingles) == 0
+
+
+@pytest.mark.parametrize("bytes_per_part", [1 << 22, 3_000])
+def test_a_broken_line_is_named_by_its_number_in_the_whole_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_per_part: int
+) -> None:
+    monkeypatch.setattr(reading, "_BYTES_PER_PART", bytes_per_part)
+    write_documents(tmp_path / "documents.jsonl", documents(30))
+    lines = (tmp_path / "documents.jsonl").read_bytes().splitlines(keepends=True)
+    lines[21] = lines[21].replace(b'"date"', b'"day"')
+    (tmp_path / "documents.jsonl").write_bytes(b"".join(lines))
+    with pytest.raises(IntegrityError, match=r"documents.jsonl, line 22: not a document"):
+        read_columns(tmp_path / "documents.jsonl", tmp_path)
+
+
+def sleep_on(part: FilePart) -> Any:
+    """Tell the pid and stay; run by a process of the pool."""
+    path = part.path.with_suffix(f".{part.first_line}")
+    path.with_suffix(".tmp").write_text(str(os.getpid()))
+    path.with_suffix(".tmp").rename(path)
+    time.sleep(600)
+
+
+def wait_in_the_pool(directory: Path) -> None:
+    """What the process does that the test kills."""
+    reading._BYTES_PER_PART = 10
+    list(over_parts(directory / "lines.txt", sleep_on))
+
+
+def test_the_processes_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a line of text\n" * 2)
+    workers = min(2, len(os.sched_getaffinity(0)))
+    program = (
+        "from pathlib import Path; from sovereign_pipeline_tests.split.test_reading import wait_in_the_pool; "
+        f"wait_in_the_pool(Path({str(tmp_path)!r}))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        pids = [int(read_when_there(tmp_path / f"lines.{line}")) for line in range(1, 1 + workers)]
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    assert not alive
+
+
+def read_when_there(path: Path) -> str:
+    for _ in range(600):
+        if path.exists():
+            return path.read_text()
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not come")
