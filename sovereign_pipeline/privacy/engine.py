@@ -328,8 +328,7 @@ def _not_a_document(source: Path, where: str) -> IntegrityError:
 
 def _line(document: Document) -> bytes:
     """As `corpus.document.write_jsonl` writes it."""
-    line = json.dumps(document.model_dump(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return unicodedata.normalize("NFC", line).encode() + b"\n"
+    return unicodedata.normalize("NFC", document.model_dump_json()).encode() + b"\n"
 
 
 def _stop_where_the_policy_says(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:

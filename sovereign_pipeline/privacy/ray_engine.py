@@ -68,7 +68,6 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
             fn_constructor_args=(job,),
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            max_restarts=0,
         )
         try:
             for row in done.iter_rows():

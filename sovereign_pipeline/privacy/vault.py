@@ -13,6 +13,8 @@ from pathlib import Path
 
 from sovereign_pipeline.errors import PrivacyError
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
 
 @dataclass(frozen=True)
 class MappingRow:
@@ -48,7 +50,7 @@ class Vault:
         """
         import pyrage
 
-        content = [json.dumps(vars(row), ensure_ascii=False) for row in rows]
+        content = [_JSON.encode(vars(row)) for row in rows]
         if not content:
             return 0
         recipient = pyrage.x25519.Recipient.from_str(self.recipient)
