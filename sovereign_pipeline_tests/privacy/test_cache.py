@@ -52,7 +52,7 @@ def test_the_cache_holds_no_text(tmp_path: Path) -> None:
 
 def test_a_new_text_is_searched_together_with_the_canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scrubbed_with(tmp_path)
-    monkeypatch.setattr(detection, "structured_spans", lambda text: [])
+    monkeypatch.setattr(detection, "structured_spans", lambda *arguments: [])
     with pytest.raises(PrivacyError, match="canary"):
         scrub(scrubber(tmp_path), document("A new letter."))
 
@@ -61,7 +61,7 @@ def test_nothing_is_remembered_from_a_batch_whose_canary_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(detection, "structured_spans", lambda text: [])
+        broken.setattr(detection, "structured_spans", lambda *arguments: [])
         with pytest.raises(PrivacyError, match="canary"):
             scrub(scrubber(tmp_path), document(LETTER))
     assert entries(tmp_path) == []
@@ -90,7 +90,7 @@ def test_an_entry_that_is_not_whole_is_found_anew(tmp_path: Path, damage: str) -
 
 def test_an_entry_that_does_not_fit_the_text_is_found_anew(tmp_path: Path) -> None:
     first, _ = scrubbed_with(tmp_path)
-    text = Text("R-1", "en", True, LETTER)
+    text = Text.of("R-1", "en", True, LETTER)
     cache = FindingsCache(tmp_path, DETECTOR)
     (content,) = cache.read([text.key]).values()
     cache.write({text.key: content[:-10] + (len(LETTER) + 1).to_bytes(4, "little") + content[-6:]})
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=60), st.text(max_size=20))
 def test_whatever_is_read_lies_in_the_text_and_in_order(content: bytes, original: str) -> None:
-    text = Text("R-1", "en", False, original).normalised
+    text = Text.of("R-1", "en", False, original).normalised
     spans = read_findings(content, text)
     if spans is None:
         return
@@ -116,18 +116,20 @@ def test_whatever_is_read_lies_in_the_text_and_in_order(content: bytes, original
     assert not edges or (edges[0] >= 0 and edges[-1] <= len(text.text))
 
 
-def test_recipe_model_and_library_each_make_another_detector(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = detector_digest(PATTERNS, {"name_model:en": "1"}, ("phonenumbers",))
-    assert base == detector_digest(PATTERNS, {"name_model:en": "1"}, ("phonenumbers",))
+def test_recipe_policy_model_and_library_each_make_another_detector() -> None:
+    models, libraries = {"name_model:en": "1"}, ("phonenumbers",)
+    base = detector_digest(PATTERNS, {}, models, libraries)
+    assert base == detector_digest(PATTERNS, {}, models, libraries)
     others = {
-        detector_digest(PATTERNS.model_copy(update={"keep_words": ("x",)}), {"name_model:en": "1"}, ("phonenumbers",)),
-        detector_digest(PATTERNS, {"name_model:en": "2"}, ("phonenumbers",)),
-        detector_digest(PATTERNS, {"name_model:en": "1"}, ("phonenumbers", "spacy")),
+        detector_digest(PATTERNS.model_copy(update={"keep_words": ("x",)}), {}, models, libraries),
+        detector_digest(PATTERNS, {"PLACE": "replace"}, models, libraries),
+        detector_digest(PATTERNS, {}, {"name_model:en": "2"}, libraries),
+        detector_digest(PATTERNS, {}, models, ("phonenumbers", "spacy")),
     }
-    assert len(others | {base}) == 4
+    assert len(others | {base}) == 5
 
 
 def test_language_and_place_in_the_document_are_part_of_the_key() -> None:
-    keys = {Text("R", language, letter, "one text").key for language in ("en", "ar") for letter in (True, False)}
+    keys = {Text.of("R", language, letter, "one text").key for language in ("en", "ar") for letter in (True, False)}
     assert len(keys) == 4
-    assert Text("R", "en", True, "one text").key == Text("S", "en", True, "one text").key
+    assert Text.of("R", "en", True, "one text").key == Text.of("S", "en", True, "one text").key

@@ -253,3 +253,64 @@ def test_a_worker_that_is_killed_stops_the_work_and_says_so(endless: "subprocess
     _, errors = endless.communicate(timeout=120)
     assert endless.returncode != 0
     assert b"A worker of the scrubbing was killed" in errors
+
+
+# --- the way back ----------------------------------------------------------------------------------------------------
+
+# Every opening of a file is seen; one that could read the vault, or a private key, ends the process.
+WITHOUT_READING = """
+import os, sys
+from pathlib import Path
+from sovereign_pipeline_tests.privacy.test_engine import scrub_without_identity
+directory = Path(sys.argv[1])
+vault = str(directory / "vault")
+
+def refuse(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(vault) and arguments[2] & os.O_ACCMODE != os.O_WRONLY:
+        os._exit(41)
+    if event in ("os.listdir", "os.scandir") and str(arguments[0]).startswith(vault):
+        os._exit(42)
+
+sys.addaudithook(refuse)
+scrub_without_identity(directory, sys.argv[2])
+if len(sys.argv) > 3:
+    next((directory / "vault").rglob("*.age")).read_bytes()
+"""
+
+
+def scrub_without_identity(directory: Path, public_key: str) -> None:
+    scrub_file(
+        job_for(directory),
+        directory / "out.jsonl",
+        Vault(directory / "vault", public_key),
+        Corpus(),
+        lambda message: None,
+    )
+
+
+@pytest.mark.parametrize(("more", "status"), [([], 0), (["and read it"], 42)])
+def test_scrubbing_never_opens_the_vault_for_reading(tmp_path: Path, more: list[str], status: int) -> None:
+    write_documents(tmp_path / "in.jsonl", [document("Mr Said Al Busaidi, CR 1000000")])
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_READING, tmp_path, str(IDENTITY.to_public()), *more],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+        check=False,
+    )
+    assert ended.returncode == status
+    assert {row.original for row in mapping(tmp_path)} == {"Said Al Busaidi", "1000000"}
+
+
+def test_the_vault_and_the_private_key_restore_every_field(tmp_path: Path, corpus_file: Path) -> None:
+    result_of(tmp_path, corpus_file, Corpus(workers=1))
+    originals: dict[tuple[str, str], list[MappingRow]] = {}
+    for row in mapping(tmp_path):
+        originals.setdefault((row.row, row.field), []).append(row)
+    before, after = read_documents(corpus_file), read_documents(tmp_path / "out.jsonl")
+    for given, scrubbed in zip(before, after, strict=True):
+        for name, text in {**scrubbed.texts, "author": scrubbed.author}.items():
+            restored = ""
+            for row in originals.pop((scrubbed.id, name), []):
+                piece, text = text.split(row.placeholder, 1)
+                restored += piece + row.original
+            assert restored + text == getattr(given, name)
+    assert not originals
