@@ -27,7 +27,10 @@ class FindingsCache:
         self._path = directory / f"{detector}.sqlite"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            self._connection = sqlite3.connect(self._path, timeout=SECONDS_TO_WAIT, isolation_level=None)
+            # Ray makes and uses an actor in two threads, one after the other.
+            self._connection = sqlite3.connect(
+                self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = OFF")  # after a loss of power the checksums tell
             self._connection.execute(

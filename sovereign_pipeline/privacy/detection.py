@@ -7,11 +7,10 @@ anything that depends on the other texts of a case (`scrubbing.py`).
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.production import library_versions
@@ -37,24 +36,25 @@ _LABELLED, _BY_LENGTH = 1, 2
 Found = TypeVar("Found")
 
 
-@dataclass(frozen=True)
-class Text:
-    """One field of one document. row: the document's id. is_letter: it may end with a signature."""
+class Text(NamedTuple):
+    """One field of one document. key: digest of all of it that the detectors are given. row: the document's id.
+    is_letter: it may end with a signature."""
 
+    key: bytes
     row: str
     language: str
     is_letter: bool
-    original: str
+    normalised: NormalisedText
     is_canary: bool = False
 
-    @cached_property
-    def normalised(self) -> NormalisedText:
-        return normalise(self.original)
+    @classmethod
+    def of(cls, row: str, language: str, is_letter: bool, original: str, is_canary: bool = False) -> "Text":
+        key = sha256(f"{language}\0{is_letter:d}\0{original}".encode("utf-8", "surrogatepass")).digest()
+        return cls(key, row, language, is_letter, normalise(original), is_canary)
 
-    @cached_property
-    def key(self) -> bytes:
-        """Digest of all that the detectors are given of this text."""
-        return sha256(f"{self.language}\0{self.is_letter:d}\0{self.original}".encode("utf-8", "surrogatepass")).digest()
+    @property
+    def original(self) -> str:
+        return self.normalised.original
 
 
 class Detector:
@@ -150,6 +150,7 @@ def _written(spans: Sequence[Span]) -> bytes:
 
 
 _NAME = KINDS.index("NAME")
+_value_key = lru_cache(maxsize=65_536)(value_key)  # one value stands several times in a case
 _BY_THEIR_TEXT = frozenset(KINDS.index(kind) for kind in ("PLACE", "ORGANISATION", "NATIONALITY"))
 
 
@@ -158,7 +159,7 @@ def _key(text: str, start: int, end: int, kind: int) -> str:
     if kind in _BY_THEIR_TEXT:
         return value
     if kind != _NAME:
-        return value_key(KINDS[kind], value)
+        return _value_key(KINDS[kind], value)
     # The article after the Arabic preposition "ل" has lost its first letter.
     return f"ا{value}" if text[start - 1 : start + 1] == "لل" else value
 

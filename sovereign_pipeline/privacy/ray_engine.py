@@ -5,6 +5,7 @@ worker is (`engine.py`).
 """
 
 import importlib.util
+import logging
 import os
 import pickle
 import shutil
@@ -56,19 +57,29 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
         _start(ray, workers, scratch)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options.preserve_order = True
 
     def scrubbed(batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
         worker: Any = _Actor  # Ray's own types know functions only
         rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in enumerate(batches)]
         done = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
-            worker, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1
+            worker,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
         )
-        for row in done.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, SovereignError):
-                raise result
-            yield row["number"], result
+        try:
+            for row in done.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, SovereignError):
+                    raise result
+                yield row["number"], result
+        except ray.exceptions.RayError as error:
+            raise PrivacyError(
+                f"Ray ended the scrubbing with {type(error).__name__}; most often an actor was killed because memory "
+                f"ran out. Nothing of it counts. Lower corpus.workers, and materialize scrubbed_corpus again."
+            ) from None
 
     try:
         yield scrubbed

@@ -258,7 +258,7 @@ class _Numbers:
 
 def _fields(document: Document, is_canary: bool = False) -> list[_Field]:
     return [
-        _Field(name, Text(document.id, document.language, name == LETTER, text, is_canary), [])
+        _Field(name, Text.of(document.id, document.language, name == LETTER, text, is_canary), [])
         for name, text in document.texts.items()
     ]
 
@@ -293,22 +293,26 @@ def _stem(part: str) -> str:
 def _may_be_mentioned(content: str, spans: Sequence[Span], stems: Iterable[str]) -> bool:
     """Whether a known part of a name may stand outside the names that were found: most texts need no closer look."""
     folded = content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
-    if len(folded) != len(content):
-        return True
-    found = [(span.start, span.end) for span in spans if span.kind == "NAME" and span.labelled]
-    return any(
-        not any(start <= place and place + len(stem) <= end for start, end in found)
-        for stem in stems
-        for place in _places(folded, stem)
-    )
+    if len(folded) == len(content):
+        pieces, position = [], 0
+        for span in spans:
+            if span.kind == "NAME" and span.labelled:
+                pieces.append(folded[position : span.start])
+                position = span.end
+        folded = "\0".join([*pieces, folded[position:]])
+    return any(stem in folded for stem in stems)
 
 
 def _further_values(content: str, spans: Sequence[Span], values: dict[str, Span]) -> Iterator[Span]:
     """Where the values stand as whole words; a mention that was found already is left out."""
+    found = {span.start: span for span in spans}
     for value, span in values.items():
         for start in _places(content, value):
+            own = found.get(start)
+            if own is not None and (own.kind, own.key, own.labelled) == (span.kind, span.key, span.labelled):
+                continue
             mention = replace(span, start=start, end=start + len(value))
-            if mention not in spans and _stands_alone(content, mention):
+            if _stands_alone(content, mention):
                 yield mention
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from pydantic_core import to_json
+
 from sovereign_pipeline.errors import PrivacyError
 
 
@@ -48,11 +50,11 @@ class Vault:
         """
         import pyrage
 
-        content = [json.dumps(vars(row), ensure_ascii=False) for row in rows]
+        content = [to_json(vars(row)) for row in rows]
         if not content:
             return 0
         recipient = pyrage.x25519.Recipient.from_str(self.recipient)
-        sealed = pyrage.encrypt(("\n".join(content) + "\n").encode(), [recipient])
+        sealed = pyrage.encrypt(b"\n".join(content) + b"\n", [recipient])
         target = self.directory / line / f"{sha256(sealed).hexdigest()}.age"
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = target.with_suffix(".new")

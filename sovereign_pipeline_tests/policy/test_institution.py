@@ -1,0 +1,49 @@
+"""What an institution decides for all its lines, and for one of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS
+from sovereign_pipeline_tests.conftest import LADDER
+
+
+def load(tmp_path: Path, **policy: Any) -> Institution:
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "lamps.yaml").touch()
+    content = {"name": "Lamp Office", "classification": LADDER, **policy}
+    (tmp_path / "institution.yaml").write_text(yaml.safe_dump(content))
+    return load_institution(tmp_path)
+
+
+def test_what_is_not_named_is_replaced_or_kept_by_default(tmp_path: Path) -> None:
+    treatments = load(tmp_path).treatments("lamps")
+    assert treatments == {kind: "keep" if kind in KEPT_BY_DEFAULT else "replace" for kind in KINDS}
+    assert treatments["NAME"] == treatments["IBAN"] == "replace"
+
+
+def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:
+    institution = load(
+        tmp_path, sensitive={"CR": "keep", "IBAN": "stop"}, sensitive_by_line={"lamps": {"CR": "replace"}}
+    )
+    here, elsewhere = institution.treatments("lamps"), institution.treatments("other")
+    assert (here["CR"], here["IBAN"]) == ("replace", "stop")
+    assert (elsewhere["CR"], elsewhere["IBAN"]) == ("keep", "stop")
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ({"sensitive": {"PASPORT": "keep"}}, r"'sensitive'.*'PASPORT'.*did you mean 'PASSPORT'"),
+        ({"sensitive_by_line": {"lamps": {"FONE": "stop"}}}, r"'FONE'.*did you mean 'PHONE'"),
+        ({"sensitive": {"PHONE": "hide"}}, r"sensitive\.PHONE"),
+        ({"sensitive_by_line": {"lampz": {}}}, r"lampz.*no such line; did you mean 'lamps'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_nearest(tmp_path: Path, policy: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, **policy)
