@@ -8,7 +8,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup prepare demo test check up bench clean
+.PHONY: help setup prepare demo test check up bench bench-corpus clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -16,6 +16,7 @@ help:
 	@echo "make up      Dagster UI and daemon on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000"
 	@echo "make check   format, lint, types"
 	@echo "make bench   what the figures in the README come from"
+	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 
 setup: $(READY)
 
@@ -50,6 +51,18 @@ up: prepare
 bench: prepare
 	@test -n "$(QUESTIONS)" || { echo "make bench QUESTIONS=DIR with the two files of benchmarks/parliament"; exit 2; }
 	@$(BIN)/python benchmarks/parliament/run.py --questions "$(QUESTIONS)"
+
+# DATA holds pii/presidio_synth_v2.json, ner/ and parliament/; see docs/corpus-benchmark.md. About 35 minutes.
+RESULTS ?= $(SOVEREIGN_HOME)/benchmarks
+bench-corpus: setup
+	@test -n "$(DATA)" || { echo "make bench-corpus DATA=DIR, see docs/corpus-benchmark.md"; exit 2; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'
+	@$(BIN)/python -W ignore benchmarks/corpus/privacy_quality.py --pii "$(DATA)/pii/presidio_synth_v2.json" \
+		--ner "$(DATA)/ner" --out "$(RESULTS)"
+	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
+	@$(BIN)/python benchmarks/corpus/split_scale.py --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
+		--out "$(RESULTS)"
+	@cat "$(RESULTS)"/*.md
 
 clean:
 	rm -rf $(VENV)

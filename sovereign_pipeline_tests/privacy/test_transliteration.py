@@ -120,7 +120,7 @@ def test_two_names_of_one_script_are_none(one: str, other: str) -> None:
 
 
 def test_no_name_of_the_word_lists_is_taken_for_more_than_a_few_others() -> None:
-    """Among all given names of the Gulf in the lists, a certain match is unique but for names Latin cannot tell apart."""
+    """Among all Gulf names of the lists, a certain match is unique but for names that Latin cannot tell apart."""
     arabic = {folded_word(name) for name in gazetteer.GIVEN_GULF_AR}
     shared = {}
     for latin in gazetteer.GIVEN:
