@@ -54,12 +54,15 @@ bench: prepare
 
 # DATA holds pii/presidio_synth_v2.json, ner/ and parliament/; see docs/corpus-benchmark.md. About 35 minutes.
 RESULTS ?= $(SOVEREIGN_HOME)/benchmarks
+PRESIDIO := $(SOVEREIGN_HOME)/presidio/bin/python
 bench-corpus: setup
 	@test -n "$(DATA)" || { echo "make bench-corpus DATA=DIR, see docs/corpus-benchmark.md"; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[benchmarks]'
+	@test -x $(PRESIDIO) || $(PYTHON) -m venv $(dir $(PRESIDIO))..
+	@$(PRESIDIO) -m pip install --quiet --disable-pip-version-check -r benchmarks/corpus/presidio-requirements.txt
 	@$(BIN)/python -W ignore benchmarks/corpus/privacy_quality.py --pii "$(DATA)/pii/presidio_synth_v2.json" \
-		--ner "$(DATA)/ner" --out "$(RESULTS)"
-	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
+		--ner "$(DATA)/ner" --out "$(RESULTS)" --presidio-python $(PRESIDIO)
+	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)" \
+		--presidio-python $(PRESIDIO)
 	@$(BIN)/python benchmarks/corpus/split_scale.py --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
 		--out "$(RESULTS)"
 	@cat "$(RESULTS)"/*.md

@@ -1,17 +1,20 @@
 """How much of the personal data in texts with known spans is replaced, beside stock Presidio with the same spaCy model.
 
-    .venv/bin/python benchmarks/corpus/privacy_quality.py --pii presidio_synth_v2.json --ner DIR --out DIR
+    .venv/bin/python benchmarks/corpus/privacy_quality.py --pii presidio_synth_v2.json --ner DIR --out DIR \
+        --presidio-python PYTHON
 
---pii: the synthetic set of presidio-research (text with gold spans). --ner: a folder with `wnut17train.conll` and
-`wojood_train.txt`, `wojood_val.txt`. The data is not part of this project. Needs `pip install -e '.[benchmarks]'`.
+--pii: the synthetic set of presidio-research (text with gold spans). --ner: a folder with `wnut17train.conll`,
+`wojood_train.txt` and `wojood_val.txt`. --presidio-python: of an environment with `presidio-requirements.txt`
+installed. The data is not part of this project.
 
 A gold span counts as found when spans of the kinds in KINDS (stock: STOCK) cover at least 90 % of its characters. What
-is predicted counts as right when gold spans of the type cover at least 90 % of it. Both systems run in this process.
+is predicted counts as right when gold spans of the type cover at least 90 % of it. Both systems run in one call of this program.
 """
 
 import argparse
 import json
 import logging
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -87,17 +90,18 @@ def main() -> None:
     parser.add_argument("--pii", type=Path, required=True)
     parser.add_argument("--ner", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--presidio-python", type=Path, required=True)
     arguments = parser.parse_args()
     go_offline()
     logging.disable(logging.WARNING)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    ours, stock = our_spans("en", Privacy(name_models={"en": MODEL})), stock_spans()
-    rows = json.loads(arguments.pii.read_bytes())
+    rows = [(row["full_text"], gold_of(row)) for row in json.loads(arguments.pii.read_bytes())]
+    tweets = list(wnut(arguments.ner / "wnut17train.conll"))
+    ours = our_spans("en", Privacy(name_models={"en": MODEL}))
+    stock = stock_spans(arguments.presidio_python, [text for text, _ in (*rows, *tweets) if text.strip()])
     result = {
-        "synthetic": compare(
-            [(row["full_text"], gold_of(row)) for row in rows], ours, stock, {t: KINDS[t] for t in KINDS}
-        ),
-        "wnut17": compare(list(wnut(arguments.ner / "wnut17train.conll")), ours, stock, {"PERSON": KINDS["PERSON"]}),
+        "synthetic": compare(rows, ours, stock, KINDS),
+        "wnut17": compare(tweets, ours, stock, {"PERSON": KINDS["PERSON"]}),
         "wojood": names_found(
             [sentence for name in ("wojood_train.txt", "wojood_val.txt") for sentence in wojood(arguments.ner / name)],
             our_spans("ar", Privacy()),
@@ -148,21 +152,16 @@ def our_spans(language: str, privacy: Privacy) -> Find:
     return find
 
 
-def stock_spans() -> Find:
-    """Presidio as it comes, with the same model; it would otherwise look its suffix list up on the internet."""
-    import tldextract
-    from presidio_analyzer import AnalyzerEngine
-    from presidio_analyzer.nlp_engine import NlpEngineProvider
-
-    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
-    models = [{"lang_code": "en", "model_name": MODEL}]
-    engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
-    analyzer = AnalyzerEngine(nlp_engine=engine)
-
-    def find(text: str) -> list[Span]:
-        return [Span(found.start, found.end, found.entity_type) for found in analyzer.analyze(text, language="en")]
-
-    return find
+def stock_spans(python: Path, texts: Sequence[str]) -> Find:
+    """Presidio with the same model, in its own environment, over all texts at once; looked up by text."""
+    with tempfile.TemporaryDirectory() as directory:
+        asked, answer = Path(directory) / "texts.jsonl", Path(directory) / "presidio.json"
+        asked.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+        script = Path(__file__).with_name("stock_presidio.py")
+        subprocess.run([python, script, asked, answer, "--model", MODEL], check=True)
+        found = json.loads(answer.read_bytes())["spans"]
+    spans = {text: [Span(*span) for span in of_text] for text, of_text in zip(texts, found, strict=True)}
+    return spans.__getitem__
 
 
 # --- the data --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """How fast a corpus is scrubbed, beside stock Presidio with the same spaCy model, and what a second run costs.
 
-    .venv/bin/python benchmarks/corpus/privacy_speed.py --questions DIR --out DIR [--copies 25] [--rounds 3]
+    .venv/bin/python benchmarks/corpus/privacy_speed.py --questions DIR --out DIR --presidio-python PYTHON
+
+--presidio-python: of an environment with `presidio-requirements.txt` installed.
 
 DIR of --questions holds the two files of written questions that `benchmarks/parliament/run.py` takes. The documents are
 their whole rows. First comparison: Presidio's AnalyzerEngine and AnonymizerEngine, document by document, in one
@@ -17,7 +19,6 @@ import logging
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -44,13 +45,10 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--thin", type=int, default=4)
-    parser.add_argument("--stock", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--presidio-python", type=Path, required=True)
     arguments = parser.parse_args()
     go_offline()
     logging.disable(logging.WARNING)
-    if arguments.stock:
-        sys.stdout.write(json.dumps(presidio(arguments.stock)))
-        return
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         result = measure(arguments, Path(directory))
@@ -61,16 +59,10 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     documents = list(whole_rows(arguments.questions))
     write_documents(directory / "once.jsonl", documents)
-    write_documents(directory / "thin.jsonl", documents[:: arguments.thin])
     rounds = []
     for number in range(arguments.rounds):
         here = scrub(directory / "once.jsonl", directory, directory / f"cache-{number}")
-        command = [sys.executable, "-W", "ignore", __file__, "--stock", str(directory / "thin.jsonl")]
-        stock = json.loads(
-            subprocess.run(
-                [*command, "--questions", ".", "--out", "."], capture_output=True, text=True, check=True
-            ).stdout
-        )
+        stock = presidio(arguments.presidio_python, documents[:: arguments.thin], directory)
         rounds.append({"here": here, "presidio": stock, "ratio": here["per_second"] / stock["per_second"]})
     many = directory / "many.jsonl"
     count = write_documents(many, copies(documents, arguments.copies))
@@ -152,34 +144,16 @@ def scrub(source: Path, directory: Path, cache: Path) -> dict[str, float]:
     return {"seconds": seconds, "characters": findings.characters, "per_second": findings.characters / seconds}
 
 
-def presidio(source: Path) -> dict[str, float]:
-    """Presidio as its documentation shows it, one text a document. Runs in a process of its own."""
-    import tldextract
-    from presidio_analyzer import AnalyzerEngine
-    from presidio_analyzer.nlp_engine import NlpEngineProvider
-    from presidio_anonymizer import AnonymizerEngine
-
-    from sovereign_pipeline.corpus.document import read_documents
-
-    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
-    texts = ["\n".join(document.texts.values()) for document in read_documents(source)]
-    started = time.monotonic()
-    models = [{"lang_code": "en", "model_name": MODEL}]
-    analyzer = AnalyzerEngine(
-        nlp_engine=NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
-    )
-    anonymizer = AnonymizerEngine()
-    loaded = time.monotonic()
-    for text in texts:
-        anonymizer.anonymize(text=text, analyzer_results=analyzer.analyze(text=text, language="en"))
-    seconds = time.monotonic() - loaded
-    characters = sum(map(len, texts))
-    return {
-        "loading": loaded - started,
-        "seconds": seconds,
-        "characters": characters,
-        "per_second": characters / seconds,
-    }
+def presidio(python: Path, documents: list[Document], directory: Path) -> dict[str, float]:
+    """Presidio on one text a document, in its own environment."""
+    texts, answer = directory / "texts.jsonl", directory / "presidio.json"
+    joined = ["\n".join(document.texts.values()) for document in documents]
+    texts.write_text("".join(json.dumps(text) + "\n" for text in joined), encoding="utf-8")
+    script = Path(__file__).with_name("stock_presidio.py")
+    subprocess.run([python, script, texts, answer, "--model", MODEL, "--anonymize"], check=True)
+    result = json.loads(answer.read_bytes())
+    del result["spans"]
+    return {**result, "per_second": result["characters"] / result["seconds"]}
 
 
 def as_markdown(result: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ spaCy 3.8 lets go of Python's lock around its whole parsing loop and takes it ba
 error (Cython 3's default for functions that may raise), which is most of the time that is spent. Here the same steps
 are taken through spaCy's own methods with the lock held, a batch of texts of like length at a time.
 
-The matrix products stay with BLIS, spaCy's own. numpy's are three times as fast, but there a row's last bit depends on
-the rows beside it, so what is found in a text could depend on the other texts of its batch; with BLIS it does not.
+The embedding's matrix products go to numpy instead of BLIS, spaCy's own, which takes twice as long. A row's last bit
+then depends on the rows beside it; the entities do not, as far as was ever seen (docs/corpus-benchmark.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,11 +27,22 @@ def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any
     if len(steps) != 1 or not isinstance(steps[0], EntityRecognizer) or steps[0].cfg["beam_width"] != 1:
         yield from pipeline.pipe(texts, batch_size=BATCH_TEXTS)
         return
+    _multiply_with_numpy(steps[0])
     documents = [pipeline.make_doc(text) for text in texts]
     by_length = sorted((document for document in documents if len(document)), key=len)
     for start in range(0, len(by_length), BATCH_TEXTS):
         _set_entities(steps[0], by_length[start : start + BATCH_TEXTS])
     yield from documents
+
+
+def _multiply_with_numpy(recognizer: Any) -> None:
+    from thinc.api import NumpyOps
+
+    embedding = recognizer.model.layers[0]
+    if getattr(embedding.ops, "use_blis", False):
+        ops = NumpyOps(use_blis=False)
+        for layer in embedding.walk():
+            layer.ops = ops
 
 
 def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
