@@ -8,7 +8,7 @@
 installed. The data is not part of this project.
 
 A gold span counts as found when spans of the kinds in KINDS (stock: STOCK) cover at least 90 % of its characters. What
-is predicted counts as right when gold spans of the type cover at least 90 % of it. Both systems run in one call of this program.
+is predicted counts as right when gold spans of the type cover at least 90 % of it. Both systems run in one call.
 """
 
 import argparse

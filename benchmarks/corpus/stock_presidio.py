@@ -1,7 +1,8 @@
 """Presidio as its documentation shows it: AnalyzerEngine, and AnonymizerEngine where asked, text by text, one process.
 
 Runs in an environment of its own (`presidio-requirements.txt`), so that neither disturbs the other: an installed
-Presidio makes every start of spaCy seconds longer. Reads JSON strings, a line each; writes the spans of each, and what it took.
+Presidio makes every start of spaCy seconds longer. Reads JSON strings, a line each; writes the spans of each, and the
+time it took.
 """
 
 import argparse
