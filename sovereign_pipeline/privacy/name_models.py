@@ -75,6 +75,11 @@ def load_name_model(language: str, model: str) -> NameModel:
             return TransformersModel(where, directory)
 
 
+def is_spacy_model(model: str) -> bool:
+    """Raises PrivacyError when there is no model, or none of a known kind."""
+    return _kind_of(name_model_directory(model)) == "spacy"
+
+
 class SpacyModel:
     """A spaCy model, with only the parts that find entities."""
 
