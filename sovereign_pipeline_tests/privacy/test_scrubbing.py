@@ -7,7 +7,7 @@ from typing import Any
 
 import pyrage
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -134,6 +134,42 @@ def test_scrub_then_reveal_is_the_identity(patterns_only: Scrubber, drawn: list[
 
 
 # --- fail closed -----------------------------------------------------------------------------------------------------
+
+
+REGISTRATIONS = st.lists(st.integers(1_000_000, 1_000_009), min_size=1, max_size=5)
+
+
+@given(st.lists(REGISTRATIONS, min_size=1, max_size=4), st.lists(REGISTRATIONS, min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_numbers_are_given_in_reading_order_and_anew_in_every_case(
+    patterns_only: Scrubber, first: list[list[int]], second: list[list[int]]
+) -> None:
+    """What is read n-th as a new value has number n, whatever it is and whatever other cases hold."""
+    cases = [
+        [
+            document(" and ".join(f"CR {number}" for number in numbers), id=f"{name}-{row}", case=name)
+            for row, numbers in enumerate(letters)
+        ]
+        for name, letters in (("A/2024/1", first), ("A/2024/2", second))
+    ]
+    for letters, scrubbed in zip((first, second), patterns_only.scrub(cases), strict=True):
+        order = list(dict.fromkeys(number for numbers in letters for number in numbers))
+        for numbers, after in zip(letters, scrubbed.documents, strict=True):
+            assert after.request == " and ".join(f"CR CR_{order.index(number) + 1}" for number in numbers)
+
+
+@given(
+    st.lists(st.sampled_from([*"ab1٣ \u0640\u064b\u200f\u00a0é@", "CR 1000001", "٠١٢٣٤٥٦٧٨"]), max_size=25).map("".join)
+)
+@settings(max_examples=60, deadline=None)
+def test_what_is_cut_is_exactly_what_the_vault_keeps(patterns_only: Scrubber, text: str) -> None:
+    """Marks, direction signs and foreign digits included: the pieces around the placeholders are the original's."""
+    case = scrub(patterns_only, document(text))
+    rest, rebuilt = case.documents[0].request, ""
+    for row in case.mapping:
+        before, _, rest = rest.partition(row.placeholder)
+        rebuilt += before + row.original
+    assert rebuilt + rest == text
 
 
 @pytest.mark.parametrize("text", ["as NAME_3 said", "NID_1", "the IBAN_٢"])
