@@ -67,8 +67,8 @@ RECIPE = {
     "sources": [{"name": "letters", "path": "none.jsonl", "licence": "invented", "retention": "none"}],
     "training": {"base_model": "none", "instruction": "Answer this letter."},
     "evaluation": {
-        "capability": [{"name": "suite", "path": "suites/suite.jsonl"}],
-        "red_team": {"prompts": "red_team/prompts.jsonl"},
+        "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
+        "red_team": {"classification": "PUBLIC", "prompts": "red_team/prompts.jsonl"},
     },
 }
 
