@@ -1,7 +1,5 @@
 """`data/institution.yaml`: what holds for every line of one institution."""
 
-import difflib
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +8,7 @@ from pydantic import Field, field_validator
 
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
 
 # What is done with a value of one kind: a placeholder takes its place, it stays, or its document stops the line.
@@ -43,7 +41,7 @@ class Institution(RecipeModel):
     def _kinds_are_known(cls, treatments: Any) -> Any:
         for kind in treatments if isinstance(treatments, dict) else ():
             if kind not in KINDS:
-                raise ValueError(f"'{kind}' is not a kind of personal data; {_nearest(str(kind), KINDS)}")
+                raise ValueError(f"'{kind}' is not a kind of personal data; {nearest_known(str(kind), KINDS)}")
         return treatments
 
     @field_validator("sensitive_by_line", mode="before")
@@ -70,10 +68,7 @@ def load_institution(data: Path) -> Institution:
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     for line in institution.sensitive_by_line:
         if line not in lines:
-            raise RecipeError(f"{path}: 'sensitive_by_line.{line}': there is no such line; {_nearest(line, lines)}.")
+            raise RecipeError(
+                f"{path}: 'sensitive_by_line.{line}': there is no such line; {nearest_known(line, lines)}."
+            )
     return institution
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{nearest[0]}'?" if nearest else f"known: {', '.join(known)}"

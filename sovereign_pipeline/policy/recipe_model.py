@@ -1,6 +1,7 @@
 """The base of every model that an institution fills in by hand, and the one reader of its YAML files."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,10 +42,13 @@ def _explain(model: type[RecipeModel], detail: Any) -> str:
     where = ".".join(str(part) for part in location)
     if detail["type"] != "extra_forbidden":
         return f"'{where}': {detail['msg'].removeprefix('Value error, ')}"
-    known = _known_keys(model, location[:-1])
-    nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    hint = f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
-    return f"'{where}' is not a known key; {hint}"
+    return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
+
+
+def nearest_known(word: str, known: Sequence[str]) -> str:
+    """The end of a message about a word that is not known: what was probably meant, or all that is known."""
+    nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
 
 
 def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:

@@ -23,7 +23,6 @@ from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.recognizers import (
     KEPT_BY_DEFAULT,
     KINDS,
-    Kind,
     Span,
     structured_spans,
     value_key,
@@ -84,7 +83,11 @@ class Detector:
     def _find(self, text: Text, entities: Sequence[Entity]) -> bytes:
         content = text.normalised.text
         names = self.patterns.spans(content, entities, signed=text.is_letter)
-        others = [_span(content, entity) for entity in entities if entity.label in self._asked]
+        others = [
+            Span(start, end, label, content[start:end], labelled=False)
+            for start, end, label in entities
+            if label != "PERSON" and label in self._asked
+        ]
         return _written(without_overlaps([*structured_spans(content, self._asked), *names, *others]))
 
     def _by_model(self, language: str, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
@@ -162,11 +165,6 @@ def _key(text: str, start: int, end: int, kind: int) -> str:
         return _value_key(KINDS[kind], value)
     # The article after the Arabic preposition "ل" has lost its first letter.
     return f"ا{value}" if text[start - 1 : start + 1] == "لل" else value
-
-
-def _span(text: str, entity: Entity) -> Span:
-    kind: Kind = "NAME" if entity.label == "PERSON" else entity.label
-    return Span(entity.start, entity.end, kind, text[entity.start : entity.end], labelled=False)
 
 
 def _entities(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
