@@ -161,7 +161,10 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(max_row_bytes * 2, 131_072))
     reader = csv.reader(text, strict=True)
-    header = next(reader, None)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise SourceError(f"{path}: the header row is not CSV ({error}). Correct the quotes there.") from None
     if not header:
         raise SourceError(f"{path}: the CSV file has no header row.")
     if any(map(_was_not_utf8, header)):

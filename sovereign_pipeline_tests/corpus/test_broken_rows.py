@@ -263,6 +263,7 @@ def _parquet_named_twice() -> bytes:
     [
         ("given.csv", _csv_named_twice(), "1 columns have the name of another one"),
         ("given.parquet", _parquet_named_twice(), "1 columns have the name of another one"),
+        ("given.csv", b'"', "the header row is not CSV"),
         ("given.csv", "id,naïve\n1,2\n".encode("latin-1"), "the header row is not UTF-8"),
         ("given.csv", _csv_line(letter(0)) + b'R-1,"' + MARKER.encode(), "not CSV"),
         ("given.jsonl", b"", "hold no document at all"),
