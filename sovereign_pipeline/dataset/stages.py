@@ -68,7 +68,7 @@ class _Layout:
 
     def max_length(self, line: Line) -> int:
         preference = line.training.preference
-        return preference.max_length if self.role == "preferences" and preference else line.training.sft.max_length
+        return preference.max_length if self.role != "letters" and preference else line.training.sft.max_length
 
 
 def _exchange(row: Row) -> Sequence[tuple[str, str]]:

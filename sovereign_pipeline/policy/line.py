@@ -5,7 +5,6 @@ team's limits does not train anything again. Defaults name their source.
 """
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from sovereign_pipeline.errors import NotFoundError, RecipeError
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.policy.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
 
@@ -155,80 +155,6 @@ class Split(RecipeModel):
     seed: int = 7
 
 
-class Sft(RecipeModel):
-    """Supervised fine-tuning on prompt/completion, loss on the completion only.
-
-    Defaults: LoRA on all linear layers (QLoRA, Dettmers et al. 2023, section 4; Biderman et al. 2024, section 5),
-    alpha = 2 × rank (Biderman et al. 2024, appendix), learning rate about ten times that of full fine-tuning (Thinking
-    Machines 2025, "LoRA Without Regret").
-    """
-
-    adapter: Literal["lora", "qlora"] = "lora"
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = Field(default=2e-4, gt=0)
-    warmup_steps: int = Field(default=2, ge=0)
-    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    epochs: float = Field(default=1.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
-    max_length: int = Field(default=1024, ge=32)
-    batch_size: int = Field(default=1, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
-    packing: bool = True
-    max_cut_share: float = Field(default=0.02, ge=0, le=1)
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-
-
-class Preference(RecipeModel):
-    """Direct preference optimisation on top of the SFT adapter (Rafailov et al. 2023); the reference is the SFT model.
-
-    beta 0.1 and a learning rate well below SFT's follow Rafailov et al. 2023, appendix B.
-    """
-
-    method: Literal["dpo"] = "dpo"
-    beta: float = Field(default=0.1, gt=0)
-    learning_rate: float = Field(default=2e-5, gt=0)
-    warmup_steps: int = Field(default=2, ge=0)
-    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    epochs: float = Field(default=1.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
-    max_length: int = Field(default=1024, ge=32)
-    batch_size: int = Field(default=1, ge=1)
-    gradient_accumulation: int = Field(default=4, ge=1)
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _kto_is_not_trained_yet(cls, method: object) -> object:
-        if method == "kto":
-            raise ValueError(
-                "this version makes the dataset for kto (preference_dataset with labels.jsonl, from a source with the "
-                "role labels) but trains dpo only; leave training.preference out, or use pairs with method dpo"
-            )
-        return method
-
-
-class Training(RecipeModel):
-    """instruction: the words in front of every letter, the same in training, evaluation and serving; may be empty.
-
-    format: training_dataset always holds `train.jsonl` (instruction, input, output), which the trainer reads;
-    `messages` adds the same rows as chat messages (`messages.jsonl`) for other programs.
-    """
-
-    base_model: str
-    instruction: str
-    format: Literal["instruction", "messages"] = "instruction"
-    seed: int = 7
-    sft: Sft = Sft()
-    preference: Preference | None = None
-
-    @field_validator("instruction")
-    @classmethod
-    def _as_it_is_written_into_rows(cls, instruction: str) -> str:
-        return unicodedata.normalize("NFC", instruction)
-
-
 class CapabilitySuite(RecipeModel):
     """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy).
 
@@ -319,11 +245,12 @@ class Line(RecipeModel):
         roles = {source.role for source in self.sources}
         if {"preferences", "labels"} <= roles:
             raise ValueError("a line has sources with the role preferences or with the role labels, not both")
-        if ("preferences" in roles) != (self.training.preference is not None):
-            raise ValueError(
-                "training.preference and a source with role 'preferences' are needed together (a source with role "
-                "'labels' is made into a dataset and not trained yet)"
-            )
+        preference = self.training.preference
+        needed = None if preference is None else "labels" if preference.method == "kto" else "preferences"
+        if preference is not None and needed not in roles:
+            raise ValueError(f"training.preference with method {preference.method} needs a source with role '{needed}'")
+        if preference is None and roles & {"preferences", "labels"}:
+            raise ValueError("a source with role 'preferences' or 'labels' needs training.preference")
         if "letters" not in roles:
             raise ValueError("at least one source must have the role 'letters'")
         return self

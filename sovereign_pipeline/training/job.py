@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.policy.line import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 
 
 class _Record(BaseModel):

@@ -11,6 +11,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, PREFERENCE_ROWS, TRAINING_DATASET, TRAINING_ROWS
 from sovereign_pipeline.errors import CeilingExceeded
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.training.base_models import (
     DESCRIPTOR,
     card_path,
@@ -88,7 +89,7 @@ def _train(
         locks=workplace.settings.home / "locks",
         seed=training.seed,
         sft=training.sft,
-        preference=training.preference if method == "dpo" else None,
+        preference=_preference(training) if method == "dpo" else None,
         start_adapter=adapter_directory(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None,
     )
     job.write(scratch / "job.json")
@@ -114,6 +115,13 @@ def _train(
     )
 
 
+def _preference(training: Training) -> Preference | None:
+    """With the learning rate that it comes to."""
+    if training.preference is None:
+        return None
+    return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
+
+
 def _card_digest(workplace: Workplace) -> dict[str, str]:
     card = load_card(workplace.settings, workplace.line.training.base_model)
     return {f"models/{card.name}.yaml": file_sha256(card_path(workplace.settings, card.name))}
@@ -126,7 +134,7 @@ def _sft_config(line: Line) -> Config:
 def _aligned_config(line: Line) -> Config:
     """Of the SFT section only what says how the base is held and which rows are left out."""
     held = line.training.sft.model_dump(mode="json", include={"adapter", "precision", "max_cut_share"})
-    preference = line.training.preference
+    preference = _preference(line.training)
     return {
         "seed": line.training.seed,
         "sft": held,

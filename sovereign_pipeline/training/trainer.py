@@ -18,7 +18,7 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.line import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import IGNORED, EncodedRow, RowsForTraining, encode, guard, pack
 

@@ -296,6 +296,7 @@ def test_a_change_of_licence_makes_another_dataset_and_a_change_of_limits_does_n
 def with_labels(tmp_path: Path) -> DemoInstitution:
     """40 letters, and a ShareGPT file of 40 labelled replies in an array, every fourth of them found bad."""
     recipe = minimal_recipe()
+    recipe["training"]["preference"] = {"method": "kto"}
     recipe["sources"].append(
         {
             "name": "thumbs",

@@ -116,6 +116,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
                 "alpha": 8,
                 "learning_rate": 0.01,
                 "max_length": 512,
+                "gradient_accumulation": 1,
                 "precision": "float32",
                 "max_steps": 30,
                 "epochs": 100,

@@ -95,7 +95,7 @@ def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     recipe["training"]["preference"] = {}
-    with pytest.raises(RecipeError, match="needed together"):
+    with pytest.raises(RecipeError, match="needs a source with role 'preferences'"):
         read(tmp_path, recipe)
 
 
@@ -131,12 +131,13 @@ def with_source(role: str, **preference: Any) -> dict[str, Any]:
     return recipe
 
 
-def test_training_with_kto_is_refused_by_what_there_is_today(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"training\.preference\.method.*labels\.jsonl.*trains dpo only"):
-        read(tmp_path, with_source("labels", method="kto"))
-    with pytest.raises(RecipeError, match="not trained yet"):
-        read(tmp_path, with_source("labels", method="dpo"))
-    read(tmp_path, with_source("labels"))
+def test_pairs_and_labels_go_with_their_methods(tmp_path: Path) -> None:
+    for role, method, other in (("labels", "kto", "dpo"), ("preferences", "dpo", "kto"), ("preferences", "ipo", "kto")):
+        read(tmp_path, with_source(role, method=method))
+        with pytest.raises(RecipeError, match=f"method {other} needs a source with role"):
+            read(tmp_path, with_source(role, method=other))
+        with pytest.raises(RecipeError, match=r"needs training\.preference"):
+            read(tmp_path, with_source(role))
 
 
 def test_pairs_and_labels_in_one_line_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.policy.line import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 
@@ -68,6 +68,7 @@ def make_job(tmp_path: Path, tiny_model: Path) -> JobMaker:
             "alpha": 8,
             "learning_rate": 1e-2,
             "epochs": 4,
+            "gradient_accumulation": 1,
             "max_length": 128,
             "precision": "float32",
             **(sft or {}),

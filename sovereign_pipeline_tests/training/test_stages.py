@@ -85,7 +85,15 @@ def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     models = institution.settings.data / "models"
     models.mkdir(parents=True)
     (models / "tiny.yaml").write_text(yaml.safe_dump(card))
-    sft = {"rank": 4, "alpha": 8, "learning_rate": 1e-2, "epochs": 12, "max_length": 128, "precision": "float32"}
+    sft = {
+        "rank": 4,
+        "alpha": 8,
+        "gradient_accumulation": 1,
+        "learning_rate": 1e-2,
+        "epochs": 12,
+        "max_length": 128,
+        "precision": "float32",
+    }
     institution.recipe["training"]["sft"] = sft
     return directory
 
