@@ -12,6 +12,7 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.base_models import chat_template, open_base_model, read_descriptor
 from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
@@ -32,7 +33,7 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
 
     directory = open_base_model(workplace.settings, inputs["base_model"])
     eos_ids = read_descriptor(inputs["base_model"])["eos_ids"]
-    method, dataset = _dataset(inputs)
+    method, dataset = _dataset(workplace.line, inputs)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     rows = [encode(tokenizer, method, row, eos_ids) for row in read_jsonl(dataset)]
     unended = without_end_of_turn(rows, eos_ids)
@@ -128,9 +129,10 @@ def judge_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     )
 
 
-def _dataset(inputs: Inputs) -> tuple[str, Path]:
-    if "preference_dataset" in inputs:
-        return "dpo", inputs["preference_dataset"].file("preferences.jsonl")
+def _dataset(line: Line, inputs: Inputs) -> tuple[str, Path]:
+    if "preference_dataset" in inputs and line.training.preference is not None:
+        method = line.training.preference.method
+        return method, inputs["preference_dataset"].file("labels.jsonl" if method == "kto" else "preferences.jsonl")
     return "sft", inputs["training_dataset"].file("train.jsonl")
 
 

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft, Tuning
+
+Method = Literal["sft", "dpo", "ipo", "kto"]
 
 
 class _Record(BaseModel):
@@ -16,13 +18,18 @@ class _Record(BaseModel):
 class TrainingJob(_Record):
     """One run of the trainer.
 
-    sft: also says, for `method="dpo"`, how the base is held (adapter, precision). preference, start_adapter: for
-    `method="dpo"` only. output: directory that the trainer makes and fills with `adapter/`, `training_log.jsonl` and
-    `report.json`. result: file in which the trainer answers. locks: directory of the locks that keep one trainer a
-    device. base_model_name, base_model_digest, chat_template_sha256: as the base_model artifact has them.
+    base_model: directory of the model that is trained, or that the adapter is put on. base_model_name,
+    base_model_digest, chat_template_sha256: as the base_model artifact has them.
+    sft: also says, for a preference method, how the model is held (adapter, precision). preference: with a learning
+    rate; for a preference method only. start_adapter: PEFT directory that training goes on from; needed by a preference
+    method on an adapter.
+    output: directory that the trainer makes and fills with `adapter/` (or `model/`, when the whole model is tuned),
+    `training_log.jsonl` and `report.json`. result: file in which the trainer answers. locks: directory of the locks
+    that keep one trainer a device. identity: digest of all that decides the result; a checkpoint of another one is
+    never gone on from. checkpoint_directory: of this identity. references: directory of reference log-probabilities.
     """
 
-    method: Literal["sft", "dpo"]
+    method: Method
     base_model: Path
     base_model_name: str
     base_model_digest: str
@@ -32,10 +39,35 @@ class TrainingJob(_Record):
     output: Path
     result: Path
     locks: Path
+    identity: str
+    checkpoint_directory: Path
+    references: Path
     seed: int
     sft: Sft
     preference: Preference | None = None
     start_adapter: Path | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    devices: Devices = Devices()
+
+    @model_validator(mode="after")
+    def _method_has_its_section(self) -> "TrainingJob":
+        if self.method == "sft":
+            return self
+        if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
+            raise ValueError(f"{self.method} needs its preference section, with a learning rate")
+        if self.start_adapter is None and self.sft.adapter != "none":
+            raise ValueError(f"{self.method} on an adapter goes on from one: start_adapter")
+        return self
+
+    @property
+    def tuning(self) -> Tuning:
+        """The section that says how long and in which batches this method trains."""
+        return self.sft if self.method == "sft" or self.preference is None else self.preference
+
+    @property
+    def learning_rate(self) -> float:
+        preferred = None if self.method == "sft" or self.preference is None else self.preference.learning_rate
+        return self.sft.learning_rate if preferred is None else preferred
 
     @classmethod
     def read(cls, path: Path) -> "TrainingJob":

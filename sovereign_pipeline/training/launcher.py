@@ -17,6 +17,8 @@ from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.training.job import TrainingJob, read_result
 
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
+# A step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer than this.
+SECONDS_FOR_A_CHECKPOINT = 300
 
 PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
@@ -35,7 +37,8 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
     """Run the trainer on a job file and wait; each line it prints goes to `progress`.
 
     environment: variables beside the allowlisted ones (for example those that open a Dagster Pipes session). When this
-    process is interrupted the trainer and all its children are killed; when it is killed, the kernel kills the trainer.
+    process is interrupted the trainer is asked to save a checkpoint and end, and is killed with all its children when
+    it takes too long or at a second interrupt; when this process is killed, the kernel kills the trainer.
     Raises TrainingFailed with the trainer's own paragraph, or saying how its process ended.
     """
     process = subprocess.Popen(
@@ -49,26 +52,37 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
         env=_environment(job, environment or {}),
         start_new_session=True,
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                progress(line.rstrip("\n"))
+        for line in process.stdout:
+            progress(line.rstrip("\n"))
         status = process.wait()
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process, progress)
+        process.stdout.close()
     result = TrainingJob.read(job).result
     if status != 0 and not result.is_file():
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         raise TrainingFailed(
             f"{job}: the trainer's process {how} without an answer. SIGKILL from outside most often means that memory "
-            f"ran out: lower training.sft.max_length or batch_size in the recipe. Run again; nothing was kept."
+            f"ran out: lower training.sft.max_length or batch_size in the recipe. Run again; it goes on from its last "
+            f"checkpoint."
         )
     read_result(result)
     if status != 0:
         raise TrainingFailed(f"{job}: the trainer's process ended with status {status} after its work. Run again.")
+
+
+def _end(process: subprocess.Popen[str], progress: Progress) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
+        process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # reads on, so that the trainer can go on writing
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:

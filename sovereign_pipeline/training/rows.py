@@ -7,11 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sovereign_pipeline.dataset.formats import PreferenceRow, SftRow, user_message
+from sovereign_pipeline.dataset.formats import LabelRow, PreferenceRow, SftRow, user_message
 from sovereign_pipeline.errors import TrainingFailed
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 IDS_IN_A_MESSAGE = 5
+# Below, nearly all work goes into tokens that teach nothing; above, prompts are most likely trained too.
+SUPERVISED_SHARE = (0.01, 0.97)
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """completions: one for SFT; chosen, then rejected, for preferences (both with the same prompt ids)."""
+    """completions: one for SFT and KTO; chosen, then rejected, for pairs (both with the same prompt ids).
+    desirable: for KTO, whether people found the reply good."""
 
     id: str
     completions: tuple[Completion, ...]
+    desirable: bool | None = None
 
     @property
     def longest(self) -> int:
@@ -76,10 +80,27 @@ def encode_preference(tokenizer: Any, row: PreferenceRow, eos_ids: Sequence[int]
     )
 
 
+def encode_label(tokenizer: Any, row: LabelRow, eos_ids: Sequence[int]) -> EncodedRow:
+    completion = _complete(tokenizer, row["id"], row["prompt"], row["completion"], eos_ids)
+    return EncodedRow(row["id"], (completion,), row["label"])
+
+
 def encode(tokenizer: Any, method: str, row: dict[str, object], eos_ids: Sequence[int]) -> EncodedRow:
     if method == "sft":
         return encode_sft(tokenizer, cast(SftRow, row), eos_ids)
+    if method == "kto":
+        return encode_label(tokenizer, cast(LabelRow, row), eos_ids)
     return encode_preference(tokenizer, cast(PreferenceRow, row), eos_ids)
+
+
+def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
+    """Each row's prompt with the reply of the row before it, the first with the last's: pairs that do not belong
+    together, from which KTO estimates how far the policy is from the reference (Ethayarajh et al. 2024, section 4.1).
+    """
+    return [
+        Completion(row.completions[0].prompt_ids, before.completions[0].reply_ids)
+        for row, before in zip(rows, [rows[-1], *rows[:-1]], strict=True)
+    ]
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
@@ -105,6 +126,25 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     empty = [row.id for row in rows if any(len(each.reply_ids) < 2 for each in row.completions)]
     if empty:
         raise TrainingFailed(f"{len(empty)} rows have an empty reply (rows {_some(empty)}). Remove them.")
+    share = sum(row.supervised for row in rows) / sum(row.tokens for row in rows)
+    if not SUPERVISED_SHARE[0] <= share <= SUPERVISED_SHARE[1]:
+        raise TrainingFailed(
+            f"{share:.1%} of all tokens are supervised, outside {SUPERVISED_SHARE[0]:.0%} to "
+            f"{SUPERVISED_SHARE[1]:.0%}: the replies are next to nothing beside their prompts, or prompts are trained "
+            f"as well. Look at a row with `sovereign lines check FILE --show-mask` and correct the sources' columns."
+        )
+    alike = [row.id for row in rows if len(row.completions) == 2 and _alike(*row.completions)]
+    if alike:
+        raise TrainingFailed(
+            f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}), so there is nothing "
+            f"to prefer. Remove them from the source."
+        )
+    labels = {row.desirable for row in rows}
+    if None not in labels and len(labels) == 1:
+        raise TrainingFailed(
+            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both. Add the "
+            f"other kind to the source, or train on pairs."
+        )
     cut = [row.id for row in rows if row.longest > max_length]
     if len(cut) == len(rows) or len(cut) / len(rows) > max_cut_share:
         raise TrainingFailed(
@@ -144,6 +184,10 @@ def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Seq
     reply_ids = ids[len(prompt_ids) :]
     ends = [place for place, token in enumerate(reply_ids) if token in eos_ids]
     return Completion(prompt_ids, reply_ids[: ends[-1] + 1] if ends else reply_ids)
+
+
+def _alike(chosen: Completion, rejected: Completion) -> bool:
+    return chosen.reply_ids == rejected.reply_ids
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -3,12 +3,18 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
+from sovereign_pipeline.artifacts.production import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, PREFERENCE_ROWS, TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import (
+    LABEL_ROWS,
+    PREFERENCE_DATASET,
+    PREFERENCE_ROWS,
+    TRAINING_DATASET,
+    TRAINING_ROWS,
+)
 from sovereign_pipeline.errors import CeilingExceeded
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Training
@@ -22,18 +28,54 @@ from sovereign_pipeline.training.base_models import (
     verify,
 )
 from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
-from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.job import Method, TrainingJob, read_result
+from sovereign_pipeline.training.models import ADAPTER, MODEL
 
-ADAPTER = "adapter"
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.json"
 
-TRAINING_LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
+TRAINING_LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")
+
+
+# What of the trainer's report stands in the artifact's manifest.
+REPORTED = (
+    "method",
+    "adapter",
+    "steps",
+    "rows",
+    "tokens",
+    "supervised_share",
+    "rows_cut",
+    "units_left_out",
+    "first_loss",
+    "last_loss",
+    "trainable_parameters",
+    "optimizer",
+    "optimizer_paged",
+    "learning_rate",
+    "scheduler",
+    "precision",
+    "base_held_as",
+    "trained_in",
+    "attention",
+    "device",
+    "devices",
+    "threads",
+    "seed",
+    "data_order_sha256",
+    "libraries",
+    "base_model",
+)
 
 
 def adapter_directory(artifact: Artifact) -> Path:
     """The ordinary PEFT directory inside a sft_adapter or aligned_adapter artifact."""
     return artifact.file(f"{ADAPTER}/adapter_config.json").parent
+
+
+def model_directory(artifact: Artifact) -> Path:
+    """The ordinary transformers directory inside an artifact of full tuning."""
+    return artifact.file(f"{MODEL}/config.json").parent
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -65,20 +107,52 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Train on preferences, from the SFT adapter. Raises TrainingFailed with the trainer's paragraph."""
-    return _train(workplace, inputs, workspace, "dpo", inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS))
+    preference = workplace.line.training.preference
+    if preference is None:
+        raise ValueError("aligned_adapter hands on sft_adapter when the line has no preferences")
+    rows = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
+    return _train(workplace, inputs, workspace, preference.method, inputs[PREFERENCE_DATASET.kind].file(rows))
 
 
-def _train(
-    workplace: Workplace, inputs: Inputs, workspace: Path, method: Literal["sft", "dpo"], dataset: Path
-) -> Built:
-    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
-    training = workplace.line.training
-    # Inside the workspace, so that whatever a killed run leaves here goes with it.
+def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path) -> Built:
+    # Inside the workspace, so that whatever a killed run leaves here goes with it. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
-    job = TrainingJob(
+    job = _job(workplace, inputs, scratch, method, dataset)
+    for abandoned in job.checkpoint_directory.parent.glob("*"):
+        if abandoned != job.checkpoint_directory:
+            shutil.rmtree(abandoned)
+    job.write(scratch / "job.json")
+    workplace.launch(scratch / "job.json")
+    result = read_result(job.result)
+    for made in job.output.iterdir():
+        made.rename(workspace / made.name)
+    shutil.rmtree(scratch)
+    shutil.rmtree(job.checkpoint_directory, ignore_errors=True)  # the training is whole: nothing goes on from there
+    report = json.loads((workspace / REPORT).read_bytes())
+    return Built(summary={fact: report[fact] for fact in REPORTED}, measured=result.measured)
+
+
+def _job(workplace: Workplace, inputs: Inputs, scratch: Path, method: Method, dataset: Path) -> TrainingJob:
+    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
+    training = workplace.line.training
+    home = workplace.settings.home
+    aligned = method != "sft"
+    identity = digest_of(
+        {
+            "code": source_digest(),
+            "libraries": library_versions(TRAINING_LIBRARIES),
+            "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
+            "config": (_aligned_config if aligned else _sft_config)(workplace.line),
+        }
+    )
+    tuned = inputs[SFT_ADAPTER.kind] if aligned else None
+    full = training.sft.adapter == "none"
+    return TrainingJob(
         method=method,
-        base_model=open_base_model(workplace.settings, inputs[BASE_MODEL.kind]),
+        base_model=model_directory(tuned)
+        if tuned is not None and full
+        else open_base_model(workplace.settings, inputs[BASE_MODEL.kind]),
         base_model_name=descriptor["name"],
         base_model_digest=descriptor["digest"],
         chat_template_sha256=descriptor["chat_template_sha256"],
@@ -86,32 +160,16 @@ def _train(
         dataset=dataset,
         output=scratch / "output",
         result=scratch / "result.json",
-        locks=workplace.settings.home / "locks",
+        locks=home / "locks",
+        identity=identity,
+        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.{method}" / identity[:16],
+        references=home / "references",
         seed=training.seed,
         sft=training.sft,
-        preference=_preference(training) if method == "dpo" else None,
-        start_adapter=adapter_directory(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None,
-    )
-    job.write(scratch / "job.json")
-    workplace.launch(scratch / "job.json")
-    result = read_result(job.result)
-    for made in job.output.iterdir():
-        made.rename(workspace / made.name)
-    shutil.rmtree(scratch)
-    report = json.loads((workspace / REPORT).read_bytes())
-    facts = ("method", "steps", "rows", "tokens", "supervised_share", "rows_cut", "first_loss", "last_loss")
-    return Built(
-        summary={
-            **{fact: report[fact] for fact in facts},
-            "trainable_parameters": report["trainable_parameters"],
-            "optimizer": report["optimizer"],
-            "precision": report["precision"],
-            "device": report["device"],
-            "seed": report["seed"],
-            "data_order_sha256": report["data_order_sha256"],
-            "base_model": report["base_model"],
-        },
-        measured=result.measured,
+        preference=_preference(training) if aligned else None,
+        start_adapter=adapter_directory(tuned) if tuned is not None and not full else None,
+        checkpoints=training.checkpoints,
+        devices=training.devices,
     )
 
 
@@ -128,17 +186,24 @@ def _card_digest(workplace: Workplace) -> dict[str, str]:
 
 
 def _sft_config(line: Line) -> Config:
-    return {"seed": line.training.seed, "sft": line.training.sft.model_dump(mode="json")}
+    training = line.training
+    return {
+        "seed": training.seed,
+        "sft": training.sft.model_dump(mode="json"),
+        "devices": training.devices.model_dump(mode="json"),
+    }
 
 
 def _aligned_config(line: Line) -> Config:
     """Of the SFT section only what says how the base is held and which rows are left out."""
-    held = line.training.sft.model_dump(mode="json", include={"adapter", "precision", "max_cut_share"})
+    holding = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
+    held = line.training.sft.model_dump(mode="json", include=holding)
     preference = _preference(line.training)
     return {
         "seed": line.training.seed,
         "sft": held,
         "preference": preference.model_dump(mode="json") if preference is not None else None,
+        "devices": line.training.devices.model_dump(mode="json"),
     }
 
 
@@ -178,7 +243,7 @@ BASE_MODEL = Stage(
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
-    code_version="1",
+    code_version="2",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
@@ -188,7 +253,7 @@ SFT_ADAPTER = Stage(
 
 ALIGNED_ADAPTER = Stage(
     kind="aligned_adapter",
-    code_version="1",
+    code_version="2",
     build=build_aligned_adapter,
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
     config=_aligned_config,

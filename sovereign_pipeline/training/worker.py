@@ -7,6 +7,7 @@ process. What is trained, and how, is `trainer.py`.
 import fcntl
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
-from sovereign_pipeline.training.trainer import Step, train
+from sovereign_pipeline.training.trainer import Outside, Step, train
 
 SECONDS_BETWEEN_TRIES = 1.0
 TRIES_BETWEEN_MESSAGES = 15
@@ -30,25 +31,54 @@ def main(job_file: Path) -> int:
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)
     go_offline()
+    asked_to_stop = stop_on_sigterm()
     job = TrainingJob.read(job_file)
     try:
         with open_progress() as progress, device_lock(job.locks, progress):
-            measured = train(job, lambda step: progress(describe(step), asdict(step)))
+            outside = Outside(
+                on_step=lambda step: progress(describe(step), asdict(step)),
+                tell=lambda message: progress(message, {}),
+                stop=lambda: bool(asked_to_stop),
+            )
+            measured = train(job, outside)
     except SovereignError as error:
         TrainingResult(error=str(error)).write(job.result)
         return 1
-    except MemoryError:
-        TrainingResult(
-            error=f"{job.dataset}: memory ran out while training. Lower max_length or batch_size in the recipe."
-        ).write(job.result)
-        return 1
     except Exception as error:
+        if ran_out_of_memory(error):
+            TrainingResult(error=out_of_memory(job)).write(job.result)
+            return 1
         TrainingResult(error=f"The trainer failed with {place_of(error)}. Report this; nothing was kept.").write(
             job.result
         )
         return 1
     TrainingResult(measured=measured).write(job.result)
     return 0
+
+
+def stop_on_sigterm() -> list[int]:
+    """Filled at the first SIGTERM. The training then ends after its present step, with a checkpoint; whoever cannot
+    wait for that kills the process, and the checkpoint before it stands."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    return received
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """torch raises an error of its own on CUDA, and on the CPU a RuntimeError that only its words tell apart."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )
+
+
+def out_of_memory(job: TrainingJob) -> str:
+    return (
+        f"{job.dataset}: memory ran out while training. Lower max_length or batch_size in the recipe, set "
+        f"gradient_checkpointing: true, or adapter: qlora."
+    )
 
 
 @contextmanager

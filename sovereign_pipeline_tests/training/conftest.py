@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
+from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
 
@@ -73,17 +74,23 @@ def make_job(tmp_path: Path, tiny_model: Path) -> JobMaker:
             "precision": "float32",
             **(sft or {}),
         }
+        method = "sft" if preference is None else preference.get("method", "dpo")
+        if preference is not None:
+            preference = {"learning_rate": 5e-3, **preference}
         job = {
-            "method": "sft" if preference is None else "dpo",
+            "method": method,
             "base_model": tiny_model,
             "base_model_name": "tiny",
             "base_model_digest": "0" * 64,
-            "chat_template_sha256": "0" * 64,
+            "chat_template_sha256": sha256(TEMPLATE.encode()).hexdigest(),
             "eos_ids": (EOS_ID,),
             "dataset": dataset,
             "output": root / "output",
             "result": root / "result.json",
             "locks": tmp_path / "locks",
+            "identity": "1" * 64,
+            "checkpoint_directory": root / "checkpoints",
+            "references": tmp_path / "references",
             "seed": 7,
             "sft": Sft.model_validate(settings),
             "preference": None if preference is None else Preference.model_validate(preference),

@@ -18,7 +18,7 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.base_models import fetch, load_card, open_base_model, verify
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER, adapter_directory
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 
@@ -63,7 +63,9 @@ class Chain:
 
     def _launch(self, path: Path) -> None:
         job = TrainingJob.read(path)
-        TrainingResult(measured=train(job, lambda step: None)).write(job.result)
+        TrainingResult(measured=train(job, Outside(on_step=lambda step: None, tell=lambda message: None))).write(
+            job.result
+        )
         self.tamper(job.output)
         self.trainings += 1
 

@@ -9,8 +9,9 @@ import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import IGNORED, encode_preference, encode_sft, guard, pack
-from sovereign_pipeline.training.trainer import Step, make_plan, train
+from sovereign_pipeline.training.trainer import Outside, Step, train
 from sovereign_pipeline_tests.training.conftest import EOS_ID, letters, pairs
 
 JobMaker = Callable[..., TrainingJob]
@@ -18,7 +19,7 @@ JobMaker = Callable[..., TrainingJob]
 
 def run(job: TrainingJob) -> list[Step]:
     steps: list[Step] = []
-    train(job, steps.append)
+    train(job, Outside(on_step=steps.append, tell=lambda message: None))
     return steps
 
 
@@ -123,9 +124,17 @@ def test_only_the_reply_is_supervised_and_it_ends_the_turn(tiny_model: Path) -> 
 def test_packed_rows_do_not_see_each_other(make_job: JobMaker) -> None:
     """One optimiser step over all rows: the loss packed into few long rows equals the loss row by row."""
     rows = letters(10)
-    packed = make_job("packed", rows, sft={"max_steps": 1, "gradient_accumulation": 10, "max_length": 256})
-    single = make_job("single", rows, sft={"max_steps": 1, "gradient_accumulation": 10, "epochs": 1, "packing": False})
-    together = make_job("together", rows, sft={"max_steps": 1, "batch_size": 10, "epochs": 1, "packing": False})
+    packed = make_job(
+        "packed", rows, sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "max_length": 256}
+    )
+    single = make_job(
+        "single",
+        rows,
+        sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "epochs": 1, "packing": False},
+    )
+    together = make_job(
+        "together", rows, sft={"max_steps": 1, "warmup_steps": 0, "batch_size": 10, "epochs": 1, "packing": False}
+    )
     for job in (single, together):
         run(job)
     whole = packed.model_copy(update={"sft": packed.sft.model_copy(update={"epochs": 1.0})})

@@ -100,7 +100,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
     assert not job.output.exists() and not job.result.exists()
 
 
-def test_an_interrupted_parent_kills_the_child(make_job: JobMaker) -> None:
+def test_a_second_interrupt_kills_the_child(make_job: JobMaker) -> None:
     seen: list[int] = []
 
     def interrupt(line: str) -> None:
@@ -110,6 +110,45 @@ def test_an_interrupted_parent_kills_the_child(make_job: JobMaker) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_trainer(written(make_job("stopped", letters(12), sft={"epochs": 2000})), interrupt)
     assert seen and not any(_runs(child) for child in seen)
+
+
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(make_job: JobMaker) -> None:
+    sft = {"epochs": 8, "dropout": 0.1}
+    whole, stopped = (make_job(name, letters(12), sft=sft) for name in ("whole", "stopped"))
+    run_trainer(written(whole), lambda line: None)
+
+    def interrupt(line: str) -> None:
+        if json.loads(line).get("step") == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(stopped), lambda line: interrupt(line) if line.startswith("{") else None)
+    with pytest.raises(TrainingFailed, match=r"Stopped at step \d+ of \d+, as was asked"):
+        read_result(stopped.result)
+    (checkpoint,) = stopped.checkpoint_directory.iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3 and not stopped.output.exists()
+    lines: list[str] = []
+    run_trainer(written(stopped), lines.append)
+    assert json.loads(lines[0])["message"] == f"going on from {checkpoint.name}"
+    assert _bytes_of(whole.output) == _bytes_of(stopped.output)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(make_job: JobMaker, step: int) -> None:
+    sft, checkpoints = {"epochs": 4, "dropout": 0.1}, {"every_steps": 2, "keep": 1}
+    whole, killed = (make_job(name, letters(12), sft=sft, checkpoints=checkpoints) for name in ("whole", "killed"))
+    run_trainer(written(whole), lambda line: None)
+
+    def kill(line: str) -> None:
+        if json.loads(line).get("step") == step:
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(TrainingFailed, match="killed by SIGKILL"):
+        run_trainer(written(killed), kill)
+    assert not killed.output.exists()
+    run_trainer(written(killed), lambda line: None)
+    assert _bytes_of(whole.output) == _bytes_of(killed.output)
 
 
 def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker) -> None:
@@ -132,6 +171,10 @@ def _children(pid: int) -> list[int]:
         for found in (task / "children").read_text().split()
         if b"training.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
     ]
+
+
+def _bytes_of(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def _runs(pid: int) -> bool:

@@ -1,0 +1,108 @@
+"""Where an interrupted training goes on from: whole checkpoints on disk, written aside and renamed, each hashed.
+
+What is in one (weights, optimizer, schedule, random states, the log so far) is transformers' business; the order of the
+data is decided by the plan and needs no state but the step.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
+from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+
+RECORD = "checkpoint.json"
+ASIDE = "unfinished"
+
+
+@dataclass(frozen=True)
+class CheckpointDirectory:
+    """The checkpoints of one training. identity: see TrainingJob. keep: the newest so many stay."""
+
+    path: Path
+    identity: str
+    keep: int
+
+    def newest(self, tell: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose files are all as they were written; None when there is none.
+
+        A damaged one is passed over, and said so. Raises IntegrityError for one of another training.
+        """
+        for checkpoint in reversed(self._all()):
+            record = _read_record(checkpoint)
+            if record is not None and record["identity"] != self.identity:
+                raise IntegrityError(
+                    f"{checkpoint}: a checkpoint of another training (other base model, data, recipe or library). "
+                    f"Nothing goes on from it; remove {self.path} if it was put there by hand."
+                )
+            wrong = RECORD if record is None else _first_wrong(checkpoint, record["files"])
+            if wrong is None:
+                return checkpoint
+            tell(f"{checkpoint.name} is damaged ({wrong}); the checkpoint before it serves")
+        return None
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[Path]:
+        """A directory to write the checkpoint of a step into; whole and hashed at the end, or not there at all.
+
+        Raises TrainingFailed when it cannot be written, saying what still stands.
+        """
+        aside = self.path / ASIDE
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            aside.mkdir(parents=True)
+            yield aside
+            self._seal(aside, step)
+        # torch reports a full disk as RuntimeError, safetensors by an error of its own.
+        except Exception as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise TrainingFailed(self._not_written(step, error)) from error
+        for old in self._all()[: -self.keep]:
+            shutil.rmtree(old)
+
+    def remove(self) -> None:
+        """Once the training is whole, nothing goes on from here."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _seal(self, aside: Path, step: int) -> None:
+        files = {str(file.relative_to(aside)): file_sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+        (aside / RECORD).write_bytes(canonical_json({"identity": self.identity, "step": step, "files": files}) + b"\n")
+        for file in [*files, RECORD]:
+            with (aside / file).open("rb") as written:
+                os.fsync(written.fileno())
+        target = self.path / f"step-{step:08}"
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.path.glob("step-*"))
+
+    def _not_written(self, step: int, error: Exception) -> str:
+        free = shutil.disk_usage(self.path).free if self.path.exists() else 0
+        last = self._all()
+        stands = f"{last[-1].name} is kept, and the next run goes on from it" if last else "there is no earlier one"
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return (
+            f"{self.path}: the checkpoint of step {step} could not be written ({why}; {free / 1e6:,.0f} MB are free). "
+            f"{stands}. Make room, or lower training.checkpoints.keep, and run again."
+        )
+
+
+def _read_record(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((checkpoint / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if {"identity", "step", "files"} <= record.keys() else None
+
+
+def _first_wrong(checkpoint: Path, files: dict[str, str]) -> str | None:
+    for name, digest in files.items():
+        if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != digest:
+            return name
+    return None

@@ -1,0 +1,187 @@
+"""What would make a training worthless without anybody noticing, asked before it, at each step, and after it.
+
+What can be told from the rows alone is in `rows.py`; what others ask of the finished artifact, from its files, is in
+`gates.py`. A guard that fires raises TrainingFailed with one paragraph that says what to change.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.forward import packed, reply_log_probabilities
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.rows import EncodedRow
+
+PROBE_ROWS = 4
+# Packed and alone differ by rounding; a row that sees another one is off by nats.
+MOST_APART = {"float32": 0.01, "bfloat16": 0.25}
+LEAST_MOVE = 1e-5
+NAMES_IN_A_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Mean loss per reply token (nats) on a few rows, before and after: whether the training moved anything."""
+
+    rows: list[EncodedRow]
+    before: float
+
+    def check_moved(self, model: Any, method: str, together: bool) -> float:
+        """The loss now. Raises TrainingFailed when it is as it was, or, for SFT, has risen."""
+        after = _loss(model, self.rows, together)
+        if not math.isfinite(after):
+            raise TrainingFailed(
+                "After the last step the loss is not finite. Lower learning_rate, or train with precision: float32."
+            )
+        if abs(after - self.before) < LEAST_MOVE * abs(self.before):
+            raise TrainingFailed(
+                f"The loss on {len(self.rows)} trained rows is {after:.6f}, as it was before the first step: nothing "
+                f"was learned. Raise learning_rate or max_steps, lower warmup_steps, and see that adapter and "
+                f"target_modules name what the model has."
+            )
+        if method == "sft" and after > self.before:
+            raise TrainingFailed(
+                f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}: the training "
+                f"went astray. Lower learning_rate, or raise warmup_steps."
+            )
+        return after
+
+
+def check_template(tokenizer: Any, job: TrainingJob) -> None:
+    """The tokenizer writes turns with exactly the pinned chat template."""
+    found = sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    if found != job.chat_template_sha256:
+        raise TrainingFailed(
+            f"{job.base_model}: the chat template is {found[:12]}, the pinned one {job.chat_template_sha256[:12]}, so "
+            f"training would show the model other turns than serving. Restore the model's files."
+        )
+
+
+def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> None:
+    """Every id in the rows has an embedding, and no token was added to the tokenizer that has none."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    largest = max(token for row in rows for each in row.completions for token in each.ids)
+    if max(largest, len(tokenizer) - 1) >= embeddings:
+        raise TrainingFailed(
+            f"The tokenizer has {len(tokenizer)} tokens (largest id in the rows {largest}) and the model {embeddings} "
+            f"embeddings: tokens were added that the model does not know. Restore the tokenizer's own files."
+        )
+
+
+def check_trainable(model: Any, sft_adapter: str) -> int:
+    """Number of trained parameters: all of LoRA's and nothing else, or all there are."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise TrainingFailed(
+            "Nothing would be trained: the recipe's target_modules match no layer, or every layer is frozen."
+        )
+    if sft_adapter == "none":
+        wrong = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    else:
+        wrong = [name for name in trained if "lora_" not in name]
+        wrong += [name for name, each in model.named_parameters() if "lora_" in name and not each.requires_grad]
+    if wrong:
+        raise TrainingFailed(
+            f"{len(wrong)} tensors are frozen that should be trained, or trained that should be frozen "
+            f"({_some(wrong)}). Use adapter and target_modules as the recipe's schema has them."
+        )
+    return sum(parameter.numel() for parameter in trained.values())
+
+
+def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
+    """Two rows packed have the log-probabilities that they have alone."""
+    import torch
+
+    first, second = sorted(rows, key=lambda row: (row.longest, row.id))[:2]
+    both = [first.completions[0], second.completions[0]]
+    with _still(model), torch.no_grad():
+        inputs = {name: tensor.to(model.device) for name, tensor in packed(both).items()}
+        together, tokens = reply_log_probabilities(model, inputs)
+        alone, _ = reply_log_probabilities(model, inputs, together=False)
+    apart = float(((together - alone).abs() / tokens).max())
+    if apart > MOST_APART[precision]:
+        raise TrainingFailed(
+            f"This model does not keep packed rows apart: rows {first.id} and {second.id} have other log-probabilities "
+            f"together than alone ({apart:.3f} nats a token). Set packing: false in training.sft and "
+            f"training.preference."
+        )
+
+
+def start_probe(model: Any, rows: Sequence[EncodedRow], together: bool) -> Probe:
+    chosen = sorted({row.id: row for row in rows}.values(), key=lambda row: (row.longest, row.id))[:PROBE_ROWS]
+    return Probe(chosen, _loss(model, chosen, together))
+
+
+def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:
+    """Loss and gradient are finite, and the loss is the mean over all that the step was trained on.
+
+    expected: the step's summed losses over its tokens (or replies), counted apart from the library that accumulates
+    gradients. A library that divides once more, or once less, trains with another learning rate than the recipe's.
+    """
+    if not all(math.isfinite(value) for value in logs.values()):
+        raise TrainingFailed(
+            f"Step {step} of {steps}: loss or gradient is not finite. Lower learning_rate in the recipe, or train with "
+            f"precision: float32."
+        )
+    if not math.isclose(logs["loss"], expected, rel_tol=1e-3, abs_tol=1e-5):
+        raise TrainingFailed(
+            f"Step {step} of {steps}: the loss that was minimised is {logs['loss']:.6f} and the mean over the step's "
+            f"batch {expected:.6f}, so gradients are not accumulated as a mean. Install the pinned versions "
+            f"(constraints.txt)."
+        )
+
+
+def check_adapter_moved(model: Any, start: dict[str, Any]) -> None:
+    """Every LoRA-B is finite, not zero, and not as it was at the start."""
+    import torch
+
+    now = lora_b(model)
+    if not now:
+        raise TrainingFailed("The trained model has no adapter. Install the pinned versions (constraints.txt).")
+    dead = [name for name, tensor in now.items() if not bool(torch.isfinite(tensor).all()) or not bool(tensor.any())]
+    still = [name for name, tensor in now.items() if name in start and torch.equal(tensor, start[name])]
+    if dead or still:
+        raise TrainingFailed(
+            f"Of {len(now)} LoRA-B matrices {len(dead)} are zero or not finite and {len(still)} are as they were "
+            f"({_some(sorted({*dead, *still}))}): parts of the adapter learned nothing. Name target_modules that take "
+            f"part in every pass, or lower learning_rate."
+        )
+
+
+def lora_b(model: Any) -> dict[str, Any]:
+    """Copies of all LoRA-B matrices, on the CPU."""
+    return {
+        name: parameter.detach().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if "lora_B" in name and parameter.requires_grad
+    }
+
+
+def _loss(model: Any, rows: Sequence[EncodedRow], together: bool) -> float:
+    import torch
+
+    with _still(model), torch.no_grad():
+        inputs = {
+            name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in rows]).items()
+        }
+        sums, tokens = reply_log_probabilities(model, inputs, together)
+    return float(-sums.sum() / tokens.sum())
+
+
+@contextmanager
+def _still(model: Any) -> Iterator[None]:
+    """No dropout within, and no random number used."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMES_IN_A_MESSAGE]) + (", …" if len(names) > NAMES_IN_A_MESSAGE else "")
