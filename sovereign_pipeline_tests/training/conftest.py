@@ -40,6 +40,19 @@ def pairs(count: int) -> list[dict[str, str]]:
     ]
 
 
+def labels(count: int) -> list[dict[str, Any]]:
+    """Every second reply is the right one and found good, the others are babble and found bad."""
+    return [
+        {
+            "id": pair["id"],
+            "prompt": pair["prompt"],
+            "completion": pair["chosen"] if number % 2 == 0 else pair["rejected"],
+            "label": number % 2 == 0,
+        }
+        for number, pair in enumerate(pairs(count))
+    ]
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [json.dumps(row) for row in letters(40)]
