@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from sovereign_pipeline.errors import TrainingFailed
@@ -17,6 +18,7 @@ from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import EOS_ID, labels, letters, pairs
 
 JobMaker = Callable[..., TrainingJob]
+SMALL = {"gradient_accumulation": 1, "warmup_steps": 0}
 
 
 def run(job: TrainingJob) -> list[Step]:
@@ -166,14 +168,67 @@ def _losses_of_trl(job: TrainingJob, rows: list[dict[str, Any]], start: Path) ->
     return [entry["loss"] for entry in dpo.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "qlora"])
+@pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
+def test_full_tuning_makes_a_whole_model_and_preferences_go_on_from_it(
+    make_job: JobMaker, tiny_model: Path, method: str
+) -> None:
+    full = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
+    first = make_job("sft", letters(16), sft=full)
+    run(first)
+    assert losses(first)[-1] < 0.8 * losses(first)[0]
+    tuned = first.output / "model"
+    base_files = {file.name for file in tiny_model.iterdir()}
+    assert {file.name for file in tuned.iterdir()} == base_files
+    assert (tuned / "tokenizer.json").read_bytes() == (tiny_model / "tokenizer.json").read_bytes()
+    tensors = load_file(tuned / "model.safetensors")
+    assert report(first)["trainable_parameters"] == sum(tensor.numel() for tensor in tensors.values())
+    rows = labels(12) if method == "kto" else pairs(12)
+    job = make_job("aligned", rows, sft=full, preference={"method": method, "batch_size": 4, **SMALL}, base_model=tuned)
+    run(job)
+    start = {"dpo": 0.6931, "ipo": 25.0, "kto": 0.5}[method]
+    assert losses(job)[0] == pytest.approx(start, rel=1e-3) and losses(job)[-1] < start
+    assert not (job.output / "adapter").exists()
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_computing_activations_twice_changes_nothing(make_job: JobMaker, adapter: str) -> None:
+    shape = {"rank": 16, "alpha": 32} if adapter == "none" else {}
+    sft = {"adapter": adapter, "max_steps": 3, "learning_rate": 2e-3, "dropout": 0.0, **shape}
+    kept = make_job("kept", letters(12), sft=sft)
+    twice = make_job("twice", letters(12), sft={**sft, "gradient_checkpointing": True})
+    run(kept)
+    run(twice)
+    assert losses(kept) == pytest.approx(losses(twice), rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [{"rslora": True}, {"dora": True}, {"target_modules": ["q_proj", "v_proj"]}])
+def test_other_shapes_of_an_adapter_learn_too(make_job: JobMaker, tiny_model: Path, shape: dict[str, Any]) -> None:
+    job = make_job("shaped", letters(16), sft=shape)
+    run(job)
+    assert losses(job)[-1] < 0.9 * losses(job)[0]
+    assert logit_change(tiny_model, job.output / "adapter") > 0.1
+    config = json.loads((job.output / "adapter" / "adapter_config.json").read_bytes())
+    assert (config["use_rslora"], config["use_dora"]) == (shape.get("rslora", False), shape.get("dora", False))
+
+
+def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker) -> None:
+    first = make_job("first", letters(16))
+    run(first)
+    second = make_job("second", letters(16), start_adapter=first.output / "adapter")
+    run(second)
+    assert losses(second)[0] < 0.8 * losses(first)[0]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "qlora", "none"])
 def test_the_same_job_makes_the_same_bytes(make_job: JobMaker, adapter: str) -> None:
-    sft = {"adapter": adapter, "dropout": 0.1, "epochs": 2}
+    shape = {"rank": 16, "alpha": 32} if adapter == "none" else {"dropout": 0.1}
+    sft = {"adapter": adapter, "epochs": 2, **shape}
     one, two, other = (make_job(name, letters(12), sft, seed=seed) for name, seed in (("a", 7), ("b", 7), ("c", 8)))
     for job in (one, two, other):
         run(job)
     assert files(one.output) == files(two.output)
-    assert files(one.output / "adapter") != files(other.output / "adapter")
+    made = "model/model.safetensors" if adapter == "none" else "adapter/adapter_model.safetensors"
+    assert files(one.output)[made] != files(other.output)[made]
     assert not any(str(one.base_model).encode() in content for content in files(one.output).values())
 
 
