@@ -182,6 +182,8 @@ class Training(RecipeModel):
             raise ValueError("start_from goes on training an adapter, and adapter: none has none")
         if self.devices.sharding == "fsdp2" and self.devices.count > 1 and self.sft.adapter == "qlora":
             raise ValueError("a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device")
+        if self.devices.count > 1 and self.preference is not None:
+            raise ValueError("preferences are learned on one device; several are for lines with SFT alone")
         return self
 
     @property

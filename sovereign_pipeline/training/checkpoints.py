@@ -47,27 +47,28 @@ class CheckpointDirectory:
         return None
 
     @contextmanager
-    def writing(self, step: int) -> Iterator[Path]:
+    def writing(self, step: int, first: bool = True, together: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """A directory to write the checkpoint of a step into; whole and hashed at the end, or not there at all.
 
+        Of several processes that write into one checkpoint, the first makes and seals it; together: waits for all.
         Raises TrainingFailed when it cannot be written, saying what still stands.
         """
         aside = self.path / ASIDE
-        shutil.rmtree(aside, ignore_errors=True)
         try:
-            aside.mkdir(parents=True)
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+            together()
             yield aside
-            self._seal(aside, step)
+            together()
+            if first:
+                self._seal(aside, step)
         # torch reports a full disk as RuntimeError, safetensors by an error of its own.
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise TrainingFailed(self._not_written(step, error)) from error
-        for old in self._all()[: -self.keep]:
+        for old in self._all()[: -self.keep] if first else []:
             shutil.rmtree(old)
-
-    def remove(self) -> None:
-        """Once the training is whole, nothing goes on from here."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def _seal(self, aside: Path, step: int) -> None:
         files = {str(file.relative_to(aside)): file_sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}

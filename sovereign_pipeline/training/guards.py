@@ -5,7 +5,7 @@ What can be told from the rows alone is in `rows.py`; what others ask of the fin
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,14 +25,16 @@ NAMES_IN_A_MESSAGE = 3
 
 @dataclass(frozen=True)
 class Probe:
-    """Mean loss per reply token (nats) on a few rows, before and after: whether the training moved anything."""
+    """Mean loss per reply token (nats) on a few rows, before the training: whether it moved anything."""
 
     rows: list[EncodedRow]
     before: float
 
-    def check_moved(self, model: Any, method: str, together: bool) -> float:
-        """The loss now. Raises TrainingFailed when it is as it was, or, for SFT, has risen."""
-        after = _loss(model, self.rows, together)
+    def loss(self, model: Any, together: bool) -> float:
+        return _loss(model, self.rows, together)
+
+    def check_moved(self, after: float, method: str) -> None:
+        """Raises TrainingFailed when the loss is as it was or, for SFT, has risen."""
         if not math.isfinite(after):
             raise TrainingFailed(
                 "After the last step the loss is not finite. Lower learning_rate, or train with precision: float32."
@@ -48,7 +50,6 @@ class Probe:
                 f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}: the training "
                 f"went astray. Lower learning_rate, or raise warmup_steps."
             )
-        return after
 
 
 def check_template(tokenizer: Any, job: TrainingJob) -> None:
@@ -135,30 +136,26 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
         )
 
 
-def check_adapter_moved(model: Any, start: dict[str, Any]) -> None:
-    """Every LoRA-B is finite, not zero, and not as it was at the start."""
+def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
+    """Every LoRA-B is finite, not zero, and not as it was at the start. now, start: see `lora_b`."""
     import torch
 
-    now = lora_b(model)
     if not now:
         raise TrainingFailed("The trained model has no adapter. Install the pinned versions (constraints.txt).")
     dead = [name for name, tensor in now.items() if not bool(torch.isfinite(tensor).all()) or not bool(tensor.any())]
     still = [name for name, tensor in now.items() if name in start and torch.equal(tensor, start[name])]
-    if dead or still:
+    lost = sorted(start.keys() - now.keys())
+    if dead or still or lost:
         raise TrainingFailed(
-            f"Of {len(now)} LoRA-B matrices {len(dead)} are zero or not finite and {len(still)} are as they were "
-            f"({_some(sorted({*dead, *still}))}): parts of the adapter learned nothing. Name target_modules that take "
-            f"part in every pass, or lower learning_rate."
+            f"Of {len(start)} LoRA-B matrices {len(dead)} are zero or not finite, {len(still)} are as they were and "
+            f"{len(lost)} are gone ({_some(sorted({*dead, *still, *lost}))}): parts of the adapter learned nothing. "
+            f"Name target_modules that take part in every pass, or raise learning_rate or max_steps."
         )
 
 
-def lora_b(model: Any) -> dict[str, Any]:
-    """Copies of all LoRA-B matrices, on the CPU."""
-    return {
-        name: parameter.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if "lora_B" in name and parameter.requires_grad
-    }
+def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Copies of all LoRA-B matrices among named tensors, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B." in name}
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], together: bool) -> float:

@@ -1,5 +1,7 @@
 """What goes between a stage and the trainer's process: the job file, and the file in which the trainer answers."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -84,10 +86,13 @@ class TrainingResult(_Record):
     measured: dict[str, float] = {}
 
     def write(self, path: Path) -> None:
-        """Written aside and renamed, so that a reader sees a whole answer or none."""
-        aside = path.with_suffix(".part")
+        """Written aside and given its name, so that a reader sees a whole answer or none. Of several processes the
+        first to answer is heard: when one fails, the others fail for want of it."""
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
-        aside.replace(path)
+        with suppress(FileExistsError):
+            path.hardlink_to(aside)
+        aside.unlink()
 
 
 def read_result(path: Path) -> TrainingResult:

@@ -41,8 +41,11 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
     it takes too long or at a second interrupt; when this process is killed, the kernel kills the trainer.
     Raises TrainingFailed with the trainer's own paragraph, or saying how its process ended.
     """
+    described = TrainingJob.read(job)
+    described.result.unlink(missing_ok=True)
+    module = "worker" if described.devices.count == 1 else "ranks"
     process = subprocess.Popen(
-        [sys.executable, "-m", "sovereign_pipeline.training.worker", str(job)],
+        [sys.executable, "-m", f"sovereign_pipeline.training.{module}", str(job)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         # Libraries warn with pieces of the text they were given, and document text may not reach a log.
@@ -61,7 +64,7 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
         if process.poll() is None:
             _end(process, progress)
         process.stdout.close()
-    result = TrainingJob.read(job).result
+    result = described.result
     if status != 0 and not result.is_file():
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         raise TrainingFailed(

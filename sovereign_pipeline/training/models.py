@@ -56,11 +56,13 @@ def lora_config(sft: Sft) -> Any:
     )
 
 
-def save_adapter(model: Any, job: TrainingJob, state_dict: dict[str, Any] | None = None) -> None:
-    """`adapter/`: an ordinary PEFT directory, the same bytes each time: no paths, no model card, sets in order."""
+def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
+    """`adapter/`: an ordinary PEFT directory, the same bytes each time: no paths, no model card, sets in order.
+
+    state: the whole model's tensors or at least the adapter's, by name."""
     directory = job.output / ADAPTER
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
-    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state_dict)
+    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_bytes())
@@ -69,20 +71,17 @@ def save_adapter(model: Any, job: TrainingJob, state_dict: dict[str, Any] | None
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def save_model(model: Any, job: TrainingJob, state_dict: dict[str, Any] | None = None) -> None:
+def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
     """`model/`: an ordinary transformers directory in the recipe's precision, with the base's own tokenizer files."""
     import torch
 
     directory = job.output / MODEL
     dtype = getattr(torch, job.sft.precision)
-    weights = model.state_dict() if state_dict is None else state_dict
+    tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for target, source in model.all_tied_weights_keys.items():
+        tensors[target] = tensors[source]  # one tensor under two names, which is then written once
     model.config.dtype = dtype
-    model.save_pretrained(
-        str(directory),
-        state_dict={
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-        },
-    )
+    model.save_pretrained(str(directory), state_dict=tensors)
     for name in TOKENIZER_FILES:
         if (job.base_model / name).is_file():
             shutil.copyfile(job.base_model / name, directory / name)

@@ -16,8 +16,8 @@ from sovereign_pipeline.training.rows import EncodedRow, pack
 class Plan:
     """The units (packs of rows, or single rows) in the order in which they are trained.
 
-    units_a_step: batch_size × gradient_accumulation × devices. left_out: units of the last epoch that did not fill a
-    batch on every device (several devices, or kto's exchange of replies, which needs two).
+    units_a_step: batch_size × gradient_accumulation × devices. left_out: the last unit, where it would have been alone
+    in its batch and the method needs two.
     """
 
     units: list[list[EncodedRow]]
@@ -61,10 +61,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
 
 
 def _whole_batches(job: TrainingJob, wanted: int) -> int:
-    """How many of the wanted units are trained. With several devices a batch that is not whole would be filled up with
-    units from the start, trained twice; in kto a batch of one has no other reply to exchange with."""
-    if job.devices.count > 1:
-        return wanted - wanted % (job.tuning.batch_size * job.devices.count)
+    """How many of the wanted units are trained: in kto a batch of one has no other reply to exchange with."""
     if job.method == "kto" and wanted % job.tuning.batch_size == 1:
         return wanted - 1
     return wanted

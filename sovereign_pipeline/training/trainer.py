@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.devices import check_sharded, let_accelerate_shard_on_cpu, sharding_arguments
 from sovereign_pipeline.training.forward import Batch, packed, reply_log_probabilities, token_log_probabilities
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
@@ -32,7 +33,7 @@ from sovereign_pipeline.training.losses import kto_loss, pair_loss
 from sovereign_pipeline.training.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.plan import Plan, make_plan
 from sovereign_pipeline.training.references import key_of, reference_log_probabilities
-from sovereign_pipeline.training.rows import RowsForTraining, encode, exchanged, guard
+from sovereign_pipeline.training.rows import Completion, RowsForTraining, encode, exchanged, guard
 
 LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")
 LOGGED = (
@@ -93,7 +94,7 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
         check_rows_are_kept_apart(model, rows.rows, job.sft.precision)
     probe = start_probe(model, plan.rows, together)
     batches = _Batches(job, plan, model, outside.tell)
-    start = lora_b(model)
+    start = lora_b(model.named_parameters())
     trainer = _trainer(job, model, batches, outside)
     checkpoint = trainer.checkpoint_directory.newest(outside.tell)
     if checkpoint is not None:
@@ -106,11 +107,18 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
         raise TrainingFailed(
             f"Stopped at step {done} of {plan.steps}, as was asked. A checkpoint is kept; run again to go on from it."
         )
-    if job.sft.adapter != "none":
-        check_adapter_moved(model, start)
-    loss_after = probe.check_moved(model, job.method, together)
+    # On several devices the next two need all of them; what follows is the first one's alone.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    loss_after = probe.loss(model, together)
+    if not trainer.is_world_process_zero():
+        return {}
+    probe.check_moved(loss_after, job.method)
     job.output.mkdir()
-    (save_model if job.sft.adapter == "none" else save_adapter)(model, job)
+    if job.sft.adapter == "none":
+        save_model(model, state, job)
+    else:
+        check_adapter_moved(lora_b(state.items()), start)
+        save_adapter(model, state, job)
     log = [_log_row(entry) for entry in trainer.state.log_history if "loss" in entry]
     write_jsonl(job.output / "training_log.jsonl", log)
     report = {
@@ -149,7 +157,7 @@ class _Batches:
 
     def __init__(self, job: TrainingJob, plan: Plan, model: Any, tell: Callable[[str], None]) -> None:
         self.plan = plan
-        self._method = job.method
+        self._job = job
         self._references: dict[str, float] = {}
         if job.method == "sft":
             return
@@ -161,14 +169,24 @@ class _Batches:
                 completions += exchanged([row for unit in units[place : place + size] for row in unit])
         self._references = reference_log_probabilities(job, model, completions, tell)
 
+    @property
+    def places(self) -> list[int]:
+        """Of the units in the plan; at the end as many beyond it as let every device have a batch as large."""
+        together = self._job.tuning.batch_size * self._job.devices.count
+        return list(
+            range(len(self.plan.units) + (-len(self.plan.units) % together if self._job.devices.count > 1 else 0))
+        )
+
     def collate(self, places: Sequence[int]) -> Batch:
-        rows = [row for place in places for row in self.plan.units[place]]
+        rows = [row for place in places for unit in self.plan.units[place : place + 1] for row in unit]
         completions = [each for row in rows for each in row.completions]
+        if not rows:  # a device for which the last step has nothing takes part with a row that nothing is learned from
+            completions = [Completion(list(self._job.eos_ids[:1]) * 2, [])]
         batch = packed(completions)
-        if self._method == "sft":
+        if self._job.method == "sft":
             return batch
         batch["references"] = self._of(completions)
-        if self._method == "kto":
+        if self._job.method == "kto":
             import torch
 
             batch["desirable"] = torch.tensor([row.desirable for row in rows])
@@ -202,6 +220,17 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
             )
             self.first_step = 0
             self._begin_step()
+            check_sharded(job, self.accelerator)
+
+        def create_accelerator_and_postprocess(self) -> None:
+            if job.devices.count > 1 and self.args.use_cpu:
+                let_accelerate_shard_on_cpu()
+            super().create_accelerator_and_postprocess()
+
+        def asked_to_stop(self) -> bool:
+            """Whether any of the processes was asked, so that all of them end after the same step."""
+            asked = torch.tensor(int(outside.stop()), device=self.args.device)
+            return bool(self.accelerator.reduce(asked, "sum"))
 
         def _begin_step(self) -> None:
             self._step_total: Any = torch.zeros((), dtype=torch.float64)
@@ -258,11 +287,14 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
             super().log(logs, start_time)
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            with self.checkpoint_directory.writing(self.state.global_step) as directory:
+            waiting = self.accelerator.wait_for_everyone
+            first = self.is_world_process_zero()
+            with self.checkpoint_directory.writing(self.state.global_step, first, waiting) as directory:
                 self.save_model(str(directory), _internal_call=True)
                 self._save_optimizer_and_scheduler(str(directory))
                 self._save_rng_state(str(directory))
-                self.state.save_to_json(str(directory / "trainer_state.json"))
+                if first:
+                    self.state.save_to_json(str(directory / "trainer_state.json"))
 
     class Callback(TrainerCallback):  # type: ignore[misc]
         started = 0.0
@@ -274,7 +306,7 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
         def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
             if state.global_step >= plan.steps:
                 control.should_save = False  # what comes now is the result itself
-            elif outside.stop():
+            elif trainer.asked_to_stop():
                 control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
@@ -296,7 +328,7 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
         model=model,
         args=_arguments(job),
         data_collator=batches.collate,
-        train_dataset=list(range(len(plan.units))),
+        train_dataset=batches.places,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
     trainer.add_callback(Callback())
@@ -335,6 +367,7 @@ def _arguments(job: TrainingJob) -> Any:
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
+        **sharding_arguments(job),
     )
 
 
@@ -389,6 +422,7 @@ def _report(
         "seed": job.seed,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "devices": job.devices.count,
+        "sharding": job.devices.sharding if job.devices.count > 1 else None,
         "threads": torch.get_num_threads(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "base_model": {

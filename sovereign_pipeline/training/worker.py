@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def main(job_file: Path) -> int:
     asked_to_stop = stop_on_sigterm()
     job = TrainingJob.read(job_file)
     try:
-        with open_progress() as progress, device_lock(job.locks, progress):
+        with open_progress() as progress, _device(job, progress):
             outside = Outside(
                 on_step=lambda step: progress(describe(step), asdict(step)),
                 tell=lambda message: progress(message, {}),
@@ -52,7 +52,8 @@ def main(job_file: Path) -> int:
             job.result
         )
         return 1
-    TrainingResult(measured=measured).write(job.result)
+    if measured:
+        TrainingResult(measured=measured).write(job.result)
     return 0
 
 
@@ -104,9 +105,20 @@ def device_lock(directory: Path, progress: Callable[[str, dict[str, object]], No
         yield
 
 
+def _device(job: TrainingJob, progress: Callable[[str, dict[str, object]], None]) -> AbstractContextManager[None]:
+    """The lock on the device; where there are several, the launcher of all their processes holds it."""
+    return device_lock(job.locks, progress) if job.devices.count == 1 else nullcontext()
+
+
 @contextmanager
 def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
-    """Where progress goes: into the Dagster run's log when a Pipes session is open, else to stdout as JSON lines."""
+    """Where progress goes: into the Dagster run's log when a Pipes session is open, else to stdout as JSON lines.
+
+    Of the processes that train one model together, the first one speaks.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda message, values: None
+        return
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes
 

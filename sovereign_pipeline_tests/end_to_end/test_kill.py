@@ -73,3 +73,27 @@ def test_killing_the_run_itself_kills_the_trainer(installation: Installation) ->
     while trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(installation: Installation) -> None:
+    installation.write_recipe(harbour_recipe(max_steps=400, epochs=100_000))
+    run = installation.start("run", "harbour")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "step 3/" in line:
+            break
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    printed = run.stdout.read()
+    assert run.wait() != 0 and "Traceback" not in printed, printed
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+    checkpoints = list((installation.settings.home / "checkpoints").glob("harbour.sft/*/step-*"))
+    assert len(checkpoints) in (1, 2), printed
+    newest = max(checkpoint.name for checkpoint in checkpoints)
+    assert installation.store.current("harbour", "sft_adapter") is None
+
+    status, output = installation.run("run", "harbour")
+    assert status == 0, output
+    assert f"going on from {newest}" in output
+    assert not list((installation.settings.home / "checkpoints").glob("harbour.sft/*"))

@@ -1,0 +1,58 @@
+"""One model shared by several devices: what transformers and accelerate are told for it, and that they did it. How the
+processes are started is `ranks.py`.
+"""
+
+from typing import Any
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+
+# Each device holds its share of parameters, gradients and optimizer. Checkpoints are whole, not one file a device.
+FSDP2 = {
+    "version": 2,
+    "state_dict_type": "FULL_STATE_DICT",
+    "reshard_after_forward": True,
+    "cpu_ram_efficient_loading": False,
+}
+ZERO3 = {
+    "zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True},
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    # transformers' own AdamW stays the optimizer, as on one device.
+    "zero_allow_untested_optimizer": True,
+    "zero_force_ds_cpu_optimizer": False,
+}
+
+
+def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
+    """What TrainingArguments are given beside what one device needs."""
+    if job.devices.count == 1:
+        return {}
+    if job.devices.sharding == "zero3":
+        return {"deepspeed": ZERO3}
+    return {"fsdp": True, "fsdp_config": FSDP2, "dataloader_pin_memory": False}
+
+
+def let_accelerate_shard_on_cpu() -> None:
+    """accelerate takes FSDP for several CUDA devices only and on CPUs falls back to plain data parallelism without a
+    word. Nothing in FSDP2 needs CUDA, so it is told that these processes are of the kind that it shards."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    state = PartialState._shared_state
+    if state.get("distributed_type") == DistributedType.MULTI_CPU:
+        state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def check_sharded(job: TrainingJob, accelerator: Any) -> None:
+    """Raises TrainingFailed when the processes do not share one model."""
+    if job.devices.count == 1:
+        return
+    sharded = accelerator.is_fsdp2 if job.devices.sharding == "fsdp2" else accelerator.state.deepspeed_plugin
+    if accelerator.num_processes != job.devices.count or not sharded:
+        raise TrainingFailed(
+            f"{job.devices.count} processes with {job.devices.sharding} were asked for and "
+            f"{accelerator.num_processes} without it were started. Install the pinned versions (constraints.txt)."
+        )
