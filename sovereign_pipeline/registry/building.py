@@ -20,7 +20,6 @@ from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
 from sovereign_pipeline.registry.record import (
-    ADAPTER_WEIGHTS,
     RECORD_FILE,
     AdapterRecord,
     BaseModelFacts,
@@ -32,6 +31,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
 )
 from sovereign_pipeline.training.base_models import read_descriptor
+from sovereign_pipeline.training.tuned import tuned_model
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
@@ -137,9 +137,11 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Such as `sft-lora` or `sft-qlora+dpo`."""
-    preference = line.training.preference
-    return f"sft-{line.training.sft.adapter}" + (f"+{preference.method}" if preference is not None else "")
+    """Such as `sft-lora`, `sft-qlora+dpo` or, tuned in full, `sft-full`."""
+    sft, preference = line.training.sft, line.training.preference
+    return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (
+        f"+{preference.method}" if preference is not None else ""
+    )
 
 
 def _stages_above(stages: tuple[Stage, ...]) -> list[Stage]:
@@ -198,7 +200,7 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         method=method_of(line),
         classification=workplace.institution.ladder.highest(each.manifest.classification for each in inputs.values()),
         adapter_digest=adapter.ref.digest,
-        adapter_sha256=file_sha256(adapter.file(ADAPTER_WEIGHTS)),
+        adapter_sha256=tuned_model(adapter).weights_sha256,
         code_version=adapter.manifest.producer.code_version,
         framework_versions=adapter.manifest.producer.libraries,
         training_dataset=dataset_facts(inputs["training_dataset"], sources),

@@ -17,7 +17,6 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
 
 RECORD_FILE = "record.json"
-ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 class _Facts(BaseModel):

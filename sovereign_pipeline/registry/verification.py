@@ -18,7 +18,6 @@ from sovereign_pipeline.registry.catalog import find_adapter, open_dataset, show
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.registry.record import (
-    ADAPTER_WEIGHTS,
     RECORD_FILE,
     AdapterRecord,
     disagreements,
@@ -27,6 +26,7 @@ from sovereign_pipeline.registry.record import (
 )
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.tuned import tuned_model
 
 
 @dataclass(frozen=True)
@@ -162,16 +162,14 @@ def _assert_row_says_what_dataset_says(row: dict[str, Any], artifact: Artifact, 
 
 
 def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
-    circumstances = adapter.manifest.circumstances
+    circumstances, tuned = adapter.manifest.circumstances, tuned_model(adapter)
     same = (
-        file_sha256(adapter.file(ADAPTER_WEIGHTS)) == row.adapter_sha256
+        tuned.weights_sha256 == row.adapter_sha256
         and adapter.ref.manifest_sha256 == row.manifest_sha256
         and circumstances.source_sha256 == row.source_sha256
     )
     if not same:
-        raise IntegrityError(
-            f"{adapter.path / ADAPTER_WEIGHTS}: not the adapter registered as {row.id}. Restore it from a copy."
-        )
+        raise IntegrityError(f"{tuned.weights[0]}: not the adapter registered as {row.id}. Restore it from a copy.")
 
 
 def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:

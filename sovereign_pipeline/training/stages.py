@@ -7,7 +7,6 @@ from typing import Literal
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, PREFERENCE_ROWS, TRAINING_DATASET, TRAINING_ROWS
 from sovereign_pipeline.errors import CeilingExceeded
 from sovereign_pipeline.policy.line import Line
@@ -23,17 +22,12 @@ from sovereign_pipeline.training.base_models import (
 )
 from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
 from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.tuned import tuned_model
 
-ADAPTER = "adapter"
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.json"
 
 TRAINING_LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
-
-
-def adapter_directory(artifact: Artifact) -> Path:
-    """The ordinary PEFT directory inside a sft_adapter or aligned_adapter artifact."""
-    return artifact.file(f"{ADAPTER}/adapter_config.json").parent
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -73,12 +67,14 @@ def _train(
 ) -> Built:
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
+    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
+    start = tuned_model(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None
     # Inside the workspace, so that whatever a killed run leaves here goes with it.
     scratch = workspace / "scratch"
     scratch.mkdir()
     job = TrainingJob(
         method=method,
-        base_model=open_base_model(workplace.settings, inputs[BASE_MODEL.kind]),
+        base_model=start.directory if start is not None and start.holds == "model" else base,
         base_model_name=descriptor["name"],
         base_model_digest=descriptor["digest"],
         chat_template_sha256=descriptor["chat_template_sha256"],
@@ -90,7 +86,7 @@ def _train(
         seed=training.seed,
         sft=training.sft,
         preference=_preference(training) if method == "dpo" else None,
-        start_adapter=adapter_directory(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None,
+        start_adapter=start.directory if start is not None and start.holds == "adapter" else None,
     )
     job.write(scratch / "job.json")
     workplace.launch(scratch / "job.json")
@@ -143,20 +139,24 @@ def _aligned_config(line: Line) -> Config:
 
 
 def _adapter_shape(line: Line) -> Config:
-    return line.training.sft.model_dump(mode="json", include={"rank", "alpha", "target_modules"})
+    shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
+    return line.training.sft.model_dump(mode="json", include=shaping)
 
 
 _ADAPTER_GATES = (
     Gate(
         name="end_of_turn_trained",
-        question="Does every row end in a supervised end-of-turn token, and did the adapter learn to stop?",
+        question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="1",
         judge=judge_end_of_turn,
     ),
     Gate(
         name="adapter_non_zero",
-        question="Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros?",
-        code_version="1",
+        question=(
+            "Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros? Or, tuned in "
+            "full, is every tensor of the base there, of the same shape, finite, and every linear layer changed?"
+        ),
+        code_version="2",
         judge=judge_adapter_non_zero,
         config=_adapter_shape,
     ),
