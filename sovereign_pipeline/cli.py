@@ -185,6 +185,8 @@ def _checked(file: Path) -> Line:
             f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
         )
     load_card(settings, recipe.training.base_model)
+    if recipe.training.start_from is not None:
+        _catalog().find_adapter(_registry(), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     return recipe

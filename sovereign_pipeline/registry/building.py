@@ -26,9 +26,11 @@ from sovereign_pipeline.registry.record import (
     DatasetFacts,
     FileFacts,
     GateFacts,
+    StartFacts,
     disagreements,
     lineage,
     read_record,
+    start_in,
 )
 from sovereign_pipeline.training.base_models import read_descriptor
 from sovereign_pipeline.training.tuned import tuned_model
@@ -40,7 +42,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
     """The stage over the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
     return Stage(
         kind="registered_adapter",
-        code_version="2",
+        code_version="3",
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
@@ -48,7 +50,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
             Gate(
                 name="record_matches_artifacts",
                 question="Does every fact follow from artifacts that belong together, and did every gate say yes?",
-                code_version="2",
+                code_version="3",
                 judge=partial(judge_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
             ),
@@ -210,7 +212,16 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         evaluation=_evaluation(store, report),
         lineage=dict(sorted(ancestors.items())),
         gates=gates,
+        started_from=_started_from(store, adapter),
     )
+
+
+def _started_from(store: ArtifactStore, adapter: Artifact) -> StartFacts | None:
+    start = start_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
+    if start is None:
+        return None
+    weights = tuned_model(store.open(store.ref_of(start[1]))).weights_sha256
+    return StartFacts(adapter=start[0], digest=start[1], adapter_sha256=weights)
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from sovereign_pipeline.registry.record import (
     lineage,
     read_record,
 )
+from sovereign_pipeline.registry.registration import assert_start_is_registered
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.base_models import open_base_model
 from sovereign_pipeline.training.tuned import tuned_model
@@ -62,7 +63,8 @@ class VerificationReport:
 
 
 def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> VerificationReport:
-    """Hash everything an adapter stands on, and compare the registry's row with the record.
+    """Hash everything an adapter stands on, and compare the registry's row with the record. What it went on from is
+    verified in the same way.
 
     Raises IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and
     NotFoundError for an adapter that is not registered.
@@ -89,7 +91,12 @@ def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings,
         _base_model(settings, record, next(each for each in ancestors if each.manifest.kind == "base_model"))
     )
     live, notes = _live_sources(settings, sources)
-    return VerificationReport(adapter_id, (*checked, *live), tuple(notes))
+    checked += live
+    if record.started_from is not None:
+        assert_start_is_registered(registry, record, artifact)
+        earlier = verify_adapter(registry, store, settings, record.started_from.adapter)
+        checked, notes = [*checked, *earlier.checked], [*notes, *earlier.notes]
+    return VerificationReport(adapter_id, tuple(dict.fromkeys(checked)), tuple(dict.fromkeys(notes)))
 
 
 def verify_dataset(registry: Registry, store: ArtifactStore, settings: Settings, digest: str) -> VerificationReport:

@@ -22,7 +22,8 @@ from sovereign_pipeline.training.base_models import (
 )
 from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
 from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.tuned import tuned_model
+from sovereign_pipeline.training.start import Start, judge_start, resolve_start, start_config, start_digests
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.json"
@@ -68,13 +69,14 @@ def _train(
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
-    start = tuned_model(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None
+    start = resolve_start(workplace, inputs, base) if method == "sft" else None
+    tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if method == "dpo" else None
     # Inside the workspace, so that whatever a killed run leaves here goes with it.
     scratch = workspace / "scratch"
     scratch.mkdir()
     job = TrainingJob(
         method=method,
-        base_model=start.directory if start is not None and start.holds == "model" else base,
+        base_model=tuned.directory if tuned is not None and tuned.holds == "model" else base,
         base_model_name=descriptor["name"],
         base_model_digest=descriptor["digest"],
         chat_template_sha256=descriptor["chat_template_sha256"],
@@ -86,7 +88,7 @@ def _train(
         seed=training.seed,
         sft=training.sft,
         preference=_preference(training) if method == "dpo" else None,
-        start_adapter=start.directory if start is not None and start.holds == "adapter" else None,
+        start_adapter=_start_adapter(start, tuned),
     )
     job.write(scratch / "job.json")
     workplace.launch(scratch / "job.json")
@@ -106,9 +108,18 @@ def _train(
             "seed": report["seed"],
             "data_order_sha256": report["data_order_sha256"],
             "base_model": report["base_model"],
+            **({"started_from": start.facts} if start is not None else {}),
         },
         measured=result.measured,
+        classification=start.classification if start is not None else None,
     )
+
+
+def _start_adapter(start: Start | None, tuned: TunedModel | None) -> Path | None:
+    """The PEFT directory that training goes on from: SFT from a registered adapter, preferences from what SFT left."""
+    if start is not None:
+        return start.directory
+    return tuned.directory if tuned is not None and tuned.holds == "adapter" else None
 
 
 def _preference(training: Training) -> Preference | None:
@@ -124,7 +135,9 @@ def _card_digest(workplace: Workplace) -> dict[str, str]:
 
 
 def _sft_config(line: Line) -> Config:
-    return {"seed": line.training.seed, "sft": line.training.sft.model_dump(mode="json")}
+    config = {"seed": line.training.seed, "sft": line.training.sft.model_dump(mode="json")}
+    named = line.training.start_from
+    return config if named is None else {**config, "start_from": named}
 
 
 def _aligned_config(line: Line) -> Config:
@@ -166,6 +179,13 @@ _ADAPTER_GATES = (
         code_version="1",
         judge=judge_base_digest,
     ),
+    Gate(
+        name="start_saw_nothing_held_out",
+        question="Was the adapter that training went on from, if any, trained on nothing that is held out now?",
+        code_version="1",
+        judge=judge_start,
+        config=start_config,
+    ),
 )
 
 BASE_MODEL = Stage(
@@ -182,6 +202,7 @@ SFT_ADAPTER = Stage(
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
+    external=start_digests,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
 )
