@@ -15,12 +15,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import InputError, SovereignError, TrainingFailed
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
+from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings, go_offline
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -135,10 +137,24 @@ def lines_list(as_json: AsJson = False) -> None:
 
 
 @lines.command("check")
-def lines_check(file: Path) -> None:
-    """Validate a recipe file: keys, levels, and whether what it names is there."""
+def lines_check(
+    file: Path,
+    show_mask: Annotated[
+        bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
+    ] = False,
+    row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
+) -> None:
+    """Validate a recipe file: keys, levels, and whether what it names is there. Says what is mostly a mistake."""
+    if row is not None and not show_mask:
+        raise InputError("--row names the row for --show-mask. Give both, or neither.")
     recipe = _checked(file)
     out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+    for warning in warnings(recipe.training):
+        out.print(f"[yellow]•[/] {escape(warning)}")
+    if show_mask:
+        from sovereign_pipeline.training.mask import masked_row
+
+        _print_mask(masked_row(_workplace(Settings.from_environment(), recipe), row))
 
 
 @lines.command("add")
@@ -169,6 +185,8 @@ def _checked(file: Path) -> Line:
             f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
         )
     load_card(settings, recipe.training.base_model)
+    if recipe.training.start_from is not None:
+        _catalog().find_adapter(_registry(), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     return recipe
@@ -314,6 +332,20 @@ def _print_verified(report: Any, as_json: bool) -> None:
     for note in report.notes:
         out.print(f"[yellow]•[/] {escape(note)}")
     out.print(f"[green]✓[/] {report.subject} is what the registry says")
+
+
+def _print_mask(row: Any) -> None:
+    """The only place that prints a row's text: to whoever asked to see it."""
+    out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
+    for each in row.completions:
+        ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer refuses it"
+        out.print(
+            f"[bold]{each.name}[/]: {each.prompt_tokens} prompt tokens, {each.supervised_tokens} supervised tokens; "
+            f"ends in an end-of-turn id: {ends}"
+        )
+        if each.is_cut:
+            out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer leaves the row out")
+        out.print(Text.assemble(each.prompt, "⟦", (each.supervised, "underline green"), "⟧"))
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

@@ -1,19 +1,21 @@
-"""Base and adapter loaded once, as one object, so that nothing but the adapter differs between their scores.
+"""Base and what was tuned from it, loaded once, so that nothing but the tuning differs between their scores.
 
 What belongs here: opening the pair, scoring continuations and generating answers with either side of it. What does
 not: what is asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.training.tuned import TunedModel
 
+# "adapter" is what was tuned, also where that is a whole model.
 Side = Literal["base", "adapter"]
 SIDES: tuple[Side, Side] = ("base", "adapter")
 
@@ -55,31 +57,41 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class ModelPair:
-    """model: a PeftModel over the base. end_of_turn: token ids at which generation stops."""
+class LoadedSide:
+    """model, with scorer: lm-eval's view of it. active: a context in which the model is this side of the pair."""
 
     model: Any
-    tokenizer: Any
     scorer: Any
+    active: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class ModelPair:
+    """base, adapter: for an adapter one PeftModel, with the adapter off and on; for a model tuned in full two models.
+    tokenizer: the base's, for both. end_of_turn: token ids at which generation stops."""
+
+    base: LoadedSide
+    adapter: LoadedSide
+    tokenizer: Any
     end_of_turn: frozenset[int]
 
     @property
     def max_length(self) -> int:
         """Most tokens the model takes at once."""
-        return int(self.scorer.max_length)
+        return int(self.base.scorer.max_length)
 
     @property
     def dtype(self) -> str:
-        return str(self.model.dtype).removeprefix("torch.")
+        return str(self.base.model.dtype).removeprefix("torch.")
 
     def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
         """Ids of the context and of one continuation, as they are scored. Raises InputError (see ChatScorer)."""
-        context, following = self.scorer.encode(item.context, item.continuations[continuation])
+        context, following = self.base.scorer.encode(item.context, item.continuations[continuation])
         return context, following
 
     def token_counts(self, item: Item) -> tuple[int, int]:
         """Numbers of tokens of the context and of the first continuation, also where the model cannot take them."""
-        context, following = self.scorer.split(item.context, item.continuations[0])
+        context, following = self.base.scorer.split(item.context, item.continuations[0])
         return len(context), len(following)
 
     def score(self, name: str, items: Sequence[Item], side: Side) -> list[Score]:
@@ -87,8 +99,9 @@ class ModelPair:
         from sovereign_pipeline.evaluation.harness import log_likelihoods
 
         docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
-        with self._as(side):
-            likelihoods = log_likelihoods(self.scorer, name, docs)
+        loaded = self._of(side)
+        with loaded.active():
+            likelihoods = log_likelihoods(loaded.scorer, name, docs)
         return [
             Score(
                 id=item.id,
@@ -102,19 +115,21 @@ class ModelPair:
         """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
         by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         answers: dict[int, Answer] = {}
-        with self._as(side):
+        loaded = self._of(side)
+        with loaded.active():
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
-                answers.update(zip(batch, self._generate([prompts[i] for i in batch], max_new_tokens), strict=True))
+                answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
+                answers.update(zip(batch, answered, strict=True))
         return [answers[index] for index in range(len(prompts))]
 
-    def _generate(self, prompts: list[str], max_new_tokens: int) -> list[Answer]:
+    def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:
         import torch
         from transformers import GenerationConfig
 
         encoded = self.tokenizer(
             prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-        ).to(self.model.device)
+        ).to(model.device)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=max_new_tokens,
@@ -122,7 +137,7 @@ class ModelPair:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         with torch.inference_mode():
-            output = self.model.generate(**encoded, generation_config=config)
+            output = model.generate(**encoded, generation_config=config)
         return [self._answer(row) for row in output[:, encoded["input_ids"].shape[1] :].tolist()]
 
     def _answer(self, ids: list[int]) -> Answer:
@@ -134,16 +149,17 @@ class ModelPair:
             stopped=end is not None,
         )
 
-    def _as(self, side: Side) -> Any:
-        return self.model.disable_adapter() if side == "base" else nullcontext()
+    def _of(self, side: Side) -> LoadedSide:
+        return self.base if side == "base" else self.adapter
 
 
 @contextmanager
-def open_models(base: Path, adapter: Path, batch_size: int) -> Iterator[ModelPair]:
-    """Load the base and its adapter from two local directories, on the GPU when there is one.
+def open_models(base: Path, tuned: TunedModel, batch_size: int) -> Iterator[ModelPair]:
+    """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
-    batch_size: items scored at once; fixed, because another size may change the last digits. Raises InputError when
-    a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base.
+    A model tuned in full takes the memory of the base once more. batch_size: items scored at once; fixed, because
+    another size may change the last digits. Raises InputError when a directory cannot be read as a model, a tokenizer
+    with a chat template, or an adapter of this base, and when the tuned model has another vocabulary.
     """
     go_offline()
     import torch
@@ -157,17 +173,32 @@ def open_models(base: Path, adapter: Path, batch_size: int) -> Iterator[ModelPai
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
-        pair = PeftModel.from_pretrained(model, str(adapter)).to(device).eval()
+        if tuned.holds == "adapter":
+            other = PeftModel.from_pretrained(model, str(tuned.directory)).to(device).eval()
+        else:
+            model = model.to(device).eval()
+            other = AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=dtype, local_files_only=True)
+            other = other.to(device).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
-            f"{base} with {adapter}: cannot be loaded as base model and adapter ({type(error).__name__}). Materialize "
-            f"base_model and the adapter again."
+            f"{base} with {tuned.directory}: cannot be loaded as base model and {tuned.holds} "
+            f"({type(error).__name__}). Materialize base_model and the {tuned.holds} again."
         ) from error
+    vocabularies = [each.get_input_embeddings().weight.shape[0] for each in (model, other)]
+    if vocabularies[0] != vocabularies[1]:
+        raise InputError(
+            f"{tuned.directory}: has {vocabularies[1]} tokens in its vocabulary, and its base {vocabularies[0]}, so "
+            f"their scores cannot be compared. Train again from this base."
+        )
     if tokenizer.chat_template is None:
         raise InputError(f"{base}: the tokenizer has no chat template. Use an instruction-tuned base model.")
     with _quiet_lm_eval():
-        scorer = ChatScorer(pretrained=pair, tokenizer=tokenizer, batch_size=batch_size)
-        yield ModelPair(pair, tokenizer, scorer, _end_of_turn(model, tokenizer))
+        scorer = ChatScorer(pretrained=other, tokenizer=tokenizer, batch_size=batch_size)
+        if tuned.holds == "adapter":
+            of_base = LoadedSide(other, scorer, other.disable_adapter)
+        else:
+            of_base = LoadedSide(model, ChatScorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size))
+        yield ModelPair(of_base, LoadedSide(other, scorer), tokenizer, _end_of_turn(model, tokenizer))
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -31,7 +31,8 @@ from sovereign_pipeline.evaluation.report import (
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.base_models import open_base_model
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, adapter_directory
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
 SCORES_FILE = "scores.json"
 REPORT_FILE = "report.json"
@@ -55,7 +56,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         distractors=line.evaluation.distractors,
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
-    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
         workplace.progress(f"Scoring the held-out letters with base and adapter ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
@@ -89,7 +90,7 @@ def _suite_digests(workplace: Workplace) -> dict[str, str]:
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
-    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
         questions = sum(len(rows) for rows in suites.values())
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of base and adapter.")
         loaded = time.monotonic()
@@ -128,7 +129,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
-    with open_models(*_directories(workplace, inputs), line.evaluation.batch_size) as models:
+    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with base and adapter.")
         loaded = time.monotonic()
         outcome = run_red_team(
@@ -226,9 +227,9 @@ def _demands(line: Line) -> Demands:
     )
 
 
-def _directories(workplace: Workplace, inputs: Inputs) -> tuple[Path, Path]:
+def _sides(workplace: Workplace, inputs: Inputs) -> tuple[Path, TunedModel]:
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
-    return base, adapter_directory(inputs[ALIGNED_ADAPTER.kind])
+    return base, tuned_model(inputs[ALIGNED_ADAPTER.kind])
 
 
 CAPABILITY_SCORES = Stage(

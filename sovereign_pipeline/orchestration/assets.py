@@ -173,8 +173,8 @@ CHAIN_ASSETS = [
         owner="team:model-office",
         kinds={"pytorch", "huggingface"},
         description=(
-            "Supervised fine-tuning of a LoRA or QLoRA adapter on the training dataset, loss on the reply only, in a "
-            "process of its own."
+            "Supervised fine-tuning of a LoRA or QLoRA adapter, or of the whole model, on the training dataset, loss "
+            "on the reply only, in a process of its own."
         ),
         pool=DEVICE_POOL,
     ),

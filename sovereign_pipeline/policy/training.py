@@ -13,7 +13,10 @@ from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 FULL_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 2e-4
+FULL_PREFERENCE_LEARNING_RATE = 1e-6
+ADAPTER_PREFERENCE_LEARNING_RATE = 2e-5
 LARGEST_BATCH = 64
+LARGE_BATCH_FOR_AN_ADAPTER = 32
 
 
 class Tuning(RecipeModel):
@@ -193,7 +196,36 @@ class Training(RecipeModel):
             raise ValueError("the line has no preference stage")
         if self.preference.learning_rate is not None:
             return self.preference.learning_rate
-        return 1e-6 if self.sft.adapter == "none" else 2e-5
+        return FULL_PREFERENCE_LEARNING_RATE if self.sft.adapter == "none" else ADAPTER_PREFERENCE_LEARNING_RATE
+
+
+def warnings(training: Training) -> list[str]:
+    """What is allowed and mostly a mistake, one line each, for whoever checks a recipe. The sources are those of the
+    defaults: `Tuning`, `Sft`, `Preference`."""
+    full = training.sft.adapter == "none"
+    stages: list[tuple[str, Tuning, float, float]] = [
+        ("sft", training.sft, training.sft.learning_rate, FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE)
+    ]
+    if training.preference is not None:
+        usual = FULL_PREFERENCE_LEARNING_RATE if full else ADAPTER_PREFERENCE_LEARNING_RATE
+        stages.append(("preference", training.preference, training.preference_learning_rate, usual))
+    found = []
+    if training.sft.dora:
+        found.append("training.sft.dora: vLLM refuses to serve a DoRA adapter; leave dora out if vLLM is to serve it.")
+    for name, tuning, rate, usual in stages:
+        batch = tuning.batch_size * tuning.gradient_accumulation * training.devices.count
+        if not full and batch >= LARGE_BATCH_FOR_AN_ADAPTER:
+            found.append(
+                f"training.{name}: the effective batch (batch_size × gradient_accumulation × devices.count) is "
+                f"{batch}; from {LARGE_BATCH_FOR_AN_ADAPTER} on an adapter learns worse than full tuning does."
+            )
+        if not usual / 10 <= rate <= usual * 10:
+            side = "above" if rate > usual else "below"
+            found.append(
+                f"training.{name}.learning_rate: {rate:g} is more than ten times {side} "
+                f"the {usual:g} that {'full tuning' if full else 'an adapter'} is usually trained with."
+            )
+    return found
 
 
 def _changed(section: RecipeModel, *names: str) -> list[str]:

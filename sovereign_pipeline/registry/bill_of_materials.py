@@ -8,14 +8,15 @@ Format: https://cyclonedx.org/docs/1.6/json/ (components of type machine-learnin
 import uuid
 from typing import Any
 
-from sovereign_pipeline.registry.record import AdapterRecord, DatasetFacts, numbers_in
+from sovereign_pipeline.registry.record import AdapterRecord, DatasetFacts, StartFacts, numbers_in
 
 PRODUCER = "sovereign-pipeline"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.6.schema.json")
 
 
 def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
-    """The adapter as the subject; base model, datasets and libraries as its components, each with its SHA-256."""
+    """The adapter as the subject; base model, the adapter it went on from, datasets and libraries as its components,
+    each with its SHA-256."""
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [
         {
@@ -43,7 +44,8 @@ def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
             for file in record.base_model.files
         ],
     }
-    components = [base_model, *datasets, *libraries]
+    starts = [] if record.started_from is None else [_start_component(record.started_from)]
+    components = [base_model, *starts, *datasets, *libraries]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -92,6 +94,17 @@ def _adapter_component(record: AdapterRecord) -> dict[str, Any]:
             _property("adapter_digest", record.adapter_digest),
             _property("evaluation_report_digest", record.evaluation_report_digest),
         ],
+    }
+
+
+def _start_component(start: StartFacts) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"adapter:{start.digest}",
+        "name": start.adapter,
+        "description": "The registered adapter that training went on from.",
+        "hashes": [_sha256(start.adapter_sha256)],
+        "properties": [_property("adapter_digest", start.digest)],
     }
 
 

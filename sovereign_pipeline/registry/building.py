@@ -20,18 +20,20 @@ from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
 from sovereign_pipeline.registry.record import (
-    ADAPTER_WEIGHTS,
     RECORD_FILE,
     AdapterRecord,
     BaseModelFacts,
     DatasetFacts,
     FileFacts,
     GateFacts,
+    StartFacts,
     disagreements,
     lineage,
     read_record,
+    start_in,
 )
 from sovereign_pipeline.training.base_models import read_descriptor
+from sovereign_pipeline.training.tuned import tuned_model
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
@@ -40,7 +42,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
     """The stage over the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
     return Stage(
         kind="registered_adapter",
-        code_version="2",
+        code_version="3",
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
@@ -48,7 +50,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
             Gate(
                 name="record_matches_artifacts",
                 question="Does every fact follow from artifacts that belong together, and did every gate say yes?",
-                code_version="2",
+                code_version="3",
                 judge=partial(judge_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
             ),
@@ -137,9 +139,11 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Such as `sft-lora` or `sft-qlora+dpo`."""
-    preference = line.training.preference
-    return f"sft-{line.training.sft.adapter}" + (f"+{preference.method}" if preference is not None else "")
+    """Such as `sft-lora`, `sft-qlora+dpo` or, tuned in full, `sft-full`."""
+    sft, preference = line.training.sft, line.training.preference
+    return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (
+        f"+{preference.method}" if preference is not None else ""
+    )
 
 
 def _stages_above(stages: tuple[Stage, ...]) -> list[Stage]:
@@ -198,7 +202,7 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         method=method_of(line),
         classification=workplace.institution.ladder.highest(each.manifest.classification for each in inputs.values()),
         adapter_digest=adapter.ref.digest,
-        adapter_sha256=file_sha256(adapter.file(ADAPTER_WEIGHTS)),
+        adapter_sha256=tuned_model(adapter).weights_sha256,
         code_version=adapter.manifest.producer.code_version,
         framework_versions=adapter.manifest.producer.libraries,
         training_dataset=dataset_facts(inputs["training_dataset"], sources),
@@ -208,7 +212,16 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         evaluation=_evaluation(store, report),
         lineage=dict(sorted(ancestors.items())),
         gates=gates,
+        started_from=_started_from(store, adapter),
     )
+
+
+def _started_from(store: ArtifactStore, adapter: Artifact) -> StartFacts | None:
+    start = start_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
+    if start is None:
+        return None
+    weights = tuned_model(store.open(store.ref_of(start[1]))).weights_sha256
+    return StartFacts(adapter=start[0], digest=start[1], adapter_sha256=weights)
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:

@@ -91,7 +91,8 @@ class BaseModelRow(Table):
 class Adapter(Table):
     """One registered adapter.
 
-    adapter_digest, manifest_sha256: of the adapter's artifact and of its manifest. adapter_sha256: of the weights file.
+    adapter_digest, manifest_sha256: of the adapter's artifact and of its manifest. adapter_sha256: of the weights file,
+    or over the names and SHA-256 of its shards.
     record_digest, record_manifest_sha256: of the record's artifact, from which everything else is reached.
     gate_records: stage, gate, digest and manifest_sha256 of each gate's answer.
     code_version, source_sha256: of the code that trained it. evaluation: its numbers.

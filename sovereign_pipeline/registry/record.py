@@ -5,7 +5,7 @@ it is made (`building.py`), and what the registry adds when it registers: versio
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -15,9 +15,9 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import VERDICT_FILE
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.training.start import started_from
 
 RECORD_FILE = "record.json"
-ADAPTER_WEIGHTS = "adapter/adapter_model.safetensors"
 
 
 class _Facts(BaseModel):
@@ -67,10 +67,19 @@ class GateFacts(_Facts):
     record: str
 
 
+class StartFacts(_Facts):
+    """The registered adapter that training went on from. digest: of its artifact; adapter_sha256: of its weights."""
+
+    adapter: str
+    digest: str
+    adapter_sha256: str
+
+
 class AdapterRecord(_Facts):
     """What `record.json` holds. Digests are 64 hex digits of SHA-256.
 
-    lineage: kind -> digest of every artifact that the adapter and its evaluation were made from.
+    lineage: kind -> digest of every artifact that the adapter and its evaluation were made from. started_from: None
+    where it was trained from the base model alone, and in records of earlier versions.
     evaluation: the numbers of the evaluation report, and of the scores it was made from.
     """
 
@@ -91,6 +100,7 @@ class AdapterRecord(_Facts):
     evaluation: dict[str, Any]
     lineage: dict[str, str]
     gates: tuple[GateFacts, ...]
+    started_from: StartFacts | None = None
 
     @property
     def row_facts(self) -> dict[str, Any]:
@@ -181,8 +191,16 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
         found += [
             f"{kind} was not made from the record's {each}" for each in needed if manifest.inputs[each] not in below
         ]
+    said = record.started_from and (record.started_from.adapter, record.started_from.digest)
+    if start_in(ancestors.values()) != said:
+        found.append("it went on from another adapter than the record says")
     found += [problem for gate in record.gates if (problem := _gate_problem(store, gate, manifests)) is not None]
     return found
+
+
+def start_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
+    """Id and digest of the adapter that the line's own training went on from, by the manifests of its lineage."""
+    return next((start for manifest in ancestors if (start := started_from(manifest)) is not None), None)
 
 
 def _of_two_chains(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:

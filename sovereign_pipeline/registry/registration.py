@@ -10,13 +10,17 @@ from collections.abc import Iterable
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import assert_usable, passing_record
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.registry.catalog import find_adapter
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.record import (
+    RECORD_FILE,
     AdapterRecord,
     BaseModelFacts,
     DatasetFacts,
@@ -34,7 +38,8 @@ def register(
 
     Every gate is asserted again, and every artifact of the lineage is opened, so every byte is read. Raises StaleInput
     or GateRefused when the chain may not be used, IntegrityError when bytes changed or artifacts do not belong
-    together, and InputError for a known base model under another name. Nothing is written on any error.
+    together or the adapter that was gone on from is registered otherwise, and InputError for a known base model under
+    another name. Nothing is written on any error.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -54,6 +59,7 @@ def register(
             f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}. Materialize "
             f"registered_adapter of line {record.line} again."
         )
+    assert_start_is_registered(registry, record, artifact)
     gate_records = [_gate_row(each.stage, each.gate, store.ref_of(each.record)) for each in record.gates]
     gate_records += [_gate_row(stage.kind, name, ref) for name, ref in own_gates]
     inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
@@ -85,6 +91,19 @@ def register(
         )
         session.add(adapter)
     return adapter
+
+
+def assert_start_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
+    """The adapter that training went on from is the one that is registered under its name. artifact: the record's.
+
+    Raises NotFoundError when none is registered under it, and IntegrityError when another one is.
+    """
+    start = record.started_from
+    if start is not None and find_adapter(registry, start.adapter).adapter_digest != start.digest:
+        raise IntegrityError(
+            f"{artifact.path / RECORD_FILE}: says that training went on from {start.adapter}, {short(start.digest)}, "
+            f"and the registry knows another adapter by that name. Restore the registry from a copy."
+        )
 
 
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:

@@ -18,15 +18,16 @@ from sovereign_pipeline.registry.catalog import find_adapter, open_dataset, show
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.registry.record import (
-    ADAPTER_WEIGHTS,
     RECORD_FILE,
     AdapterRecord,
     disagreements,
     lineage,
     read_record,
 )
+from sovereign_pipeline.registry.registration import assert_start_is_registered
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.tuned import tuned_model
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class VerificationReport:
 
 
 def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> VerificationReport:
-    """Hash everything an adapter stands on, and compare the registry's row with the record.
+    """Hash everything an adapter stands on, and compare the registry's row with the record. What it went on from is
+    verified in the same way.
 
     Raises IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and
     NotFoundError for an adapter that is not registered.
@@ -89,7 +91,12 @@ def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings,
         _base_model(settings, record, next(each for each in ancestors if each.manifest.kind == "base_model"))
     )
     live, notes = _live_sources(settings, sources)
-    return VerificationReport(adapter_id, (*checked, *live), tuple(notes))
+    checked += live
+    if record.started_from is not None:
+        assert_start_is_registered(registry, record, artifact)
+        earlier = verify_adapter(registry, store, settings, record.started_from.adapter)
+        checked, notes = [*checked, *earlier.checked], [*notes, *earlier.notes]
+    return VerificationReport(adapter_id, tuple(dict.fromkeys(checked)), tuple(dict.fromkeys(notes)))
 
 
 def verify_dataset(registry: Registry, store: ArtifactStore, settings: Settings, digest: str) -> VerificationReport:
@@ -162,16 +169,14 @@ def _assert_row_says_what_dataset_says(row: dict[str, Any], artifact: Artifact, 
 
 
 def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
-    circumstances = adapter.manifest.circumstances
+    circumstances, tuned = adapter.manifest.circumstances, tuned_model(adapter)
     same = (
-        file_sha256(adapter.file(ADAPTER_WEIGHTS)) == row.adapter_sha256
+        tuned.weights_sha256 == row.adapter_sha256
         and adapter.ref.manifest_sha256 == row.manifest_sha256
         and circumstances.source_sha256 == row.source_sha256
     )
     if not same:
-        raise IntegrityError(
-            f"{adapter.path / ADAPTER_WEIGHTS}: not the adapter registered as {row.id}. Restore it from a copy."
-        )
+        raise IntegrityError(f"{tuned.weights[0]}: not the adapter registered as {row.id}. Restore it from a copy.")
 
 
 def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:

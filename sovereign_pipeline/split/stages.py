@@ -276,17 +276,7 @@ def judge_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: I
             held.columns.shingles, train.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch
         ).pairs
         stragglers = _held_out_without_a_newer(held, train, rarity, recipe, scratch) if recipe.by_date else []
-    complaints = [
-        *_not_the_input(scrubbed.file(DOCUMENTS), artifact),
-        *_crossing_complaint("id", len(ids := set(train.columns.ids) & set(held.columns.ids)), sorted(ids)),
-    ]
-    for kind, ties in held.ties.items():
-        keys = crossing_keys(ties.keys, train.ties[kind].keys)
-        complaints += _crossing_complaint(kind, keys.size, _ids_with(held, ties, keys))
-    complaints += _crossing_complaint("near-duplicate pair", len(similar), _ids_of_pairs(held, train, similar))
-    if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
-        pairs = paraphrase_pairs(held.vectors, train.vectors, recipe.paraphrases.cosine)
-        complaints += _crossing_complaint("paraphrase pair", len(pairs), _ids_of_pairs(held, train, pairs))
+    complaints = _not_the_input(scrubbed.file(DOCUMENTS), artifact) + _complaints(held, train, similar, recipe)
     if stragglers:
         complaints.append(
             f"{len(stragglers)} held-out documents are neither newer than all training documents nor tied to one that "
@@ -319,6 +309,41 @@ def judge_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: I
         f"({held_letters / letters:.1%}).{by_date}",
         evidence,
     )
+
+
+def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
+    """What the held-out side of one split shares with the training side of another, as complaints; empty for nothing.
+
+    Compared is what the gate of a split compares, under the recipe of the workplace's line. Raises IntegrityError or
+    NotFoundError when an ancestor of either that is needed for it cannot be opened.
+    """
+    recipe = workplace.line.split
+
+    def side(of: Artifact, name: str, scratch: Path) -> _Corpus:
+        scrubbed = workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind)
+        return _read(of.file(name), recipe, _author_keys(workplace, scrubbed), scratch)
+
+    with workplace.store.workspace() as scratch:
+        held, train = side(split, HELD_OUT, scratch), side(earlier, TRAIN, scratch)
+        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
+        similar = crossing_near_duplicates(
+            held.columns.shingles, train.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch
+        ).pairs
+        return _complaints(held, train, similar, recipe)
+
+
+def _complaints(held: _Corpus, train: _Corpus, similar: "NDArray[np.int64]", recipe: Split) -> list[str]:
+    """Whatever held-out and training documents have in common. similar: (n, 2) near-duplicates of the two."""
+    ids = set(train.columns.ids) & set(held.columns.ids)
+    complaints = _crossing_complaint("id", len(ids), sorted(ids))
+    for kind, ties in held.ties.items():
+        keys = crossing_keys(ties.keys, train.ties[kind].keys)
+        complaints += _crossing_complaint(kind, keys.size, _ids_with(held, ties, keys))
+    complaints += _crossing_complaint("near-duplicate pair", len(similar), _ids_of_pairs(held, train, similar))
+    if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
+        pairs = paraphrase_pairs(held.vectors, train.vectors, recipe.paraphrases.cosine)
+        complaints += _crossing_complaint("paraphrase pair", len(pairs), _ids_of_pairs(held, train, pairs))
+    return complaints
 
 
 def _held_out_without_a_newer(held: _Corpus, train: _Corpus, rarity: Rarity, recipe: Split, scratch: Path) -> list[str]:

@@ -1,5 +1,5 @@
-"""What is asked about an adapter once it is made. Every answer is worked out anew from files, never from the report,
-except where the question is whether the report tells the truth.
+"""What is asked about an adapter, or a model tuned in full, once it is made. Every answer is worked out anew from
+files, never from the report, except where the question is whether the report tells the truth.
 """
 
 import json
@@ -12,10 +12,20 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.stages import (
+    LABEL_ROWS,
+    PREFERENCE_DATASET,
+    PREFERENCE_ROWS,
+    TRAINING_DATASET,
+    TRAINING_ROWS,
+)
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.base_models import chat_template, open_base_model, read_descriptor
+from sovereign_pipeline.training.base_models import chat_template, eos_ids, open_base_model, read_descriptor
+from sovereign_pipeline.training.models import lora_config
 from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
 ROWS_ASKED = 4
 # A base that ends nearly every turn leaves nothing to raise.
@@ -23,7 +33,7 @@ SURE_TO_STOP = 0.95
 
 
 def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Encode the whole dataset again, and compare base and adapter on the end of a few rows.
+    """Encode the whole dataset again, and compare base and what was tuned on the end of a few rows.
 
     Fails when a row's last supervised token is no end-of-turn id, or when the mean log probability of the end of turn
     after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability).
@@ -32,11 +42,12 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     from transformers import AutoTokenizer
 
     directory = open_base_model(workplace.settings, inputs["base_model"])
-    eos_ids = read_descriptor(inputs["base_model"])["eos_ids"]
+    ends = read_descriptor(inputs["base_model"])["eos_ids"]
+    tuned = tuned_model(artifact)
     method, dataset = _dataset(workplace.line, inputs)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    rows = [encode(tokenizer, method, row, eos_ids) for row in read_jsonl(dataset)]
-    unended = without_end_of_turn(rows, eos_ids)
+    rows = [encode(tokenizer, method, row, ends) for row in read_jsonl(dataset)]
+    unended = without_end_of_turn(rows, ends)
     if not rows or unended:
         return Verdict(
             False,
@@ -44,16 +55,14 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
             {"rows": len(rows), "rows_without_end": len(unended)},
         )
     asked = sorted(rows, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
-    base, adapted = _log_probability_of_end(directory, _adapter_directory(artifact), asked)
+    base, adapted = _log_probability_of_end(directory, tuned, asked)
     if not (math.isfinite(base) and math.isfinite(adapted)):
-        return Verdict(
-            False, "With this adapter or without it, the model's logits are not finite.", {"rows": len(rows)}
-        )
+        return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": len(rows)})
     passed = adapted > base or math.exp(adapted) >= SURE_TO_STOP
     return Verdict(
         passed,
         f"All {len(rows)} rows end in a supervised end-of-turn token; its mean log probability on {len(asked)} rows "
-        f"goes from {base:.4f} (base) to {adapted:.4f} (adapter).",
+        f"goes from {base:.4f} (base) to {adapted:.4f} ({tuned.holds}).",
         {
             "rows": len(rows),
             "rows_without_end": 0,
@@ -65,39 +74,58 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
 
 
 def judge_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the adapter's tensors with the ones that the recipe's LoRA has on this base, made without weights."""
+    """Is the artifact of the kind that the recipe asks for, whole, and changed by the training?"""
     go_offline()
+    directory = open_base_model(workplace.settings, inputs["base_model"])
+    sft, tuned = workplace.line.training.sft, tuned_model(artifact)
+    wanted = "model" if sft.adapter == "none" else "adapter"
+    if tuned.holds != wanted:
+        return Verdict(
+            False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
+        )
+    return _judge_model(directory, tuned) if tuned.holds == "model" else _judge_adapter(directory, tuned, sft)
+
+
+def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that the recipe's adapter has on this base, from a model without weights."""
     import torch
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    directory = open_base_model(workplace.settings, inputs["base_model"])
-    sft = workplace.line.training.sft
-    config = json.loads((_adapter_directory(artifact) / "adapter_config.json").read_bytes())
-    targets = sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-        shaped = get_peft_model(
-            model, LoraConfig(r=sft.rank, lora_alpha=sft.alpha, target_modules=targets, task_type="CAUSAL_LM")
-        )
-    expected = {
-        name: tuple(tensor.shape)
-        for name, tensor in get_peft_model_state_dict(shaped, save_embedding_layers=False).items()
-    }
-    tensors = load_file(_adapter_directory(artifact) / "adapter_model.safetensors")
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        shaped = get_peft_model(model, lora_config(sft))
+    state = get_peft_model_state_dict(shaped, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def lora_settings(sft: Sft) -> dict[str, Any]:
+    """What `adapter_config.json` must say of the recipe's adapter, under PEFT's own names."""
+    return {"r": sft.rank, "lora_alpha": sft.alpha, "use_rslora": sft.rslora, "use_dora": sft.dora}
+
+
+def _judge_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
+    import torch
+    from safetensors.torch import load_file
+
+    expected = expected_lora_tensors(base, sft)
+    config = json.loads((tuned.directory / "adapter_config.json").read_bytes())
+    tensors = load_file(tuned.directory / "adapter_model.safetensors")
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     norms = {name: float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name}
     dead = sorted(name for name, norm in norms.items() if norm == 0)
     not_finite = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
-    same_shape = (config["r"], config["lora_alpha"]) == (sft.rank, sft.alpha)
-    passed = bool(norms) and same_shape and not (wrong or dead or not_finite)
+    unlike = [
+        f"{name} is {config.get(name)} (recipe {value})"
+        for name, value in lora_settings(sft).items()
+        if config.get(name) != value
+    ]
+    shape = ", ".join(unlike) or f"rank {sft.rank}, alpha {sft.alpha} and scaling as in the recipe"
     return Verdict(
-        passed,
+        bool(norms) and not (wrong or dead or not_finite or unlike),
         f"{len(found)} of {len(expected)} tensors, {len(wrong)} missing, extra or of another shape, {len(dead)} LoRA-B "
-        f"of zeros, {len(not_finite)} not finite; rank {config['r']} (recipe {sft.rank}), alpha "
-        f"{config['lora_alpha']} (recipe {sft.alpha}).",
+        f"of zeros, {len(not_finite)} not finite; {shape}.",
         {
             "tensors": len(found),
             "expected_tensors": len(expected),
@@ -109,47 +137,97 @@ def judge_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inp
     )
 
 
+def _judge_model(base: Path, tuned: TunedModel) -> Verdict:
+    """Compare the tuned model's tensors with the base's, one by one, as transformers reads both directories.
+
+    Every linear layer (and every fused block of experts) must differ from the base, compared in the precision that the
+    tuned model is kept in, so that rounding alone does not count as training.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    before = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
+    after, loading = AutoModelForCausalLM.from_pretrained(
+        tuned.directory, dtype="auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    expected, found = dict(before.named_parameters()), dict(after.named_parameters())
+    lookups = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Embedding)}
+    layers = [name for name, tensor in expected.items() if tensor.ndim >= 2 and name not in lookups]
+    wrong = {
+        *loading["missing_keys"],
+        *loading["unexpected_keys"],
+        *(str(name) for name, *_ in loading["mismatched_keys"]),
+        *(name for name in expected.keys() ^ found.keys()),
+        *(name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape),
+    }
+    there = [name for name in expected if name not in wrong]
+    changed = {name for name in there if not torch.equal(expected[name].to(found[name].dtype), found[name])}
+    not_finite = sorted(name for name in there if not bool(torch.isfinite(found[name]).all()))
+    unchanged = sorted(name for name in layers if name not in changed)
+    return Verdict(
+        bool(layers) and not (wrong or unchanged or not_finite),
+        f"{len(there)} of the base's {len(expected)} tensors, {len(wrong)} missing, extra or of another shape, "
+        f"{len(not_finite)} not finite; {len(changed)} changed by the training, and {len(unchanged)} of {len(layers)} "
+        f"linear layers unchanged.",
+        {
+            "tensors": len(there),
+            "expected_tensors": len(expected),
+            "wrong": sorted(wrong)[:ROWS_ASKED],
+            "changed_tensors": len(changed),
+            "linear_layers": len(layers),
+            "unchanged": unchanged[:ROWS_ASKED],
+            "not_finite": not_finite[:ROWS_ASKED],
+        },
+    )
+
+
 def judge_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Hash the base model's files again and compare with the base_model artifact and with what the trainer recorded."""
+    """Hash the base model's files again and compare with the base_model artifact and with what the trainer recorded.
+
+    A model tuned in full must also talk as its base does: the same chat template and the same ends of a turn.
+    """
     directory = open_base_model(workplace.settings, inputs["base_model"])
     descriptor = read_descriptor(inputs["base_model"])
     report = json.loads(artifact.file("report.json").read_bytes())
     now = digest_of({name: file_sha256(directory / name) for name in descriptor["files"]})
     template = sha256(chat_template(directory).encode()).hexdigest()
     trained_on = report["base_model"]
+    tuned = tuned_model(artifact)
     passed = (
         now == descriptor["digest"] == trained_on["digest"]
         and template == descriptor["chat_template_sha256"] == trained_on["chat_template_sha256"]
+        and (tuned.holds == "adapter" or _talks_alike(tuned.directory, descriptor))
     )
+    of_its_own = "" if tuned.holds == "adapter" else " The tuned model must have the same template and end-of-turn ids."
     return Verdict(
         passed,
         f"The base model on disk is {short(now)}, the pinned one {short(descriptor['digest'])}, the one that was "
-        f"trained on {short(trained_on['digest'])}; chat template {short(template)}.",
+        f"trained on {short(trained_on['digest'])}; chat template {short(template)}.{of_its_own}",
         {"on_disk": now, "pinned": descriptor["digest"], "trained_on": trained_on["digest"]},
     )
 
 
 def _dataset(line: Line, inputs: Inputs) -> tuple[str, Path]:
-    if "preference_dataset" in inputs and line.training.preference is not None:
-        method = line.training.preference.method
-        return method, inputs["preference_dataset"].file("labels.jsonl" if method == "kto" else "preferences.jsonl")
-    return "sft", inputs["training_dataset"].file("train.jsonl")
+    """The method that the stage trained with, and its rows."""
+    preference = line.training.preference
+    if PREFERENCE_DATASET.kind not in inputs or preference is None:
+        return "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
+    file = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
+    return preference.method, inputs[PREFERENCE_DATASET.kind].file(file)
 
 
-def _adapter_directory(artifact: Artifact) -> Path:
-    return artifact.file("adapter/adapter_config.json").parent
+def _talks_alike(model: Path, descriptor: dict[str, Any]) -> bool:
+    template = sha256(chat_template(model).encode()).hexdigest()
+    return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
 
 
-def _log_probability_of_end(base: Path, adapter: Path, rows: list[EncodedRow]) -> tuple[float, float]:
-    """Mean log probability of the end of turn after the (chosen) reply: of the base, and with the adapter."""
+def _log_probability_of_end(base: Path, tuned: TunedModel, rows: list[EncodedRow]) -> tuple[float, float]:
+    """Mean log probability of the end of turn after the (chosen) reply: of the base, and of what was tuned."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model: Any = PeftModel.from_pretrained(loaded, adapter).eval()
-
-    def mean() -> float:
+    def mean(model: Any) -> float:
         total = 0.0
         for row in rows:
             ids = torch.tensor([row.completions[0].ids])
@@ -158,6 +236,12 @@ def _log_probability_of_end(base: Path, adapter: Path, rows: list[EncodedRow]) -
         return total / len(rows)
 
     with torch.no_grad():
-        adapted = mean()
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        if tuned.holds == "model":
+            of_base = mean(loaded)
+            del loaded  # before the second model of the same size is read
+            return of_base, mean(AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=torch.float32).eval())
+        model: Any = PeftModel.from_pretrained(loaded, tuned.directory).eval()
+        adapted = mean(model)
         with model.disable_adapter():
-            return mean(), adapted
+            return mean(model), adapted

@@ -7,7 +7,6 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.artifacts.production import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import (
     LABEL_ROWS,
     PREFERENCE_DATASET,
@@ -29,7 +28,8 @@ from sovereign_pipeline.training.base_models import (
 )
 from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
-from sovereign_pipeline.training.models import ADAPTER, MODEL
+from sovereign_pipeline.training.start import Start, judge_start, resolve_start, start_config, start_digests
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.json"
@@ -66,16 +66,6 @@ REPORTED = (
     "libraries",
     "base_model",
 )
-
-
-def adapter_directory(artifact: Artifact) -> Path:
-    """The ordinary PEFT directory inside a sft_adapter or aligned_adapter artifact."""
-    return artifact.file(f"{ADAPTER}/adapter_config.json").parent
-
-
-def model_directory(artifact: Artifact) -> Path:
-    """The ordinary transformers directory inside an artifact of full tuning."""
-    return artifact.file(f"{MODEL}/config.json").parent
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -118,7 +108,9 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     # Inside the workspace, so that whatever a killed run leaves here goes with it. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
-    job = _job(workplace, inputs, scratch, method, dataset)
+    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
+    start = resolve_start(workplace, inputs, base) if method == "sft" else None
+    job = _job(workplace, inputs, scratch, method, dataset, base, start)
     for abandoned in job.checkpoint_directory.parent.glob("*"):
         if abandoned != job.checkpoint_directory:
             shutil.rmtree(abandoned)
@@ -130,10 +122,21 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     shutil.rmtree(scratch)
     shutil.rmtree(job.checkpoint_directory, ignore_errors=True)  # the training is whole: nothing goes on from there
     report = json.loads((workspace / REPORT).read_bytes())
-    return Built(summary={fact: report[fact] for fact in REPORTED}, measured=result.measured)
+    facts = {fact: report[fact] for fact in REPORTED}
+    if start is None:
+        return Built(summary=facts, measured=result.measured)
+    return Built({**facts, "started_from": start.facts}, result.measured, start.classification)
 
 
-def _job(workplace: Workplace, inputs: Inputs, scratch: Path, method: Method, dataset: Path) -> TrainingJob:
+def _job(
+    workplace: Workplace,
+    inputs: Inputs,
+    scratch: Path,
+    method: Method,
+    dataset: Path,
+    base: Path,
+    start: Start | None,
+) -> TrainingJob:
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
     home = workplace.settings.home
@@ -144,15 +147,13 @@ def _job(workplace: Workplace, inputs: Inputs, scratch: Path, method: Method, da
             "libraries": library_versions(TRAINING_LIBRARIES),
             "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
             "config": (_aligned_config if aligned else _sft_config)(workplace.line),
+            "started_from": start.facts if start is not None else None,
         }
     )
-    tuned = inputs[SFT_ADAPTER.kind] if aligned else None
-    full = training.sft.adapter == "none"
+    tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if aligned else None
     return TrainingJob(
         method=method,
-        base_model=model_directory(tuned)
-        if tuned is not None and full
-        else open_base_model(workplace.settings, inputs[BASE_MODEL.kind]),
+        base_model=tuned.directory if tuned is not None and tuned.holds == "model" else base,
         base_model_name=descriptor["name"],
         base_model_digest=descriptor["digest"],
         chat_template_sha256=descriptor["chat_template_sha256"],
@@ -167,10 +168,17 @@ def _job(workplace: Workplace, inputs: Inputs, scratch: Path, method: Method, da
         seed=training.seed,
         sft=training.sft,
         preference=_preference(training) if aligned else None,
-        start_adapter=adapter_directory(tuned) if tuned is not None and not full else None,
+        start_adapter=_start_adapter(start, tuned),
         checkpoints=training.checkpoints,
         devices=training.devices,
     )
+
+
+def _start_adapter(start: Start | None, tuned: TunedModel | None) -> Path | None:
+    """The PEFT directory that training goes on from: SFT from a registered adapter, preferences from what SFT left."""
+    if start is not None:
+        return start.directory
+    return tuned.directory if tuned is not None and tuned.holds == "adapter" else None
 
 
 def _preference(training: Training) -> Preference | None:
@@ -187,11 +195,12 @@ def _card_digest(workplace: Workplace) -> dict[str, str]:
 
 def _sft_config(line: Line) -> Config:
     training = line.training
-    return {
+    config = {
         "seed": training.seed,
         "sft": training.sft.model_dump(mode="json"),
         "devices": training.devices.model_dump(mode="json"),
     }
+    return config if training.start_from is None else {**config, "start_from": training.start_from}
 
 
 def _aligned_config(line: Line) -> Config:
@@ -208,20 +217,24 @@ def _aligned_config(line: Line) -> Config:
 
 
 def _adapter_shape(line: Line) -> Config:
-    return line.training.sft.model_dump(mode="json", include={"rank", "alpha", "target_modules"})
+    shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
+    return line.training.sft.model_dump(mode="json", include=shaping)
 
 
 _ADAPTER_GATES = (
     Gate(
         name="end_of_turn_trained",
-        question="Does every row end in a supervised end-of-turn token, and did the adapter learn to stop?",
+        question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="1",
         judge=judge_end_of_turn,
     ),
     Gate(
         name="adapter_non_zero",
-        question="Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros?",
-        code_version="1",
+        question=(
+            "Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros? Or, tuned in "
+            "full, is every tensor of the base there, of the same shape, finite, and every linear layer changed?"
+        ),
+        code_version="2",
         judge=judge_adapter_non_zero,
         config=_adapter_shape,
     ),
@@ -230,6 +243,13 @@ _ADAPTER_GATES = (
         question="Was the adapter trained on exactly the pinned base model and chat template?",
         code_version="1",
         judge=judge_base_digest,
+    ),
+    Gate(
+        name="start_saw_nothing_held_out",
+        question="Was the adapter that training went on from, if any, trained on nothing that is held out now?",
+        code_version="1",
+        judge=judge_start,
+        config=start_config,
     ),
 )
 
@@ -247,6 +267,7 @@ SFT_ADAPTER = Stage(
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
+    external=start_digests,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
 )

@@ -8,6 +8,7 @@ import pytest
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.evaluation.models import ModelPair, open_models
+from sovereign_pipeline.training.tuned import TunedModel
 
 INSTRUCTION = "Answer this letter."
 
@@ -116,18 +117,36 @@ def make_adapter(
 
 
 @pytest.fixture(scope="session")
+def make_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """A model tuned in full that answers as the base with an adapter does: the adapter, merged into its base."""
+
+    def make(adapter: Path) -> Path:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        base = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+        directory = tmp_path_factory.mktemp("model")
+        PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(directory)
+        AutoTokenizer.from_pretrained(base_model).save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, make_adapter(0.0), batch_size=2) as pair:
+    with open_models(base_model, TunedModel("adapter", make_adapter(0.0)), batch_size=2) as pair:
         yield pair
 
 
 @pytest.fixture(scope="session")
 def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, make_adapter(5e-3), batch_size=2) as pair:
+    with open_models(base_model, TunedModel("adapter", make_adapter(5e-3)), batch_size=2) as pair:
         yield pair
 
 
 @pytest.fixture(scope="session")
 def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, make_adapter(-5e-3), batch_size=2) as pair:
+    with open_models(base_model, TunedModel("adapter", make_adapter(-5e-3)), batch_size=2) as pair:
         yield pair

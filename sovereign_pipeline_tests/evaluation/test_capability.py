@@ -54,7 +54,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
         for choice in asked.choices:
             ids = better.tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
-                logits = better.model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+                logits = better.adapter.model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
             total = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item()
             likelihoods.append(total / len(choice))
         assert sample.correct_adapter == (likelihoods.index(max(likelihoods)) == asked.answer)

@@ -37,9 +37,9 @@ LABELS = [
 class Chain:
     """Makes the evaluation's artifacts in order, from a base model, an adapter and held-out letters."""
 
-    def __init__(self, workplace: Workplace, adapter: Path, letters: list[Document]) -> None:
+    def __init__(self, workplace: Workplace, tuned: Path, letters: list[Document], holds: str = "adapter") -> None:
         self.workplace = workplace
-        aligned = self._planted(ALIGNED_ADAPTER, lambda workspace: _copy(adapter, workspace / "adapter"))
+        aligned = self._planted(ALIGNED_ADAPTER, lambda workspace: _copy(tuned, workspace / holds))
         split = self._planted(
             LEAKAGE_SAFE_SPLIT, lambda workspace: write_documents(workspace / "held_out.jsonl", letters)
         )
@@ -74,8 +74,8 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def prepare(institution: DemoInstitution, base_model: Path, letters: list[Document]) -> Callable[[Path], Chain]:
-    def prepared(adapter: Path) -> Chain:
+def prepare(institution: DemoInstitution, base_model: Path, letters: list[Document]) -> Callable[..., Chain]:
+    def prepared(tuned: Path, holds: str = "adapter") -> Chain:
         data = institution.settings.data
         card = {
             "name": "tiny",
@@ -95,7 +95,7 @@ def prepare(institution: DemoInstitution, base_model: Path, letters: list[Docume
             (data / name).write_text(content, encoding="utf-8")
         institution.recipe["evaluation"]["capability"][0]["non_inferiority_margin"] = 1.0
         institution.recipe["evaluation"]["red_team"]["max_new_tokens"] = 8
-        return Chain(institution.workplace(), adapter, letters)
+        return Chain(institution.workplace(), tuned, letters, holds)
 
     return prepared
 
@@ -125,6 +125,16 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     again.make_all()
     digests = {kind: ref.digest for kind, ref in chain.made.items()}
     assert {kind: ref.digest for kind, ref in again.made.items()} == digests
+
+
+def test_a_model_tuned_in_full_is_evaluated_against_its_base(
+    prepare: Callable[..., Chain], make_adapter: Callable[[float], Path], make_model: Callable[[Path], Path]
+) -> None:
+    chain = prepare(make_model(make_adapter(5e-3)), "model")
+    chain.make_all()
+    report = json.loads(chain.text("evaluation_report", "report.json"))
+    assert report["verdict"] == "pass"
+    assert report["held_out"]["loss"]["high"] < 0
 
 
 @pytest.mark.parametrize("secret", ["capability_scores", "red_team_report"])

@@ -1,5 +1,6 @@
 """The pair scores what training trained, through lm-eval, and nothing but the adapter differs between its sides."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
 from sovereign_pipeline.evaluation.models import Item, ModelPair, Score, open_models
 from sovereign_pipeline.evaluation.private import held_out_item
 from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline.training.tuned import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 
 
@@ -50,7 +52,7 @@ def test_loss_is_that_of_a_plain_forward_pass(better: ModelPair, letters: list[D
         context, reply = better.token_ids(item)
         with torch.no_grad():
             labels = torch.tensor([[-100] * len(context) + reply])
-            reference = better.model(input_ids=torch.tensor([context + reply]), labels=labels).loss.item()
+            reference = better.adapter.model(input_ids=torch.tensor([context + reply]), labels=labels).loss.item()
         assert score.losses[0] == pytest.approx(reference, abs=1e-4)
         assert score.tokens == (len(reply),)
 
@@ -103,8 +105,44 @@ def test_a_template_without_an_end_of_turn_is_refused(unchanged: ModelPair) -> N
 
 
 def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be loaded"), open_models(base_model, tmp_path, 2):
+    with (
+        pytest.raises(InputError, match="cannot be loaded"),
+        open_models(base_model, TunedModel("adapter", tmp_path), 2),
+    ):
         pass
+
+
+def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
+    base_model: Path,
+    unchanged: ModelPair,
+    letters: list[Document],
+    make_adapter: Callable[[float], Path],
+    make_model: Callable[[Path], Path],
+) -> None:
+    adapter = make_adapter(5e-3)
+    asked = items(unchanged, letters)
+    prompts = [item.context for item in asked[:4]]
+    with open_models(base_model, TunedModel("adapter", adapter), 2) as pair:
+        of_adapter = pair.score("t", asked, "adapter"), pair.answer(prompts, "adapter", 12, 2)
+    with open_models(base_model, TunedModel("model", make_model(adapter)), 2) as full:
+        of_model = full.score("t", asked, "adapter"), full.answer(prompts, "adapter", 12, 2)
+        assert full.score("t", asked, "base") == unchanged.score("t", asked, "base")
+        assert full.answer(prompts, "base", 12, 2) == unchanged.answer(prompts, "base", 12, 2)
+        assert (full.max_length, full.dtype) == (unchanged.max_length, unchanged.dtype)
+    assert of_model[1] == of_adapter[1]
+    for one, other in zip(of_model[0], of_adapter[0], strict=True):
+        assert one.losses == pytest.approx(other.losses, abs=1e-4)
+    assert of_model[0] != unchanged.score("t", asked, "base")
+
+
+def test_a_tuned_model_with_another_vocabulary_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="tokens in its vocabulary"):
+        open_models(base_model, TunedModel("model", tmp_path), 2).__enter__()
 
 
 def test_loss_is_the_mean_over_tokens() -> None:

@@ -84,6 +84,7 @@ def test_every_gate_is_a_blocking_check() -> None:
         "not_contaminated",
         "end_of_turn_trained",
         "adapter_non_zero",
+        "start_saw_nothing_held_out",
     } <= named
 
 

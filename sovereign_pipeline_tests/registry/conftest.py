@@ -32,6 +32,7 @@ from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.base_models import card_path, load_card, verify
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 BASE_MODEL_FILES = {"config.json": b'{"hidden_size": 4}', "model.safetensors": bytes(range(200))}
 
 
@@ -135,10 +136,13 @@ def _base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 
 def _train(upstream: tuple[str, ...]) -> Any:
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        (workspace / "adapter").mkdir()
         seed = digest_of([inputs[kind].ref.digest for kind in upstream])
-        (workspace / "adapter" / "adapter_model.safetensors").write_text(seed * 20)
-        (workspace / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+        files = {"adapter/adapter_model.safetensors": seed * 20, "adapter/adapter_config.json": '{"peft_type": "LORA"}'}
+        if workplace.line.training.sft.adapter == "none":
+            files = {f"model/{name}": seed * 20 for name in SHARDS} | {"model/config.json": "{}"}
+        for name, content in files.items():
+            (workspace / name).parent.mkdir(exist_ok=True)
+            (workspace / name).write_text(content)
         write_jsonl(workspace / "training_log.jsonl", [{"step": step, "loss": 3.0 / step} for step in (1, 2, 3)])
         return Built(summary={"steps": 3}, measured={"tokens_per_second": 71.5})
 

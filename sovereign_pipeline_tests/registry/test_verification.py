@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
-from sovereign_pipeline_tests.registry.conftest import CHAIN, Bench
+from sovereign_pipeline_tests.registry.conftest import CHAIN, SHARDS, Bench
 
 
 def verify(bench: Bench, adapter: Adapter) -> VerificationReport:
@@ -77,6 +77,24 @@ def test_a_missing_artifact_is_an_integrity_error_that_names_it(bench: Bench, ki
     path = bench.artifact(kind).path
     path.rename(path.with_name("gone"))
     _names(bench, adapter, path)
+
+
+def test_a_model_tuned_in_full_is_registered_and_every_shard_is_verified(bench: Bench) -> None:
+    bench.with_preferences()
+    bench.recipe["training"]["sft"] = {"adapter": "none"}
+    adapter = bench.register()
+    shards = [bench.artifact("aligned_adapter").file(f"model/{name}") for name in SHARDS]
+    assert adapter.method == "sft-full+dpo"
+    assert adapter.adapter_sha256 == digest_of({file.name: file_sha256(file) for file in shards})
+    verify(bench, adapter)
+    before = shards[1].read_bytes()
+    shards[1].write_bytes(before[:-1] + b"!")
+    _names(bench, adapter, shards[1])
+    shards[1].write_bytes(before)
+    with bench.open_registry().engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER adapter_no_update"))
+        connection.execute(text("UPDATE adapter SET source_sha256 = '0'"))
+    _names(bench, adapter, shards[0])
 
 
 def test_a_file_that_was_added_is_found(bench: Bench) -> None:

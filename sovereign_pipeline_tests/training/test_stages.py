@@ -17,8 +17,9 @@ from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.base_models import fetch, load_card, open_base_model, verify
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER, adapter_directory
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
 from sovereign_pipeline.training.trainer import Outside, train
+from sovereign_pipeline.training.tuned import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 
@@ -112,7 +113,7 @@ def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
 ) -> None:
     chain = Chain(with_preference(institution.workplace()))
     verdicts = chain.make(chain.aligned)
-    assert verdicts.keys() == {"end_of_turn_trained", "adapter_non_zero", "base_digest_matches"}
+    assert verdicts.keys() == {gate.name for gate in ALIGNED_ADAPTER.gates}
     assert all(verdict.passed for verdict in verdicts.values()), verdicts
     artifact = chain.workplace.store.open(chain.refs["aligned_adapter"])
     assert artifact.manifest.classification == "CONFIDENTIAL"
@@ -124,7 +125,7 @@ def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
         "report.json",
         "training_log.jsonl",
     }
-    assert adapter_directory(artifact).name == "adapter"
+    assert (tuned_model(artifact).holds, tuned_model(artifact).directory.name) == ("adapter", "adapter")
     descriptor = chain.workplace.store.open(chain.refs["base_model"]).manifest.summary
     assert descriptor["eos_ids"] == [2] and descriptor["architecture"] == "LlamaForCausalLM"
     assert descriptor["parameters"] == 400 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
