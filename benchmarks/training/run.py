@@ -330,8 +330,8 @@ def overhead(measured: dict[str, Any], data: dict[str, int]) -> list[str]:
         *parts,
         f"| all but the loop | {fixed:.1f} | {measured['overhead_share']:.2%} |",
         "",
-        f"The trainer's process with the same job and no rows: {measured['process_without_rows_seconds']:.1f} s. The gates, "
-        f"apart: {measured['gates_seconds']:.1f} s "
+        f"The trainer's process with the same job and no rows: {measured['process_without_rows_seconds']:.1f} s. "
+        f"The gates, apart: {measured['gates_seconds']:.1f} s "
         f"({'all passed' if measured['gates_passed'] else 'not all passed'}). What is not the loop is 3 % of a "
         f"training of {fixed / 0.03 / 60:.0f} minutes.",
         "",
