@@ -8,7 +8,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup prepare demo test check up bench bench-corpus clean
+.PHONY: help setup prepare demo test check up bench bench-corpus bench-training clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   format, lint, types"
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
+	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
 
 setup: $(READY)
 
@@ -65,7 +66,14 @@ bench-corpus: setup
 		--presidio-python $(PRESIDIO)
 	@$(BIN)/python benchmarks/corpus/split_scale.py --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
 		--out "$(RESULTS)"
-	@cat "$(RESULTS)"/*.md
+	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
+
+# DATA holds parliament/; see docs/training-benchmark.md. An hour and a half to two on two idle cores.
+bench-training: setup
+	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/training-benchmark.md"; exit 2; }
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@$(BIN)/python benchmarks/training/run.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
+	@cat "$(RESULTS)/training.md"
 
 clean:
 	rm -rf $(VENV)

@@ -1,0 +1,87 @@
+"""One training by this project: a job for the trainer's process, through `training.launcher`, as the stages do it.
+
+    python ours.py TASK.json ANSWER.json
+
+Started by `run.py` and by `benchmarks/gpu/run.py`.
+"""
+
+import json
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+from task import Task
+
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.base_models import chat_template, eos_ids
+from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.launcher import run_trainer
+
+
+def main(task_file: Path, answer: Path) -> None:
+    task = Task.read(task_file)
+    job = job_of(task)
+    job_file = job.output.with_name("job.json")
+    job.write(job_file)
+    run_trainer(job_file, lambda line: None)
+    measured = read_result(job.result).measured
+    report = json.loads((job.output / "report.json").read_bytes())
+    result = {"measured": measured, "steps": report["steps"], "loop_seconds": loop_seconds(task, measured)}
+    answer.write_text(json.dumps(result), encoding="utf-8")
+
+
+def loop_seconds(task: Task, measured: dict[str, float]) -> float:
+    """Seconds of the training loop. For dpo with the pass of the reference over the pairs, which the stock recipe makes
+    inside its loop; where the trainer does not time that pass apart, with all of its preparation (imports, loading)."""
+    if task.method == "sft":
+        return measured["training_seconds"]
+    return measured["training_seconds"] + measured.get("reference_seconds", measured["preparation_seconds"])
+
+
+def job_of(task: Task) -> TrainingJob:
+    """The one place that knows the trainer's interface. Makes the directory around the output."""
+    model, output = Path(task.model), Path(task.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "learning_rate": task.learning_rate,
+        "warmup_steps": task.warmup_steps,
+        "scheduler": "cosine",
+        "max_length": task.max_length,
+        "batch_size": 1,
+        "gradient_accumulation": task.packs_a_step,
+        "packing": True,
+    }
+    sft = Sft.model_validate(
+        {
+            **shared,
+            "adapter": task.adapter,
+            "precision": task.precision,
+            "rank": task.rank,
+            "alpha": task.alpha,
+            "optimizer": "adamw",
+            "gradient_checkpointing": task.gradient_checkpointing,
+        }
+    )
+    preference = Preference.model_validate({**shared, "method": "dpo", "beta": task.beta})
+    files = sorted(file.relative_to(model).as_posix() for file in model.rglob("*") if file.is_file())
+    return TrainingJob(
+        method=task.method,
+        base_model=model,
+        base_model_name="benchmark",
+        base_model_digest=digest_of({name: file_sha256(model / name) for name in files}),
+        chat_template_sha256=sha256(chat_template(model).encode()).hexdigest(),
+        eos_ids=tuple(eos_ids(model)),
+        dataset=Path(task.rows),
+        output=output,
+        result=output.with_name("result.json"),
+        locks=output.with_name("locks"),
+        seed=task.seed,
+        sft=sft,
+        preference=preference if task.method == "dpo" else None,
+        start_adapter=Path(task.start_adapter) if task.start_adapter is not None else None,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

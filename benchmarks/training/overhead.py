@@ -1,0 +1,159 @@
+"""What the stage sft_adapter costs beside its training loop: one production through the real stage, then its gates.
+
+    python overhead.py --model DIR --card FILE --rows FILE --work DIR --answer FILE
+
+The stage gets its dataset from a stage in the place of training_dataset; everything else is what a line runs. Started
+by `run.py`, in a process of its own.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.dataset.stages import TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.launcher import run_trainer
+from sovereign_pipeline.training.stages import BASE_MODEL, SFT_ADAPTER
+
+LINE = "benchmark"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--model", "--card", "--rows", "--work", "--answer"):
+        parser.add_argument(name, type=Path, required=True)
+    arguments = parser.parse_args()
+    go_offline()
+    answer = measure(workplace_in(arguments.work, arguments.model, arguments.card), arguments.rows)
+    arguments.answer.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def measure(workplace: Workplace, rows: Path) -> dict[str, Any]:
+    launched: dict[str, float] = {}
+    start_up = 0.0
+
+    def launch(job: Path) -> None:
+        nonlocal start_up
+        started = time.monotonic()
+        start_up = seconds_without_rows(job)
+        launched["not_counted"] = time.monotonic() - started
+        launched["from"] = time.monotonic()
+        run_trainer(job, lambda line: None)
+        launched["until"] = time.monotonic()
+
+    def hand_on(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        shutil.copyfile(rows, workspace / TRAINING_ROWS)
+        return Built(summary={}, classification="PUBLIC")
+
+    workplace = replace(workplace, launch=launch)
+    dataset = Stage(TRAINING_DATASET.kind, code_version="1", build=hand_on)
+    stage = replace(SFT_ADAPTER, inputs=(BASE_MODEL, dataset))
+    inputs = {BASE_MODEL.kind: made(BASE_MODEL, workplace), dataset.kind: made(dataset, workplace)}
+    started = time.monotonic()
+    ref = produce(stage, workplace, inputs).ref
+    produced = time.monotonic()
+    verdicts = judge(stage, workplace, ref)
+    judged = time.monotonic()
+    measured = workplace.store.read_manifest(ref).circumstances.measured
+    stage_seconds = produced - started - launched["not_counted"]
+    process = launched["until"] - launched["from"]
+    training = measured["training_seconds"]
+    return {
+        "stage_seconds": stage_seconds,
+        "training_seconds": training,
+        "overhead_share": (stage_seconds - training) / training,
+        "parts": {
+            "verify inputs, hash the base model": launched["from"] - launched["not_counted"] - started,
+            "encode, load the model, build the trainer": measured["preparation_seconds"],
+            "start the trainer's process, its imports; save, end": process - measured["preparation_seconds"] - training,
+            "hash and seal the artifact": produced - launched["until"],
+        },
+        "process_without_rows_seconds": start_up,
+        "gates_seconds": judged - produced,
+        "gates_passed": all(verdict.passed for verdict in verdicts.values()),
+        "measured": measured,
+    }
+
+
+def seconds_without_rows(job_file: Path) -> float:
+    """Of the same job without rows: what the trainer's process needs until it sees that there are none."""
+    job = TrainingJob.read(job_file)
+    directory = job_file.parent / "no-rows"
+    directory.mkdir()
+    (directory / "none.jsonl").touch()
+    empty = {"dataset": directory / "none.jsonl", "result": directory / "result.json", "output": directory / "output"}
+    job.model_copy(update=empty).write(directory / "job.json")
+    started = time.monotonic()
+    try:
+        run_trainer(directory / "job.json", lambda line: None)
+    except TrainingFailed:
+        return time.monotonic() - started
+    finally:
+        shutil.rmtree(directory)
+    raise RuntimeError("the trainer trained on no rows")
+
+
+def made(stage: Stage, workplace: Workplace) -> ArtifactRef:
+    ref = produce(stage, workplace, {}).ref
+    workplace.store.make_current(LINE, stage.kind, ref)
+    judge(stage, workplace, ref)
+    return ref
+
+
+def workplace_in(directory: Path, model: Path, card: Path) -> Workplace:
+    data = directory / "data"
+    (data / "lines").mkdir(parents=True)
+    (data / "models").mkdir()
+    (directory / "models").mkdir()
+    (directory / "models" / card.stem).symlink_to(model.resolve())
+    shutil.copyfile(card, data / "models" / card.name)
+    institution = {"name": "Benchmark", "classification": ["PUBLIC"]}
+    (data / "institution.yaml").write_text(yaml.safe_dump(institution), encoding="utf-8")
+    (data / "lines" / f"{LINE}.yaml").write_text(yaml.safe_dump(recipe(card.stem)), encoding="utf-8")
+    settings = Settings(home=directory, data=data, vault=directory / "vault")
+    loaded = load_institution(data)
+    return Workplace(
+        store=ArtifactStore(settings.artifacts),
+        settings=settings,
+        institution=loaded,
+        line=load_line(data, LINE, loaded),
+        progress=lambda message: None,
+        launch=lambda job: None,
+    )
+
+
+def recipe(base_model: str) -> dict[str, Any]:
+    return {
+        "line": LINE,
+        "purpose": "Measure the training.",
+        "owner": "team:benchmarks",
+        "ceiling": "PUBLIC",
+        "sources": [{"name": "questions", "path": "none.jsonl", "licence": "public", "retention": "none"}],
+        "training": {
+            "base_model": base_model,
+            "instruction": "Answer this written question for the department.",
+            "sft": {"precision": "float32", "learning_rate": 5e-4, "gradient_accumulation": 1},
+        },
+        "evaluation": {
+            "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
+            "red_team": {"classification": "PUBLIC", "prompts": "red_team/prompts.jsonl"},
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
