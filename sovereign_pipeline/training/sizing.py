@@ -47,12 +47,11 @@ class Forward:
     supervised: int
 
     @classmethod
-    def largest(cls, sft: Sft, preference: Preference | None, supervised_share: float = SUPERVISED_SHARE) -> "Forward":
-        """The largest that a recipe allows: units of `max_length` tokens, and of pairs (of a reply and the one that kto
-        exchanges it with) twice as many."""
+    def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
+        """Full packs. A pair whose two replies together are longer is one by itself; that, only the plan knows."""
         hyper: Sft | Preference = preference or sft
-        tokens = hyper.max_length * hyper.batch_size * (1 if preference is None else 2)
-        return cls(tokens, round(tokens * supervised_share))
+        tokens = hyper.max_length * hyper.batch_size
+        return cls(tokens, round(tokens * SUPERVISED_SHARE))
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,11 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
 
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
-    """On CPU the logits of the supervised positions; on CUDA a tile of them, and the gradients in float32 of what goes
-    into the head and, in full tuning, of the head."""
+    """On CPU the logits of the supervised positions; on CUDA a tile of them, and the gradient in float32 of what goes
+    into the head. In full tuning on both the head's own gradient, which is made whole before it is added up."""
     if device == "cpu":
-        return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES
+        gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
+        return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
     tile = min(forward.supervised, TILE_POSITIONS) * min(shape.vocabulary, TILE_WORDS) * held
     gradient_of_head = shape.vocabulary * shape.hidden * FLOAT32 if full else 0
     return tile + forward.supervised * shape.hidden * FLOAT32 + gradient_of_head

@@ -107,6 +107,19 @@ def test_a_token_takes_two_of_four_experts_and_nf4_leaves_the_experts_alone(tmp_
     assert all(".experts" not in linear.name for linear in shape.linears)
 
 
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_reading_a_shape_draws_no_random_numbers(tmp_path: Path, family: str) -> None:
+    """A preflight must not change what a seed gives."""
+    import torch
+
+    directory = write_config(tmp_path / "model", family)
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    read_shape(str(directory))
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_what_is_no_model_directory_or_no_layer_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="7B, 13B, 27B, 70B"):
         read_shape(str(tmp_path))
@@ -224,10 +237,10 @@ def test_less_asked_never_needs_more(
         assert total(rank=8) < total(rank=16)
 
 
-def test_a_pair_is_two_completions_and_logits_are_of_supervised_positions() -> None:
-    sft, pairs = recipe(), Preference.model_validate({"max_length": 512})
+def test_a_forward_is_full_packs_and_logits_are_of_supervised_positions() -> None:
+    sft, pairs = recipe(), Preference.model_validate({"max_length": 512, "batch_size": 4})
     assert Forward.largest(sft, None) == Forward(1024, 512)
-    assert Forward.largest(sft, pairs) == Forward(1024, 512)
+    assert Forward.largest(sft, pairs) == Forward(2048, 1024)
     shape = preset("7B")
     few, many = (estimate(shape, sft, device="cpu", forward=Forward(1024, count)) for count in (10, 100))
     assert (many.logits, few.logits) == (100 * 32_000 * 4 * 3, 10 * 32_000 * 4 * 3)
