@@ -1,0 +1,184 @@
+"""Does a training fit into the memory that is free? Asked before it starts, and answered again should it not have.
+
+What belongs here: what is free, and the paragraph that says which recipe value to lower. What does not: the arithmetic
+(`sizing.py`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.shapes import Shape, read_shape
+from sovereign_pipeline.training.sizing import Device, Forward, Memory, estimate
+
+SHORTEST = 128
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
+    """Bytes that a training may take on the device it will run on, counting what this process holds already.
+
+    On CUDA, what is free on the card and what PyTorch has reserved. Else MemAvailable of /proc/meminfo, or what the
+    memory limit of a control group (version 1 or 2) leaves when that is less. root: where /proc and /sys are.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved(), "cuda"
+    free = _kibibytes(root / "proc/meminfo", "MemAvailable")
+    free = min([free, *_left_by_control_groups(root)])
+    return free + _kibibytes(root / "proc/self/status", "VmRSS"), "cpu"
+
+
+def preflight(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    available_bytes: int,
+    device: Device,
+    devices: int = 1,
+    forward: Forward | None = None,
+) -> None:
+    """Raise TrainingFailed, in one paragraph, when the training cannot fit into `available_bytes` of each device.
+
+    forward: the largest of the plan, when the rows are known; else the largest that the recipe allows.
+    """
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=forward)
+    if needed.total <= available_bytes:
+        return
+    fitting, smallest = _remedies(shape, sft, preference, device, devices, forward, available_bytes)
+    if fitting:
+        advice = f"In the recipe, {' or '.join(fitting)} would fit."
+    else:
+        advice = (
+            f"No single value of the recipe makes it fit; all that can be lowered together comes to {_gib(smallest)}. "
+            f"Use a device with more memory, or a smaller base model."
+        )
+    raise TrainingFailed(
+        f"{model}: this training needs about {_gib(needed.total)} on {_each(device, devices)} ({_parts(needed)}), and "
+        f"{_gib(available_bytes)} are free. {advice} `sovereign size` shows what other values need."
+    )
+
+
+def out_of_memory_message(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    device: Device,
+    devices: int = 1,
+    forward: Forward | None = None,
+) -> str:
+    """The paragraph for a training that ran out of memory although it was let start."""
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=forward)
+    lower, _ = _remedies(shape, sft, preference, device, devices, forward, needed.total - 1)
+    advice = f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model."
+    return (
+        f"{model}: memory ran out while training. `sovereign size` predicts {_gib(needed.total)} on "
+        f"{_each(device, devices)} ({_parts(needed)}); something else may hold memory there too. {advice}"
+    )
+
+
+def _remedies(
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None,
+    device: Device,
+    devices: int,
+    forward: Forward | None,
+    limit: int,
+) -> tuple[list[str], int]:
+    """The single changes that need no more than `limit` bytes, and what is needed with all changes together."""
+
+    def total(sft: Sft, preference: Preference | None, forward: Forward | None) -> int:
+        return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
+
+    fitting = []
+    for text, less, preference_less, forward_less in _changes(sft, preference, devices, forward):
+        needed = total(less, preference_less, forward_less)
+        if needed <= limit:
+            fitting.append(f"{text} ({_gib(needed)})")
+    while (change := next(_changes(sft, preference, devices, forward), None)) is not None:
+        _, sft, preference, forward = change
+    return fitting, total(sft, preference, forward)
+
+
+def _changes(
+    sft: Sft, preference: Preference | None, devices: int, forward: Forward | None
+) -> Iterator[tuple[str, Sft, Preference | None, Forward | None]]:
+    """Each way to need less, the least harmful first, with its text and the recipe as it would then be."""
+    hyper: Sft | Preference = preference or sft
+    section = "training.sft" if preference is None else "training.preference"
+    smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
+    if hyper.batch_size > smallest_batch:
+        text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised as much)"
+        yield text, *_with(sft, preference, forward, "batch_size", smallest_batch)
+    if not sft.gradient_checkpointing:
+        less = sft.model_copy(update={"gradient_checkpointing": True})
+        yield "training.sft.gradient_checkpointing: true", less, preference, forward
+    if sft.adapter == "none" or (sft.adapter == "lora" and devices == 1):
+        less = sft.model_copy(update={"adapter": "lora" if sft.adapter == "none" else "qlora"})
+        yield f"training.sft.adapter: {less.adapter}", less, preference, forward
+    if hyper.max_length // 2 >= SHORTEST:
+        half = hyper.max_length // 2
+        yield f"{section}.max_length: {half}", *_with(sft, preference, forward, "max_length", half)
+    if sft.adapter != "none" and sft.rank > 8:
+        less = sft.model_copy(update={"rank": 8})
+        yield "training.sft.rank: 8", less, preference, forward
+
+
+def _with(
+    sft: Sft, preference: Preference | None, forward: Forward | None, name: str, value: int
+) -> tuple[Sft, Preference | None, Forward | None]:
+    """With a smaller batch or length, and the largest forward smaller by as much."""
+    hyper: Sft | Preference = preference or sft
+    share = value / getattr(hyper, name)
+    less = None if forward is None else Forward(round(forward.tokens * share), round(forward.supervised * share))
+    if preference is None:
+        return sft.model_copy(update={name: value}), None, less
+    return sft, preference.model_copy(update={name: value}), less
+
+
+def _parts(memory: Memory) -> str:
+    largest_first = sorted(memory.parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {_gib(size)}" for name, size in largest_first if size)
+
+
+def _each(device: Device, devices: int) -> str:
+    name = "the CPU" if device == "cpu" else "the GPU"
+    return name if devices == 1 else f"each of {devices} devices"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def _kibibytes(file: Path, name: str) -> int:
+    """A value of /proc, in bytes."""
+    line = next(
+        line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
+    )
+    return int(line.split()[1]) << 10
+
+
+def _left_by_control_groups(root: Path) -> Iterator[int]:
+    """What each memory limit above this process leaves: the limit, less what is used and cannot be dropped at once."""
+    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    listing = root / "proc/self/cgroup"
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in names:
+            continue
+        mounted = root / "sys/fs/cgroup" / controllers
+        group = mounted / path.lstrip("/")
+        for directory in (group, *group.parents):
+            limit, used = (directory / name for name in names[controllers])
+            if limit.is_file() and limit.read_text().strip() != "max":
+                statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
+                yield int(limit.read_text()) - int(used.read_text()) + int(statistics["inactive_file"])
+            if directory == mounted:
+                break

@@ -1,0 +1,219 @@
+"""The shape of a model: what of it decides how much memory and work its training takes, read without its weights.
+
+What belongs here: reading a config, counting parameters, and which linear layers get an adapter. What does not: bytes
+(`sizing.py`) and time (`tiers.py`).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.settings import go_offline
+
+# Facts of public models, as their config.json has them. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al.
+# 2024, table 3. Gemma 3 27B: Gemma Team 2025, table 1 (text model, without the vision tower).
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "7B": {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    },
+    "13B": {
+        "model_type": "llama",
+        "hidden_size": 5120,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "intermediate_size": 13824,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    },
+    "27B": {
+        "model_type": "gemma3_text",
+        "hidden_size": 5376,
+        "num_hidden_layers": 62,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "intermediate_size": 21504,
+        "vocab_size": 262208,
+        "tie_word_embeddings": True,
+    },
+    "70B": {
+        "model_type": "llama",
+        "hidden_size": 8192,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "intermediate_size": 28672,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer that an adapter may be put beside. name: as the model has it, `model.layers.0.mlp.up_proj`."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides memory and work.
+
+    query: heads × their dimension. intermediate: of the feed-forward layer, as a token goes through it: of a mixture,
+    all experts that a token takes, together. gated: SwiGLU or GeGLU, with a third matrix. norms, head_norms: widths of
+    a layer's normalisations, added up, over the hidden dimension and over the heads. norms_in_float32: Gemma multiplies
+    by their weights in float32. active: parameters that one token goes through. outside_layers: parameters of embedding
+    and head. expert_parameters: of all experts; transformers holds them stacked, which NF4 passes over. adapter:
+    parameters of an adapter of rank 1 on all linear layers, experts too. linears: all but the head; what NF4 holds.
+    """
+
+    name: str
+    hidden: int
+    layers: int
+    query: int
+    intermediate: int
+    experts_a_token: int
+    gated: bool
+    norms: int
+    head_norms: int
+    norms_in_float32: bool
+    vocabulary: int
+    parameters: int
+    active: int
+    outside_layers: int
+    expert_parameters: int
+    adapter: int
+    linears: tuple[Linear, ...]
+
+    @property
+    def quantised(self) -> int:
+        return sum(linear.inputs * linear.outputs for linear in self.linears)
+
+    def targets(self, sft: Sft) -> tuple[Linear, ...]:
+        """The linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or its endings."""
+        wanted = sft.target_modules
+        if wanted == "all-linear":
+            return self.linears
+        if isinstance(wanted, str):
+            found = tuple(each for each in self.linears if re.fullmatch(wanted, each.name))
+        else:
+            found = tuple(
+                each for each in self.linears if any(f".{each.name}".endswith(f".{ending}") for ending in wanted)
+            )
+        if not found:
+            raise InputError(
+                f"{self.name}: target_modules {wanted} names no linear layer. Use all-linear, or correct it."
+            )
+        return found
+
+    def trainable(self, sft: Sft) -> int:
+        """Parameters that are trained: all, or the adapter's r·(in + out), and DoRA's magnitudes, of each target."""
+        if sft.adapter == "none":
+            return self.parameters
+        if sft.target_modules == "all-linear":
+            return sft.rank * self.adapter + sft.dora * sum(each.outputs for each in self.linears)
+        return sum(sft.rank * (each.inputs + each.outputs) + sft.dora * each.outputs for each in self.targets(sft))
+
+
+def read_shape(model: str) -> Shape:
+    """The shape of a model directory, from its config.json alone, or of one of `PRESETS`.
+
+    The model is built on PyTorch's meta device, which has shapes and no memory, so that its parameters and
+    linear layers are those that will be trained. Raises InputError for a directory without a readable config.json.
+    """
+    go_offline()
+    import torch
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    if model in PRESETS:
+        values = dict(PRESETS[model])
+        config = CONFIG_MAPPING[values.pop("model_type")](**values)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(Path(model), local_files_only=True)
+        except (OSError, ValueError):
+            raise InputError(
+                f"{model}: neither one of {', '.join(PRESETS)} nor a model directory with a config.json that "
+                f"transformers reads. Name the directory that the base model's card names."
+            ) from None
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return _shape_of(model, built, config.get_text_config())
+
+
+def _shape_of(name: str, model: Any, config: Any) -> Shape:
+    from torch import nn
+
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
+    key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = model.get_output_embeddings()
+    blocks = next(each for each in model.modules() if isinstance(each, nn.ModuleList) and len(each) == layers)
+    linears = tuple(
+        Linear(path, module.in_features, module.out_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    )
+    first = dict(blocks[0].named_parameters())
+    widths = [weight.shape[0] for path, weight in first.items() if "norm" in path and path.endswith("weight")]
+    on_heads = {"q_norm": config.num_attention_heads * head_dim, "k_norm": key_value_heads * head_dim}
+    parameters = sum(each.numel() for each in model.parameters())
+    outside_layers = parameters - sum(each.numel() for each in blocks.parameters())
+    experts, experts_a_token = _experts(config)
+    held_by_experts = sum(each.numel() for path, each in blocks.named_parameters() if ".experts." in path)
+    intermediate = config.intermediate_size if hasattr(config, "intermediate_size") else config.ffn_hidden_size
+    if held_by_experts:
+        intermediate = experts_a_token * (getattr(config, "moe_intermediate_size", None) or intermediate)
+    plain = sum(each.inputs + each.outputs for each in linears)
+    adapter = _adapter_of_rank_1(model) if held_by_experts else plain
+    return Shape(
+        name=name,
+        hidden=hidden,
+        layers=layers,
+        query=config.num_attention_heads * head_dim,
+        intermediate=intermediate,
+        experts_a_token=experts_a_token if held_by_experts else 0,
+        gated=any("gate_proj" in path or "gate_up" in path for path in first),
+        norms=sum(width for width in widths if width == hidden),
+        norms_in_float32="Gemma" in type(model).__name__,
+        head_norms=sum(width for norm, width in on_heads.items() if any(norm in path for path in first)),
+        vocabulary=config.vocab_size,
+        parameters=parameters,
+        active=parameters - (held_by_experts * (experts - experts_a_token) // experts if held_by_experts else 0),
+        expert_parameters=held_by_experts,
+        adapter=adapter,
+        outside_layers=outside_layers,
+        linears=linears,
+    )
+
+
+def _adapter_of_rank_1(model: Any) -> int:
+    """PEFT knows how it lays an adapter beside stacked experts. The model stays on the meta device, and is used up."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    with torch.device("meta"):
+        adapted = get_peft_model(model, LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM"))
+    return sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+
+
+def _experts(config: Any) -> tuple[int, int]:
+    """How many experts a layer has, and how many of them a token takes."""
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    count = next((getattr(config, name) for name in names if getattr(config, name, None)), 1)
+    return count, getattr(config, "num_experts_per_tok", None) or 1

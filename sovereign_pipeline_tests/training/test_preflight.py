@@ -1,0 +1,144 @@
+"""What cannot fit is refused in one paragraph, and what that paragraph advises does fit."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.preflight import available_memory, out_of_memory_message, preflight
+from sovereign_pipeline.training.shapes import read_shape
+from sovereign_pipeline.training.sizing import Forward, estimate
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A config of some 350 million parameters, without weights."""
+    config = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24}
+    config |= {"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000}
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return directory
+
+
+def recipe(**values: Any) -> Sft:
+    return Sft.model_validate({"precision": "float32", **values})
+
+
+def refusal(model: Path, sft: Sft, available: int, **named: Any) -> str:
+    with pytest.raises(TrainingFailed) as refused:
+        preflight(model, sft, available_bytes=available, device="cpu", **named)
+    return str(refused.value)
+
+
+def test_what_fits_is_let_start_to_the_byte(model: Path) -> None:
+    needed = estimate(read_shape(str(model)), recipe(), device="cpu").total
+    preflight(model, recipe(), available_bytes=needed, device="cpu")
+    said = refusal(model, recipe(), needed - 1)
+    assert re.search(r"weights \d", said)
+    assert "GiB are free" in said
+    assert "\n" not in said
+
+
+def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
+    sft = recipe(batch_size=2, gradient_accumulation=2)
+    available = 6 * GIB
+    said = refusal(model, sft, available)
+    advised = re.findall(r"training\.sft\.(\w+): (\w+)", said)
+    assert {name for name, _ in advised} == {"batch_size", "gradient_checkpointing", "max_length"}
+    for name, value in advised:
+        changed = Sft.model_validate({**sft.model_dump(exclude_unset=True), name: value})
+        preflight(model, changed, available_bytes=available, device="cpu")
+
+
+def test_when_no_single_value_helps_it_says_what_all_together_need(model: Path) -> None:
+    said = refusal(model, recipe(max_length=4096), GIB // 2)
+    assert "No single value" in said
+    assert "smaller base model" in said
+    assert "training.sft" not in said
+
+
+def test_the_plan_s_own_largest_forward_counts_when_it_is_known(model: Path) -> None:
+    sft = recipe(max_length=8192)
+    assert "needs about" in refusal(model, sft, 8 * GIB)
+    preflight(model, sft, available_bytes=8 * GIB, device="cpu", forward=Forward(512, 100))
+
+
+def test_a_preference_stage_is_advised_on_its_own_section(model: Path) -> None:
+    pairs = Preference.model_validate({"method": "kto", "max_length": 2048, "batch_size": 8})
+    with pytest.raises(TrainingFailed, match=r"training\.preference\.batch_size: 2 .*gradient_accumulation"):
+        preflight(model, recipe(), pairs, available_bytes=30 * GIB, device="cpu")
+
+
+def test_memory_that_ran_out_all_the_same_is_answered_with_values_that_need_less(model: Path) -> None:
+    said = out_of_memory_message(model, recipe(), device="cpu")
+    predicted = estimate(read_shape(str(model)), recipe(), device="cpu").total
+    assert f"`sovereign size` predicts {predicted / GIB:.1f} GiB" in said
+    assert "training.sft.gradient_checkpointing: true" in said
+    assert "training.sft.max_length: 512" in said
+
+
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def machine(root: Path, cgroup: str = "") -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemFree: 10 kB\nMemAvailable: 4000000 kB\n")
+    (root / "proc/self/status").write_text("Name: python\nVmRSS: 1000 kB\n")
+    (root / "proc/self/cgroup").write_text(cgroup)
+    return root
+
+
+def limited(group: Path, names: tuple[str, str], limit: str, used: int, file: int) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    (group / names[0]).write_text(f"{limit}\n")
+    (group / names[1]).write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 5\ninactive_file {file}\n")
+
+
+@pytest.mark.usefixtures("no_card")
+def test_without_a_limit_it_is_what_the_kernel_calls_available_and_what_this_process_holds(tmp_path: Path) -> None:
+    assert available_memory(machine(tmp_path)) == (4_001_000 << 10, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("listing", "folder", "names"),
+    [
+        ("0::/jobs/train\n", "sys/fs/cgroup", ("memory.max", "memory.current")),
+        ("3:memory:/jobs/train\n0::/\n", "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ],
+)
+@pytest.mark.usefixtures("no_card")
+def test_the_tightest_limit_above_this_process_holds(
+    tmp_path: Path, listing: str, folder: str, names: tuple[str, str]
+) -> None:
+    root = machine(tmp_path, listing)
+    limited(root / folder / "jobs", names, str(2 * GIB), used=GIB, file=GIB // 4)
+    limited(root / folder / "jobs/train", names, str(3 * GIB), used=GIB, file=0)
+    assert available_memory(root) == (GIB + GIB // 4 + (1000 << 10), "cpu")
+    limited(root / folder / "jobs", names, str(2**60), used=GIB, file=0)
+    limited(root / folder / "jobs/train", names, str(2**60), used=GIB, file=0)
+    assert available_memory(root)[0] == 4_001_000 << 10
+
+
+@pytest.mark.usefixtures("no_card")
+def test_a_group_without_a_limit_is_passed_over(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/\n")
+    limited(root / "sys/fs/cgroup", ("memory.max", "memory.current"), "max", used=GIB, file=0)
+    assert available_memory(root)[0] == 4_001_000 << 10
+
+
+def test_this_machine_has_some() -> None:
+    free, device = available_memory()
+    assert device in ("cpu", "cuda")
+    assert free > 100 << 20
