@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import EncodedRow, pack
+from sovereign_pipeline.training.sizing import Forward
 
 
 @dataclass(frozen=True)
 class Plan:
     """The units (packs of rows, or single rows) in the order in which they are trained.
 
-    units_a_step: batch_size × gradient_accumulation × devices. left_out: the last unit, where it would have been alone
-    in its batch and the method needs two.
+    batch_size: units in one pass. units_a_step: batch_size × gradient_accumulation × devices. left_out: the last unit,
+    where it would have been alone in its batch and the method needs two.
     """
 
     units: list[list[EncodedRow]]
+    batch_size: int
     units_a_step: int
     left_out: int = 0
 
@@ -35,6 +37,15 @@ class Plan:
     @property
     def rows(self) -> list[EncodedRow]:
         return [row for unit in self.units for row in unit]
+
+    @property
+    def largest_forward(self) -> Forward:
+        """Of all passes, the most tokens and the most supervised tokens."""
+        batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
+        return Forward(
+            tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
+            supervised=max(sum(row.supervised for unit in batch for row in unit) for batch in batches),
+        )
 
     def tokens_until(self, step: int) -> int:
         return sum(row.tokens for unit in self.units[: step * self.units_a_step] for row in unit)
@@ -57,7 +68,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         order += shuffled
         epoch += 1
     whole = _whole_batches(job, wanted)
-    return Plan(order[:whole], units_a_step, wanted - whole)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, wanted - whole)
 
 
 def _whole_batches(job: TrainingJob, wanted: int) -> int:

@@ -94,14 +94,16 @@ def estimate(
     full = sft.adapter == "none"
     trainable = shape.trainable(sft)
     shared = 1 if sft.adapter == "qlora" else devices
-    trained_in = held if full else FLOAT32  # PEFT holds an adapter in float32
+    # What is trained is held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
+    weights_in = FLOAT32 if full else held
+    cast = shape.parameters * held if full and held < FLOAT32 else 0
     logits = _logits(shape, full, held, forward, device)
     activations = _activations(shape, sft, preference, held, forward.tokens, logits)
     return Memory(
-        weights=_weights(shape, sft, held, shared),
+        weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
-        gradients=trainable * trained_in // shared + (held * _layer_parameters(shape) if full and shared > 1 else 0),
-        optimizer=round(trainable * _optimizer_bytes(sft, trained_in, device) / shared),
+        gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
+        optimizer=round(trainable * _optimizer_bytes(sft, device) / shared),
         activations=round(activations * (1 + CPU_HEAP_GAPS)) if device == "cpu" else activations,
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
@@ -114,9 +116,9 @@ def optimizer_in_effect(sft: Sft, device: Device) -> Literal["adamw", "paged_ada
     return sft.optimizer
 
 
-def _optimizer_bytes(sft: Sft, trained_in: int, device: Device) -> float:
-    """AdamW's two states a trained parameter, held as the parameter is."""
-    return 2 * trained_in if optimizer_in_effect(sft, device) == "adamw" else ADAMW_8BIT_BYTES
+def _optimizer_bytes(sft: Sft, device: Device) -> float:
+    """AdamW's two states a trained parameter."""
+    return 2 * FLOAT32 if optimizer_in_effect(sft, device) == "adamw" else ADAMW_8BIT_BYTES
 
 
 def _layer_parameters(shape: Shape) -> int:

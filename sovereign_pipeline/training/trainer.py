@@ -32,6 +32,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.losses import kto_loss, pair_loss
 from sovereign_pipeline.training.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.plan import Plan, make_plan
+from sovereign_pipeline.training.preflight import available_memory, preflight
 from sovereign_pipeline.training.references import key_of, reference_log_probabilities
 from sovereign_pipeline.training.rows import Completion, RowsForTraining, encode, exchanged, guard
 
@@ -86,6 +87,7 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     encoded = [encode(tokenizer, job.method, row, job.eos_ids) for row in read_jsonl(job.dataset)]
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
+    check_memory(job, plan)
     model = load_trainable(job)
     check_vocabulary(tokenizer, model, rows.rows)
     trainable = check_trainable(model, job.sft.adapter)
@@ -140,6 +142,20 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
             torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         ),
     }
+
+
+def check_memory(job: TrainingJob, plan: Plan) -> None:
+    """Raise TrainingFailed when the training cannot fit. Processes on CPUs share what memory the machine has."""
+    available, device = available_memory()
+    preflight(
+        job.base_model,
+        job.sft,
+        job.preference,
+        available_bytes=available // (job.devices.count if device == "cpu" else 1),
+        device=device,
+        devices=job.devices.count,
+        forward=plan.largest_forward,
+    )
 
 
 def _make_deterministic(seed: int) -> None:

@@ -20,6 +20,7 @@ from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.preflight import available_memory, out_of_memory_message
 from sovereign_pipeline.training.trainer import Outside, Step, train
 
 SECONDS_BETWEEN_TRIES = 1.0
@@ -46,7 +47,11 @@ def main(job_file: Path) -> int:
         return 1
     except Exception as error:
         if ran_out_of_memory(error):
-            TrainingResult(error=out_of_memory(job)).write(job.result)
+            _, device = available_memory()
+            paragraph = out_of_memory_message(
+                job.base_model, job.sft, job.preference, device=device, devices=job.devices.count
+            )
+            TrainingResult(error=paragraph).write(job.result)
             return 1
         TrainingResult(error=f"The trainer failed with {place_of(error)}. Report this; nothing was kept.").write(
             job.result
@@ -72,13 +77,6 @@ def ran_out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
         or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
-    )
-
-
-def out_of_memory(job: TrainingJob) -> str:
-    return (
-        f"{job.dataset}: memory ran out while training. Lower max_length or batch_size in the recipe, set "
-        f"gradient_checkpointing: true, or adapter: qlora."
     )
 
 
