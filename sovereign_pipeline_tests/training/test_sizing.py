@@ -191,8 +191,9 @@ def test_a_70b_in_nf4_is_tuned_on_one_card_of_48_gb_and_not_otherwise(seventy: S
     """Dettmers et al. 2023, abstract: 65B on a single GPU of 48 GB."""
     assert needs(seventy, adapter="qlora", gradient_checkpointing=True, max_length=512).total < 48e9
     assert needs(seventy, adapter="lora", gradient_checkpointing=True).total > 141e9
-    assert needs(seventy, adapter="none", gradient_checkpointing=True, optimizer="adamw").weights == 2 * 70_553_706_496
-    assert needs(seventy, adapter="none", optimizer="adamw").optimizer == 4 * 70_553_706_496
+    # Held in float32 with a bfloat16 copy for the passes; AdamW's two states in float32.
+    assert needs(seventy, adapter="none", gradient_checkpointing=True, optimizer="adamw").weights == 6 * 70_553_706_496
+    assert needs(seventy, adapter="none", optimizer="adamw").optimizer == 8 * 70_553_706_496
 
 
 def test_devices_share_what_is_in_full_precision_and_not_what_is_in_nf4(seventy: Shape) -> None:
