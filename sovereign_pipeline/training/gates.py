@@ -15,6 +15,7 @@ from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.base_models import chat_template, open_base_model, read_descriptor
+from sovereign_pipeline.training.models import lora_config
 from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
 
 ROWS_ASKED = 4
@@ -68,19 +69,16 @@ def judge_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inp
     """Compare the adapter's tensors with the ones that the recipe's LoRA has on this base, made without weights."""
     go_offline()
     import torch
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
     directory = open_base_model(workplace.settings, inputs["base_model"])
     sft = workplace.line.training.sft
     config = json.loads((_adapter_directory(artifact) / "adapter_config.json").read_bytes())
-    targets = sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory))
-        shaped = get_peft_model(
-            model, LoraConfig(r=sft.rank, lora_alpha=sft.alpha, target_modules=targets, task_type="CAUSAL_LM")
-        )
+        shaped = get_peft_model(model, lora_config(sft, model))
     expected = {
         name: tuple(tensor.shape)
         for name, tensor in get_peft_model_state_dict(shaped, save_embedding_layers=False).items()

@@ -208,7 +208,7 @@ def _aligned_config(line: Line) -> Config:
 
 
 def _adapter_shape(line: Line) -> Config:
-    return line.training.sft.model_dump(mode="json", include={"rank", "alpha", "target_modules"})
+    return line.training.sft.model_dump(mode="json", include={"rank", "alpha", "target_modules", "rslora", "dora"})
 
 
 _ADAPTER_GATES = (
