@@ -94,7 +94,7 @@ def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-        shaped = get_peft_model(model, lora_config(sft))
+        shaped = get_peft_model(model, lora_config(sft, model))
     state = get_peft_model_state_dict(shaped, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 

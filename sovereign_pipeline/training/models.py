@@ -3,13 +3,19 @@ how, is `trainer.py`; which models there are, and whether their files are the pi
 """
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from typing import Any
 
+from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 
 ADAPTER = "adapter"
+ALL_LINEAR = "all-linear"
+# Their fused kernels read the weight of out_proj past an adapter, so PEFT refuses one there.
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
 MODEL = "model"
 # Beside the weights, what makes a directory a model that people can load and talk to.
 TOKENIZER_FILES = (
@@ -24,36 +30,85 @@ TOKENIZER_FILES = (
 )
 
 
-def load_trainable(job: TrainingJob) -> Any:
+def load_trainable(job: TrainingJob, tell: Callable[[str], None]) -> Any:
     """The model with what the recipe trains marked as such: a new adapter, the start adapter, or everything.
 
     Frozen weights are held in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
     section 3), which is dequantised into that precision in every pass. What is trained is held in float32 always: steps
     of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes themselves run in it, under autocast.
+    Experts that transformers holds as one tensor stay in that precision under QLoRA, which takes linear layers only;
+    that is told. Raises TrainingFailed when PEFT cannot put the recipe's adapter on this model.
     """
     base = _load_base(job)
+    experts = fused_experts(base)
+    if job.sft.adapter == "qlora" and experts:
+        tell(
+            f"adapter: qlora holds linear layers in NF4; this model's experts ({', '.join(experts)}) are none and stay "
+            f"in {job.sft.precision}, so they need the memory that adapter: lora needs"
+        )
     if job.sft.adapter == "none":
         return base
     from peft import PeftModel, get_peft_model
 
     if job.start_adapter is not None:
         return PeftModel.from_pretrained(base, job.start_adapter, is_trainable=True)
-    return get_peft_model(base, lora_config(job.sft))
+    try:
+        return get_peft_model(base, lora_config(job.sft, base))
+    except ValueError as error:
+        raise TrainingFailed(
+            f"PEFT cannot put this adapter on {type(base).__name__}: {str(error).strip()} Change target_modules (the "
+            f"default is {ALL_LINEAR}), dropout or dora in training.sft."
+        ) from error
 
 
-def lora_config(sft: Sft) -> Any:
-    """The recipe's adapter as PEFT has it."""
+def lora_config(sft: Sft, model: Any) -> Any:
+    """The recipe's adapter as PEFT has it for this model.
+
+    `all-linear` is every linear layer of the language model but its head. Layers that see or hear are left out: rows
+    hold text, so nothing would be learned there; so is what PEFT refuses (`MAMBA`). Experts, which transformers 5 holds
+    as one tensor of three dimensions, are linear layers too: each gets a LoRA of the same rank (PEFT's
+    target_parameters, without dropout or DoRA), and so does the router.
+    """
     from peft import LoraConfig
 
+    everything = sft.target_modules == ALL_LINEAR
     return LoraConfig(
         r=sft.rank,
         lora_alpha=sft.alpha,
         lora_dropout=sft.dropout,
         target_modules=sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules),
+        exclude_modules=_left_out(model) if everything else None,
+        target_parameters=fused_experts(model) or None if everything else None,
         use_rslora=sft.rslora,
         use_dora=sft.dora,
         task_type="CAUSAL_LM",
     )
+
+
+def fused_experts(model: Any) -> list[str]:
+    """Endings of the names of the tensors that hold all experts of a layer, such as `experts.down_proj`; sorted."""
+    return sorted(
+        {
+            f"experts.{name.rpartition('.')[2]}"
+            for name, parameter in model.named_parameters()
+            if ".experts." in name and parameter.ndim == 3
+        }
+    )
+
+
+def _left_out(model: Any) -> str | None:
+    """A regular expression for the modules that `all-linear` does not mean."""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    parent, _, own = name.rpartition(".")
+    patterns = [
+        rf"{re.escape(parent)}\.{re.escape(child)}\..*"
+        for child, _ in model.get_submodule(parent).named_children()
+        if parent and child != own
+    ]
+    if model.config.model_type in MAMBA:
+        patterns.append(r".*\.out_proj")
+    return "|".join(patterns) or None
 
 
 def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
@@ -66,8 +121,9 @@ def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_bytes())
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(config[name], list):
+            config[name].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

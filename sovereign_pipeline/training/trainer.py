@@ -88,7 +88,7 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
     check_memory(job, plan)
-    model = load_trainable(job)
+    model = load_trainable(job, outside.tell)
     check_vocabulary(tokenizer, model, rows.rows)
     trainable = check_trainable(model, job.sft.adapter)
     together = job.tuning.packing
