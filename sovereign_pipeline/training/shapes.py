@@ -159,6 +159,8 @@ def read_shape(model: str) -> Shape:
 def _shape_of(name: str, model: Any, config: Any) -> Shape:
     from torch import nn
 
+    # Gemma 4's full-attention layers have wider heads than the others; the common width stands for all of them.
+    config.allow_global_per_layer_attribute_access = True
     hidden, layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
     key_value_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
