@@ -134,6 +134,9 @@ def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
             "output": root / "output",
             "result": root / "result.json",
             "locks": root / "locks",
+            "identity": "0" * 64,
+            "checkpoint_directory": root / "checkpoints",
+            "references": root / "references",
             "seed": 7,
             "sft": sft,
         }

@@ -39,7 +39,7 @@ RESAMPLES = 5_000
 
 # What each method is told, on both sides.
 LEARNING_RATES = {"sft": 5e-4, "dpo": 5e-5}
-PACKS_A_STEP = {"sft": 1, "dpo": 2}
+PACKS_A_STEP = {"sft": 1, "dpo": 4}
 
 
 def main() -> None:

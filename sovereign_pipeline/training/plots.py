@@ -6,9 +6,14 @@ from typing import cast
 
 from sovereign_pipeline.corpus.document import read_jsonl
 
+REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
+
 
 def loss_curve_png(training_log: Path) -> bytes:
-    """PNG of the loss per step, with the learning rate behind it, from a `training_log.jsonl`."""
+    """PNG of the loss per step, with the learning rate behind it, from a `training_log.jsonl`.
+
+    Where preferences were learned, their rewards (β·log ratio, nats) lie below: margins of pairs, or of each kind.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -16,16 +21,25 @@ def loss_curve_png(training_log: Path) -> bytes:
 
     rows = list(read_jsonl(training_log))
     steps = [cast(int, row["step"]) for row in rows]
-    figure, loss_axis = pyplot.subplots(figsize=(7, 3.5), dpi=110)
+    rewards = [name for name in REWARDS if any(name in row for row in rows)]
+    figure, axes = pyplot.subplots(1 + bool(rewards), squeeze=False, figsize=(7, 3.5 + 2 * bool(rewards)), dpi=110)
+    loss_axis = axes[0, 0]
     try:
         rate_axis = loss_axis.twinx()
         rate_axis.fill_between(steps, [cast(float, row["learning_rate"]) for row in rows], alpha=0.15, color="grey")
         rate_axis.set_ylabel("learning rate")
         rate_axis.set_ylim(bottom=0)
         loss_axis.plot(steps, [cast(float, row["loss"]) for row in rows], marker=".", color="tab:blue")
-        loss_axis.set_xlabel("step")
-        loss_axis.set_ylabel("loss on the completion")
+        loss_axis.set_ylabel("loss")
         loss_axis.grid(alpha=0.3)
+        for name in rewards:
+            places, values = zip(*((row["step"], row[name]) for row in rows if name in row), strict=True)
+            axes[1, 0].plot(places, values, marker=".", label=name.removeprefix("rewards/"))
+        if rewards:
+            axes[1, 0].axhline(0, color="grey", linewidth=0.8)
+            axes[1, 0].set_ylabel("reward")
+            axes[1, 0].legend(loc="upper left", frameon=False)
+        axes[-1, 0].set_xlabel("step")
         figure.tight_layout()
         picture = io.BytesIO()
         figure.savefig(picture, format="png", metadata={"Software": None})

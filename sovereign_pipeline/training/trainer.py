@@ -95,7 +95,9 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     if together and len(rows.rows) > 1:
         check_rows_are_kept_apart(model, rows.rows, job.sft.precision)
     probe = start_probe(model, plan.rows, together)
+    before_references = time.monotonic()
     batches = _Batches(job, plan, model, outside.tell)
+    referred = time.monotonic()
     start = lora_b(model.named_parameters())
     trainer = _trainer(job, model, batches, outside)
     checkpoint = trainer.checkpoint_directory.newest(outside.tell)
@@ -135,6 +137,7 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     return {
         "training_seconds": round(trained - prepared, 3),
         "preparation_seconds": round(prepared - started, 3),
+        "reference_seconds": round(referred - before_references, 3),
         "saving_seconds": round(time.monotonic() - trained, 3),
         "tokens_per_second": round(tokens / (trained - prepared), 2),
         "resumed_at_step": float(trainer.first_step),
