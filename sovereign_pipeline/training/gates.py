@@ -4,6 +4,8 @@ except where the question is whether the report tells the truth.
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,17 @@ from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_
 ROWS_ASKED = 4
 # A base that ends nearly every turn leaves nothing to raise.
 SURE_TO_STOP = 0.95
+# A sample that says twice what the longest of the asked replies does has not stopped, nor has one of so many tokens.
+LONGEST_SAMPLE = 256
 
 
 def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Encode the whole dataset again, and compare base and adapter on the end of a few rows.
+    """Encode the whole dataset again, and compare base and adapter on the end of a few rows, and on generated samples.
 
-    Fails when a row's last supervised token is no end-of-turn id, or when the mean log probability of the end of turn
-    after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability).
+    Fails when a row's last supervised token is no end-of-turn id; when the mean log probability of the end of turn
+    after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability); when of
+    the replies that are generated to these rows' prompts, greedily, the adapter ends fewer than the base by more than
+    one; or when it ends none and is not sure of the end after the rows' own replies either.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -45,22 +51,27 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
             {"rows": len(rows), "rows_without_end": len(unended)},
         )
     asked = sorted(rows, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
-    base, adapted = _log_probability_of_end(directory, _adapter_directory(artifact), asked)
-    if not (math.isfinite(base) and math.isfinite(adapted)):
+    base, adapter = _ends(directory, _adapter_directory(artifact), asked, eos_ids)
+    if not (math.isfinite(base.log_probability) and math.isfinite(adapter.log_probability)):
         return Verdict(
             False, "With this adapter or without it, the model's logits are not finite.", {"rows": len(rows)}
         )
-    passed = adapted > base or math.exp(adapted) >= SURE_TO_STOP
+    sure = math.exp(adapter.log_probability) >= SURE_TO_STOP
+    learned = sure or adapter.log_probability > base.log_probability
+    stops = adapter.stopped >= base.stopped - 1 and (sure or adapter.stopped > 0)
     return Verdict(
-        passed,
+        learned and stops,
         f"All {len(rows)} rows end in a supervised end-of-turn token; its mean log probability on {len(asked)} rows "
-        f"goes from {base:.4f} (base) to {adapted:.4f} (adapter).",
+        f"goes from {base.log_probability:.4f} (base) to {adapter.log_probability:.4f} (adapter). Of {len(asked)} "
+        f"generated replies the base ends {base.stopped} and the adapter {adapter.stopped}.",
         {
             "rows": len(rows),
             "rows_without_end": 0,
             "rows_asked": [row.id for row in asked],
-            "log_probability_base": base,
-            "log_probability_adapter": adapted,
+            "log_probability_base": base.log_probability,
+            "log_probability_adapter": adapter.log_probability,
+            "stop_rate_base": base.stopped / len(asked),
+            "stop_rate_adapter": adapter.stopped / len(asked),
         },
     )
 
@@ -138,8 +149,17 @@ def _adapter_directory(artifact: Artifact) -> Path:
     return artifact.file("adapter/adapter_config.json").parent
 
 
-def _log_probability_of_end(base: Path, adapter: Path, rows: list[EncodedRow]) -> tuple[float, float]:
-    """Mean log probability of the end of turn after the (chosen) reply: of the base, and with the adapter."""
+@dataclass(frozen=True)
+class _End:
+    """log_probability: mean (nats), of the end of turn after the (chosen) replies. stopped: generated replies that end
+    their turn within `LONGEST_SAMPLE` tokens."""
+
+    log_probability: float
+    stopped: int
+
+
+def _ends(base: Path, adapter: Path, rows: list[EncodedRow], eos_ids: Sequence[int]) -> tuple[_End, _End]:
+    """Of the base, and with the adapter."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -147,15 +167,41 @@ def _log_probability_of_end(base: Path, adapter: Path, rows: list[EncodedRow]) -
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model: Any = PeftModel.from_pretrained(loaded, adapter).eval()
 
-    def mean() -> float:
-        total = 0.0
-        for row in rows:
-            ids = torch.tensor([row.completions[0].ids])
-            logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
-            total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
-        return total / len(rows)
+    def end() -> _End:
+        value = _log_probability_of_end(model, rows)
+        return _End(value, _stopped(model, rows, eos_ids) if math.isfinite(value) else 0)
 
     with torch.no_grad():
-        adapted = mean()
+        adapted = end()
         with model.disable_adapter():
-            return mean(), adapted
+            return end(), adapted
+
+
+def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
+    import torch
+
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor([row.completions[0].ids])
+        logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
+        total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
+    return total / len(rows)
+
+
+def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int]) -> int:
+    import torch
+    from transformers import GenerationConfig
+
+    replies = [row.completions[0].reply_ids for row in rows]
+    greedy = GenerationConfig(
+        max_new_tokens=min(LONGEST_SAMPLE, 2 * max(len(reply) for reply in replies)),
+        do_sample=False,
+        eos_token_id=list(eos_ids),
+        pad_token_id=eos_ids[0],
+    )
+    count = 0
+    for row in rows:
+        prompt = torch.tensor([row.completions[0].prompt_ids])
+        ids = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=greedy)
+        count += int(ids[0, -1]) in eos_ids
+    return count

@@ -215,13 +215,13 @@ _ADAPTER_GATES = (
     Gate(
         name="end_of_turn_trained",
         question="Does every row end in a supervised end-of-turn token, and did the adapter learn to stop?",
-        code_version="1",
+        code_version="2",
         judge=judge_end_of_turn,
     ),
     Gate(
         name="adapter_non_zero",
         question="Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros?",
-        code_version="1",
+        code_version="2",
         judge=judge_adapter_non_zero,
         config=_adapter_shape,
     ),
