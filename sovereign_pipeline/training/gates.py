@@ -4,6 +4,8 @@ files, never from the report, except where the question is whether the report te
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,18 @@ from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 ROWS_ASKED = 4
 # A base that ends nearly every turn leaves nothing to raise.
 SURE_TO_STOP = 0.95
+# A sample that says twice what the longest of the asked replies does has not stopped, nor has one of so many tokens.
+LONGEST_SAMPLE = 256
 
 
 def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Encode the whole dataset again, and compare base and what was tuned on the end of a few rows.
+    """Encode the whole dataset again, and compare base and what was tuned on the end of a few rows, and on replies that
+    both generate.
 
-    Fails when a row's last supervised token is no end-of-turn id, or when the mean log probability of the end of turn
-    after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability).
+    Fails when a row's last supervised token is no end-of-turn id; when the mean log probability of the end of turn
+    after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability); when of
+    the replies that are generated to these rows' prompts, greedily, the adapter ends fewer than the base by more than
+    one; or when it ends none and is not sure of the end after the rows' own replies either.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -54,21 +61,27 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
             f"{len(unended)} of {len(rows)} rows do not end in a supervised end-of-turn token.",
             {"rows": len(rows), "rows_without_end": len(unended)},
         )
-    asked = sorted(rows, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
-    base, adapted = _log_probability_of_end(directory, tuned, asked)
-    if not (math.isfinite(base) and math.isfinite(adapted)):
+    good = [row for row in rows if row.desirable is not False]
+    asked = sorted(good, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
+    base, adapted = _ends(directory, tuned, asked, ends)
+    if not (math.isfinite(base.log_probability) and math.isfinite(adapted.log_probability)):
         return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": len(rows)})
-    passed = adapted > base or math.exp(adapted) >= SURE_TO_STOP
+    sure = math.exp(adapted.log_probability) >= SURE_TO_STOP
+    learned = sure or adapted.log_probability > base.log_probability
+    stops = adapted.stopped >= base.stopped - 1 and (sure or adapted.stopped > 0)
     return Verdict(
-        passed,
+        learned and stops,
         f"All {len(rows)} rows end in a supervised end-of-turn token; its mean log probability on {len(asked)} rows "
-        f"goes from {base:.4f} (base) to {adapted:.4f} ({tuned.holds}).",
+        f"goes from {base.log_probability:.4f} (base) to {adapted.log_probability:.4f} ({tuned.holds}). Of {len(asked)} "
+        f"generated replies the base ends {base.stopped} and the {tuned.holds} {adapted.stopped}.",
         {
             "rows": len(rows),
             "rows_without_end": 0,
             "rows_asked": [row.id for row in asked],
-            "log_probability_base": base,
-            "log_probability_adapter": adapted,
+            "log_probability_base": base.log_probability,
+            "log_probability_adapter": adapted.log_probability,
+            "stop_rate_base": base.stopped / len(asked),
+            "stop_rate_adapter": adapted.stopped / len(asked),
         },
     )
 
@@ -221,27 +234,64 @@ def _talks_alike(model: Path, descriptor: dict[str, Any]) -> bool:
     return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
 
 
-def _log_probability_of_end(base: Path, tuned: TunedModel, rows: list[EncodedRow]) -> tuple[float, float]:
-    """Mean log probability of the end of turn after the (chosen) reply: of the base, and of what was tuned."""
+@dataclass(frozen=True)
+class _End:
+    """log_probability: mean (nats), of the end of turn after the (chosen) replies. stopped: generated replies that end
+    their turn within `LONGEST_SAMPLE` tokens."""
+
+    log_probability: float
+    stopped: int
+
+
+def _ends(base: Path, tuned: TunedModel, rows: list[EncodedRow], eos_ids: Sequence[int]) -> tuple[_End, _End]:
+    """Of the base, and of what was tuned."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    def mean(model: Any) -> float:
-        total = 0.0
-        for row in rows:
-            ids = torch.tensor([row.completions[0].ids])
-            logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
-            total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
-        return total / len(rows)
+    def end(model: Any) -> _End:
+        value = _log_probability_of_end(model, rows)
+        return _End(value, _stopped(model, rows, eos_ids) if math.isfinite(value) else 0)
 
     with torch.no_grad():
         loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
         if tuned.holds == "model":
-            of_base = mean(loaded)
+            of_base = end(loaded)
             del loaded  # before the second model of the same size is read
-            return of_base, mean(AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=torch.float32).eval())
+            return of_base, end(AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=torch.float32).eval())
         model: Any = PeftModel.from_pretrained(loaded, tuned.directory).eval()
-        adapted = mean(model)
+        adapted = end(model)
         with model.disable_adapter():
-            return mean(model), adapted
+            return end(model), adapted
+
+
+def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
+    import torch
+
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor([row.completions[0].ids])
+        logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
+        total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
+    return total / len(rows)
+
+
+def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int]) -> int:
+    """How many greedy replies end their turn, generated together with the prompts filled up on the left."""
+    import torch
+    from transformers import GenerationConfig
+
+    prompts = [row.completions[0].prompt_ids for row in rows]
+    longest = max(map(len, prompts))
+    greedy = GenerationConfig(
+        max_new_tokens=min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows)),
+        do_sample=False,
+        eos_token_id=list(eos_ids),
+        pad_token_id=eos_ids[0],
+    )
+    ids = model.generate(
+        input_ids=torch.tensor([[eos_ids[0]] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        attention_mask=torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        generation_config=greedy,
+    )
+    return sum(any(token in eos_ids for token in reply) for reply in ids[:, longest:].tolist())

@@ -225,7 +225,7 @@ _ADAPTER_GATES = (
     Gate(
         name="end_of_turn_trained",
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
-        code_version="1",
+        code_version="2",
         judge=judge_end_of_turn,
     ),
     Gate(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,24 @@ JobMaker = Callable[..., TrainingJob]
 
 
 @pytest.fixture
-def make_job(tmp_path: Path, tiny_model: Path) -> JobMaker:
+def make_job(tmp_path: Path, make_session_job: JobMaker) -> JobMaker:
     """`make_job(name, rows, sft={…}, preference={…}, start_adapter=…)`: a job in a directory of its own."""
+    return partial(make_session_job, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_session_job(tiny_model: Path) -> JobMaker:
+    """As `make_job`, in a directory that is given: for what many tests go on from."""
 
     def make(
+        directory: Path,
         name: str,
         rows: list[dict[str, Any]],
         sft: dict[str, Any] | None = None,
         preference: dict[str, Any] | None = None,
         **changes: Any,
     ) -> TrainingJob:
-        root = tmp_path / name
+        root = directory / name
         root.mkdir()
         dataset = root / "rows.jsonl"
         dataset.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -100,10 +108,10 @@ def make_job(tmp_path: Path, tiny_model: Path) -> JobMaker:
             "dataset": dataset,
             "output": root / "output",
             "result": root / "result.json",
-            "locks": tmp_path / "locks",
+            "locks": directory / "locks",
             "identity": "1" * 64,
             "checkpoint_directory": root / "checkpoints",
-            "references": tmp_path / "references",
+            "references": directory / "references",
             "seed": 7,
             "sft": Sft.model_validate(settings),
             "preference": None if preference is None else Preference.model_validate(preference),

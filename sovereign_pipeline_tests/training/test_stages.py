@@ -21,8 +21,10 @@ from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline.training.tuned import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 
+JobMaker = Callable[..., TrainingJob]
 Tamper = Callable[[Path], None]
 
 
@@ -163,6 +165,28 @@ def unlearned(output: Path) -> None:
     _change(output, lambda name, tensor: -tensor if ".lora_B." in name else tensor)
 
 
+def pushed_away(base: Path) -> Tamper:
+    """Trains the finished adapter on, away from the end of turn wherever it stands."""
+
+    def tamper(output: Path) -> None:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+        model: Any = PeftModel.from_pretrained(loaded, output / "adapter", is_trainable=True)
+        optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-2)
+        ids = torch.randint(3, 400, (8, 40), generator=torch.Generator().manual_seed(1))
+        for _ in range(30):
+            torch.log_softmax(model(input_ids=ids).logits, dim=-1)[..., EOS_ID].mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(output / "adapter")
+        (output / "adapter" / "README.md").unlink(missing_ok=True)
+
+    return tamper
+
+
 def other_base(output: Path) -> None:
     report = json.loads((output / "report.json").read_bytes())
     report["base_model"]["digest"] = "f" * 64
@@ -195,6 +219,52 @@ def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
     assert not verdicts[gate].passed
     with pytest.raises(GateRefused, match="said no to sft_adapter"):
         chain.make(chain.aligned)
+
+
+@pytest.fixture
+def base_that_stops(directory: Path, make_job: JobMaker) -> Path:
+    """The base model with an adapter merged in, so that it ends its turns by itself; its card names the new files."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    job = make_job("learns to stop", letters(16), sft={"epochs": 12})
+    train(job, Outside(on_step=lambda step: None, tell=lambda message: None))
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+    merged: Any = PeftModel.from_pretrained(base, str(job.output / "adapter"))
+    merged.merge_and_unload().save_pretrained(directory)
+    return directory
+
+
+def write_card(institution: DemoInstitution, directory: Path) -> None:
+    path = institution.settings.data / "models" / "tiny.yaml"
+    card = yaml.safe_load(path.read_text())
+    card["files"] = {file.name: file_sha256(file) for file in directory.iterdir()}
+    path.write_text(yaml.safe_dump(card))
+
+
+def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
+    institution: DemoInstitution, base_that_stops: Path
+) -> None:
+    write_card(institution, base_that_stops)
+    chain = Chain(institution.workplace())
+    evidence = chain.make(chain.sft)["end_of_turn_trained"].evidence
+    assert evidence["stop_rate_base"] == evidence["stop_rate_adapter"] == 1.0
+    institution.recipe["training"]["seed"] = 8
+    chain = Chain(institution.workplace(), pushed_away(base_that_stops))
+    away = chain.make(chain.sft)["end_of_turn_trained"]
+    assert not away.passed, away
+    assert away.evidence["stop_rate_base"] == 1.0 and away.evidence["stop_rate_adapter"] == 0.0
+    assert "the base ends 4 and the adapter 0" in away.message
+
+
+def test_an_adapter_that_raises_the_end_of_turn_and_still_never_stops_is_refused(
+    institution: DemoInstitution, directory: Path
+) -> None:
+    institution.recipe["training"]["sft"] |= {"max_steps": 3, "epochs": 3, "learning_rate": 1e-3}
+    chain = Chain(institution.workplace())
+    verdict = chain.make(chain.sft)["end_of_turn_trained"]
+    assert verdict.evidence["log_probability_adapter"] > verdict.evidence["log_probability_base"]
+    assert verdict.evidence["stop_rate_adapter"] == 0.0 and not verdict.passed
 
 
 def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitution, directory: Path) -> None:

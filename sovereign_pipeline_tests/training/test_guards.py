@@ -1,0 +1,225 @@
+"""Each guard stops a training whose fault it is there for, and says in one paragraph what to change. The faults are
+planted in rows, model directories and libraries; the training is the ordinary one."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.trainer import Outside, train
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def run(job: TrainingJob) -> None:
+    train(job, Outside(on_step=lambda step: None, tell=lambda message: None))
+
+
+def refused(job: TrainingJob, match: str) -> None:
+    with pytest.raises(TrainingFailed, match=match):
+        run(job)
+    assert not job.output.exists()
+
+
+def log(job: TrainingJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def sft_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, make_session_job: JobMaker) -> Path:
+    job = make_session_job(tmp_path_factory.mktemp("sft"), "sft", letters(12), sft={"epochs": 1})
+    run(job)
+    return job.output / "adapter"
+
+
+@pytest.fixture
+def copy_of_the_model(tmp_path: Path, tiny_model: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+# Before: rows
+
+
+def test_an_end_of_turn_that_the_template_does_not_write(make_job: JobMaker) -> None:
+    refused(
+        make_job("end", letters(4), eos_ids=(399,)), r"last supervised token is none of .*\[399\].*generation_config"
+    )
+
+
+def test_replies_that_are_next_to_nothing_beside_their_prompts(make_job: JobMaker) -> None:
+    rows = [{**row, "input": "rope " * 900, "output": "yes"} for row in letters(2)]
+    refused(make_job("share", rows, sft={"max_length": 4096}), r"of all tokens are supervised, outside 1% to 97%")
+
+
+def test_prompts_that_are_nearly_nothing_beside_their_replies(make_job: JobMaker) -> None:
+    rows = [{**row, "instruction": "", "input": "a", "output": "rope tide " * 400} for row in letters(2)]
+    refused(make_job("share", rows, sft={"max_length": 4096}), r"or prompts are trained")
+
+
+def test_rows_that_are_too_long(make_job: JobMaker) -> None:
+    refused(make_job("cut", letters(6), sft={"max_length": 32}), "6 of 6 rows are longer than max_length 32")
+
+
+def test_a_few_rows_that_are_too_long_are_left_out_and_named(make_job: JobMaker) -> None:
+    rows = letters(6)
+    rows[2]["output"] = "rope " * 200
+    job = make_job("cut", rows, sft={"max_cut_share": 0.2, "epochs": 1})
+    run(job)
+    report = json.loads((job.output / "report.json").read_bytes())
+    assert report["rows_cut"] == 1 and report["rows_cut_ids"] == ["R-2"] and report["rows"] == 5
+
+
+def test_an_empty_reply(make_job: JobMaker) -> None:
+    rows = letters(4)
+    rows[1]["output"] = ""
+    refused(make_job("empty", rows), r"1 rows have an empty reply \(rows R-1\)")
+
+
+def test_a_pair_whose_replies_are_the_same(make_job: JobMaker, sft_adapter: Path) -> None:
+    rows = pairs(4)
+    rows[3]["rejected"] = rows[3]["chosen"]
+    refused(make_job("alike", rows, preference={}, start_adapter=sft_adapter), r"the same tokens \(rows R-3\)")
+
+
+def test_labels_of_one_kind(make_job: JobMaker, sft_adapter: Path) -> None:
+    rows = [{**row, "label": True} for row in labels(6)]
+    job = make_job("kind", rows, preference={"method": "kto"}, start_adapter=sft_adapter)
+    refused(job, "All 6 replies are labelled good; kto needs both")
+
+
+# Before: model and tokenizer
+
+
+def test_another_chat_template(make_job: JobMaker) -> None:
+    refused(make_job("template", letters(4), chat_template_sha256="f" * 64), "the pinned one ffffffffffff")
+
+
+def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_of_the_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy_of_the_model)
+    tokenizer.add_tokens([f"<|added{number}|>" for number in range(400)])
+    tokenizer.save_pretrained(copy_of_the_model)
+    job = make_job("vocabulary", letters(4), base_model=copy_of_the_model)
+    refused(job, r"and the model 400 embeddings: tokens were added that the model does not know")
+
+
+@pytest.mark.parametrize("targets", [["no_such_layer"], "no_such_layer"])
+def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> None:
+    job = make_job("targets", letters(4), sft={"target_modules": targets})
+    refused(job, r"PEFT cannot put this adapter on LlamaForCausalLM: .*no_such_layer.*Change target_modules")
+
+
+def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    def frozen(*arguments: Any, **named: Any) -> Any:
+        return put_on(*arguments, **named).requires_grad_(False)
+
+    put_on = peft.get_peft_model
+    monkeypatch.setattr(peft, "get_peft_model", frozen)
+    refused(make_job("frozen", letters(4)), "Nothing would be trained")
+
+
+def test_an_adapter_that_is_frozen_in_part(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    def partly(*arguments: Any, **named: Any) -> Any:
+        model = put_on(*arguments, **named)
+        next(each for name, each in model.named_parameters() if "lora_B" in name).requires_grad_(False)
+        return model
+
+    put_on = peft.get_peft_model
+    monkeypatch.setattr(peft, "get_peft_model", partly)
+    refused(make_job("frozen", letters(4)), r"1 tensors are frozen that should be trained")
+
+
+def test_a_model_that_lets_packed_rows_see_each_other(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.models.llama import modeling_llama
+
+    def without_positions(*arguments: Any, **named: Any) -> Any:
+        return build(*arguments, **{**named, "position_ids": None})
+
+    build = modeling_llama.create_causal_mask
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
+    refused(make_job("packed", letters(6)), r"does not keep packed rows apart: rows R-\d+ and R-\d+ .*packing: false")
+    run(make_job("alone", letters(6), sft={"packing": False, "epochs": 1}))
+
+
+# During
+
+
+def test_a_loss_that_is_not_finite(make_job: JobMaker) -> None:
+    job = make_job("diverges", letters(6), sft={"learning_rate": 1e30, "warmup_steps": 0, "scheduler": "constant"})
+    refused(job, "loss or gradient is not finite. Lower learning_rate")
+
+
+def test_a_library_that_accumulates_gradients_otherwise(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault of transformers before 4.46: each micro-batch's mean, then the mean of those."""
+    from transformers import Trainer
+
+    def each_by_itself(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        own = (inputs["labels"][0, 1:] >= 0).sum()
+        return step(self, model, inputs, own * self.args.gradient_accumulation_steps)
+
+    step = Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", each_by_itself)
+    job = make_job("accumulates", letters(12), sft={"gradient_accumulation": 4, "packing": False, "batch_size": 1})
+    refused(job, r"gradients are not accumulated as a mean. Install the pinned versions")
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
+def test_four_small_batches_are_one_large_one(make_job: JobMaker, sft_adapter: Path, method: str) -> None:
+    """Loss and gradient norm of each step, on rows of uneven length. KTO exchanges replies within a batch, so its
+    estimate of the divergence is another for another batch size: there with replies whose exchange gives 0 at start."""
+    one, four = {"batch_size": 8, "gradient_accumulation": 1}, {"batch_size": 2, "gradient_accumulation": 4}
+    jobs = []
+    for name, batches in (("one", one), ("four", four)):
+        limits = {"max_steps": 1 if method == "kto" else 2, "warmup_steps": 0, **batches}
+        if method == "sft":
+            jobs.append(make_job(name, letters(16), sft={**limits, "packing": False}))
+        else:
+            rows = labels(16) if method == "kto" else pairs(16)
+            preference = {"method": method, **limits}
+            jobs.append(make_job(name, rows, preference=preference, start_adapter=sft_adapter))
+    for job in jobs:
+        run(job)
+    for large, small in zip(*(log(job) for job in jobs), strict=True):
+        assert small["loss"] == pytest.approx(large["loss"], rel=1e-4)
+        assert small["grad_norm"] == pytest.approx(large["grad_norm"], rel=1e-3)
+
+
+# After
+
+
+def test_a_training_that_learned_nothing(make_job: JobMaker) -> None:
+    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1})
+    refused(job, "as it was before the first step: nothing was learned. Raise learning_rate")
+
+
+def test_a_training_that_went_astray(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that climbs."""
+    import torch
+
+    def climb(self: Any, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["maximize"] = True
+        step(self, closure)
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", climb)
+    refused(make_job("astray", letters(6), sft={"epochs": 2}), r"rose from \d.* to \d.*: the training went astray")
+
+
+def test_an_adapter_that_is_as_it_was_is_refused(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that was handed none of the parameters that are trained, as after a sharding that lost them."""
+    import torch
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
+    refused(make_job("dead", letters(6), sft={"epochs": 1}), r"LoRA-B matrices 14 are zero .* learned nothing")
