@@ -31,7 +31,7 @@ class CheckpointDirectory:
     def newest(self, tell: Callable[[str], None]) -> Path | None:
         """The newest checkpoint whose files are all as they were written; None when there is none.
 
-        A damaged one is passed over, and said so. Raises IntegrityError for one of another training.
+        A damaged one is passed over, and that is told. Raises IntegrityError for one of another training.
         """
         for checkpoint in reversed(self._all()):
             record = _read_record(checkpoint)
@@ -43,7 +43,9 @@ class CheckpointDirectory:
             wrong = RECORD if record is None else _first_wrong(checkpoint, record["files"])
             if wrong is None:
                 return checkpoint
-            tell(f"{checkpoint.name} is damaged ({wrong}); the checkpoint before it serves")
+            tell(f"{checkpoint.name} is damaged ({wrong}) and is passed over")
+        if self._all():
+            tell("no checkpoint is whole; starting anew")
         return None
 
     @contextmanager

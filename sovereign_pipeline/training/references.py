@@ -84,8 +84,12 @@ def _keep(path: Path, found: dict[str, float]) -> None:
 
 
 def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
-    kept = json.loads(path.read_bytes())
-    values: dict[str, float] = kept["values"]
-    if kept["sha256"] != digest_of(values) or values.keys() != wanted.keys():
+    try:
+        kept = json.loads(path.read_bytes())
+        values: dict[str, float] = kept["values"]
+        whole = kept["sha256"] == digest_of(values) and values.keys() == wanted.keys()
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
         raise IntegrityError(f"{path}: not what the trainer wrote. Delete the file; it will be worked out again.")
     return values

@@ -3,6 +3,8 @@ planted in rows, model directories and libraries; the training is the ordinary o
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
@@ -193,6 +195,32 @@ def test_four_small_batches_are_one_large_one(make_job: JobMaker, sft_adapter: P
     for large, small in zip(*(log(job) for job in jobs), strict=True):
         assert small["loss"] == pytest.approx(large["loss"], rel=1e-4)
         assert small["grad_norm"] == pytest.approx(large["grad_norm"], rel=1e-3)
+
+
+MEMORY_OF_A_SMALL_MACHINE = """
+import resource, sys
+from pathlib import Path
+import peft, torch
+from transformers import AutoTokenizer, LlamaForCausalLM, Trainer
+from sovereign_pipeline.training.worker import main
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 300_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(Path(sys.argv[1])))
+"""
+
+
+def test_memory_that_runs_out(make_job: JobMaker) -> None:
+    job = make_job("memory", letters(300), sft={"max_length": 16384, "max_cut_share": 0.0})
+    path = job.result.with_name("job.json")
+    job.write(path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_A_SMALL_MACHINE, str(path)], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    with pytest.raises(TrainingFailed, match=r"memory ran out while training. Lower max_length or batch_size"):
+        read_result(job.result)
+    assert not job.output.exists()
 
 
 # After
