@@ -72,8 +72,8 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     return Verdict(
         learned and stops,
         f"All {len(rows)} rows end in a supervised end-of-turn token; its mean log probability on {len(asked)} rows "
-        f"goes from {base.log_probability:.4f} (base) to {adapted.log_probability:.4f} ({tuned.holds}). Of {len(asked)} "
-        f"generated replies the base ends {base.stopped} and the {tuned.holds} {adapted.stopped}.",
+        f"goes from {base.log_probability:.4f} (base) to {adapted.log_probability:.4f} ({tuned.holds}). Of "
+        f"{len(asked)} generated replies the base ends {base.stopped} and the {tuned.holds} {adapted.stopped}.",
         {
             "rows": len(rows),
             "rows_without_end": 0,

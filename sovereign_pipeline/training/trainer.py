@@ -117,12 +117,10 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     if not trainer.is_world_process_zero():
         return {}
     probe.check_moved(loss_after, job.method)
-    job.output.mkdir()
-    if job.sft.adapter == "none":
-        save_model(model, state, job)
-    else:
+    if job.sft.adapter != "none":
         check_adapter_moved(lora_b(state.items()), start)
-        save_adapter(model, state, job)
+    job.output.mkdir()
+    (save_model if job.sft.adapter == "none" else save_adapter)(model, state, job)
     log = [_log_row(entry) for entry in trainer.state.log_history if "loss" in entry]
     write_jsonl(job.output / "training_log.jsonl", log)
     report = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.errors import InputError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
@@ -115,7 +115,9 @@ def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_o
 @pytest.mark.parametrize("targets", [["no_such_layer"], "no_such_layer"])
 def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> None:
     job = make_job("targets", letters(4), sft={"target_modules": targets})
-    refused(job, r"PEFT cannot put this adapter on LlamaForCausalLM: .*no_such_layer.*Change target_modules")
+    with pytest.raises(InputError, match=r"no_such_layer.* names no linear layer. Use all-linear"):
+        run(job)
+    assert not job.output.exists()
 
 
 def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +220,7 @@ def test_memory_that_runs_out(make_job: JobMaker) -> None:
         [sys.executable, "-c", MEMORY_OF_A_SMALL_MACHINE, str(path)], capture_output=True, check=False
     )
     assert done.returncode == 1
-    with pytest.raises(TrainingFailed, match=r"memory ran out while training. Lower max_length or batch_size"):
+    with pytest.raises(TrainingFailed, match=r"memory ran out while training"):
         read_result(job.result)
     assert not job.output.exists()
 
@@ -245,9 +247,15 @@ def test_a_training_that_went_astray(make_job: JobMaker, monkeypatch: pytest.Mon
     refused(make_job("astray", letters(6), sft={"epochs": 2}), r"rose from \d.* to \d.*: the training went astray")
 
 
-def test_an_adapter_that_is_as_it_was_is_refused(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An optimizer that was handed none of the parameters that are trained, as after a sharding that lost them."""
+def test_a_part_of_the_adapter_that_stayed_as_it_was(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that was not handed one of the LoRA-B matrices, as after a sharding that lost it."""
     import torch
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, closure=None: None)
-    refused(make_job("dead", letters(6), sft={"epochs": 1}), r"LoRA-B matrices 14 are zero .* learned nothing")
+    def all_but_one(self: Any, closure: Any = None) -> None:
+        next(each for each in self.param_groups[0]["params"] if not bool(each.any())).grad = None
+        step(self, closure)
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", all_but_one)
+    job = make_job("dead", letters(6), sft={"epochs": 1, "warmup_steps": 0})
+    refused(job, r"LoRA-B matrices 1 are zero .* learned nothing")
