@@ -191,6 +191,6 @@ def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
 
 
 def _short(error: Exception) -> str:
-    """One line of it, without the end of the pod's log that Dagster's client puts there."""
-    text = re.sub(r"Last \d+ log lines: .*", "", str(error), flags=re.DOTALL)
+    """One line of it, without the ends of logs that Dagster's client puts there."""
+    text = re.sub(r"Last \d+ log lines.*", "", str(error), flags=re.DOTALL)
     return " ".join(text.split())[:300].rstrip(" .")

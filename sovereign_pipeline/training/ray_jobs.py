@@ -98,10 +98,11 @@ def _client(place: Ray) -> Any:
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
-    """What Ray's client raises when the head is out of reach, or answers with an error."""
+    """What Ray's client raises when the head is out of reach, wants a token, or answers with an error."""
     import requests
+    from ray.exceptions import AuthenticationError
 
-    return (ConnectionError, RuntimeError, requests.RequestException)
+    return (ConnectionError, RuntimeError, AuthenticationError, requests.RequestException)
 
 
 def _watch(client: Any, submission: str, progress: Progress) -> Any:
