@@ -1,5 +1,6 @@
 """`sovereign doctor`: what a run needs from this machine, looked at one by one. Changes nothing."""
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -27,6 +28,7 @@ def examine(settings: Settings) -> list[Finding]:
         _disk(settings),
         _device(),
         _vault(settings),
+        _trainer(settings),
         *_lines_and_models(settings),
     ]
 
@@ -55,6 +57,17 @@ def _vault(settings: Settings) -> Finding:
         return Finding("vault key", True, f"public key at {settings.vault_public_key}")
     command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
     return Finding("vault key", False, f"no public key. On the offline machine: {command}")
+
+
+def _trainer(settings: Settings) -> Finding:
+    try:
+        where = load_institution(settings.data).trainer.where
+    except SovereignError as error:
+        return Finding("trainer", False, str(error))
+    needed = {"kubernetes": "dagster_k8s", "ray": "ray"}.get(where)
+    if needed is not None and importlib.util.find_spec(needed) is None:
+        return Finding("trainer", False, f"runs on {where}: pip install 'sovereign-pipeline[{where}]'")
+    return Finding("trainer", True, f"runs {where}" if where == "here" else f"runs on {where}")
 
 
 def _lines_and_models(settings: Settings) -> list[Finding]:

@@ -59,7 +59,9 @@ def chain_asset(
         if multiprocessing.parent_process() is not None:
             die_with_parent()  # else a step would go on, on the device, after its run was killed
         try:
-            workplace = installation.workplace(context.partition_key, context.log.info, launch_with_pipes(context))
+            workplace = installation.workplace(
+                context.partition_key, context.log.info, launch_with_pipes(context, installation.settings)
+            )
             production = produce(stage, workplace, inputs)
             verdicts = judge(_maker(stage, workplace, inputs), workplace, production.ref)
             page = page_of(workplace, production, verdicts)

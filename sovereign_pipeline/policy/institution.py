@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
+from sovereign_pipeline.policy.trainer import Here, TrainerPlace
 from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
 
 # What is done with a value of one kind: a placeholder takes its place, it stays, or its document stops the line.
@@ -21,6 +22,7 @@ class Institution(RecipeModel):
 
     sensitive: kind of personal data -> what is done with it; a kind that is not named is replaced, or kept when it is
     in KEPT_BY_DEFAULT. sensitive_by_line: line -> the same, for this line alone; it goes before `sensitive`.
+    trainer: where the trainer's process runs.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Institution(RecipeModel):
     review_every_days: int = Field(default=180, ge=1)
     sensitive: Treatments = {}
     sensitive_by_line: dict[str, Treatments] = {}
+    trainer: TrainerPlace = Here()
 
     @field_validator("classification")
     @classmethod
@@ -50,6 +53,13 @@ class Institution(RecipeModel):
         for treatments in by_line.values() if isinstance(by_line, dict) else ():
             cls._kinds_are_known(treatments)
         return by_line
+
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _place_is_said(cls, trainer: Any) -> Any:
+        if isinstance(trainer, dict) and "where" not in trainer:
+            raise ValueError("say where the trainer runs: where: here, kubernetes or ray")
+        return trainer
 
     @cached_property
     def ladder(self) -> ClassificationLadder:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,15 +52,25 @@ def nearest_known(word: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
-    """Field names of the model found by walking `location`, looking through lists, dicts, optionals and unions."""
-    current: type[BaseModel] = model
+    """Field names of the model found by walking `location`, looking through lists, dicts, optionals and unions.
+
+    Where pydantic chose among several models by a tag, the tag stands in `location` behind the field's name.
+    """
+    current: list[type[BaseModel]] = [model]
     for part in location:
-        if not isinstance(part, str) or part not in current.model_fields:
+        if not isinstance(part, str):
             continue
-        nested = _models_in(current.model_fields[part].annotation)
-        if nested:
-            current = nested[0]
-    return list(current.model_fields)
+        fields = [each.model_fields[part] for each in current if part in each.model_fields]
+        if not fields:
+            current = [each for each in current if part in _tags(each)] or current
+            continue
+        current = [nested for field in fields for nested in _models_in(field.annotation)] or current
+    return list(current[0].model_fields)
+
+
+def _tags(model: type[BaseModel]) -> list[Any]:
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return [tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -33,6 +33,25 @@ PASSED_ON = (
 )
 
 
+def worker_command(python: str, job: Path) -> list[str]:
+    """What is run, wherever it is run: the trainer, or the launcher of one for each device."""
+    module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
+    return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
+
+
+def worker_environment(job: Path) -> dict[str, str]:
+    """What every trainer is given, wherever it runs: values of this program's own, none of this machine's."""
+    return {
+        **OFFLINE_ENVIRONMENT,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
+        "HF_HOME": str(job.parent / "caches"),
+        # Waiting OpenMP threads sleep instead of spinning. On a machine that does anything else beside training, two
+        # spinning threads wait for each other's time slice in every operation: 12 ms instead of 0.04 for a small one.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONHASHSEED": "0",
+    }
+
+
 def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:
     """Run the trainer on a job file and wait; each line it prints goes to `progress`.
 
@@ -41,11 +60,10 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
     it takes too long or at a second interrupt; when this process is killed, the kernel kills the trainer.
     Raises TrainingFailed with the trainer's own paragraph, or saying how its process ended.
     """
-    described = TrainingJob.read(job)
-    described.result.unlink(missing_ok=True)
-    module = "worker" if described.devices.count == 1 else "ranks"
+    result = TrainingJob.read(job).result
+    result.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", f"sovereign_pipeline.training.{module}", str(job)],
+        worker_command(sys.executable, job),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         # Libraries warn with pieces of the text they were given, and document text may not reach a log.
@@ -64,7 +82,6 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
         if process.poll() is None:
             _end(process, progress)
         process.stdout.close()
-    result = described.result
     if status != 0 and not result.is_file():
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         raise TrainingFailed(
@@ -92,13 +109,7 @@ def _environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {
         **passed_on,
-        **OFFLINE_ENVIRONMENT,
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
-        "HF_HOME": str(job.parent / "caches"),
-        # Waiting OpenMP threads sleep instead of spinning. On a machine that does anything else beside training, two
-        # spinning threads wait for each other's time slice in every operation: 12 ms instead of 0.04 for a small one.
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONHASHSEED": "0",
+        **worker_environment(job),
         "PYTHONPATH": str(PROJECT_ROOT),
         PARENT_VARIABLE: str(os.getpid()),
         **extra,

@@ -1,7 +1,7 @@
 """The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-What belongs here: living and dying with the parent, the lock on the device, and how progress and the answer leave the
-process. What is trained, and how, is `trainer.py`.
+What belongs here: living and dying with the parent, the lock on the device, and how progress and the answer, and
+nothing else, leave the process. What is trained, and how, is `trainer.py`.
 """
 
 import fcntl
@@ -18,6 +18,7 @@ from pathlib import Path
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.training.elsewhere import refuse_another_installation
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.preflight import available_memory, out_of_memory_message
@@ -29,37 +30,45 @@ TRIES_BETWEEN_MESSAGES = 15
 
 def main(job_file: Path) -> int:
     """Exit status: 0 trained; 1 not, and the job's result file says why."""
-    expected = os.environ.get(PARENT_VARIABLE)
-    die_with_parent(int(expected) if expected is not None else None)
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        die_with_parent(int(parent))
     go_offline()
     asked_to_stop = stop_on_sigterm()
     job = TrainingJob.read(job_file)
+    with open_progress() as progress:
+        result = answer(job, progress, asked_to_stop)
+    # Of several trainers the first one has something to report; the others answer when they failed.
+    if result.error is not None or result.measured:
+        result.write(job.result)
+    return 0 if result.error is None else 1
+
+
+def answer(
+    job: TrainingJob, progress: Callable[[str, dict[str, object]], None], asked_to_stop: list[int]
+) -> TrainingResult:
+    """Every error becomes an answer in here: Pipes would send its own words and traceback, which may quote a text."""
     try:
-        with open_progress() as progress, _device(job, progress):
+        refuse_another_installation()
+        with _device(job, progress):
             outside = Outside(
                 on_step=lambda step: progress(describe(step), asdict(step)),
                 tell=lambda message: progress(message, {}),
                 stop=lambda: bool(asked_to_stop),
             )
-            measured = train(job, outside)
+            return TrainingResult(measured=train(job, outside))
     except SovereignError as error:
-        TrainingResult(error=str(error)).write(job.result)
-        return 1
+        return TrainingResult(error=str(error))
     except Exception as error:
         if ran_out_of_memory(error):
             _, device = available_memory()
-            paragraph = out_of_memory_message(
-                job.base_model, job.sft, job.preference, device=device, devices=job.devices.count
+            count = job.devices.count
+            return TrainingResult(
+                error=out_of_memory_message(job.base_model, job.sft, job.preference, device=device, devices=count)
             )
-            TrainingResult(error=paragraph).write(job.result)
-            return 1
-        TrainingResult(error=f"The trainer failed with {place_of(error)}. Report this; nothing was kept.").write(
-            job.result
+        return TrainingResult(
+            error=f"The trainer failed with {place_of(error)}. Report this; its last checkpoint, if any, is kept."
         )
-        return 1
-    if measured:
-        TrainingResult(measured=measured).write(job.result)
-    return 0
 
 
 def stop_on_sigterm() -> list[int]:
@@ -120,7 +129,10 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes
 
+        # A copy, for a session whose messages go to stderr, as a pod's do.
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         with open_dagster_pipes() as pipes:
+            silence()
 
             def log(message: str, values: dict[str, object]) -> None:
                 pipes.log.info(message)
@@ -133,6 +145,15 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
         sys.stdout.flush()
 
     yield write
+
+
+def silence() -> None:
+    """What libraries print goes nowhere from here on: they warn with pieces of the text they were given, and a cluster
+    keeps all that a process prints."""
+    sys.stderr = sys.__stderr__
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
 
 
 def describe(step: Step) -> str:

@@ -10,7 +10,10 @@ from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.settings import PROJECT_ROOT
 
-HEAVY = ("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow")
+HEAVY = (
+    *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
+    *("dagster_k8s", "kubernetes", "ray"),
+)
 
 GROUPS = {
     "corpus": [
