@@ -1,11 +1,13 @@
 """Fixtures that several rooms use: an invented institution in a temporary directory, and a workplace in it."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -18,6 +20,10 @@ from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
 go_offline()
+# The suite gives one verdict on one state of the code. `HYPOTHESIS_PROFILE=explore make test` looks for new cases.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.register_profile("explore", print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 LADDER = ["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]
 
