@@ -33,7 +33,7 @@ ROWS_ASKED = 4
 # A base that ends nearly every turn leaves nothing to raise.
 SURE_TO_STOP = 0.95
 # A sample that says twice what the longest of the asked replies does has not stopped, nor has one of so many tokens.
-LONGEST_SAMPLE = 256
+LONGEST_SAMPLE = 128
 
 
 def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -43,7 +43,8 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     Fails when a row's last supervised token is no end-of-turn id; when the mean log probability of the end of turn
     after the replies of the shortest rows is not above the base's (unless it is above 0.95 as a probability); when of
     the replies that are generated to these rows' prompts, greedily, the adapter ends fewer than the base by more than
-    one; or when it ends none and is not sure of the end after the rows' own replies either.
+    one, or none where the base ends some. Where neither ends any within the tokens allowed, the evidence says so: a
+    few steps on long replies raise the end's probability long before greedy samples reach it.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -68,7 +69,7 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
         return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": len(rows)})
     sure = math.exp(adapted.log_probability) >= SURE_TO_STOP
     learned = sure or adapted.log_probability > base.log_probability
-    stops = adapted.stopped >= base.stopped - 1 and (sure or adapted.stopped > 0)
+    stops = adapted.stopped >= base.stopped - 1 and (adapted.stopped > 0 or base.stopped == 0)
     return Verdict(
         learned and stops,
         f"All {len(rows)} rows end in a supervised end-of-turn token; its mean log probability on {len(asked)} rows "

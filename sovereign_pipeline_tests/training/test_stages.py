@@ -257,14 +257,13 @@ def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     assert "the base ends 4 and the adapter 0" in away.message
 
 
-def test_an_adapter_that_raises_the_end_of_turn_and_still_never_stops_is_refused(
-    institution: DemoInstitution, directory: Path
-) -> None:
+def test_where_neither_ends_a_reply_the_evidence_says_so(institution: DemoInstitution, directory: Path) -> None:
     institution.recipe["training"]["sft"] |= {"max_steps": 3, "epochs": 3, "learning_rate": 1e-3}
     chain = Chain(institution.workplace())
     verdict = chain.make(chain.sft)["end_of_turn_trained"]
     assert verdict.evidence["log_probability_adapter"] > verdict.evidence["log_probability_base"]
-    assert verdict.evidence["stop_rate_adapter"] == 0.0 and not verdict.passed
+    assert verdict.evidence["stop_rate_base"] == verdict.evidence["stop_rate_adapter"] == 0.0 and verdict.passed
+    assert "the base ends 0 and the adapter 0" in verdict.message
 
 
 def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitution, directory: Path) -> None:
