@@ -42,9 +42,9 @@ from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.stand_ins import ApiServer, RayHead
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters, make_job, tiny_model
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters, make_job, make_session_job, tiny_model
 
-__all__ = ["make_job", "tiny_model"]
+__all__ = ["make_job", "make_session_job", "tiny_model"]
 
 SECRET = "hunter2-must-not-travel"
 
