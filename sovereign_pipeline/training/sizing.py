@@ -103,22 +103,23 @@ def estimate(
         weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
         gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
-        optimizer=round(trainable * _optimizer_bytes(sft, device) / shared),
+        optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
         activations=round(activations * (1 + CPU_HEAP_GAPS)) if device == "cpu" else activations,
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
     )
 
 
-def optimizer_in_effect(sft: Sft, device: Device) -> Literal["adamw", "paged_adamw_8bit"]:
+def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
     if sft.optimizer == "auto":
-        return "paged_adamw_8bit" if device == "cuda" and sft.adapter in ("qlora", "none") else "adamw"
+        paged = device == "cuda" and devices == 1 and sft.adapter in ("qlora", "none")
+        return "paged_adamw_8bit" if paged else "adamw"
     return sft.optimizer
 
 
-def _optimizer_bytes(sft: Sft, device: Device) -> float:
+def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
     """AdamW's two states a trained parameter."""
-    return 2 * FLOAT32 if optimizer_in_effect(sft, device) == "adamw" else ADAMW_8BIT_BYTES
+    return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
 
 
 def _layer_parameters(shape: Shape) -> int:

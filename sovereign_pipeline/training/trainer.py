@@ -35,6 +35,7 @@ from sovereign_pipeline.training.plan import Plan, make_plan
 from sovereign_pipeline.training.preflight import available_memory, preflight
 from sovereign_pipeline.training.references import key_of, reference_log_probabilities
 from sovereign_pipeline.training.rows import Completion, RowsForTraining, encode, exchanged, guard
+from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
 
 LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")
 LOGGED = (
@@ -392,10 +393,9 @@ def _optimizer(job: TrainingJob) -> str:
     """transformers' name for the recipe's optimizer, on this machine; see Sft."""
     import torch
 
-    if job.sft.optimizer != "auto":
-        return {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}[job.sft.optimizer]
-    paged = torch.cuda.is_available() and job.sft.adapter in ("qlora", "none") and job.devices.count == 1
-    return "paged_adamw_8bit" if paged else "adamw_torch"
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    named = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
+    return named[optimizer_in_effect(job.sft, device, job.devices.count)]
 
 
 def _log_row(entry: dict[str, float]) -> dict[str, object]:
