@@ -1,5 +1,6 @@
 """Two processes that share one model train what one process trains, and what they save is whole."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -30,12 +31,21 @@ def log(job: TrainingJob, name: str = "loss") -> list[float]:
     return [json.loads(line)[name] for line in (job.output / "training_log.jsonl").read_text().splitlines()]
 
 
+ZERO3 = pytest.param(
+    "zero3",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed: pip install sovereign-pipeline[zero3]"
+    ),
+)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp2", ZERO3])
 @pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "lora", "precision": "bfloat16"}])
-def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, Any]) -> None:
+def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, Any], sharding: str) -> None:
     """Nine packs in two epochs and two at a time: the last step has one for one of the two."""
     rows = letters(40)
     one = make_job("one", rows, sft={**sft, "epochs": 1, "gradient_accumulation": 2})
-    two = make_job("two", rows, sft={**sft, "epochs": 1}, devices=TWO)
+    two = make_job("two", rows, sft={**sft, "epochs": 1}, devices={**TWO, "sharding": sharding})
     run(one)
     run(two)
     near = 1e-4 if sft.get("precision") != "bfloat16" else 2e-2
@@ -52,7 +62,7 @@ def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, An
     files = {str(file.relative_to(one.output)) for file in one.output.rglob("*") if file.is_file()}
     assert files == {str(file.relative_to(two.output)) for file in two.output.rglob("*") if file.is_file()}
     report = json.loads((two.output / "report.json").read_bytes())
-    assert (report["devices"], report["sharding"]) == (2, "fsdp2")
+    assert (report["devices"], report["sharding"]) == (2, sharding)
 
 
 def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker) -> None:
