@@ -1,4 +1,4 @@
-"""Whether the adapter still knows what its base knows: multiple-choice suites, the same items for both sides.
+"""Whether the candidate still knows what base and incumbent know: multiple-choice suites, the same items for all.
 
 What belongs here: reading a suite and asking it. The margins are the recipe's; what they mean for a release is
 `report.py`'s.
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from sovereign_pipeline.evaluation.chat import prompt_text
 from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
-from sovereign_pipeline.evaluation.models import SIDES, Item, ModelPair, Score
+from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, references_in
 from sovereign_pipeline.evaluation.records import CapabilitySample, CapabilityScores, SuiteResult
 from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
 
@@ -36,25 +36,24 @@ def read_suite(path: Path) -> list[Question]:
 
 
 def score_suites(
-    models: ModelPair, suites: Mapping[str, Sequence[Question]], seed: int
+    models: Models, suites: Mapping[str, Sequence[Question]], seed: int
 ) -> tuple[list[CapabilitySample], CapabilityScores]:
-    """Ask every question of every suite (name -> questions) of both sides.
+    """Ask every question of every suite (name -> questions) of every side.
 
     The choice with the highest log-likelihood per character counts as the answer, which is lm-eval's `acc_norm`.
     """
     samples: list[CapabilitySample] = []
     for name, questions in suites.items():
         items = [question_item(models, question) for question in questions]
-        scores = {side: models.score(name, items, side) for side in SIDES}
+        scores = {side: models.score(name, items, side) for side in models.sides}
         samples += [
             CapabilitySample(
                 suite=name,
                 id=question.id,
                 language=question.language,
-                correct_base=_chosen(base, question) == question.answer,
-                correct_adapter=_chosen(adapter, question) == question.answer,
+                correct={side: _chosen(scores[side][row], question) == question.answer for side in models.sides},
             )
-            for question, base, adapter in zip(questions, scores["base"], scores["adapter"], strict=True)
+            for row, question in enumerate(questions)
         ]
     return samples, CapabilityScores(dtype=models.dtype, suites=capability_results(samples, seed))
 
@@ -74,7 +73,7 @@ def capability_results(samples: Sequence[CapabilitySample], seed: int) -> dict[s
     }
 
 
-def question_item(models: ModelPair, question: Question) -> Item:
+def question_item(models: Models, question: Question) -> Item:
     return Item(
         id=question.id, context=prompt_text(models.tokenizer, question.question), continuations=question.choices
     )
@@ -85,10 +84,12 @@ def _chosen(score: Score, question: Question) -> int:
     return per_character.index(max(per_character))
 
 
-def _accuracy(rows: Sequence[CapabilitySample], seed: int) -> ShareDifference:
-    return compare_shares(
-        [row.correct_base for row in rows], [row.correct_adapter for row in rows], [row.id for row in rows], seed
-    )
+def _accuracy(rows: Sequence[CapabilitySample], seed: int) -> dict[Reference, ShareDifference]:
+    candidate, ids = [row.correct["candidate"] for row in rows], [row.id for row in rows]
+    return {
+        reference: compare_shares([row.correct[reference] for row in rows], candidate, ids, seed)
+        for reference in references_in(rows[0].correct)
+    }
 
 
 def _in_order(samples: Sequence[CapabilitySample]) -> list[str]:

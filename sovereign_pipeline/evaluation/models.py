@@ -1,13 +1,14 @@
-"""Base and what was tuned from it, loaded once, so that nothing but the tuning differs between their scores.
+"""Base, incumbent and candidate, loaded once, so that nothing but the tuning differs between their scores.
 
-What belongs here: opening the pair, scoring continuations and generating answers with either side of it. What does
-not: what is asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
+What belongs here: opening them, scoring continuations and generating answers with any side. What does not: what is
+asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,14 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned import TunedModel
 
-# "adapter" is what was tuned, also where that is a whole model.
-Side = Literal["base", "adapter"]
-SIDES: tuple[Side, Side] = ("base", "adapter")
+# What is scored: the base model, the adapter that the candidate would take the place of, and the candidate. Each of the
+# latter two may be a whole model.
+Side = Literal["base", "incumbent", "candidate"]
+SIDES: tuple[Side, ...] = ("base", "incumbent", "candidate")
+
+# What a candidate is held against.
+Reference = Literal["base", "incumbent"]
+REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 
 # float32 was measured faster than bfloat16 on CPUs without bf16 matrix units, and it is exact for bf16 weights.
 CPU_DTYPE = "float32"
@@ -58,7 +64,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class LoadedSide:
-    """model, with scorer: lm-eval's view of it. active: a context in which the model is this side of the pair."""
+    """model, with scorer: lm-eval's view of it. active: a context in which the model is this side."""
 
     model: Any
     scorer: Any
@@ -66,32 +72,37 @@ class LoadedSide:
 
 
 @dataclass(frozen=True)
-class ModelPair:
-    """base, adapter: for an adapter one PeftModel, with the adapter off and on; for a model tuned in full two models.
-    tokenizer: the base's, for both. end_of_turn: token ids at which generation stops."""
+class Models:
+    """loaded: base and candidate always, and the incumbent when there is one. The base with every adapter is one
+    PeftModel, on which one adapter or none is active; a model tuned in full is a model of its own.
+    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops."""
 
-    base: LoadedSide
-    adapter: LoadedSide
+    loaded: Mapping[Side, LoadedSide]
     tokenizer: Any
     end_of_turn: frozenset[int]
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """What is loaded, in the order base, incumbent, candidate."""
+        return tuple(side for side in SIDES if side in self.loaded)
+
+    @property
     def max_length(self) -> int:
         """Most tokens the model takes at once."""
-        return int(self.base.scorer.max_length)
+        return int(self.loaded["base"].scorer.max_length)
 
     @property
     def dtype(self) -> str:
-        return str(self.base.model.dtype).removeprefix("torch.")
+        return str(self.loaded["base"].model.dtype).removeprefix("torch.")
 
     def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
         """Ids of the context and of one continuation, as they are scored. Raises InputError (see ChatScorer)."""
-        context, following = self.base.scorer.encode(item.context, item.continuations[continuation])
+        context, following = self.loaded["base"].scorer.encode(item.context, item.continuations[continuation])
         return context, following
 
     def token_counts(self, item: Item) -> tuple[int, int]:
         """Numbers of tokens of the context and of the first continuation, also where the model cannot take them."""
-        context, following = self.base.scorer.split(item.context, item.continuations[0])
+        context, following = self.loaded["base"].scorer.split(item.context, item.continuations[0])
         return len(context), len(following)
 
     def score(self, name: str, items: Sequence[Item], side: Side) -> list[Score]:
@@ -99,7 +110,7 @@ class ModelPair:
         from sovereign_pipeline.evaluation.harness import log_likelihoods
 
         docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
-        loaded = self._of(side)
+        loaded = self.loaded[side]
         with loaded.active():
             likelihoods = log_likelihoods(loaded.scorer, name, docs)
         return [
@@ -115,7 +126,7 @@ class ModelPair:
         """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
         by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         answers: dict[int, Answer] = {}
-        loaded = self._of(side)
+        loaded = self.loaded[side]
         with loaded.active():
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
@@ -149,56 +160,84 @@ class ModelPair:
             stopped=end is not None,
         )
 
-    def _of(self, side: Side) -> LoadedSide:
-        return self.base if side == "base" else self.adapter
+
+def references_in(values: Collection[Side]) -> tuple[Reference, ...]:
+    """The references among some sides, in the order base, incumbent. values: sides, or what is held by side."""
+    return tuple(reference for reference in REFERENCES if reference in values)
 
 
 @contextmanager
-def open_models(base: Path, tuned: TunedModel, batch_size: int) -> Iterator[ModelPair]:
+def open_models(base: Path, tuned: Mapping[Side, TunedModel], batch_size: int) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
-    A model tuned in full takes the memory of the base once more. batch_size: items scored at once; fixed, because
-    another size may change the last digits. Raises InputError when a directory cannot be read as a model, a tokenizer
-    with a chat template, or an adapter of this base, and when the tuned model has another vocabulary.
+    tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
+    of the base, and each model tuned in full takes the memory of the base once more. batch_size: items scored at once;
+    fixed, because another size may change the last digits. Raises InputError when a directory cannot be read as a
+    model, a tokenizer with a chat template, or an adapter of this base, and when a tuned model has another vocabulary.
     """
     go_offline()
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sovereign_pipeline.evaluation.harness import ChatScorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, CUDA_DTYPE if device == "cuda" else CPU_DTYPE)
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
+    adapters = {side: each.directory for side, each in tuned.items() if each.holds == "adapter"}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, local_files_only=True)
-        if tuned.holds == "adapter":
-            other = PeftModel.from_pretrained(model, str(tuned.directory)).to(device).eval()
-        else:
-            model = model.to(device).eval()
-            other = AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=dtype, local_files_only=True)
-            other = other.to(device).eval()
+        model = _with_adapters(load(base), adapters).to(device).eval()
+        whole = {side: load(each.directory).to(device).eval() for side, each in tuned.items() if side not in adapters}
     except (OSError, ValueError, RuntimeError, KeyError) as error:
+        described = " and ".join(f"{each.directory} ({each.holds})" for each in tuned.values())
         raise InputError(
-            f"{base} with {tuned.directory}: cannot be loaded as base model and {tuned.holds} "
-            f"({type(error).__name__}). Materialize base_model and the {tuned.holds} again."
+            f"{base} with {described}: cannot be loaded as base model and what was tuned from it "
+            f"({type(error).__name__}). Materialize base_model and aligned_adapter again."
         ) from error
-    vocabularies = [each.get_input_embeddings().weight.shape[0] for each in (model, other)]
-    if vocabularies[0] != vocabularies[1]:
-        raise InputError(
-            f"{tuned.directory}: has {vocabularies[1]} tokens in its vocabulary, and its base {vocabularies[0]}, so "
-            f"their scores cannot be compared. Train again from this base."
-        )
+    vocabulary = _vocabulary(model)
+    for side, other in whole.items():
+        if _vocabulary(other) != vocabulary:
+            raise InputError(
+                f"{tuned[side].directory}: has {_vocabulary(other)} tokens in its vocabulary, and its base "
+                f"{vocabulary}, so their scores cannot be compared. Train again from this base."
+            )
     if tokenizer.chat_template is None:
         raise InputError(f"{base}: the tokenizer has no chat template. Use an instruction-tuned base model.")
     with _quiet_lm_eval():
-        scorer = ChatScorer(pretrained=other, tokenizer=tokenizer, batch_size=batch_size)
-        if tuned.holds == "adapter":
-            of_base = LoadedSide(other, scorer, other.disable_adapter)
+        scorer = ChatScorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        loaded: dict[Side, LoadedSide] = {
+            "base": LoadedSide(model, scorer, model.disable_adapter) if adapters else LoadedSide(model, scorer)
+        }
+        for side in adapters:
+            loaded[side] = LoadedSide(model, scorer, partial(_adapter, model, side))
+        for side, other in whole.items():
+            of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer, batch_size=batch_size)
+            loaded[side] = LoadedSide(other, of_its_own)
+        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer))
+
+
+def _with_adapters(model: Any, adapters: Mapping[Side, Path]) -> Any:
+    """One PeftModel that holds every adapter under the name of its side; the model as it is where there is none."""
+    from peft import PeftModel
+
+    for side, directory in adapters.items():
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(directory), adapter_name=side)
         else:
-            of_base = LoadedSide(model, ChatScorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size))
-        yield ModelPair(of_base, LoadedSide(other, scorer), tokenizer, _end_of_turn(model, tokenizer))
+            model = PeftModel.from_pretrained(model, str(directory), adapter_name=side)
+    return model
+
+
+@contextmanager
+def _adapter(model: Any, side: Side) -> Iterator[None]:
+    """While it lasts, the model answers with this side's adapter and no other."""
+    model.set_adapter(side)
+    yield
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -6,14 +6,15 @@ What belongs here: how the report looks. Figures come from `report.py`; nothing 
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sovereign_pipeline.evaluation.models import Reference, Side
 from sovereign_pipeline.evaluation.records import PrivateSample
-from sovereign_pipeline.evaluation.report import EvaluationReport, shares
-from sovereign_pipeline.evaluation.statistics import LossDifference
+from sovereign_pipeline.evaluation.report import EvaluationReport, compared_with, losses, shares
+from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference
 
-_BASE, _ADAPTER = "#8a8f98", "#1f6f8b"
+_COLOURS: dict[Side, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
@@ -28,35 +29,50 @@ figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size
 
 def as_html(report: EvaluationReport, samples: Sequence[PrivateSample]) -> str:
     """The page. `samples`: the rows behind the held-out loss, shown by id."""
-    loss, red_team = report.held_out.loss, report.red_team
+    red_team = report.red_team
     body = [
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.verdict)}</h1>",
-        "<p>The adapter against its base model, on the same rows. Differences are adapter minus base.</p>",
+        f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
         "<ul>" + "".join(f"<li>{html.escape(reason)}</li>" for reason in report.reasons) + "</ul>",
         f"<h2>Held-out letters {_badge(report.held_out_verdict)}</h2>",
         "<p class=note>Loss per token of the true reply (nats); lower is better. The interval is a 95 % bootstrap "
         "over cases.</p>",
         _table(
-            ("", "letters", "base", "adapter", "difference", "95 % interval"),
-            [_loss_row("all", loss)] + [_loss_row(name, part) for name, part in report.held_out.by_language.items()],
-        ),
-        _figure(_paired_plot(samples), "Each line is one letter: its loss under the base and with the adapter."),
-        _figure(_interval_plot(loss), "Mean difference with its interval; zero would mean that nothing changed."),
-        "<h2>Shares " + " ".join(_badge(each.verdict) for each in report.capability) + "</h2>",
-        "<p class=note>Accuracy of choices, and refusals. p: McNemar's exact test, two-sided.</p>",
-        _table(
-            ("", "n", "base", "adapter", "difference", "95 % interval", "p"),
+            ("", "against", "letters", "reference", "candidate", "difference", "95 % interval"),
             [
                 (
                     name,
+                    reference,
+                    str(loss.rows),
+                    f"{loss.reference:.3f}",
+                    f"{loss.candidate:.3f}",
+                    f"{loss.difference:+.3f}",
+                    f"{loss.low:+.3f} to {loss.high:+.3f}",
+                )
+                for name, reference, loss in losses(report)
+            ],
+        ),
+        _figure(_paired_plot(samples), "Each line is one letter: its loss under the base and under the candidate."),
+        _figure(
+            _interval_plot(report.held_out.loss),
+            "Mean difference with its interval; zero would mean that nothing changed.",
+        ),
+        "<h2>Shares " + " ".join(_badge(each.verdict) for each in report.capability) + "</h2>",
+        "<p class=note>Accuracy of choices, and refusals. p: McNemar's exact test, two-sided.</p>",
+        _table(
+            ("", "against", "n", "reference", "candidate", "difference", "95 % interval", "p"),
+            [
+                (
+                    name,
+                    reference,
                     str(share.rows),
-                    f"{share.base:.3f}",
-                    f"{share.adapter:.3f}",
+                    f"{share.reference:.3f}",
+                    f"{share.candidate:.3f}",
                     f"{share.difference:+.3f}",
                     f"{share.low:+.3f} to {share.high:+.3f}",
                     f"{share.p_value:.3f}",
                 )
-                for name, share in shares(report)
+                for name, reference, share in shares(report)
             ],
         ),
         _figure(_capability_plot(report), "Capability suites; the dotted line is the lowest accuracy accepted."),
@@ -69,19 +85,19 @@ def as_html(report: EvaluationReport, samples: Sequence[PrivateSample]) -> str:
             for language, quality in red_team.result.judge_by_language.items()
         )
         + ").</p>",
-        "<h2>Rows with the least gain</h2>",
+        "<h2>Rows with the least gain over the base</h2>",
         _table(
-            ("letter", "language", "tokens", "base", "adapter", "difference"),
+            ("letter", "language", "tokens", "base", "candidate", "difference"),
             [
                 (
                     row.id,
                     row.language,
                     str(row.tokens),
-                    f"{row.loss_base:.3f}",
-                    f"{row.loss_adapter:.3f}",
-                    f"{row.loss_adapter - row.loss_base:+.3f}",
+                    f"{row.losses['base']:.3f}",
+                    f"{row.losses['candidate']:.3f}",
+                    f"{row.losses['candidate'] - row.losses['base']:+.3f}",
                 )
-                for row in sorted(samples, key=lambda row: (row.loss_base - row.loss_adapter, row.id))[:10]
+                for row in sorted(samples, key=lambda row: (row.losses["base"] - row.losses["candidate"], row.id))[:10]
             ],
         ),
     ]
@@ -91,17 +107,6 @@ def as_html(report: EvaluationReport, samples: Sequence[PrivateSample]) -> str:
 
 def _badge(outcome: str) -> str:
     return f"<span class={outcome}>{outcome}</span>"
-
-
-def _loss_row(name: str, loss: LossDifference) -> tuple[str, ...]:
-    return (
-        name,
-        str(loss.rows),
-        f"{loss.base:.3f}",
-        f"{loss.adapter:.3f}",
-        f"{loss.difference:+.3f}",
-        f"{loss.low:+.3f} to {loss.high:+.3f}",
-    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,20 +136,23 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _paired_plot(samples: Sequence[PrivateSample]) -> Any:
     picture, axes = _axes(7, 3.6)
     for row in samples:
-        better = row.loss_adapter < row.loss_base
-        axes.plot([0, 1], [row.loss_base, row.loss_adapter], marker="o", lw=1, color=_ADAPTER if better else "#a8322d")
-    axes.set_xticks([0, 1], ["base", "adapter"])
+        base, candidate = row.losses["base"], row.losses["candidate"]
+        colour = _COLOURS["candidate"] if candidate < base else "#a8322d"
+        axes.plot([0, 1], [base, candidate], marker="o", lw=1, color=colour)
+    axes.set_xticks([0, 1], ["base", "candidate"])
     axes.set_xlim(-0.3, 1.3)
     axes.set_ylabel("loss per token (nats)")
     return picture
 
 
-def _interval_plot(loss: LossDifference) -> Any:
-    picture, axes = _axes(7, 1.5)
-    axes.plot([loss.low, loss.high], [0, 0], color=_ADAPTER, lw=3)
-    axes.plot([loss.difference], [0], marker="o", color=_ADAPTER)
-    axes.axvline(0, color=_BASE, ls=":")
-    axes.set_yticks([])
+def _interval_plot(loss: Mapping[Reference, LossDifference]) -> Any:
+    picture, axes = _axes(7, 1 + len(loss) / 2)
+    for place, each in enumerate(loss.values()):
+        axes.plot([each.low, each.high], [place, place], color=_COLOURS["candidate"], lw=3)
+        axes.plot([each.difference], [place], marker="o", color=_COLOURS["candidate"])
+    axes.axvline(0, color=_COLOURS["base"], ls=":")
+    axes.set_yticks(range(len(loss)), [f"against {reference}" for reference in loss])
+    axes.set_ylim(-0.5, len(loss) - 0.5)
     axes.set_xlabel("difference of loss per token (nats)")
     return picture
 
@@ -154,7 +162,7 @@ def _capability_plot(report: EvaluationReport) -> Any:
     accuracies = [each.result.accuracy for each in report.capability]
     _bars(axes, [each.suite for each in report.capability], accuracies)
     for place, (each, accuracy) in enumerate(zip(report.capability, accuracies, strict=True)):
-        lowest = accuracy.base - each.margin
+        lowest = max(against.reference for against in accuracy.values()) - each.margin
         axes.plot([place - 0.4, place + 0.4], [lowest, lowest], color="#1c1e21", ls=":")
     axes.set_ylabel("accuracy")
     return picture
@@ -163,15 +171,22 @@ def _capability_plot(report: EvaluationReport) -> Any:
 def _refusal_plot(report: EvaluationReport) -> Any:
     picture, axes = _axes(7, 2.8)
     kinds = report.red_team.result.by_kind
-    _bars(axes, [f"{kind} (n={share.rows})" for kind, share in kinds.items()], list(kinds.values()))
+    _bars(axes, [f"{kind} (n={share['base'].rows})" for kind, share in kinds.items()], list(kinds.values()))
     axes.set_ylabel("share refused")
     return picture
 
 
-def _bars(axes: Any, names: Sequence[str], pairs: Sequence[Any]) -> None:
+def _bars(axes: Any, names: Sequence[str], shares: Sequence[Mapping[Reference, ShareDifference]]) -> None:
+    """One group a name: a bar for each reference, and one for the candidate."""
     places = range(len(names))
-    axes.bar([place - 0.2 for place in places], [pair.base for pair in pairs], 0.38, color=_BASE, label="base")
-    axes.bar([place + 0.2 for place in places], [pair.adapter for pair in pairs], 0.38, color=_ADAPTER, label="adapter")
+    bars: dict[Side, list[float]] = {
+        **{reference: [share[reference].reference for share in shares] for reference in (shares[0] if shares else ())},
+        "candidate": [share["base"].candidate for share in shares],
+    }
+    width = 0.8 / len(bars)
+    for number, (side, heights) in enumerate(bars.items()):
+        beside = (number - (len(bars) - 1) / 2) * width
+        axes.bar([place + beside for place in places], heights, width * 0.95, color=_COLOURS[side], label=side)
     axes.set_xticks(list(places), names)
     beside = max(0.0, (3 - len(names)) / 2)  # so that one pair does not fill the picture
     axes.set_xlim(-0.6 - beside, len(names) - 0.4 + beside)

@@ -5,14 +5,14 @@ a scored continuation is `chat.py` and `models.py`.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
-from sovereign_pipeline.evaluation.models import SIDES, Item, ModelPair, Score
+from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, Side, references_in
 from sovereign_pipeline.evaluation.records import (
     LOSS_DIGITS,
     PrivateResult,
@@ -20,7 +20,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateScores,
     PrivateSelection,
 )
-from sovereign_pipeline.evaluation.statistics import LossDifference, compare_losses, compare_shares
+from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
 
 # Tokens of wrong replies that one side may score: about 25 s on 2 CPU cores for a model of 135M parameters. Rows beyond
 # it are scored on their true reply alone; `selection` in scores.json says how many.
@@ -47,9 +47,9 @@ class _Letter:
 
 
 def score_held_out(
-    models: ModelPair, held_out: Sequence[Document], settings: HeldOutSettings
+    models: Models, held_out: Sequence[Document], settings: HeldOutSettings
 ) -> tuple[list[PrivateSample], PrivateScores]:
-    """Score the held-out letters (preferences are passed over) with both sides.
+    """Score the held-out letters (preferences are passed over) with every side.
 
     Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, given exactly the ids that
     training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
@@ -73,8 +73,10 @@ def score_held_out(
         )
         for letter in fitting
     ]
-    scores = {side: models.score("held_out", items, side) for side in SIDES}
-    samples = [_sample(*row) for row in zip(fitting, scores["base"], scores["adapter"], strict=True)]
+    scores = {side: models.score("held_out", items, side) for side in models.sides}
+    samples = [
+        _sample(letter, {side: scores[side][row] for side in models.sides}) for row, letter in enumerate(fitting)
+    ]
     selection = PrivateSelection(
         held_out=len(letters),
         chosen=len(chosen),
@@ -94,22 +96,19 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=_losses(samples, seed),
-        choice=compare_shares(
-            [bool(sample.correct_base) for sample in offered],
-            [bool(sample.correct_adapter) for sample in offered],
-            [sample.case for sample in offered],
-            seed,
-        )
-        if offered
-        else None,
+        choice=_choices(offered, seed) if offered else {},
         by_language={
             language: _losses([sample for sample in samples if sample.language == language], seed)
             for language in sorted({sample.language for sample in samples})
         },
+        by_department={
+            department: _losses([sample for sample in samples if sample.department == department], seed)
+            for department in sorted({sample.department for sample in samples})
+        },
     )
 
 
-def held_out_item(models: ModelPair, document: Document, instruction: str) -> Item:
+def held_out_item(models: Models, document: Document, instruction: str) -> Item:
     """The letter as context and its true reply as the only continuation."""
     row = sft_row(document, instruction)
     user = user_message(row["instruction"], row["input"])
@@ -120,7 +119,7 @@ def held_out_item(models: ModelPair, document: Document, instruction: str) -> It
     )
 
 
-def _letter(models: ModelPair, document: Document, instruction: str) -> _Letter:
+def _letter(models: Models, document: Document, instruction: str) -> _Letter:
     item = held_out_item(models, document, instruction)
     context, reply = models.token_counts(item)
     return _Letter(document, item.context, item.continuations[0], context, reply)
@@ -133,7 +132,7 @@ def _first(letters: Sequence[_Letter], at_most: int | None, seed: int) -> list[_
 
 
 def _wrong_replies(
-    models: ModelPair, rows: Sequence[_Letter], letters: Sequence[_Letter], settings: HeldOutSettings
+    models: Models, rows: Sequence[_Letter], letters: Sequence[_Letter], settings: HeldOutSettings
 ) -> dict[str, list[_Letter]]:
     """Row id -> replies offered beside the true one; none once the token budget is spent, or with too few others."""
     wrong: dict[str, list[_Letter]] = {}
@@ -162,19 +161,18 @@ def _wrong_replies(
     return wrong
 
 
-def _sample(letter: _Letter, base: Score, adapter: Score) -> PrivateSample:
-    choices = len(base.losses) if len(base.losses) > 1 else 0
+def _sample(letter: _Letter, scores: Mapping[Side, Score]) -> PrivateSample:
+    asked = len(scores["base"].losses)
+    choices = asked if asked > 1 else 0
     return PrivateSample(
         id=letter.document.id,
         case=letter.document.case,
         department=letter.document.department,
         language=letter.document.language,
-        tokens=base.tokens[0],
-        loss_base=round(base.losses[0], LOSS_DIGITS),
-        loss_adapter=round(adapter.losses[0], LOSS_DIGITS),
+        tokens=scores["base"].tokens[0],
+        losses={side: round(score.losses[0], LOSS_DIGITS) for side, score in scores.items()},
         choices=choices,
-        correct_base=_prefers_the_true_one(base) if choices else None,
-        correct_adapter=_prefers_the_true_one(adapter) if choices else None,
+        correct={side: _prefers_the_true_one(score) for side, score in scores.items()} if choices else {},
     )
 
 
@@ -183,13 +181,20 @@ def _prefers_the_true_one(score: Score) -> bool:
     return all(true < other for other in others)
 
 
-def _losses(samples: Sequence[PrivateSample], seed: int) -> LossDifference:
-    return compare_losses(
-        [sample.loss_base for sample in samples],
-        [sample.loss_adapter for sample in samples],
-        [sample.case for sample in samples],
-        seed,
-    )
+def _losses(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
+    candidate, cases = [sample.losses["candidate"] for sample in samples], [sample.case for sample in samples]
+    return {
+        reference: compare_losses([sample.losses[reference] for sample in samples], candidate, cases, seed)
+        for reference in references_in(samples[0].losses)
+    }
+
+
+def _choices(offered: Sequence[PrivateSample], seed: int) -> dict[Reference, ShareDifference]:
+    candidate, cases = [sample.correct["candidate"] for sample in offered], [sample.case for sample in offered]
+    return {
+        reference: compare_shares([sample.correct[reference] for sample in offered], candidate, cases, seed)
+        for reference in references_in(offered[0].correct)
+    }
 
 
 def _rank(seed: int, *ids: str) -> str:

@@ -1,6 +1,7 @@
 """The rows and summaries that the evaluation's files hold. No field holds text of a document, prompt or answer.
 
-`samples.jsonl` is what was observed; every figure elsewhere is computed from it, again by each gate.
+`samples.jsonl` is what was observed of every side; every figure elsewhere is computed from it, again by each gate, and
+every difference is candidate minus reference.
 """
 
 import json
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.evaluation.models import Reference, Side
 from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference
 
 SAMPLES = "samples.jsonl"
@@ -24,10 +26,22 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PrivateSample(Record):
-    """One held-out letter. loss: nats per token of the true reply, end of turn included; tokens: their number.
+class IncumbentFacts(Record):
+    """The adapter that the candidate would take the place of. id: in the registry; digest: of its artifact.
 
-    choices: how many replies were offered, the true one among them (0: the choice was not asked for this row).
+    compared: whether it was scored; it was not when it stands on another base model than the candidate.
+    """
+
+    id: str
+    digest: str
+    compared: bool
+
+
+class PrivateSample(Record):
+    """One held-out letter. losses: nats per token of the true reply, end of turn included; tokens: their number.
+
+    choices: how many replies were offered, the true one among them (0: the choice was not asked for this row, and
+    `correct` is empty).
     """
 
     id: str
@@ -35,11 +49,9 @@ class PrivateSample(Record):
     department: str
     language: str
     tokens: int
-    loss_base: float
-    loss_adapter: float
+    losses: dict[Side, float]
     choices: int
-    correct_base: bool | None
-    correct_adapter: bool | None
+    correct: dict[Side, bool]
 
 
 class PrivateSelection(Record):
@@ -58,11 +70,12 @@ class PrivateSelection(Record):
 
 
 class PrivateResult(Record):
-    """choice: None when no row had another reply to choose from."""
+    """choice: empty when no row had another reply to choose from."""
 
-    loss: LossDifference
-    choice: ShareDifference | None
-    by_language: dict[str, LossDifference]
+    loss: dict[Reference, LossDifference]
+    choice: dict[Reference, ShareDifference]
+    by_language: dict[str, dict[Reference, LossDifference]]
+    by_department: dict[str, dict[Reference, LossDifference]]
 
 
 class PrivateScores(Record):
@@ -79,13 +92,12 @@ class CapabilitySample(Record):
     suite: str
     id: str
     language: str
-    correct_base: bool
-    correct_adapter: bool
+    correct: dict[Side, bool]
 
 
 class SuiteResult(Record):
-    accuracy: ShareDifference
-    by_language: dict[str, ShareDifference]
+    accuracy: dict[Reference, ShareDifference]
+    by_language: dict[str, dict[Reference, ShareDifference]]
 
 
 class CapabilityScores(Record):
@@ -102,12 +114,9 @@ class RedTeamSample(Record):
     kind: str
     language: str
     expects: Literal["refusal", "answer"]
-    refused_base: bool
-    refused_adapter: bool
-    tokens_base: int
-    tokens_adapter: int
-    stopped_base: bool
-    stopped_adapter: bool
+    refused: dict[Side, bool]
+    tokens: dict[Side, int]
+    stopped: dict[Side, bool]
 
 
 class JudgedLabel(Record):
@@ -130,10 +139,10 @@ class JudgeQuality(Record):
 class RedTeamResult(Record):
     """refusals: on prompts that expect one. over_refusals: on benign prompts. by_kind: kind -> shares refused."""
 
-    refusals: ShareDifference
-    over_refusals: ShareDifference
-    by_kind: dict[str, ShareDifference]
-    stopped: ShareDifference
+    refusals: dict[Reference, ShareDifference]
+    over_refusals: dict[Reference, ShareDifference]
+    by_kind: dict[str, dict[Reference, ShareDifference]]
+    stopped: dict[Reference, ShareDifference]
     judge: JudgeQuality
     judge_by_language: dict[str, JudgeQuality]
 

@@ -1,9 +1,9 @@
-"""What both sides answer to prompts that should be refused, and to harmless ones that only sound like it.
+"""What every side answers to prompts that should be refused, and to harmless ones that only sound like it.
 
 What belongs here: asking, and counting refusals. What a refusal is: `refusals.py`. The prompts are the institution's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.chat import prompt_text
 from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
-from sovereign_pipeline.evaluation.models import SIDES, Answer, ModelPair
+from sovereign_pipeline.evaluation.models import Answer, Models, Reference, Side, references_in
 from sovereign_pipeline.evaluation.records import JudgedLabel, Record, RedTeamReport, RedTeamResult, RedTeamSample
 from sovereign_pipeline.evaluation.refusals import is_refusal, judge_quality
 from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
@@ -38,8 +38,7 @@ class AnswerRow(Record):
     """One row of `answers.jsonl`: what each side said. The only file of the evaluation that holds generated text."""
 
     id: str
-    base: str
-    adapter: str
+    answers: dict[Side, str]
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,17 @@ def read_labels(path: Path) -> list[LabelledAnswer]:
 
 
 def run_red_team(
-    models: ModelPair,
+    models: Models,
     prompts: Sequence[RedTeamPrompt],
     labels: Sequence[LabelledAnswer],
     instruction: str,
     max_new_tokens: int,
     seed: int,
 ) -> RedTeamOutcome:
-    """Let both sides answer every prompt (greedy, behind the line's instruction as served) and judge the answers."""
+    """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers."""
     texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
-    answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in SIDES}
-    rows = list(zip(prompts, answers["base"], answers["adapter"], strict=True))
+    answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in models.sides}
+    rows = [(prompt, {side: answers[side][row] for side in models.sides}) for row, prompt in enumerate(prompts)]
     samples = [_sample(*row) for row in rows]
     judged = [
         JudgedLabel(id=label.id, language=label.language, refused=label.refused, judged=is_refusal(label.answer))
@@ -82,7 +81,10 @@ def run_red_team(
     ]
     return RedTeamOutcome(
         samples=samples,
-        answers=[AnswerRow(id=prompt.id, base=base.text, adapter=adapter.text) for prompt, base, adapter in rows],
+        answers=[
+            AnswerRow(id=prompt.id, answers={side: answer.text for side, answer in said.items()})
+            for prompt, said in rows
+        ],
         labels=judged,
         report=RedTeamReport(
             dtype=models.dtype, max_new_tokens=max_new_tokens, result=red_team_result(samples, judged, seed)
@@ -99,7 +101,7 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
             kind: _refused([sample for sample in samples if sample.kind == kind], seed)
             for kind in sorted({sample.kind for sample in samples})
         },
-        stopped=_shares(samples, lambda each: each.stopped_base, lambda each: each.stopped_adapter, seed),
+        stopped=_shares(samples, lambda each: each.stopped, seed),
         judge=judge_quality(labels),
         judge_by_language={
             language: judge_quality([label for label in labels if label.language == language])
@@ -108,31 +110,28 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
     )
 
 
-def _sample(prompt: RedTeamPrompt, base: Answer, adapter: Answer) -> RedTeamSample:
+def _sample(prompt: RedTeamPrompt, said: Mapping[Side, Answer]) -> RedTeamSample:
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,
         language=prompt.language,
         expects=prompt.expects,
-        refused_base=is_refusal(base.text),
-        refused_adapter=is_refusal(adapter.text),
-        tokens_base=base.tokens,
-        tokens_adapter=adapter.tokens,
-        stopped_base=base.stopped,
-        stopped_adapter=adapter.stopped,
+        refused={side: is_refusal(answer.text) for side, answer in said.items()},
+        tokens={side: answer.tokens for side, answer in said.items()},
+        stopped={side: answer.stopped for side, answer in said.items()},
     )
 
 
-def _refused(samples: Sequence[RedTeamSample], seed: int) -> ShareDifference:
-    return _shares(samples, lambda each: each.refused_base, lambda each: each.refused_adapter, seed)
+def _refused(samples: Sequence[RedTeamSample], seed: int) -> dict[Reference, ShareDifference]:
+    return _shares(samples, lambda each: each.refused, seed)
 
 
 def _shares(
-    samples: Sequence[RedTeamSample],
-    base: Callable[[RedTeamSample], bool],
-    adapter: Callable[[RedTeamSample], bool],
-    seed: int,
-) -> ShareDifference:
-    return compare_shares(
-        [base(each) for each in samples], [adapter(each) for each in samples], [each.id for each in samples], seed
-    )
+    samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]], seed: int
+) -> dict[Reference, ShareDifference]:
+    observed, ids = [by_side(each) for each in samples], [each.id for each in samples]
+    candidate = [each["candidate"] for each in observed]
+    return {
+        reference: compare_shares([each[reference] for each in observed], candidate, ids, seed)
+        for reference in references_in(observed[0])
+    }

@@ -5,17 +5,20 @@ measured is in the modules beside this one.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.incumbent import incumbent_digests, incumbent_in, open_incumbent, stands_on
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.evaluation.models import open_models
+from sovereign_pipeline.evaluation.models import Side, open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
-from sovereign_pipeline.evaluation.records import SAMPLES, as_json, write_rows
+from sovereign_pipeline.evaluation.records import SAMPLES, IncumbentFacts, as_json, write_rows
 from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
 from sovereign_pipeline.evaluation.report import (
     Demands,
@@ -56,8 +59,9 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         distractors=line.evaluation.distractors,
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
-    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
-        workplace.progress(f"Scoring the held-out letters with base and adapter ({models.dtype}).")
+    compared = _compared(workplace, inputs)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+        workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
     write_rows(workspace / SAMPLES, samples)
@@ -65,12 +69,13 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     return Built(
         summary={
             "selection": scores.selection.model_dump(mode="json"),
-            "loss": scores.result.loss.model_dump(mode="json"),
+            "loss": scores.model_dump(mode="json")["result"]["loss"],
         },
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
         },
+        classification=workplace.institution.ladder.highest(compared.levels),
     )
 
 
@@ -82,28 +87,30 @@ def _capability_config(line: Line) -> Config:
     }
 
 
-def _suite_digests(workplace: Workplace) -> dict[str, str]:
+def _capability_external(workplace: Workplace) -> dict[str, str]:
     data = workplace.settings.data
-    return {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
+    suites = {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
+    return {**suites, **incumbent_digests(workplace)}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
-    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
+    compared = _compared(workplace, inputs)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
         questions = sum(len(rows) for rows in suites.values())
-        workplace.progress(f"Asking {questions} questions of {len(suites)} suites of base and adapter.")
+        workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
         samples, scores = score_suites(models, suites, line.evaluation.seed)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
     return Built(
-        summary={name: result.accuracy.model_dump(mode="json") for name, result in scores.suites.items()},
+        summary={name: result["accuracy"] for name, result in scores.model_dump(mode="json")["suites"].items()},
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
         },
-        classification=level,
+        classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
 
 
@@ -117,11 +124,12 @@ def _red_team_config(line: Line) -> Config:
     }
 
 
-def _red_team_digests(workplace: Workplace) -> dict[str, str]:
+def _red_team_external(workplace: Workplace) -> dict[str, str]:
     red_team, data = workplace.line.evaluation.red_team, workplace.settings.data
     return {
         "prompts": digest_of_items(data / red_team.prompts),
         "judge_labels": digest_of_items(data / red_team.judge_labels),
+        **incumbent_digests(workplace),
     }
 
 
@@ -129,8 +137,9 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
-    with open_models(*_sides(workplace, inputs), line.evaluation.batch_size) as models:
-        workplace.progress(f"Answering {len(prompts)} red-team prompts with base and adapter.")
+    compared = _compared(workplace, inputs)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+        workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
         outcome = run_red_team(
             models, prompts, labels, line.training.instruction, red_team.max_new_tokens, line.evaluation.seed
@@ -139,19 +148,19 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     write_rows(workspace / "answers.jsonl", outcome.answers)
     write_rows(workspace / "judge.jsonl", outcome.labels)
     (workspace / REPORT_FILE).write_text(as_json(outcome.report), encoding="utf-8")
-    result = outcome.report.result
+    result = outcome.report.model_dump(mode="json")["result"]
     return Built(
         summary={
             "prompts": len(prompts),
-            "refusals": result.refusals.model_dump(mode="json"),
-            "over_refusals": result.over_refusals.model_dump(mode="json"),
-            "judge": result.judge.model_dump(mode="json"),
+            "refusals": result["refusals"],
+            "over_refusals": result["over_refusals"],
+            "judge": result["judge"],
         },
         measured={
             "load_seconds": round(loaded - started, 3),
             "answer_seconds": round(time.monotonic() - loaded, 3),
         },
-        classification=level,
+        classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
 
 
@@ -166,14 +175,15 @@ def _report_config(line: Line) -> Config:
 
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     samples = _samples(inputs)
-    report = evaluate(workplace.line.line, samples, _demands(workplace.line))
+    report = evaluate(workplace.line.line, samples, _demands(workplace.line), _incumbent(workplace, inputs))
     (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
     (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
     (workspace / "report.html").write_text(as_html(report, samples.private), encoding="utf-8")
     return Built(
         summary={
             "verdict": report.verdict,
-            "held_out_loss": report.held_out.loss.model_dump(mode="json"),
+            "incumbent": report.incumbent.model_dump(mode="json") if report.incumbent is not None else None,
+            "held_out_loss": report.model_dump(mode="json")["held_out"]["loss"],
             "capability": {each.suite: each.verdict for each in report.capability},
             "red_team": report.red_team.verdict,
         }
@@ -208,7 +218,7 @@ def _unless_misreported(artifact: Artifact, observed: EvaluationReport, verdict:
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
     """The report computed anew from the samples of the report's inputs."""
-    return evaluate(workplace.line.line, _samples(inputs), _demands(workplace.line))
+    return evaluate(workplace.line.line, _samples(inputs), _demands(workplace.line), _incumbent(workplace, inputs))
 
 
 def _samples(inputs: Inputs) -> Samples:
@@ -227,43 +237,75 @@ def _demands(line: Line) -> Demands:
     )
 
 
-def _sides(workplace: Workplace, inputs: Inputs) -> tuple[Path, TunedModel]:
-    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
-    return base, tuned_model(inputs[ALIGNED_ADAPTER.kind])
+def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
+    """The one incumbent of all three scores. Raises StaleInput when they were made against different ones."""
+    found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
+    if len(found) > 1:
+        named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
+        raise StaleInput(
+            f"Line {workplace.line.line}: its scores were made against different incumbents ({named}), since an "
+            f"adapter was registered between them. Run the line again: `sovereign run {workplace.line.line}`."
+        )
+    incumbent = found.pop()
+    if incumbent is None:
+        return None
+    base_model = workplace.store.open_input(inputs[PRIVATE_SCORES.kind].manifest, BASE_MODEL.kind)
+    return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=stands_on(workplace, incumbent[1], base_model))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs."""
+
+    base: Path
+    tuned: dict[Side, TunedModel]
+    levels: tuple[str, ...]
+
+
+def _compared(workplace: Workplace, inputs: Inputs) -> _Compared:
+    candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
+    base = open_base_model(workplace.settings, base_model)
+    incumbent = open_incumbent(workplace, candidate, base_model)
+    if incumbent is None:
+        return _Compared(base, {"candidate": tuned_model(candidate)}, ())
+    return _Compared(
+        base, {"incumbent": incumbent.tuned, "candidate": tuned_model(candidate)}, (incumbent.classification,)
+    )
 
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="1",
+    code_version="2",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
-    external=_suite_digests,
+    external=_capability_external,
     libraries=MODEL_LIBRARIES,
 )
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="1",
+    code_version="2",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
+    external=incumbent_digests,
     libraries=MODEL_LIBRARIES,
 )
 
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="1",
+    code_version="2",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_red_team_config,
-    external=_red_team_digests,
+    external=_red_team_external,
     libraries=MODEL_LIBRARIES,
 )
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="1",
+    code_version="2",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,
@@ -271,22 +313,25 @@ EVALUATION_REPORT = Stage(
     gates=(
         Gate(
             name="held_out_loss_improves",
-            question="Does the adapter predict the held-out replies better than its base, beyond chance?",
-            code_version="1",
+            question=(
+                "Does the candidate predict the held-out replies better than its base, beyond chance, and not worse "
+                "than the incumbent?"
+            ),
+            code_version="2",
             judge=_judge_held_out,
             config=_report_config,
         ),
         Gate(
             name="capability_not_inferior",
-            question="Does accuracy on every capability suite stay within the recipe's margin of the base?",
-            code_version="1",
+            question="Does accuracy on every capability suite stay within the recipe's margin of base and incumbent?",
+            code_version="2",
             judge=_judge_capability,
             config=_report_config,
         ),
         Gate(
             name="refusals_not_worse",
-            question="Does the adapter still refuse what its base refuses, within the recipe's margin?",
-            code_version="1",
+            question="Does the candidate still refuse what base and incumbent refuse, within the recipe's margin?",
+            code_version="2",
             judge=_judge_refusals,
             config=_report_config,
         ),

@@ -1,6 +1,7 @@
-"""Paired statistics over what base and adapter did on the same rows. Numbers in, numbers out; no model, no files.
+"""Paired statistics over what a reference and the candidate did on the same rows. Numbers in, numbers out; no model, no
+files.
 
-Differences are always adapter minus base.
+Differences are always candidate minus reference.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ class _Result(BaseModel):
 class LossDifference(_Result):
     """Mean losses (nats per token) over the rows, and the interval of their mean difference."""
 
-    base: float
-    adapter: float
+    reference: float
+    candidate: float
     difference: float
     low: float
     high: float
@@ -30,32 +31,32 @@ class LossDifference(_Result):
 class ShareDifference(_Result):
     """Shares of the rows (0 to 1), the interval of their difference, and McNemar's exact test.
 
-    only_base, only_adapter: rows where only that side is true; p_value: two-sided.
+    only_reference, only_candidate: rows where only that side is true; p_value: two-sided.
     """
 
-    base: float
-    adapter: float
+    reference: float
+    candidate: float
     difference: float
     low: float
     high: float
     rows: int
-    only_base: int
-    only_adapter: int
+    only_reference: int
+    only_candidate: int
     p_value: float
 
 
 def compare_losses(
-    base: Sequence[float], adapter: Sequence[float], clusters: Sequence[str], seed: int
+    reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
 ) -> LossDifference:
     """Paired comparison of one loss per row. `clusters`: what rows share (their case). All of one length, not empty.
 
     The interval is `clustered_interval` of the differences.
     """
-    differences = [after - before for before, after in zip(base, adapter, strict=True)]
+    differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     low, high = clustered_interval(differences, clusters, seed)
     return LossDifference(
-        base=_mean(base),
-        adapter=_mean(adapter),
+        reference=_mean(reference),
+        candidate=_mean(candidate),
         difference=_mean(differences),
         low=low,
         high=high,
@@ -65,23 +66,23 @@ def compare_losses(
 
 
 def compare_shares(
-    base: Sequence[bool], adapter: Sequence[bool], clusters: Sequence[str], seed: int
+    reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str], seed: int
 ) -> ShareDifference:
     """Paired comparison of one yes or no per row. Lengths equal, not empty."""
-    differences = [float(after) - float(before) for before, after in zip(base, adapter, strict=True)]
+    differences = [float(after) - float(before) for before, after in zip(reference, candidate, strict=True)]
     low, high = clustered_interval(differences, clusters, seed)
-    only_base = sum(difference < 0 for difference in differences)
-    only_adapter = sum(difference > 0 for difference in differences)
+    only_reference = sum(difference < 0 for difference in differences)
+    only_candidate = sum(difference > 0 for difference in differences)
     return ShareDifference(
-        base=_mean(base),
-        adapter=_mean(adapter),
+        reference=_mean(reference),
+        candidate=_mean(candidate),
         difference=_mean(differences),
         low=low,
         high=high,
         rows=len(differences),
-        only_base=only_base,
-        only_adapter=only_adapter,
-        p_value=mcnemar_exact(only_base, only_adapter),
+        only_reference=only_reference,
+        only_candidate=only_candidate,
+        p_value=mcnemar_exact(only_reference, only_candidate),
     )
 
 
@@ -108,13 +109,13 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: i
     return float(low), float(high)
 
 
-def mcnemar_exact(only_base: int, only_adapter: int) -> float:
+def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
     """Two-sided p-value that the discordant rows fall either way with probability one half (McNemar 1947; exact
     binomial form, Agresti 2002, section 10.1.4). 1.0 when no row is discordant."""
     from scipy.stats import binomtest
 
-    discordant = only_base + only_adapter
-    return float(binomtest(only_adapter, discordant, 0.5).pvalue) if discordant else 1.0
+    discordant = only_reference + only_candidate
+    return float(binomtest(only_candidate, discordant, 0.5).pvalue) if discordant else 1.0
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -97,6 +97,17 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'; known adapters: {known}.")
 
 
+def last_adapter(registry: Registry, line: str, besides: str | None) -> Adapter | None:
+    """The adapter of a line with the highest version whose artifact is not `besides`, or None.
+
+    Versions only rise, so it is the one that was registered last; times of registration are whole seconds and may tie.
+    """
+    with registry.reading() as session:
+        adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
+    others = [adapter for adapter in adapters if adapter.adapter_digest != besides]
+    return max(others, key=lambda adapter: adapter.version_numbers, default=None)
+
+
 def row_as_dict(row: Table) -> dict[str, Any]:
     """Every column by its name; days and times in ISO 8601, times in UTC."""
     return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}

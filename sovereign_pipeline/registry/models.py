@@ -123,3 +123,9 @@ class Adapter(Table):
     code_version: Mapped[str]
     source_sha256: Mapped[str] = mapped_column(DIGEST)
     gate_records: Mapped[list[dict[str, Any]]]
+
+    @property
+    def version_numbers(self) -> tuple[int, int, int]:
+        """Major, minor and patch, in which versions are ordered."""
+        major, minor, patch = (int(number) for number in self.version.split("."))
+        return major, minor, patch

@@ -228,7 +228,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested JSON by its path, such as `private.loss.base`; a truth value counts as 1 or 0."""
+    """Every number in nested JSON by its path, such as `loss.base.difference`; a truth value counts as 1 or 0."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from numbers_in(inner, f"{name}.{key}" if name else key)

@@ -111,21 +111,16 @@ def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
 
     What changes for whoever uses the adapter decides, as in https://semver.org; the first is 1.0.0.
     """
-    last = max(earlier, key=lambda adapter: _numbers(adapter.version), default=None)
+    last = max(earlier, key=lambda adapter: adapter.version_numbers, default=None)
     if last is None:
         return "1.0.0"
-    major, minor, patch = _numbers(last.version)
+    major, minor, patch = last.version_numbers
     facts = record.row_facts
     if any(getattr(last, name) != facts[name] for name in ("base_model_digest", "method")):
         return f"{major + 1}.0.0"
     if any(getattr(last, name) != facts[name] for name in ("dataset_digest", "preference_dataset_digest")):
         return f"{major}.{minor + 1}.0"
     return f"{major}.{minor}.{patch + 1}"
-
-
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, patch = (int(number) for number in version.split("."))
-    return major, minor, patch
 
 
 def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:

@@ -59,10 +59,10 @@ def test_the_report_says_with_numbers_that_the_held_out_loss_fell(registered: In
     ref = registered.store.current("harbour", "evaluation_report")
     assert ref is not None
     report = json.loads(registered.store.open(ref).file("report.json").read_text())
-    loss = report["held_out"]["loss"]
+    loss = report["held_out"]["loss"]["base"]
     assert report["verdict"] == "pass"
     assert loss["low"] <= loss["difference"] <= loss["high"] < 0
-    assert loss["difference"] == pytest.approx(loss["adapter"] - loss["base"])
+    assert loss["difference"] == pytest.approx(loss["candidate"] - loss["reference"])
     assert f"{loss['difference']:.3f}" in report["reasons"][0]
 
 
@@ -122,9 +122,20 @@ def test_a_changed_document_makes_a_new_version_and_only_what_depends_on_it(regi
     assert registered.store.current("harbour", "base_model") == before["base_model"]
     assert registered.store.current("harbour", "sft_adapter") != before["sft_adapter"]
     assert [each["version"] for each in registered.json("adapters", "list")] == ["1.0.0", "1.1.0"]
+    assert _incumbent(registered, "harbour-1.1.0") == ("harbour-1.0.0", True)
+    assert "nothing to do" in registered.run("run", "harbour")[1]
     status, output = registered.run("adapters", "verify", "harbour-1.0.0")
     assert status == 0, output
     assert "letters.jsonl" in output  # a note: this source is no longer as it was
+
+
+def _incumbent(installation: Installation, adapter: str) -> tuple[str, bool]:
+    """What the registered report of an adapter says it was held against, by id, and whether it was scored."""
+    shown = installation.json("adapters", "show", adapter)
+    incumbent = shown["evaluation"]["incumbent"]
+    earlier = installation.json("adapters", "show", incumbent["id"])
+    assert incumbent["digest"] == earlier["adapter_digest"]
+    return incumbent["id"], incumbent["compared"]
 
 
 def test_one_secret_document_makes_dataset_and_adapter_secret(installation: Installation) -> None:

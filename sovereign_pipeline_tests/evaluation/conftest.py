@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
-from sovereign_pipeline.evaluation.models import ModelPair, open_models
+from sovereign_pipeline.evaluation.models import Models, open_models
 from sovereign_pipeline.training.tuned import TunedModel
 
 INSTRUCTION = "Answer this letter."
@@ -135,18 +135,18 @@ def make_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.fixture(scope="session")
-def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, TunedModel("adapter", make_adapter(0.0)), batch_size=2) as pair:
-        yield pair
+def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
+    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(0.0))}, batch_size=2) as models:
+        yield models
 
 
 @pytest.fixture(scope="session")
-def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, TunedModel("adapter", make_adapter(5e-3)), batch_size=2) as pair:
-        yield pair
+def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
+    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(5e-3))}, batch_size=2) as models:
+        yield models
 
 
 @pytest.fixture(scope="session")
-def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[ModelPair]:
-    with open_models(base_model, TunedModel("adapter", make_adapter(-5e-3)), batch_size=2) as pair:
-        yield pair
+def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
+    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(-5e-3))}, batch_size=2) as models:
+        yield models

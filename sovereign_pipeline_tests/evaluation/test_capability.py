@@ -1,4 +1,4 @@
-"""Suites: reading them, asking them of both sides, and what is made of the answers."""
+"""Suites: reading them, asking them of every side, and what is made of the answers."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.capability import Question, capability_results, read_suite, score_suites
-from sovereign_pipeline.evaluation.models import ModelPair
+from sovereign_pipeline.evaluation.models import Models
 from sovereign_pipeline.evaluation.records import CapabilitySample
 from sovereign_pipeline.settings import PROJECT_ROOT
 
@@ -42,7 +42,7 @@ def test_a_broken_suite_is_refused_with_its_place(rows: list[object], message: s
     assert "wet" not in str(caught.value)
 
 
-def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(better: ModelPair) -> None:
+def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(better: Models) -> None:
     import torch
 
     questions = [question(number) for number in range(6)]
@@ -54,25 +54,29 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
         for choice in asked.choices:
             ids = better.tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
-                logits = better.adapter.model(input_ids=torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+                logits = (
+                    better.loaded["candidate"]
+                    .model(input_ids=torch.tensor([prompt + ids]))
+                    .logits[0, len(prompt) - 1 : -1]
+                )
             total = logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None]).sum().item()
             likelihoods.append(total / len(choice))
-        assert sample.correct_adapter == (likelihoods.index(max(likelihoods)) == asked.answer)
+        assert sample.correct["candidate"] == (likelihoods.index(max(likelihoods)) == asked.answer)
 
 
-def test_both_sides_answer_the_same_items_and_zeros_change_none(unchanged: ModelPair) -> None:
+def test_every_side_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
     samples, scores = score_suites(unchanged, {"suite": [question(number) for number in range(9)]}, seed=7)
-    assert [sample.correct_base for sample in samples] == [sample.correct_adapter for sample in samples]
-    assert scores.suites["suite"].accuracy.difference == 0.0
+    assert all(sample.correct["base"] == sample.correct["candidate"] for sample in samples)
+    assert scores.suites["suite"].accuracy["base"].difference == 0.0
 
 
 def test_results_are_kept_apart_by_suite_and_language() -> None:
     samples = [
-        CapabilitySample(suite=suite, id=f"{n}", language=language, correct_base=True, correct_adapter=suite == "a")
+        CapabilitySample(suite=suite, id=f"{n}", language=language, correct={"base": True, "candidate": suite == "a"})
         for suite in "ab"
         for n, language in enumerate(["en", "en", "ar"])
     ]
     results = capability_results(samples, seed=7)
-    assert results["a"].accuracy.difference == 0.0
-    assert results["b"].accuracy.adapter == 0.0
-    assert results["b"].by_language["ar"].rows == 1
+    assert results["a"].accuracy["base"].difference == 0.0
+    assert results["b"].accuracy["base"].candidate == 0.0
+    assert results["b"].by_language["ar"]["base"].rows == 1

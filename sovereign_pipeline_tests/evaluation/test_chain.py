@@ -1,5 +1,6 @@
 """The whole evaluation through the store: a base model, an adapter and letters, one artifact after another."""
 
+import datetime
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -9,14 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, write_documents
-from sovereign_pipeline.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.errors import CeilingExceeded, IntegrityError, SourceError
+from sovereign_pipeline.evaluation.records import IncumbentFacts
+from sovereign_pipeline.evaluation.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.registry.database import open_registry
+from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.base_models import read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -39,12 +45,22 @@ class Chain:
 
     def __init__(self, workplace: Workplace, tuned: Path, letters: list[Document], holds: str = "adapter") -> None:
         self.workplace = workplace
-        aligned = self._planted(ALIGNED_ADAPTER, lambda workspace: _copy(tuned, workspace / holds))
-        split = self._planted(
-            LEAKAGE_SAFE_SPLIT, lambda workspace: write_documents(workspace / "held_out.jsonl", letters)
-        )
+        self.letters = letters
         self.made: dict[str, ArtifactRef] = {}
-        self.stages: dict[str, Stage] = {stage.kind: stage for stage in (BASE_MODEL, aligned, split)}
+        self.stages: dict[str, Stage] = {}
+        self.tune(tuned, holds)
+
+    def tune(self, tuned: Path, holds: str = "adapter") -> None:
+        """Let this be what was tuned, and everything below it be made from it."""
+        aligned = replace(
+            self._planted(ALIGNED_ADAPTER, lambda workspace: _copy(tuned, workspace / holds)),
+            code_version=f"planted {tuned.name}",
+            inputs=(BASE_MODEL,),
+        )
+        split = self._planted(
+            LEAKAGE_SAFE_SPLIT, lambda workspace: write_documents(workspace / "held_out.jsonl", self.letters)
+        )
+        self.stages = {stage.kind: stage for stage in (BASE_MODEL, aligned, split)}
         for stage in (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT, EVALUATION_REPORT):
             inputs = tuple(self.stages[each.kind] for each in stage.inputs)
             self.stages[stage.kind] = replace(stage, inputs=inputs)
@@ -56,6 +72,56 @@ class Chain:
             self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
             self.made[stage.kind] = ref
             judge(stage, self.workplace, ref)
+
+    def register(self, version: str, classification: str = "CONFIDENTIAL") -> None:
+        """What was tuned last as a row of the registry; what it says of datasets and record is invented."""
+        aligned, line = self.made["aligned_adapter"], self.workplace.line.line
+        base = read_descriptor(self.workplace.store.open(self.made["base_model"]))
+        now = datetime.datetime(2024, 1, 15, tzinfo=datetime.UTC)
+        with open_registry(self.workplace.settings).writing() as session:
+            session.merge(BaseModelRow(digest=base["digest"], name=base["name"], licence="own", files=[]))
+            session.merge(
+                Dataset(
+                    digest="d" * 64,
+                    manifest_sha256="d" * 64,
+                    kind="training_dataset",
+                    line=line,
+                    rows=1,
+                    file_sha256="d" * 64,
+                    classification="PUBLIC",
+                    sources=[],
+                    created_at=now,
+                )
+            )
+            session.flush()
+            session.add(
+                Adapter(
+                    id=f"{line}-{version}",
+                    line=line,
+                    version=version,
+                    adapter_digest=aligned.digest,
+                    adapter_sha256="a" * 64,
+                    manifest_sha256=aligned.manifest_sha256,
+                    record_digest=digest_of(version),
+                    record_manifest_sha256="b" * 64,
+                    dataset_digest="d" * 64,
+                    base_model=base["name"],
+                    base_model_digest=base["digest"],
+                    framework_versions={},
+                    classification=classification,
+                    evaluation_report_digest=self.made["evaluation_report"].digest,
+                    evaluation={},
+                    method="sft-lora",
+                    review_date=now.date(),
+                    registered_at=now,
+                    code_version="1",
+                    source_sha256="c" * 64,
+                    gate_records=[],
+                )
+            )
+
+    def report(self) -> EvaluationReport:
+        return EvaluationReport.model_validate_json(self.text("evaluation_report", "report.json"))
 
     def text(self, kind: str, name: str) -> str:
         return self.workplace.store.open(self.made[kind]).file(name).read_text(encoding="utf-8")
@@ -112,7 +178,7 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     chain.make_all()
     report = json.loads(chain.text("evaluation_report", "report.json"))
     assert report["verdict"] == "pass"
-    assert report["held_out"]["loss"]["high"] < 0
+    assert report["held_out"]["loss"]["base"]["high"] < 0
     manifest = chain.workplace.store.read_manifest(chain.made["evaluation_report"])
     assert manifest.classification == "CONFIDENTIAL"
     assert set(chain.workplace.store.read_manifest(chain.made["capability_scores"]).external_inputs) == {"suite"}
@@ -134,7 +200,7 @@ def test_a_model_tuned_in_full_is_evaluated_against_its_base(
     chain.make_all()
     report = json.loads(chain.text("evaluation_report", "report.json"))
     assert report["verdict"] == "pass"
-    assert report["held_out"]["loss"]["high"] < 0
+    assert report["held_out"]["loss"]["base"]["high"] < 0
 
 
 @pytest.mark.parametrize("secret", ["capability_scores", "red_team_report"])
@@ -167,7 +233,7 @@ def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(
     chain.make_all()
     report = json.loads(chain.text("evaluation_report", "report.json"))
     assert report["verdict"] == "fail"
-    assert report["held_out"]["loss"]["difference"] == 0.0
+    assert report["held_out"]["loss"]["base"]["difference"] == 0.0
 
     before = chain.made["capability_scores"], chain.made["private_scores"]
     suite = chain.workplace.settings.data / "suites" / "suite.jsonl"
@@ -179,3 +245,93 @@ def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(
     suite.unlink()
     with pytest.raises(SourceError, match=r"suite\.jsonl: there is no such file"):
         chain.make_all()
+
+
+def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_itself(
+    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    first = chain.report()
+    assert first.incumbent is None
+
+    chain.register("1.0.0")
+    before = dict(chain.made)
+    chain.make_all()
+    assert chain.made == before
+
+    chain.tune(make_adapter(-5e-3))
+    chain.make_all()
+    report = chain.report()
+    assert report.incumbent is not None
+    assert (report.incumbent.id, report.incumbent.digest) == ("lamps-1.0.0", before["aligned_adapter"].digest)
+    assert report.incumbent.compared
+    assert report.held_out.loss["incumbent"].reference == first.held_out.loss["base"].candidate
+    assert report.held_out.loss["base"].reference == first.held_out.loss["base"].reference
+    assert report.held_out.loss["incumbent"].low > 0
+    assert report.verdict == "fail"
+    for kind in ("capability_scores", "private_scores", "red_team_report"):
+        inputs = chain.workplace.store.read_manifest(chain.made[kind]).external_inputs
+        assert inputs["incumbent:lamps-1.0.0"] == before["aligned_adapter"].digest
+
+    chain.register("1.0.1")
+    second = dict(chain.made)
+    chain.make_all()
+    assert chain.made == second
+
+    chain.tune(make_adapter(0.0))
+    chain.make_all()
+    assert chain.report().incumbent == IncumbentFacts(
+        id="lamps-1.0.1", digest=second["aligned_adapter"].digest, compared=True
+    )
+
+
+def test_an_incumbent_lends_its_level_and_is_held_to_ceiling_and_bytes(
+    institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    chain.register("1.0.0", classification="SECRET")
+    registered = chain.workplace.store.path_of(chain.made["aligned_adapter"].digest)
+    chain.tune(make_adapter(0.0))
+    chain.make_all()
+    for kind in ("capability_scores", "private_scores", "red_team_report", "evaluation_report"):
+        assert chain.workplace.store.read_manifest(chain.made[kind]).classification == "SECRET"
+
+    chain.tune(make_adapter(1e-3))
+    institution.recipe["ceiling"] = "CONFIDENTIAL"
+    chain.workplace = institution.workplace()
+    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0, .* is SECRET"):
+        chain.make_all()
+
+    institution.recipe["ceiling"] = "SECRET"
+    chain.workplace = institution.workplace()
+    weights = registered / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
+        chain.make_all()
+
+
+def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent_is_not_compared(
+    institution: DemoInstitution,
+    prepare: Callable[[Path], Chain],
+    make_adapter: Callable[[float], Path],
+    base_model: Path,
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    chain.register("1.0.0")
+    registered = chain.made["aligned_adapter"].digest
+    other = institution.root / "other"
+    shutil.copytree(base_model, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    card = institution.settings.data / "models" / "tiny.yaml"
+    described = yaml.safe_load(card.read_text())
+    described["files"] = {file.name: file_sha256(file) for file in other.iterdir()}
+    described["source"] = {"directory": str(other)}
+    card.write_text(yaml.safe_dump(described))
+    chain.make_all()
+    report = chain.report()
+    assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=registered, compared=False)
+    assert set(report.held_out.loss) == {"base"}
+    assert "not compared" in chain.text("evaluation_report", "report.html")

@@ -1,4 +1,4 @@
-"""The judge of refusals on its labelled answers, and a red team on the tiny pair."""
+"""The judge of refusals on its labelled answers, and a red team on the tiny models."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.evaluation.models import ModelPair
+from sovereign_pipeline.evaluation.models import Models
 from sovereign_pipeline.evaluation.records import JudgedLabel, as_json
 from sovereign_pipeline.evaluation.red_team import RedTeamPrompt, read_labels, read_prompts, run_red_team
 from sovereign_pipeline.evaluation.refusals import is_refusal, judge_quality
@@ -61,18 +61,18 @@ def test_prompts_without_a_benign_one_are_refused(tmp_path: Path) -> None:
         read_prompts(path)
 
 
-def test_an_adapter_of_zeros_answers_as_its_base(unchanged: ModelPair) -> None:
+def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models) -> None:
     outcome = run_red_team(unchanged, PROMPTS, [], "Answer this letter.", 8, seed=7)
-    assert all(row.base == row.adapter for row in outcome.answers)
-    assert all(sample.tokens_base == sample.tokens_adapter for sample in outcome.samples)
-    assert outcome.report.result.refusals.rows == 2
-    assert outcome.report.result.over_refusals.rows == 1
+    assert all(row.answers["base"] == row.answers["candidate"] for row in outcome.answers)
+    assert all(sample.tokens["base"] == sample.tokens["candidate"] for sample in outcome.samples)
+    assert outcome.report.result.refusals["base"].rows == 2
+    assert outcome.report.result.over_refusals["base"].rows == 1
     assert set(outcome.report.result.by_kind) == {"harmful", "injection", "benign"}
 
 
-def test_answers_stand_in_the_answers_alone(better: ModelPair) -> None:
+def test_answers_stand_in_the_answers_alone(better: Models) -> None:
     outcome = run_red_team(better, PROMPTS, [], "Answer this letter.", 8, seed=7)
     written = as_json(outcome.report) + "".join(as_json(sample) for sample in outcome.samples)
-    said = [row.adapter for row in outcome.answers if len(row.adapter) > 8]
+    said = [text for row in outcome.answers if len(text := row.answers["candidate"]) > 8]
     assert said
     assert not any(text in written for text in said)

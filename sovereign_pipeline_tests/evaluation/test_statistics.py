@@ -63,28 +63,28 @@ def test_mcnemar_is_the_binomial_tail_counted_by_hand() -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_does_not_care_which_side_is_which(only_base: int, only_adapter: int) -> None:
-    p_value = mcnemar_exact(only_base, only_adapter)
-    assert p_value == pytest.approx(mcnemar_exact(only_adapter, only_base))
+def test_mcnemar_does_not_care_which_side_is_which(only_reference: int, only_candidate: int) -> None:
+    p_value = mcnemar_exact(only_reference, only_candidate)
+    assert p_value == pytest.approx(mcnemar_exact(only_candidate, only_reference))
     assert 0 < p_value <= 1
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9), st.sampled_from("abcde")), min_size=1, max_size=30))
 def test_loss_difference_lies_in_its_interval_and_in_the_data(rows: list[tuple[float, float, str]]) -> None:
-    base, adapter, cases = (list(column) for column in zip(*rows, strict=True))
-    result = compare_losses(base, adapter, cases, seed=7)
-    differences = [after - before for before, after in zip(base, adapter, strict=True)]
-    assert result.difference == pytest.approx(result.adapter - result.base, abs=1e-9)
+    reference, candidate, cases = (list(column) for column in zip(*rows, strict=True))
+    result = compare_losses(reference, candidate, cases, seed=7)
+    differences = [after - before for before, after in zip(reference, candidate, strict=True)]
+    assert result.difference == pytest.approx(result.candidate - result.reference, abs=1e-9)
     assert min(differences) - 1e-9 <= result.low <= result.high <= max(differences) + 1e-9
     assert result.clusters == len(set(cases))
 
 
 def test_share_difference_counts_the_discordant_rows() -> None:
-    base = [True] * 6 + [False] * 4
-    adapter = [True] * 3 + [False] * 3 + [True] + [False] * 3
-    result = compare_shares(base, adapter, [str(i) for i in range(10)], seed=7)
-    assert (result.base, result.adapter, result.only_base, result.only_adapter) == (0.6, 0.4, 3, 1)
+    reference = [True] * 6 + [False] * 4
+    candidate = [True] * 3 + [False] * 3 + [True] + [False] * 3
+    result = compare_shares(reference, candidate, [str(i) for i in range(10)], seed=7)
+    assert (result.reference, result.candidate, result.only_reference, result.only_candidate) == (0.6, 0.4, 3, 1)
     assert result.difference == pytest.approx(-0.2)
     assert result.p_value == pytest.approx(0.625)
     assert result.low < -0.2 < result.high

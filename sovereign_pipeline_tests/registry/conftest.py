@@ -151,7 +151,7 @@ def _train(upstream: tuple[str, ...]) -> Any:
 
 def _score(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     (workspace / "samples.jsonl").write_text('{"id": "R-00001", "loss": 2.25}\n')
-    return Built(summary={"loss": {"base": 2.5, "adapter": 2.25}})
+    return Built(summary={"loss": {"base": {"reference": 2.5, "candidate": 2.25}}})
 
 
 def _evaluate(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -34,8 +34,8 @@ def test_it_names_adapter_base_model_datasets_and_libraries_with_their_hashes(be
         metric["type"]: metric["value"] for metric in adapter["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     } == {
         "improved": "1.0",
-        "private_scores.loss.adapter": "2.25",
-        "private_scores.loss.base": "2.5",
+        "private_scores.loss.base.candidate": "2.25",
+        "private_scores.loss.base.reference": "2.5",
         "rows": "4.0",
     }
     components = {component["name"]: component for component in bill["components"]}

@@ -8,6 +8,7 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.registry.catalog import (
     card_of_dataset,
+    last_adapter,
     list_adapters,
     list_datasets,
     show_adapter,
@@ -27,6 +28,26 @@ def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
     assert rows[0]["registered_at"].endswith("+00:00")
     assert rows[0]["adapter_sha256"] != rows[0]["adapter_digest"]
     assert list_adapters(bench.open_registry(), "other-line") == []
+
+
+def test_the_last_adapter_besides_one_has_the_highest_version_of_another_artifact(bench: Bench) -> None:
+    registry = bench.open_registry()
+    assert last_adapter(registry, "lamps", besides=None) is None
+    first = bench.register()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    second = bench.register()
+    bench.recipe["training"].pop("sft")
+    bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    again = bench.register()
+    assert (again.version, again.adapter_digest) == ("1.0.2", first.adapter_digest)
+
+    def last(besides: str | None, line: str = "lamps") -> str | None:
+        adapter = last_adapter(registry, line, besides=besides)
+        return adapter.id if adapter is not None else None
+
+    assert last(None) == last(second.adapter_digest) == "lamps-1.0.2"
+    assert last(first.adapter_digest) == "lamps-1.0.1"
+    assert last(None, line="lanterns") is None
 
 
 def test_an_adapter_is_shown_with_its_datasets_and_base_model(bench: Bench) -> None:

@@ -46,7 +46,7 @@ def test_training_and_adapter_are_mirrored_once_with_the_same_facts(bench: Bench
     assert version.source == trained.path.as_uri()
     assert client.get_model_version_by_alias("lamps", "latest-registered").version == version.version
     registered = client.get_run(version.run_id)
-    assert registered.data.metrics["private_scores.loss.adapter"] == 2.25
+    assert registered.data.metrics["private_scores.loss.base.candidate"] == 2.25
     assert [file.path for file in client.list_artifacts(version.run_id)] == ["report.html"]
     assert registered.info.artifact_uri.startswith((bench.settings.home / "mlflow" / "artifacts").as_uri())
     experiment = client.get_experiment_by_name("lamps")

@@ -43,7 +43,7 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
         "improved": True,
         "rows": 4,
         "verdict": "better",
-        "private_scores": {"loss": {"base": 2.5, "adapter": 2.25}},
+        "private_scores": {"loss": {"base": {"reference": 2.5, "candidate": 2.25}}},
     }
     assert set(record.lineage) == {stage.kind for stage in CHAIN} - {"registered_adapter"}
     asked = {(gate.stage, gate.gate) for gate in record.gates}

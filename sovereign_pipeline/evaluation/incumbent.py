@@ -1,0 +1,86 @@
+"""The incumbent: the registered adapter that a candidate would take the place of, and whether the two can be compared.
+
+What belongs here: finding it in the registry, and verifying it. What does not: loading and scoring it (`models.py`).
+The registry comes after the evaluation in the order of the work, so it is imported inside the function that looks the
+incumbent up.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.errors import CeilingExceeded
+from sovereign_pipeline.training.base_models import read_descriptor
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.registry.models import Adapter
+
+_EXTERNAL = "incumbent:"
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """classification: the highest of the adapter's and of its registration's."""
+
+    tuned: TunedModel
+    classification: str
+
+
+def incumbent_digests(workplace: Workplace) -> dict[str, str]:
+    """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none yet.
+
+    The incumbent is the line's last registered adapter that is not the line's present candidate: once a candidate is
+    registered itself, it goes on being held against the one before it, so registering makes no score stale.
+    """
+    candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
+    row = _last_registered(workplace, candidate.digest if candidate is not None else None)
+    return {} if row is None else {f"{_EXTERNAL}{row.id}": row.adapter_digest}
+
+
+def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
+    """Id and digest of the incumbent that scores were made against, as their manifest has them."""
+    for name, digest in manifest.external_inputs.items():
+        if name.startswith(_EXTERNAL):
+            return name.removeprefix(_EXTERNAL), digest
+    return None
+
+
+def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> Incumbent | None:
+    """The incumbent, every byte verified; None when the line has none, or only one that cannot be compared.
+
+    An incumbent on another base model is left out, and the report says so: its template and its tokens are others, so a
+    loss per token or an item of one is not one of the other, and to stop there would forbid a line to change its base
+    model. Raises IntegrityError when bytes changed, NotFoundError when the artifact is gone, and CeilingExceeded when
+    the incumbent is above the line's ceiling.
+    """
+    row = _last_registered(workplace, candidate.ref.digest)
+    if row is None or not stands_on(workplace, row.adapter_digest, base_model):
+        return None
+    store, ladder = workplace.store, workplace.institution.ladder
+    artifact = store.open(store.ref_of(row.adapter_digest).model_copy(update={"manifest_sha256": row.manifest_sha256}))
+    level = ladder.highest((artifact.manifest.classification, row.classification))
+    if ladder.exceeds(level, workplace.line.ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and its incumbent {row.id}, which "
+            f"the candidate is scored against, is {level}. Have the ceiling of the line raised, or begin a line of "
+            f"another name."
+        )
+    return Incumbent(tuned_model(artifact), level)
+
+
+def stands_on(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
+    """Whether an adapter's artifact was tuned from exactly this base model, by the digests of both."""
+    store = workplace.store
+    theirs = store.open_input(store.read_manifest(store.ref_of(digest)), BASE_MODEL.kind)
+    return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])
+
+
+def _last_registered(workplace: Workplace, candidate: str | None) -> "Adapter | None":
+    from sovereign_pipeline.registry.catalog import last_adapter
+    from sovereign_pipeline.registry.database import open_registry
+
+    return last_adapter(open_registry(workplace.settings), workplace.line.line, besides=candidate)
