@@ -196,7 +196,7 @@ CHAIN_ASSETS = [
         group="evaluation",
         owner="team:evaluation",
         kinds={"lm-eval"},
-        description="Multiple-choice suites through lm-eval, base and adapter on the same items, paired.",
+        description="Multiple-choice suites through lm-eval; base, incumbent and candidate on the same items, paired.",
         pool=DEVICE_POOL,
     ),
     chain_asset(
@@ -206,7 +206,7 @@ CHAIN_ASSETS = [
         kinds={"lm-eval"},
         description=(
             "The held-out letters: loss per token of the institution's own reply, and choice of the right reply among "
-            "others; base and adapter on the same rows, paired."
+            "others; base, incumbent and candidate on the same rows, paired."
         ),
         pool=DEVICE_POOL,
     ),
