@@ -37,6 +37,10 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
     targets = batch["labels"][0, 1:]
     supervised = (targets != IGNORED).nonzero().squeeze(1)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    if "lengths" in batch:
+        from sovereign_pipeline.training.attention import row_lengths
+
+        inputs |= row_lengths(model, batch["lengths"].tolist())
     if batch["input_ids"].is_cuda:
         # TRL's kernel goes through the vocabulary in tiles, so the logits are never whole in memory.
         return model(**inputs, labels=batch["labels"], fused_lm_head=True).log_probs[0, supervised]

@@ -170,4 +170,22 @@ def _load_base(job: TrainingJob) -> Any:
         from trl.trainer.utils import add_fused_lm_head
 
         add_fused_lm_head(model)
+        return model
+    from sovereign_pipeline.training.attention import use_row_by_row
+
+    use_row_by_row(model)
+    _keep_differentiable(model)
     return model
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from packing NF4 weights anew on CPUs with bfloat16 units.
+
+    The first pass without gradients, which a guard makes before training, would pack them for an operation that has no
+    backward: later steps would train with gradients that end at each layer, after a warning that nobody sees.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

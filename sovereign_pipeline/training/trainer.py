@@ -433,7 +433,7 @@ def _report(
         "precision": job.sft.precision,
         "base_held_as": _held_as(job),
         "trained_in": "float32",
-        "attention": "sdpa",
+        "attention": trainer.model.config.get_text_config()._attn_implementation,
         "gradient_checkpointing": job.sft.gradient_checkpointing,
         "packing": job.tuning.packing,
         "seed": job.seed,

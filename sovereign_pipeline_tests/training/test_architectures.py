@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.forward import packed, reply_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline_tests.tiny_model import EOS_ID
@@ -220,6 +222,65 @@ def test_packed_rows_have_the_log_probabilities_they_have_alone(families: Mappin
             alone.append(float(chosen[-len(row.reply_ids) :].sum()))
     assert tokens.tolist() == [12, 25, 30]
     assert together.tolist() == pytest.approx(alone, abs=2e-3)
+
+
+@pytest.mark.parametrize("longest", [8, 30])
+@pytest.mark.parametrize("name", PACKED)
+def test_rows_that_attend_by_themselves_learn_what_they_learn_under_the_mask(
+    families: Mapping[str, Path], name: str, longest: int
+) -> None:
+    """Rows of 8 fit the windows of these models and those of 30 do not, for which only the mask is right."""
+    import torch
+
+    model = load(families[name])
+    places = torch.Generator().manual_seed(4)
+    rows = [
+        Completion(*(torch.randint(3, 250, (length,), generator=places).tolist() for length in lengths))
+        for lengths in ((3, 2), (1, 1), (2, longest - 2))
+    ]
+
+    def losses_and_gradient() -> tuple[list[float], Any]:
+        model.zero_grad()
+        found, _ = reply_log_probabilities(model, packed(rows))
+        found.sum().backward()
+        return found.tolist(), model.get_input_embeddings().weight.grad.clone()
+
+    under_the_mask = losses_and_gradient()
+    use_row_by_row(model)
+    given = row_lengths(model, [len(row) for row in rows])
+    windowed = model.config.get_text_config().to_dict().get("sliding_window") is not None
+    assert bool(given) == (name != "falcon" and not (windowed and longest > 8))
+    by_themselves = losses_and_gradient()
+    assert by_themselves[0] == pytest.approx(under_the_mask[0], abs=1e-3)
+    assert torch.allclose(by_themselves[1], under_the_mask[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_a_guard_reads_before_training_leaves_the_gradients_through_nf4_as_they_were(
+    make_job: JobMaker, families: Mapping[str, Path], precision: str
+) -> None:
+    """On CPUs with bfloat16 units bitsandbytes would pack the weights there for an operation without a backward."""
+    import torch
+
+    model = load_trainable(
+        make_job("llama", letters(4), sft={"adapter": "qlora", "precision": precision}, base_model=families["llama"]),
+        lambda message: None,
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.constant_(parameter, 0.01)
+
+    def gradients() -> list[Any]:
+        model.train().zero_grad()
+        model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits.float().square().sum().backward()
+        return [each.grad.clone() for _, each in model.named_parameters() if each.grad is not None]
+
+    before = gradients()
+    with torch.no_grad():
+        model.eval()(input_ids=torch.tensor([[5, 6, 7, 8]]))
+    after = gradients()
+    assert len(before) == len(after) > 10
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("name", ["gemma3", "gemma4_with_vision", "mixtral", "falcon", "falcon_h1"])

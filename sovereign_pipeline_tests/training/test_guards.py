@@ -145,14 +145,22 @@ def test_an_adapter_that_is_frozen_in_part(make_job: JobMaker, monkeypatch: pyte
 
 
 def test_a_model_that_lets_packed_rows_see_each_other(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once where rows attend by themselves, and once where a mask is to keep them apart."""
     from transformers.models.llama import modeling_llama
+
+    from sovereign_pipeline.training import attention
+
+    says = r"does not keep packed rows apart: rows R-\d+ and R-\d+ .*packing: false"
+    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
+    refused(make_job("as_one", letters(6)), says)
 
     def without_positions(*arguments: Any, **named: Any) -> Any:
         return build(*arguments, **{**named, "position_ids": None})
 
     build = modeling_llama.create_causal_mask
+    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {})
     monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
-    refused(make_job("packed", letters(6)), r"does not keep packed rows apart: rows R-\d+ and R-\d+ .*packing: false")
+    refused(make_job("packed", letters(6)), says)
     run(make_job("alone", letters(6), sft={"packing": False, "epochs": 1}))
 
 
