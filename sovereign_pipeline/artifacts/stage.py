@@ -7,7 +7,7 @@ configuration, inputs, libraries) is kept apart from how it is run. Running one 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.policy.institution import Institution
@@ -53,12 +53,17 @@ class Built:
     classification: str | None = None
 
 
+# inconclusive: what was observed shows neither; nothing may be made from the artifact then either.
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON.
 
     listed: what is too long for both, such as every row id with what was found there; a file of its own in the record.
     classification: the level of what the gate itself read from outside; the artifact's is always joined to it.
+    inconclusive: that it did not pass does not say that it failed.
     """
 
     passed: bool
@@ -66,6 +71,17 @@ class Verdict:
     evidence: dict[str, Any] = field(default_factory=dict)
     listed: tuple[dict[str, Any], ...] = ()
     classification: str | None = None
+    inconclusive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.passed and self.inconclusive:
+            raise ValueError("a verdict that passes is not inconclusive")
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.inconclusive:
+            return "inconclusive"
+        return "pass" if self.passed else "fail"
 
 
 @dataclass(frozen=True)
