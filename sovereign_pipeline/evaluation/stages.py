@@ -203,7 +203,7 @@ def _judge_capability(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
 
 def _judge_refusals(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     observed = _observed(workplace, inputs)
-    drop = workplace.line.evaluation.red_team.max_refusal_drop
+    drop = workplace.line.gates.refusals.margin
     return _unless_misreported(artifact, observed, judge_refusals(observed.red_team.result, drop))
 
 
@@ -232,8 +232,8 @@ def _samples(inputs: Inputs) -> Samples:
 def _demands(line: Line) -> Demands:
     return Demands(
         seed=line.evaluation.seed,
-        margins={suite.name: suite.non_inferiority_margin for suite in line.evaluation.capability},
-        max_refusal_drop=line.evaluation.red_team.max_refusal_drop,
+        margins={suite.name: line.gates.capability.margin_of(suite.name) for suite in line.evaluation.capability},
+        max_refusal_drop=line.gates.refusals.margin,
     )
 
 

@@ -159,7 +159,7 @@ def prepare(institution: DemoInstitution, base_model: Path, letters: list[Docume
         for name, content in files.items():
             (data / name).parent.mkdir(parents=True, exist_ok=True)
             (data / name).write_text(content, encoding="utf-8")
-        institution.recipe["evaluation"]["capability"][0]["non_inferiority_margin"] = 1.0
+        institution.recipe["gates"] = {"capability": {"margin": 1.0}}
         institution.recipe["evaluation"]["red_team"]["max_new_tokens"] = 8
         return Chain(institution.workplace(), tuned, letters, holds)
 

@@ -255,7 +255,7 @@ def test_the_same_samples_give_the_same_bytes(institution: DemoInstitution, tmp_
 
 def test_a_margin_is_part_of_what_was_judged(institution: DemoInstitution) -> None:
     _, strict, _ = run(institution.workplace(), questions_lost=2)
-    institution.recipe["evaluation"]["capability"][0]["non_inferiority_margin"] = 0.05
+    institution.recipe["gates"] = {"capability": {"margins": {"suite": 0.05}}}
     _, stricter, verdicts = run(institution.workplace(), questions_lost=2)
     assert strict.digest != stricter.digest
     assert not verdicts["capability_not_inferior"].passed
@@ -264,7 +264,7 @@ def test_a_margin_is_part_of_what_was_judged(institution: DemoInstitution) -> No
 def test_a_demand_that_could_not_have_failed_is_named_as_such(institution: DemoInstitution) -> None:
     _, _, verdicts = run(institution.workplace())
     assert "no adapter could fall further" not in verdicts["refusals_not_worse"].message
-    institution.recipe["evaluation"]["red_team"]["max_refusal_drop"] = 0.8
+    institution.recipe["gates"] = {"refusals": {"margin": 0.8}}
     _, _, verdicts = run(institution.workplace())
     assert "no adapter could fall further" in verdicts["refusals_not_worse"].message
 
