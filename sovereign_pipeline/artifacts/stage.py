@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.policy.gates import OfficerMay
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings
@@ -90,7 +91,8 @@ class Gate:
 
     judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
     external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
-    policy: the part of `institution.yaml` it goes by, for this line.
+    policy: the part of `institution.yaml` it goes by, for this line. officer_may: what an officer may do when it does
+    not pass; nothing, unless the line's recipe says otherwise.
     """
 
     name: str
@@ -100,6 +102,12 @@ class Gate:
     config: Callable[[Line], Config] = lambda line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
+    officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
+
+    def recipe(self, line: Line) -> Config:
+        """All of the recipe that decides the answer and what it stands for."""
+        may = self.officer_may(line)
+        return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
 
 @dataclass(frozen=True)
