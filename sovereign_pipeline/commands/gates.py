@@ -11,10 +11,13 @@ from sovereign_pipeline.artifacts.production import accept
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.standing import Standing, find_standing, standings
 from sovereign_pipeline.commands.opening import open_workplace
-from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, out, print_json
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings
+
+NOT_ASKED = "not asked"
+MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "inconclusive": "[yellow]?[/]", NOT_ASKED: "·"}
 
 gates = typer.Typer(no_args_is_help=True, help="What the gates of a line say, and an officer's acceptance.")
 
@@ -29,19 +32,15 @@ def gates_list(line: str, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    shown = [
-        {
-            "stage": row["stage"],
-            "gate": row["gate"],
-            "outcome": row["outcome"],
-            "record": short(row["record"]) if row["record"] else None,
-            "officer may": row["officer_may"].replace("_", " "),
-            "let pass by": row["acceptance"] and f"{row['acceptance']['officer']}: {row['acceptance']['reason']}",
-            "says": row["message"],
-        }
-        for row in rows
-    ]
-    print_rows(shown, False, f"Gates of {line}")
+    for row in rows:
+        out.print(f"{MARKS[row['outcome']]} {row['stage']}  [bold]{row['gate']}[/]  {escape(row['message'] or '')}")
+        if row["acceptance"]:
+            said = row["acceptance"]
+            out.print(
+                f"    let pass by {escape(said['officer'])} ({said['kind']}, {said['at']}): {escape(said['reason'])}"
+            )
+        elif row["officer_may"] != "nothing" and row["outcome"] not in ("pass", NOT_ASKED):
+            out.print(f"    an officer may: {row['officer_may'].replace('_', ' ')}")
 
 
 @gates.command("accept")
@@ -77,7 +76,7 @@ def _facts(workplace: Workplace, standing: Standing) -> dict[str, Any]:
         "gate": standing.gate.name,
         "question": standing.gate.question,
         "judged": standing.ref.digest,
-        "outcome": answer.verdict.outcome if answer else "not asked",
+        "outcome": answer.verdict.outcome if answer else NOT_ASKED,
         "message": answer.verdict.message if answer else None,
         "record": answer.record.digest if answer else None,
         "officer_may": standing.gate.officer_may(workplace.line),
