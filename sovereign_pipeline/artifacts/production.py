@@ -233,7 +233,7 @@ def accept(
             f"{'do nothing' if may == 'nothing' else 'accept an inconclusive answer only'}. Correct the cause and "
             f"materialize {stage.kind} again: {answer.verdict.message}"
         )
-    acceptance = Acceptance(gate=gate.name, kind=KIND_OF[outcome], officer=officer.strip(), reason=reason.strip())
+    acceptance = Acceptance(gate=gate.name, kind=KIND_OF[outcome], officer=_one_line(officer), reason=_one_line(reason))
 
     def build(workspace: Path) -> Built:
         content = acceptance.model_dump(mode="json")
@@ -260,6 +260,10 @@ def source_digest() -> str:
     """SHA-256 over this package's own source files, so that a record says exactly which code ran."""
     package = Path(__file__).resolve().parent.parent
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _identity(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> _Identity:

@@ -51,12 +51,16 @@ def acceptances_of(adapter: Adapter) -> list[dict[str, Any]]:
     ]
 
 
-def acceptances_of_line(registry: Registry, line: str) -> list[dict[str, Any]]:
-    """Every acceptance and override behind the registered adapters of a line, oldest adapter first."""
+def acceptances_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
+    """Every acceptance and override behind the registered adapters of a line whose artifact is not `besides`, oldest
+    adapter first."""
     query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
     with registry.reading() as session:
         return [
-            {"adapter": adapter.id, **each} for adapter in session.scalars(query) for each in acceptances_of(adapter)
+            {"adapter": adapter.id, **each}
+            for adapter in session.scalars(query)
+            if adapter.adapter_digest != besides
+            for each in acceptances_of(adapter)
         ]
 
 
