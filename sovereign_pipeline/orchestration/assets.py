@@ -17,7 +17,7 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.orchestration.after import AFTER
+from sovereign_pipeline.orchestration.after import ONCE_JUDGED, ONCE_PASSED
 from sovereign_pipeline.orchestration.pages import page_of, schema_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Installation
@@ -69,8 +69,10 @@ def chain_asset(
             verdicts = judge(maker, workplace, production.ref)
             checks = [_check_result(gate, workplace, production.ref, verdicts[gate.name]) for gate in maker.gates]
             page = page_of(workplace, production, verdicts)
-            if stage.kind in AFTER and all(_lets_pass(check) for check in checks):
-                page |= AFTER[stage.kind](workplace, production.ref)
+            if stage.kind in ONCE_JUDGED:
+                page |= ONCE_JUDGED[stage.kind](workplace, production.ref)
+            if stage.kind in ONCE_PASSED and all(_lets_pass(check) for check in checks):
+                page |= ONCE_PASSED[stage.kind](workplace, production.ref)
         except SovereignError as error:
             raise dg.Failure(
                 str(error),

@@ -155,7 +155,7 @@ def _score(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 
 
 def _evaluate(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    numbers = {"improved": True, "rows": 4, "verdict": "better"}
+    numbers = {"improved": True, "rows": 4, "outcome": "better"}
     (workspace / "report.json").write_text(json.dumps(numbers))
     (workspace / "report.html").write_text("<h1>Report</h1>")
     return Built(summary=numbers)
