@@ -173,12 +173,12 @@ def _finding(gate: str, held: Sequence[Held], besides: str = "", doubt: Outcome 
 
 def _sentence(held: Held) -> str:
     observed, judgement, reference = held.observed, held.judgement, held.reference
-    worse, beyond = ("fall", "above") if judgement.better == "higher" else ("rise", "below")
-    asked = f"{worse} by less than {judgement.margin:.3f}" if judgement.margin else f"lie {beyond} the {reference}"
+    sign, side = (-1, "above") if judgement.better == "higher" else (1, "below")
+    asked = f"{side} {sign * judgement.margin:+.3f}" if judgement.margin else f"{side} 0"
     said = (
         f"{held.what}: {observed.reference:.3f} for the {reference} and {observed.candidate:.3f} for the candidate "
         f"over {observed.rows} rows, difference {observed.difference:+.3f} ({observed.low:+.3f} to "
-        f"{observed.high:+.3f}); the whole interval must {asked}: {judgement.outcome}."
+        f"{observed.high:+.3f}); the whole interval must lie {asked}: {judgement.outcome}."
     )
     if judgement.outcome != "inconclusive":
         return said

@@ -24,8 +24,8 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top}
-th:first-child,td:first-child{text-align:left}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}.words td{text-align:left;white-space:normal}
 .pass,.fail,.inconclusive{color:#fff;border-radius:.3rem;padding:.1rem .5rem;white-space:nowrap}
 .pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
 figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size:.9rem}
@@ -97,7 +97,7 @@ def _accepted(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
-        "<h2>What officers let pass of earlier adapters</h2>",
+        "<h2>What officers let pass of earlier adapters</h2><div class=words>",
         _table(
             ("adapter", "gate", "which gave", "as", "officer", "reason", "at", "record"),
             [
@@ -114,6 +114,7 @@ def _accepted(report: EvaluationReport) -> list[str]:
                 for each in report.accepted_before
             ],
         ),
+        "</div>",
     ]
 
 
@@ -204,5 +205,5 @@ def _shares_plot(figures: Sequence[Figure]) -> Any:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    picture.legend(frameon=False, loc="outside upper center", ncols=len(sides), fontsize=8)
     return picture

@@ -148,7 +148,7 @@ def cells_of(figure: Figure) -> tuple[str, ...]:
         f"{observed.candidate:.{digits}f}",
         f"{observed.difference:+.{digits}f}",
         f"{observed.low:+.{digits}f} to {observed.high:+.{digits}f}",
-        "" if p_value is None else f"{p_value:.3f}",
+        "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
     )
 
 
