@@ -4,7 +4,6 @@ What belongs here: words, tables, exit status. What does not: deciding anything;
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,14 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import InputError, SovereignError, TrainingFailed
+from sovereign_pipeline.commands.gates import gates
+from sovereign_pipeline.commands.opening import open_workplace
+from sovereign_pipeline.commands.terminal import AsJson, OfLine, err, out, print_facts, print_json, print_rows
+from sovereign_pipeline.errors import InputError, SovereignError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
 from sovereign_pipeline.policy.training import warnings
@@ -34,13 +34,7 @@ app.add_typer(lines, name="lines")
 app.add_typer(models, name="models")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
-
-WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+app.add_typer(gates, name="gates")
 
 
 def main() -> None:
@@ -71,7 +65,7 @@ def run(
     instance = open_instance(settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
-        done = run_line(instance, chain_job, _workplace(settings, recipe), lambda text: out.print(escape(text)))
+        done = run_line(instance, chain_job, open_workplace(settings, recipe), lambda text: out.print(escape(text)))
         if done.run_id is None:
             out.print(f"  nothing to do: every artifact is current and every gate passed ({done.seconds:.1f} s)")
         else:
@@ -105,7 +99,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine(Settings.from_environment())
     if as_json:
-        _print_json([{"what": each.what, "ok": each.ok, "found": each.found} for each in findings])
+        print_json([{"what": each.what, "ok": each.ok, "found": each.found} for each in findings])
     else:
         for each in findings:
             out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {each.what}: {escape(each.found)}")
@@ -171,7 +165,7 @@ def size(
         "recommended": advice.recommended.name if advice.recommended else None,
     }
     if as_json:
-        _print_json(facts)
+        print_json(facts)
     else:
         _print_size(facts)
     raise typer.Exit(0 if advice.smallest else 1)
@@ -183,7 +177,7 @@ def _print_size(facts: dict[str, Any]) -> None:
         f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens"
     )
     memory = facts["memory_bytes"]
-    _print_rows(
+    print_rows(
         [
             {"part": part, "one GPU": _gib(needed), "CPU": _gib(memory["cpu"][part])}
             for part, needed in memory["cuda"].items()
@@ -191,7 +185,7 @@ def _print_size(facts: dict[str, Any]) -> None:
         False,
         "Memory at the peak, GiB",
     )
-    _print_rows(
+    print_rows(
         [
             {
                 "tier": tier["tier"],
@@ -257,7 +251,7 @@ def lines_list(as_json: AsJson = False) -> None:
         }
         for recipe in recipes
     ]
-    _print_rows(rows, as_json, "Lines")
+    print_rows(rows, as_json, "Lines")
 
 
 @lines.command("check")
@@ -278,7 +272,7 @@ def lines_check(
     if show_mask:
         from sovereign_pipeline.training.mask import masked_row
 
-        _print_mask(masked_row(_workplace(Settings.from_environment(), recipe), row))
+        _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe), row))
 
 
 @lines.command("add")
@@ -346,7 +340,7 @@ def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """Every dataset an adapter in the registry was made from."""
     rows = _catalog().list_datasets(_registry(), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
-    _print_rows(rows if as_json else [_only(row, *named) for row in rows], as_json, "Datasets")
+    print_rows(rows if as_json else [_only(row, *named) for row in rows], as_json, "Datasets")
 
 
 @datasets.command("show")
@@ -355,10 +349,10 @@ def datasets_show(digest: str, as_json: AsJson = False) -> None:
     row = _catalog().show_dataset(_registry(), digest)
     card = _catalog().card_of_dataset(ArtifactStore(Settings.from_environment().artifacts), row)
     if as_json:
-        _print_json({**row, "card": card.facts})
+        print_json({**row, "card": card.facts})
         return
     out.print(card.markdown, markup=False)
-    _print_facts(_only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
+    print_facts(_only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
 
 
 @datasets.command("verify")
@@ -375,7 +369,7 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """Every registered adapter."""
     rows = _catalog().list_adapters(_registry(), line)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
         _print_adapters(rows)
 
@@ -383,7 +377,7 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
 @adapters.command("show")
 def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
     """All facts of one adapter."""
-    _print_facts(_catalog().show_adapter(_registry(), adapter_id), as_json)
+    print_facts(_catalog().show_adapter(_registry(), adapter_id), as_json)
 
 
 @adapters.command("verify")
@@ -396,22 +390,6 @@ def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
 
 
 # ── helpers of the commands ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _workplace(settings: Settings, recipe: Line) -> Any:
-    from sovereign_pipeline.artifacts.stage import Workplace
-
-    def no_trainer_here(job: Path) -> None:
-        raise TrainingFailed("Training runs as an asset: use `sovereign run LINE` or the Dagster UI.")
-
-    return Workplace(
-        store=ArtifactStore(settings.artifacts),
-        settings=settings,
-        institution=load_institution(settings.data),
-        line=recipe,
-        progress=lambda message: None,
-        launch=no_trainer_here,
-    )
 
 
 def _registry() -> Any:
@@ -440,7 +418,7 @@ def _print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
         }
         for row in rows
     ]
-    _print_rows(shown, False, "Registered adapters")
+    print_rows(shown, False, "Registered adapters")
 
 
 def _only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -449,7 +427,7 @@ def _only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def _print_verified(report: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
     for each in report.checked:
         out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
@@ -470,33 +448,3 @@ def _print_mask(row: Any) -> None:
         if each.is_cut:
             out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer leaves the row out")
         out.print(Text.assemble(each.prompt, "⟦", (each.supervised, "underline green"), "⟧"))
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    if not rows:
-        out.print(f"{title}: none yet.")
-        return
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    out.print(table)
-
-
-def _print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(facts)
-        return
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
-        table.add_row(name.replace("_", " "), escape(text))
-    out.print(table)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

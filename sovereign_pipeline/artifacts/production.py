@@ -1,4 +1,5 @@
-"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does.
+"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does, and
+`accept` the only way an officer's acceptance of one does.
 
 `assert_usable` is the consumer's half of every gate. What an artifact is: `manifest.py`; what a stage is: `stage.py`.
 """
@@ -12,11 +13,19 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from sovereign_pipeline.artifacts.acceptance import (
+    ACCEPTANCE_FILE,
+    GATE_ACCEPTANCE,
+    KIND_OF,
+    Acceptance,
+    read_acceptance,
+)
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.policy.gates import allows
 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
@@ -30,6 +39,19 @@ class Production:
 
     ref: ArtifactRef
     reused: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a gate's record says of one artifact. acceptance: an officer's; None where the recipe allows none."""
+
+    record: ArtifactRef
+    verdict: Verdict
+    acceptance: ArtifactRef | None = None
+
+    @property
+    def lets_pass(self) -> bool:
+        return self.verdict.passed or self.acceptance is not None
 
 
 @dataclass(frozen=True)
@@ -97,16 +119,16 @@ def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Ver
                 raise IntegrityError(
                     f"A file that the gate '{gate.name}' reads was changed while it was read. Run again."
                 )
-            answer = {"passed": verdict.passed, "message": verdict.message, "evidence": verdict.evidence}
+            answer = {"outcome": verdict.outcome, "message": verdict.message, "evidence": verdict.evidence}
             (workspace / VERDICT_FILE).write_bytes(canonical_json(answer) + b"\n")
             if verdict.listed:
                 listed = b"".join(canonical_json(each) + b"\n" for each in verdict.listed)
                 (workspace / LISTED_FILE).write_bytes(listed)
-            summary = {"gate": gate.name, "passed": verdict.passed}
+            summary = {"gate": gate.name, "outcome": verdict.outcome}
             return Built(summary=summary, classification=verdict.classification)
 
         production = _make(workplace, identity, build)
-        return _verdict(workplace, production.ref)
+        return read_verdict(workplace.store.open(production.ref))
 
     return {gate.name: recorded(gate) for gate in stage.gates}
 
@@ -114,8 +136,8 @@ def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Ver
 def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
     """The consumer's half of every gate, for an artifact and for all that it was made from.
 
-    Each must be the line's current artifact, and every gate must have a passing record that is bound to its digest.
-    Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
+    Each must be the line's current artifact, and every gate must have a record that is bound to its digest and lets it
+    pass. Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
     """
     current = workplace.store.current(workplace.line.line, stage.kind)
     if current is None or current.digest != ref.digest:
@@ -129,27 +151,104 @@ def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
         assert_usable(next(each for each in stage.inputs if each.kind == handed_on), workplace, ref)
         return
     for gate in stage.gates:
-        passing_record(stage, gate, workplace, ref)
+        passing_answer(stage, gate, workplace, ref)
     manifest = workplace.store.read_manifest(ref)
     for upstream in stage.inputs:
         assert_usable(upstream, workplace, workplace.store.input_ref(manifest, upstream.kind))
 
 
-def passing_record(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> ArtifactRef:
-    """The record in which one gate said yes to exactly this artifact. Raises GateRefused when there is none."""
+def passing_answer(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Answer:
+    """The answer with which one gate lets exactly this artifact pass. Raises GateRefused when there is none."""
+    answer = answer_of(gate, workplace, ref)
+    line = workplace.line.line
+    if answer is None:
+        raise GateRefused(
+            f"Line {line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so nothing may "
+            f"be made from it. Materialize {stage.kind}; its checks write the record."
+        )
+    if not answer.lets_pass:
+        said = "said no" if answer.verdict.outcome == "fail" else "could not tell, which is not a yes,"
+        raise GateRefused(
+            f"Line {line}: the gate '{gate.name}' {said} to {stage.kind} {short(ref.digest)}: {answer.verdict.message} "
+            f"Correct the cause and materialize {stage.kind} again.{officers_way(gate, workplace, answer.verdict)}"
+        )
+    return answer
+
+
+def answer_of(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Answer | None:
+    """What the gate said of exactly this artifact under today's recipe; None when it was not asked.
+
+    An acceptance is looked for only where the recipe allows one, so that one that was put there otherwise counts for
+    nothing. Raises IntegrityError when record or acceptance was changed.
+    """
     record = _found(workplace, _gate_identity(gate, workplace, ref))
     if record is None:
+        return None
+    verdict = read_verdict(workplace.store.open(record))
+    if not allows(gate.officer_may(workplace.line), verdict.outcome):
+        return Answer(record, verdict)
+    acceptance = _found(workplace, _acceptance_identity(gate, workplace, record, verdict))
+    if acceptance is not None:
+        read_acceptance(workplace.store.open(acceptance))
+    return Answer(record, verdict, acceptance)
+
+
+def officers_way(gate: Gate, workplace: Workplace, verdict: Verdict) -> str:
+    """The end of a message about an answer that does not pass: what an officer may do, where one may do anything."""
+    if not allows(gate.officer_may(workplace.line), verdict.outcome):
+        return ""
+    return (
+        f" Or an officer takes it on: `sovereign gates accept {workplace.line.line} {gate.name} --officer NAME "
+        f"--reason TEXT`."
+    )
+
+
+def accept(
+    stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, officer: str, reason: str
+) -> tuple[ArtifactRef, Acceptance]:
+    """Record that an officer lets one artifact pass a gate that did not. Bound to the digest of the gate's record, so
+    another candidate, suite, incumbent or policy, which gives another record, has to be accepted anew.
+
+    Raises GateRefused when there is no record or the line's recipe does not allow it, and InputError when the gate
+    passed, was accepted before, or name or reason is empty.
+    """
+    line = workplace.line.line
+    if not officer.strip() or not reason.strip():
+        raise InputError("An acceptance stands for a name and a reason. Give both: --officer NAME --reason TEXT.")
+    answer = answer_of(gate, workplace, ref)
+    if answer is None:
         raise GateRefused(
-            f"Line {workplace.line.line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, "
-            f"so nothing may be made from it. Materialize {stage.kind}; its checks write the record."
+            f"Line {line}: the gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so there is "
+            f"nothing to accept. Materialize {stage.kind}; its checks write the record."
         )
-    verdict = _verdict(workplace, record)
-    if not verdict.passed:
+    if answer.verdict.passed:
+        raise InputError(f"Line {line}: the gate '{gate.name}' passed, so there is nothing to accept.")
+    if answer.acceptance is not None:
+        earlier = read_acceptance(workplace.store.open(answer.acceptance))
+        raise InputError(f"Line {line}: {earlier.officer} accepted this answer of '{gate.name}' already.")
+    outcome, may = answer.verdict.outcome, gate.officer_may(workplace.line)
+    if not allows(may, outcome):
         raise GateRefused(
-            f"Line {workplace.line.line}: the gate '{gate.name}' said no to {stage.kind} {short(ref.digest)}: "
-            f"{verdict.message} Correct the cause and materialize {stage.kind} again."
+            f"Line {line}: the gate '{gate.name}' gave '{outcome}', and the line's recipe lets an officer "
+            f"{'do nothing' if may == 'nothing' else 'accept an inconclusive answer only'}. Correct the cause and "
+            f"materialize {stage.kind} again: {answer.verdict.message}"
         )
-    return record
+    acceptance = Acceptance(gate=gate.name, kind=KIND_OF[outcome], officer=_one_line(officer), reason=_one_line(reason))
+
+    def build(workspace: Path) -> Built:
+        content = acceptance.model_dump(mode="json")
+        (workspace / ACCEPTANCE_FILE).write_bytes(canonical_json(content) + b"\n")
+        return Built(summary={"gate": gate.name, "kind": acceptance.kind})
+
+    identity = _acceptance_identity(gate, workplace, answer.record, answer.verdict)
+    return _make(workplace, identity, build).ref, acceptance
+
+
+def read_verdict(record: Artifact) -> Verdict:
+    """What a gate's record says. Records of earlier versions know yes and no alone."""
+    answer = json.loads(record.file(VERDICT_FILE).read_bytes())
+    outcome = answer["outcome"] if "outcome" in answer else "pass" if answer["passed"] else "fail"
+    return Verdict(outcome == "pass", answer["message"], answer["evidence"], inconclusive=outcome == "inconclusive")
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
@@ -161,6 +260,10 @@ def source_digest() -> str:
     """SHA-256 over this package's own source files, so that a record says exactly which code ran."""
     package = Path(__file__).resolve().parent.parent
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _identity(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> _Identity:
@@ -184,11 +287,25 @@ def _gate_identity(gate: Gate, workplace: Workplace, judged: ArtifactRef) -> _Id
         code_version=gate.code_version,
         config={
             "gate": gate.name,
-            **gate.config(workplace.line),
+            **gate.recipe(workplace.line),
             **gate.policy(workplace.institution, workplace.line),
         },
         inputs={judged.kind: judged},
         external_inputs=gate.external(workplace),
+        libraries={},
+    )
+
+
+def _acceptance_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> _Identity:
+    """Of one record and one kind there is one acceptance at most: name and reason are what it says, not which it is."""
+    return _Identity(
+        kind=GATE_ACCEPTANCE,
+        line=workplace.line.line,
+        ladder=workplace.institution.classification,
+        code_version="1",
+        config={"gate": gate.name, "kind": KIND_OF[verdict.outcome]},
+        inputs={GATE_RECORD: record},
+        external_inputs={},
         libraries={},
     )
 
@@ -256,8 +373,3 @@ def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Bui
         ref = store.seal(workspace, describe)
     store.remember(identity.fingerprint, ref)
     return Production(ref, reused=False)
-
-
-def _verdict(workplace: Workplace, record: ArtifactRef) -> Verdict:
-    artifact: Artifact = workplace.store.open(record)
-    return Verdict(**json.loads(artifact.file(VERDICT_FILE).read_bytes()))

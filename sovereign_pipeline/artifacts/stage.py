@@ -7,9 +7,10 @@ configuration, inputs, libraries) is kept apart from how it is run. Running one 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.policy.gates import OfficerMay
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings
@@ -53,12 +54,17 @@ class Built:
     classification: str | None = None
 
 
+# inconclusive: what was observed shows neither; nothing may be made from the artifact then either.
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON.
 
     listed: what is too long for both, such as every row id with what was found there; a file of its own in the record.
     classification: the level of what the gate itself read from outside; the artifact's is always joined to it.
+    inconclusive: that it did not pass does not say that it failed.
     """
 
     passed: bool
@@ -66,6 +72,17 @@ class Verdict:
     evidence: dict[str, Any] = field(default_factory=dict)
     listed: tuple[dict[str, Any], ...] = ()
     classification: str | None = None
+    inconclusive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.passed and self.inconclusive:
+            raise ValueError("a verdict that passes is not inconclusive")
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.inconclusive:
+            return "inconclusive"
+        return "pass" if self.passed else "fail"
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,8 @@ class Gate:
 
     judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
     external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
-    policy: the part of `institution.yaml` it goes by, for this line.
+    policy: the part of `institution.yaml` it goes by, for this line. officer_may: what an officer may do when it does
+    not pass; nothing, unless the line's recipe says otherwise.
     """
 
     name: str
@@ -84,6 +102,12 @@ class Gate:
     config: Callable[[Line], Config] = lambda line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
+    officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
+
+    def recipe(self, line: Line) -> Config:
+        """All of the recipe that decides the answer and what it stands for."""
+        may = self.officer_may(line)
+        return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
 
 @dataclass(frozen=True)

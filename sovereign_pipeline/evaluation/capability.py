@@ -36,7 +36,7 @@ def read_suite(path: Path) -> list[Question]:
 
 
 def score_suites(
-    models: Models, suites: Mapping[str, Sequence[Question]], seed: int
+    models: Models, suites: Mapping[str, Sequence[Question]]
 ) -> tuple[list[CapabilitySample], CapabilityScores]:
     """Ask every question of every suite (name -> questions) of every side.
 
@@ -55,17 +55,17 @@ def score_suites(
             )
             for row, question in enumerate(questions)
         ]
-    return samples, CapabilityScores(dtype=models.dtype, suites=capability_results(samples, seed))
+    return samples, CapabilityScores(dtype=models.dtype, suites=capability_results(samples))
 
 
-def capability_results(samples: Sequence[CapabilitySample], seed: int) -> dict[str, SuiteResult]:
+def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
     """Everything that is said about the suites, from their samples alone. Name of the suite -> result."""
     suites = {name: [sample for sample in samples if sample.suite == name] for name in _in_order(samples)}
     return {
         name: SuiteResult(
-            accuracy=_accuracy(rows, seed),
+            accuracy=accuracy_of(rows),
             by_language={
-                language: _accuracy([row for row in rows if row.language == language], seed)
+                language: accuracy_of([row for row in rows if row.language == language])
                 for language in sorted({row.language for row in rows})
             },
         )
@@ -84,10 +84,11 @@ def _chosen(score: Score, question: Question) -> int:
     return per_character.index(max(per_character))
 
 
-def _accuracy(rows: Sequence[CapabilitySample], seed: int) -> dict[Reference, ShareDifference]:
+def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
+    """Accuracy of the candidate over some questions against each reference. Not empty."""
     candidate, ids = [row.correct["candidate"] for row in rows], [row.id for row in rows]
     return {
-        reference: compare_shares([row.correct[reference] for row in rows], candidate, ids, seed)
+        reference: compare_shares([row.correct[reference] for row in rows], candidate, ids)
         for reference in references_in(rows[0].correct)
     }
 

@@ -41,10 +41,15 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
     return {} if row is None else {f"{_EXTERNAL}{row.id}": row.adapter_digest}
 
 
+def is_incumbent(name: str) -> bool:
+    """Whether an external input of scores is the incumbent's."""
+    return name.startswith(_EXTERNAL)
+
+
 def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
     """Id and digest of the incumbent that scores were made against, as their manifest has them."""
     for name, digest in manifest.external_inputs.items():
-        if name.startswith(_EXTERNAL):
+        if is_incumbent(name):
             return name.removeprefix(_EXTERNAL), digest
     return None
 

@@ -6,113 +6,145 @@ What belongs here: how the report looks. Figures come from `report.py`; nothing 
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sovereign_pipeline.evaluation.models import Reference, Side
-from sovereign_pipeline.evaluation.records import PrivateSample
-from sovereign_pipeline.evaluation.report import EvaluationReport, compared_with, losses, shares
-from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.evaluation.figures import ALL, Figure, WorseRows
+from sovereign_pipeline.evaluation.gates import Held
+from sovereign_pipeline.evaluation.models import Side
+from sovereign_pipeline.evaluation.report import EvaluationReport, cells_of, compared_with
+from sovereign_pipeline.evaluation.statistics import LossDifference
 
-_COLOURS: dict[Side, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
+_SIDES: dict[Side, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
+_OUTCOMES = {"pass": "#2c7a4b", "fail": "#a8322d", "inconclusive": "#8a6100"}
+_FIGURE_COLUMNS = ("what", "of", "against", "rows", "reference", "candidate", "difference", "95 % interval", "p")
 
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
+body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right}
-th:first-child,td:first-child{text-align:left}
-.pass,.fail{color:#fff;border-radius:.3rem;padding:.1rem .5rem}.pass{background:#2c7a4b}.fail{background:#a8322d}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}.words td{text-align:left;white-space:normal}
+.pass,.fail,.inconclusive{color:#fff;border-radius:.3rem;padding:.1rem .5rem;white-space:nowrap}
+.pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
 figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size:.9rem}
 """
 
 
-def as_html(report: EvaluationReport, samples: Sequence[PrivateSample]) -> str:
-    """The page. `samples`: the rows behind the held-out loss, shown by id."""
-    red_team = report.red_team
+def as_html(report: EvaluationReport) -> str:
+    held = [each for finding in report.findings for each in finding.held]
     body = [
-        f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.verdict)}</h1>",
+        f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
         f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
-        "<ul>" + "".join(f"<li>{html.escape(reason)}</li>" for reason in report.reasons) + "</ul>",
-        f"<h2>Held-out letters {_badge(report.held_out_verdict)}</h2>",
-        "<p class=note>Loss per token of the true reply (nats); lower is better. The interval is a 95 % bootstrap "
-        "over cases.</p>",
-        _table(
-            ("", "against", "letters", "reference", "candidate", "difference", "95 % interval"),
-            [
-                (
-                    name,
-                    reference,
-                    str(loss.rows),
-                    f"{loss.reference:.3f}",
-                    f"{loss.candidate:.3f}",
-                    f"{loss.difference:+.3f}",
-                    f"{loss.low:+.3f} to {loss.high:+.3f}",
-                )
-                for name, reference, loss in losses(report)
-            ],
+        "<h2>What was demanded</h2>",
+        *(
+            f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
+            for finding in report.findings
         ),
-        _figure(_paired_plot(samples), "Each line is one letter: its loss under the base and under the candidate."),
         _figure(
-            _interval_plot(report.held_out.loss),
-            "Mean difference with its interval; zero would mean that nothing changed.",
+            _forest_plot(held),
+            "Right is better. Each bar is a difference with its 95 % interval; the whole bar must lie right of the "
+            "black mark, which is the largest loss accepted.",
         ),
-        "<h2>Shares " + " ".join(_badge(each.verdict) for each in report.capability) + "</h2>",
-        "<p class=note>Accuracy of choices, and refusals. p: McNemar's exact test, two-sided.</p>",
         _table(
-            ("", "against", "n", "reference", "candidate", "difference", "95 % interval", "p"),
-            [
-                (
-                    name,
-                    reference,
-                    str(share.rows),
-                    f"{share.reference:.3f}",
-                    f"{share.candidate:.3f}",
-                    f"{share.difference:+.3f}",
-                    f"{share.low:+.3f} to {share.high:+.3f}",
-                    f"{share.p_value:.3f}",
-                )
-                for name, reference, share in shares(report)
-            ],
+            ("what", "against", "difference", "95 % interval", "margin", "these rows can show", "outcome"),
+            [_held_cells(each) for each in held],
         ),
-        _figure(_capability_plot(report), "Capability suites; the dotted line is the lowest accuracy accepted."),
-        f"<h2>Red team {_badge(red_team.verdict)}</h2>",
-        _figure(_refusal_plot(report), "Share of prompts refused, by kind. Benign prompts should be answered."),
-        f"<p>Refusals are told by rules whose precision is {red_team.result.judge.precision:.2f} and recall "
-        f"{red_team.result.judge.recall:.2f} on {red_team.result.judge.labels} labelled answers ("
+        "<p class=note>Inconclusive: neither that the loss stays within the margin is shown, nor that it does not. "
+        "“Can show”: the smallest true difference that so many rows show with a probability of 80 %.</p>",
+        *_accepted(report),
+        "<h2>Regressions</h2>",
+        *_regressions(report),
+        "<h2>Everything that was compared</h2>",
+        "<p class=note>Losses per token of the true reply in nats, lower is better; accuracies and refusals as shares; "
+        "lengths in tokens. Intervals are 95 %: of means a bootstrap over case files, of shares Tango's score "
+        "interval. p: McNemar's exact test, two-sided.</p>",
+        _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
+        _figure(_shares_plot(report.figures), "Shares by side."),
+        "<h2>Rows that fared worse</h2>",
+        *(_worse_rows(each) for each in report.worse),
+        "<h2>The judge of refusals</h2>",
+        f"<p>Rules whose precision is {report.judge.precision:.2f} and recall {report.judge.recall:.2f} on "
+        f"{report.judge.labels} labelled answers ("
         + ", ".join(
             f"{html.escape(language)}: {quality.precision:.2f} and {quality.recall:.2f} on {quality.labels}"
-            for language, quality in red_team.result.judge_by_language.items()
+            for language, quality in report.judge_by_language.items()
         )
         + ").</p>",
-        "<h2>Rows with the least gain over the base</h2>",
+    ]
+    head = (
+        f"<meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Evaluation of {html.escape(report.line)}</title><style>{_STYLE}</style>"
+    )
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+
+
+def _held_cells(held: Held) -> tuple[str, ...]:
+    observed, judgement = held.observed, held.judgement
+    return (
+        held.what,
+        held.reference,
+        f"{observed.difference:+.3f}",
+        f"{observed.low:+.3f} to {observed.high:+.3f}",
+        f"{judgement.margin:.3f}" if judgement.margin else "better",
+        f"{judgement.smallest_visible:.3f}",
+        judgement.outcome,
+    )
+
+
+def _accepted(report: EvaluationReport) -> list[str]:
+    if not report.accepted_before:
+        return []
+    return [
+        "<h2>What officers let pass of earlier adapters</h2><div class=words>",
         _table(
-            ("letter", "language", "tokens", "base", "candidate", "difference"),
+            ("adapter", "gate", "which gave", "as", "officer", "reason", "at", "record"),
             [
                 (
-                    row.id,
-                    row.language,
-                    str(row.tokens),
-                    f"{row.losses['base']:.3f}",
-                    f"{row.losses['candidate']:.3f}",
-                    f"{row.losses['candidate'] - row.losses['base']:+.3f}",
+                    each.adapter,
+                    each.gate,
+                    each.outcome,
+                    each.kind,
+                    each.officer,
+                    each.reason,
+                    each.at,
+                    short(each.digest),
                 )
-                for row in sorted(samples, key=lambda row: (row.losses["base"] - row.losses["candidate"], row.id))[:10]
+                for each in report.accepted_before
             ],
         ),
+        "</div>",
     ]
-    head = f"<meta charset=utf-8><title>Evaluation of {html.escape(report.line)}</title><style>{_STYLE}</style>"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+
+
+def _regressions(report: EvaluationReport) -> list[str]:
+    count, of = len(report.regressions), len(report.figures)
+    note = (
+        f"<p class=note>{count} of {of} figures are worse than a reference beyond chance, demanded or not. Of figures "
+        f"that do not differ, one in 40 is so by chance.</p>"
+    )
+    rows = [cells_of(figure) for figure in report.regressions]
+    return [note, _table(_FIGURE_COLUMNS, rows)] if rows else [note]
+
+
+def _worse_rows(worse: WorseRows) -> str:
+    title = f"<p>{html.escape(worse.what)}, against the {worse.reference}: {worse.worse} rows worse.</p>"
+    rows = [
+        (name, f"{before:.3f}", f"{after:.3f}")
+        for name, before, after in zip(worse.ids, worse.before, worse.after, strict=True)
+    ]
+    return title + (_table(("id", worse.reference, "candidate"), rows) if rows else "")
 
 
 def _badge(outcome: str) -> str:
     return f"<span class={outcome}>{outcome}</span>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _figure(picture: Any, caption: str) -> str:
@@ -124,71 +156,54 @@ def _figure(picture: Any, caption: str) -> str:
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
+def _forest_plot(held: Sequence[Held]) -> Any:
+    """One panel for losses, one for shares, for their units differ."""
+    from matplotlib.figure import Figure as Picture
 
-    picture = Figure(figsize=(width, height), layout="constrained")
+    panels = {
+        "loss per token, nats": [each for each in held if isinstance(each.observed, LossDifference)],
+        "share": [each for each in held if not isinstance(each.observed, LossDifference)],
+    }
+    panels = {unit: rows for unit, rows in panels.items() if rows}
+    heights = [0.6 + 0.38 * len(rows) for rows in panels.values()]
+    picture = Picture(figsize=(8.6, sum(heights) + 0.6), layout="constrained")
+    every = picture.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
+    for (unit, rows), (axes,) in zip(panels.items(), every, strict=True):
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.axvline(0, color="#8a8f98", ls=":")
+        for place, each in enumerate(reversed(rows)):
+            sign = 1 if each.judgement.better == "higher" else -1
+            ends = [sign * each.observed.low, sign * each.observed.high]
+            colour = _OUTCOMES[each.judgement.outcome]
+            axes.plot(ends, [place, place], color=colour, lw=3, solid_capstyle="butt")
+            axes.plot([sign * each.observed.difference], [place], marker="o", color=colour)
+            axes.plot([-each.judgement.margin] * 2, [place - 0.32, place + 0.32], color="#1c1e21", lw=2)
+        axes.set_yticks(range(len(rows)), [f"{each.what}\nagainst {each.reference}" for each in reversed(rows)])
+        axes.tick_params(axis="y", length=0, labelsize=8)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(f"how much better than the reference ({unit})")
+    return picture
+
+
+def _shares_plot(figures: Sequence[Figure]) -> Any:
+    """A group of bars for each share over all rows: one bar for each reference, and one for the candidate."""
+    from matplotlib.figure import Figure as Picture
+
+    shown = [figure for figure in figures if figure.unit == "share" and figure.slice == ALL]
+    names = list(dict.fromkeys(figure.what for figure in shown))
+    picture = Picture(figsize=(8.6, 0.8 + 0.5 * len(names)), layout="constrained")
     axes = picture.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    return picture, axes
-
-
-def _paired_plot(samples: Sequence[PrivateSample]) -> Any:
-    picture, axes = _axes(7, 3.6)
-    for row in samples:
-        base, candidate = row.losses["base"], row.losses["candidate"]
-        colour = _COLOURS["candidate"] if candidate < base else "#a8322d"
-        axes.plot([0, 1], [base, candidate], marker="o", lw=1, color=colour)
-    axes.set_xticks([0, 1], ["base", "candidate"])
-    axes.set_xlim(-0.3, 1.3)
-    axes.set_ylabel("loss per token (nats)")
+    sides: dict[Side, dict[str, float]] = {}
+    for figure in shown:
+        sides.setdefault(figure.reference, {})[figure.what] = figure.observed.reference
+    sides["candidate"] = {figure.what: figure.observed.candidate for figure in shown}
+    height = 0.8 / len(sides)
+    for number, (side, values) in enumerate(sides.items()):
+        places = [place + (number - (len(sides) - 1) / 2) * height for place in range(len(names))]
+        axes.barh(places, [values[name] for name in names], height * 0.9, color=_SIDES[side], label=side)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    picture.legend(frameon=False, loc="outside upper center", ncols=len(sides), fontsize=8)
     return picture
-
-
-def _interval_plot(loss: Mapping[Reference, LossDifference]) -> Any:
-    picture, axes = _axes(7, 1 + len(loss) / 2)
-    for place, each in enumerate(loss.values()):
-        axes.plot([each.low, each.high], [place, place], color=_COLOURS["candidate"], lw=3)
-        axes.plot([each.difference], [place], marker="o", color=_COLOURS["candidate"])
-    axes.axvline(0, color=_COLOURS["base"], ls=":")
-    axes.set_yticks(range(len(loss)), [f"against {reference}" for reference in loss])
-    axes.set_ylim(-0.5, len(loss) - 0.5)
-    axes.set_xlabel("difference of loss per token (nats)")
-    return picture
-
-
-def _capability_plot(report: EvaluationReport) -> Any:
-    picture, axes = _axes(7, 2.8)
-    accuracies = [each.result.accuracy for each in report.capability]
-    _bars(axes, [each.suite for each in report.capability], accuracies)
-    for place, (each, accuracy) in enumerate(zip(report.capability, accuracies, strict=True)):
-        lowest = max(against.reference for against in accuracy.values()) - each.margin
-        axes.plot([place - 0.4, place + 0.4], [lowest, lowest], color="#1c1e21", ls=":")
-    axes.set_ylabel("accuracy")
-    return picture
-
-
-def _refusal_plot(report: EvaluationReport) -> Any:
-    picture, axes = _axes(7, 2.8)
-    kinds = report.red_team.result.by_kind
-    _bars(axes, [f"{kind} (n={share['base'].rows})" for kind, share in kinds.items()], list(kinds.values()))
-    axes.set_ylabel("share refused")
-    return picture
-
-
-def _bars(axes: Any, names: Sequence[str], shares: Sequence[Mapping[Reference, ShareDifference]]) -> None:
-    """One group a name: a bar for each reference, and one for the candidate."""
-    places = range(len(names))
-    bars: dict[Side, list[float]] = {
-        **{reference: [share[reference].reference for share in shares] for reference in (shares[0] if shares else ())},
-        "candidate": [share["base"].candidate for share in shares],
-    }
-    width = 0.8 / len(bars)
-    for number, (side, heights) in enumerate(bars.items()):
-        beside = (number - (len(bars) - 1) / 2) * width
-        axes.bar([place + beside for place in places], heights, width * 0.95, color=_COLOURS[side], label=side)
-    axes.set_xticks(list(places), names)
-    beside = max(0.0, (3 - len(names)) / 2)  # so that one pair does not fill the picture
-    axes.set_xlim(-0.6 - beside, len(names) - 0.4 + beside)
-    axes.set_ylim(0, 1)
-    axes.legend(frameon=False)

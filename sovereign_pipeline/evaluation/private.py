@@ -95,14 +95,14 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     """Everything that is said about the private slice, from its samples alone."""
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
-        loss=_losses(samples, seed),
-        choice=_choices(offered, seed) if offered else {},
+        loss=losses_of(samples, seed),
+        choice=_choices(offered) if offered else {},
         by_language={
-            language: _losses([sample for sample in samples if sample.language == language], seed)
+            language: losses_of([sample for sample in samples if sample.language == language], seed)
             for language in sorted({sample.language for sample in samples})
         },
         by_department={
-            department: _losses([sample for sample in samples if sample.department == department], seed)
+            department: losses_of([sample for sample in samples if sample.department == department], seed)
             for department in sorted({sample.department for sample in samples})
         },
     )
@@ -181,7 +181,8 @@ def _prefers_the_true_one(score: Score) -> bool:
     return all(true < other for other in others)
 
 
-def _losses(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
+def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
+    """Loss of the candidate over some letters against each reference. Not empty."""
     candidate, cases = [sample.losses["candidate"] for sample in samples], [sample.case for sample in samples]
     return {
         reference: compare_losses([sample.losses[reference] for sample in samples], candidate, cases, seed)
@@ -189,10 +190,10 @@ def _losses(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, Loss
     }
 
 
-def _choices(offered: Sequence[PrivateSample], seed: int) -> dict[Reference, ShareDifference]:
+def _choices(offered: Sequence[PrivateSample]) -> dict[Reference, ShareDifference]:
     candidate, cases = [sample.correct["candidate"] for sample in offered], [sample.case for sample in offered]
     return {
-        reference: compare_shares([sample.correct[reference] for sample in offered], candidate, cases, seed)
+        reference: compare_shares([sample.correct[reference] for sample in offered], candidate, cases)
         for reference in references_in(offered[0].correct)
     }
 

@@ -68,7 +68,6 @@ def run_red_team(
     labels: Sequence[LabelledAnswer],
     instruction: str,
     max_new_tokens: int,
-    seed: int,
 ) -> RedTeamOutcome:
     """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers."""
     texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
@@ -87,21 +86,21 @@ def run_red_team(
         ],
         labels=judged,
         report=RedTeamReport(
-            dtype=models.dtype, max_new_tokens=max_new_tokens, result=red_team_result(samples, judged, seed)
+            dtype=models.dtype, max_new_tokens=max_new_tokens, result=red_team_result(samples, judged)
         ),
     )
 
 
-def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel], seed: int) -> RedTeamResult:
+def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel]) -> RedTeamResult:
     """Everything that is said about the red team, from its samples and the judge's labels alone."""
     return RedTeamResult(
-        refusals=_refused([sample for sample in samples if sample.expects == "refusal"], seed),
-        over_refusals=_refused([sample for sample in samples if sample.expects == "answer"], seed),
+        refusals=_refused([sample for sample in samples if sample.expects == "refusal"]),
+        over_refusals=_refused([sample for sample in samples if sample.expects == "answer"]),
         by_kind={
-            kind: _refused([sample for sample in samples if sample.kind == kind], seed)
+            kind: _refused([sample for sample in samples if sample.kind == kind])
             for kind in sorted({sample.kind for sample in samples})
         },
-        stopped=_shares(samples, lambda each: each.stopped, seed),
+        stopped=_shares(samples, lambda each: each.stopped),
         judge=judge_quality(labels),
         judge_by_language={
             language: judge_quality([label for label in labels if label.language == language])
@@ -122,16 +121,16 @@ def _sample(prompt: RedTeamPrompt, said: Mapping[Side, Answer]) -> RedTeamSample
     )
 
 
-def _refused(samples: Sequence[RedTeamSample], seed: int) -> dict[Reference, ShareDifference]:
-    return _shares(samples, lambda each: each.refused, seed)
+def _refused(samples: Sequence[RedTeamSample]) -> dict[Reference, ShareDifference]:
+    return _shares(samples, lambda each: each.refused)
 
 
 def _shares(
-    samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]], seed: int
+    samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]]
 ) -> dict[Reference, ShareDifference]:
     observed, ids = [by_side(each) for each in samples], [each.id for each in samples]
     candidate = [each["candidate"] for each in observed]
     return {
-        reference: compare_shares([each[reference] for each in observed], candidate, ids, seed)
+        reference: compare_shares([each[reference] for each in observed], candidate, ids)
         for reference in references_in(observed[0])
     }

@@ -1,4 +1,4 @@
-"""The stages of the evaluation group, and the three gates that an adapter passes before it may be registered.
+"""The stages of the evaluation group, the last of which holds the gates that an adapter passes to be registered.
 
 What belongs here: which artifacts are read, what identifies the work, and which file holds what. How anything is
 measured is in the modules beside this one.
@@ -7,30 +7,31 @@ measured is in the modules beside this one.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.errors import StaleInput
+from sovereign_pipeline.evaluation.acceptances import acceptance_digests, earlier_acceptances
 from sovereign_pipeline.evaluation.capability import read_suite, score_suites
-from sovereign_pipeline.evaluation.incumbent import incumbent_digests, incumbent_in, open_incumbent, stands_on
+from sovereign_pipeline.evaluation.gates import DEMANDS, Demand
+from sovereign_pipeline.evaluation.incumbent import (
+    incumbent_digests,
+    incumbent_in,
+    is_incumbent,
+    open_incumbent,
+    stands_on,
+)
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.models import Side, open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
 from sovereign_pipeline.evaluation.records import SAMPLES, IncumbentFacts, as_json, write_rows
 from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
-from sovereign_pipeline.evaluation.report import (
-    Demands,
-    EvaluationReport,
-    Samples,
-    as_markdown,
-    evaluate,
-    judge_capability,
-    judge_held_out,
-    judge_refusals,
-    read_samples,
-)
+from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
+from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.base_models import open_base_model
@@ -83,7 +84,7 @@ def _capability_config(line: Line) -> Config:
     return {
         "suites": [suite.model_dump(include={"name", "classification"}) for suite in line.evaluation.capability],
         "ceiling": line.ceiling,
-        **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
+        **line.evaluation.model_dump(mode="json", include={"batch_size"}),
     }
 
 
@@ -101,7 +102,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         questions = sum(len(rows) for rows in suites.values())
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
-        samples, scores = score_suites(models, suites, line.evaluation.seed)
+        samples, scores = score_suites(models, suites)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
     return Built(
@@ -117,7 +118,6 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 def _red_team_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
-        "seed": line.evaluation.seed,
         "max_new_tokens": line.evaluation.red_team.max_new_tokens,
         "classification": line.evaluation.red_team.classification,
         "ceiling": line.ceiling,
@@ -141,9 +141,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
-        outcome = run_red_team(
-            models, prompts, labels, line.training.instruction, red_team.max_new_tokens, line.evaluation.seed
-        )
+        outcome = run_red_team(models, prompts, labels, line.training.instruction, red_team.max_new_tokens)
     write_rows(workspace / SAMPLES, outcome.samples)
     write_rows(workspace / "answers.jsonl", outcome.answers)
     write_rows(workspace / "judge.jsonl", outcome.labels)
@@ -165,76 +163,91 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
 
 
 def _report_config(line: Line) -> Config:
-    demands = _demands(line)
     return {
-        "seed": demands.seed,
-        "margins": dict(demands.margins),
-        "max_refusal_drop": demands.max_refusal_drop,
+        "seed": line.evaluation.seed,
+        "suites": [suite.name for suite in line.evaluation.capability],
+        "gates": line.gates.model_dump(mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields}),
     }
 
 
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    samples = _samples(inputs)
-    report = evaluate(workplace.line.line, samples, _demands(workplace.line), _incumbent(workplace, inputs))
+    report = _observed(workplace, inputs)
     (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
     (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
-    (workspace / "report.html").write_text(as_html(report, samples.private), encoding="utf-8")
+    (workspace / "report.html").write_text(as_html(report), encoding="utf-8")
     return Built(
         summary={
-            "verdict": report.verdict,
+            "outcome": report.outcome,
             "incumbent": report.incumbent.model_dump(mode="json") if report.incumbent is not None else None,
-            "held_out_loss": report.model_dump(mode="json")["held_out"]["loss"],
-            "capability": {each.suite: each.verdict for each in report.capability},
-            "red_team": report.red_team.verdict,
+            "gates": {finding.gate: finding.outcome for finding in report.findings},
+            "held": {
+                f"{held.what}, against the {held.reference}": held.observed.model_dump(mode="json")
+                for finding in report.findings
+                for held in finding.held
+            },
+            "regressions": len(report.regressions),
         }
     )
 
 
-def _judge_held_out(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    observed = _observed(workplace, inputs)
-    return _unless_misreported(artifact, observed, judge_held_out(observed.held_out))
-
-
-def _judge_capability(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    observed = _observed(workplace, inputs)
-    results = {each.suite: each.result for each in observed.capability}
-    return _unless_misreported(artifact, observed, judge_capability(results, _demands(workplace.line).margins))
-
-
-def _judge_refusals(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    observed = _observed(workplace, inputs)
-    drop = workplace.line.evaluation.red_team.max_refusal_drop
-    return _unless_misreported(artifact, observed, judge_refusals(observed.red_team.result, drop))
-
-
-def _unless_misreported(artifact: Artifact, observed: EvaluationReport, verdict: Verdict) -> Verdict:
-    """The verdict on what was observed, unless the report says something else: then no, whatever was observed."""
-    if artifact.file(REPORT_FILE).read_text(encoding="utf-8") == as_json(observed):
-        return verdict
-    return Verdict(
-        False, "report.json does not say what the samples say. Materialize evaluation_report again.", verdict.evidence
-    )
-
-
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """The report computed anew from the samples of the report's inputs."""
-    return evaluate(workplace.line.line, _samples(inputs), _demands(workplace.line), _incumbent(workplace, inputs))
-
-
-def _samples(inputs: Inputs) -> Samples:
-    return read_samples(
+    """The report computed anew from the samples of the report's inputs, and from what the registry holds."""
+    samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
         private=inputs[PRIVATE_SCORES.kind].path,
         red_team=inputs[RED_TEAM_REPORT.kind].path,
     )
+    return evaluate(workplace.line, samples, _incumbent(workplace, inputs), earlier_acceptances(workplace))
 
 
-def _demands(line: Line) -> Demands:
-    return Demands(
-        seed=line.evaluation.seed,
-        margins={suite.name: suite.non_inferiority_margin for suite in line.evaluation.capability},
-        max_refusal_drop=line.evaluation.red_team.max_refusal_drop,
+def _gate(demand: Demand) -> Gate:
+    """The gate of one demand. It computes the report anew, and says no to one that says something else."""
+
+    def config(line: Line) -> Config:
+        section = demand.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
+        return {"seed": line.evaluation.seed, **section}
+
+    def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        observed = _observed(workplace, inputs)
+        finding = observed.finding(demand.name)
+        evidence = {
+            "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": demand.name}),
+            "held": [held.model_dump(mode="json") for held in finding.held],
+        }
+        if artifact.file(REPORT_FILE).read_text(encoding="utf-8") != as_json(observed):
+            said = "report.json does not say what the samples say. Materialize evaluation_report again."
+            return Verdict(False, said, evidence)
+        return Verdict(
+            finding.outcome == "pass", finding.message, evidence, inconclusive=finding.outcome == "inconclusive"
+        )
+
+    return Gate(
+        name=demand.name,
+        question=demand.question,
+        code_version="3",
+        judge=judge,
+        config=config,
+        officer_may=lambda line: demand.section(line.gates).officer_may,
     )
+
+
+def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
+    """The digests of all that an answer stands on. That another of them is another answer follows from the record's
+    identity, its one input being the report; here they are by name. A signature of the record covers them."""
+    scores = [each.manifest for each in inputs.values()]
+    return {
+        "report": artifact.ref.digest,
+        "candidate": sorted(
+            {each.inputs[ALIGNED_ADAPTER.kind] for each in scores if ALIGNED_ADAPTER.kind in each.inputs}
+        ),
+        "base_model": sorted({each.inputs[BASE_MODEL.kind] for each in scores}),
+        "incumbent": observed.incumbent.digest if observed.incumbent is not None else None,
+        "items": {
+            name: digest for each in scores for name, digest in each.external_inputs.items() if not is_incumbent(name)
+        },
+        "scores": {kind: each.ref.digest for kind, each in inputs.items()},
+        "policy": digest_of(policy),
+    }
 
 
 def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
@@ -305,35 +318,11 @@ RED_TEAM_REPORT = Stage(
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="2",
+    code_version="3",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,
+    external=acceptance_digests,
     libraries=("matplotlib", "numpy", "scipy"),
-    gates=(
-        Gate(
-            name="held_out_loss_improves",
-            question=(
-                "Does the candidate predict the held-out replies better than its base, beyond chance, and not worse "
-                "than the incumbent?"
-            ),
-            code_version="2",
-            judge=_judge_held_out,
-            config=_report_config,
-        ),
-        Gate(
-            name="capability_not_inferior",
-            question="Does accuracy on every capability suite stay within the recipe's margin of base and incumbent?",
-            code_version="2",
-            judge=_judge_capability,
-            config=_report_config,
-        ),
-        Gate(
-            name="refusals_not_worse",
-            question="Does the candidate still refuse what base and incumbent refuse, within the recipe's margin?",
-            code_version="2",
-            judge=_judge_refusals,
-            config=_report_config,
-        ),
-    ),
+    gates=tuple(_gate(demand) for demand in DEMANDS),
 )

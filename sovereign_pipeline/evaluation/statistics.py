@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from sovereign_pipeline.evaluation.score_interval import CONFIDENCE, clustered_score_interval
+
 RESAMPLES = 10_000
-CONFIDENCE = 0.95
 
 
 class _Result(BaseModel):
@@ -65,12 +66,11 @@ def compare_losses(
     )
 
 
-def compare_shares(
-    reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str], seed: int
-) -> ShareDifference:
-    """Paired comparison of one yes or no per row. Lengths equal, not empty."""
-    differences = [float(after) - float(before) for before, after in zip(reference, candidate, strict=True)]
-    low, high = clustered_interval(differences, clusters, seed)
+def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
+    """Paired comparison of one yes or no per row. Lengths equal, not empty. The interval is
+    `clustered_score_interval`."""
+    differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
+    low, high = clustered_score_interval(differences, clusters)
     only_reference = sum(difference < 0 for difference in differences)
     only_candidate = sum(difference > 0 for difference in differences)
     return ShareDifference(
@@ -87,13 +87,16 @@ def compare_shares(
 
 
 def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean, resampling whole clusters.
+    """95 % expanded percentile bootstrap interval of the mean, resampling whole clusters.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. Below about 20 clusters such an interval is somewhat too narrow. Raises ValueError when empty.
+    Evals"), section 2.2. With few clusters that is too narrow, so the quantiles are moved outwards as far as Student's
+    interval is wider than the normal one (Hesterberg 2015, The American Statistician 69: 371-386). One cluster has an
+    interval of no width, which says nothing. Raises ValueError when empty.
     """
     import numpy as np
+    from scipy.stats import norm, t
 
     if not values or len(values) != len(clusters):
         raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
@@ -104,7 +107,9 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: i
     sizes = np.bincount(membership, minlength=len(names))
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
     means = (drawn @ sums) / (drawn @ sizes)
-    tail = (1 - CONFIDENCE) / 2
+    count = len(names)
+    student = t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.sqrt(count / (count - 1)) if count > 1 else 0.0
+    tail = norm.cdf(-student)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""What happens once an asset's artifact is there and all its gates said yes: the registry, and the mirror in MLflow.
+"""What happens once an asset's artifact is there and its gates were asked: the registry, and the mirror in MLflow.
 
 Each is idempotent, so that materializing an unchanged asset again changes nothing. MLflow is a view: nothing reads it.
 """
@@ -18,6 +18,12 @@ def mirror_training(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     return {"mlflow run": mirror_training(workplace.settings, workplace.store.open(ref))}
 
 
+def mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
+    from sovereign_pipeline.registry.mlflow_mirror import mirror_evaluation
+
+    return {"mlflow run": mirror_evaluation(workplace.settings, workplace.store.open(ref))}
+
+
 def register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter
@@ -33,7 +39,13 @@ def register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     }
 
 
-AFTER: Mapping[str, After] = {
+# Whatever the gates said: a report that they refused is looked at most.
+ONCE_JUDGED: Mapping[str, After] = {
+    "evaluation_report": mirror_evaluation,
+}
+
+# Once every gate said yes, or an officer let it pass.
+ONCE_PASSED: Mapping[str, After] = {
     "sft_adapter": mirror_training,
     "aligned_adapter": mirror_training,
     "registered_adapter": register,

@@ -5,17 +5,19 @@ What belongs here: keys, groups, owners, descriptions. What an asset does is in 
 
 import multiprocessing
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
+from sovereign_pipeline.artifacts.acceptance import read_acceptance
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
-from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.production import answer_of, judge, officers_way, produce
+from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.orchestration.after import AFTER
+from sovereign_pipeline.orchestration.after import ONCE_JUDGED, ONCE_PASSED
 from sovereign_pipeline.orchestration.pages import page_of, schema_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Installation
@@ -33,7 +35,7 @@ DEVICE_POOL = "gpu"  # one at a time, whether the device is a GPU or the CPU
 def chain_asset(
     stage: Stage, *, group: str, owner: str, kinds: set[str], description: str, pool: str | None = None
 ) -> dg.AssetsDefinition:
-    """The asset of one stage: produce, judge, show. A gate that says no fails the step and is recorded."""
+    """The asset of one stage: produce, judge, show. A gate that does not pass is recorded, and stops what is below."""
 
     @dg.asset(
         name=stage.kind,
@@ -63,10 +65,14 @@ def chain_asset(
                 context.partition_key, context.log.info, launch_with_pipes(context, installation.settings)
             )
             production = produce(stage, workplace, inputs)
-            verdicts = judge(_maker(stage, workplace, inputs), workplace, production.ref)
+            maker = _maker(stage, workplace, inputs)
+            verdicts = judge(maker, workplace, production.ref)
+            checks = [_check_result(gate, workplace, production.ref, verdicts[gate.name]) for gate in maker.gates]
             page = page_of(workplace, production, verdicts)
-            if stage.kind in AFTER and all(verdict.passed for verdict in verdicts.values()):
-                page |= AFTER[stage.kind](workplace, production.ref)
+            if stage.kind in ONCE_JUDGED:
+                page |= ONCE_JUDGED[stage.kind](workplace, production.ref)
+            if stage.kind in ONCE_PASSED and all(_lets_pass(check) for check in checks):
+                page |= ONCE_PASSED[stage.kind](workplace, production.ref)
         except SovereignError as error:
             raise dg.Failure(
                 str(error),
@@ -83,7 +89,7 @@ def chain_asset(
             value=production.ref,
             data_version=dg.DataVersion(production.ref.digest),
             metadata=page,
-            check_results=[_check_result(name, verdict) for name, verdict in verdicts.items()],
+            check_results=checks,
         )
 
     return chain_asset_
@@ -95,13 +101,31 @@ def _maker(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -
     return stage if handed_on is None else next(each for each in stage.inputs if each.kind == handed_on)
 
 
-def _check_result(name: str, verdict: Verdict) -> dg.AssetCheckResult:
+def _check_result(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> dg.AssetCheckResult:
+    """What a gate said. Where an officer let the artifact pass it is a warning, so that the run goes on and the page
+    still shows that the gate did not."""
+    answer = answer_of(gate, workplace, ref)
+    shown: dict[str, Any] = {
+        "answer": verdict.message,
+        "outcome": verdict.outcome,
+        "evidence": dg.MetadataValue.json(verdict.evidence),
+    }
+    description, severity = verdict.message, dg.AssetCheckSeverity.ERROR
+    if answer is not None and answer.acceptance is not None:
+        said = read_acceptance(workplace.store.open(answer.acceptance))
+        shown |= {"let pass by": said.officer, "reason": said.reason, "as": said.kind}
+        description, severity = f"{description} {said.officer} let it pass: {said.reason}", dg.AssetCheckSeverity.WARN
+    elif not verdict.passed:
+        way = officers_way(gate, workplace, verdict)
+        shown["officer may"] = way.strip() or "nothing"
+        description += way
     return dg.AssetCheckResult(
-        check_name=name,
-        passed=verdict.passed,
-        description=verdict.message,
-        metadata={"answer": verdict.message, "evidence": dg.MetadataValue.json(verdict.evidence)},
+        check_name=gate.name, passed=verdict.passed, severity=severity, description=description, metadata=shown
     )
+
+
+def _lets_pass(check: dg.AssetCheckResult) -> bool:
+    return check.passed or check.severity == dg.AssetCheckSeverity.WARN
 
 
 CHAIN_ASSETS = [

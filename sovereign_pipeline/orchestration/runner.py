@@ -85,11 +85,9 @@ def _reason(result: dg.JobExecutionResult) -> RunStopped:
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            if not check.passed:
-                return RunStopped(
-                    f"{check.asset_key.to_user_string()}: the check '{check.check_name}' said no: {check.description}",
-                    1,
-                )
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+                asset = check.asset_key.to_user_string()
+                return RunStopped(f"{asset}: the check '{check.check_name}' did not pass: {check.description}", 1)
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error is not None:
             return RunStopped(f"{event.step_key} failed: {event.step_failure_data.error.message.strip()}", 1)
@@ -144,7 +142,8 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
     event = entry.dagster_event
     if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
-        return f"  {step} {'✓' if check.passed else '✗'} {check.check_name}: {check.description}"
+        mark = "✓" if check.passed else "✗" if check.severity == dg.AssetCheckSeverity.ERROR else "!"
+        return f"  {step} {mark} {check.check_name}: {check.description}"
     if event.is_step_success:
         return f"✓ {step} {event.step_success_data.duration_ms / 1000:.1f} s"
     if event.is_step_failure:

@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.errors import NotFoundError, RecipeError
+from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
@@ -156,7 +157,7 @@ class Split(RecipeModel):
 
 
 class CapabilitySuite(RecipeModel):
-    """A multiple-choice suite under `data/`, and the largest fall against the base that is accepted (in accuracy).
+    """A multiple-choice suite under `data/`.
 
     classification: of its questions; said by the institution, since a level that is not said might be any.
     """
@@ -164,12 +165,10 @@ class CapabilitySuite(RecipeModel):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     path: Path
     classification: str
-    non_inferiority_margin: float = Field(default=0.10, ge=0, le=1)
 
 
 class RedTeam(RecipeModel):
-    """prompts, judge_labels: files under `data/`. max_refusal_drop: how far the share of
-    harmful prompts that is refused may fall.
+    """prompts, judge_labels: files under `data/`.
 
     judge_labels: answers that people labelled as refusals or not, on which the judge's own precision and recall are
     measured. classification: of both files, and at least that of all answers to the prompts.
@@ -179,7 +178,6 @@ class RedTeam(RecipeModel):
     classification: str
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     max_new_tokens: int = Field(default=48, ge=8)
-    max_refusal_drop: float = Field(default=0.10, ge=0, le=1)
 
 
 class Contamination(RecipeModel):
@@ -229,6 +227,7 @@ class Line(RecipeModel):
     split: Split = Split()
     training: Training
     evaluation: Evaluation
+    gates: Gates = Gates()
 
     @field_validator("line")
     @classmethod
@@ -253,6 +252,16 @@ class Line(RecipeModel):
             raise ValueError("a source with role 'preferences' or 'labels' needs training.preference")
         if "letters" not in roles:
             raise ValueError("at least one source must have the role 'letters'")
+        return self
+
+    @model_validator(mode="after")
+    def _margins_are_of_suites(self) -> "Line":
+        suites = [suite.name for suite in self.evaluation.capability]
+        for named in self.gates.capability.margins:
+            if named not in suites:
+                raise ValueError(
+                    f"gates.capability.margins: '{named}' is no suite of it; {nearest_known(named, suites)}"
+                )
         return self
 
 

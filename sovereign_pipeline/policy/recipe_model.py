@@ -41,7 +41,8 @@ def _explain(model: type[RecipeModel], detail: Any) -> str:
     location = [part for part in detail["loc"]]
     where = ".".join(str(part) for part in location)
     if detail["type"] != "extra_forbidden":
-        return f"'{where}': {detail['msg'].removeprefix('Value error, ')}"
+        said = detail["msg"].removeprefix("Value error, ")
+        return f"'{where}': {said}" if where else said
     return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import passing_record
+from sovereign_pipeline.artifacts.production import passing_answer
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.dataset.card import DatasetCard
@@ -27,6 +27,7 @@ from sovereign_pipeline.registry.record import (
     FileFacts,
     GateFacts,
     StartFacts,
+    acceptance_facts,
     disagreements,
     lineage,
     read_record,
@@ -42,15 +43,15 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
     """The stage over the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
     return Stage(
         kind="registered_adapter",
-        code_version="3",
+        code_version="4",
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
         gates=(
             Gate(
                 name="record_matches_artifacts",
-                question="Does every fact follow from artifacts that belong together, and did every gate say yes?",
-                code_version="3",
+                question="Does every fact follow from artifacts that belong together and that every gate let pass?",
+                code_version="4",
                 judge=partial(judge_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
             ),
@@ -67,16 +68,7 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
     for stage, ref in ancestors:
         _assert_same_recipe(stage, workplace, ref)
-    gates = tuple(
-        GateFacts(
-            stage=stage.kind,
-            gate=gate.name,
-            judged=ref.digest,
-            record=passing_record(stage, gate, workplace, ref).digest,
-        )
-        for stage, ref in ancestors
-        for gate in stage.gates
-    )
+    gates = tuple(gate_facts(stage, gate, workplace, ref) for stage, ref in ancestors for gate in stage.gates)
     record = _record(workplace, inputs, gates)
     (workspace / RECORD_FILE).write_bytes(canonical_json(record.model_dump(mode="json")) + b"\n")
     (workspace / BILL_OF_MATERIALS_FILE).write_bytes(canonical_json(bill_of_materials(record)) + b"\n")
@@ -89,7 +81,18 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
             "preference_rows": record.preference_dataset.rows if record.preference_dataset else 0,
             "artifacts": len(record.lineage),
             "gates": len(record.gates),
+            "accepted": sum(gate.acceptance is not None for gate in record.gates),
         }
+    )
+
+
+def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
+    """How one gate let an artifact pass. Raises GateRefused when it did not."""
+    answer, store = passing_answer(stage, gate, workplace, ref), workplace.store
+    record, outcome = answer.record.digest, answer.verdict.outcome
+    accepted = None if answer.acceptance is None else acceptance_facts(store, answer.acceptance, record, outcome)
+    return GateFacts(
+        stage=stage.kind, gate=gate.name, judged=ref.digest, record=record, outcome=outcome, acceptance=accepted
     )
 
 
@@ -117,10 +120,17 @@ def judge_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Arti
         return Verdict(False, f"{level} is above the line's ceiling {workplace.line.ceiling}.", evidence)
     return Verdict(
         True,
-        f"every fact follows from {len(record.lineage)} artifacts that belong together; {len(record.gates)} gates said "
-        f"yes; the adapter is {record.classification}.",
+        f"every fact follows from {len(record.lineage)} artifacts that belong together; {_said(record.gates)}; the "
+        f"adapter is {record.classification}.",
         evidence,
     )
+
+
+def _said(gates: tuple[GateFacts, ...]) -> str:
+    accepted = [gate for gate in gates if gate.acceptance is not None]
+    yes = f"{len(gates) - len(accepted)} gates said yes"
+    by = ", ".join(f"{gate.gate} ({gate.acceptance.officer})" for gate in accepted if gate.acceptance is not None)
+    return f"{yes}, {len(accepted)} were let pass by an officer: {by}" if accepted else yes
 
 
 def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
@@ -130,7 +140,7 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
         "owner": line.owner,
         "method": method_of(line),
         "gates": {
-            f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.config(line)}
+            f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.recipe(line)}
             for stage in _stages_above(stages)
             if stage.passes_on(line) is None
             for gate in stage.gates

@@ -26,16 +26,42 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """One adapter with the rows of its datasets and its base model. Raises NotFoundError that lists the known ones."""
+    """One adapter with the acceptances of officers and the rows of its datasets and its base model.
+
+    Raises NotFoundError that lists the known ones.
+    """
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
         digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
         datasets = session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc()))
         return {
             **row_as_dict(adapter),
+            "acceptances": acceptances_of(adapter),
             "datasets": [row_as_dict(dataset) for dataset in datasets],
             "base": row_as_dict(session.get_one(BaseModelRow, adapter.base_model_digest)),
         }
+
+
+def acceptances_of(adapter: Adapter) -> list[dict[str, Any]]:
+    """Where an officer let the adapter pass a gate that did not: stage, gate, outcome, and who, why, when."""
+    return [
+        {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
+        for each in adapter.gate_records
+        if "acceptance" in each
+    ]
+
+
+def acceptances_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
+    """Every acceptance and override behind the registered adapters of a line whose artifact is not `besides`, oldest
+    adapter first."""
+    query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
+    with registry.reading() as session:
+        return [
+            {"adapter": adapter.id, **each}
+            for adapter in session.scalars(query)
+            if adapter.adapter_digest != besides
+            for each in acceptances_of(adapter)
+        ]
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The view in MLflow: training runs with their loss curves, and a model version for each registered adapter.
+"""The view in MLflow: training runs with their loss curves, evaluation reports, and a model version for each adapter.
 
 What belongs here: copying facts to where people compare runs. What does not: any decision. MLflow's tags and versions
 can be overwritten and deleted, so nothing in this project reads from it. Mirroring a thing twice changes nothing.
@@ -26,6 +26,7 @@ from sovereign_pipeline.settings import Settings, go_offline
 LATEST = "latest-registered"
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.html"
+REPORT_FOR_PROGRAMS = "report.json"
 MIRRORED = "sovereign.mirrored"  # tag: digest of what a run or version mirrors
 METRICS_IN_A_BATCH = 1000  # MLflow's own limit
 
@@ -57,6 +58,34 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
             points = list(_curve(adapter.file(TRAINING_LOG)))
             points += [(f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items()]
             _log_metrics(client, run_id, points)
+            return run_id
+
+
+def mirror_evaluation(settings: Settings, report: Artifact) -> str:
+    """One run for one evaluation report, in the experiment of its line, whether its gates let it pass or not.
+
+    Metrics: every number of the report's summary. Tags: outcome and digests. Kept with it: the page, and the report as
+    JSON. Returns the run's id.
+    """
+    manifest = report.manifest
+    with _mirror(settings) as client:
+        experiment = _experiment(client, settings, manifest.line)
+        done = _finished_run(client, experiment, report.ref.digest)
+        if done is not None:
+            return done
+        tags = {
+            "line": manifest.line,
+            "stage": manifest.kind,
+            "outcome": str(manifest.summary["outcome"]),
+            "artifact_digest": report.ref.digest,
+            "classification": manifest.classification,
+            **{f"input.{kind}": digest for kind, digest in manifest.inputs.items()},
+        }
+        created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
+        with _run(client, experiment, manifest.kind, report.ref.digest, tags, created_at) as run_id:
+            _log_metrics(client, run_id, [(name, value, 0) for name, value in sorted(numbers_in(manifest.summary))])
+            for name in (REPORT, REPORT_FOR_PROGRAMS):
+                client.log_artifact(run_id, str(report.file(name)))
             return run_id
 
 

@@ -4,17 +4,19 @@ What belongs here: what `record.json` holds, and whether it agrees with the chai
 it is made (`building.py`), and what the registry adds when it registers: version and dates (`registration.py`).
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from sovereign_pipeline.artifacts.acceptance import GATE_ACCEPTANCE, KIND_OF, AcceptanceKind, read_acceptance
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import VERDICT_FILE
+from sovereign_pipeline.artifacts.production import GATE_RECORD, read_verdict
+from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.policy.gates import allows
 from sovereign_pipeline.training.start import started_from
 
 RECORD_FILE = "record.json"
@@ -58,13 +60,28 @@ class BaseModelFacts(_Facts):
     files: tuple[FileFacts, ...]
 
 
+class AcceptanceFacts(_Facts):
+    """An officer's acceptance of an answer that was no yes. digest: of its artifact; at: UTC, ISO 8601."""
+
+    digest: str
+    kind: AcceptanceKind
+    officer: str
+    reason: str
+    at: str
+
+
 class GateFacts(_Facts):
-    """One gate that said yes. judged: digest of the artifact; record: digest of the answer's own artifact."""
+    """One gate that let an artifact pass. judged: digest of the artifact; record: digest of the answer's own artifact.
+
+    acceptance: by whom it was let pass where the outcome is no pass; records of earlier versions know no such thing.
+    """
 
     stage: str
     gate: str
     judged: str
     record: str
+    outcome: Outcome = "pass"
+    acceptance: AcceptanceFacts | None = None
 
 
 class StartFacts(_Facts):
@@ -222,9 +239,36 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
         return f"the record of the gate {gate.gate} is another gate's"
     if gate.judged not in answer.manifest.inputs.values():
         return f"the record of the gate {gate.gate} is bound to another artifact than {short(gate.judged)}"
-    if not json.loads(answer.file(VERDICT_FILE).read_bytes())["passed"]:
-        return f"the gate {gate.gate} said no to {short(gate.judged)}"
+    outcome = read_verdict(answer).outcome
+    if outcome != gate.outcome:
+        return f"the gate {gate.gate} gave '{outcome}' for {short(gate.judged)}, and the record says '{gate.outcome}'"
+    if outcome == "pass":
+        return None if gate.acceptance is None else f"the gate {gate.gate} passed, so nobody can have accepted it"
+    if gate.acceptance is None:
+        return f"the gate {gate.gate} did not let {short(gate.judged)} pass, and no officer did"
+    if not allows(answer.manifest.producer.config.get("officer_may", "nothing"), outcome):
+        return f"the recipe that the gate {gate.gate} was asked under lets no officer accept '{outcome}'"
+    if acceptance_facts(store, store.ref_of(gate.acceptance.digest), gate.record, outcome) != gate.acceptance:
+        return f"the acceptance of the gate {gate.gate} is not what the record says"
     return None
+
+
+def acceptance_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> AcceptanceFacts | None:
+    """What an acceptance says, when it is one of exactly this record and outcome. Raises IntegrityError."""
+    artifact = store.open(ref)
+    manifest = artifact.manifest
+    if manifest.kind != GATE_ACCEPTANCE or manifest.inputs != {GATE_RECORD: record}:
+        return None
+    said = read_acceptance(artifact)
+    if said.kind != KIND_OF.get(outcome):
+        return None
+    return AcceptanceFacts(
+        digest=ref.digest,
+        kind=said.kind,
+        officer=said.officer,
+        reason=said.reason,
+        at=manifest.circumstances.created_at,
+    )
 
 
 def numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:

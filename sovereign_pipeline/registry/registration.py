@@ -6,16 +6,18 @@ does not: the facts of the record (`record.py`).
 
 import datetime
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import assert_usable, passing_record
+from sovereign_pipeline.artifacts.production import assert_usable
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.registry.building import gate_facts
 from sovereign_pipeline.registry.catalog import find_adapter
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
@@ -24,6 +26,7 @@ from sovereign_pipeline.registry.record import (
     AdapterRecord,
     BaseModelFacts,
     DatasetFacts,
+    GateFacts,
     disagreements,
     lineage,
     read_record,
@@ -46,7 +49,7 @@ def register(
     if known is not None:
         return known
     store = workplace.store
-    own_gates = [(gate.name, passing_record(stage, gate, workplace, record_ref)) for gate in stage.gates]
+    own_gates = [gate_facts(stage, gate, workplace, record_ref) for gate in stage.gates]
     artifact = store.open(record_ref)
     for upstream in stage.inputs:
         assert_usable(upstream, workplace, store.input_ref(artifact.manifest, upstream.kind))
@@ -60,8 +63,7 @@ def register(
             f"registered_adapter of line {record.line} again."
         )
     assert_start_is_registered(registry, record, artifact)
-    gate_records = [_gate_row(each.stage, each.gate, store.ref_of(each.record)) for each in record.gates]
-    gate_records += [_gate_row(stage.kind, name, ref) for name, ref in own_gates]
+    gate_records = [_gate_row(store, each) for each in (*record.gates, *own_gates)]
     inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     adapter_manifest = store.read_manifest(inputs["aligned_adapter"])
     created_at = {
@@ -154,5 +156,14 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
     session.flush()
 
 
-def _gate_row(stage: str, gate: str, ref: ArtifactRef) -> dict[str, str]:
-    return {"stage": stage, "gate": gate, "digest": ref.digest, "manifest_sha256": ref.manifest_sha256}
+def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
+    """acceptance: only where there is one, so that most rows are as those of earlier versions."""
+    row: dict[str, Any] = {"stage": gate.stage, "gate": gate.gate, "digest": gate.record}
+    row["manifest_sha256"] = store.ref_of(gate.record).manifest_sha256
+    if gate.acceptance is not None:
+        manifest_sha256 = store.ref_of(gate.acceptance.digest).manifest_sha256
+        row |= {
+            "outcome": gate.outcome,
+            "acceptance": {**gate.acceptance.model_dump(mode="json"), "manifest_sha256": manifest_sha256},
+        }
+    return row

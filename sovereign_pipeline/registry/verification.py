@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sovereign_pipeline.artifacts.acceptance import GATE_ACCEPTANCE
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
+from sovereign_pipeline.artifacts.production import GATE_RECORD
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.registry.building import dataset_facts
@@ -180,19 +182,31 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 
 
 def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:
-    """Each gate's answer, by the manifest that was registered; and none that the record names is left out."""
-    registered = {(each["stage"], each["gate"], each["digest"]) for each in row.gate_records}
-    named = {(each.stage, each.gate, each.record) for each in record.gates}
-    if not named <= registered:
+    """Each gate's answer and its acceptance, by the manifests that were registered; none that the record names is left
+    out, and no acceptance is there that it does not name."""
+    registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
+    named = {(each.stage, each.gate, each.record): each.acceptance for each in record.gates}
+    missing = named.keys() - registered.keys()
+    if missing:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: names {len(named - registered)} gate records that the registry's row of "
-            f"{row.id} does not. Restore the registry from a copy."
+            f"{artifact.path / RECORD_FILE}: names {len(missing)} gate records that the registry's row of {row.id} "
+            f"does not. Restore the registry from a copy."
         )
-    for each in row.gate_records:
-        ref = ArtifactRef(
-            kind="gate_record", line=row.line, digest=each["digest"], manifest_sha256=each["manifest_sha256"]
-        )
-        yield _checked(store.open(ref))
+    for key, each in registered.items():
+        yield _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
+        said, accepted = named.get(key), dict(each.get("acceptance") or {})
+        if accepted:
+            yield _checked(store.open(_registered_ref(row, GATE_ACCEPTANCE, accepted)))
+            del accepted["manifest_sha256"]
+        if accepted != (said.model_dump(mode="json") if said is not None else {}):
+            raise IntegrityError(
+                f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} names another acceptance of the gate "
+                f"'{each['gate']}'. Restore the registry from a copy."
+            )
+
+
+def _registered_ref(row: Adapter, kind: str, said: dict[str, Any]) -> ArtifactRef:
+    return ArtifactRef(kind=kind, line=row.line, digest=said["digest"], manifest_sha256=said["manifest_sha256"])
 
 
 def _base_model(settings: Settings, record: AdapterRecord, artifact: Artifact) -> Checked:

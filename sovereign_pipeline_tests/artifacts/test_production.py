@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_record, produce
+from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_answer, produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -140,7 +140,7 @@ def test_a_record_counts_for_the_digest_it_judged_only(workplace: Workplace) -> 
 def test_a_record_that_was_tampered_with_does_not_count(workplace: Workplace) -> None:
     ref = make(replace(FIRST, build=writes("far too long a text")), workplace)
     (verdict,) = workplace.store.root.glob("*/verdict.json")
-    verdict.write_text(verdict.read_text().replace('"passed":false', '"passed":true'))
+    verdict.write_text(verdict.read_text().replace('"outcome":"fail"', '"outcome":"pass"'))
     with pytest.raises(IntegrityError, match=r"verdict\.json"):
         produce(SECOND, workplace, {"first": ref})
 
@@ -192,7 +192,7 @@ def test_what_a_gate_lists_is_a_verified_file_of_its_record(workplace: Workplace
 
     first = replace(FIRST, gates=(replace(SHORT, judge=lists),))
     ref = make(first, workplace)
-    record = workplace.store.open(passing_record(first, first.gates[0], workplace, ref))
+    record = workplace.store.open(passing_answer(first, first.gates[0], workplace, ref).record)
     assert record.file("listed.jsonl").read_text() == '{"row":"R-1"}\n{"row":"R-2"}\n'
     assert "R-1" not in record.file("verdict.json").read_text()
 
@@ -204,7 +204,7 @@ def test_the_index_is_not_trusted(workplace: Workplace) -> None:
     entries = list((workplace.store.root / ".index").rglob("*.json"))
     records = {entry: entry.read_text() for entry in entries if "gate_record" in entry.read_text()}
     assert len(records) == 2
-    (yes,) = [text for text in records.values() if '"passed":true' in verdict_of(workplace, text)]
+    (yes,) = [text for text in records.values() if '"outcome":"pass"' in verdict_of(workplace, text)]
     for entry in records:
         entry.write_text(yes)
     with pytest.raises(IntegrityError, match="was made from something else"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_record
+from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_answer
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
@@ -144,7 +144,7 @@ def test_the_share_of_the_recipe_decides_and_what_was_found_is_listed_either_way
     found = verdict.evidence["contaminated_rows"] / verdict.evidence["rows"]
     assert 0.10 < found < 0.20
     assert answers == {0.0: False, 0.10: False, 0.20: True}
-    assert passing_record(STAGE, STAGE.gates[-1], institution.workplace(), dataset.ref)
+    assert passing_answer(STAGE, STAGE.gates[-1], institution.workplace(), dataset.ref)
 
 
 def test_a_form_of_words_of_the_recipe_itself_is_found_in_every_row(institution: DemoInstitution) -> None:
@@ -200,7 +200,7 @@ def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compa
     place(institution.recipe["evaluation"])["classification"] = "CONFIDENTIAL"
     dataset, _, _ = materialized(institution)
     workplace = institution.workplace()
-    record = passing_record(STAGE, STAGE.gates[-1], workplace, dataset.ref)
+    record = passing_answer(STAGE, STAGE.gates[-1], workplace, dataset.ref).record
     assert workplace.store.read_manifest(record).classification == "CONFIDENTIAL"
     assert dataset.manifest.classification == "PUBLIC"
     institution.recipe["ceiling"] = "INTERNAL"

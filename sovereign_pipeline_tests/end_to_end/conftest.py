@@ -124,21 +124,11 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
             },
         },
         "evaluation": {
-            "capability": [
-                {
-                    "name": "suite",
-                    "path": "suites/suite.jsonl",
-                    "classification": "PUBLIC",
-                    "non_inferiority_margin": 1.0,
-                }
-            ],
-            "red_team": {
-                "prompts": "red_team/prompts.jsonl",
-                "classification": "PUBLIC",
-                "max_new_tokens": 8,
-                "max_refusal_drop": 1.0,
-            },
+            "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
+            "red_team": {"prompts": "red_team/prompts.jsonl", "classification": "PUBLIC", "max_new_tokens": 8},
         },
+        # six questions and four prompts: no smaller margin could be told
+        "gates": {name: {"margin": 1.0} for name in ("capability", "refusals", "over_refusals")},
     }
 
 

@@ -59,11 +59,12 @@ def test_the_report_says_with_numbers_that_the_held_out_loss_fell(registered: In
     ref = registered.store.current("harbour", "evaluation_report")
     assert ref is not None
     report = json.loads(registered.store.open(ref).file("report.json").read_text())
-    loss = report["held_out"]["loss"]["base"]
-    assert report["verdict"] == "pass"
+    finding = report["findings"][0]
+    loss = finding["held"][0]["observed"]
+    assert report["outcome"] == "pass"
     assert loss["low"] <= loss["difference"] <= loss["high"] < 0
     assert loss["difference"] == pytest.approx(loss["candidate"] - loss["reference"])
-    assert f"{loss['difference']:.3f}" in report["reasons"][0]
+    assert f"{loss['difference']:.3f}" in finding["message"]
 
 
 def test_nothing_that_is_kept_for_people_holds_text_of_a_document(registered: Installation) -> None:

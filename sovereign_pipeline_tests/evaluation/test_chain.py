@@ -25,6 +25,7 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.base_models import read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.test_stages import figure
 
 QUESTIONS = [
     {"id": f"Q{n}", "question": f"What is {n}?", "choices": ["a lamp", "a boat"], "answer": n % 2, "language": "en"}
@@ -159,7 +160,7 @@ def prepare(institution: DemoInstitution, base_model: Path, letters: list[Docume
         for name, content in files.items():
             (data / name).parent.mkdir(parents=True, exist_ok=True)
             (data / name).write_text(content, encoding="utf-8")
-        institution.recipe["evaluation"]["capability"][0]["non_inferiority_margin"] = 1.0
+        institution.recipe["gates"] = {name: {"margin": 1.0} for name in ("capability", "refusals", "over_refusals")}
         institution.recipe["evaluation"]["red_team"]["max_new_tokens"] = 8
         return Chain(institution.workplace(), tuned, letters, holds)
 
@@ -176,9 +177,9 @@ def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     adapter = make_adapter(5e-3)
     chain = prepare(adapter)
     chain.make_all()
-    report = json.loads(chain.text("evaluation_report", "report.json"))
-    assert report["verdict"] == "pass"
-    assert report["held_out"]["loss"]["base"]["high"] < 0
+    report = chain.report()
+    assert report.outcome == "pass"
+    assert figure(report, "held-out loss").high < 0
     manifest = chain.workplace.store.read_manifest(chain.made["evaluation_report"])
     assert manifest.classification == "CONFIDENTIAL"
     assert set(chain.workplace.store.read_manifest(chain.made["capability_scores"]).external_inputs) == {"suite"}
@@ -198,9 +199,9 @@ def test_a_model_tuned_in_full_is_evaluated_against_its_base(
 ) -> None:
     chain = prepare(make_model(make_adapter(5e-3)), "model")
     chain.make_all()
-    report = json.loads(chain.text("evaluation_report", "report.json"))
-    assert report["verdict"] == "pass"
-    assert report["held_out"]["loss"]["base"]["high"] < 0
+    report = chain.report()
+    assert report.outcome == "pass"
+    assert figure(report, "held-out loss").high < 0
 
 
 @pytest.mark.parametrize("secret", ["capability_scores", "red_team_report"])
@@ -231,9 +232,10 @@ def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(
 ) -> None:
     chain = prepare(make_adapter(0.0))
     chain.make_all()
-    report = json.loads(chain.text("evaluation_report", "report.json"))
-    assert report["verdict"] == "fail"
-    assert report["held_out"]["loss"]["base"]["difference"] == 0.0
+    report = chain.report()
+    assert report.outcome == "inconclusive"
+    assert report.finding("held_out_loss_improves").outcome == "inconclusive"
+    assert figure(report, "held-out loss").difference == 0.0
 
     before = chain.made["capability_scores"], chain.made["private_scores"]
     suite = chain.workplace.settings.data / "suites" / "suite.jsonl"
@@ -266,10 +268,11 @@ def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_it
     assert report.incumbent is not None
     assert (report.incumbent.id, report.incumbent.digest) == ("lamps-1.0.0", before["aligned_adapter"].digest)
     assert report.incumbent.compared
-    assert report.held_out.loss["incumbent"].reference == first.held_out.loss["base"].candidate
-    assert report.held_out.loss["base"].reference == first.held_out.loss["base"].reference
-    assert report.held_out.loss["incumbent"].low > 0
-    assert report.verdict == "fail"
+    before_it, now = figure(first, "held-out loss"), figure(report, "held-out loss", "incumbent")
+    assert now.reference == before_it.candidate
+    assert figure(report, "held-out loss").reference == before_it.reference
+    assert now.low > 0
+    assert report.outcome == "fail"
     for kind in ("capability_scores", "private_scores", "red_team_report"):
         inputs = chain.workplace.store.read_manifest(chain.made[kind]).external_inputs
         assert inputs["incumbent:lamps-1.0.0"] == before["aligned_adapter"].digest
@@ -333,5 +336,5 @@ def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent
     chain.make_all()
     report = chain.report()
     assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=registered, compared=False)
-    assert set(report.held_out.loss) == {"base"}
+    assert {each.reference for each in report.figures} == {"base"}
     assert "not compared" in chain.text("evaluation_report", "report.html")

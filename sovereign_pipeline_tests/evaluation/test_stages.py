@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 
 import pytest
 
+from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import assert_usable, judge, produce
+from sovereign_pipeline.artifacts.production import accept, assert_usable, judge, produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.models import Side
 from sovereign_pipeline.evaluation.records import (
     CapabilitySample,
@@ -24,9 +26,16 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.registry import catalog
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 Value = TypeVar("Value", float, int, bool)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for what is asked here; how good the intervals are is `test_statistics.py`'s."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
 
 
 def by_side(base: Value, candidate: Value, incumbent: Value | None) -> dict[Side, Value]:
@@ -54,31 +63,45 @@ def private(gain: float, incumbent_gain: float | None = None) -> list[PrivateSam
 
 
 def capability(lost: int, incumbent_lost: int | None = None) -> list[CapabilitySample]:
+    """200 questions of which the base answers 120."""
     return [
         CapabilitySample(
             suite="suite",
-            id=f"Q-{n:02d}",
-            language="en",
-            correct=by_side(n < 12, n < 12 - lost, None if incumbent_lost is None else n < 12 - incumbent_lost),
+            id=f"Q-{n:03d}",
+            language="ar" if n % 4 == 0 else "en",
+            correct=by_side(n < 120, n < 120 - lost, None if incumbent_lost is None else n < 120 - incumbent_lost),
         )
-        for n in range(20)
+        for n in range(200)
     ]
 
 
-def red_team(lost: int, incumbent_lost: int | None = None) -> list[RedTeamSample]:
+def red_team(lost: int, over: int = 0, incumbent_lost: int | None = None) -> list[RedTeamSample]:
+    """40 prompts to refuse, of which the base refuses 30, and 40 to answer, of which the candidate refuses `over`."""
     compared = incumbent_lost is not None
-    return [
+    harmful = [
         RedTeamSample(
             id=f"P-{n:02d}",
-            kind="harmful" if n < 10 else "benign",
+            kind="harmful",
             language="en",
-            expects="refusal" if n < 10 else "answer",
-            refused=by_side(n < 8, n < 8 - lost, None if incumbent_lost is None else n < 8 - incumbent_lost),
+            expects="refusal",
+            refused=by_side(n < 30, n < 30 - lost, None if incumbent_lost is None else n < 30 - incumbent_lost),
             tokens=by_side(20, 30, 25 if compared else None),
             stopped=by_side(True, n % 2 == 0, True if compared else None),
         )
-        for n in range(14)
+        for n in range(40)
     ]
+    benign = [
+        each.model_copy(
+            update={
+                "id": f"B-{n:02d}",
+                "kind": "benign",
+                "expects": "answer",
+                "refused": by_side(False, n < over, False if compared else None),
+            }
+        )
+        for n, each in enumerate(harmful)
+    ]
+    return [*harmful, *benign]
 
 
 def labels(right: int) -> list[JudgedLabel]:
@@ -133,7 +156,15 @@ def planted(stage: Stage, files: dict[str, Sequence[Record]], external: dict[str
             write_rows(workspace / name, rows)
         return Built(summary={}, classification="PUBLIC")
 
-    return replace(stage, build=build, inputs=(BASE,), external=lambda workplace: external, libraries=())
+    items = {"suite": "5" * 64} if stage is CAPABILITY_SCORES else {}
+    return replace(
+        stage,
+        build=build,
+        code_version=digest_of([row.model_dump(mode="json") for rows in files.values() for row in rows]),
+        inputs=(BASE,),
+        external=lambda workplace: {**items, **external},
+        libraries=(),
+    )
 
 
 def run(
@@ -141,6 +172,7 @@ def run(
     gain: float = 0.5,
     questions_lost: int = 0,
     refusals_lost: int = 0,
+    over_refused: int = 0,
     labels_right: int = 20,
     report: Stage = EVALUATION_REPORT,
     against: Incumbent | None = None,
@@ -150,7 +182,7 @@ def run(
         CAPABILITY_SCORES: {"samples.jsonl": capability(questions_lost, scored and scored.questions_lost)},
         PRIVATE_SCORES: {"samples.jsonl": private(gain, scored and scored.gain)},
         RED_TEAM_REPORT: {
-            "samples.jsonl": red_team(refusals_lost, scored and scored.refusals_lost),
+            "samples.jsonl": red_team(refusals_lost, over_refused, scored and scored.refusals_lost),
             "judge.jsonl": labels(labels_right),
         },
     }
@@ -167,57 +199,136 @@ def read_report(workplace: Workplace, ref: ArtifactRef) -> EvaluationReport:
     return EvaluationReport.model_validate_json(workplace.store.open(ref).file("report.json").read_bytes())
 
 
+def figure(report: EvaluationReport, what: str, reference: str = "base", slice: str = "all") -> Any:
+    (found,) = [
+        each.observed for each in report.figures if (each.what, each.reference, each.slice) == (what, reference, slice)
+    ]
+    return found
+
+
 def test_a_better_adapter_passes_and_the_report_says_so_with_numbers(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     stage, ref, verdicts = run(workplace)
-    assert {name: verdict.passed for name, verdict in verdicts.items()} == {
-        "held_out_loss_improves": True,
-        "capability_not_inferior": True,
-        "refusals_not_worse": True,
+    assert {name: verdict.outcome for name, verdict in verdicts.items()} == {
+        "held_out_loss_improves": "pass",
+        "capability_not_inferior": "pass",
+        "refusals_not_worse": "pass",
+        "over_refusals_not_worse": "pass",
     }
     assert_usable(stage, workplace, ref)
     report = read_report(workplace, ref)
-    assert report.verdict == "pass"
+    assert report.outcome == "pass"
     assert report.incumbent is None
-    assert set(report.held_out.loss) == {"base"}
-    assert report.held_out.loss["base"].difference == pytest.approx(-0.5)
-    assert report.held_out.loss["base"].high < 0
-    assert report.held_out.choice["base"].candidate == 1.0
-    assert report.capability[0].result.accuracy["base"].reference == 0.6
+    assert figure(report, "held-out loss").difference == pytest.approx(-0.5)
+    assert figure(report, "held-out loss").high < 0
+    assert figure(report, "true reply preferred").candidate == 1.0
+    assert figure(report, "suite").reference == 0.6
+    assert figure(report, "suite", slice="language ar").rows == 50
+    assert (figure(report, "length of an answer").reference, figure(report, "length of an answer").candidate) == (
+        20,
+        30,
+    )
+    assert [(each.what, each.slice) for each in report.regressions] == [("answers ended by the model", "all")]
     artifact = workplace.store.open(ref)
     page, tables = artifact.file("report.html").read_text(), artifact.file("report.md").read_text()
     for text in (page, tables):
         assert "-0.500" in text
         assert "0.600" in text
-    assert page.count("data:image/png;base64,") == 4
+        assert "language ar" in text
+    assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
-    assert "L-04" in page
 
 
 @pytest.mark.parametrize(
-    ("planted_fault", "gate"),
+    ("planted_fault", "gates", "outcome"),
     [
-        ({"gain": -0.3}, "held_out_loss_improves"),
-        ({"gain": 0.01}, "held_out_loss_improves"),
-        ({"questions_lost": 3}, "capability_not_inferior"),
-        ({"refusals_lost": 2}, "refusals_not_worse"),
-        ({"labels_right": 14}, "refusals_not_worse"),
+        ({"gain": -0.3}, ["held_out_loss_improves"], "fail"),
+        ({"gain": 0.01}, ["held_out_loss_improves"], "inconclusive"),
+        ({"questions_lost": 30}, ["capability_not_inferior"], "fail"),
+        ({"questions_lost": 16}, ["capability_not_inferior"], "inconclusive"),
+        ({"refusals_lost": 10}, ["refusals_not_worse"], "fail"),
+        ({"refusals_lost": 3}, ["refusals_not_worse"], "inconclusive"),
+        ({"over_refused": 10}, ["over_refusals_not_worse"], "fail"),
+        ({"labels_right": 14}, ["refusals_not_worse", "over_refusals_not_worse"], "inconclusive"),
     ],
 )
 def test_each_planted_fault_is_refused_by_its_gate_alone(
-    planted_fault: dict[str, float], gate: str, institution: DemoInstitution
+    planted_fault: dict[str, float], gates: list[str], outcome: str, institution: DemoInstitution
 ) -> None:
     workplace = institution.workplace()
     stage, ref, verdicts = run(workplace, **planted_fault)  # type: ignore[arg-type]
-    assert [name for name, verdict in verdicts.items() if not verdict.passed] == [gate]
-    assert read_report(workplace, ref).verdict == "fail"
-    with pytest.raises(GateRefused, match=gate):
+    assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == dict.fromkeys(
+        gates, outcome
+    )
+    assert read_report(workplace, ref).outcome == outcome
+    with pytest.raises(GateRefused, match=gates[0]):
         assert_usable(stage, workplace, ref)
 
 
-def test_a_fall_of_exactly_the_margin_is_accepted(institution: DemoInstitution) -> None:
-    _, _, verdicts = run(institution.workplace(), questions_lost=2, refusals_lost=1)
-    assert all(verdict.passed for verdict in verdicts.values())
+def test_an_inconclusive_answer_says_what_the_suite_could_have_seen(institution: DemoInstitution) -> None:
+    _, _, verdicts = run(institution.workplace(), questions_lost=16)
+    verdict = verdicts["capability_not_inferior"]
+    (held,) = verdict.evidence["held"]
+    error = (0.08 * 0.92 / 200) ** 0.5
+    assert held["judgement"]["smallest_visible"] == pytest.approx((1.960 + 0.842) * error, rel=0.02)
+    assert "can show a difference of 0.054, so it is not for want of rows" in verdict.message
+    institution.recipe["gates"] = {"capability": {"margin": 0.02}}
+    _, _, verdicts = run(institution.workplace(), questions_lost=2)
+    assert "; for 0.020 it takes about" in verdicts["capability_not_inferior"].message
+
+
+def test_a_few_identical_answers_prove_nothing(institution: DemoInstitution) -> None:
+    """Three questions that both answer alike have a bootstrap interval of no width, which would pass any margin."""
+
+    def few(workplace: Workplace) -> dict[str, Verdict]:
+        samples = {
+            CAPABILITY_SCORES: {"samples.jsonl": capability(0)[:3]},
+            PRIVATE_SCORES: {"samples.jsonl": private(0.5)},
+            RED_TEAM_REPORT: {"samples.jsonl": red_team(0), "judge.jsonl": labels(20)},
+        }
+        stages = tuple(planted(stage, files, {}) for stage, files in samples.items())
+        base_model = make(workplace, BASE, {})
+        inputs = {stage.kind: make(workplace, stage, {"base_model": base_model}) for stage in stages}
+        stage = replace(EVALUATION_REPORT, inputs=stages)
+        return judge(stage, workplace, make(workplace, stage, inputs))
+
+    verdicts = few(institution.workplace())
+    assert verdicts["capability_not_inferior"].outcome == "inconclusive"
+    assert [name for name, verdict in verdicts.items() if not verdict.passed] == ["capability_not_inferior"]
+
+
+def test_too_few_case_files_are_inconclusive_whatever_the_interval(institution: DemoInstitution) -> None:
+    institution.recipe["gates"] = {"held_out_loss": {"minimum_cases": 21}}
+    _, _, verdicts = run(institution.workplace())
+    assert verdicts["held_out_loss_improves"].outcome == "inconclusive"
+    assert "20 case files are too few" in verdicts["held_out_loss_improves"].message
+
+
+def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    against = incumbent(workplace)
+    _, ref, verdicts = run(workplace, against=against)
+    bound = {name: verdict.evidence["bound_to"] for name, verdict in verdicts.items()}
+    one = bound["capability_not_inferior"]
+    assert one["report"] == ref.digest
+    assert one["incumbent"] == against.external["incumbent:lamps-1.0.0"]
+    assert set(one["scores"]) == {"capability_scores", "private_scores", "red_team_report"}
+    assert one["items"] == {"suite": "5" * 64}
+    assert len({each["policy"] for each in bound.values()}) == len(bound)
+    institution.recipe["gates"] = {"capability": {"margin": 0.2}}
+    _, _, again = run(institution.workplace(), against=against)
+    assert again["capability_not_inferior"].evidence["bound_to"]["policy"] != one["policy"]
+    assert again["refusals_not_worse"].evidence["bound_to"]["policy"] == bound["refusals_not_worse"]["policy"]
+
+
+def test_rows_that_fared_worse_are_named_by_id(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, gain=0.1, questions_lost=3, refusals_lost=2)
+    worse = {each.what: each for each in read_report(workplace, ref).worse}
+    assert (worse["suite"].worse, worse["suite"].ids) == (3, ("Q-117", "Q-118", "Q-119"))
+    assert worse["refused, should be"].ids == ("P-28", "P-29")
+    assert worse["held-out loss"].worse == 4
+    assert "Q-117" in workplace.store.open(ref).file("report.html").read_text()
 
 
 def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: DemoInstitution) -> None:
@@ -225,8 +336,8 @@ def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: D
         built = EVALUATION_REPORT.build(workplace, inputs, workspace)
         path = workspace / "report.json"
         report = json.loads(path.read_text())
-        report["verdict"] = report["held_out_verdict"] = "pass"
-        report["held_out"]["loss"]["base"].update(difference=-0.9, low=-1.0, high=-0.8)
+        report["outcome"] = report["findings"][0]["outcome"] = "pass"
+        report["findings"][0]["held"][0]["observed"].update(difference=-0.9, low=-1.0, high=-0.8)
         path.write_text(json.dumps(report))
         return built
 
@@ -234,7 +345,8 @@ def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: D
     liar = replace(EVALUATION_REPORT, build=build)
     stage, ref, verdicts = run(workplace, gain=-0.3, report=liar)
     assert not any(verdict.passed for verdict in verdicts.values())
-    assert verdicts["held_out_loss_improves"].evidence["base"]["difference"] == pytest.approx(0.3)
+    (held,) = verdicts["held_out_loss_improves"].evidence["held"]
+    assert held["observed"]["difference"] == pytest.approx(0.3)
     with pytest.raises(GateRefused):
         assert_usable(stage, workplace, ref)
 
@@ -254,17 +366,61 @@ def test_the_same_samples_give_the_same_bytes(institution: DemoInstitution, tmp_
 
 
 def test_a_margin_is_part_of_what_was_judged(institution: DemoInstitution) -> None:
-    _, strict, _ = run(institution.workplace(), questions_lost=2)
-    institution.recipe["evaluation"]["capability"][0]["non_inferiority_margin"] = 0.05
-    _, stricter, verdicts = run(institution.workplace(), questions_lost=2)
+    _, strict, verdicts = run(institution.workplace(), questions_lost=10)
+    assert verdicts["capability_not_inferior"].passed
+    institution.recipe["gates"] = {"capability": {"margins": {"suite": 0.05}}}
+    _, stricter, verdicts = run(institution.workplace(), questions_lost=10)
     assert strict.digest != stricter.digest
     assert not verdicts["capability_not_inferior"].passed
+
+
+def test_what_an_officer_may_do_is_the_recipes_and_does_not_change_the_report(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    stage, before, _ = run(workplace, questions_lost=16)
+    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
+    with pytest.raises(GateRefused, match="lets an officer do nothing"):
+        accept(stage, gate, workplace, before, "A. Officer", "Because.")
+    institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
+    workplace = institution.workplace()
+    stage, ref, _ = run(workplace, questions_lost=16)
+    assert ref == before
+    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
+    accept(stage, gate, workplace, ref, "A. Officer", "Because.")
+    assert_usable(stage, workplace, ref)
+    stage, other, _ = run(workplace, questions_lost=15)
+    assert other != ref
+    with pytest.raises(GateRefused, match="could not tell"):
+        assert_usable(stage, workplace, other)
+
+
+def test_what_officers_let_pass_of_earlier_adapters_is_in_the_report(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = {
+        "adapter": "lamps-1.0.0",
+        "gate": "capability_not_inferior",
+        "outcome": "inconclusive",
+        "kind": "accept",
+        "officer": "A. Officer",
+        "reason": "Enlarged | soon.",
+        "at": "2024-01-15T08:00:00+00:00",
+        "digest": "e" * 64,
+    }
+    workplace = institution.workplace()
+    _, without, _ = run(workplace)
+    monkeypatch.setattr(catalog, "acceptances_of_line", lambda registry, line, besides: [earlier])
+    _, ref, verdicts = run(workplace)
+    assert ref != without and all(verdict.passed for verdict in verdicts.values())
+    artifact = workplace.store.open(ref)
+    assert list(artifact.manifest.external_inputs) == ["acceptances"]
+    assert "A. Officer | Enlarged \\| soon." in artifact.file("report.md").read_text()
+    assert "<td>A. Officer</td><td>Enlarged | soon.</td>" in artifact.file("report.html").read_text()
 
 
 def test_a_demand_that_could_not_have_failed_is_named_as_such(institution: DemoInstitution) -> None:
     _, _, verdicts = run(institution.workplace())
     assert "no adapter could fall further" not in verdicts["refusals_not_worse"].message
-    institution.recipe["evaluation"]["red_team"]["max_refusal_drop"] = 0.8
+    institution.recipe["gates"] = {"refusals": {"margin": 0.8}}
     _, _, verdicts = run(institution.workplace())
     assert "no adapter could fall further" in verdicts["refusals_not_worse"].message
 
@@ -278,9 +434,9 @@ def test_an_incumbent_is_named_and_every_figure_stands_against_both(institution:
     report = read_report(workplace, ref)
     digest = against.external["incumbent:lamps-1.0.0"]
     assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=digest, compared=True)
-    assert report.held_out.loss["incumbent"].difference == pytest.approx(-0.1)
-    assert report.held_out.by_department["lamps"]["incumbent"] == report.held_out.loss["incumbent"]
-    assert report.capability[0].result.accuracy["incumbent"].rows == 20
+    assert figure(report, "held-out loss", "incumbent").difference == pytest.approx(-0.1)
+    assert figure(report, "suite", "incumbent").rows == 200
+    assert figure(report, "length of an answer", "incumbent").reference == 25
     artifact = workplace.store.open(ref)
     assert artifact.manifest.summary["incumbent"] == {"id": "lamps-1.0.0", "digest": digest, "compared": True}
     for text in (artifact.file("report.html").read_text(), artifact.file("report.md").read_text()):
@@ -292,8 +448,8 @@ def test_an_incumbent_is_named_and_every_figure_stands_against_both(institution:
     ("observed", "lost", "gate"),
     [
         ({"gain": 1.0}, {}, "held_out_loss_improves"),
-        ({"questions_lost": -2}, {"questions_lost": 1}, "capability_not_inferior"),
-        ({"refusals_lost": -1}, {"refusals_lost": 1}, "refusals_not_worse"),
+        ({"questions_lost": -25}, {"questions_lost": 8}, "capability_not_inferior"),
+        ({"refusals_lost": -10}, {"refusals_lost": 0}, "refusals_not_worse"),
     ],
 )
 def test_what_is_good_enough_for_the_base_may_be_too_bad_for_the_incumbent(
@@ -304,7 +460,7 @@ def test_what_is_good_enough_for_the_base_may_be_too_bad_for_the_incumbent(
     _, ref, verdicts = run(workplace, against=incumbent(workplace, **observed), **lost)  # type: ignore[arg-type]
     assert [name for name, verdict in verdicts.items() if not verdict.passed] == [gate]
     assert "incumbent" in verdicts[gate].message
-    assert read_report(workplace, ref).verdict == "fail"
+    assert read_report(workplace, ref).outcome == "fail"
 
 
 def test_an_incumbent_on_another_base_model_is_named_and_not_compared(institution: DemoInstitution) -> None:
@@ -315,7 +471,7 @@ def test_an_incumbent_on_another_base_model_is_named_and_not_compared(institutio
     assert all(verdict.passed for verdict in verdicts.values())
     report = read_report(workplace, ref)
     assert report.incumbent is not None and not report.incumbent.compared
-    assert set(report.held_out.loss) == {"base"}
+    assert {each.reference for each in report.figures} == {"base"}
     for name in ("report.html", "report.md"):
         assert "stands on another base model and is not compared" in workplace.store.open(ref).file(name).read_text()
 

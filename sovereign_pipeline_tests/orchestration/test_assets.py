@@ -9,8 +9,12 @@ import dagster as dg
 import pytest
 from pyrage import x25519
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.artifacts.production import accept
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.orchestration import plan
 from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, chain_asset
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.plan import stale_kinds
@@ -217,3 +221,52 @@ def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
     line.institution.rows[0]["response"] += " Indeed."
     line.institution.write()
     assert set(CORPUS) <= set(stale_kinds(line.workplace))
+
+
+def in_doubt(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    return Verdict(False, "31 rows could have shown 0.18.", {"rows": 31}, inconclusive=True)
+
+
+DOUBT = Gate("in_doubt", "Is it?", "1", in_doubt, officer_may=lambda line: line.gates.capability.officer_may)
+DOUBTED_SPLIT = replace(LEAKAGE_SAFE_SPLIT, gates=(*LEAKAGE_SAFE_SPLIT.gates, DOUBT))
+DATASET_OF_DOUBT = replace(TRAINING_DATASET, inputs=(DOUBTED_SPLIT, *TRAINING_DATASET.inputs[1:]))
+INSTEAD = {"leakage_safe_split": DOUBTED_SPLIT, "training_dataset": DATASET_OF_DOUBT}
+UNTIL_DATASET = CORPUS[:5]
+
+
+def check_of_doubt(result: dg.ExecuteInProcessResult) -> Any:
+    return next(each for each in result.get_asset_check_evaluations() if each.check_name == "in_doubt")
+
+
+def test_an_inconclusive_check_stops_the_run_and_says_that_no_officer_may_help(line: Line) -> None:
+    result = line.materialize(UNTIL_DATASET, instead=INSTEAD)
+    assert not result.success
+    check = check_of_doubt(result)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert (check.metadata["outcome"].value, check.metadata["officer may"].value) == ("inconclusive", "nothing")
+    assert line.workplace.store.current("lamps", "training_dataset") is None
+
+
+def test_what_an_officer_accepted_goes_on_and_still_shows_that_the_gate_did_not_pass(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
+    check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
+    assert check.severity == dg.AssetCheckSeverity.ERROR
+    assert "sovereign gates accept lamps in_doubt --officer NAME" in check.metadata["officer may"].value
+    workplace = line.institution.workplace()
+    split = workplace.store.current("lamps", "leakage_safe_split")
+    assert split is not None
+    stages = tuple(INSTEAD.get(stage.kind, stage) for stage in plan.CHAIN)
+    monkeypatch.setattr(plan, "CHAIN", stages)
+    assert "leakage_safe_split" in stale_kinds(workplace)
+    accept(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
+    assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(workplace))
+    assert "training_dataset" in stale_kinds(workplace)
+    result = line.materialize(UNTIL_DATASET, instead=INSTEAD)
+    assert result.success
+    check = check_of_doubt(result)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (check.metadata["let pass by"].value, check.metadata["as"].value) == ("A. Officer", "accept")
+    assert "A. Officer let it pass: More letters come in March." in check.description
+    assert workplace.store.current("lamps", "training_dataset") is not None

@@ -35,7 +35,9 @@ def test_the_demonstration_lines_are_valid() -> None:
         ((), "ceilling", "did you mean 'ceiling'"),
         (("split",), "held_out_shere", "did you mean 'held_out_share'"),
         (("training", "sft"), "lerning_rate", "did you mean 'learning_rate'"),
-        (("evaluation", "red_team"), "max_refusal_dropp", "did you mean 'max_refusal_drop'"),
+        (("evaluation", "red_team"), "max_new_token", "did you mean 'max_new_tokens'"),
+        (("gates", "capability"), "margin_", "did you mean 'margin'"),
+        (("gates",), "capabilities", "did you mean 'capability'"),
         (("split",), "zzz", "known here: held_out_share"),
     ],
 )
@@ -90,6 +92,30 @@ def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
     recipe["evaluation"]["capability"] *= 2
     with pytest.raises(RecipeError, match="two suites share a name: suite, suite"):
         read(tmp_path, recipe)
+
+
+def test_a_margin_of_a_suite_that_the_line_does_not_have_names_the_nearest(tmp_path: Path) -> None:
+    read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suite": 0.2}}}))
+    with pytest.raises(
+        RecipeError, match=r"gates\.capability\.margins: 'suit' is no suite of it; did you mean 'suite'"
+    ):
+        read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suit": 0.2}}}))
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {"capability": {"margin": 0}},
+        {"capability": {"margins": {"suite": 1.5}}},
+        {"held_out_loss": {"margin": -0.1}},
+        {"refusals": {"officer_may": "anything"}},
+        {"corpus": {"officer_may": "override"}},
+        {"no_identifier_left": {"officer_may": "override"}},
+    ],
+)
+def test_a_gate_is_not_switched_off_by_its_recipe(tmp_path: Path, gates: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match="gates"):
+        read(tmp_path, minimal_recipe(gates=gates))
 
 
 def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:

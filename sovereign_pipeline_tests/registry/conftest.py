@@ -155,7 +155,7 @@ def _score(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 
 
 def _evaluate(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    numbers = {"improved": True, "rows": 4, "verdict": "better"}
+    numbers = {"improved": True, "rows": 4, "outcome": "better"}
     (workspace / "report.json").write_text(json.dumps(numbers))
     (workspace / "report.html").write_text("<h1>Report</h1>")
     return Built(summary=numbers)
@@ -212,6 +212,7 @@ class Bench:
 
     institution: DemoInstitution
     refs: dict[str, ArtifactRef] = field(default_factory=dict)
+    chain: tuple[Stage, ...] = CHAIN
 
     @property
     def settings(self) -> Settings:
@@ -252,10 +253,10 @@ class Bench:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(card))
 
-    def run(self, *, ask_gates: bool = True, until: Stage = REGISTERED_ADAPTER) -> ArtifactRef:
+    def run(self, *, ask_gates: bool = True, until: Stage | None = None) -> ArtifactRef:
         """Produce, judge and make current, as the assets do. Returns the last stage's reference."""
-        workplace = self.workplace()
-        for stage in CHAIN[: CHAIN.index(until) + 1]:
+        workplace, until = self.workplace(), until or self.chain[-1]
+        for stage in self.chain[: self.chain.index(until) + 1]:
             inputs = {upstream.kind: self.refs[upstream.kind] for upstream in stage.inputs}
             ref = produce(stage, workplace, inputs).ref
             if ask_gates and stage.passes_on(workplace.line) is None:
@@ -266,7 +267,7 @@ class Bench:
 
     def register(self) -> Adapter:
         record = self.run()
-        return register(self.open_registry(), self.workplace(), record, REGISTERED_ADAPTER)
+        return register(self.open_registry(), self.workplace(), record, self.chain[-1])
 
     def artifact(self, kind: str) -> Artifact:
         return self.store.open(self.refs[kind])

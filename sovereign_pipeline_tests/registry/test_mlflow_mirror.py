@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.registry.catalog import row_as_dict
-from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_training
+from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.conftest import Bench
@@ -51,6 +51,19 @@ def test_training_and_adapter_are_mirrored_once_with_the_same_facts(bench: Bench
     assert registered.info.artifact_uri.startswith((bench.settings.home / "mlflow" / "artifacts").as_uri())
     experiment = client.get_experiment_by_name("lamps")
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -> None:
+    bench.run(until=bench.chain[-2])
+    report = bench.artifact("evaluation_report")
+    (run_id,) = {mirror_evaluation(bench.settings, report) for _ in range(2)}
+    client = client_of(bench.settings)
+    run = client.get_run(run_id)
+    assert run.data.tags["outcome"] == "better"
+    assert run.data.tags["artifact_digest"] == report.ref.digest
+    assert run.data.metrics["rows"] == 4
+    assert sorted(file.path for file in client.list_artifacts(run_id)) == ["report.html", "report.json"]
+    assert client.search_model_versions("name = 'lamps'") == []
 
 
 def test_a_newer_adapter_takes_the_alias_and_mirroring_the_older_again_does_not_take_it_back(bench: Bench) -> None:

@@ -42,7 +42,7 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
     assert record.evaluation == {
         "improved": True,
         "rows": 4,
-        "verdict": "better",
+        "outcome": "better",
         "private_scores": {"loss": {"base": {"reference": 2.5, "candidate": 2.25}}},
     }
     assert set(record.lineage) == {stage.kind for stage in CHAIN} - {"registered_adapter"}

@@ -1,0 +1,92 @@
+"""`sovereign gates`: what each gate says of a line's current artifacts, and an officer's acceptance of one answer."""
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.artifacts.acceptance import read_acceptance
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.production import accept
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.standing import Standing, find_standing, standings
+from sovereign_pipeline.commands.opening import open_workplace
+from sovereign_pipeline.commands.terminal import AsJson, out, print_json
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.settings import Settings
+
+NOT_ASKED = "not asked"
+MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "inconclusive": "[yellow]?[/]", NOT_ASKED: "·"}
+
+gates = typer.Typer(no_args_is_help=True, help="What the gates of a line say, and an officer's acceptance.")
+
+
+@gates.command("list")
+def gates_list(line: str, as_json: AsJson = False) -> None:
+    """Every gate of the line's current artifacts: outcome, message, record, and who accepted what."""
+    from sovereign_pipeline.orchestration.chain import CHAIN
+
+    workplace = _workplace(line)
+    rows = [_facts(workplace, each) for each in standings(CHAIN, workplace)]
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        out.print(f"{MARKS[row['outcome']]} {row['stage']}  [bold]{row['gate']}[/]  {escape(row['message'] or '')}")
+        if row["acceptance"]:
+            said = row["acceptance"]
+            out.print(
+                f"    let pass by {escape(said['officer'])} ({said['kind']}, {said['at']}): {escape(said['reason'])}"
+            )
+        elif row["officer_may"] != "nothing" and row["outcome"] not in ("pass", NOT_ASKED):
+            out.print(f"    an officer may: {row['officer_may'].replace('_', ' ')}")
+
+
+@gates.command("accept")
+def gates_accept(
+    line: str,
+    gate: Annotated[str, typer.Argument(help="As `sovereign gates list` names it.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer who takes it on.")],
+    reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
+) -> None:
+    """Let the line's current artifact pass a gate that did not. Ends 1 where the line's recipe does not allow it.
+
+    It counts for exactly this answer: another candidate, suite, incumbent or recipe has to be accepted anew.
+    """
+    from sovereign_pipeline.orchestration.chain import CHAIN
+
+    workplace = _workplace(line)
+    found = find_standing(CHAIN, workplace, gate)
+    ref, acceptance = accept(found.stage, found.gate, workplace, found.ref, officer, reason)
+    done = "accepted" if acceptance.kind == "accept" else "overridden"
+    out.print(f"[green]✓[/] {gate}: {done} by {escape(acceptance.officer)} ({short(ref.digest)}); it stays on record")
+    out.print(f"Next: [bold]sovereign run {line}[/]")
+
+
+def _workplace(line: str) -> Workplace:
+    settings = Settings.from_environment()
+    return open_workplace(settings, load_line(settings.data, line, load_institution(settings.data)))
+
+
+def _facts(workplace: Workplace, standing: Standing) -> dict[str, Any]:
+    answer = standing.answer
+    return {
+        "stage": standing.stage.kind,
+        "gate": standing.gate.name,
+        "question": standing.gate.question,
+        "judged": standing.ref.digest,
+        "outcome": answer.verdict.outcome if answer else NOT_ASKED,
+        "message": answer.verdict.message if answer else None,
+        "record": answer.record.digest if answer else None,
+        "officer_may": standing.gate.officer_may(workplace.line),
+        "acceptance": _acceptance(workplace, standing),
+    }
+
+
+def _acceptance(workplace: Workplace, standing: Standing) -> dict[str, Any] | None:
+    if standing.answer is None or standing.answer.acceptance is None:
+        return None
+    artifact = workplace.store.open(standing.answer.acceptance)
+    said = read_acceptance(artifact).model_dump(mode="json", exclude={"gate"})
+    return {"digest": artifact.ref.digest, **said, "at": artifact.manifest.circumstances.created_at}

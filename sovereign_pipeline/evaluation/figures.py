@@ -1,0 +1,184 @@
+"""Every figure of the report on one list: what was measured, of which slice, against which reference.
+
+What belongs here: the list, which of it is a regression, and which rows fared worst. What is demanded: `gates.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sovereign_pipeline.evaluation.capability import accuracy_of
+from sovereign_pipeline.evaluation.gates import Results
+from sovereign_pipeline.evaluation.models import Reference, Side, references_in
+from sovereign_pipeline.evaluation.non_inferiority import Better
+from sovereign_pipeline.evaluation.private import losses_of
+from sovereign_pipeline.evaluation.records import CapabilitySample, JudgedLabel, PrivateSample, Record, RedTeamSample
+from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses
+
+ALL = "all"
+ROWS_SHOWN = 10
+# Languages written from right to left, by their ISO 639 codes (Unicode CLDR, characterOrder right-to-left).
+_RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
+
+_BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
+
+Unit = Literal["nats per token", "share", "tokens"]
+Row = TypeVar("Row", bound=Record)
+ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
+
+
+class Figure(Record):
+    """slice: "all", or by what and which, such as "language ar". better: None where neither more nor less is."""
+
+    what: str
+    slice: str
+    unit: Unit
+    better: Better | None
+    reference: Reference
+    observed: LossDifference | ShareDifference
+
+    @property
+    def is_regression(self) -> bool:
+        """Worse than the reference beyond chance. Of figures that do not differ, one in 40 is so by chance."""
+        return (self.better == "higher" and self.observed.high < 0) or (
+            self.better == "lower" and self.observed.low > 0
+        )
+
+
+class WorseRows(Record):
+    """ids: of the rows that fared worst, worst first, ROWS_SHOWN at most; worse: how many fared worse at all.
+
+    before, after: what the reference and the candidate did with each: a loss, or 1 for right or refused and else 0.
+    """
+
+    what: str
+    reference: Reference
+    worse: int
+    ids: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Everything that was observed, row by row."""
+
+    private: Sequence[PrivateSample]
+    capability: Sequence[CapabilitySample]
+    red_team: Sequence[RedTeamSample]
+    labels: Sequence[JudgedLabel]
+
+
+def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
+    """In the order in which the report's tables show them. seed: of the intervals of means."""
+    return (
+        *_held_out(results, samples.private, seed),
+        *_capability(results, samples.capability),
+        *_red_team(results, samples.red_team, seed),
+    )
+
+
+def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
+    """Of letters, questions and prompts, those that the candidate did worse than a reference."""
+    suites = dict.fromkeys(sample.suite for sample in samples.capability)
+    refusable = [sample for sample in samples.red_team if sample.expects == "refusal"]
+    return (
+        *_worse("held-out loss", {sample.id: sample.losses for sample in samples.private}, "lower"),
+        *(
+            each
+            for suite in suites
+            for each in _worse(
+                suite, {sample.id: sample.correct for sample in samples.capability if sample.suite == suite}, "higher"
+            )
+        ),
+        *_worse("refused, should be", {sample.id: sample.refused for sample in refusable}, "higher"),
+    )
+
+
+def direction_of(language: str) -> str:
+    """ "right-to-left" or "left-to-right", by the first part of a language code."""
+    return "right-to-left" if language.split("-")[0].lower() in _RIGHT_TO_LEFT else "left-to-right"
+
+
+def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> Iterator[Figure]:
+    result = results.held_out
+    slices = {
+        ALL: result.loss,
+        **_named("language", result.by_language),
+        **_directions(samples, lambda sample: sample.language, lambda rows: losses_of(rows, seed)),
+        **_named("department", result.by_department),
+    }
+    yield from _figures("held-out loss", slices, "nats per token", "lower")
+    yield from _figures("true reply preferred", {ALL: result.choice}, "share", "higher")
+
+
+def _capability(results: Results, samples: Sequence[CapabilitySample]) -> Iterator[Figure]:
+    for suite, result in results.capability.items():
+        rows = [sample for sample in samples if sample.suite == suite]
+        slices = {
+            ALL: result.accuracy,
+            **_named("language", result.by_language),
+            **_directions(rows, lambda sample: sample.language, accuracy_of),
+        }
+        yield from _figures(suite, slices, "share", "higher")
+
+
+def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> Iterator[Figure]:
+    result = results.red_team
+    yield from _figures("refused, should be", {ALL: result.refusals}, "share", "higher")
+    yield from _figures("refused, should not be", {ALL: result.over_refusals}, "share", "lower")
+    for kind, shares in result.by_kind.items():
+        expected = {sample.expects for sample in samples if sample.kind == kind}
+        better = _BETTER[expected.pop()] if len(expected) == 1 else None
+        yield from _figures(f"refused, {kind}", {ALL: shares}, "share", better)
+    yield from _figures("answers ended by the model", {ALL: result.stopped}, "share", "higher")
+    yield from _figures("length of an answer", {ALL: _lengths(samples, seed)}, "tokens", None)
+
+
+def _lengths(samples: Sequence[RedTeamSample], seed: int) -> dict[Reference, LossDifference]:
+    ids, candidate = [sample.id for sample in samples], [float(sample.tokens["candidate"]) for sample in samples]
+    return {
+        reference: compare_losses([float(sample.tokens[reference]) for sample in samples], candidate, ids, seed)
+        for reference in references_in(samples[0].tokens)
+    }
+
+
+def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: Better | None) -> Iterator[Figure]:
+    for name, by_reference in slices.items():
+        for reference, observed in by_reference.items():
+            yield Figure(what=what, slice=name, unit=unit, better=better, reference=reference, observed=observed)
+
+
+def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
+    """Slices with their names in full; none where there is but one, which is all."""
+    return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
+
+
+def _directions(
+    samples: Sequence[Row], language: Callable[[Row], str], compared: Callable[[Sequence[Row]], ByReference]
+) -> dict[str, ByReference]:
+    """Slices by direction of writing, where they are not the languages themselves."""
+    languages = {language(sample) for sample in samples}
+    directions = {direction_of(each) for each in languages}
+    if len(directions) < 2 or len(languages) == len(directions):
+        return {}
+    return {
+        direction: compared([sample for sample in samples if direction_of(language(sample)) == direction])
+        for direction in sorted(directions)
+    }
+
+
+def _worse(what: str, rows: Mapping[str, Mapping[Side, float]], better: Better) -> Iterator[WorseRows]:
+    sign = 1 if better == "lower" else -1
+    for reference in references_in(next(iter(rows.values()))) if rows else ():
+        rise = {name: sign * (sides["candidate"] - sides[reference]) for name, sides in rows.items()}
+        worse = sorted((name for name in rows if rise[name] > 0), key=lambda name: (-rise[name], name))
+        shown = worse[:ROWS_SHOWN]
+        yield WorseRows(
+            what=what,
+            reference=reference,
+            worse=len(worse),
+            ids=tuple(shown),
+            before=tuple(float(rows[name][reference]) for name in shown),
+            after=tuple(float(rows[name]["candidate"]) for name in shown),
+        )

@@ -1,0 +1,89 @@
+"""The interval of a difference between two shares of the same rows. Counts in, numbers out.
+
+A bootstrap has no width where no row differs, and too little where few do: three questions that nobody lost would prove
+that nothing was lost. The score interval keeps its promise there too. Means of other numbers: `statistics.py`.
+"""
+
+import math
+from collections.abc import Sequence
+
+CONFIDENCE = 0.95
+
+
+def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
+    """Asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
+
+    gained, lost: rows where only the candidate, or only the reference, is true; fractions are allowed. quantile: of the
+    two-sided 95 % by default. Recommended for paired shares by Fagerland, Lydersen and Laake 2014 (Statistics in
+    Medicine 33: 2850-2875). Both ends are the differences whose score statistic equals the quantile. Raises ValueError
+    without rows.
+    """
+    from scipy.stats import norm
+
+    if rows <= 0:
+        raise ValueError(f"{rows} rows")
+    z = float(norm.ppf((1 + CONFIDENCE) / 2)) if quantile is None else quantile
+    return -_upper_end(lost, gained, rows, z), _upper_end(gained, lost, rows, z)
+
+
+def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
+    from scipy.optimize import brentq
+
+    observed = (gained - lost) / rows
+    if observed >= 1:
+        return 1.0
+
+    def below(difference: float) -> float:
+        return gained - lost - rows * difference + z * _deviation(gained, lost, rows, difference)
+
+    # Just above the observed difference: where all rows agree, the statistic there is 0/0.
+    return float(brentq(below, observed + 1e-9, 1.0, xtol=1e-12))
+
+
+def _deviation(gained: float, lost: float, rows: float, difference: float) -> float:
+    """Standard deviation of gained - lost, were this the true difference (Tango 1998)."""
+    b = (2 * rows - gained + lost) * difference - gained - lost
+    c = -lost * difference * (1 - difference)
+    share_lost = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
+    return math.sqrt(max(rows * (2 * share_lost + difference * (1 - difference)), 0.0))
+
+
+def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]) -> tuple[float, float]:
+    """The score interval of the mean of differences that are -1, 0 or 1, when rows of a cluster go together.
+
+    The counts are divided by the design effect, so that only as many rows count as would say the same alone (Rao and
+    Scott 1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are
+    clusters (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row
+    each this is `score_interval`. Where all rows agree no design effect can be told, and each cluster counts as one
+    row. One cluster says nothing: -1 to 1. Raises ValueError when empty.
+    """
+    from scipy.stats import t
+
+    names = set(clusters)
+    if not differences or len(differences) != len(clusters):
+        raise ValueError(f"{len(differences)} differences in {len(names)} clusters")
+    rows, gained, lost = len(differences), differences.count(1), differences.count(-1)
+    if len(names) == rows:
+        return score_interval(gained, lost, rows)
+    if len(names) == 1:
+        return -1.0, 1.0
+    effect = design_effect(differences, clusters)
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(names) - 1))
+    return score_interval(gained / effect, lost / effect, rows / effect, quantile)
+
+
+def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """How many times larger the variance of the mean is than if all rows were independent; 1 at least.
+
+    Both variances with the usual correction for their number, G / (G - 1) and n / (n - 1). For rows that are all equal,
+    rows per cluster. At least two clusters.
+    """
+    mean, rows = sum(values) / len(values), len(values)
+    sums: dict[str, float] = {}
+    for value, name in zip(values, clusters, strict=True):
+        sums[name] = sums.get(name, 0.0) + value - mean
+    alone = sum((value - mean) ** 2 for value in values) * rows / (rows - 1)
+    if alone == 0:
+        return rows / len(sums)
+    together = sum(each * each for each in sums.values()) * len(sums) / (len(sums) - 1)
+    return max(1.0, together / alone)
