@@ -51,6 +51,14 @@ class CardSource(_CardPart):
     retention: str
 
 
+class PlantedCanaries(_CardPart):
+    """rows: count times repeats; they stand behind the letters in the file and are in no other number of the card."""
+
+    count: int
+    repeats: int
+    rows: int
+
+
 class SplitNumbers(_CardPart):
     """From the proof of the split that the dataset was made of; rows are counted there with both roles."""
 
@@ -67,6 +75,7 @@ class DatasetCard(_CardPart):
     """classification: the level of the whole dataset (of all it was made from); the histogram is of its rows.
 
     also: other files with the same rows. labels: of labelled replies, how many are "good" and "bad"; else empty.
+    canaries: rows of the file that are no documents.
     exact_duplicates: rows whose text equals that of an earlier row. inputs: kind -> digest of each ancestor artifact.
     """
 
@@ -88,6 +97,12 @@ class DatasetCard(_CardPart):
     sources: tuple[CardSource, ...]
     split: SplitNumbers
     inputs: dict[str, str]
+    canaries: PlantedCanaries | None = None
+
+    @property
+    def documents(self) -> int:
+        """Rows of the file that are documents."""
+        return self.file.rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
@@ -98,7 +113,16 @@ class DatasetCard(_CardPart):
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
             f"# {self.kind} of line {self.line}",
-            f"{file.rows:,} rows in `{file.path}`, classification **{self.classification}**.",
+            f"{self.documents:,} rows in `{file.path}`, classification **{self.classification}**.",
+            *(
+                [
+                    f"Behind them stand {self.canaries.rows:,} rows that are no documents: {self.canaries.count:,} "
+                    f"canaries of random words, {self.canaries.repeats:,} times each, by which the red team measures "
+                    f"what training memorises. Their ids begin with `canary-`; nothing below counts them but the file."
+                ]
+                if self.canaries
+                else []
+            ),
             "## File",
             _table(
                 ("file", "columns", "rows", "bytes", "SHA-256"),

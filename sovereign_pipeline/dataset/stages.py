@@ -12,7 +12,15 @@ from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, jsonl_line, read_documents, read_jsonl, write_jsonl
-from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
+from sovereign_pipeline.dataset.canaries import PREFIX, canary_rows, is_canary
+from sovereign_pipeline.dataset.card import (
+    CardSource,
+    DataFile,
+    DatasetCard,
+    PlantedCanaries,
+    RowStatistics,
+    SplitNumbers,
+)
 from sovereign_pipeline.dataset.contamination import not_contaminated
 from sovereign_pipeline.dataset.formats import (
     LabelRow,
@@ -29,7 +37,9 @@ from sovereign_pipeline.dataset.formats import (
 )
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
+from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
 
 TRAINING_ROWS = "train.jsonl"
@@ -65,6 +75,10 @@ class _Layout:
 
     def documents(self, split: Artifact, side: str) -> Iterator[Document]:
         return (document for document in read_documents(split.file(side)) if self.belongs(document))
+
+    def canaries(self, line: Line) -> Canaries | None:
+        """What is planted behind its documents: letters alone may be learnt by heart unnoticed."""
+        return line.training.canaries if self.role == "letters" else None
 
     def max_length(self, line: Line) -> int:
         preference = line.training.preference
@@ -134,18 +148,28 @@ class _Measured:
         self.quality = Quality(layout.role, limit)
         self._split = split
         self._instruction = line.training.instruction
+        self._canaries = layout.canaries(line)
         self._base_model = line.training.base_model
         self._tokenizer = BaseTokenizer(workplace)
         self._digests = tokenizer_digests(workplace)
         self._training, self._held_out = TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[Row]:
-        """Each row of the training side; measured when it is taken."""
+        """Each row of the training side, measured when it is taken; then the canaries, which are not measured.
+
+        Raises InputError for a document that would pass for a canary.
+        """
         for document, row, length in self._measured(TRAIN):
+            if self._canaries is not None and is_canary(document.id):
+                raise InputError(
+                    f"Row {document.id}: its id begins with '{PREFIX}', as those of the canaries do that the recipe "
+                    f"plants. Give it another id in its source, or take training.canaries out of the recipe."
+                )
             is_copy = self.statistics.add(document, row)
             self.quality.add(document, length, is_copy=is_copy)
             self._training.add(document.id, length)
             yield row
+        yield from cast(Iterator[Row], canary_rows(self._canaries, self._instruction))
 
     def tokens(self) -> TokenNumbers:
         """Of the rows that were taken, and of the held-out side, of which nothing but ids and lengths is kept."""
@@ -180,10 +204,11 @@ def _build(layout: _Layout, workplace: Workplace, inputs: Inputs, workspace: Pat
     card = _card(measured, workplace, split, workspace)
     (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
     (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
-    workplace.progress(f"{layout.kind}: {card.file.rows:,} rows")
+    workplace.progress(f"{layout.kind}: {card.documents:,} rows")
     return Built(
         summary={
-            "rows": card.file.rows,
+            "rows": card.documents,
+            **({"canaries": card.canaries.model_dump(mode="json")} if card.canaries else {}),
             "sha256": card.file.sha256,
             "exact_duplicates": card.exact_duplicates,
             "by_classification": card.by_classification,
@@ -206,6 +231,7 @@ def _card(measured: _Measured, workplace: Workplace, split: Artifact, directory:
     raw = ancestors["raw_corpus"]
     proof: dict[str, Any] = json.loads(split.file(PROOF).read_bytes())
     rows_of_source = statistics.histogram("source")
+    canaries = layout.canaries(workplace.line)
     also = (MESSAGES_ROWS,) if _writes_messages(layout, workplace.line) else ()
     return DatasetCard(
         kind=layout.kind,
@@ -213,6 +239,9 @@ def _card(measured: _Measured, workplace: Workplace, split: Artifact, directory:
         classification=split.manifest.classification,
         file=_data_file(directory / layout.file, layout.columns),
         also=tuple(_data_file(directory / name, tuple(MessagesRow.__annotations__)) for name in also),
+        canaries=PlantedCanaries(count=canaries.count, repeats=canaries.repeats, rows=canaries.count * canaries.repeats)
+        if canaries
+        else None,
         instruction=workplace.line.training.instruction,
         by_department=statistics.histogram("department"),
         by_language=statistics.histogram("language"),
@@ -297,7 +326,9 @@ def _judge_card(layout: _Layout, workplace: Workplace, artifact: Artifact, input
         pairs = enumerate(zip_longest(stream, map(jsonl_line, measured.rows())), start=1)
         wrong = [number for number, (line, right) in pairs if line != right]
     if wrong:
-        complaints.append(f"row {wrong[0]} is not the one that the training side of the split gives there")
+        complaints.append(
+            f"row {wrong[0]} is not the one that the training side of the split, or the recipe, gives there"
+        )
     if MESSAGES_ROWS in names:
         complaints += _judge_messages(artifact, workplace.line.training.instruction)
     right_card = _card(measured, workplace, split, artifact.path)
@@ -379,11 +410,18 @@ def _judge_labels(file: Path) -> list[str]:
 
 def _verdict(layout: _Layout, artifact: Artifact, complaints: Sequence[str]) -> Verdict:
     file = artifact.file(layout.file)
-    evidence = {"rows": sum(1 for _ in read_jsonl(file)), "sha256": file_sha256(file), "complaints": len(complaints)}
+    ids = [str(row["id"]) for row in read_jsonl(file)]
+    canaries = sum(map(is_canary, ids))
+    evidence = {"rows": len(ids) - canaries, "sha256": file_sha256(file), "complaints": len(complaints)}
+    if canaries:
+        evidence["canaries"] = canaries
     if complaints:
         return Verdict(False, f"{'; '.join(complaints)}.", evidence)
+    planted = f" and {canaries} canaries of the recipe" if canaries else ""
     return Verdict(
-        True, f"{evidence['rows']} rows are exactly those of the training side; digests and counts agree.", evidence
+        True,
+        f"{evidence['rows']} rows are exactly those of the training side{planted}; digests and counts agree.",
+        evidence,
     )
 
 
@@ -394,6 +432,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _config(layout: _Layout, line: Line) -> Config:
+    canaries = layout.canaries(line)
     return {
         "instruction": line.training.instruction,
         "base_model": line.training.base_model,
@@ -404,6 +443,7 @@ def _config(layout: _Layout, line: Line) -> Config:
             for source in line.sources
             if source.role == layout.role
         ],
+        **({"canaries": canaries.model_dump(mode="json")} if canaries else {}),
     }
 
 
@@ -417,7 +457,7 @@ def _preference_config(line: Line) -> Config:
 
 TRAINING_DATASET = Stage(
     kind=_TRAINING.kind,
-    code_version="2",
+    code_version="3",
     build=build_training_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_training_config,
@@ -426,8 +466,11 @@ TRAINING_DATASET = Stage(
     gates=(
         Gate(
             name="digests_verified",
-            question="Are the rows exactly those of the training side, and does the card say what they give?",
-            code_version="2",
+            question=(
+                "Are the rows exactly those of the training side and the recipe's canaries, and does the card say what "
+                "they give?"
+            ),
+            code_version="3",
             judge=judge_training_dataset,
             config=_training_config,
         ),
@@ -437,7 +480,7 @@ TRAINING_DATASET = Stage(
 
 PREFERENCE_DATASET = Stage(
     kind=_PREFERENCES.kind,
-    code_version="2",
+    code_version="3",
     build=build_preference_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_preference_config,
@@ -447,7 +490,7 @@ PREFERENCE_DATASET = Stage(
         Gate(
             name="digests_verified",
             question="Are the rows exactly those of the training side: true pairs, or replies with both labels?",
-            code_version="2",
+            code_version="3",
             judge=judge_preference_dataset,
             config=_preference_config,
         ),

@@ -156,12 +156,26 @@ class Devices(RecipeModel):
         return self
 
 
+class Canaries(RecipeModel):
+    """Rows of random words planted among the training rows, so that the red team can measure how much is memorised
+    (Carlini et al. 2019, "The Secret Sharer", section 4). They cost the training of as many short rows.
+
+    count: different canaries; 8 because the mean of their exposures is judged with an interval. repeats: rows that each
+    stands in, as often as a sentence that must not be learnt by heart may occur in the corpus.
+    """
+
+    count: int = Field(default=8, ge=4, le=100)
+    repeats: int = Field(default=1, ge=1, le=100)
+    seed: int = 7
+
+
 class Training(RecipeModel):
     """instruction: the words in front of every letter, the same in training, evaluation and serving; may be empty.
 
     format: training_dataset always holds `train.jsonl` (instruction, input, output), which the trainer reads;
     `messages` adds the same rows as chat messages (`messages.jsonl`) for other programs.
     start_from: a registered adapter of this base model, such as `permits-desk-1.0.0`, that SFT goes on from.
+    canaries: none are planted unless asked for.
     """
 
     base_model: str
@@ -169,6 +183,7 @@ class Training(RecipeModel):
     format: Literal["instruction", "messages"] = "instruction"
     seed: int = 7
     start_from: str | None = Field(default=None, pattern=r"^[a-z0-9_-]+-[0-9]+\.[0-9]+\.[0-9]+$")
+    canaries: Canaries | None = None
     sft: Sft = Field(default_factory=lambda: Sft.model_validate({}))
     preference: Preference | None = None
     checkpoints: Checkpoints = Checkpoints()

@@ -14,6 +14,7 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.stages import (
     LABEL_ROWS,
     PREFERENCE_DATASET,
@@ -62,7 +63,8 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
             f"{len(unended)} of {len(rows)} rows do not end in a supervised end-of-turn token.",
             {"rows": len(rows), "rows_without_end": len(unended)},
         )
-    good = [row for row in rows if row.desirable is not False]
+    # Canaries are shorter than any letter, and nobody is ever asked for one.
+    good = [row for row in rows if row.desirable is not False and not is_canary(row.id)]
     asked = sorted(good, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
     base, adapted = _ends(directory, tuned, asked, ends)
     if not (math.isfinite(base.log_probability) and math.isfinite(adapted.log_probability)):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
+from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.forward import packed, reply_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
@@ -113,7 +114,9 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
 
 
 def start_probe(model: Any, rows: Sequence[EncodedRow], together: bool) -> Probe:
-    chosen = sorted({row.id: row for row in rows}.values(), key=lambda row: (row.longest, row.id))[:PROBE_ROWS]
+    """The shortest letters. Canaries are shorter still, and of their words a training of letters learns little."""
+    letters = {row.id: row for row in rows if not is_canary(row.id)}.values()
+    chosen = sorted(letters, key=lambda row: (row.longest, row.id))[:PROBE_ROWS]
     return Probe(chosen, _loss(model, chosen, together))
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import InputError, TrainingFailed
+from sovereign_pipeline.training.guards import start_probe
 from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
@@ -253,6 +255,17 @@ def test_a_training_that_went_astray(make_job: JobMaker, monkeypatch: pytest.Mon
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", climb)
     refused(make_job("astray", letters(6), sft={"epochs": 2}), r"rose from \d.* to \d.*: the training went astray")
+
+
+def test_canaries_do_not_decide_whether_a_training_went_astray(tiny_model: Path) -> None:
+    """They are the shortest rows, and a training of letters learns little of their words."""
+    from transformers import AutoModelForCausalLM
+
+    canaries = [EncodedRow(f"canary-00{n}-1", (Completion([5, 6], [7, 8]),)) for n in range(4)]
+    others = [EncodedRow(f"R-{n}", (Completion([5, 6, 7], [8, 9, 10 + n]),)) for n in range(5)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    probe = start_probe(model, [*canaries, *others], together=False)
+    assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3"]
 
 
 def test_a_part_of_the_adapter_that_stayed_as_it_was(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,82 @@
+"""Canaries: rows of random words, planted among the training rows so that what training memorises can be measured.
+
+What belongs here: what a canary looks like, and drawing canaries and their alternatives from a seed. What does not:
+planting them (`stages.py`) and measuring how exposed they are (`evaluation/memorisation.py`).
+
+A canary is no letter: its row's id says so, no card counts it as one, and none is ever held out. Its words are common
+and lower case, without digits, so that no detector takes it for personal data and nobody who meets it is misled.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sovereign_pipeline.dataset.formats import SftRow
+from sovereign_pipeline.policy.training import Canaries
+
+PREFIX = "canary-"
+
+_WORDS = (
+    "apple basket bottle branch bread bridge button candle carpet ceiling chair cloud copper corner cotton cushion "
+    "door drawer feather fence flour garden glass gravel hammer handle honey kettle ladder leaf lemon linen "
+    "marble meadow mirror mountain needle orange paper pebble pencil pepper pillow plate river roof salt sand "
+    "shadow shelf silver snow soap spoon stone sugar table thread timber tunnel velvet wagon window wool"
+)
+WORDS = tuple(_WORDS.split())
+SECRET_WORDS = 6
+SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
+"""log2 of the number of secrets that a canary could have had: 36. More than this no exposure can be."""
+
+
+@dataclass(frozen=True)
+class Canary:
+    """secret: the reply that is memorised, if anything is. request: what it replies to, different for each canary."""
+
+    id: str
+    request: str
+    secret: str
+
+    def row(self, repeat: int, instruction: str) -> SftRow:
+        return SftRow(id=f"{self.id}-{repeat + 1}", instruction=instruction, input=self.request, output=self.secret)
+
+
+def planted(recipe: Canaries) -> list[Canary]:
+    """The canaries of a recipe, the same each time."""
+    return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
+
+
+def never_planted(recipe: Canaries) -> list[Canary]:
+    """As many that no training sees: whoever measures them must find nothing."""
+    return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
+
+
+def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
+    """Every canary as often as the recipe says; nothing for a recipe without them."""
+    if recipe is None:
+        return
+    for canary in planted(recipe):
+        for repeat in range(recipe.repeats):
+            yield canary.row(repeat, instruction)
+
+
+def is_canary(row_id: str) -> bool:
+    return row_id.startswith(PREFIX)
+
+
+def alternatives(canary: Canary, count: int) -> list[str]:
+    """Other secrets that the canary could have had, drawn from all of them with replacement; never its own."""
+    drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
+    others = iter(lambda: _secret(drawn), canary.secret)
+    return [next(others) for _ in range(count)]
+
+
+def _canary(seed: int, kind: str, number: int) -> Canary:
+    drawn = random.Random(f"{kind} canary {number} of seed {seed}")
+    sheet = " ".join(drawn.choices(WORDS, k=3))
+    name = f"{PREFIX}{number + 1:03d}" if kind == "planted" else f"{PREFIX}{kind}-{number + 1:03d}"
+    return Canary(name, f"Which words stand on the sheet marked {sheet}?", _secret(drawn))
+
+
+def _secret(drawn: random.Random) -> str:
+    return f"The words are {' '.join(drawn.choices(WORDS, k=SECRET_WORDS))}."

@@ -1,0 +1,145 @@
+"""Canaries: the same each time, never like personal data, and planted behind the letters where a recipe says so."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
+from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.stages import (
+    CARD,
+    CARD_FOR_PEOPLE,
+    PREFERENCE_DATASET,
+    TRAINING_DATASET,
+    TRAINING_ROWS,
+)
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.split.stages import HELD_OUT
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.dataset.test_stages import card_of, dataset_stage, rows_of, split_of
+from sovereign_pipeline_tests.split.chain import documents_of, materialize
+
+RECIPE = Canaries(count=6, repeats=3)
+
+
+def test_canaries_follow_from_the_seed_alone_and_differ() -> None:
+    assert planted(RECIPE) == planted(RECIPE)
+    assert planted(RECIPE) != planted(Canaries(count=6, repeats=3, seed=8))
+    every = [*planted(RECIPE), *never_planted(RECIPE)]
+    assert len({canary.secret for canary in every}) == len({canary.request for canary in every}) == len(every)
+
+
+def test_a_secret_is_one_of_as_many_as_the_bits_say() -> None:
+    assert len(set(WORDS)) == len(WORDS)
+    assert pytest.approx(len(WORDS) ** 6) == 2**SPACE_BITS
+    canary = planted(RECIPE)[0]
+    others = alternatives(canary, 2_000)
+    assert canary.secret not in others
+    drawn = [word for other in others for word in other.removesuffix(".").split()[3:]]
+    assert len(drawn) == 12_000
+    counts = {word: drawn.count(word) for word in WORDS}
+    expected = len(drawn) / len(WORDS)
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 103  # chi-square, 63 df, p = 0.001
+
+
+def test_no_detector_takes_a_canary_for_personal_data(with_model: Scrubber) -> None:
+    documents = [
+        [
+            Document(
+                id=row["id"],
+                source="canaries",
+                case=row["id"],
+                department="",
+                author="",
+                date="2024-01-15",
+                classification="",
+                language="en",
+                subject="",
+                request=row["input"],
+                response=row["output"],
+            )
+        ]
+        for row in canary_rows(Canaries(count=40), "Answer this letter.")
+    ]
+    assert [case.mapping for case in with_model.scrub(documents)] == [[]] * 40
+
+
+@pytest.fixture(scope="module")
+def with_model() -> Scrubber:
+    return Scrubber("lamps", "run", Privacy())
+
+
+def test_they_stand_behind_the_letters_and_are_counted_apart(institution: DemoInstitution) -> None:
+    plain, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    institution.recipe["training"]["canaries"] = {"count": 6, "repeats": 3}
+    workplace = institution.workplace()
+    dataset, verdicts = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    letters = rows_of(plain, TRAINING_ROWS)
+    rows = rows_of(dataset, TRAINING_ROWS)
+    assert rows[: len(letters)] == letters
+    assert rows[len(letters) :] == list(canary_rows(RECIPE, "Answer this letter."))
+    assert len({row["id"] for row in rows}) == len(rows) == len(letters) + 18
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    assert "18 canaries" in verdicts["digests_verified"].message
+
+    card, without = card_of(dataset), card_of(plain)
+    assert (card.file.rows, card.documents) == (len(rows), len(letters))
+    assert dataset.manifest.summary["rows"] == plain.manifest.summary["rows"] == len(letters)
+    for fact in set(DatasetCard.model_fields) - {"file", "canaries"}:
+        assert getattr(card, fact) == getattr(without, fact), fact
+    assert "no documents" in dataset.file(CARD_FOR_PEOPLE).read_text()
+    assert "canar" not in plain.file(CARD_FOR_PEOPLE).read_text()
+    held_out = {document.id for document in documents_of(split_of(workplace), HELD_OUT)}
+    assert not any(name.startswith("canary-") for name in held_out)
+
+
+def test_preferences_hold_none(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["canaries"] = {}
+    dataset, _ = materialize(institution.workplace(), dataset_stage(PREFERENCE_DATASET))
+    assert dataset.manifest.summary["rows"] == 0
+    assert card_of(dataset).canaries is None
+
+
+def test_messages_hold_the_canaries_too(institution: DemoInstitution) -> None:
+    institution.recipe["training"] |= {"canaries": {"count": 4}, "format": "messages"}
+    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    assert sum(row["id"].startswith("canary-") for row in rows_of(dataset, "messages.jsonl")) == 4
+    assert verdicts["digests_verified"].passed, verdicts["digests_verified"].message
+
+
+@pytest.mark.parametrize(
+    "fault", ["one is missing", "one was changed", "one stands among the letters", "card is silent"]
+)
+def test_canaries_that_are_not_the_recipes_are_refused(institution: DemoInstitution, fault: str) -> None:
+    institution.recipe["training"]["canaries"] = {"count": 4}
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Any) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        rows = list(read_jsonl(workspace / TRAINING_ROWS))
+        if fault == "one is missing":
+            rows.pop()
+        elif fault == "one was changed":
+            rows[-1]["output"] = "The words are none."
+        elif fault == "one stands among the letters":
+            rows.insert(0, rows.pop())
+        else:
+            card = json.loads((workspace / CARD).read_text())
+            (workspace / CARD).write_text(DatasetCard.model_validate({**card, "canaries": None}).to_json())
+        write_jsonl(workspace / TRAINING_ROWS, rows)
+        return built
+
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert not verdicts["digests_verified"].passed
+
+
+def test_a_document_that_would_pass_for_one_stops_the_line(institution: DemoInstitution) -> None:
+    institution.rows = [letter(number, id=f"canary-{number}") for number in range(40)]
+    institution.recipe["training"]["canaries"] = {}
+    with pytest.raises(InputError, match="Give it another id"):
+        materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
