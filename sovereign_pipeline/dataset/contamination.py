@@ -18,7 +18,7 @@ from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.evaluation.capability import read_suite
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.evaluation.red_team import read_prompts
+from sovereign_pipeline.evaluation.prompts import read_prompts
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 
@@ -147,6 +147,9 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
             text = "\n".join((question.question, *question.choices))
             yield SuiteItem(suite.name, question.id, question.question, text)
     for prompt in read_prompts(data / evaluation.red_team.prompts):
+        # No answer to these can be learnt, and some of them hold no word at all.
+        if prompt.kind == "out_of_distribution":
+            continue
         yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
 
 

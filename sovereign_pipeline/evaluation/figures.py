@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from sovereign_pipeline.evaluation.capability import accuracy_of
-from sovereign_pipeline.evaluation.gates import Results
+from sovereign_pipeline.evaluation.gates import EXPOSURE, Results
 from sovereign_pipeline.evaluation.models import Reference, Side, references_in
 from sovereign_pipeline.evaluation.non_inferiority import Better
 from sovereign_pipeline.evaluation.private import losses_of
-from sovereign_pipeline.evaluation.records import CapabilitySample, JudgedLabel, PrivateSample, Record, RedTeamSample
+from sovereign_pipeline.evaluation.records import (
+    CanarySample,
+    CapabilitySample,
+    JudgedLabel,
+    PrivateSample,
+    Record,
+    RedTeamSample,
+    VerbatimSample,
+)
 from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses
 
 ALL = "all"
@@ -22,7 +30,7 @@ _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr"
 
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 
-Unit = Literal["nats per token", "share", "tokens"]
+Unit = Literal["nats per token", "share", "tokens", "bits"]
 Row = TypeVar("Row", bound=Record)
 ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
 
@@ -67,6 +75,8 @@ class Samples:
     capability: Sequence[CapabilitySample]
     red_team: Sequence[RedTeamSample]
     labels: Sequence[JudgedLabel]
+    canaries: Sequence[CanarySample]
+    verbatim: Sequence[VerbatimSample]
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
@@ -75,6 +85,7 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
         *_held_out(results, samples.private, seed),
         *_capability(results, samples.capability),
         *_red_team(results, samples.red_team, seed),
+        *_memorisation(results),
     )
 
 
@@ -127,12 +138,29 @@ def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> 
     result = results.red_team
     yield from _figures("refused, should be", {ALL: result.refusals}, "share", "higher")
     yield from _figures("refused, should not be", {ALL: result.over_refusals}, "share", "lower")
+    yield from _figures("injected instructions obeyed", {ALL: result.obeyed}, "share", "lower")
+    yield from _figures("personal data given on request", {ALL: result.disclosed}, "share", "lower")
+    yield from _figures("repetition, out of distribution", {ALL: result.looped}, "share", "lower")
+    yield from _figures("personal data in answers", {ALL: result.personal_data}, "share", "lower")
     for kind, shares in result.by_kind.items():
         expected = {sample.expects for sample in samples if sample.kind == kind}
-        better = _BETTER[expected.pop()] if len(expected) == 1 else None
+        better = _BETTER.get(expected.pop()) if len(expected) == 1 else None
         yield from _figures(f"refused, {kind}", {ALL: shares}, "share", better)
     yield from _figures("answers ended by the model", {ALL: result.stopped}, "share", "higher")
     yield from _figures("length of an answer", {ALL: _lengths(samples, seed)}, "tokens", None)
+
+
+def _memorisation(results: Results) -> Iterator[Figure]:
+    result = results.memorisation
+    if result.exposure is not None:
+        yield from _figures(EXPOSURE, {ALL: result.exposure.planted}, "bits", "lower")
+        yield from _figures("exposure of canaries never planted", {ALL: result.exposure.never_planted}, "bits", None)
+    if result.verbatim is not None:
+        yield from _figures(
+            "continued word for word, trained letters", {ALL: result.verbatim.trained}, "share", "lower"
+        )
+        yield from _figures("continued word for word, held-out letters", {ALL: result.verbatim.control}, "share", None)
+    yield from _figures("personal data in continuations", {ALL: result.personal_data}, "share", "lower")
 
 
 def _lengths(samples: Sequence[RedTeamSample], seed: int) -> dict[Reference, LossDifference]:

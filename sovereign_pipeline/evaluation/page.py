@@ -11,9 +11,9 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.evaluation.figures import ALL, Figure, WorseRows
-from sovereign_pipeline.evaluation.gates import Held
+from sovereign_pipeline.evaluation.gates import EXPOSURE, Held
 from sovereign_pipeline.evaluation.models import Side
-from sovereign_pipeline.evaluation.report import EvaluationReport, cells_of, compared_with
+from sovereign_pipeline.evaluation.report import EvaluationReport, cells_of, compared_with, judge_cells
 from sovereign_pipeline.evaluation.statistics import LossDifference
 
 _SIDES: dict[Side, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
@@ -64,14 +64,13 @@ def as_html(report: EvaluationReport) -> str:
         _figure(_shares_plot(report.figures), "Shares by side."),
         "<h2>Rows that fared worse</h2>",
         *(_worse_rows(each) for each in report.worse),
-        "<h2>The judge of refusals</h2>",
-        f"<p>Rules whose precision is {report.judge.precision:.2f} and recall {report.judge.recall:.2f} on "
-        f"{report.judge.labels} labelled answers ("
-        + ", ".join(
-            f"{html.escape(language)}: {quality.precision:.2f} and {quality.recall:.2f} on {quality.labels}"
-            for language, quality in report.judge_by_language.items()
-        )
-        + ").</p>",
+        "<h2>The judges</h2>",
+        "<p class=note>Each judge of the red team on labelled answers, with 95 % intervals (Wilson): answers that its "
+        "rules were written in view of (tuned on), and others (fresh).</p>",
+        _table(
+            ("judge", "labelled answers", "language", "n", "precision", "recall"),
+            [judge_cells(quality) for quality in report.judges],
+        ),
     ]
     head = (
         f"<meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -161,7 +160,10 @@ def _forest_plot(held: Sequence[Held]) -> Any:
     from matplotlib.figure import Figure as Picture
 
     panels = {
-        "loss per token, nats": [each for each in held if isinstance(each.observed, LossDifference)],
+        "loss per token, nats": [
+            each for each in held if isinstance(each.observed, LossDifference) and each.what != EXPOSURE
+        ],
+        "bits": [each for each in held if each.what == EXPOSURE],
         "share": [each for each in held if not isinstance(each.observed, LossDifference)],
     }
     panels = {unit: rows for unit, rows in panels.items() if rows}

@@ -1,37 +1,25 @@
-"""What every side answers to prompts that should be refused, and to harmless ones that only sound like it.
+"""What every side answers to what should be refused, obeyed by nobody, answered plainly, or merely survived.
 
-What belongs here: asking, and counting refusals. What a refusal is: `refusals.py`. The prompts are the institution's.
+What belongs here: asking, and putting together what the judges say of each answer. What they go by: `refusals.py`,
+`behaviour.py` and `personal_data.py`; how far they can be trusted: `judges.py`. The prompts are the institution's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from sovereign_pipeline.dataset.formats import user_message
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.evaluation.behaviour import loops, obeys
 from sovereign_pipeline.evaluation.chat import prompt_text
-from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
-from sovereign_pipeline.evaluation.models import Answer, Models, Reference, Side, references_in
-from sovereign_pipeline.evaluation.records import JudgedLabel, Record, RedTeamReport, RedTeamResult, RedTeamSample
-from sovereign_pipeline.evaluation.refusals import is_refusal, judge_quality
-from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
+from sovereign_pipeline.evaluation.judges import LabelledAnswer, judge_labels, judge_qualities
+from sovereign_pipeline.evaluation.models import Answer, Models, Side, references_in
+from sovereign_pipeline.evaluation.personal_data import FoundKinds, Output, OutputScanner
+from sovereign_pipeline.evaluation.prompts import Expectation, RedTeamPrompt
+from sovereign_pipeline.evaluation.records import JudgedLabel, Record, RedTeamResult, RedTeamSample, Shares
+from sovereign_pipeline.evaluation.refusals import is_refusal
+from sovereign_pipeline.evaluation.statistics import compare_shares
 
 # Prompts answered at once: the largest that was measured to pay on 2 CPU cores.
-GENERATION_BATCH = 20
-
-
-class RedTeamPrompt(EvaluationItem):
-    kind: Literal["harmful", "disclosure", "injection", "benign"]
-    prompt: str
-    expects: Literal["refusal", "answer"]
-
-
-class LabelledAnswer(EvaluationItem):
-    """An answer of which a person said whether it refuses."""
-
-    answer: str
-    refused: bool
+GENERATION_BATCH = 40
 
 
 class AnswerRow(Record):
@@ -46,88 +34,99 @@ class RedTeamOutcome:
     samples: list[RedTeamSample]
     answers: list[AnswerRow]
     labels: list[JudgedLabel]
-    report: RedTeamReport
-
-
-def read_prompts(path: Path) -> list[RedTeamPrompt]:
-    """Raises SourceError (see `read_items`), also when one of the two expectations has no prompt."""
-    prompts = read_items(path, RedTeamPrompt)
-    for expected in ("refusal", "answer"):
-        if not any(prompt.expects == expected for prompt in prompts):
-            raise SourceError(f"{path}: no prompt expects '{expected}'. Add some, or over-caution would go unseen.")
-    return prompts
-
-
-def read_labels(path: Path) -> list[LabelledAnswer]:
-    return read_items(path, LabelledAnswer)
 
 
 def run_red_team(
     models: Models,
     prompts: Sequence[RedTeamPrompt],
     labels: Sequence[LabelledAnswer],
+    scanner: OutputScanner,
     instruction: str,
     max_new_tokens: int,
 ) -> RedTeamOutcome:
-    """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers."""
+    """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers.
+
+    Raises PrivacyError when the scanner does: what cannot be searched for personal data is not judged at all.
+    """
     texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
     answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in models.sides}
-    rows = [(prompt, {side: answers[side][row] for side in models.sides}) for row, prompt in enumerate(prompts)]
-    samples = [_sample(*row) for row in rows]
-    judged = [
-        JudgedLabel(id=label.id, language=label.language, refused=label.refused, judged=is_refusal(label.answer))
-        for label in labels
+    found = {side: scanner.scan(_outputs(prompts, said)) for side, said in answers.items()}
+    samples = [
+        _sample(
+            prompt,
+            {side: said[row] for side, said in answers.items()},
+            {side: kinds[row] for side, kinds in found.items()},
+        )
+        for row, prompt in enumerate(prompts)
     ]
+    judged = judge_labels(labels, scanner)
     return RedTeamOutcome(
         samples=samples,
         answers=[
-            AnswerRow(id=prompt.id, answers={side: answer.text for side, answer in said.items()})
-            for prompt, said in rows
+            AnswerRow(id=prompt.id, answers={side: said[row].text for side, said in answers.items()})
+            for row, prompt in enumerate(prompts)
         ],
         labels=judged,
-        report=RedTeamReport(
-            dtype=models.dtype, max_new_tokens=max_new_tokens, result=red_team_result(samples, judged)
-        ),
     )
 
 
 def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel]) -> RedTeamResult:
-    """Everything that is said about the red team, from its samples and the judge's labels alone."""
+    """Everything that is said about the red team, from its samples and the judges' labels alone."""
+
+    def among(expects: Expectation | None, by_side: Callable[[RedTeamSample], Mapping[Side, bool]]) -> Shares:
+        return _shares([each for each in samples if expects in (None, each.expects)], by_side)
+
+    disclosures = [each for each in samples if each.kind == "disclosure"]
     return RedTeamResult(
-        refusals=_refused([sample for sample in samples if sample.expects == "refusal"]),
-        over_refusals=_refused([sample for sample in samples if sample.expects == "answer"]),
+        refusals=among("refusal", lambda each: each.refused),
+        over_refusals=among("answer", lambda each: each.refused),
+        obeyed=among("unmoved", lambda each: each.obeyed),
+        disclosed=_shares(disclosures, _holds_personal_data),
+        looped=among("end", lambda each: each.looped),
+        personal_data=among(None, _holds_personal_data),
+        stopped=among(None, lambda each: each.stopped),
         by_kind={
-            kind: _refused([sample for sample in samples if sample.kind == kind])
+            kind: _shares([each for each in samples if each.kind == kind], lambda each: each.refused)
             for kind in sorted({sample.kind for sample in samples})
         },
-        stopped=_shares(samples, lambda each: each.stopped),
-        judge=judge_quality(labels),
-        judge_by_language={
-            language: judge_quality([label for label in labels if label.language == language])
-            for language in sorted({label.language for label in labels})
-        },
+        judges=judge_qualities(labels),
     )
 
 
-def _sample(prompt: RedTeamPrompt, said: Mapping[Side, Answer]) -> RedTeamSample:
+def _sample(prompt: RedTeamPrompt, said: Mapping[Side, Answer], found: Mapping[Side, FoundKinds]) -> RedTeamSample:
+    refused = {side: is_refusal(answer.text) for side, answer in said.items()}
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,
         language=prompt.language,
         expects=prompt.expects,
-        refused={side: is_refusal(answer.text) for side, answer in said.items()},
+        refused=refused,
+        obeyed={
+            side: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
+            for side, answer in said.items()
+        },
+        looped={side: loops(answer.text) for side, answer in said.items()},
+        personal_data=dict(found),
         tokens={side: answer.tokens for side, answer in said.items()},
         stopped={side: answer.stopped for side, answer in said.items()},
     )
 
 
-def _refused(samples: Sequence[RedTeamSample]) -> dict[Reference, ShareDifference]:
-    return _shares(samples, lambda each: each.refused)
+def _holds_personal_data(sample: RedTeamSample) -> dict[Side, bool]:
+    return {side: bool(kinds) for side, kinds in sample.personal_data.items()}
 
 
-def _shares(
-    samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]]
-) -> dict[Reference, ShareDifference]:
+def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[Output]:
+    return [
+        Output(prompt.id, prompt.language, prompt.prompt, answer.text)
+        for prompt, answer in zip(prompts, said, strict=True)
+    ]
+
+
+def _shares(samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]]) -> Shares:
+    """Empty without samples: a line need not have prompts of every kind."""
+    if not samples:
+        return {}
     observed, ids = [by_side(each) for each in samples], [each.id for each in samples]
     candidate = [each["candidate"] for each in observed]
     return {

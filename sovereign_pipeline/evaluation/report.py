@@ -14,9 +14,13 @@ from sovereign_pipeline.evaluation.acceptances import EarlierAcceptance
 from sovereign_pipeline.evaluation.capability import capability_results
 from sovereign_pipeline.evaluation.figures import Figure, Samples, WorseRows, figures, worse_rows
 from sovereign_pipeline.evaluation.gates import Finding, Results, find_all, worst
+from sovereign_pipeline.evaluation.memorisation import memorisation_result
 from sovereign_pipeline.evaluation.models import SIDES, Side
 from sovereign_pipeline.evaluation.private import private_result
 from sovereign_pipeline.evaluation.records import (
+    CANARIES,
+    VERBATIM,
+    CanarySample,
     CapabilitySample,
     IncumbentFacts,
     JudgedLabel,
@@ -24,6 +28,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     Record,
     RedTeamSample,
+    VerbatimSample,
     read_rows,
 )
 from sovereign_pipeline.evaluation.red_team import red_team_result
@@ -45,8 +50,7 @@ class EvaluationReport(Record):
     findings: tuple[Finding, ...]
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
-    judge: JudgeQuality
-    judge_by_language: dict[str, JudgeQuality]
+    judges: tuple[JudgeQuality, ...]
     accepted_before: tuple[EarlierAcceptance, ...]
 
     @property
@@ -64,6 +68,8 @@ def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
         capability=read_rows(capability / "samples.jsonl", CapabilitySample),
         red_team=read_rows(red_team / "samples.jsonl", RedTeamSample),
         labels=read_rows(red_team / "judge.jsonl", JudgedLabel),
+        canaries=read_rows(red_team / CANARIES, CanarySample),
+        verbatim=read_rows(red_team / VERBATIM, VerbatimSample),
     )
 
 
@@ -79,6 +85,7 @@ def evaluate(
         capability=capability_results(samples.capability),
         suites=[suite.name for suite in line.evaluation.capability],
         red_team=red_team_result(samples.red_team, samples.labels),
+        memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
     )
     findings = find_all(results, line.gates)
     return EvaluationReport(
@@ -88,8 +95,7 @@ def evaluate(
         findings=findings,
         figures=figures(results, samples, seed),
         worse=worse_rows(samples),
-        judge=results.red_team.judge,
-        judge_by_language=results.red_team.judge_by_language,
+        judges=results.red_team.judges,
         accepted_before=tuple(accepted_before),
     )
 
@@ -107,7 +113,6 @@ def compared_with(report: EvaluationReport) -> str:
 
 def as_markdown(report: EvaluationReport) -> str:
     """The report's tables, for an asset's page."""
-    judge = report.judge
     rows = [
         f"**{report.line}: {report.outcome.upper()}**",
         "",
@@ -129,8 +134,9 @@ def as_markdown(report: EvaluationReport) -> str:
         "|---|---|---:|---|",
         *(f"| {each.what} | {each.reference} | {each.worse} | {', '.join(each.ids)} |" for each in report.worse),
         "",
-        f"Judge of refusals: precision {judge.precision:.2f}, recall {judge.recall:.2f} on {judge.labels} labelled "
-        f"answers.",
+        "| judge | labelled answers | language | n | precision | recall |",
+        "|---|---|---|---:|---|---|",
+        *(f"| {' | '.join(judge_cells(quality))} |" for quality in report.judges),
     ]
     return "\n".join(rows) + "\n"
 
@@ -171,6 +177,13 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
+    """A judge's row in a table. fresh: labelled answers that its rules were not written in view of."""
+    seen = "tuned on" if quality.tuned else "fresh"
+    shares = str(quality.precision), str(quality.recall)
+    return quality.judge, seen, quality.language, str(quality.labels), *shares
+
+
 def _assert_sides(samples: Samples, incumbent: IncumbentFacts | None) -> None:
     compared = {side for side in SIDES if side != "incumbent" or (incumbent is not None and incumbent.compared)}
     observed: list[tuple[str, str, Collection[Side]]] = [
@@ -180,7 +193,13 @@ def _assert_sides(samples: Samples, incumbent: IncumbentFacts | None) -> None:
         *(
             ("red_team_report", each.id, sides)
             for each in samples.red_team
-            for sides in (each.refused, each.tokens, each.stopped)
+            for sides in (each.refused, each.obeyed, each.looped, each.personal_data, each.tokens, each.stopped)
+        ),
+        *(("red_team_report", each.id, each.exposure) for each in samples.canaries),
+        *(
+            ("red_team_report", each.id, sides)
+            for each in samples.verbatim
+            for sides in (each.verbatim, each.personal_data)
         ),
     ]
     for kind, row, sides in observed:

@@ -25,15 +25,28 @@ from sovereign_pipeline.evaluation.incumbent import (
     stands_on,
 )
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
+from sovereign_pipeline.evaluation.judges import read_labels
+from sovereign_pipeline.evaluation.memorisation import continue_letters, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.models import Side, open_models
 from sovereign_pipeline.evaluation.page import as_html
+from sovereign_pipeline.evaluation.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
-from sovereign_pipeline.evaluation.records import SAMPLES, IncumbentFacts, as_json, write_rows
-from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
+from sovereign_pipeline.evaluation.prompts import read_prompts
+from sovereign_pipeline.evaluation.records import (
+    CANARIES,
+    SAMPLES,
+    VERBATIM,
+    IncumbentFacts,
+    RedTeamReport,
+    as_json,
+    write_rows,
+)
+from sovereign_pipeline.evaluation.red_team import red_team_result, run_red_team
 from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
 from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
+from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, TRAIN
 from sovereign_pipeline.training.base_models import open_base_model
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline.training.tuned import TunedModel, tuned_model
@@ -116,9 +129,15 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 
 
 def _red_team_config(line: Line) -> Config:
+    canaries = line.training.canaries
     return {
         "instruction": line.training.instruction,
+        "seed": line.evaluation.seed,
+        "batch_size": line.evaluation.batch_size,
         "max_new_tokens": line.evaluation.red_team.max_new_tokens,
+        "letters": line.evaluation.red_team.letters,
+        "canaries": canaries.model_dump(mode="json") if canaries is not None else None,
+        "privacy": line.privacy.model_dump(mode="json"),
         "classification": line.evaluation.red_team.classification,
         "ceiling": line.ceiling,
     }
@@ -129,6 +148,7 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
     return {
         "prompts": digest_of_items(data / red_team.prompts),
         "judge_labels": digest_of_items(data / red_team.judge_labels),
+        **name_model_digests(workplace),
         **incumbent_digests(workplace),
     }
 
@@ -137,28 +157,51 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
-    compared = _compared(workplace, inputs)
+    instruction, compared = line.training.instruction, _compared(workplace, inputs)
+    scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
     with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
-        outcome = run_red_team(models, prompts, labels, line.training.instruction, red_team.max_new_tokens)
+        outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)
+        answered = time.monotonic()
+        canaries = expose_canaries(models, line.training.canaries, instruction) if line.training.canaries else []
+        split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.evaluation.seed
+        trained, held_out = read_documents(split.file(TRAIN)), read_documents(split.file(HELD_OUT))
+        letters = continue_letters(models, trained, held_out, instruction, red_team.letters, seed, scanner)
+        report = RedTeamReport(
+            dtype=models.dtype,
+            max_new_tokens=red_team.max_new_tokens,
+            result=red_team_result(outcome.samples, outcome.labels),
+            memorisation=memorisation_result(canaries, letters, seed),
+        )
     write_rows(workspace / SAMPLES, outcome.samples)
     write_rows(workspace / "answers.jsonl", outcome.answers)
     write_rows(workspace / "judge.jsonl", outcome.labels)
-    (workspace / REPORT_FILE).write_text(as_json(outcome.report), encoding="utf-8")
-    result = outcome.report.model_dump(mode="json")["result"]
+    write_rows(workspace / CANARIES, canaries)
+    write_rows(workspace / VERBATIM, letters)
+    (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
+    finished = time.monotonic()
+    _tell_time(workplace, finished - loaded)
     return Built(
-        summary={
-            "prompts": len(prompts),
-            "refusals": result["refusals"],
-            "over_refusals": result["over_refusals"],
-            "judge": result["judge"],
-        },
+        summary={"prompts": len(prompts), **report.model_dump(mode="json", include={"result", "memorisation"})},
         measured={
             "load_seconds": round(loaded - started, 3),
-            "answer_seconds": round(time.monotonic() - loaded, 3),
+            "answer_seconds": round(answered - loaded, 3),
+            "memorisation_seconds": round(finished - answered, 3),
+            "seconds_allowed": 60 * red_team.max_minutes,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
+    )
+
+
+def _tell_time(workplace: Workplace, seconds: float) -> None:
+    allowed = 60 * workplace.line.evaluation.red_team.max_minutes
+    if seconds <= allowed:
+        workplace.progress(f"The red team took {seconds:.0f} s of the {allowed:.0f} s that the recipe allows.")
+        return
+    workplace.progress(
+        f"THE RED TEAM TOOK {seconds:.0f} s, and the recipe allows {allowed:.0f} s. Its answers count all the same. "
+        f"Ask fewer prompts or letters, allow fewer new tokens, or raise evaluation.red_team.max_minutes."
     )
 
 
@@ -308,12 +351,13 @@ PRIVATE_SCORES = Stage(
 
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="2",
+    code_version="3",
     build=_build_red_team,
-    inputs=(BASE_MODEL, ALIGNED_ADAPTER),
+    inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,
+    policy=sensitive_kinds,
     external=_red_team_external,
-    libraries=MODEL_LIBRARIES,
+    libraries=(*MODEL_LIBRARIES, "phonenumbers", "python-stdnum", "spacy"),
 )
 
 EVALUATION_REPORT = Stage(

@@ -184,6 +184,65 @@ def _adapter(artifact: Artifact) -> Page:
     }
 
 
+def _red_team(artifact: Artifact) -> Page:
+    from sovereign_pipeline.evaluation.records import RedTeamReport
+    from sovereign_pipeline.evaluation.report import judge_cells
+
+    report = RedTeamReport.model_validate_json(artifact.file("report.json").read_bytes())
+    result, memorisation = report.result, report.memorisation
+    shares = {
+        "refused, should be": result.refusals,
+        "refused, should not be": result.over_refusals,
+        "injected instructions obeyed": result.obeyed,
+        "personal data given on request": result.disclosed,
+        "repetition, out of distribution": result.looped,
+        "personal data in answers": result.personal_data,
+        "personal data in continuations": memorisation.personal_data,
+        "answers ended by the model": result.stopped,
+        **(
+            {
+                "continued word for word, trained letters": memorisation.verbatim.trained,
+                "continued word for word, held-out letters": memorisation.verbatim.control,
+            }
+            if memorisation.verbatim
+            else {}
+        ),
+    }
+    exposures = (
+        {"planted": memorisation.exposure.planted, "never planted": memorisation.exposure.never_planted}
+        if memorisation.exposure
+        else {}
+    )
+    judges = ("judge", "labelled answers", "language", "n", "precision", "recall")
+    seconds = artifact.manifest.circumstances.measured
+    took, allowed = seconds["answer_seconds"] + seconds["memorisation_seconds"], seconds["seconds_allowed"]
+    page: Page = {
+        "shares of answers": _compared(shares),
+        "judges": _table([dict(zip(judges, judge_cells(quality), strict=True)) for quality in result.judges]),
+        "time": f"{took:.0f} s of {allowed:.0f} s{': LONGER THAN ALLOWED' if took > allowed else ''}",
+    }
+    return {**page, "exposure of canaries, bits": _compared(exposures)} if exposures else page
+
+
+def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
+    """One row for each difference and reference."""
+    return _table(
+        [
+            {
+                "what": what,
+                "against": reference,
+                "rows": each.rows,
+                "reference": round(each.reference, 4),
+                "candidate": round(each.candidate, 4),
+                "difference": round(each.difference, 4),
+                "95 % interval": f"{each.low:+.3f} to {each.high:+.3f}",
+            }
+            for what, by_reference in differences.items()
+            for reference, each in by_reference.items()
+        ]
+    )
+
+
 def _report(artifact: Artifact) -> Page:
     return {
         "report": dg.MetadataValue.md(artifact.file("report.md").read_text(encoding="utf-8")),
@@ -203,6 +262,7 @@ _PAGES: Mapping[str, Callable[[Artifact], Page]] = {
     "preference_dataset": _card,
     "sft_adapter": _adapter,
     "aligned_adapter": _adapter,
+    "red_team_report": _red_team,
     "evaluation_report": _report,
     "registered_adapter": _registered,
 }

@@ -170,14 +170,18 @@ class CapabilitySuite(RecipeModel):
 class RedTeam(RecipeModel):
     """prompts, judge_labels: files under `data/`.
 
-    judge_labels: answers that people labelled as refusals or not, on which the judge's own precision and recall are
+    judge_labels: answers of which people said what they are, on which each judge's own precision and recall are
     measured. classification: of both files, and at least that of all answers to the prompts.
+    letters: how many of each side of the split are begun, to see which a model continues word for word.
+    max_minutes: that asking and judging may take; what takes longer is told, and nothing is cut short for it.
     """
 
     prompts: Path
     classification: str
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     max_new_tokens: int = Field(default=48, ge=8)
+    letters: int = Field(default=48, ge=8)
+    max_minutes: float = Field(default=10.0, gt=0)
 
 
 class Contamination(RecipeModel):

@@ -192,5 +192,5 @@ def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
     except Exception as error:
         raise PrivacyError(
             f"Row {row}: {detector} raised {type(error).__name__}, so it is not known what the row holds. Nothing was "
-            f"written. Correct the row or the detector, and materialize scrubbed_corpus again."
+            f"written. Correct the row or the detector, and run again."
         ) from None

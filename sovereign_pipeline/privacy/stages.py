@@ -33,7 +33,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     line = workplace.line
     vault = Vault.at(workplace.settings.vault, workplace.settings.vault_public_key)
     treatments = workplace.institution.treatments(line.line)
-    digests, libraries = _name_model_digests(workplace), SCRUBBED_CORPUS.libraries
+    digests, libraries = name_model_digests(workplace), SCRUBBED_CORPUS.libraries
     job = ScrubJob(
         source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
         line=line.line,
@@ -96,13 +96,13 @@ def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: I
     return Verdict(False, f"left in the output: {kinds}; rows {', '.join(rows[:ROW_IDS_SHOWN])}{more}.", evidence)
 
 
-def _name_model_digests(workplace: Workplace) -> dict[str, str]:
+def name_model_digests(workplace: Workplace) -> dict[str, str]:
     """A name model is a package or a directory; either way its files and libraries decide the result."""
     models = sorted(workplace.line.privacy.name_models.items())
     return {f"name_model:{language}": digest_of(name_model_parts(model)) for language, model in models}
 
 
-def _policy(institution: Institution, line: Line) -> Config:
+def sensitive_kinds(institution: Institution, line: Line) -> Config:
     return {"sensitive": dict(institution.treatments(line.line))}
 
 
@@ -112,8 +112,8 @@ SCRUBBED_CORPUS = Stage(
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
-    policy=_policy,
-    external=_name_model_digests,
+    policy=sensitive_kinds,
+    external=name_model_digests,
     libraries=("phonenumbers", "python-stdnum", "spacy"),
     gates=(
         Gate(
@@ -121,7 +121,7 @@ SCRUBBED_CORPUS = Stage(
             question="Does a second, stricter reading find no structured identifier in the output?",
             code_version="2",
             judge=judge_no_identifier_left,
-            policy=_policy,
+            policy=sensitive_kinds,
         ),
     ),
 )

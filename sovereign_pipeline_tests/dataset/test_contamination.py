@@ -105,7 +105,8 @@ def test_the_demonstration_text_of_the_tests_is_clean(institution: DemoInstituti
     assert rows == []
     assert verdict.evidence["suites"] == {
         "suite": {"items": 2, "items_in_rows": 0, "rows": 0},
-        "red-team prompts": {"items": 2, "items_in_rows": 0, "rows": 0},
+        # All but the one out of distribution, which holds no word.
+        "red-team prompts": {"items": 4, "items_in_rows": 0, "rows": 0},
     }
     assert verdict.evidence["rows"] == sum(1 for _ in read_jsonl(dataset.file(TRAINING_ROWS)))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pyrage import x25519
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, LADDER, PROMPTS
 from sovereign_pipeline_tests.tiny_model import save_tiny_model
 
 SOVEREIGN = str(Path(sys.executable).parent / "sovereign")
@@ -128,7 +129,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
             "red_team": {"prompts": "red_team/prompts.jsonl", "classification": "PUBLIC", "max_new_tokens": 8},
         },
         # six questions and four prompts: no smaller margin could be told
-        "gates": {name: {"margin": 1.0} for name in ("capability", "refusals", "over_refusals")},
+        "gates": {"capability": {"margin": 1.0}, **ANY_GUARDRAIL},
     }
 
 
@@ -167,17 +168,8 @@ def install(root: Path, tiny_model: Path) -> Installation:
         for n in range(6)
     ]
     (settings.data / "suites" / "suite.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
-    kinds = (("harmful", "refusal"), ("benign", "answer"), ("disclosure", "refusal"), ("injection", "refusal"))
-    prompts = [
-        {"id": f"P-{n}", "kind": kind, "language": "en", "prompt": f"Prompt {n}.", "expects": expects}
-        for n, (kind, expects) in enumerate(kinds)
-    ]
-    (settings.data / "red_team" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    labels = [
-        {"id": "J-0", "language": "en", "answer": "I cannot help with that request.", "refused": True},
-        {"id": "J-1", "language": "en", "answer": "The pier opens at seven.", "refused": False},
-    ]
-    (settings.data / "red_team" / "judge_labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    (settings.data / "red_team" / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    shutil.copy(JUDGE_LABELS, settings.data / "red_team" / "judge_labels.jsonl")
     installation.write_source("letters.jsonl", [invented_letter(number) for number in range(60)])
     installation.write_recipe(harbour_recipe())
     return installation
