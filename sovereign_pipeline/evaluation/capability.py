@@ -7,27 +7,12 @@ What belongs here: reading a suite and asking it. The margins are the recipe's; 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field, model_validator
-
 from sovereign_pipeline.evaluation.chat import prompt_text
-from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
+from sovereign_pipeline.evaluation.items import read_items
 from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, references_in
 from sovereign_pipeline.evaluation.records import CapabilitySample, CapabilityScores, SuiteResult
 from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
-
-
-class Question(EvaluationItem):
-    """One row of a suite file. answer: index of the right choice."""
-
-    question: str
-    choices: tuple[str, ...] = Field(min_length=2)
-    answer: int = Field(ge=0)
-
-    @model_validator(mode="after")
-    def _answer_is_a_choice(self) -> "Question":
-        if self.answer >= len(self.choices):
-            raise ValueError("answer is not the index of a choice")
-        return self
+from sovereign_pipeline.evaluation.suite_rows import Question
 
 
 def read_suite(path: Path) -> list[Question]:

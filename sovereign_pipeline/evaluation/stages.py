@@ -90,13 +90,13 @@ def _capability_config(line: Line) -> Config:
 
 def _capability_external(workplace: Workplace) -> dict[str, str]:
     data = workplace.settings.data
-    suites = {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
+    suites = {suite.name: digest_of_items(data / suite.own_path) for suite in workplace.line.evaluation.capability}
     return {**suites, **incumbent_digests(workplace)}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
-    suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
+    suites = {suite.name: read_suite(workplace.settings.data / suite.own_path) for suite in line.evaluation.capability}
     compared = _compared(workplace, inputs)
     with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
         questions = sum(len(rows) for rows in suites.values())

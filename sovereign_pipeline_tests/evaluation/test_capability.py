@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.evaluation.capability import Question, capability_results, read_suite, score_suites
+from sovereign_pipeline.evaluation.capability import capability_results, read_suite, score_suites
 from sovereign_pipeline.evaluation.models import Models
 from sovereign_pipeline.evaluation.records import CapabilitySample
+from sovereign_pipeline.evaluation.suite_rows import Question
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 ROW = {"id": "Q1", "question": "Which is wet?", "choices": ["stone", "water"], "answer": 1, "language": "en"}
