@@ -170,7 +170,7 @@ def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any
     texts = [str(choice).strip() for choice in choices or () if choice is not None and str(choice).strip()]
     if answer in labels[: len(texts)]:
         return {**fields, "choices": texts, "answer": labels.index(answer)}
-    if answer.isdecimal() and not card.files.choices:
+    if not card.files.choices and answer.isdecimal() and int(answer) < len(texts):
         return {**fields, "choices": texts, "answer": int(answer)}
     raise _not_a_row(card, path, number, "answer")
 
