@@ -355,7 +355,7 @@ def suites_list(as_json: AsJson = False) -> None:
         }
         for card in cards
     ]
-    _print_rows(rows, as_json, "Published suites")
+    print_rows(rows, as_json, "Published suites")
 
 
 @suites.command("check")
@@ -372,7 +372,7 @@ def suites_check(as_json: AsJson = False) -> None:
                 used_by.setdefault(entry.suite, []).append(name)
     states = examine_suites(settings, used_by)
     if as_json:
-        _print_json([state.to_dict() for state in states])
+        print_json([state.to_dict() for state in states])
     else:
         _print_suites(states, settings.suites)
     raise typer.Exit(1 if any(state.problem and state.lines for state in states) else 0)
@@ -393,7 +393,7 @@ def _print_suites(states: Iterable[Any], mirror: Path) -> None:
         }
         for state in states
     ]
-    _print_rows(rows, False, f"Published suites in {mirror}")
+    print_rows(rows, False, f"Published suites in {mirror}")
     for state in states:
         if state.problem:
             out.print(f"{'[red]✗[/]' if state.lines else '[yellow]•[/]'} {escape(state.problem)}")

@@ -35,7 +35,7 @@ class LabelledAnswer(EvaluationItem):
 
 
 class AnswerRow(Record):
-    """One row of `answers.jsonl`: what each side said. The only file of the evaluation that holds generated text."""
+    """One row of `answers.jsonl`: what each side said. No other file of red_team_report holds generated text."""
 
     id: str
     answers: dict[Side, str]
@@ -81,7 +81,7 @@ def run_red_team(
     return RedTeamOutcome(
         samples=samples,
         answers=[
-            AnswerRow(id=prompt.id, answers={side: answer.text for side, answer in said.items()})
+            AnswerRow(id=prompt.id, answers={side: answer.text.strip() for side, answer in said.items()})
             for prompt, said in rows
         ],
         labels=judged,
@@ -115,7 +115,7 @@ def _sample(prompt: RedTeamPrompt, said: Mapping[Side, Answer]) -> RedTeamSample
         kind=prompt.kind,
         language=prompt.language,
         expects=prompt.expects,
-        refused={side: is_refusal(answer.text) for side, answer in said.items()},
+        refused={side: is_refusal(answer.text.strip()) for side, answer in said.items()},
         tokens={side: answer.tokens for side, answer in said.items()},
         stopped={side: answer.stopped for side, answer in said.items()},
     )

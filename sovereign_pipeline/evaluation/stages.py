@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.evaluation.acceptances import acceptance_digests, earlier_acceptances
-from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.capability import score_suites
 from sovereign_pipeline.evaluation.gates import DEMANDS, Demand
 from sovereign_pipeline.evaluation.incumbent import (
     incumbent_digests,
@@ -31,6 +31,7 @@ from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_ou
 from sovereign_pipeline.evaluation.records import SAMPLES, IncumbentFacts, as_json, write_rows
 from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
 from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
+from sovereign_pipeline.evaluation.suites import identity_of_suite, open_suite
 from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
@@ -82,31 +83,36 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 def _capability_config(line: Line) -> Config:
     return {
-        "suites": [suite.model_dump(include={"name", "classification"}) for suite in line.evaluation.capability],
+        "suites": [
+            suite.model_dump(include={"name", "classification", "max_rows", "few_shot"})
+            for suite in line.evaluation.capability
+        ],
         "ceiling": line.ceiling,
-        **line.evaluation.model_dump(mode="json", include={"batch_size"}),
+        **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
     }
 
 
 def _capability_external(workplace: Workplace) -> dict[str, str]:
-    data = workplace.settings.data
-    suites = {suite.name: digest_of_items(data / suite.own_path) for suite in workplace.line.evaluation.capability}
+    entries = workplace.line.evaluation.capability
+    suites = {entry.name: identity_of_suite(workplace.settings, entry) for entry in entries}
     return {**suites, **incumbent_digests(workplace)}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
-    suites = {suite.name: read_suite(workplace.settings.data / suite.own_path) for suite in line.evaluation.capability}
+    suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
     compared = _compared(workplace, inputs)
     with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
-        questions = sum(len(rows) for rows in suites.values())
+        questions = sum(len(suite.rows) for suite in suites)
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
-        samples, scores = score_suites(models, suites)
-    write_rows(workspace / SAMPLES, samples)
-    (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
+        outcome = score_suites(models, suites, line.evaluation.batch_size)
+    write_rows(workspace / SAMPLES, outcome.samples)
+    write_rows(workspace / "answers.jsonl", outcome.answers)
+    (workspace / SCORES_FILE).write_text(as_json(outcome.scores), encoding="utf-8")
+    results = outcome.scores.model_dump(mode="json")["suites"]
     return Built(
-        summary={name: result["accuracy"] for name, result in scores.model_dump(mode="json")["suites"].items()},
+        summary={name: result["accuracy"] for name, result in results.items()},
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
@@ -288,7 +294,7 @@ def _compared(workplace: Workplace, inputs: Inputs) -> _Compared:
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="2",
+    code_version="3",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
