@@ -37,7 +37,7 @@ def write_mirror(root: Path) -> Path:
                         writer.writerow([question, *choices, answer(number % 4)])
     write_jsonl(root / "gsm8k" / "test.jsonl", map(sum_of_lamps, (3, 40, 700)))
     write_jsonl(root / "gsm8k" / "train.jsonl.gz", map(sum_of_lamps, (5, 60, 900)))
-    write_jsonl(root / "humaneval" / "HumanEval.jsonl.gz", [FUNCTION, {**FUNCTION, "task_id": "Invented/1"}])
+    write_jsonl(root / "humaneval" / "HumanEval.jsonl.gz", [FUNCTION, OTHER_FUNCTION])
     choice = {"query": "Question: What floats?", "choices": ["a stone", "a boat", "an anchor"], "gold": 1}
     write_jsonl(root / "arc_challenge" / "arc_challenge.jsonl", [choice, {**choice, "query": "Question: What sails?"}])
     asked = {"query": "Passage: Boats float.\nQuestion: do boats float?", "choices": ["no", "yes"], "gold": 1}
@@ -94,6 +94,15 @@ FUNCTION = {
     "entry_point": "doubled",
     "canonical_solution": "    return [lamp for lamp in lamps for _ in range(2)]\n",
     "test": "\n\ndef check(candidate):\n    assert candidate([1, 2]) == [1, 1, 2, 2]\n    assert candidate([]) == []\n",
+}
+
+
+OTHER_FUNCTION = {
+    "task_id": "Invented/1",
+    "prompt": 'def lit(lamps: dict) -> int:\n    """How many of the lamps are lit."""\n',
+    "entry_point": "lit",
+    "canonical_solution": "    return sum(lamps.values())\n",
+    "test": "\n\ndef check(candidate):\n    assert candidate({'harbour': True, 'quay': False}) == 1\n",
 }
 
 
