@@ -79,12 +79,41 @@ class PrivateResult(Record):
     by_department: dict[str, dict[Reference, LossDifference]]
 
 
+class ReplySample(Record):
+    """One held-out letter that was answered. chrf, rouge_l: likeness to the true reply, 0 to 1. tokens: of the reply
+    written; stopped: it ended its turn itself."""
+
+    id: str
+    case: str
+    department: str
+    language: str
+    chrf: dict[Side, float]
+    rouge_l: dict[Side, float]
+    tokens: dict[Side, int]
+    stopped: dict[Side, bool]
+
+
+class WrittenReply(Record):
+    """One row of private_scores' `answers.jsonl`: what each side wrote to a held-out letter."""
+
+    id: str
+    answers: dict[Side, str]
+
+
+class ReplyResult(Record):
+    """Mean likeness to the true replies, and the interval of the difference. Higher is nearer."""
+
+    chrf: dict[Reference, LossDifference]
+    rouge_l: dict[Reference, LossDifference]
+
+
 class PrivateScores(Record):
-    """private_scores' `scores.json`."""
+    """private_scores' `scores.json`. replies: None when the recipe does not ask for them."""
 
     dtype: str
     selection: PrivateSelection
     result: PrivateResult
+    replies: ReplyResult | None = None
 
 
 class CapabilitySample(Record):

@@ -30,6 +30,7 @@ from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
 from sovereign_pipeline.evaluation.records import SAMPLES, IncumbentFacts, as_json, write_rows
 from sovereign_pipeline.evaluation.red_team import read_labels, read_prompts, run_red_team
+from sovereign_pipeline.evaluation.replies import write_replies
 from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
 from sovereign_pipeline.evaluation.suites import identity_of_suite, open_suite
 from sovereign_pipeline.policy.gates import Gates
@@ -48,7 +49,9 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 def _private_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
-        **line.evaluation.model_dump(mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size"}),
+        **line.evaluation.model_dump(
+            mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size", "references"}
+        ),
     }
 
 
@@ -66,6 +69,15 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
+        references = line.evaluation.references
+        if references is not None:
+            workplace.progress(f"Writing replies to held-out letters with {', '.join(models.sides)}.")
+            written = write_replies(
+                models, held_out, settings.instruction, references, line.evaluation.batch_size, settings.seed
+            )
+            scores = scores.model_copy(update={"replies": written.result})
+            write_rows(workspace / "replies.jsonl", written.samples)
+            write_rows(workspace / "answers.jsonl", written.replies)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
     return Built(
@@ -304,12 +316,12 @@ CAPABILITY_SCORES = Stage(
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="2",
+    code_version="3",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
     external=incumbent_digests,
-    libraries=MODEL_LIBRARIES,
+    libraries=(*MODEL_LIBRARIES, "rouge-score", "sacrebleu"),
 )
 
 RED_TEAM_REPORT = Stage(

@@ -3,14 +3,13 @@
 What belongs here: which rows are asked, how, and what identifies them. What a published suite is: `suite_cards.py`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import RecipeError, SovereignError
-from sovereign_pipeline.evaluation.items import digest_of_items, read_items
+from sovereign_pipeline.evaluation.items import digest_of_items, rank, read_items
 from sovereign_pipeline.evaluation.sandbox import require_sandbox
 from sovereign_pipeline.evaluation.suite_cards import (
     AnyTask,
@@ -86,7 +85,7 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
     """At most so many rows, in their order in the suite; which ones depends on the seed and their ids alone, so that a
     larger number keeps those of a smaller one."""
-    ranked = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}\n{row.id}".encode()).hexdigest())
+    ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     kept = {row.id for row in ranked[:at_most]}
     return [row for row in rows if row.id in kept]
 

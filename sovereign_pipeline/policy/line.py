@@ -224,13 +224,23 @@ class Contamination(RecipeModel):
     max_share: float = Field(default=0.0, ge=0, le=1)
 
 
+class References(RecipeModel):
+    """Replies that are written to held-out letters and compared with the true ones. max_rows: letters at most; writing
+    takes as many forward passes as a reply has tokens."""
+
+    max_new_tokens: int = Field(default=128, ge=8)
+    max_rows: int | None = Field(default=24, ge=1)
+
+
 class Evaluation(RecipeModel):
-    """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one."""
+    """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one.
+    references: off unless asked for, since writing takes long on a CPU."""
 
     seed: int = 7
     max_held_out_rows: int | None = Field(default=None, ge=10)
     distractors: int = Field(default=2, ge=1)
     batch_size: int = Field(default=4, ge=1)
+    references: References | None = None
     capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
     red_team: RedTeam
     contamination: Contamination = Contamination()

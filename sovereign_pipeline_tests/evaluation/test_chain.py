@@ -16,7 +16,7 @@ from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.errors import CeilingExceeded, IntegrityError, SourceError
-from sovereign_pipeline.evaluation.records import CapabilityScores, IncumbentFacts
+from sovereign_pipeline.evaluation.records import CapabilityScores, IncumbentFacts, PrivateScores
 from sovereign_pipeline.evaluation.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.registry.database import open_registry
@@ -266,6 +266,7 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
     ]
     entries = institution.recipe["evaluation"]["capability"]
     entries += [{**entry, "classification": "PUBLIC"} for entry in published]
+    institution.recipe["evaluation"]["references"] = {"max_new_tokens": 8, "max_rows": 2}
     card = institution.settings.data / "suites" / "gsm8k.yaml"
     card.write_text(card.read_text().replace("max_new_tokens: 256", "max_new_tokens: 8"))
     chain = prepare(make_adapter(5e-3))
@@ -283,6 +284,10 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
     assert [(each["suite"], set(each["answers"])) for each in answers] == [("gsm8k", {"base", "candidate"})] * 2
     assert {each.suite for each in chain.report().capability} == set(scores.suites)
     assert "Salma" not in chain.text("capability_scores", "samples.jsonl") + manifest.to_bytes().decode()
+    replies = PrivateScores.model_validate_json(chain.text("private_scores", "scores.json")).replies
+    assert replies is not None and replies.rouge_l["base"].rows == 2
+    for name in ("replies.jsonl", "answers.jsonl"):
+        assert len(chain.text("private_scores", name).splitlines()) == 2
 
     def identity() -> str:
         return digest_of([CAPABILITY_SCORES.config_at(chain.workplace), CAPABILITY_SCORES.external(chain.workplace)])
