@@ -10,7 +10,6 @@ child of that one gives up what is left and becomes the program.
 
 import ctypes
 import json
-import math
 import os
 import resource
 import signal
@@ -27,6 +26,9 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 23, 24, 38
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+# The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
+OUT_OF_TIME = 3
 
 # Root is mapped to this account besides itself: of limits on processes, the kernel exempts root's own.
 NOBODY = 65534
@@ -149,7 +151,6 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
         os.setresuid(1, 1, 1)
     for name, value in {
         "RLIMIT_CORE": 0,
-        "RLIMIT_CPU": math.ceil(limits["seconds"]),
         "RLIMIT_AS": limits["memory_bytes"],
         "RLIMIT_FSIZE": limits["file_bytes"],
         "RLIMIT_NPROC": limits["processes"],
@@ -158,6 +159,8 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
         "RLIMIT_MEMLOCK": 0,
     }.items():
         resource.setrlimit(getattr(resource, name), (value, value))
+    # At the first of these the kernel sends SIGXCPU, by which the ending is told; at the second it kills.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
 
 
 def become_program(order: Order, report: int) -> None:
@@ -178,8 +181,10 @@ def init(order: Order, report: int) -> None:
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     make_root(order["shown"], order["limits"])
     program = in_child(become_program, order, report)
-    while os.wait()[0] != program:
-        pass
+    ended, status = os.wait()
+    while ended != program:  # what the program left behind comes to this process
+        ended, status = os.wait()
+    os._exit(OUT_OF_TIME if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else 0)
 
 
 def in_child(does: Does, order: Order, report: int) -> int:
@@ -205,7 +210,8 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     order["is_root"] = os.getuid() == 0
     reporting(make_namespaces, order, report)
-    os.waitpid(in_child(init, order, report), 0)
+    _, status = os.waitpid(in_child(init, order, report), 0)
+    os._exit(os.waitstatus_to_exitcode(status) % 256)
 
 
 if __name__ == "__main__":
