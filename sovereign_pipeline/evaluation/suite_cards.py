@@ -58,7 +58,7 @@ class _Asked(RecipeModel):
     prompt: str
     few_shot_rows: int = Field(default=0, ge=0)
 
-    def words_for(self, **allowed: bool) -> None:
+    def hold_prompt_to(self, **allowed: bool) -> None:
         """Hold the prompt to the fields it may name (name -> whether it must). Raises ValueError."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
@@ -79,7 +79,7 @@ class ChoiceTask(_Asked):
 
     @model_validator(mode="after")
     def _prompt_shows_what_is_chosen_from(self) -> "ChoiceTask":
-        self.words_for(question=True, subject=False, choices=self.continuation == "letter")
+        self.hold_prompt_to(question=True, subject=False, choices=self.continuation == "letter")
         return self
 
 
@@ -97,7 +97,7 @@ class NumberTask(_Generated):
 
     @model_validator(mode="after")
     def _prompt_shows_the_question(self) -> "NumberTask":
-        self.words_for(question=True)
+        self.hold_prompt_to(question=True)
         return self
 
 
@@ -108,7 +108,7 @@ class SpanTask(_Generated):
 
     @model_validator(mode="after")
     def _prompt_shows_passage_and_question(self) -> "SpanTask":
-        self.words_for(passage=True, question=True)
+        self.hold_prompt_to(passage=True, question=True)
         return self
 
 
@@ -120,8 +120,10 @@ class CodeTask(_Generated):
     prefix: str = ""
 
     @model_validator(mode="after")
-    def _prompt_shows_the_beginning(self) -> "CodeTask":
-        self.words_for(prompt=True)
+    def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
+        self.hold_prompt_to(prompt=True)
+        if any(field not in (None, "prompt") for _, field, _, _ in string.Formatter().parse(self.prefix)):
+            raise ValueError("the prefix may name {prompt} alone")
         return self
 
 

@@ -63,7 +63,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
     import torch
 
     questions = [question(number) for number in range(6)]
-    samples = score_suites(better, [own_suite(questions)], batch_size=2, seed=7).samples
+    samples = score_suites(better, [own_suite(questions)], batch_size=2).samples
     for asked, sample in zip(questions, samples, strict=True):
         turns = [{"role": "user", "content": asked.question}]
         prompt = better.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
@@ -82,7 +82,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
 
 
 def test_every_side_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
-    outcome = score_suites(unchanged, [own_suite([question(number) for number in range(9)])], batch_size=2, seed=7)
+    outcome = score_suites(unchanged, [own_suite([question(number) for number in range(9)])], batch_size=2)
     assert all(sample.correct["base"] == sample.correct["candidate"] for sample in outcome.samples)
     assert outcome.answers == []
     assert outcome.scores.suites["suite"].accuracy["base"].difference == 0.0
@@ -94,7 +94,7 @@ def test_results_are_kept_apart_by_suite_and_language() -> None:
         for suite in "ab"
         for n, language in enumerate(["en", "en", "ar"])
     ]
-    results = capability_results(samples, seed=7)
+    results = capability_results(samples)
     assert results["a"].accuracy["base"].difference == 0.0
     assert results["b"].accuracy["base"].candidate == 0.0
     assert results["b"].by_language["ar"]["base"].rows == 1
@@ -118,7 +118,7 @@ def test_letters_are_scored_behind_the_examples_in_the_users_turn(better: Models
     import torch
 
     suite = lettered([question(8)], [question(number) for number in range(3)])
-    samples = score_suites(better, [suite], batch_size=2, seed=7).samples
+    samples = score_suites(better, [suite], batch_size=2).samples
     for row, sample in zip(suite.rows, samples, strict=True):
         assert isinstance(row, Question)
         asked = asked_row(better, suite, row)
@@ -142,7 +142,7 @@ def test_the_metric_of_the_card_is_what_counts(better: Models) -> None:
     counted = {}
     for metric in ("acc", "acc_norm"):
         suite = replace(own_suite(rows), task=OWN_TASK.model_copy(update={"metric": metric}))
-        samples = score_suites(better, [suite], batch_size=2, seed=7).samples
+        samples = score_suites(better, [suite], batch_size=2).samples
         counted[metric] = samples
         assert all(sample.correct[side] == sample.measures[metric][side] for sample in samples for side in better.sides)
     assert [each.measures for each in counted["acc"]] == [each.measures for each in counted["acc_norm"]]
@@ -178,7 +178,7 @@ WRITTEN = [
 
 
 def test_what_is_written_is_kept_with_its_length_and_judged_for_every_side(better: Models) -> None:
-    outcome = score_suites(better, WRITTEN, batch_size=2, seed=7)
+    outcome = score_suites(better, WRITTEN, batch_size=2)
     assert [(each.suite, each.id) for each in outcome.answers] == [
         ("sums", "1"),
         ("spans", "0"),
@@ -224,7 +224,7 @@ class Says:
 )
 def test_a_right_and_a_wrong_reply_are_told_apart(better: Models, suite: int, right: str, wrong: str) -> None:
     models = Says(better, {"base": wrong, "candidate": right})
-    outcome = score_suites(models, [WRITTEN[suite]], batch_size=2, seed=7)  # type: ignore[arg-type]
+    outcome = score_suites(models, [WRITTEN[suite]], batch_size=2)  # type: ignore[arg-type]
     assert all(sample.correct == {"base": False, "candidate": True} for sample in outcome.samples)
     accuracy = outcome.scores.suites[WRITTEN[suite].name].accuracy["base"]
     assert (accuracy.reference, accuracy.candidate, accuracy.difference) == (0.0, 1.0, 1.0)
@@ -233,14 +233,14 @@ def test_a_right_and_a_wrong_reply_are_told_apart(better: Models, suite: int, ri
 def test_what_stands_behind_a_stop_word_is_neither_judged_nor_kept(better: Models) -> None:
     task = NumberTask(kind="number", prompt="{question}", max_new_tokens=12, stop=("Q:",))
     models = Says(better, {"base": "2\nQ: 3", "candidate": "3\nQ: 2"})
-    outcome = score_suites(models, [replace(WRITTEN[0], task=task)], batch_size=2, seed=7)  # type: ignore[arg-type]
+    outcome = score_suites(models, [replace(WRITTEN[0], task=task)], batch_size=2)  # type: ignore[arg-type]
     assert outcome.samples[0].correct == {"base": True, "candidate": False}
     assert outcome.answers[0].answers == {"base": "2\n", "candidate": "3\n"}
 
 
 def test_questions_about_one_passage_are_one_cluster(better: Models) -> None:
     models = Says(better, {"base": "the boat", "candidate": "the mill"})
-    outcome = score_suites(models, [WRITTEN[1]], batch_size=2, seed=7)  # type: ignore[arg-type]
+    outcome = score_suites(models, [WRITTEN[1]], batch_size=2)  # type: ignore[arg-type]
     assert len({sample.cluster for sample in outcome.samples}) == 1
     assert outcome.scores.suites["spans"].accuracy["base"].rows == 2
 
@@ -254,18 +254,18 @@ def test_examples_are_left_out_from_the_last_before_a_row_is(better: Models) -> 
     assert "0 boat" in asked.context and f"{asked.shown} boat" not in asked.context
     item = choice_item(suite, asked)
     assert sum(len(ids) for ids in better.token_ids(item)) <= MAX_LENGTH
-    outcome = score_suites(better, [suite], batch_size=2, seed=7)
+    outcome = score_suites(better, [suite], batch_size=2)
     assert outcome.scores.selections["lettered"].fewer_examples == 1
 
 
 def test_a_row_that_the_model_cannot_take_is_named_and_the_others_are_asked(better: Models) -> None:
     too_long = question(1).model_copy(update={"id": "long", "question": "boat " * MAX_LENGTH})
-    outcome = score_suites(better, [own_suite([question(0), too_long])], batch_size=2, seed=7)
+    outcome = score_suites(better, [own_suite([question(0), too_long])], batch_size=2)
     selection = outcome.scores.selections["suite"]
     assert (selection.rows, selection.asked, selection.too_long) == (2, 1, ("long",))
     assert [sample.id for sample in outcome.samples] == ["Q0"]
     with pytest.raises(InputError, match="No row of the suite 'suite' can be asked") as caught:
-        score_suites(better, [own_suite([too_long])], batch_size=2, seed=7)
+        score_suites(better, [own_suite([too_long])], batch_size=2)
     assert "boat" not in str(caught.value)
 
 
@@ -273,4 +273,4 @@ def test_nothing_is_asked_when_code_could_not_be_run(better: Models, monkeypatch
     monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox._shown", lambda: ["/dev/null/nowhere"])
     monkeypatch.setattr(Models, "score", lambda *arguments: pytest.fail("a suite was asked"))
     with pytest.raises(SandboxUnavailable):
-        score_suites(better, [own_suite([question(0)]), WRITTEN[2]], batch_size=2, seed=7)
+        score_suites(better, [own_suite([question(0)]), WRITTEN[2]], batch_size=2)
