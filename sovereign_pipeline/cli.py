@@ -28,10 +28,12 @@ from sovereign_pipeline.settings import Settings, go_offline
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 lines = typer.Typer(no_args_is_help=True, help="Recipes of lines of adapters.")
 models = typer.Typer(no_args_is_help=True, help="Base models, pinned by digest.")
+suites = typer.Typer(no_args_is_help=True, help="Published evaluation suites and their local mirror.")
 datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
 adapters = typer.Typer(no_args_is_help=True, help="Registered adapters.")
 app.add_typer(lines, name="lines")
 app.add_typer(models, name="models")
+app.add_typer(suites, name="suites")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
 app.add_typer(gates, name="gates")
@@ -289,13 +291,14 @@ def lines_add(file: Path) -> None:
 
 
 def _checked(file: Path) -> Line:
+    from sovereign_pipeline.evaluation.suites import check_suite
     from sovereign_pipeline.privacy.name_models import name_model_directory
     from sovereign_pipeline.training.base_models import load_card
 
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))
     named = [source.path for source in recipe.sources]
-    named += [suite.path for suite in recipe.evaluation.capability]
+    named += [suite.path for suite in recipe.evaluation.capability if suite.path is not None]
     named += [recipe.evaluation.red_team.prompts, recipe.evaluation.red_team.judge_labels]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
@@ -303,6 +306,8 @@ def _checked(file: Path) -> Line:
             f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
         )
     load_card(settings, recipe.training.base_model)
+    for suite in recipe.evaluation.capability:
+        check_suite(settings, suite)
     if recipe.training.start_from is not None:
         _catalog().find_adapter(_registry(), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
@@ -330,6 +335,68 @@ def models_verify(name: str) -> None:
     settings = Settings.from_environment()
     verify(settings, load_card(settings, name))
     out.print(f"[green]✓[/] {name}: every file is the pinned one")
+
+
+# ── suites ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@suites.command("list")
+def suites_list(as_json: AsJson = False) -> None:
+    """Every published suite that has a card, whether its files are here or not."""
+    from sovereign_pipeline.evaluation.suite_cards import load_suite_card, suite_names
+
+    settings = Settings.from_environment()
+    cards = [load_suite_card(settings, name) for name in suite_names(settings)]
+    rows = [
+        {
+            **_only(card.model_dump(), "suite", "title", "language", "sector", "version", "licence"),
+            "kind": card.task.kind,
+            "source": card.source,
+        }
+        for card in cards
+    ]
+    print_rows(rows, as_json, "Published suites")
+
+
+@suites.command("check")
+def suites_check(as_json: AsJson = False) -> None:
+    """Read every published suite and say what is here and what is missing. Ends 1 when one that a line names is not."""
+    from sovereign_pipeline.evaluation.suites import examine_suites
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    used_by: dict[str, list[str]] = {}
+    for name in line_names(settings.data):
+        for entry in load_line(settings.data, name, institution).evaluation.capability:
+            if entry.suite is not None:
+                used_by.setdefault(entry.suite, []).append(name)
+    states = examine_suites(settings, used_by)
+    if as_json:
+        print_json([state.to_dict() for state in states])
+    else:
+        _print_suites(states, settings.suites)
+    raise typer.Exit(1 if any(state.problem and state.lines for state in states) else 0)
+
+
+def _print_suites(states: Iterable[Any], mirror: Path) -> None:
+    rows = [
+        {
+            "suite": state.card.suite,
+            "here": "no" if state.problem else "yes",
+            "rows": state.rows,
+            "examples": state.examples,
+            "language": state.card.language,
+            "sector": state.card.sector,
+            "kind": state.card.task.kind,
+            "digest": short(state.digest) + (" (pinned)" if state.card.sha256 else "") if state.digest else None,
+            "lines": ", ".join(state.lines),
+        }
+        for state in states
+    ]
+    print_rows(rows, False, f"Published suites in {mirror}")
+    for state in states:
+        if state.problem:
+            out.print(f"{'[red]✗[/]' if state.lines else '[yellow]•[/]'} {escape(state.problem)}")
 
 
 # ── datasets and adapters ────────────────────────────────────────────────────────────────────────────────────────────

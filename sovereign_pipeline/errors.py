@@ -61,6 +61,10 @@ class TrainingFailed(SovereignError):
     """The trainer stopped: a guard fired, or the child process ended without a result."""
 
 
+class SandboxUnavailable(SovereignError):
+    """This machine does not let the limits be set behind which a model's code is run."""
+
+
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 

@@ -64,6 +64,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def suites(self) -> Path:
+        """The mirror of published suites, a folder each (SOVEREIGN_SUITES); cards of them are under `data/suites`."""
+        return Path(os.environ.get("SOVEREIGN_SUITES") or self.home / "suites").absolute()
+
+    @property
     def registry_url(self) -> str:
         return os.environ.get("SOVEREIGN_REGISTRY_URL") or f"sqlite:///{self.home / 'registry.db'}"
 

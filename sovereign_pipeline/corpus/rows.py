@@ -1,4 +1,4 @@
-"""Reading rows of a file an institution already has: JSONL, a JSON array, CSV or Parquet, also gzipped, row by row.
+"""Reading rows of a file an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also gzipped, by row.
 
 What belongs here: bytes to rows, and saying what is wrong with one. What does not: what a row means (`reading.py`).
 """
@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from sovereign_pipeline.errors import SourceError
 
-FORMATS = (".jsonl", ".json", ".csv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _BLOCK = 1 << 16
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -37,7 +37,8 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
     if not path.is_file():
         raise SourceError(f"{path}: there is no such source file. Correct `path` in the recipe, or put the file there.")
     name = path.name.removesuffix(".gz")
-    reader = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".parquet": _parquet}.get(Path(name).suffix)
+    readers = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
+    reader = readers.get(Path(name).suffix)
     if reader is None:
         raise SourceError(f"{path}: a source must be named {', '.join(FORMATS)}, optionally with .gz behind it.")
     try:
@@ -156,11 +157,15 @@ def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
         return Row(number, None, "names a field twice")
 
 
-def _csv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+def _tsv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+    return _csv(stream, path, max_row_bytes, delimiter="\t")
+
+
+def _csv(stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str = ",") -> Iterator[Row]:
     # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(max_row_bytes * 2, 131_072))
-    reader = csv.reader(text, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
     except csv.Error as error:

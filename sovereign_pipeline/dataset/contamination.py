@@ -1,6 +1,7 @@
 """Whether training rows hold what the line is evaluated on: shared runs of words, and the gate that judges them.
 
-What belongs here: comparing rows with the capability suites (questions and their choices) and the red-team prompts.
+What belongs here: comparing rows with the capability suites (all that a model is shown or told of a row, and all
+rows, also those that `max_rows` leaves out) and the red-team prompts.
 What does not: the line's own held-out letters, which the split keeps apart (case, link, near-duplicate) and proves; and
 the labelled answers on which the red team's judge is measured, since no model is asked them.
 """
@@ -16,9 +17,10 @@ from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Wo
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.evaluation.capability import read_suite
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.prompts import read_prompts
+from sovereign_pipeline.evaluation.suite_prompts import text_of
+from sovereign_pipeline.evaluation.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 
@@ -140,12 +142,12 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
-    """Every item that the line is evaluated on. Raises SourceError for a file that is not there or is no suite."""
+    """Every item that the line may be evaluated on. Raises SourceError for a file that is not there or is no suite."""
     data, evaluation = workplace.settings.data, workplace.line.evaluation
     for suite in evaluation.capability:
-        for question in read_suite(data / suite.path):
-            text = "\n".join((question.question, *question.choices))
-            yield SuiteItem(suite.name, question.id, question.question, text)
+        for row in rows_of_suite(workplace.settings, suite):
+            question, text = text_of(row)
+            yield SuiteItem(suite.name, row.id, question, text)
     for prompt in read_prompts(data / evaluation.red_team.prompts):
         # No answer to these can be learnt, and some of them hold no word at all.
         if prompt.kind == "out_of_distribution":
@@ -241,7 +243,7 @@ def _config(line: Line) -> Config:
 
 def _digests(workplace: Workplace) -> dict[str, str]:
     data, evaluation = workplace.settings.data, workplace.line.evaluation
-    suites = {f"suite:{suite.name}": digest_of_items(data / suite.path) for suite in evaluation.capability}
+    suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
     return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
 
 

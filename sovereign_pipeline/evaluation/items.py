@@ -1,5 +1,6 @@
 """Reading the institution's evaluation files: one JSON object a line, each with an id of its own."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import TypeVar
@@ -44,6 +45,11 @@ def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
             f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}. Take it out "
             f"of the line's recipe, or have the ceiling of the line raised."
         )
+
+
+def rank(seed: int, *ids: str) -> str:
+    """A place in an order that depends on the seed and the ids alone, and not on the order of a file."""
+    return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()
 
 
 def digest_of_items(path: Path) -> str:

@@ -55,7 +55,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """tokens: generated, the end-of-turn token included. stopped: the model ended its turn itself."""
+    """text: as generated, white space included. tokens: generated, the end-of-turn token included. stopped: the model
+    ended its turn itself."""
 
     text: str
     tokens: int
@@ -155,7 +156,7 @@ class Models:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
         kept = ids if end is None else ids[:end]
         return Answer(
-            text=self.tokenizer.decode(kept, skip_special_tokens=True).strip(),
+            text=self.tokenizer.decode(kept, skip_special_tokens=True),
             tokens=len(ids) if end is None else end + 1,
             stopped=end is not None,
         )

@@ -4,7 +4,6 @@ What belongs here: which rows and which wrong replies are looked at, and what is
 a scored continuation is `chat.py` and `models.py`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
+from sovereign_pipeline.evaluation.items import rank
 from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, Side, references_in
 from sovereign_pipeline.evaluation.records import (
     LOSS_DIGITS,
@@ -127,7 +127,7 @@ def _letter(models: Models, document: Document, instruction: str) -> _Letter:
 
 def _first(letters: Sequence[_Letter], at_most: int | None, seed: int) -> list[_Letter]:
     """At most so many letters, in an order that depends on the seed and the ids alone."""
-    ordered = sorted(letters, key=lambda letter: _rank(seed, letter.document.id))
+    ordered = sorted(letters, key=lambda letter: rank(seed, letter.document.id))
     return ordered[:at_most]
 
 
@@ -150,7 +150,7 @@ def _wrong_replies(
         others.sort(
             key=lambda other: (
                 other.document.department != row.document.department,
-                _rank(settings.seed, row.document.id, other.document.id),
+                rank(settings.seed, row.document.id, other.document.id),
             )
         )
         offered = others[: settings.distractors]
@@ -196,7 +196,3 @@ def _choices(offered: Sequence[PrivateSample]) -> dict[Reference, ShareDifferenc
         reference: compare_shares([sample.correct[reference] for sample in offered], candidate, cases)
         for reference in references_in(offered[0].correct)
     }
-
-
-def _rank(seed: int, *ids: str) -> str:
-    return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()

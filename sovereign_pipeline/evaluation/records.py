@@ -1,4 +1,5 @@
-"""The rows and summaries that the evaluation's files hold. No field holds text of a document, prompt or answer.
+"""The rows and summaries that the evaluation's files hold. No field holds text of a document, prompt or answer, but
+those of an `answers.jsonl`.
 
 `samples.jsonl` is what was observed of every side; every figure elsewhere is computed from it, again by each gate, and
 every difference is candidate minus reference.
@@ -84,32 +85,95 @@ class PrivateResult(Record):
     by_department: dict[str, dict[Reference, LossDifference]]
 
 
+class ReplySample(Record):
+    """One held-out letter that was answered. chrf, rouge_l: likeness to the true reply, 0 to 1. tokens: of the reply
+    written; stopped: it ended its turn itself."""
+
+    id: str
+    case: str
+    department: str
+    language: str
+    chrf: dict[Side, float]
+    rouge_l: dict[Side, float]
+    tokens: dict[Side, int]
+    stopped: dict[Side, bool]
+
+
+class WrittenReply(Record):
+    """One row of private_scores' `answers.jsonl`: what each side wrote to a held-out letter."""
+
+    id: str
+    answers: dict[Side, str]
+
+
+class ReplyResult(Record):
+    """Mean likeness to the true replies, and the interval of the difference. Higher is nearer."""
+
+    chrf: dict[Reference, LossDifference]
+    rouge_l: dict[Reference, LossDifference]
+
+
 class PrivateScores(Record):
-    """private_scores' `scores.json`."""
+    """private_scores' `scores.json`. replies: None when the recipe does not ask for them."""
 
     dtype: str
     selection: PrivateSelection
     result: PrivateResult
+    replies: ReplyResult | None = None
 
 
 class CapabilitySample(Record):
-    """One question of one suite."""
+    """One row of one suite. cluster: what it shares with others (its passage); None when it stands alone.
+
+    correct: what the gates go by. measures: what else is counted, name -> side -> value. tokens, stopped: of what was
+    written, as in RedTeamSample; empty where a choice was scored.
+    """
 
     suite: str
     id: str
     language: str
+    cluster: str | None = None
     correct: dict[Side, bool]
+    measures: dict[str, dict[Side, float]] = {}
+    tokens: dict[Side, int] = {}
+    stopped: dict[Side, bool] = {}
+
+
+class SuiteAnswer(Record):
+    """One row of capability_scores' `answers.jsonl`: what each side wrote, up to a stop word."""
+
+    suite: str
+    id: str
+    answers: dict[Side, str]
+
+
+class SuiteSelection(Record):
+    """rows: in the suite; asked: after `max_rows`, without too_long: ids of rows that the model cannot take whole.
+
+    fewer_examples: rows that were asked behind fewer examples than the recipe says, for the same reason.
+    """
+
+    rows: int
+    asked: int
+    too_long: tuple[str, ...]
+    fewer_examples: int
 
 
 class SuiteResult(Record):
+    """measures, tokens, stopped: means by side; empty where there are none."""
+
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]
+    measures: dict[str, dict[Side, float]] = {}
+    tokens: dict[Side, float] = {}
+    stopped: dict[Side, float] = {}
 
 
 class CapabilityScores(Record):
-    """capability_scores' `scores.json`. suites: name -> result."""
+    """capability_scores' `scores.json`. suites, selections: name -> result, name -> which rows."""
 
     dtype: str
+    selections: dict[str, SuiteSelection]
     suites: dict[str, SuiteResult]
 
 

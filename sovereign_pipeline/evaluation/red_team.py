@@ -23,7 +23,7 @@ GENERATION_BATCH = 40
 
 
 class AnswerRow(Record):
-    """One row of `answers.jsonl`: what each side said. The only file of the evaluation that holds generated text."""
+    """One row of `answers.jsonl`: what each side said. No other file of red_team_report holds generated text."""
 
     id: str
     answers: dict[Side, str]
@@ -63,7 +63,7 @@ def run_red_team(
     return RedTeamOutcome(
         samples=samples,
         answers=[
-            AnswerRow(id=prompt.id, answers={side: said[row].text for side, said in answers.items()})
+            AnswerRow(id=prompt.id, answers={side: said[row].text.strip() for side, said in answers.items()})
             for row, prompt in enumerate(prompts)
         ],
         labels=judged,

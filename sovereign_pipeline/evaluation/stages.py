@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.evaluation.acceptances import acceptance_digests, earlier_acceptances
-from sovereign_pipeline.evaluation.capability import read_suite, score_suites
+from sovereign_pipeline.evaluation.capability import score_suites
 from sovereign_pipeline.evaluation.gates import DEMANDS, Demand
 from sovereign_pipeline.evaluation.incumbent import (
     incumbent_digests,
@@ -42,7 +42,9 @@ from sovereign_pipeline.evaluation.records import (
     write_rows,
 )
 from sovereign_pipeline.evaluation.red_team import red_team_result, run_red_team
+from sovereign_pipeline.evaluation.replies import write_replies
 from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
+from sovereign_pipeline.evaluation.suites import identity_of_suite, open_suite
 from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
@@ -60,7 +62,9 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 def _private_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
-        **line.evaluation.model_dump(mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size"}),
+        **line.evaluation.model_dump(
+            mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size", "references"}
+        ),
     }
 
 
@@ -78,6 +82,15 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
+        references = line.evaluation.references
+        if references is not None:
+            workplace.progress(f"Writing replies to held-out letters with {', '.join(models.sides)}.")
+            written = write_replies(
+                models, held_out, settings.instruction, references, line.evaluation.batch_size, settings.seed
+            )
+            scores = scores.model_copy(update={"replies": written.result})
+            write_rows(workspace / "replies.jsonl", written.samples)
+            write_rows(workspace / "answers.jsonl", written.replies)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
     return Built(
@@ -95,31 +108,36 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 def _capability_config(line: Line) -> Config:
     return {
-        "suites": [suite.model_dump(include={"name", "classification"}) for suite in line.evaluation.capability],
+        "suites": [
+            suite.model_dump(include={"name", "classification", "max_rows", "few_shot"})
+            for suite in line.evaluation.capability
+        ],
         "ceiling": line.ceiling,
-        **line.evaluation.model_dump(mode="json", include={"batch_size"}),
+        **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
     }
 
 
 def _capability_external(workplace: Workplace) -> dict[str, str]:
-    data = workplace.settings.data
-    suites = {suite.name: digest_of_items(data / suite.path) for suite in workplace.line.evaluation.capability}
+    entries = workplace.line.evaluation.capability
+    suites = {entry.name: identity_of_suite(workplace.settings, entry) for entry in entries}
     return {**suites, **incumbent_digests(workplace)}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
-    suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
+    suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
     compared = _compared(workplace, inputs)
     with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
-        questions = sum(len(rows) for rows in suites.values())
+        questions = sum(len(suite.rows) for suite in suites)
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
-        samples, scores = score_suites(models, suites)
-    write_rows(workspace / SAMPLES, samples)
-    (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
+        outcome = score_suites(models, suites, line.evaluation.batch_size)
+    write_rows(workspace / SAMPLES, outcome.samples)
+    write_rows(workspace / "answers.jsonl", outcome.answers)
+    (workspace / SCORES_FILE).write_text(as_json(outcome.scores), encoding="utf-8")
+    results = outcome.scores.model_dump(mode="json")["suites"]
     return Built(
-        summary={name: result["accuracy"] for name, result in scores.model_dump(mode="json")["suites"].items()},
+        summary={name: result["accuracy"] for name, result in results.items()},
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
@@ -331,7 +349,7 @@ def _compared(workplace: Workplace, inputs: Inputs) -> _Compared:
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="2",
+    code_version="3",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
@@ -341,12 +359,12 @@ CAPABILITY_SCORES = Stage(
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="2",
+    code_version="3",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
     external=incumbent_digests,
-    libraries=MODEL_LIBRARIES,
+    libraries=(*MODEL_LIBRARIES, "rouge-score", "sacrebleu"),
 )
 
 RED_TEAM_REPORT = Stage(

@@ -6,7 +6,7 @@ team's limits does not train anything again. Defaults name their source.
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,8 +41,8 @@ OPTIONAL_FIELDS = ("subject", "author", "department")
 class Source(RecipeModel):
     """One file of the institution, and how its columns become documents.
 
-    path: relative to the data root, or absolute. Format is told by the name: .jsonl, .json (one array of objects), .csv
-    or .parquet, optionally .gz.
+    path: relative to the data root, or absolute. Format is told by the name: .jsonl, .json (one array of objects),
+    .csv, .tsv or .parquet, optionally .gz.
     role: letters are trained and held out; preferences are pairs (`rejected` beside the response); labels are replies
     that people found good or bad (`label`, true or false).
     layout: `columns` takes each field from a column; `sharegpt`, `alpaca` and `hh` take request and replies out of rows
@@ -157,14 +157,44 @@ class Split(RecipeModel):
 
 
 class CapabilitySuite(RecipeModel):
-    """A multiple-choice suite under `data/`.
+    """One suite.
 
+    path: an own multiple-choice suite under `data/`; or suite: a published one of the mirror, by the name of its card
+    under `data/suites/`. name: of an own suite; a published one has its own.
     classification: of its questions; said by the institution, since a level that is not said might be any.
+    max_rows: how many rows are asked at most, chosen by seed and id. few_shot: examples in front of each question of a
+    published suite; what its card says, when it is not said.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    path: Path
+    path: Path | None = None
+    suite: str | None = None
     classification: str
+    max_rows: int | None = Field(default=None, ge=1)
+    few_shot: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_published_suite_has_its_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "name" not in values and isinstance(values.get("suite"), str):
+            return {**values, "name": values["suite"]}
+        return values
+
+    @model_validator(mode="after")
+    def _is_own_or_published(self) -> "CapabilitySuite":
+        if (self.path is None) == (self.suite is None):
+            raise ValueError("give either 'path' (an own suite) or 'suite' (a published one)")
+        if self.suite is not None and self.name != self.suite:
+            raise ValueError(f"a published suite keeps its name; leave 'name' out, or say {self.suite}")
+        if self.few_shot is not None and self.suite is None:
+            raise ValueError("'few_shot' is for published suites; an own suite has no examples")
+        return self
+
+    @property
+    def own_path(self) -> Path:
+        """Of an own suite."""
+        assert self.path is not None
+        return self.path
 
 
 class RedTeam(RecipeModel):
@@ -198,13 +228,23 @@ class Contamination(RecipeModel):
     max_share: float = Field(default=0.0, ge=0, le=1)
 
 
+class References(RecipeModel):
+    """Replies that are written to held-out letters and compared with the true ones. max_rows: letters at most; writing
+    takes as many forward passes as a reply has tokens."""
+
+    max_new_tokens: int = Field(default=128, ge=8)
+    max_rows: int | None = Field(default=24, ge=1)
+
+
 class Evaluation(RecipeModel):
-    """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one."""
+    """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one.
+    references: off unless asked for, since writing takes long on a CPU."""
 
     seed: int = 7
     max_held_out_rows: int | None = Field(default=None, ge=10)
     distractors: int = Field(default=2, ge=1)
     batch_size: int = Field(default=4, ge=1)
+    references: References | None = None
     capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
     red_team: RedTeam
     contamination: Contamination = Contamination()

@@ -170,7 +170,7 @@ def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "there is no such source file"),
-        ("letters.docx", b"PK", "must be named .jsonl, .json, .csv, .parquet"),
+        ("letters.docx", b"PK", "must be named .jsonl, .json, .csv, .tsv, .parquet"),
         ("letters.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:40], "cannot be read to its end"),
         ("letters.parquet", b"PAR1 and no more", "not readable as Parquet"),
         ("letters.csv", b"", "no header row"),

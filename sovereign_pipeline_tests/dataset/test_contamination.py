@@ -17,6 +17,7 @@ from sovereign_pipeline.dataset.contamination import LONGEST_NAME, NOT_CONTAMINA
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET, TRAINING_ROWS
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, SourceError
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
+from sovereign_pipeline_tests.evaluation.published import FUNCTION, copy_cards, write_mirror
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
 
 STAGE = replace(TRAINING_DATASET, inputs=(split_stage(),))
@@ -300,3 +301,25 @@ def test_items_do_not_change_each_others_answers(items: list[list[str]], rows: l
     for row in rows:
         alone = {("suite", str(n)) for n, item in enumerate(items) if found(item, row)}
         assert together.found_in(" ".join(row)) == alone
+
+
+@pytest.mark.parametrize("max_rows", [None, 1])
+def test_a_row_that_holds_a_published_suites_item_is_found_also_one_that_is_not_asked(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, max_rows: int | None
+) -> None:
+    mirror = write_mirror(institution.root / "mirror")
+    monkeypatch.setenv("SOVEREIGN_SUITES", str(mirror))
+    copy_cards(institution.settings.data)
+    published = [{"suite": name, "classification": "PUBLIC", "max_rows": max_rows} for name in ("gsm8k", "humaneval")]
+    institution.recipe["evaluation"]["capability"] += published
+    asked = [json.loads(line)["question"] for line in (mirror / "gsm8k" / "test.jsonl").read_text().splitlines()]
+    institution.rows = [
+        letter(number, request=f"Sir, {asked[number]} Yours") if number < 2 else letter(number) for number in range(40)
+    ]
+    institution.rows[2]["response"] = f"Run this: {FUNCTION['prompt']}"
+    _, verdict, listed = materialized(institution)
+    held = {(each["suite"], each["item"]) for each in listed}
+    assert not verdict.passed
+    assert {("gsm8k", "1"), ("gsm8k", "2"), ("humaneval", "Invented/0")} >= held
+    assert held, "the held-out side may have taken some of the rows, not all"
+    assert verdict.evidence["suites"]["gsm8k"]["items"] == 3

@@ -18,7 +18,9 @@ from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.errors import CeilingExceeded, IntegrityError, SourceError
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
+    CapabilityScores,
     IncumbentFacts,
+    PrivateScores,
     RedTeamSample,
     VerbatimSample,
     read_rows,
@@ -33,6 +35,7 @@ from sovereign_pipeline.training.base_models import read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.conftest import document
+from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text
 from sovereign_pipeline_tests.evaluation.test_stages import figure
 
 QUESTIONS = [
@@ -249,6 +252,66 @@ def test_an_adapter_of_zeros_fails_and_a_changed_suite_is_other_work(
     suite.unlink()
     with pytest.raises(SourceError, match=r"suite\.jsonl: there is no such file"):
         chain.make_all()
+
+
+def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_words_and_rows(
+    institution: DemoInstitution,
+    prepare: Callable[[Path], Chain],
+    make_adapter: Callable[[float], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mirror = write_mirror(institution.root / "mirror")
+    monkeypatch.setenv("SOVEREIGN_SUITES", str(mirror))
+    copy_cards(institution.settings.data)
+    published = [
+        {"suite": "mmlu", "max_rows": 4, "few_shot": 1},
+        {"suite": "gsm8k", "few_shot": 0, "max_rows": 2},
+        {"suite": "arc_challenge"},
+    ]
+    entries = institution.recipe["evaluation"]["capability"]
+    entries += [{**entry, "classification": "PUBLIC"} for entry in published]
+    institution.recipe["evaluation"]["references"] = {"max_new_tokens": 8, "max_rows": 2}
+    card = institution.settings.data / "suites" / "gsm8k.yaml"
+    card.write_text(card.read_text().replace("max_new_tokens: 256", "max_new_tokens: 8"))
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    manifest = chain.workplace.store.read_manifest(chain.made["capability_scores"])
+    assert set(manifest.external_inputs) == {"suite", "mmlu", "gsm8k", "arc_challenge"}
+    scores = CapabilityScores.model_validate_json(chain.text("capability_scores", "scores.json"))
+    assert {name: (each.asked, each.rows) for name, each in scores.selections.items()} == {
+        "suite": (6, 6),
+        "mmlu": (4, 12),
+        "gsm8k": (2, 3),
+        "arc_challenge": (2, 2),
+    }
+    answers = [json.loads(line) for line in chain.text("capability_scores", "answers.jsonl").splitlines()]
+    assert [(each["suite"], set(each["answers"])) for each in answers] == [("gsm8k", {"base", "candidate"})] * 2
+    assert {each.suite for each in chain.report().capability} == set(scores.suites)
+    assert "Salma" not in chain.text("capability_scores", "samples.jsonl") + manifest.to_bytes().decode()
+    replies = PrivateScores.model_validate_json(chain.text("private_scores", "scores.json")).replies
+    assert replies is not None and replies.rouge_l["base"].rows == 2
+    for name in ("replies.jsonl", "answers.jsonl"):
+        assert len(chain.text("private_scores", name).splitlines()) == 2
+
+    def identity() -> str:
+        return digest_of([CAPABILITY_SCORES.config_at(chain.workplace), CAPABILITY_SCORES.external(chain.workplace)])
+
+    seen = [identity()]
+    entries[1]["max_rows"] = 5
+    chain.workplace = institution.workplace()
+    seen.append(identity())
+    card.write_text(card.read_text().replace("Answer:", "Result:"))
+    seen.append(identity())
+    write_text(mirror / "arc_challenge" / "arc_challenge.jsonl", ONE_MORE)
+    seen.append(identity())
+    assert len(set(seen)) == 4
+    for file in (mirror / "mmlu" / "dev").iterdir():
+        file.unlink()
+    with pytest.raises(SourceError, match="The suite 'mmlu' is not whole"):
+        chain.make_all()
+
+
+ONE_MORE = '{"query": "Question: What sinks?", "choices": ["a stone", "a boat"], "gold": 0}\n'
 
 
 def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_itself(

@@ -1,0 +1,218 @@
+"""The first process of the sandbox: takes away what a program must not have, then starts it. Run by `sandbox.py`.
+
+A script of the standard library alone, started with no environment and no packages. It reads one JSON object from its
+standard input: `program`, `nonce`, `shown` (paths that stay readable), `limits`. Its argument is the descriptor of its
+report: the nonce and "passed", or the nonce and why a limit could not be set. Anything else, or nothing: failed.
+
+Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
+child of that one gives up what is left and becomes the program.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
+MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
+PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 23, 24, 38
+SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+# The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
+OUT_OF_TIME = 3
+
+# Root is mapped to this account besides itself: of limits on processes, the kernel exempts root's own.
+NOBODY = 65534
+
+# The program's own process: nothing of the sandbox is in its memory but the number to report, and its descriptor.
+RUNNER = """
+import json, os, sys
+order = json.loads(sys.stdin.buffer.read())
+os.close(0)
+def run(program, nonce, report):
+    try:
+        exec(compile(program, "<program>", "exec"), {"__name__": "program"})
+    except BaseException:
+        os._exit(1)
+    os.write(report, nonce.encode() + b":passed")
+    os._exit(0)
+run(order.pop("program"), order.pop("nonce"), order.pop("report"))
+"""
+
+Order = dict[str, Any]
+Does = Callable[[Order, int], None]
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def called(what: str, *arguments: Any) -> int:
+    """Call a function of the C library that returns -1 for an error. Raises OSError that names it."""
+    result: int = getattr(libc, what)(*arguments)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what} {_name(arguments)}: {os.strerror(number)}")
+    return result
+
+
+def _name(arguments: tuple[Any, ...]) -> str:
+    return " ".join(each.decode() for each in arguments if isinstance(each, bytes))
+
+
+def make_namespaces(order: Order, report: int) -> None:
+    """User, mount, process, network, IPC and host name of its own; inside, no further user namespace can be made."""
+    is_root = order["is_root"]
+    maps = {"uid_map": f"0 {os.getuid()} 1\n", "gid_map": f"0 {os.getgid()} 1\n"}
+    if is_root:
+        maps = {name: f"{line}1 {NOBODY} 1\n" for name, line in maps.items()}
+    told, tell = os.pipe()
+    me, helper = os.getpid(), os.fork() if is_root else 0
+    if is_root and helper == 0:  # stays outside, where it may map an account that is not its own
+        os.close(tell)
+        os.read(told, 1)
+        os._exit(0 if _map(me, maps) else 1)
+    called(
+        "unshare",
+        CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS,
+    )
+    os.close(tell)
+    if is_root:
+        if os.waitpid(helper, 0)[1] != 0:
+            raise OSError("this account may not map another one into a user namespace")
+    else:
+        Path("/proc/self/setgroups").write_text("deny")
+        if not _map(me, maps):
+            raise OSError("this account may not map itself into a user namespace")
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+
+def _map(pid: int, maps: dict[str, str]) -> bool:
+    try:
+        for name, lines in maps.items():
+            Path(f"/proc/{pid}/{name}").write_text(lines)
+    except OSError:
+        return False
+    return True
+
+
+def make_root(shown: list[str], limits: dict[str, Any]) -> None:
+    """A root that holds what is shown, read-only, and an empty directory /tmp that ends when the run ends."""
+    called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
+    called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"size=1m,nr_inodes=1k,mode=755")
+    for path in shown:
+        _show(path, root)
+    Path(root, "tmp").mkdir()
+    options = f"size={limits['disk_bytes']},nr_inodes={limits['files'] + 1},mode=777"
+    called("mount", b"tmpfs", f"{root}/tmp".encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
+    os.chdir(root)
+    called("syscall", SYS_PIVOT_ROOT[os.uname().machine], b".", b".")
+    called("umount2", b".", MNT_DETACH)
+    _make_read_only("/", 0)
+    os.chdir("/tmp")
+
+
+def _show(path: str, root: str) -> None:
+    target = Path(root + path)
+    if target.exists():  # it lies in a directory that is shown already
+        return
+    if Path(path).is_dir():
+        target.mkdir(parents=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    called("mount", path.encode(), str(target).encode(), None, MS_BIND | MS_REC, None)
+    _make_read_only(str(target), AT_RECURSIVE)
+
+
+def _make_read_only(path: str, flags: int) -> None:
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, 0)
+    called("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.sizeof(attributes))
+
+
+def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
+    """No capability, no way to get one, another account where there is one, and the limits of the kernel."""
+    called("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    capability = 0
+    while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 behind the last one this kernel knows
+        called("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+        capability += 1
+    if is_root:
+        os.setgroups([])
+        os.setresgid(1, 1, 1)
+        os.setresuid(1, 1, 1)
+    for name, value in {
+        "RLIMIT_CORE": 0,
+        "RLIMIT_AS": limits["memory_bytes"],
+        "RLIMIT_FSIZE": limits["file_bytes"],
+        "RLIMIT_NPROC": limits["processes"],
+        "RLIMIT_NOFILE": 32,
+        "RLIMIT_MSGQUEUE": 0,
+        "RLIMIT_MEMLOCK": 0,
+    }.items():
+        resource.setrlimit(getattr(resource, name), (value, value))
+    # At the first of these the kernel sends SIGXCPU, by which the ending is told; at the second it kills.
+    resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
+
+
+def become_program(order: Order, report: int) -> None:
+    give_up_everything(order["limits"], order["is_root"])
+    handed = os.memfd_create("order")
+    content = {"program": order["program"], "nonce": order["nonce"], "report": report}
+    os.write(handed, json.dumps(content).encode())
+    os.lseek(handed, 0, os.SEEK_SET)
+    os.dup2(handed, 0)
+    os.close(handed)
+    # A fixed seed of hashes: the order of a set must not decide whether an answer is right.
+    python = os.path.realpath(sys.executable)
+    os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
+
+
+def init(order: Order, report: int) -> None:
+    """The init of the process namespace: when it ends, the kernel kills what is left there."""
+    called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    make_root(order["shown"], order["limits"])
+    program = in_child(become_program, order, report)
+    ended, status = os.wait()
+    while ended != program:  # what the program left behind comes to this process
+        ended, status = os.wait()
+    os._exit(OUT_OF_TIME if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else 0)
+
+
+def in_child(does: Does, order: Order, report: int) -> int:
+    """Start a process that does something and never comes back from it; the number of the process."""
+    pid = os.fork()
+    if pid == 0:
+        reporting(does, order, report)
+        os._exit(0)
+    return pid
+
+
+def reporting(does: Does, order: Order, report: int) -> None:
+    """Do something of the setting up. When it fails, report why and end this process: no program was started."""
+    try:
+        does(order, report)
+    except (OSError, KeyError, ValueError) as error:
+        os.write(report, f"{order['nonce']}:{error}".encode()[:500])
+        os._exit(1)
+
+
+def main() -> None:
+    report = int(sys.argv[1])
+    order = json.loads(sys.stdin.buffer.read())
+    order["is_root"] = os.getuid() == 0
+    reporting(make_namespaces, order, report)
+    _, status = os.waitpid(in_child(init, order, report), 0)
+    os._exit(os.waitstatus_to_exitcode(status) % 256)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""Each limit of the sandbox holds, and only a program that reaches its last line has passed.
+
+Where a limit can be seen from inside, the program itself passes only if it ran into that limit.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sovereign_pipeline.errors import SandboxUnavailable
+from sovereign_pipeline.evaluation.sandbox import Limits, require_sandbox, run_program
+from sovereign_pipeline.settings import PROJECT_ROOT
+
+
+def outcome_of(program: str, limits: Limits | None = None) -> str:
+    return run_program(textwrap.dedent(program), limits)
+
+
+WRITES_TO_ITS_REPORT = """
+import contextlib, os
+for descriptor in range(3, 32):
+    with contextlib.suppress(OSError):
+        os.write(descriptor, b"{}")
+"""
+
+
+def test_a_program_passes_when_its_last_line_is_reached() -> None:
+    require_sandbox()
+    assert outcome_of("import collections, hashlib, math, random, re, typing\nassert math.sqrt(4) == 2") == "passed"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert 1 == 2",
+        "raise SystemExit(0)",
+        "import sys; sys.exit(0)",
+        "import os; os._exit(0)",
+        "print('passed'); assert False",
+        "import sys; sys.stderr.write('passed'); sys.exit()",
+        "import atexit; atexit.register(print, 'passed'); assert False",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "import ctypes; ctypes.string_at(0)",
+        "def f(): return f()\nf()",
+        "this is not python",
+        WRITES_TO_ITS_REPORT.format("x:passed") + "assert False",
+    ],
+)
+def test_any_other_ending_is_a_failure(program: str) -> None:
+    assert outcome_of(program) == "failed"
+
+
+def test_what_is_on_the_report_besides_the_number_is_no_pass() -> None:
+    assert (
+        outcome_of("import os\nfor fd in range(3, 32):\n    try: os.write(fd, b'x')\n    except OSError: pass")
+        == "failed"
+    )
+
+
+def test_processor_time_ends_a_loop_also_one_that_does_not_want_to() -> None:
+    limits = Limits(cpu_seconds=1)
+    started = time.monotonic()
+    assert outcome_of("while True: pass", limits) == "timeout"
+    stays = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    assert outcome_of(stays, limits) == "failed"
+    assert time.monotonic() - started < limits.wall_seconds
+
+
+def test_the_clock_ends_a_sleep() -> None:
+    started = time.monotonic()
+    assert outcome_of("import time; time.sleep(60)", Limits(wall_seconds=0.9)) == "timeout"
+    assert time.monotonic() - started < 10
+
+
+def test_output_without_end_is_not_kept_and_a_full_report_ends_by_time() -> None:
+    before = psutil.Process().memory_info().rss
+    assert outcome_of("for _ in range(2_000): print('x' * 100_000)", Limits(cpu_seconds=10)) == "passed"
+    flood = """
+        import os
+        while True:
+            for descriptor in range(3, 32):
+                try:
+                    os.write(descriptor, b"x" * 65_536)
+                except OSError:
+                    pass
+    """
+    assert outcome_of(flood, Limits(wall_seconds=1)) == "timeout"
+    assert psutil.Process().memory_info().rss - before < 50 << 20
+
+
+def test_memory_is_limited() -> None:
+    asks_for = """
+        try:
+            bytearray({})
+        except MemoryError:
+            pass
+        else:
+            raise SystemExit
+    """
+    assert outcome_of(asks_for.format(4 << 30)) == "passed"
+    assert outcome_of(asks_for.format(16 << 20)) == "failed"
+
+
+def test_the_network_is_not_there_not_even_loopback() -> None:
+    name = f"\0sovereign-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(name)
+        local.listen()
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        server.accept()[0].close()
+        reaches = f"""
+            import socket
+            unix = socket.socket(socket.AF_UNIX)
+            for connect in (
+                lambda: socket.create_connection(("127.0.0.1", {port}), timeout=2),
+                lambda: socket.create_connection(("10.0.0.1", 80), timeout=2),
+                lambda: socket.getaddrinfo("example.org", 80),
+                lambda: unix.connect({name!r}),
+            ):
+                try:
+                    connect()
+                except OSError:
+                    continue
+                raise SystemExit
+        """
+        assert outcome_of(reaches) == "passed"
+        for listening in (server, local):
+            listening.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                listening.accept()
+
+
+REFUSED = """
+import errno, os
+
+def refused(number, path, size=1):
+    try:
+        with open(path, "wb", buffering=0) as stream:
+            while size > 0:
+                size -= stream.write(b"x" * size)
+    except OSError as error:
+        return error.errno == number
+    return False
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "assert not refused(errno.EFBIG, 'a', 90_000) and refused(errno.EFBIG, 'b', 110_000)",
+        "assert [refused(errno.ENOSPC, name, 90_000) for name in 'abc'] == [False, False, True]",
+        "assert [refused(errno.ENOSPC, name, 0) for name in 'abcdef'] == [False] * 4 + [True] * 2",
+        "assert all(refused(errno.EROFS, path) for path in ('/a', '/usr/lib/a', os.__file__))",
+    ],
+    ids=["size", "all together", "number", "elsewhere"],
+)
+def test_files_are_small_few_and_in_its_own_directory(program: str) -> None:
+    limits = Limits(file_bytes=100_000, disk_bytes=200_000, files=4)
+    assert outcome_of(REFUSED + program, limits) == "passed"
+
+
+def test_processes_are_few() -> None:
+    forks = """
+        import os, time
+        made = 0
+        try:
+            while made < 50:
+                if os.fork() == 0:
+                    time.sleep(30)
+                    os._exit(0)
+                made += 1
+        except BlockingIOError:
+            pass
+        assert 0 < made < 8
+    """
+    assert outcome_of(forks) == "passed"
+    threads = forks.replace("os.fork() == 0", "threading.Thread(target=time.sleep, args=(30,), daemon=True).start()")
+    assert (
+        outcome_of("import threading\n" + textwrap.dedent(threads).replace("BlockingIOError", "RuntimeError"))
+        == "passed"
+    )
+
+
+def test_a_fork_bomb_ends_by_time_and_leaves_nothing() -> None:
+    bomb = f"""
+        import ctypes, os
+        ctypes.CDLL(None).prctl(15, b"bomb{os.getpid()}", 0, 0, 0)
+        while True:
+            try:
+                os.fork()
+            except OSError:
+                pass
+    """
+    assert outcome_of(bomb, Limits(wall_seconds=1)) == "timeout"
+    assert not processes_named(f"bomb{os.getpid()}")
+
+
+def test_a_child_that_left_its_session_does_not_outlive_the_program() -> None:
+    leaves = f"""
+        import ctypes, os, time
+        ready, tell = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            ctypes.CDLL(None).prctl(15, b"left{os.getpid()}", 0, 0, 0)
+            os.write(tell, b"x")
+            time.sleep(30)
+            os._exit(0)
+        os.read(ready, 1)
+    """
+    assert outcome_of(leaves) == "passed"
+    assert not processes_named(f"left{os.getpid()}")
+
+
+def processes_named(name: str) -> list[int]:
+    """psutil reads the name that the kernel keeps, which is the one that prctl set."""
+    deadline = time.monotonic() + 2
+    while True:
+        found = [each.pid for each in psutil.process_iter(["name"]) if each.info["name"] == name]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def test_nothing_of_this_machine_is_there_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "vault.key"
+    secret.write_text("AGE-SECRET-KEY")
+    secret.chmod(0o644)
+    monkeypatch.setenv("SOVEREIGN_SECRET", "hunter2")
+    looks = f"""
+        import os
+        assert set(os.environ) <= {{"PYTHONHASHSEED", "LC_CTYPE"}}  # the latter is set by Python itself
+        for path in ({str(secret)!r}, {str(PROJECT_ROOT)!r}, {str(Path.home() / ".bashrc")!r}, "/etc", "/home", "/proc",
+                     "/sys", "/dev", "/var", "/run"):
+            assert not os.path.lexists(path), path
+        assert os.listdir("/tmp") == [] and os.getcwd() == "/tmp"
+        for descriptor in range(3, 32):
+            try:
+                os.lseek(descriptor, 0, os.SEEK_CUR)
+            except OSError:
+                continue
+            raise SystemExit  # an open file of the process that started it
+    """
+    assert outcome_of(looks) == "passed"
+
+
+def test_what_was_given_up_cannot_be_taken_back() -> None:
+    tries = """
+        import ctypes, os
+        libc = ctypes.CDLL(None)
+        assert libc.unshare(0x10000000) == -1, "a user namespace of its own"
+        assert libc.unshare(0x00020000) == -1, "a mount namespace"
+        assert libc.mount(b"none", b"/tmp", b"tmpfs", 0, None) == -1
+        assert libc.mount(None, b"/", None, 32 | 4096, None) == -1, "the root writable again"
+        assert libc.umount2(b"/tmp", 2) == -1
+        assert libc.chroot(b"/tmp") == -1
+        assert libc.sethostname(b"x", 1) == -1
+        assert libc.setuid(0) == (0 if os.getuid() == 0 else -1)
+        import resource
+        for name in ("AS", "CPU", "FSIZE", "NPROC"):
+            limit = getattr(resource, f"RLIMIT_{name}")
+            try:
+                resource.setrlimit(limit, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            except (ValueError, PermissionError):
+                continue
+            raise SystemExit
+    """
+    assert outcome_of(tries) == "passed"
+
+
+RUN = "from sovereign_pipeline.evaluation.sandbox import run_program; print(run_program('assert True'))"
+
+
+def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
+    """A user namespace in which no other one may be made stands for a machine that forbids them."""
+    assert shutil.which("unshare")
+    forbid = f'echo 0 > /proc/sys/user/max_user_namespaces; exec {sys.executable} -c "$0"'
+    ended = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", forbid, RUN],
+        cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "SandboxUnavailable" in ended.stderr and "docs/administrator.md" in ended.stderr
+    assert "passed" not in ended.stdout
+
+
+def test_where_a_path_that_it_needs_cannot_be_shown_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox.sys.base_prefix", "/dev/null/nowhere")
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox.Path.exists", lambda path: True)
+    with pytest.raises(SandboxUnavailable, match="does not allow one of them"):
+        run_program("assert True")
+
+
+def test_sets_have_one_order() -> None:
+    program = "assert list({'a', 'b', 'c', 'd', 'e'}) == %r"
+    python = subprocess.run(
+        [sys.executable, "-c", "print(list({'a', 'b', 'c', 'd', 'e'}))"],
+        env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert outcome_of(program.replace("%r", python.stdout.strip())) == "passed"
