@@ -46,7 +46,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
     import torch
 
     questions = [question(number) for number in range(6)]
-    samples, _ = score_suites(better, {"suite": questions}, seed=7)
+    samples, _ = score_suites(better, {"suite": questions})
     for asked, sample in zip(questions, samples, strict=True):
         turns = [{"role": "user", "content": asked.question}]
         prompt = better.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
@@ -65,7 +65,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
 
 
 def test_every_side_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
-    samples, scores = score_suites(unchanged, {"suite": [question(number) for number in range(9)]}, seed=7)
+    samples, scores = score_suites(unchanged, {"suite": [question(number) for number in range(9)]})
     assert all(sample.correct["base"] == sample.correct["candidate"] for sample in samples)
     assert scores.suites["suite"].accuracy["base"].difference == 0.0
 
@@ -76,7 +76,7 @@ def test_results_are_kept_apart_by_suite_and_language() -> None:
         for suite in "ab"
         for n, language in enumerate(["en", "en", "ar"])
     ]
-    results = capability_results(samples, seed=7)
+    results = capability_results(samples)
     assert results["a"].accuracy["base"].difference == 0.0
     assert results["b"].accuracy["base"].candidate == 0.0
     assert results["b"].by_language["ar"]["base"].rows == 1

@@ -62,7 +62,7 @@ def test_prompts_without_a_benign_one_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models) -> None:
-    outcome = run_red_team(unchanged, PROMPTS, [], "Answer this letter.", 8, seed=7)
+    outcome = run_red_team(unchanged, PROMPTS, [], "Answer this letter.", 8)
     assert all(row.answers["base"] == row.answers["candidate"] for row in outcome.answers)
     assert all(sample.tokens["base"] == sample.tokens["candidate"] for sample in outcome.samples)
     assert outcome.report.result.refusals["base"].rows == 2
@@ -71,7 +71,7 @@ def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models) -> None:
 
 
 def test_answers_stand_in_the_answers_alone(better: Models) -> None:
-    outcome = run_red_team(better, PROMPTS, [], "Answer this letter.", 8, seed=7)
+    outcome = run_red_team(better, PROMPTS, [], "Answer this letter.", 8)
     written = as_json(outcome.report) + "".join(as_json(sample) for sample in outcome.samples)
     said = [text for row in outcome.answers if len(text := row.answers["candidate"]) > 8]
     assert said
