@@ -32,6 +32,8 @@ def gates_list(line: str, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
+    if not rows:
+        out.print(f"Line {line}: nothing was materialized yet, so no gate was asked.")
     for row in rows:
         out.print(f"{MARKS[row['outcome']]} {row['stage']}  [bold]{row['gate']}[/]  {escape(row['message'] or '')}")
         if row["acceptance"]:
