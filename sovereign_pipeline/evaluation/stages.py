@@ -5,6 +5,7 @@ measured is in the modules beside this one.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sovereign_pipeline.evaluation.incumbent import (
     stands_on,
 )
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
+from sovereign_pipeline.evaluation.kept import Keeping, Origin
 from sovereign_pipeline.evaluation.models import Side, open_models
 from sovereign_pipeline.evaluation.page import as_html
 from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
@@ -34,7 +36,7 @@ from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, 
 from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.base_models import open_base_model, read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
@@ -61,7 +63,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
     compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
@@ -75,6 +77,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest(compared.levels),
     )
@@ -97,8 +100,8 @@ def _capability_external(workplace: Workplace) -> dict[str, str]:
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = {suite.name: read_suite(workplace.settings.data / suite.path) for suite in line.evaluation.capability}
-    compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    compared = _compared(workplace, inputs, level)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         questions = sum(len(rows) for rows in suites.values())
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
@@ -110,6 +113,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -137,8 +141,8 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
-    compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    compared = _compared(workplace, inputs, level)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
         outcome = run_red_team(models, prompts, labels, line.training.instruction, red_team.max_new_tokens)
@@ -157,6 +161,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
         measured={
             "load_seconds": round(loaded - started, 3),
             "answer_seconds": round(time.monotonic() - loaded, 3),
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -268,22 +273,41 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs."""
+    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs. keeping:
+    where what each side gives is kept."""
 
     base: Path
     tuned: dict[Side, TunedModel]
     levels: tuple[str, ...]
+    keeping: Keeping
 
 
-def _compared(workplace: Workplace, inputs: Inputs) -> _Compared:
+def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
+    """asked: levels of what the sides are asked that is not among the stage's inputs."""
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
     base = open_base_model(workplace.settings, base_model)
     incumbent = open_incumbent(workplace, candidate, base_model)
-    if incumbent is None:
-        return _Compared(base, {"candidate": tuned_model(candidate)}, ())
-    return _Compared(
-        base, {"incumbent": incumbent.tuned, "candidate": tuned_model(candidate)}, (incumbent.classification,)
+    tuned: dict[Side, Artifact] = {"candidate": candidate}
+    if incumbent is not None:
+        tuned["incumbent"] = incumbent.artifact
+    others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
+    highest = workplace.institution.ladder.highest
+    keeping = Keeping(
+        workplace=workplace,
+        asked=highest([*asked, *(artifact.manifest.classification for artifact in others)]),
+        origins=_origins(workplace, base_model, tuned),
     )
+    levels = (incumbent.classification,) if incumbent is not None else ()
+    return _Compared(base, {side: tuned_model(artifact) for side, artifact in tuned.items()}, levels, keeping)
+
+
+def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Side, Artifact]) -> dict[Side, Origin]:
+    files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
+    origins: dict[Side, Origin] = {"base": Origin(files, level)}
+    for side, artifact in tuned.items():
+        higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
+        origins[side] = Origin({**files, "tuned": artifact.ref.digest}, higher)
+    return origins
 
 
 CAPABILITY_SCORES = Stage(

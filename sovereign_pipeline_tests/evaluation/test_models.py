@@ -96,6 +96,13 @@ def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: M
     assert "secret" not in str(caught.value)
 
 
+def test_a_log_likelihood_that_is_not_finite_is_an_error(base_model: Path, letters: list[Document]) -> None:
+    with open_models(base_model, {}, 2) as models:
+        models.loaded["base"].model.lm_head.weight.data.fill_(float("nan"))
+        with pytest.raises(InputError, match="t, L-000: the base gives a log-likelihood that is not finite"):
+            models.score("t", items(models, letters[:1]), "base")
+
+
 def test_a_template_without_an_end_of_turn_is_refused(unchanged: Models) -> None:
     with pytest.raises(InputError, match="eos_token_id"):
         reply_text(unchanged.tokenizer, "Sir", "Yes.", frozenset({unchanged.tokenizer.convert_tokens_to_ids("Z")}))
