@@ -66,6 +66,19 @@ def test_continuations_that_share_a_context_score_as_each_does_alone(better: Mod
     assert together.losses == pytest.approx([score.losses[0] for score in alone], abs=1e-5)
 
 
+def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> None:
+    context = prompt_text(better.tokenizer, "Which one is broken?")
+    letters = ("A", "B", "C", "D")
+    among, alone = (
+        better.score("t", [Item("Q", context, continuations)], "candidate")[0]
+        for continuations in ((*letters, "Answer"), letters)
+    )
+    assert (among.tokens[:4], alone.tokens) == ((1, 1, 1, 1), (1, 1, 1, 1))
+    assert among.tokens[4] > 1
+    assert among.log_likelihoods[:4] == pytest.approx(alone.log_likelihoods, abs=1e-5)
+    assert len(set(alone.log_likelihoods)) == 4
+
+
 def test_score_of_an_item_does_not_depend_on_the_others(better: Models, letters: list[Document]) -> None:
     asked = items(better, letters[:6])
     assert better.score("t", asked, "base")[3] == better.score("t", [asked[3]], "base")[0]
