@@ -1,5 +1,5 @@
-"""Making artifacts: `produce` is the only way one comes into being, `keep` the only way a part of a stage's work does that
-is kept by itself, `judge` the only way a gate's record does, and `accept` the only way an officer's acceptance of one does.
+"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does, `accept`
+the only way an officer's acceptance of one does, and `keep` the only way a part of a stage's work is kept by itself.
 
 `assert_usable` is the consumer's half of every gate. What an artifact is: `manifest.py`; what a stage is: `stage.py`.
 """
