@@ -302,6 +302,8 @@ def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
 
 
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Side, Artifact]) -> dict[Side, Origin]:
+    """Levels are those of the artifacts. A registration may be higher, for what the adapter was evaluated on; that is
+    the level of the stage (`levels`), and not of what the weights say."""
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Side, Origin] = {"base": Origin(files, level)}
     for side, artifact in tuned.items():
