@@ -8,7 +8,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup prepare demo test check up bench bench-corpus bench-training clean
+.PHONY: help setup prepare demo test check up bench bench-corpus bench-training bench-evaluation clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
+	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/evaluation-benchmark.md"
 
 setup: $(READY)
 
@@ -74,6 +75,13 @@ bench-training: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python benchmarks/training/run.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
+
+# DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About ten minutes on two idle cores.
+bench-evaluation: setup
+	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/evaluation-benchmark.md"; exit 2; }
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@$(BIN)/python benchmarks/evaluation/run.py --data "$(DATA)" --out "$(RESULTS)"
+	@cat "$(RESULTS)/evaluation.md"
 
 clean:
 	rm -rf $(VENV)

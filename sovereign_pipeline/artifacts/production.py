@@ -1,5 +1,5 @@
-"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does, and
-`accept` the only way an officer's acceptance of one does.
+"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does, `accept`
+the only way an officer's acceptance of one does, and `keep` the only way a part of a stage's work is kept by itself.
 
 `assert_usable` is the consumer's half of every gate. What an artifact is: `manifest.py`; what a stage is: `stage.py`.
 """
@@ -39,6 +39,27 @@ class Production:
 
     ref: ArtifactRef
     reused: bool
+
+
+EVERY_LINE = "*"
+"""The line of what is kept for all of them; none can have this name."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a stage's work that is kept by itself, and found again by whichever line needs exactly this.
+
+    config: settings that decide the result. made_from: name -> digest of all that it is made from. libraries:
+    distributions whose version changes the result. classification: the highest of all that it is made from; what was
+    made from the same at another level is something else.
+    """
+
+    kind: str
+    code_version: str
+    config: Config
+    made_from: Mapping[str, str]
+    libraries: tuple[str, ...]
+    classification: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +120,25 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
         return built
 
     return _make(workplace, identity, build)
+
+
+def keep(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
+    """Make a part of a stage's work, or find it made. build: fills the workspace and returns the summary.
+
+    It has no gates of its own and is nobody's input: what may be made from it, the stage decides whose work it is.
+    Raises IntegrityError when bytes changed, and whatever the build raises. Nothing is left behind on any error.
+    """
+    identity = _Identity(
+        kind=part.kind,
+        line=EVERY_LINE,
+        ladder=workplace.institution.classification,
+        code_version=part.code_version,
+        config={**part.config, "classification": part.classification},
+        inputs={},
+        external_inputs=part.made_from,
+        libraries=library_versions(part.libraries),
+    )
+    return _make(workplace, identity, lambda workspace: Built(build(workspace), classification=part.classification))
 
 
 def judge(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:

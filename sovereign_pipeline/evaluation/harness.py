@@ -26,9 +26,9 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     may add a beginning-of-sequence token. Each would score other ids than training saw, so here the context ends where
     the template ends it, the ids are exactly the tokenizer's, and what does not fit is an error.
 
-    lm-eval also computes the context again for every continuation. Here its keys and values are computed once, so a
-    choice among three replies costs about half; and as items are never padded to each other, an item's score does not
-    depend on which others are asked.
+    lm-eval also computes the context again for every continuation of more than one token. Here its keys and values are
+    computed once, so a choice among three replies costs about half; and as items are never padded to each other, an
+    item's score does not depend on which others are asked.
     """
 
     def split(self, context: str, continuation: str) -> Encoded:
@@ -77,6 +77,10 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         # The last token of the context stands in front of each continuation: it is what predicts the first of them.
         rows = [[context[-1], *ids[:-1], *[0] * (longest - len(ids))] for ids in continuations]
         with torch.inference_mode():
+            if longest == 1:
+                # Choices by letter: one pass says all of them, and no keys are needed again.
+                next_token = self.model(torch.tensor([context], device=self.device), use_cache=False, logits_to_keep=1)
+                return [self._total(next_token.logits[0], ids) for ids in continuations]
             cache = None
             if len(context) > 1:
                 before = torch.tensor([context[:-1]], device=self.device)

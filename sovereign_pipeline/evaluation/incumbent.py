@@ -14,7 +14,6 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import CeilingExceeded
 from sovereign_pipeline.training.base_models import read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
-from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
 if TYPE_CHECKING:
     from sovereign_pipeline.registry.models import Adapter
@@ -24,9 +23,9 @@ _EXTERNAL = "incumbent:"
 
 @dataclass(frozen=True)
 class Incumbent:
-    """classification: the highest of the adapter's and of its registration's."""
+    """classification: the highest of the adapter's artifact and of its registration's."""
 
-    tuned: TunedModel
+    artifact: Artifact
     classification: str
 
 
@@ -74,7 +73,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
             f"the candidate is scored against, is {level}. Have the ceiling of the line raised, or begin a line of "
             f"another name."
         )
-    return Incumbent(tuned_model(artifact), level)
+    return Incumbent(artifact, level)
 
 
 def stands_on(workplace: Workplace, digest: str, base_model: Artifact) -> bool:

@@ -5,16 +5,22 @@ asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the a
 """
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter
 
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned import TunedModel
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.evaluation.kept import Keeping
 
 # What is scored: the base model, the adapter that the candidate would take the place of, and the candidate. Each of the
 # latter two may be a whole model.
@@ -63,6 +69,9 @@ class Answer:
     stopped: bool
 
 
+_SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
+
+
 @dataclass(frozen=True)
 class LoadedSide:
     """model, with scorer: lm-eval's view of it. active: a context in which the model is this side."""
@@ -76,11 +85,13 @@ class LoadedSide:
 class Models:
     """loaded: base and candidate always, and the incumbent when there is one. The base with every adapter is one
     PeftModel, on which one adapter or none is active; a model tuned in full is a model of its own.
-    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops."""
+    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops. keeping: where what a side gave is
+    kept and found again; None: everything is computed."""
 
     loaded: Mapping[Side, LoadedSide]
     tokenizer: Any
     end_of_turn: frozenset[int]
+    keeping: "Keeping | None" = None
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -96,6 +107,15 @@ class Models:
     def dtype(self) -> str:
         return str(self.loaded["base"].model.dtype).removeprefix("torch.")
 
+    @property
+    def hardware(self) -> str:
+        """What the sums are computed by; another processor or number of threads may change their last digits."""
+        import torch
+
+        if self.loaded["base"].model.device.type == "cuda":
+            return str(torch.cuda.get_device_name())
+        return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
     def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
         """Ids of the context and of one continuation, as they are scored. Raises InputError (see ChatScorer)."""
         context, following = self.loaded["base"].scorer.encode(item.context, item.continuations[continuation])
@@ -107,13 +127,41 @@ class Models:
         return len(context), len(following)
 
     def score(self, name: str, items: Sequence[Item], side: Side) -> list[Score]:
-        """Score every continuation of every item with one side, in the order given. Raises InputError."""
+        """Score every continuation of every item with one side, in the order given.
+
+        Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
+        """
+        compute = partial(self._score, name, items, side)
+        if self.keeping is None:
+            return compute()
+        asked = [[item.id, item.context, list(item.continuations)] for item in items]
+        settings = self._settings(batch_size=int(self.loaded[side].scorer.batch_size))
+        return self.keeping.given("kept_scores", side, asked, settings, _SCORES, compute)
+
+    def answer(self, prompts: Sequence[str], side: Side, max_new_tokens: int, batch_size: int) -> list[Answer]:
+        """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
+        compute = partial(self._answer, prompts, side, max_new_tokens, batch_size)
+        if self.keeping is None:
+            return compute()
+        settings = self._settings(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return self.keeping.given("kept_answers", side, prompts, settings, _ANSWERS, compute)
+
+    def _settings(self, **asked: int) -> dict[str, Any]:
+        return {**asked, "dtype": self.dtype, "hardware": self.hardware}
+
+    def _score(self, name: str, items: Sequence[Item], side: Side) -> list[Score]:
         from sovereign_pipeline.evaluation.harness import log_likelihoods
 
         docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
         loaded = self.loaded[side]
         with loaded.active():
             likelihoods = log_likelihoods(loaded.scorer, name, docs)
+        for item in items:
+            if not all(map(math.isfinite, likelihoods[item.id])):
+                raise InputError(
+                    f"{name}, {item.id}: the {side} gives a log-likelihood that is not finite. Train again, or check "
+                    f"the base model."
+                )
         return [
             Score(
                 id=item.id,
@@ -123,8 +171,7 @@ class Models:
             for item in items
         ]
 
-    def answer(self, prompts: Sequence[str], side: Side, max_new_tokens: int, batch_size: int) -> list[Answer]:
-        """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
+    def _answer(self, prompts: Sequence[str], side: Side, max_new_tokens: int, batch_size: int) -> list[Answer]:
         by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         answers: dict[int, Answer] = {}
         loaded = self.loaded[side]
@@ -150,9 +197,9 @@ class Models:
         )
         with torch.inference_mode():
             output = model.generate(**encoded, generation_config=config)
-        return [self._answer(row) for row in output[:, encoded["input_ids"].shape[1] :].tolist()]
+        return [self._read(row) for row in output[:, encoded["input_ids"].shape[1] :].tolist()]
 
-    def _answer(self, ids: list[int]) -> Answer:
+    def _read(self, ids: list[int]) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
         kept = ids if end is None else ids[:end]
         return Answer(
@@ -168,13 +215,16 @@ def references_in(values: Collection[Side]) -> tuple[Reference, ...]:
 
 
 @contextmanager
-def open_models(base: Path, tuned: Mapping[Side, TunedModel], batch_size: int) -> Iterator[Models]:
+def open_models(
+    base: Path, tuned: Mapping[Side, TunedModel], batch_size: int, keeping: "Keeping | None" = None
+) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
     tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
     of the base, and each model tuned in full takes the memory of the base once more. batch_size: items scored at once;
-    fixed, because another size may change the last digits. Raises InputError when a directory cannot be read as a
-    model, a tokenizer with a chat template, or an adapter of this base, and when a tuned model has another vocabulary.
+    fixed, because another size may change the last digits. keeping: see `Models`. Raises InputError when a directory
+    cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, and when a tuned model has
+    another vocabulary.
     """
     go_offline()
     import torch
@@ -215,7 +265,7 @@ def open_models(base: Path, tuned: Mapping[Side, TunedModel], batch_size: int) -
         for side, other in whole.items():
             of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer, batch_size=batch_size)
             loaded[side] = LoadedSide(other, of_its_own)
-        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer))
+        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), keeping)
 
 
 def _with_adapters(model: Any, adapters: Mapping[Side, Path]) -> Any:

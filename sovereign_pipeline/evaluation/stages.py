@@ -5,6 +5,7 @@ measured is in the modules beside this one.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from sovereign_pipeline.evaluation.incumbent import (
 )
 from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.evaluation.judges import read_labels
+from sovereign_pipeline.evaluation.kept import Keeping, Origin
 from sovereign_pipeline.evaluation.memorisation import continue_letters, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.models import Side, open_models
 from sovereign_pipeline.evaluation.page import as_html
@@ -49,7 +51,7 @@ from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, TRAIN
-from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.base_models import open_base_model, read_descriptor
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
 from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
@@ -78,7 +80,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
     compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
@@ -101,6 +103,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest(compared.levels),
     )
@@ -126,8 +129,8 @@ def _capability_external(workplace: Workplace) -> dict[str, str]:
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
-    compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    compared = _compared(workplace, inputs, level)
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         questions = sum(len(suite.rows) for suite in suites)
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
@@ -141,6 +144,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -175,9 +179,9 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
-    instruction, compared = line.training.instruction, _compared(workplace, inputs)
+    instruction, compared = line.training.instruction, _compared(workplace, inputs, level)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size) as models:
+    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
         outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)
@@ -207,6 +211,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
             "answer_seconds": round(answered - loaded, 3),
             "memorisation_seconds": round(finished - answered, 3),
             "seconds_allowed": 60 * red_team.max_minutes,
+            **compared.keeping.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -329,22 +334,43 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs."""
+    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs. keeping:
+    where what each side gives is kept."""
 
     base: Path
     tuned: dict[Side, TunedModel]
     levels: tuple[str, ...]
+    keeping: Keeping
 
 
-def _compared(workplace: Workplace, inputs: Inputs) -> _Compared:
+def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
+    """asked: levels of what the sides are asked that is not among the stage's inputs."""
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
     base = open_base_model(workplace.settings, base_model)
     incumbent = open_incumbent(workplace, candidate, base_model)
-    if incumbent is None:
-        return _Compared(base, {"candidate": tuned_model(candidate)}, ())
-    return _Compared(
-        base, {"incumbent": incumbent.tuned, "candidate": tuned_model(candidate)}, (incumbent.classification,)
+    tuned: dict[Side, Artifact] = {"candidate": candidate}
+    if incumbent is not None:
+        tuned["incumbent"] = incumbent.artifact
+    others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
+    highest = workplace.institution.ladder.highest
+    keeping = Keeping(
+        workplace=workplace,
+        asked=highest([*asked, *(artifact.manifest.classification for artifact in others)]),
+        origins=_origins(workplace, base_model, tuned),
     )
+    levels = (incumbent.classification,) if incumbent is not None else ()
+    return _Compared(base, {side: tuned_model(artifact) for side, artifact in tuned.items()}, levels, keeping)
+
+
+def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Side, Artifact]) -> dict[Side, Origin]:
+    """Levels are those of the artifacts. A registration may be higher, for what the adapter was evaluated on; that is
+    the level of the stage (`levels`), and not of what the weights say."""
+    files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
+    origins: dict[Side, Origin] = {"base": Origin(files, level)}
+    for side, artifact in tuned.items():
+        higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
+        origins[side] = Origin({**files, "tuned": artifact.ref.digest}, higher)
+    return origins
 
 
 CAPABILITY_SCORES = Stage(

@@ -126,6 +126,11 @@ class Chain:
                 )
             )
 
+    def items(self, ref: ArtifactRef) -> dict[str, float]:
+        """How many items of each side were kept from before, and how many computed."""
+        measured = self.workplace.store.read_manifest(ref).circumstances.measured
+        return {name: value for name, value in measured.items() if "_items_" in name}
+
     def report(self) -> EvaluationReport:
         return EvaluationReport.model_validate_json(self.text("evaluation_report", "report.json"))
 
@@ -341,6 +346,10 @@ def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_it
     for kind in ("capability_scores", "private_scores", "red_team_report"):
         inputs = chain.workplace.store.read_manifest(chain.made[kind]).external_inputs
         assert inputs["incumbent:lamps-1.0.0"] == before["aligned_adapter"].digest
+        assert set(chain.items(before[kind])) == {"base_items_computed", "candidate_items_computed"}
+        items = chain.items(chain.made[kind])
+        assert set(items) == {"base_items_kept", "incumbent_items_kept", "candidate_items_computed"}
+        assert len(set(items.values())) == 1
 
     chain.register("1.0.1")
     second = dict(chain.made)

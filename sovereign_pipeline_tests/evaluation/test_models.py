@@ -66,6 +66,19 @@ def test_continuations_that_share_a_context_score_as_each_does_alone(better: Mod
     assert together.losses == pytest.approx([score.losses[0] for score in alone], abs=1e-5)
 
 
+def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> None:
+    context = prompt_text(better.tokenizer, "Which one is broken?")
+    letters = ("A", "B", "C", "D")
+    among, alone = (
+        better.score("t", [Item("Q", context, continuations)], "candidate")[0]
+        for continuations in ((*letters, "Answer"), letters)
+    )
+    assert (among.tokens[:4], alone.tokens) == ((1, 1, 1, 1), (1, 1, 1, 1))
+    assert among.tokens[4] > 1
+    assert among.log_likelihoods[:4] == pytest.approx(alone.log_likelihoods, abs=1e-5)
+    assert len(set(alone.log_likelihoods)) == 4
+
+
 def test_score_of_an_item_does_not_depend_on_the_others(better: Models, letters: list[Document]) -> None:
     asked = items(better, letters[:6])
     assert better.score("t", asked, "base")[3] == better.score("t", [asked[3]], "base")[0]
@@ -94,6 +107,13 @@ def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: M
     with pytest.raises(InputError, match=f"the model takes {MAX_LENGTH}") as caught:
         unchanged.score("t", [Item("long", prompt_text(unchanged.tokenizer, "secret " * 200), ("yes",))], "base")
     assert "secret" not in str(caught.value)
+
+
+def test_a_log_likelihood_that_is_not_finite_is_an_error(base_model: Path, letters: list[Document]) -> None:
+    with open_models(base_model, {}, 2) as models:
+        models.loaded["base"].model.lm_head.weight.data.fill_(float("nan"))
+        with pytest.raises(InputError, match="t, L-000: the base gives a log-likelihood that is not finite"):
+            models.score("t", items(models, letters[:1]), "base")
 
 
 def test_a_template_without_an_end_of_turn_is_refused(unchanged: Models) -> None:

@@ -1,0 +1,98 @@
+"""Base, incumbent and candidate on every task in one session, through `Models` with what is kept, as the stages do it.
+
+    python ours.py --model DIR --tasks DIR --incumbent DIR --candidate DIR --home DIR --answer FILE
+        --batch-size N --new-tokens N
+
+--home: of the store in which what each side gives is kept. Started by `run.py`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.evaluation.kept import Keeping, Origin
+from sovereign_pipeline.evaluation.models import Item, Models, Side, open_models
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.training.tuned import TunedModel
+
+LINE = "permits-desk"
+LEVEL = "PUBLIC"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--model", "--tasks", "--incumbent", "--candidate", "--home", "--answer"):
+        parser.add_argument(name, type=Path, required=True)
+    for name in ("--batch-size", "--new-tokens"):
+        parser.add_argument(name, type=int, required=True)
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    tuned: dict[Side, TunedModel] = {
+        "incumbent": TunedModel("adapter", arguments.incumbent),
+        "candidate": TunedModel("adapter", arguments.candidate),
+    }
+    keeping = Keeping(workplace(arguments.home), LEVEL, origins(arguments.model, tuned))
+    with open_models(arguments.model, tuned, arguments.batch_size, keeping) as models:
+        loaded = time.monotonic()
+        given = {
+            file.stem: {side: ask(models, file, side, arguments) for side in models.sides}
+            for file in sorted(arguments.tasks.glob("*.jsonl"))
+        }
+    answer = {
+        "load_seconds": loaded - started,
+        "score_seconds": time.monotonic() - loaded,
+        "items": keeping.measured,
+        "given": given,
+    }
+    arguments.answer.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def ask(models: Models, file: Path, side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Id of the item -> log-likelihoods of its choices, or the text that was generated."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if "choices" in rows[0]:
+        items = [Item(row["id"], row["context"], tuple(row["choices"])) for row in rows]
+        return {score.id: list(score.log_likelihoods) for score in models.score(file.stem, items, side)}
+    answers = models.answer([row["context"] for row in rows], side, arguments.new_tokens, arguments.batch_size)
+    return {row["id"]: answer.text for row, answer in zip(rows, answers, strict=True)}
+
+
+def origins(model: Path, tuned: dict[Side, TunedModel]) -> dict[Side, Origin]:
+    base = {"base_model": digest_of_directory(model)}
+    return {
+        "base": Origin(base, LEVEL),
+        **{side: Origin({**base, "tuned": digest_of_directory(each.directory)}, LEVEL) for side, each in tuned.items()},
+    }
+
+
+def digest_of_directory(directory: Path) -> str:
+    return digest_of({file.name: file_sha256(file) for file in sorted(directory.iterdir())})
+
+
+def workplace(home: Path) -> Workplace:
+    """Of the demonstration institution; nothing of the line's recipe is looked at here."""
+    settings = Settings(home=home, data=PROJECT_ROOT / "data", vault=home / "vault")
+    institution = load_institution(settings.data)
+    return Workplace(
+        store=ArtifactStore(settings.artifacts),
+        settings=settings,
+        institution=institution,
+        line=load_line(settings.data, LINE, institution),
+        progress=lambda message: None,
+        launch=nothing_is_trained,
+    )
+
+
+def nothing_is_trained(job: Path) -> None:
+    raise AssertionError("this benchmark trains nothing")
+
+
+if __name__ == "__main__":
+    main()

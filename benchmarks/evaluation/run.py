@@ -1,0 +1,306 @@
+"""The evaluation beside the lm-eval command line in one run: time for base, incumbent and candidate, and their answers.
+
+    .venv/bin/python benchmarks/evaluation/run.py --data DIR --out DIR
+
+DIR of --data holds `mmlu/` and `gsm8k/`; see `prepare.py`, which makes the tasks and three random adapters. In each
+round both sides score three models on the same items in the same words, and take turns in who goes first. lm-eval is
+run as a user would: one process a model, `lm_eval run --model hf`, with `peft=` for the adapters. Here one process is
+for the three, and begins with nothing kept; then another one, in which base and incumbent are kept and the candidate
+is new. Same model, precision, batch size and processor. Method and figures: docs/evaluation-benchmark.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.production import library_versions
+from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT, Settings
+
+HERE = Path(__file__).resolve().parent
+MODEL = "smollm2-135m-instruct"
+LIBRARIES = ("lm-eval", "peft", "torch", "transformers")
+TASKS = ("mmlu", "own_suite", "gsm8k")
+SIDES = {"base": None, "incumbent": "first", "candidate": "second"}
+NEXT = "third"
+"""The candidate of the second session, whose incumbent is the candidate of the first."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--questions", type=int, default=60, help="of MMLU")
+    parser.add_argument("--problems", type=int, default=8, help="of GSM8K")
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--batch-size", type=int, default=8)
+    arguments = parser.parse_args()
+    model = Settings.from_environment().models / MODEL
+    if not (model / "model.safetensors").is_file():
+        sys.exit(f"{model}: the base model is not there. Run `sovereign models fetch {MODEL}`.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
+        for result in measure(arguments, model.resolve(), Path(directory)):
+            (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            (arguments.out / "evaluation.md").write_text(as_markdown(result), encoding="utf-8")
+
+
+def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iterator[dict[str, Any]]:
+    """Yields what there is after each round, so that a later one that fails loses nothing."""
+    say("tasks and adapters")
+    sizes = ["--questions", arguments.questions, "--problems", arguments.problems, "--new-tokens", arguments.new_tokens]
+    run([HERE / "prepare.py", "--model", model, "--data", arguments.data, "--out", directory, *sizes], directory)
+    result: dict[str, Any] = {
+        "machine": {
+            "processor": processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "python": platform.python_version(),
+            "load_before": os.getloadavg()[0],
+        },
+        "libraries": library_versions(LIBRARIES),
+        "items": {task: len(rows_of(directory, task)) for task in TASKS},
+        "batch_size": arguments.batch_size,
+        "new_tokens": arguments.new_tokens,
+        "rounds": [],
+    }
+    for number in range(arguments.rounds):
+        place = directory / f"round-{number}"
+        place.mkdir()
+        answers: dict[str, Any] = {}
+        for side in ("ours", "lm_eval") if number % 2 == 0 else ("lm_eval", "ours"):
+            say(f"round {number + 1} of {arguments.rounds}: {side}")
+            if side == "ours":
+                answers["ours"] = here(arguments, model, directory, place, SIDES["incumbent"], SIDES["candidate"])
+                say(f"round {number + 1} of {arguments.rounds}: ours, base and incumbent kept")
+                answers["kept"] = here(arguments, model, directory, place, SIDES["candidate"], NEXT)
+            else:
+                runs = {each: command_line(arguments, model, directory, place, each) for each in SIDES}
+                answers["lm_eval"] = {
+                    "runs": runs,
+                    **{field: sum(each[field] for each in runs.values()) for field in ("whole_seconds", "cpu_seconds")},
+                    "peak_bytes": max(each["peak_bytes"] for each in runs.values()),
+                }
+        if number == 0:
+            result["agreement"] = agreement(directory, place, answers["ours"])
+        for each in ("ours", "kept"):
+            answers[each].pop("given")
+        result["rounds"].append(answers)
+        result["ratios"] = {
+            each: {
+                field: [rounds["lm_eval"][field] / rounds[each][field] for rounds in result["rounds"]]
+                for field in ("whole_seconds", "cpu_seconds", "peak_bytes")
+            }
+            for each in ("ours", "kept")
+        }
+        yield result
+
+
+def here(
+    arguments: argparse.Namespace, model: Path, tasks: Path, place: Path, incumbent: str | None, candidate: str | None
+) -> dict[str, Any]:
+    """One session on the store of this round, which the first session finds empty."""
+    answer = place / "ours.json"
+    paths = ["--model", model, "--tasks", tasks, "--home", place / "home", "--answer", answer]
+    adapters = ["--incumbent", tasks / str(incumbent), "--candidate", tasks / str(candidate)]
+    sizes = ["--batch-size", arguments.batch_size, "--new-tokens", arguments.new_tokens]
+    outside = run([HERE / "ours.py", *paths, *adapters, *sizes], tasks)
+    return {**json.loads(answer.read_bytes()), **outside}
+
+
+def command_line(arguments: argparse.Namespace, model: Path, tasks: Path, place: Path, side: str) -> dict[str, float]:
+    """One model by lm-eval's own command line, which leaves its samples in `place`."""
+    adapter = SIDES[side]
+    told = [f"pretrained={model}", "dtype=float32", *([f"peft={tasks / adapter}"] if adapter else [])]
+    named = ",".join(f"bench_{task}" for task in TASKS)
+    what = ["--model", "hf", "--model_args", ",".join(told), "--tasks", named, "--include_path", tasks]
+    how = ["--batch_size", arguments.batch_size, "--device", "cpu", "--log_samples", "--output_path", place / side]
+    return run(["-m", "lm_eval", "run", *what, *how], tasks)
+
+
+def run(command: Sequence[object], caches: Path) -> dict[str, float]:
+    """Run a script. Its output is dropped unless it fails. Peak: the highest resident memory of one process of it."""
+    environment = {
+        **os.environ,
+        **OFFLINE_ENVIRONMENT,
+        "HF_HOME": str(caches / "caches"),
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
+    with tempfile.TemporaryFile() as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            output.seek(0)
+            sys.stderr.write(output.read().decode(errors="replace")[-4000:])
+            sys.exit(f"{command[0]} ended with status {process.returncode}.")
+    return {
+        "whole_seconds": seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_bytes": used.ru_maxrss * 1024,
+    }
+
+
+# --- whether both sides say the same ---
+
+
+def agreement(tasks: Path, place: Path, ours: dict[str, Any]) -> dict[str, Any]:
+    """Task -> side -> what `compare_choices` or `compare_texts` says."""
+    compared: dict[str, Any] = {}
+    for task in TASKS:
+        rows = {row["id"]: row for row in rows_of(tasks, task)}
+        compare = compare_choices if "choices" in next(iter(rows.values())) else compare_texts
+        compared[task] = {
+            side: compare(rows, ours["given"][task][side], samples_of(place / side, task)) for side in SIDES
+        }
+    return compared
+
+
+def compare_choices(
+    rows: dict[str, Any], ours: dict[str, list[float]], theirs: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """By both of lm-eval's counts: accuracy of either side, and the items of which another choice was chosen.
+
+    furthest: the largest difference (nats) of a choice's log-likelihood from lm-eval's, less what is the same for all
+    choices of the item. lm-eval moves the line break that ends the prompt in front of each choice, so that its
+    log-likelihoods hold the same further term; acc does not see it, and acc_norm, which divides by the length, may.
+    without_the_line_break: the items that are still different by acc_norm when that term is taken out.
+    """
+    said = {name: [float(pair[0]) for pair in sample["filtered_resps"]] for name, sample in theirs.items()}
+    shared = {name: statistics.fmean(b - a for a, b in zip(ours[name], said[name], strict=True)) for name in rows}
+    corrected = {name: [value - shared[name] for value in said[name]] for name in rows}
+    result: dict[str, Any] = {
+        "furthest": max(abs(b - a) for name in rows for a, b in zip(ours[name], corrected[name], strict=True)),
+        "without_the_line_break": [
+            name for name, row in rows.items() if best(ours[name], row, True) != best(corrected[name], row, True)
+        ],
+    }
+    for metric, by_length in (("acc", False), ("acc_norm", True)):
+        mine = {name: best(ours[name], row, by_length) for name, row in rows.items()}
+        other = {name: best(said[name], row, by_length) for name, row in rows.items()}
+        counted = {name: other[name] == row["answer"] for name, row in rows.items()}
+        assert counted == {name: sample[metric] == 1 for name, sample in theirs.items()}, "lm-eval counts otherwise"
+        result[metric] = {
+            "ours": statistics.fmean(mine[name] == row["answer"] for name, row in rows.items()),
+            "lm_eval": statistics.fmean(counted.values()),
+            "differ": [name for name in rows if mine[name] != other[name]],
+        }
+    return result
+
+
+def best(log_likelihoods: list[float], row: dict[str, Any], by_length: bool) -> int:
+    lengths = [len(choice) if by_length else 1 for choice in row["choices"]]
+    values = [total / length for total, length in zip(log_likelihoods, lengths, strict=True)]
+    return values.index(max(values))
+
+
+def compare_texts(rows: dict[str, Any], ours: dict[str, str], theirs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The items of which another text was generated, white space at its ends aside."""
+    said = {name: sample["resps"][0][0] for name, sample in theirs.items()}
+    return {"differ": [name for name in rows if ours[name].strip() != said[name].strip()]}
+
+
+def samples_of(directory: Path, task: str) -> dict[str, dict[str, Any]]:
+    (file,) = directory.rglob(f"samples_bench_{task}_*.jsonl")
+    samples = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {sample["doc"]["id"]: sample for sample in samples}
+
+
+def rows_of(tasks: Path, task: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tasks / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def say(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+# --- what people read ---
+
+NAMES = {"lm_eval": "lm-eval, three processes", "ours": "here, nothing kept", "kept": "here, base and incumbent kept"}
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    machine, items = result["machine"], result["items"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["libraries"].items())
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores (load before the start {machine['load_before']:.1f}), "
+        f"Python {machine['python']}; {versions}.",
+        "",
+        f"{items['mmlu']} questions of MMLU (letters), {items['own_suite']} of the own suite (texts), {items['gsm8k']} "
+        f"problems of GSM8K ({result['new_tokens']} new tokens at most); batches of {result['batch_size']}, float32.",
+        "",
+        "| round | | whole, s | CPU, s | peak GB |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for number, each in enumerate(result["rounds"], start=1):
+        lines += [
+            f"| {number} | {name} | {each[side]['whole_seconds']:.1f} | {each[side]['cpu_seconds']:.1f} | "
+            f"{each[side]['peak_bytes'] / 1e9:.2f} |"
+            for side, name in NAMES.items()
+        ]
+    lines.append("")
+    for side in ("ours", "kept"):
+        ratios = result["ratios"][side]
+        lines.append(
+            f"lm-eval over {NAMES[side]}, median of the rounds (lowest to highest): time "
+            f"{spread(ratios['whole_seconds'])}, CPU time {spread(ratios['cpu_seconds'])}.\n"
+        )
+    return "\n".join([*lines, *agreement_table(result["agreement"])])
+
+
+def agreement_table(compared: dict[str, Any]) -> list[str]:
+    lines = [
+        "| task | model | count | here | lm-eval | items that differ |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    for task, sides in compared.items():
+        for side, said in sides.items():
+            if "acc" not in said:
+                lines.append(f"| {task} | {side} | text | | | {listed(said['differ'])} |")
+                continue
+            lines += [
+                f"| {task} | {side} | {metric} | {said[metric]['ours']:.3f} | {said[metric]['lm_eval']:.3f} | "
+                f"{listed(said[metric]['differ'])} |"
+                for metric in ("acc", "acc_norm")
+            ]
+    choices = [said for sides in compared.values() for said in sides.values() if "acc" in said]
+    left = [name for said in choices for name in said["without_the_line_break"]]
+    return [
+        *lines,
+        "",
+        f"Log-likelihoods of an item's choices: {max(said['furthest'] for said in choices):.1e} nats apart at most, "
+        f"less what is the same for all of them: lm-eval counts the line break that ends the prompt to each choice, "
+        f"which acc_norm then divides by its length. Without it, differ by acc_norm: {listed(left)}.",
+        "",
+    ]
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+if __name__ == "__main__":
+    main()
