@@ -61,6 +61,14 @@ class TrainingFailed(SovereignError):
     """The trainer stopped: a guard fired, or the child process ended without a result."""
 
 
+class ConflictError(SovereignError):
+    """What was to be recorded is on record already, or what it belongs to is closed."""
+
+
+class SignInError(SovereignError):
+    """Somebody is not who may do this here: no session, or a link that is unknown, used or too old."""
+
+
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 
