@@ -195,6 +195,10 @@ def _registered(artifact: Artifact) -> Page:
     return {"record": dg.MetadataValue.json(_read_json(artifact.file("record.json")))}
 
 
+def _review(artifact: Artifact) -> Page:
+    return {"review": dg.MetadataValue.md(artifact.file("review.md").read_text(encoding="utf-8"))}
+
+
 _PAGES: Mapping[str, Callable[[Artifact], Page]] = {
     "raw_corpus": _raw_corpus,
     "classified_corpus": _classified_corpus,
@@ -205,6 +209,7 @@ _PAGES: Mapping[str, Callable[[Artifact], Page]] = {
     "aligned_adapter": _adapter,
     "evaluation_report": _report,
     "registered_adapter": _registered,
+    "blind_review": _review,
 }
 
 

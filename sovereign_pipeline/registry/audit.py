@@ -8,15 +8,17 @@ later log must still hold that entry.
 """
 
 import datetime
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
+from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import AuditEntry
 
@@ -77,6 +79,24 @@ def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpo
     if not found and kept is not None:
         raise IntegrityError(_damaged(kept.sequence, "is not the one of the checkpoint, or is gone"))
     return last
+
+
+def export(registry: Registry, file: Path) -> Checkpoint:
+    """Write the verified log as JSONL, oldest first. Returns its newest entry."""
+    log = entries(registry)
+    last = verify(log)
+    file.write_bytes(b"".join(canonical_json(as_dict(entry)) + b"\n" for entry in log))
+    return last
+
+
+def checkpoint_of(file: Path) -> Checkpoint:
+    """The newest entry of an export. Raises InputError for a file that is none."""
+    try:
+        lines = file.read_bytes().splitlines()
+        newest = json.loads(lines[-1]) if lines else {"sequence": 0, "hash": FIRST}
+        return Checkpoint.model_validate({name: newest[name] for name in ("sequence", "hash")})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: not an export of the audit log. Give one that `audit export` wrote.") from None
 
 
 def as_dict(entry: AuditEntry) -> dict[str, Any]:

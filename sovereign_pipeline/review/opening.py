@@ -139,6 +139,19 @@ def open_review(
     return Opened(review_id, contents.plan, links)
 
 
+def renew_link(registry: Registry, workplace: Workplace, operator: str) -> str:
+    """One more link for an operator of the line's open review. Raises NotFoundError when there is no such one."""
+    line = workplace.line.line
+    with registry.writing() as session:
+        review = find_open(session, line)
+        if review is None:
+            raise NotFoundError(f"Line {line} has no open review. Open one: `sovereign review open {line}`.")
+        operators = plan_of(workplace.store, review).plan.operators
+        if operator not in operators:
+            raise NotFoundError(f"'{operator}' takes no part in it; its operators are {', '.join(operators)}.")
+        return issue_link(session, review.id, operator, workplace.line.review.link_days)
+
+
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
     """Open and verify a plan. Raises IntegrityError when bytes changed or the files do not belong together."""
     artifact = store.open(ref)

@@ -51,9 +51,6 @@ def blind_review_stage(upstream: Stage) -> Stage:
     )
 
 
-BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
-
-
 def _external(upstream: Stage, workplace: Workplace) -> dict[str, str]:
     """Of the review itself, its plan and ballots; of the earlier ones, what the ladder reads."""
     (review, closing), earlier = _reviews(upstream, workplace, open_registry(workplace.settings))
@@ -138,3 +135,6 @@ def _reviews(
 
 def _as_bytes(result: ReviewResult) -> bytes:
     return canonical_json(result.model_dump(mode="json")) + b"\n"
+
+
+BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)

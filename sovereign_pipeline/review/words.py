@@ -48,6 +48,8 @@ ARABIC = {
     "If you cannot tell, guess: that is an answer too. What you rated stays as it is.": (
         "إن لم تعرف فخمّن، فهذا جواب أيضاً. وما قيّمته يبقى كما هو."
     ),
+    "The newer side's answer is": "جواب الجهة الأحدث هو",
+    "Choose one of the two; if you cannot tell, guess.": "اختر أحد الجوابين؛ وإن لم تعرف فخمّن.",
     "Thank you": "شكراً لك",
     "All your pairs are rated. You can close this page.": "قيّمت كل ما لديك. يمكنك إغلاق هذه الصفحة.",
     "This review is closed; no rating is taken any more. Thank you for yours.": (
@@ -88,7 +90,6 @@ ARABIC = {
     "The page cannot be served now. Tell the administrator; no rating is lost.": (
         "لا يمكن عرض الصفحة الآن. أخبر المسؤول؛ لم يضع أي تقييم."
     ),
-    "Go on": "تابع",
     "This page needs JavaScript.": "تحتاج هذه الصفحة إلى جافاسكربت.",
 }
 
