@@ -6,7 +6,7 @@ computed (`statistics.py`), and where ballots lie (`ballots.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,8 @@ from sovereign_pipeline.registry.models import Ballot, Guess
 from sovereign_pipeline.review.opening import PlanContents
 from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, commitment
 from sovereign_pipeline.review.statistics import Agreement, Estimate, Rung, agreement, estimate, ladder
+
+Outcome = Literal["pass", "fail", "inconclusive"]
 
 
 class _Record(BaseModel):
@@ -184,8 +186,19 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
     )
 
 
+def outcome_of(net: Estimate, margin: float) -> Outcome:
+    """No below zero; yes when the whole interval lies at or above -margin; else inconclusive.
+
+    So a candidate whose true net preference is -margin or worse gets a yes in at most 2.5 % of reviews.
+    """
+    if net.mean < 0:
+        return "fail"
+    return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
+
+
 def judge_net_preference(result: ReviewResult, margin: float) -> Verdict:
-    """No below zero; yes when the whole interval lies above -margin; else inconclusive."""
+    """`outcome_of` with its numbers. An officer may accept what is inconclusive where the recipe allows it; never
+    a no."""
     net = result.net_preference
     said = (
         f"{result.adapter} against {result.opponent}: net preference {net.mean:+.3f} ({result.wins} won, "
@@ -205,12 +218,13 @@ def judge_net_preference(result: ReviewResult, margin: float) -> Verdict:
             f" Closed early by {early.officer} with {result.ballots} of {result.ballots_registered} ballots: "
             f"{early.reason}"
         )
-    if net.mean < 0:
-        return _verdict("fail", f"{said}{interval} A candidate that people like less does not ship.", result)
-    if net.low is None or net.low < -margin:
-        seen = "" if net.detectable is None else f" This review could have seen {net.detectable:+.3f} and more."
-        return _verdict("inconclusive", f"{said}{interval}{seen}", result)
-    return _verdict("pass", f"{said}{interval}", result)
+    outcome = outcome_of(net, margin)
+    after = ""
+    if outcome == "fail":
+        after = " A candidate that people like less does not ship."
+    elif outcome == "inconclusive" and net.detectable is not None:
+        after = f" This review could have seen {net.detectable:+.3f} and more."
+    return _verdict(outcome, f"{said}{interval}{after}", result)
 
 
 def as_markdown(result: ReviewResult) -> str:
@@ -317,7 +331,7 @@ def _outcomes(closed: ClosedReview) -> list[tuple[str, str, float]]:
     ]
 
 
-def _verdict(outcome: str, message: str, result: ReviewResult) -> Verdict:
+def _verdict(outcome: Outcome, message: str, result: ReviewResult) -> Verdict:
     evidence: Mapping[str, Any] = {
         "review": result.review,
         "outcome": outcome,

@@ -65,22 +65,21 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
     intervals for comparing matched proportions"). Raises ValueError when empty.
     """
     import numpy as np
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     if not values or len(values) != len(clusters):
         raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
     x = np.asarray(values, dtype=np.float64)
-    names = sorted(set(clusters))
+    names, membership = np.unique(clusters, return_inverse=True)
     mean, count = float(x.mean()), len(names)
     if count < 2:
         return Estimate(mean=mean, low=None, high=None, detectable=None, values=len(x), clusters=count)
-    membership = np.searchsorted(names, clusters)
     sums = np.bincount(membership, weights=x - mean, minlength=count)
     between = float(sums @ sums) * count / (count - 1) / len(x) ** 2
     spread = float(((x - mean) ** 2).sum()) + sum((bound - mean) ** 2 for bound in bounds) / 2
     independent = spread / len(x) ** 2
     error = max(between, independent) ** 0.5
-    quantile, power = (float(t.ppf(share, count - 1)) for share in ((1 + CONFIDENCE) / 2, POWER))
+    quantile, power = (float(stdtrit(count - 1, share)) for share in ((1 + CONFIDENCE) / 2, POWER))
     return Estimate(
         mean=mean,
         low=max(bounds[0], mean - quantile * error),

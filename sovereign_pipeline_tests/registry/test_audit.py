@@ -95,7 +95,7 @@ def test_what_was_cut_off_at_the_end_shows_against_an_export(bench: Bench, tmp_p
     assert [json.loads(line)["sequence"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
     kept = checkpoint_of(file)
     verify(log[:3])
-    with pytest.raises(IntegrityError, match="entry 4 .* gone"):
+    with pytest.raises(IntegrityError, match=r"entry 4 .* gone"):
         verify(log[:3], kept)
     assert verify(with_entries(registry, 2), kept).sequence == 6
     with pytest.raises(InputError, match="not an export"):

@@ -132,7 +132,10 @@ class ReviewBench:
         other: Side = "b" if side == "a" else "a"
         preference: ballots.Preference = "tie" if outcome == 0 else side if outcome > 0 else other
         of_side = {side: ratings[0], other: ratings[1]}
-        given = {name: of_side[name[0]] for name in ballots.ratings_asked(self.contents.plan.criteria)}  # type: ignore[index]
+        given = {
+            name: of_side["a" if name.startswith("a.") else "b"]
+            for name in ballots.ratings_asked(self.contents.plan.criteria)
+        }
         ballots.give_ballot(self.registry, self.review.id, operator, pair, preference, given)
 
     def vote_all(self, outcome: int) -> None:

@@ -78,7 +78,8 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
 
 @pytest.mark.parametrize("what", ["place", "pair id"])
 def test_neither_place_nor_id_tells_the_side(what: str) -> None:
-    """Over many seeds the share of pairs with the candidate as A is one half at each place, and for each first digit."""
+    """Over many seeds the share of pairs with the candidate as A is one half at each place, and for each first
+    digit."""
     counts: Counter[str] = Counter()
     as_a: Counter[str] = Counter()
     review = Review(prompts_each=4)
