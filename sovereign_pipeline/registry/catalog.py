@@ -118,17 +118,6 @@ def is_registered(registry: Registry, record_digest: str) -> bool:
     return registered_as(registry, record_digest) is not None
 
 
-def last_adapter(registry: Registry, line: str, besides: str | None) -> Adapter | None:
-    """The adapter of a line with the highest version whose artifact is not `besides`, or None.
-
-    Versions only rise, so it is the one that was registered last; times of registration are whole seconds and may tie.
-    """
-    with registry.reading() as session:
-        adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
-    others = [adapter for adapter in adapters if adapter.adapter_digest != besides]
-    return max(others, key=lambda adapter: adapter.version_numbers, default=None)
-
-
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     """The row itself. Raises NotFoundError that lists the known ones."""
     with registry.reading() as session:

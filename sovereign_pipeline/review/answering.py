@@ -6,19 +6,16 @@ What belongs here: which models the two sides are, and their answers. What does 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.evaluation.chat import prompt_text
-from sovereign_pipeline.evaluation.models import open_models
+from sovereign_pipeline.evaluation.models import Models, Side, open_models
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
 from sovereign_pipeline.training.base_models import open_base_model
 from sovereign_pipeline.training.tuned import TunedModel, tuned_model
-
-if TYPE_CHECKING:
-    from sovereign_pipeline.evaluation.models import Models, Side
 
 
 class Answering(Protocol):
@@ -38,8 +35,8 @@ class Contenders:
     sides stand on one base."""
 
     instruction: str
-    candidate: tuple["Models", "Side"]
-    opponent: tuple["Models", "Side"]
+    candidate: tuple[Models, Side]
+    opponent: tuple[Models, Side]
 
     @property
     def dtype(self) -> str:
@@ -56,14 +53,14 @@ class Contenders:
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
         """Greedy answers of both sides, trimmed, in the order of the prompts."""
 
-        def of(models: "Models", side: "Side") -> list[str]:
+        def of(models: Models, side: Side) -> list[str]:
             texts = [self._text(models, prompt) for prompt in prompts]
             return [answer.text.strip() for answer in models.answer(texts, side, max_new_tokens, batch_size)]
 
         answered = zip(prompts, of(*self.candidate), of(*self.opponent), strict=True)
         return [AnswerPair(id=prompt.id, candidate=mine, opponent=other) for prompt, mine, other in answered]
 
-    def _text(self, models: "Models", prompt: Prompt) -> str:
+    def _text(self, models: Models, prompt: Prompt) -> str:
         return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
 
 

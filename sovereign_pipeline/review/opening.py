@@ -20,7 +20,14 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, StaleInput
+from sovereign_pipeline.errors import (
+    CeilingExceeded,
+    ConflictError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    StaleInput,
+)
 from sovereign_pipeline.evaluation.items import digest_of_items
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
 from sovereign_pipeline.registry import audit
@@ -248,6 +255,8 @@ def _plan_stage(request: _Request, upstream: Stage) -> Stage:
 def _build_plan(request: _Request, workplace: Workplace, record: Artifact, workspace: Path) -> Built:
     line, review, store = workplace.line, workplace.line.review, workplace.store
     opponent_record = None if request.opponent is None else store.open(_record_of(request.opponent))
+    if opponent_record is not None:
+        _stop_above_ceiling(workplace, opponent_record)
     available = _prompts(request, workplace, record, opponent_record)
     where = "the held-out slice" if request.prompt_file is None else str(request.prompt_file)
     assert_enough(line.line, len(available.prompts), review, where)
@@ -302,6 +311,15 @@ def _build_plan(request: _Request, workplace: Workplace, record: Artifact, works
         },
         classification=workplace.institution.ladder.highest(levels) if levels else None,
     )
+
+
+def _stop_above_ceiling(workplace: Workplace, opponent: Artifact) -> None:
+    level, ceiling = opponent.manifest.classification, workplace.line.ceiling
+    if workplace.institution.ladder.exceeds(level, ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {ceiling} at most, and the adapter that the candidate would replace "
+            f"is {level}, so its answers cannot be shown. Have the ceiling of the line raised."
+        )
 
 
 def _prompts(request: _Request, workplace: Workplace, record: Artifact, opponent: Artifact | None) -> Available:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ class ReviewBench:
     planted: Planted = field(default_factory=Planted)
     opened: Opened | None = None
 
-    @property
+    @cached_property
     def registry(self) -> Registry:
         return self.bench.open_registry()
 
@@ -93,6 +94,8 @@ class ReviewBench:
         self.bench.recipe["review"] = {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}
 
     def open(self, **changes: Any) -> Opened:
+        for known in ("seed", "contents"):  # of the review before
+            self.__dict__.pop(known, None)
         self.opened = open_review(
             self.registry,
             self.bench.workplace(),
@@ -107,11 +110,11 @@ class ReviewBench:
         with self.registry.reading() as session:
             return session.get_one(BlindReview, self.opened.review)
 
-    @property
+    @cached_property
     def seed(self) -> bytes:
         return sealed_seed(self.bench.settings, self.review)
 
-    @property
+    @cached_property
     def contents(self) -> PlanContents:
         return plan_of(self.bench.store, self.review)
 
