@@ -36,6 +36,7 @@ from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
+    from uvicorn import Config
 
 _LOG = logging.getLogger(__name__)
 HERE = Path(__file__).resolve().parent
@@ -328,17 +329,24 @@ def _is_behind_tls(request: "Request", settings: Settings) -> bool:
     return _peer(request) in settings.review_proxies and request.headers.get("x-forwarded-proto") == "https"
 
 
+def server_config(settings: Settings, registry: Registry, port: int) -> "Config":
+    """Loopback alone, no word about the software, and no log of addresses."""
+    from uvicorn import Config
+
+    return Config(
+        create_app(settings, registry),
+        host="127.0.0.1",
+        port=port,
+        proxy_headers=False,  # else the proxy's word would replace the address that is asked for trust
+        server_header=False,
+        access_log=False,
+        log_level="warning",
+    )
+
+
 def serve(settings: Settings, registry: Registry, port: int) -> None:
-    """Serve on loopback until Ctrl-C. An institution's own proxy stands in front of it."""
-    import uvicorn
+    """Serve until Ctrl-C. An institution's own proxy stands in front of it."""
+    from uvicorn import Server
 
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.run(
-            create_app(settings, registry),
-            host="127.0.0.1",
-            port=port,
-            proxy_headers=False,  # else the proxy's word would replace the address that is asked for trust
-            server_header=False,
-            access_log=False,
-            log_level="warning",
-        )
+        Server(server_config(settings, registry, port)).run()

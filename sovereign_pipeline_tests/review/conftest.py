@@ -1,12 +1,13 @@
-"""A line with a registered adapter and a review of it: everything real but the models, whose answers are planted.
+"""A line with a registered adapter and a review of it: everything real but the models, whose answers are planted."""
 
-What the browser may never see is known by heart here: `SECRETS` names what would tell which answer is whose.
-"""
-
+import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.opening import Opened, PlanContents, open_review, plan_of, sealed_seed
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, Side, candidate_sides
 from sovereign_pipeline.review.stages import blind_review_stage
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.conftest import (  # noqa: F401 (fixtures)
     REGISTERED_ADAPTER,
@@ -57,14 +59,14 @@ class Planted:
         return True
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        def say(prompt: Prompt, words: str) -> str:
-            return f"يا سيدي، {words} NAME_1." if prompt.language == "ar" else f"Sir, {words} NAME_1."
+        def say(prompt: Prompt, number: int, is_first: bool) -> str:
+            if prompt.language == "ar":
+                return f"NAME_1، هذه هي الصيغة {'الأولى' if is_first else 'الأخرى'} للجواب رقم {number}."
+            return f"NAME_1, this is the {'first' if is_first else 'other'} wording of answer {number}."
 
         return [
             AnswerPair(
-                id=prompt.id,
-                candidate=say(prompt, f"first wording {number}"),
-                opponent=say(prompt, f"{'first' if number in self.same else 'other'} wording {number}"),
+                id=prompt.id, candidate=say(prompt, number, True), opponent=say(prompt, number, number in self.same)
             )
             for number, prompt in enumerate(prompts)
         ]
@@ -174,48 +176,98 @@ def room(bench: Bench) -> ReviewBench:
     return room
 
 
-def secrets_of(room: ReviewBench) -> list[str]:
-    """Whatever would tell an operator which answer is whose, or let somebody work it out."""
-    plan, review = room.contents.plan, room.review
-    named = ["candidate", "opponent", "incumbent", "adapter", "base", "tiny", "lamps", "1.0.0", "1.1.0", "sha256"]
-    digests = [review.plan_digest, plan.candidate_digest, plan.opponent_digest, plan.seed_sha256, review.record_digest]
-    return [*named, *(digest[:12] for digest in digests), room.seed.hex()[:16]]
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
-class Served:
-    """The page on a free port of loopback, in a thread of this process."""
+@dataclass(frozen=True)
+class Sent:
+    """One response as it left the application. headers: one a line."""
+
+    path: str
+    status: int
+    headers: str
+    body: str
+
+
+class InThisProcess:
+    """The page on a free port of loopback, in a thread. sent: every response to anybody."""
 
     def __init__(self, room: ReviewBench) -> None:
         import uvicorn
 
-        from sovereign_pipeline.review.page import create_app
+        from sovereign_pipeline.review.page import server_config
 
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        app = create_app(room.bench.settings, room.registry)
-        config = uvicorn.Config(
-            app, "127.0.0.1", self.port, log_level="warning", server_header=False, proxy_headers=False, access_log=False
-        )
+        self.sent: list[Sent] = []
+        config = server_config(room.bench.settings, room.registry, self.port)
+        config.app = self._recorded(config.app)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        deadline = time.monotonic() + 20
-        while not self._server.started:
-            assert time.monotonic() < deadline, "the page did not start"
-            time.sleep(0.02)
+        wait_until(lambda: self._server.started, lambda: "the page did not start")
+
+    def _recorded(self, app: Any) -> Any:
+        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+            messages: list[Any] = []
+
+            async def keep(message: Any) -> None:
+                messages.append(message)
+                await send(message)
+
+            await app(scope, receive, keep)
+            if scope["type"] == "http":
+                headers = "\n".join(f"{name.decode()}: {value.decode()}" for name, value in messages[0]["headers"])
+                body = b"".join(message.get("body", b"") for message in messages[1:])
+                self.sent.append(Sent(scope["path"], messages[0]["status"], headers, body.decode()))
+
+        return recorded
 
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(20)
 
 
-@pytest.fixture
-def output(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """Where a test leaves its screenshots: under $SOVEREIGN_TEST_OUTPUT, or pytest's own directory."""
-    import os
+class InItsOwnProcess:
+    """`sovereign review serve`, as an administrator starts it."""
 
+    def __init__(self, room: ReviewBench, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        settings = room.bench.settings
+        environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
+        program = "from sovereign_pipeline.cli import main; main()"
+        command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
+        log = settings.home / "served.log"
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+        wait_until(self._answers, log.read_text)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """As a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
+
+def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, else_say()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a test leaves its screenshots: under $SOVEREIGN_TEST_OUTPUT, or in pytest's own directory."""
     root = Path(os.environ.get("SOVEREIGN_TEST_OUTPUT") or tmp_path) / "screenshots"
     root.mkdir(parents=True, exist_ok=True)
     return root

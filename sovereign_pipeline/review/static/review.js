@@ -83,12 +83,12 @@ function pressed(event) {
   const digit = /^(?:Digit|Numpad)([1-5])$/.exec(event.code);
   const letter = { KeyA: "a", KeyB: "b", KeyT: "tie" }[event.code];
   const deciding = form.id === "guess" ? "choice" : "preference";
-  if (digit && rows[current].dataset.name !== deciding) {
+  if (digit && rows.length && rows[current].dataset.name !== deciding) {
     choose(rows[current].dataset.name, digit[1]);
     mark(current + 1);
   } else if (letter && choose(deciding, letter)) {
     mark(rows.length - 1);
-  } else if (event.code === "ArrowDown" || event.code === "ArrowUp") {
+  } else if (rows.length && (event.code === "ArrowDown" || event.code === "ArrowUp")) {
     mark(current + (event.code === "ArrowDown" ? 1 : -1));
   } else if ((event.code === "Enter" || event.code === "NumpadEnter") && event.target.tagName !== "A") {
     send();
@@ -103,13 +103,13 @@ if (form) {
     event.preventDefault();
     send();
   });
+  document.addEventListener("keydown", pressed);
 }
 
 if (rows.length) {
   for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(kept) || "{}"))) choose(name, value);
   form.addEventListener("change", (event) => choose(event.target.name, event.target.value));
   rows.forEach((row, index) => row.addEventListener("focusin", () => mark(index, false)));
-  document.addEventListener("keydown", pressed);
   const values = chosen();
   mark(Math.max(0, rows.findIndex((row) => !(row.dataset.name in values))), false);
 }
