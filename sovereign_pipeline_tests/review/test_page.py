@@ -1,6 +1,7 @@
 """The page over HTTP, without a browser: who gets in, what is refused, and in which words."""
 
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -232,6 +233,33 @@ def test_an_operator_whom_the_proxy_names_rates_their_own_pairs_and_a_stranger_n
         assert browser.submit(f"/pairs/{browser.attribute('pair')}", BALLOT) == (204, "")
         stranger = browser.get("/", headers={"X-Remote-User": "stranger"})
         assert (stranger.status_code, "You take part in no open review" in stranger.text) == (401, True)
+
+
+def test_neither_time_nor_length_goes_with_the_side(room: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mann and Whitney's test, at a level that chance passes once in ten thousand; both answers are as long here."""
+    from scipy.stats import mannwhitneyu
+
+    monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
+    app = create_app(room.bench.settings, room.registry)
+    seconds: dict[str, list[float]] = {"a": [], "b": []}
+    overheads = set()
+    with Browser(app, client=("127.0.0.1", 1)) as browser:
+        for number in range(4):
+            for operator in room.operators:
+                planned = room.asked(operator)[number]
+                side = room.side_of(operator, planned.pair)
+                for _ in range(3):
+                    started = time.perf_counter()
+                    page = browser.get("/", headers={"X-Remote-User": operator})
+                    seconds[side].append(time.perf_counter() - started)
+                answers = room.contents.answers[planned.prompt]
+                shown = [room.contents.prompts[planned.prompt].text, answers.candidate, answers.opponent]
+                overheads.add(int(page.headers["content-length"]) - sum(len(text.encode()) for text in shown))
+                room.vote(operator, planned.pair, 0)
+    assert len(seconds["a"]) == len(seconds["b"]) == 30
+    assert mannwhitneyu(seconds["a"], seconds["b"]).pvalue > 1e-4
+    assert max(*seconds["a"], *seconds["b"]) < 5
+    assert len(overheads) == 1
 
 
 def test_behind_tls_the_cookie_is_secure(room: ReviewBench) -> None:
