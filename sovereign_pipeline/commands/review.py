@@ -36,7 +36,9 @@ def review_open(
 
     workplace = _workplace(line, lambda text: err.print(escape(f"  {text}")))
     names = [name.strip() for name in operators.split(",") if name.strip()]
-    opened = open_review(open_registry(Settings.from_environment()), workplace, getpass.getuser(), names, prompts, adapter)
+    opened = open_review(
+        open_registry(Settings.from_environment()), workplace, getpass.getuser(), names, prompts, adapter
+    )
     links = {name: _link(url, token) for name, token in opened.links.items()}
     plan = opened.plan
     if as_json:
@@ -85,7 +87,9 @@ def review_status(line: str, as_json: AsJson = False) -> None:
     workplace = _workplace(line)
     found, closing = find_last(open_registry(Settings.from_environment()), line)
     plan = plan_of(workplace.store, found).plan
-    rows = progress(open_registry(Settings.from_environment()), found, {name: len(pairs) for name, pairs in plan.operators.items()})
+    rows = progress(
+        open_registry(Settings.from_environment()), found, {name: len(pairs) for name, pairs in plan.operators.items()}
+    )
     facts = {
         "review": found.id,
         "line": line,
@@ -122,7 +126,7 @@ def review_close(
     workplace, registry = _workplace(line), open_registry(Settings.from_environment())
     found, _ = find_last(registry, line)
     seed = sealed_seed(workplace.settings, found)
-    closing = close(registry, found, seed, workplace.line.review, getpass.getuser(), officer, reason)
+    closing = close(registry, found, seed, workplace.line.gates.review, getpass.getuser(), officer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
 

@@ -33,6 +33,8 @@ class Review(RecipeModel):
     margin: how far below zero the interval of the net preference may reach (in pairs won minus lost, as a share). At 0
     a candidate that is truly worse ships in at most 2.5 % of reviews; one that is as good as the other is inconclusive
     nearly always.
+    officer_may: whether an officer may let an inconclusive answer pass, by name and with a reason. There is no word for
+    more: what people like less does not ship, whoever says so.
     may_close_early: officers who may close before that number, each time with a reason. batch_size: prompts answered at
     once. link_days: how long a sign-in link can be used.
     """
@@ -46,6 +48,7 @@ class Review(RecipeModel):
     batch_size: int = Field(default=8, ge=1)
     ballots: int | None = Field(default=None, ge=1)
     margin: float = Field(default=0.0, ge=0, le=1)
+    officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
     may_close_early: tuple[str, ...] = ()
     link_days: int = Field(default=14, ge=1)
 

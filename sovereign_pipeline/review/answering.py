@@ -71,7 +71,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     candidate, opponent: registered_adapter artifacts. Where they stand on different base models, both are loaded.
     Raises InputError for a model that cannot be loaded, and IntegrityError for one whose bytes changed.
     """
-    store, batch_size = workplace.store, workplace.line.review.batch_size
+    store, batch_size = workplace.store, workplace.line.gates.review.batch_size
     instruction = workplace.line.training.instruction
 
     def sides(record: Artifact) -> tuple[Artifact, TunedModel]:

@@ -64,7 +64,7 @@ def build_blind_review(upstream: Stage, workplace: Workplace, workspace: Path) -
 def judge_blind_review(upstream: Stage, workplace: Workplace, artifact: Artifact) -> Verdict:
     """Compute everything again from the registry's ballots, the plan and the revealed seed."""
     result = review_result(*_closed(upstream, workplace))
-    verdict = judge_net_preference(result, workplace.line.review.margin)
+    verdict = judge_net_preference(result, workplace.line.gates.review.margin)
     if artifact.file(RESULT_FILE).read_bytes() == _as_bytes(result):
         return verdict
     return Verdict(

@@ -91,7 +91,7 @@ def open_review(
     when the candidate may not be used, InputError for too few prompts or operators, and whatever reading prompts
     raises. Nothing is opened on any error.
     """
-    line, review = workplace.line, workplace.line.review
+    line, review = workplace.line, workplace.line.gates.review
     with registry.reading() as session:
         _assert_none_is_open(session, line.line)
     names = _operators(review, operators)
@@ -156,7 +156,7 @@ def renew_link(registry: Registry, workplace: Workplace, operator: str) -> str:
         operators = plan_of(workplace.store, review).plan.operators
         if operator not in operators:
             raise NotFoundError(f"'{operator}' takes no part in it; its operators are {', '.join(operators)}.")
-        return issue_link(session, review.id, operator, workplace.line.review.link_days)
+        return issue_link(session, review.id, operator, workplace.line.gates.review.link_days)
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
@@ -245,7 +245,7 @@ def _plan_stage(request: _Request, upstream: Stage) -> Stage:
         config=lambda line: {
             "instruction": line.training.instruction,
             "ceiling": line.ceiling,
-            **line.review.model_dump(mode="json", exclude={"operators"}),
+            **line.gates.review.model_dump(mode="json", exclude={"operators"}),
         },
         external=external,
         libraries=("peft", "torch", "transformers"),
@@ -253,7 +253,7 @@ def _plan_stage(request: _Request, upstream: Stage) -> Stage:
 
 
 def _build_plan(request: _Request, workplace: Workplace, record: Artifact, workspace: Path) -> Built:
-    line, review, store = workplace.line, workplace.line.review, workplace.store
+    line, review, store = workplace.line, workplace.line.gates.review, workplace.store
     opponent_record = None if request.opponent is None else store.open(_record_of(request.opponent))
     if opponent_record is not None:
         _stop_above_ceiling(workplace, opponent_record)

@@ -6,19 +6,17 @@ computed (`statistics.py`), and where ballots lie (`ballots.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sovereign_pipeline.artifacts.stage import Verdict
+from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.registry.models import Ballot, Guess
 from sovereign_pipeline.review.opening import PlanContents
 from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, commitment
 from sovereign_pipeline.review.statistics import Agreement, Estimate, Rung, agreement, estimate, ladder
-
-Outcome = Literal["pass", "fail", "inconclusive"]
 
 
 class _Record(BaseModel):
@@ -340,4 +338,4 @@ def _verdict(outcome: Outcome, message: str, result: ReviewResult) -> Verdict:
         "losses": result.losses,
         "ties": result.ties,
     }
-    return Verdict(outcome == "pass", message, dict(evidence))
+    return Verdict(outcome == "pass", message, dict(evidence), inconclusive=outcome == "inconclusive")

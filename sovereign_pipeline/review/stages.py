@@ -42,7 +42,8 @@ def blind_review_stage(upstream: Stage) -> Stage:
                 question="Did people, not knowing which was which, like the candidate no less than its opponent?",
                 code_version="1",
                 judge=judge,
-                config=lambda line: {"margin": line.review.margin},
+                config=lambda line: {"margin": line.gates.review.margin},
+                officer_may=lambda line: line.gates.review.officer_may,
             ),
         ),
     )

@@ -93,7 +93,7 @@ class ReviewBench:
         return self.bench.register()
 
     def recipe(self, **review: Any) -> None:
-        self.bench.recipe["review"] = {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}
+        self.bench.recipe["gates"] = {"review": {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}}
 
     def open(self, **changes: Any) -> Opened:
         for known in ("seed", "contents"):  # of the review before
@@ -149,7 +149,7 @@ class ReviewBench:
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
 
     def close(self, **early: str) -> ReviewClosing:
-        policy = self.bench.workplace().line.review
+        policy = self.bench.workplace().line.gates.review
         return ballots.close(self.registry, self.review, self.seed, policy, "clerk", **early)
 
     def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:

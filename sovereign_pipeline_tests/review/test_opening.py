@@ -80,7 +80,7 @@ def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(room: Review
     everything += (room.bench.settings.home / "registry.db").read_bytes()
     assert seed not in everything and seed.hex().encode() not in everything
     ids = {id: each.language for id, each in room.contents.prompts.items()}
-    review = room.bench.workplace().line.review
+    review = room.bench.workplace().line.gates.review
     assert {pair.prompt for pairs in deal(seed, ids, list(opened.links), review).values() for pair in pairs} == set(ids)
     path.write_bytes(b"x" * 32)
     with pytest.raises(IntegrityError, match="not the seed that was committed to"):

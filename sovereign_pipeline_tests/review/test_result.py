@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.artifacts.production import assert_usable
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.artifacts.production import accept, assert_usable
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError
 from sovereign_pipeline.review.ballots import give_guess
@@ -88,9 +88,35 @@ def test_what_cannot_be_told_is_inconclusive_with_what_could_have_been_seen(room
     evidence = verdicts[GATE].evidence
     expected = "fail" if evidence["net_preference"]["mean"] < 0 else "inconclusive"
     assert (evidence["outcome"], verdicts[GATE].passed) == (expected, False)
-    room.bench.recipe["review"]["margin"] = 1.0
+    room.bench.recipe["gates"]["review"]["margin"] = 1.0
     _, verdicts = room.materialize()
     assert verdicts[GATE].evidence["outcome"] == ("fail" if expected == "fail" else "pass")
+
+
+@pytest.mark.parametrize("outcome", ["inconclusive", "fail"])
+def test_an_officer_may_accept_what_is_inconclusive_where_the_recipe_says_so_and_never_a_no(
+    room: ReviewBench, outcome: Outcome
+) -> None:
+    """One pair is won, or lost, and all others are tied."""
+    room.recipe(officer_may="accept_inconclusive")
+    room.open()
+    decided = next(each for each in room.asked("operator-1") if not each.shared)
+    for operator in room.operators:
+        for each in room.asked(operator):
+            room.vote(operator, each.pair, 0 if each != decided else -1 if outcome == "fail" else 1)
+    room.close()
+    artifact, verdicts = room.materialize()
+    assert verdicts[GATE].outcome == outcome
+    workplace = room.bench.workplace()
+    (gate,) = BLIND_REVIEW.gates
+    with pytest.raises(GateRefused):
+        assert_usable(BLIND_REVIEW, workplace, artifact.ref)
+    if outcome == "fail":
+        with pytest.raises(GateRefused, match="accept an inconclusive answer only"):
+            accept(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
+        return
+    accept(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "as good as the other, and cheaper")
+    assert_usable(BLIND_REVIEW, workplace, artifact.ref)
 
 
 def test_agreement_is_over_the_shared_pairs_alone_and_the_net_preference_over_the_others(room: ReviewBench) -> None:
