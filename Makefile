@@ -13,7 +13,7 @@ export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
 	@echo "make test    all tests"
-	@echo "make up      Dagster UI and daemon on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000"
+	@echo "make up      Dagster UI and daemon on http://127.0.0.1:3000, MLflow on :5000, review page on :8600"
 	@echo "make check   format, lint, types"
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"

@@ -16,8 +16,10 @@ from rich.text import Text
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.commands.audit import audit
 from sovereign_pipeline.commands.gates import gates
 from sovereign_pipeline.commands.opening import open_workplace
+from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.terminal import AsJson, OfLine, err, out, print_facts, print_json, print_rows
 from sovereign_pipeline.errors import InputError, SovereignError
 from sovereign_pipeline.policy.institution import load_institution
@@ -37,6 +39,8 @@ app.add_typer(suites, name="suites")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
 app.add_typer(gates, name="gates")
+app.add_typer(review, name="review")
+app.add_typer(audit, name="audit")
 
 
 def main() -> None:
@@ -83,15 +87,16 @@ def run(
 def up(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
+    review_port: Annotated[int, typer.Option(help="Port of the review page.")] = REVIEW_PORT,
 ) -> None:
-    """Dagster's web UI and daemon, and MLflow's, on loopback, until Ctrl-C."""
+    """Dagster's web UI and daemon, MLflow's and the review page, on loopback, until Ctrl-C."""
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.partitions import register_lines
     from sovereign_pipeline.orchestration.services import serve_until_interrupted
 
     settings = Settings.from_environment()
     register_lines(open_instance(settings), settings)
-    serve_until_interrupted(settings, port, mlflow_port, out.print)
+    serve_until_interrupted(settings, port, mlflow_port, review_port, out.print)
 
 
 @app.command()

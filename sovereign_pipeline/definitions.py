@@ -2,17 +2,17 @@
 
 import dagster as dg
 
-from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS
-from sovereign_pipeline.orchestration.automation import CHAIN_JOB, EXECUTOR, new_lines
+from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, REVIEW_ASSETS
+from sovereign_pipeline.orchestration.automation import CHAIN_JOB, EXECUTOR, REVIEW_JOB, closed_reviews, new_lines
 from sovereign_pipeline.orchestration.resources import Installation, References
 
 
 def build_definitions(installation: Installation | None = None) -> dg.Definitions:
     installation = installation or Installation()
     return dg.Definitions(
-        assets=CHAIN_ASSETS,
-        jobs=[CHAIN_JOB],
-        sensors=[new_lines],
+        assets=[*CHAIN_ASSETS, *REVIEW_ASSETS],
+        jobs=[CHAIN_JOB, REVIEW_JOB],
+        sensors=[new_lines, closed_reviews],
         executor=EXECUTOR,
         resources={"installation": installation, "references": References(installation=installation)},
     )

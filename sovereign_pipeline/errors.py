@@ -65,6 +65,14 @@ class SandboxUnavailable(SovereignError):
     """This machine does not let the limits be set behind which a model's code is run."""
 
 
+class ConflictError(SovereignError):
+    """What was to be recorded is on record already, or what it belongs to is closed."""
+
+
+class SignInError(SovereignError):
+    """Somebody is not who may do this here: no session, or a link that is unknown, used or too old."""
+
+
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 

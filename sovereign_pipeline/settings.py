@@ -81,6 +81,21 @@ class Settings:
         return self.home / "mlflow" / "artifacts"
 
     @property
+    def review_secrets(self) -> Path:
+        """Sealed seeds of open reviews and the key that signs sessions: for the review page's account alone."""
+        return self.home / "review"
+
+    @property
+    def review_user_header(self) -> str | None:
+        """The header in which the institution's proxy names who signed in; None (the default) trusts no header."""
+        return os.environ.get("SOVEREIGN_REVIEW_USER_HEADER") or None
+
+    @property
+    def review_proxies(self) -> frozenset[str]:
+        """Addresses from which that header, and X-Forwarded-Proto, are believed."""
+        return frozenset((os.environ.get("SOVEREIGN_REVIEW_PROXIES") or "127.0.0.1 ::1").split())
+
+    @property
     def dagster_home(self) -> Path:
         return self.home / "dagster"
 

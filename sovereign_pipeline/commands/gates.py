@@ -25,10 +25,10 @@ gates = typer.Typer(no_args_is_help=True, help="What the gates of a line say, an
 @gates.command("list")
 def gates_list(line: str, as_json: AsJson = False) -> None:
     """Every gate of the line's current artifacts: outcome, message, record, and who accepted what."""
-    from sovereign_pipeline.orchestration.chain import CHAIN
+    from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
     workplace = _workplace(line)
-    rows = [_facts(workplace, each) for each in standings(CHAIN, workplace)]
+    rows = [_facts(workplace, each) for each in standings((*CHAIN, *AFTER_PEOPLE), workplace)]
     if as_json:
         print_json(rows)
         return
@@ -56,10 +56,10 @@ def gates_accept(
 
     It counts for exactly this answer: another candidate, suite, incumbent or recipe has to be accepted anew.
     """
-    from sovereign_pipeline.orchestration.chain import CHAIN
+    from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
     workplace = _workplace(line)
-    found = find_standing(CHAIN, workplace, gate)
+    found = find_standing((*CHAIN, *AFTER_PEOPLE), workplace, gate)
     ref, acceptance = accept(found.stage, found.gate, workplace, found.ref, officer, reason)
     done = "accepted" if acceptance.kind == "accept" else "overridden"
     out.print(f"[green]✓[/] {gate}: {done} by {escape(acceptance.officer)} ({short(ref.digest)}); it stays on record")

@@ -232,7 +232,9 @@ def _report_config(line: Line) -> Config:
     return {
         "seed": line.evaluation.seed,
         "suites": [suite.name for suite in line.evaluation.capability],
-        "gates": line.gates.model_dump(mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields}),
+        "gates": line.gates.model_dump(
+            mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields} | {"review": True}
+        ),
     }
 
 

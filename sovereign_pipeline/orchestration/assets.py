@@ -25,6 +25,7 @@ from sovereign_pipeline.orchestration.trainer import launch_with_pipes
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
@@ -259,4 +260,17 @@ CHAIN_ASSETS = [
             "evaluation, review date. Mirrored into MLflow. The registry only grows."
         ),
     ),
+]
+
+REVIEW_ASSETS = [
+    chain_asset(
+        BLIND_REVIEW,
+        group="release",
+        owner="team:evaluation",
+        kinds={"fastapi"},
+        description=(
+            "What operators said who did not know which answer was whose: net preference with its interval, criteria, "
+            "agreement, guesses, and the ladder of versions. Made when the review is closed."
+        ),
+    )
 ]

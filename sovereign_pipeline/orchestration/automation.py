@@ -1,14 +1,24 @@
 """Jobs and sensors: what runs as one, and what happens without being asked."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.resources import Installation
 
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN)),
     description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is found.",
+)
+
+REVIEW_JOB = dg.define_asset_job(
+    name="blind_review",
+    selection=dg.AssetSelection.assets("blind_review"),
+    description="What a closed review amounts to. Started by the sensor closed_reviews.",
 )
 
 # A step is a process of its own, so that what one library leaves in memory never meets another step.
@@ -23,3 +33,28 @@ EXECUTOR = dg.multiprocess_executor.configured({"max_concurrent": 2})
 def new_lines(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
     new = register_lines(context.instance, installation.settings)
     return dg.SkipReason(f"New lines: {', '.join(new)}." if new else "No new line.")
+
+
+@dg.sensor(
+    job=REVIEW_JOB,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Materializes blind_review of a line once a review of its current registered adapter is closed.",
+)
+def closed_reviews(
+    context: dg.SensorEvaluationContext, installation: Installation
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.review.ballots import find_closed
+
+    settings = installation.settings
+    store, registry = ArtifactStore(settings.artifacts), open_registry(settings)
+    requested = False
+    for line in context.instance.get_dynamic_partitions("line"):
+        current = store.current(line, "registered_adapter")
+        for review, _ in find_closed(registry, line):
+            if current is not None and review.record_digest == current.digest:
+                requested = True
+                yield dg.RunRequest(run_key=f"review-{review.id}", partition_key=line)
+    if not requested:
+        yield dg.SkipReason("No review of a current registered adapter is closed.")

@@ -254,6 +254,10 @@ def _registered(artifact: Artifact) -> Page:
     return {"record": dg.MetadataValue.json(_read_json(artifact.file("record.json")))}
 
 
+def _review(artifact: Artifact) -> Page:
+    return {"review": dg.MetadataValue.md(artifact.file("review.md").read_text(encoding="utf-8"))}
+
+
 _PAGES: Mapping[str, Callable[[Artifact], Page]] = {
     "raw_corpus": _raw_corpus,
     "classified_corpus": _classified_corpus,
@@ -265,6 +269,7 @@ _PAGES: Mapping[str, Callable[[Artifact], Page]] = {
     "red_team_report": _red_team,
     "evaluation_report": _report,
     "registered_adapter": _registered,
+    "blind_review": _review,
 }
 
 

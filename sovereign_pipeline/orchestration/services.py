@@ -1,4 +1,4 @@
-"""The processes of interactive use, on loopback: Dagster's web UI and daemon, and MLflow's UI."""
+"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, and the review page."""
 
 import os
 import signal
@@ -12,7 +12,9 @@ from sovereign_pipeline.errors import ServiceEnded
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 
-def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tell: Callable[[str], None]) -> None:
+def serve_until_interrupted(
+    settings: Settings, port: int, mlflow_port: int, review_port: int, tell: Callable[[str], None]
+) -> None:
     """Start all, wait for Ctrl-C, stop all. Raises ServiceEnded naming the one that ended by itself."""
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
@@ -28,6 +30,7 @@ def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tel
                 settings.mlflow_artifacts.as_uri(),
             ),
         ],
+        "review page": [_program("sovereign"), "review", "serve", "--port", str(review_port)],
     }
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,10 @@ def serve_until_interrupted(settings: Settings, port: int, mlflow_port: int, tel
         for name, command in commands.items():
             with (logs / f"{name.lower().replace(' ', '-')}.log").open("ab") as log:
                 running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment)
-        tell(f"Dagster UI http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   logs {logs}   Ctrl-C ends")
+        tell(
+            f"Dagster UI http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   "
+            f"review page http://127.0.0.1:{review_port}   logs {logs}   Ctrl-C ends"
+        )
         while True:
             for name, process in running.items():
                 if process.poll() is not None:

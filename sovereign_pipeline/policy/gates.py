@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
+from sovereign_pipeline.policy.review import Review
 
 OfficerMay = Literal["nothing", "accept_inconclusive", "override"]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -110,8 +111,9 @@ class PersonalData(GatePolicy):
 
 
 class Gates(RecipeModel):
-    """One section a gate of the evaluation. What a section says is part of what its gate judged by: its change asks the
-    gate again, and an acceptance of the earlier answer does not count for the new one."""
+    """One section a gate of the evaluation, and `review` for the comparison by people. What a section says is part of
+    what its gate judged by: its change asks the gate again, and an acceptance of the earlier answer does not count for
+    the new one."""
 
     held_out_loss: HeldOutLoss = HeldOutLoss()
     capability: Capability = Capability()
@@ -122,6 +124,7 @@ class Gates(RecipeModel):
     loops: Loops = Loops()
     memorisation: Memorisation = Memorisation()
     personal_data: PersonalData = PersonalData()
+    review: Review = Review()
 
 
 def allows(officer_may: OfficerMay, outcome: str) -> bool:

@@ -108,9 +108,14 @@ def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
     return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
-def is_registered(registry: Registry, record_digest: str) -> bool:
+def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
+    """The adapter that was registered from a record, or None."""
     with registry.reading() as session:
-        return session.scalar(select(Adapter.id).where(Adapter.record_digest == record_digest)) is not None
+        return session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
+
+
+def is_registered(registry: Registry, record_digest: str) -> bool:
+    return registered_as(registry, record_digest) is not None
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:

@@ -129,3 +129,112 @@ class Adapter(Table):
         """Major, minor and patch, in which versions are ordered."""
         major, minor, patch = (int(number) for number in self.version.split("."))
         return major, minor, patch
+
+
+class AuditEntry(Table):
+    """One entry of the audit log. previous: the hash of the entry before. hash: over everything else (`audit.py`)."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime.datetime]
+    actor: Mapped[str]
+    action: Mapped[str]
+    subjects: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(DIGEST, unique=True)
+    hash: Mapped[str] = mapped_column(DIGEST, unique=True)
+
+
+class BlindReview(Table):
+    """One review that was opened. id: says nothing about what is compared, since operators' browsers get it.
+
+    plan_digest, plan_manifest_sha256: of the review_plan artifact, which holds prompts, answers and settings.
+    seed_sha256: of the sealed seed that says which side is A. ballots: the pre-registered number.
+    """
+
+    __tablename__ = "blind_review"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[str] = mapped_column(index=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
+    record_digest: Mapped[str] = mapped_column(DIGEST)
+    plan_digest: Mapped[str] = mapped_column(DIGEST)
+    plan_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    seed_sha256: Mapped[str] = mapped_column(DIGEST)
+    ballots: Mapped[int]
+    opened_at: Mapped[datetime.datetime]
+
+
+class SignInLink(Table):
+    """A one-time link of one operator. token_sha256: the token itself is stored nowhere."""
+
+    __tablename__ = "sign_in_link"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"))
+    operator: Mapped[str]
+    expires_at: Mapped[datetime.datetime]
+
+
+class SignInUse(Table):
+    """That a link was used; the key refuses a second time."""
+
+    __tablename__ = "sign_in_use"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    token_sha256: Mapped[str] = mapped_column(DIGEST, ForeignKey("sign_in_link.token_sha256"), primary_key=True)
+    used_at: Mapped[datetime.datetime]
+
+
+class Ballot(Table):
+    """What one operator said of one pair, as it was shown: which side A was, only the sealed seed tells.
+
+    preference: a, b or tie. ratings: `a.accuracy` and so on -> 1 to 5; NULL where nobody was asked because both answers
+    were the same.
+    """
+
+    __tablename__ = "ballot"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    pair: Mapped[str] = mapped_column(primary_key=True)
+    preference: Mapped[str]
+    ratings: Mapped[dict[str, int] | None]
+    given_at: Mapped[datetime.datetime]
+
+
+class Guess(Table):
+    """Which answer of a pair the operator took for the new side's, asked after the last ballot: a or b."""
+
+    __tablename__ = "guess"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    pair: Mapped[str] = mapped_column(primary_key=True)
+    choice: Mapped[str]
+    given_at: Mapped[datetime.datetime]
+
+
+class ReviewClosing(Table):
+    """The end of a review; the key refuses a second one, and from here on no ballot is taken.
+
+    seed: the sealed seed, 64 hex digits, revealed. ballots_sha256: over every ballot and guess. officer, reason: of who
+    closed before the pre-registered number was reached.
+    """
+
+    __tablename__ = "review_closing"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    closed_at: Mapped[datetime.datetime]
+    seed: Mapped[str] = mapped_column(DIGEST)
+    ballots: Mapped[int]
+    ballots_sha256: Mapped[str] = mapped_column(DIGEST)
+    officer: Mapped[str | None]
+    reason: Mapped[str | None]

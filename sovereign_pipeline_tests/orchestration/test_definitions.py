@@ -6,13 +6,15 @@ import sys
 from pathlib import Path
 
 from sovereign_pipeline.definitions import defs
-from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS
-from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, REVIEW_ASSETS
+from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 from sovereign_pipeline.settings import PROJECT_ROOT
+
+ALL = (*CHAIN, *AFTER_PEOPLE)
 
 HEAVY = (
     *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
-    *("dagster_k8s", "kubernetes", "ray"),
+    *("dagster_k8s", "kubernetes", "ray", "fastapi", "evalica", "pandas"),
 )
 
 GROUPS = {
@@ -25,7 +27,7 @@ GROUPS = {
         "training_dataset",
     ],
     "evaluation": ["capability_scores", "evaluation_report", "private_scores", "red_team_report"],
-    "release": ["registered_adapter"],
+    "release": ["blind_review", "registered_adapter"],
     "training": ["aligned_adapter", "base_model", "sft_adapter"],
 }
 
@@ -60,12 +62,12 @@ def test_every_asset_of_the_chain_is_there_with_group_owner_kind_and_description
         groups.setdefault(spec.group_name or "", []).append(key)
         assert spec.description and spec.owners and spec.kinds and spec.code_version, key
     assert groups == GROUPS
-    assert sorted(specs) == sorted(stage.kind for stage in CHAIN)
+    assert sorted(specs) == sorted(stage.kind for stage in ALL)
 
 
 def test_the_assets_depend_on_each_other_as_the_stages_do() -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
-    for stage in CHAIN:
+    for stage in ALL:
         depends = sorted(dep.asset_key.to_user_string() for dep in specs[stage.kind].deps)
         assert depends == sorted(upstream.kind for upstream in stage.inputs)
 
@@ -73,11 +75,11 @@ def test_the_assets_depend_on_each_other_as_the_stages_do() -> None:
 def test_every_gate_is_a_blocking_check() -> None:
     checks = {
         (spec.asset_key.to_user_string(), spec.name)
-        for definition in CHAIN_ASSETS
+        for definition in [*CHAIN_ASSETS, *REVIEW_ASSETS]
         for spec in definition.check_specs
         if spec.blocking
     }
-    assert checks == {(stage.kind, gate.name) for stage in CHAIN for gate in stage.gates}
+    assert checks == {(stage.kind, gate.name) for stage in ALL for gate in stage.gates}
     named = {name for _, name in checks}
     assert {
         "classification_inherited",
@@ -88,9 +90,17 @@ def test_every_gate_is_a_blocking_check() -> None:
         "end_of_turn_trained",
         "adapter_non_zero",
         "start_saw_nothing_held_out",
+        "net_preference_not_negative",
     } <= named
 
 
 def test_what_uses_the_device_shares_one_pool() -> None:
     pooled = {definition.key.to_user_string() for definition in CHAIN_ASSETS if definition.op.pool == "gpu"}
     assert pooled == {"sft_adapter", "aligned_adapter", "capability_scores", "private_scores", "red_team_report"}
+
+
+def test_the_chain_job_asks_nobody_and_the_review_has_a_job_of_its_own() -> None:
+    for name, stages in (("chain", CHAIN), ("blind_review", AFTER_PEOPLE)):
+        job = defs.resolve_job_def(name)
+        selected = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
+        assert selected == {stage.kind for stage in stages}

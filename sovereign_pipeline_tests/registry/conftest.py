@@ -46,8 +46,8 @@ NOT_EMPTY = Gate(name="not_empty", question="Does it hold anything?", code_versi
 
 def _split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     rows = [document.model_dump() for document in read_documents(inputs["classified_corpus"].file("documents.jsonl"))]
-    write_jsonl(workspace / "train.jsonl", rows[4:])
-    write_jsonl(workspace / "held_out.jsonl", rows[:4])
+    write_jsonl(workspace / "train.jsonl", rows[len(rows) // 3 :])
+    write_jsonl(workspace / "held_out.jsonl", rows[: len(rows) // 3])
     return Built(summary={"rows": len(rows)})
 
 

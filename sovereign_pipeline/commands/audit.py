@@ -1,0 +1,41 @@
+"""`sovereign audit`: verifying the audit log, and writing it out to be kept elsewhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sovereign_pipeline.commands.terminal import AsJson, out, print_json
+from sovereign_pipeline.settings import Settings
+
+audit = typer.Typer(no_args_is_help=True, help="The audit log.")
+
+
+@audit.command("verify")
+def audit_verify(
+    kept: Annotated[
+        Path | None, typer.Option("--export", help="An earlier export that the log must still hold.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the hash chain anew. Ends 1, naming the entry, when one is missing, changed or out of place."""
+    from sovereign_pipeline.registry.audit import checkpoint_of, entries, verify
+    from sovereign_pipeline.registry.database import open_registry
+
+    last = verify(
+        entries(open_registry(Settings.from_environment())), checkpoint_of(kept) if kept is not None else None
+    )
+    if as_json:
+        print_json({"entries": last.sequence, "hash": last.hash})
+    else:
+        out.print(f"[green]✓[/] {last.sequence} entries, each bound to the one before; newest {last.hash}")
+
+
+@audit.command("export")
+def audit_export(file: Path) -> None:
+    """Verify, and write every entry as one line of JSON. Keep it elsewhere: it shows if the log is cut short later."""
+    from sovereign_pipeline.registry.audit import export
+    from sovereign_pipeline.registry.database import open_registry
+
+    last = export(open_registry(Settings.from_environment()), file)
+    out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")

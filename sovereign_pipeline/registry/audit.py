@@ -1,0 +1,127 @@
+"""The audit log: who did what to what, each entry bound to the one before it by its hash. It only grows.
+
+What belongs here: appending inside the transaction that does the thing, and verifying the chain. What does not: what is
+worth an entry; whoever does it says so. No entry holds text of a document, a prompt or an answer.
+
+A chain cannot tell that its newest entries were cut off. `checkpoint` is what an auditor keeps elsewhere for that: a
+later log must still hold that entry.
+"""
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.registry.database import Registry
+from sovereign_pipeline.registry.models import AuditEntry
+
+FIRST = "0" * 64
+"""What the first entry names as the hash before it."""
+
+
+class Checkpoint(BaseModel):
+    """The newest entry of a log at some time. sequence: 0 for an empty log. hash: 64 hex digits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sequence: int
+    hash: str
+
+
+def append(session: Session, actor: str, action: str, subjects: Mapping[str, Any]) -> AuditEntry:
+    """Add one entry in the caller's own transaction (`Registry.writing`), so that the deed and its entry stand or fall
+    together. subjects: what it was done to, as digests, names and counts."""
+    last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
+    entry = AuditEntry(
+        sequence=last.sequence + 1 if last is not None else 1,
+        at=datetime.datetime.now(datetime.UTC),
+        actor=actor,
+        action=action,
+        subjects=dict(subjects),
+        previous=last.hash if last is not None else FIRST,
+    )
+    entry.hash = _hash(entry)
+    session.add(entry)
+    session.flush()
+    return entry
+
+
+def entries(registry: Registry) -> list[AuditEntry]:
+    """The whole log, oldest first."""
+    with registry.reading() as session:
+        return list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+
+
+def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpoint:
+    """Compute every hash anew. Returns the log's newest entry as a checkpoint.
+
+    kept: a checkpoint that was taken earlier. Raises IntegrityError naming the first entry that is missing, was changed
+    or stands in another place, or that the log no longer holds although the checkpoint says so.
+    """
+    last = Checkpoint(sequence=0, hash=FIRST)
+    found = kept is None or kept == last
+    for entry in log:
+        if entry.sequence != last.sequence + 1:
+            raise IntegrityError(_damaged(last.sequence + 1, "is missing"))
+        if entry.previous != last.hash:
+            raise IntegrityError(_damaged(entry.sequence, "does not follow the one before it"))
+        if entry.hash != _hash(entry):
+            raise IntegrityError(_damaged(entry.sequence, "was changed"))
+        last = Checkpoint(sequence=entry.sequence, hash=entry.hash)
+        found = found or last == kept
+    if not found and kept is not None:
+        raise IntegrityError(_damaged(kept.sequence, "is not the one of the checkpoint, or is gone"))
+    return last
+
+
+def export(registry: Registry, file: Path) -> Checkpoint:
+    """Write the verified log as JSONL, oldest first. Returns its newest entry."""
+    log = entries(registry)
+    last = verify(log)
+    file.write_bytes(b"".join(canonical_json(as_dict(entry)) + b"\n" for entry in log))
+    return last
+
+
+def checkpoint_of(file: Path) -> Checkpoint:
+    """The newest entry of an export. Raises InputError for a file that is none."""
+    try:
+        lines = file.read_bytes().splitlines()
+        newest = json.loads(lines[-1]) if lines else {"sequence": 0, "hash": FIRST}
+        return Checkpoint.model_validate({name: newest[name] for name in ("sequence", "hash")})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: not an export of the audit log. Give one that `audit export` wrote.") from None
+
+
+def as_dict(entry: AuditEntry) -> dict[str, Any]:
+    """One entry for JSON; times in UTC. `hash` is over all the others."""
+    return {**_content(entry), "hash": entry.hash}
+
+
+def _content(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "sequence": entry.sequence,
+        "at": entry.at.isoformat(timespec="microseconds"),
+        "actor": entry.actor,
+        "action": entry.action,
+        "subjects": entry.subjects,
+        "previous": entry.previous,
+    }
+
+
+def _hash(entry: AuditEntry) -> str:
+    """SHA-256 of the entry's canonical JSON, the hash of the one before it included."""
+    return digest_of(_content(entry))
+
+
+def _damaged(sequence: int, what: str) -> str:
+    return (
+        f"The audit log: entry {sequence} {what}. The registry was changed past its triggers: restore it from a copy, "
+        f"and find out who."
+    )

@@ -1,0 +1,97 @@
+"""Both sides of a review, loaded to answer the same prompts under the same settings.
+
+What belongs here: which models the two sides are, and their answers. What does not: which prompts (`prompts.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.dataset.formats import user_message
+from sovereign_pipeline.evaluation.chat import prompt_text
+from sovereign_pipeline.evaluation.models import Models, Side, open_models
+from sovereign_pipeline.review.plan import AnswerPair, Prompt
+from sovereign_pipeline.training.base_models import open_base_model
+from sovereign_pipeline.training.tuned import TunedModel, tuned_model
+
+
+class Answering(Protocol):
+    """What opening a review asks of its two sides."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool: ...
+
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]: ...
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """instruction: the line's, put before every prompt as in training. The two models are one and the same where both
+    sides stand on one base."""
+
+    instruction: str
+    candidate: tuple[Models, Side]
+    opponent: tuple[Models, Side]
+
+    @property
+    def dtype(self) -> str:
+        return self.candidate[0].dtype
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Both sides can take the whole prompt and still write `max_new_tokens`."""
+        return all(
+            len(models.tokenizer(self._text(models, prompt), add_special_tokens=False)["input_ids"]) + max_new_tokens
+            <= models.max_length
+            for models, _ in (self.candidate, self.opponent)
+        )
+
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
+        """Greedy answers of both sides, trimmed, in the order of the prompts."""
+
+        def of(models: Models, side: Side) -> list[str]:
+            texts = [self._text(models, prompt) for prompt in prompts]
+            return [answer.text.strip() for answer in models.answer(texts, side, max_new_tokens, batch_size)]
+
+        answered = zip(prompts, of(*self.candidate), of(*self.opponent), strict=True)
+        return [AnswerPair(id=prompt.id, candidate=mine, opponent=other) for prompt, mine, other in answered]
+
+    def _text(self, models: Models, prompt: Prompt) -> str:
+        return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
+
+
+@contextmanager
+def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Contenders]:
+    """Load the adapter of each record, or the candidate's base model where there is no opponent.
+
+    candidate, opponent: registered_adapter artifacts. Where they stand on different base models, both are loaded.
+    Raises InputError for a model that cannot be loaded, and IntegrityError for one whose bytes changed.
+    """
+    store, batch_size = workplace.store, workplace.line.gates.review.batch_size
+    instruction = workplace.line.training.instruction
+
+    def sides(record: Artifact) -> tuple[Artifact, TunedModel]:
+        base = store.open_input(record.manifest, "base_model")
+        return base, tuned_model(store.open_input(record.manifest, "aligned_adapter"))
+
+    base, tuned = sides(candidate)
+    directory = open_base_model(workplace.settings, base)
+    with ExitStack() as opened:
+        if opponent is None:
+            models = opened.enter_context(open_models(directory, {"candidate": tuned}, batch_size))
+            yield Contenders(instruction, (models, "candidate"), (models, "base"))
+            return
+        other_base, other = sides(opponent)
+        if open_base_model(workplace.settings, other_base) == directory:
+            models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}, batch_size))
+            yield Contenders(instruction, (models, "candidate"), (models, "incumbent"))
+            return
+        models = opened.enter_context(open_models(directory, {"candidate": tuned}, batch_size))
+        others = opened.enter_context(
+            open_models(open_base_model(workplace.settings, other_base), {"candidate": other}, batch_size)
+        )
+        yield Contenders(instruction, (models, "candidate"), (others, "candidate"))

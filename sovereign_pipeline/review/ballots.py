@@ -1,0 +1,284 @@
+"""Ballots of a review in the registry: given once, read by nobody's sum before the review is closed.
+
+What belongs here: recording what an operator says, how far each has come, and closing. What does not: what the ballots
+amount to (`result.py`), and which side A was: a ballot holds A and B as they were shown, and only the sealed seed
+knows.
+"""
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError as RefusedByDatabase
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.policy.review import Criterion, Review
+from sovereign_pipeline.registry import audit
+from sovereign_pipeline.registry.database import Registry
+from sovereign_pipeline.registry.models import AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
+from sovereign_pipeline.review.plan import Side
+
+Preference = Literal["a", "b", "tie"]
+LOWEST, HIGHEST = 1, 5
+"""Of a rating."""
+
+CLOSED = "This review is closed; no rating is taken any more. Thank you for yours."
+GIVEN = "This pair was rated already. The first rating stands."
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One operator. ballots: given, of all their pairs; guesses: given."""
+
+    operator: str
+    ballots: int
+    pairs: int
+    guesses: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pairs of one operator that are on record."""
+
+    ballots: frozenset[str]
+    guesses: frozenset[str]
+
+
+def find_open(session: Session, line: str) -> BlindReview | None:
+    """The review of a line that was opened and not closed."""
+    closed = select(ReviewClosing.review_id)
+    query = select(BlindReview).where(BlindReview.line == line, BlindReview.id.not_in(closed))
+    return session.scalars(query).one_or_none()
+
+
+def find_all_open(registry: Registry) -> list[BlindReview]:
+    """Every open review of the installation, the oldest first."""
+    query = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.review_id)))
+    with registry.reading() as session:
+        return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
+
+
+def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
+    """The line's open review, or the one that was opened last. Raises NotFoundError when there never was one."""
+    with registry.reading() as session:
+        query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
+        review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
+        if review is None:
+            raise NotFoundError(f"Line {line} has had no review. Open one: `sovereign review open {line}`.")
+        return review, session.get(ReviewClosing, review.id)
+
+
+def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Every closed review of a line, in the order of closing."""
+    query = (
+        select(BlindReview, ReviewClosing)
+        .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
+        .where(BlindReview.line == line)
+        .order_by(ReviewClosing.closed_at, BlindReview.id)
+    )
+    with registry.reading() as session:
+        return [(review, closing) for review, closing in session.execute(query)]
+
+
+def give_ballot(
+    registry: Registry,
+    review: str,
+    operator: str,
+    pair: str,
+    preference: Preference,
+    ratings: Mapping[str, int],
+) -> None:
+    """Record one ballot and its entry in the audit log. The pair must be the operator's (`page.py` sees to that).
+
+    ratings: `a.accuracy` and so on -> 1 to 5. Raises ConflictError for a second one, whatever it says, and once the
+    review is closed.
+    """
+    ballot = Ballot(
+        review_id=review,
+        operator=operator,
+        pair=pair,
+        preference=preference,
+        ratings=dict(sorted(ratings.items())),
+        given_at=datetime.datetime.now(datetime.UTC),
+    )
+    _record(registry, ballot, "ballot given")
+
+
+def give_guess(registry: Registry, review: str, operator: str, pair: str, choice: Side) -> None:
+    """Record which answer of a pair an operator takes for the new side's. Raises as `give_ballot`."""
+    now = datetime.datetime.now(datetime.UTC)
+    _record(registry, Guess(review_id=review, operator=operator, pair=pair, choice=choice, given_at=now), "guess given")
+
+
+def given(registry: Registry, review: str, operator: str) -> Given:
+    """What one operator has on record; pairs with identical answers are from the beginning."""
+
+    def pairs(table: type[Ballot] | type[Guess]) -> frozenset[str]:
+        query = select(table.pair).where(table.review_id == review, table.operator == operator)
+        return frozenset(session.scalars(query))
+
+    with registry.reading() as session:
+        return Given(pairs(Ballot), pairs(Guess))
+
+
+def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) -> list[Progress]:
+    """How far every operator has come; never what they said. pairs: operator -> how many they have."""
+
+    def count(table: type[Ballot] | type[Guess]) -> Counter[str]:
+        return Counter(session.scalars(select(table.operator).where(table.review_id == review.id)))
+
+    with registry.reading() as session:
+        ballots, guesses = count(Ballot), count(Guess)
+    return [Progress(name, ballots[name], total, guesses[name]) for name, total in pairs.items()]
+
+
+def close(
+    registry: Registry,
+    review: BlindReview,
+    seed: bytes,
+    policy: Review,
+    actor: str,
+    officer: str | None = None,
+    reason: str | None = None,
+) -> ReviewClosing:
+    """Close a review and reveal its seed. actor: whoever runs the command.
+
+    Below the pre-registered number of ballots an officer whom the recipe names must give a reason. Raises GateRefused
+    when there are too few ballots, InputError for an officer without a reason or one who may not close early, and
+    ConflictError for a review that is closed.
+    """
+    if (officer is None) != (not (reason or "").strip()):
+        raise InputError("Closing early takes both: --officer NAME and --reason TEXT.")
+    if officer is not None and officer not in policy.may_close_early:
+        allowed = ", ".join(policy.may_close_early) or "nobody"
+        raise InputError(
+            f"{officer} may not close a review of line {review.line} early; the recipe allows {allowed} "
+            f"(gates.review.may_close_early)."
+        )
+    with registry.writing() as session:
+        _assert_open(session, review.id)
+        ballots, guesses = ballots_of(session, review.id), guesses_of(session, review.id)
+        is_early = len(ballots) < review.ballots
+        if is_early and officer is None:
+            raise GateRefused(
+                f"Line {review.line}: {len(ballots)} of the {review.ballots} pre-registered ballots were given, so the "
+                f"review stays open. An officer may close it early: --officer NAME --reason TEXT."
+            )
+        closing = ReviewClosing(
+            review_id=review.id,
+            closed_at=datetime.datetime.now(datetime.UTC),
+            seed=seed.hex(),
+            ballots=len(ballots),
+            ballots_sha256=ballots_digest(ballots, guesses),
+            officer=officer if is_early else None,
+            reason=reason if is_early else None,
+        )
+        session.add(closing)
+        session.flush()
+        audit.append(
+            session,
+            (officer if is_early else None) or actor,
+            "review closed early" if is_early else "review closed",
+            {
+                "review": review.id,
+                "seed": closing.seed,
+                "ballots": closing.ballots,
+                "ballots_sha256": closing.ballots_sha256,
+                "reason": closing.reason,
+            },
+        )
+    return closing
+
+
+def read_ballots(registry: Registry, closing: ReviewClosing) -> tuple[list[Ballot], list[Guess]]:
+    """The ballots and guesses of a closed review, each held to its entry in the audit log.
+
+    Raises IntegrityError when one was added, changed or removed since, or when the log itself was changed.
+    """
+    with registry.reading() as session:
+        ballots, guesses = ballots_of(session, closing.review_id), guesses_of(session, closing.review_id)
+        log = list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+    audit.verify(log)
+    said = {entry.subjects["ballot"] for entry in log if entry.action in ("ballot given", "guess given")}
+    everything: list[Ballot | Guess] = [*ballots, *guesses]
+    unsaid = [each for each in everything if _was_asked(each) and digest_of(_content(each)) not in said]
+    if unsaid or ballots_digest(ballots, guesses) != closing.ballots_sha256 or len(ballots) != closing.ballots:
+        raise IntegrityError(
+            f"The ballots of review {closing.review_id} are not those that it was closed with. The registry was "
+            f"changed past its triggers: restore it from a copy, and find out who."
+        )
+    return ballots, guesses
+
+
+def were_asked(registry: Registry, closing: ReviewClosing) -> bool:
+    """Whether anybody rated anything in a closed review."""
+    with registry.reading() as session:
+        return any(_was_asked(each) for each in ballots_of(session, closing.review_id))
+
+
+def ballots_of(session: Session, review: str) -> list[Ballot]:
+    return list(
+        session.scalars(select(Ballot).where(Ballot.review_id == review).order_by(Ballot.operator, Ballot.pair))
+    )
+
+
+def guesses_of(session: Session, review: str) -> list[Guess]:
+    return list(session.scalars(select(Guess).where(Guess.review_id == review).order_by(Guess.operator, Guess.pair)))
+
+
+def ballots_digest(ballots: Sequence[Ballot], guesses: Sequence[Guess]) -> str:
+    """SHA-256 over all that was said, whatever the order."""
+    return digest_of([sorted((_content(each) for each in kind), key=_by_pair) for kind in (ballots, guesses)])
+
+
+def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
+    """The names of the ratings of one ballot."""
+    return tuple(f"{side}.{criterion}" for side in ("a", "b") for criterion in criteria)
+
+
+def _record(registry: Registry, said: Ballot | Guess, action: str) -> None:
+    digest = digest_of(_content(said))
+    try:
+        with registry.writing() as session:
+            _assert_open(session, said.review_id)
+            if session.get(type(said), (said.review_id, said.operator, said.pair)) is not None:
+                raise ConflictError(GIVEN)
+            session.add(said)
+            session.flush()
+            audit.append(
+                session, said.operator, action, {"review": said.review_id, "pair": said.pair, "ballot": digest}
+            )
+    except RefusedByDatabase:
+        raise ConflictError(GIVEN) from None
+
+
+def _assert_open(session: Session, review: str) -> None:
+    if session.get(ReviewClosing, review) is not None:
+        raise ConflictError(CLOSED)
+
+
+def _was_asked(said: Ballot | Guess) -> bool:
+    return isinstance(said, Guess) or said.ratings is not None
+
+
+def _content(said: Ballot | Guess) -> dict[str, Any]:
+    return {
+        "review": said.review_id,
+        "operator": said.operator,
+        "pair": said.pair,
+        "given_at": said.given_at.isoformat(timespec="microseconds"),
+        **(
+            {"choice": said.choice}
+            if isinstance(said, Guess)
+            else {"preference": said.preference, "ratings": said.ratings}
+        ),
+    }
+
+
+def _by_pair(content: Mapping[str, Any]) -> tuple[str, str]:
+    return content["operator"], content["pair"]

@@ -1,0 +1,114 @@
+"""Making and judging `blind_review`: which closed review is read, and what is written of it.
+
+What belongs here: build, gate and identity of the one stage of this room. What does not: the figures (`result.py`).
+"""
+
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
+from sovereign_pipeline.artifacts.stage import Built, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import write_jsonl
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.registry.database import Registry, open_registry
+from sovereign_pipeline.registry.models import BlindReview, ReviewClosing
+from sovereign_pipeline.review.ballots import find_closed, read_ballots
+from sovereign_pipeline.review.opening import plan_of
+from sovereign_pipeline.review.result import (
+    ClosedReview,
+    EarlyClosing,
+    ReviewResult,
+    as_markdown,
+    guesses_of,
+    judge_net_preference,
+    ratings_of,
+    review_result,
+)
+
+RESULT_FILE = "review.json"
+
+
+def closed_review_digests(upstream: Stage, workplace: Workplace) -> dict[str, str]:
+    """Of the review itself, its plan and ballots; of the earlier ones, what the ladder reads."""
+    (review, closing), earlier = _reviews(upstream, workplace, open_registry(workplace.settings))
+    return {
+        "review_plan": review.plan_digest,
+        "ballots": closing.ballots_sha256,
+        "earlier_reviews": digest_of([[each.plan_digest, ended.ballots_sha256] for each, ended in earlier]),
+    }
+
+
+def build_blind_review(upstream: Stage, workplace: Workplace, workspace: Path) -> Built:
+    closed, earlier = _closed(upstream, workplace)
+    result = review_result(closed, earlier)
+    (workspace / RESULT_FILE).write_bytes(_as_bytes(result))
+    (workspace / "review.md").write_text(as_markdown(result), encoding="utf-8")
+    write_jsonl(workspace / "ballots.jsonl", (each.model_dump() for each in ratings_of(closed)))
+    write_jsonl(workspace / "guesses.jsonl", (each.model_dump() for each in guesses_of(closed)))
+    ((review, _), _) = _reviews(upstream, workplace, open_registry(workplace.settings))
+    plan = workplace.store.read_manifest(workplace.store.ref_of(review.plan_digest))
+    return Built(
+        summary={
+            "review": result.review,
+            "adapter": result.adapter,
+            "opponent": result.opponent,
+            "ballots": result.ballots,
+            "operators": result.operators,
+            "closed_early": result.closed_early is not None,
+            "net_preference": result.net_preference.model_dump(mode="json"),
+        },
+        classification=plan.classification,
+    )
+
+
+def judge_blind_review(upstream: Stage, workplace: Workplace, artifact: Artifact) -> Verdict:
+    """Compute everything again from the registry's ballots, the plan and the revealed seed."""
+    result = review_result(*_closed(upstream, workplace))
+    verdict = judge_net_preference(result, workplace.line.gates.review.margin)
+    if artifact.file(RESULT_FILE).read_bytes() == _as_bytes(result):
+        return verdict
+    return Verdict(
+        False, f"{RESULT_FILE} does not say what the ballots say. Materialize blind_review again.", verdict.evidence
+    )
+
+
+def _closed(upstream: Stage, workplace: Workplace) -> tuple[ClosedReview, list[ClosedReview]]:
+    registry = open_registry(workplace.settings)
+    last, earlier = _reviews(upstream, workplace, registry)
+
+    def read(review: BlindReview, closing: ReviewClosing) -> ClosedReview:
+        ballots, guesses = read_ballots(registry, closing)
+        return ClosedReview(
+            review=review.id,
+            contents=plan_of(workplace.store, review),
+            seed=bytes.fromhex(closing.seed),
+            ballots=ballots,
+            guesses=guesses,
+            closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
+            if closing.officer is not None
+            else None,
+        )
+
+    return read(*last), [read(*each) for each in earlier]
+
+
+def _reviews(
+    upstream: Stage, workplace: Workplace, registry: Registry
+) -> tuple[tuple[BlindReview, ReviewClosing], list[tuple[BlindReview, ReviewClosing]]]:
+    """The newest closed review of the line's current registered adapter, and every one that was closed before it."""
+    line = workplace.line.line
+    current = workplace.store.current(line, upstream.kind)
+    closed = find_closed(registry, line)
+    numbers = [
+        number for number, (review, _) in enumerate(closed) if current and review.record_digest == current.digest
+    ]
+    if not numbers:
+        raise NotFoundError(
+            f"Line {line}: no review of its current registered adapter was closed. Open one with `sovereign review "
+            f"open {line}`, and close it when every ballot is given."
+        )
+    return closed[numbers[-1]], closed[: numbers[-1]]
+
+
+def _as_bytes(result: ReviewResult) -> bytes:
+    return canonical_json(result.model_dump(mode="json")) + b"\n"

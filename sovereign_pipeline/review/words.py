@@ -1,0 +1,116 @@
+"""The words of the page, in its two languages, and the direction in which a text is read.
+
+What belongs here: translations, keyed by the English sentence, and script. What does not: where a sentence stands
+(`templates/`).
+"""
+
+import unicodedata
+from typing import Literal
+
+from sovereign_pipeline.split.similarity import PLACEHOLDER
+
+Language = Literal["en", "ar"]
+Direction = Literal["ltr", "rtl"]
+
+ARABIC = {
+    "Blind comparison": "مقارنة عمياء",
+    "Letter": "الرسالة",
+    "Answer A": "الجواب أ",
+    "Answer B": "الجواب ب",
+    "A": "أ",
+    "B": "ب",
+    "Tie": "متعادلان",
+    "accuracy": "الدقة",
+    "helpfulness": "الفائدة",
+    "tone": "النبرة",
+    "What it says is right and nothing is made up.": "ما يقوله صحيح وليس فيه شيء مختلق.",
+    "Whoever wrote the letter can act on it.": "يستطيع كاتب الرسالة أن يعمل به.",
+    "It sounds as we would write.": "يبدو كما نكتب نحن.",
+    "Rate each answer from 1 (poor) to 5 (very good)": "قيّم كل جواب من ١ (ضعيف) إلى ٥ (جيد جداً)",
+    "Which answer would you rather send?": "أي الجوابين تفضل أن ترسله؟",
+    "Record and go on": "سجّل وتابع",
+    "left": "متبقية",
+    "of": "من",
+    "Keys": "لوحة المفاتيح",
+    "rate the marked row": "تقييم السطر المحدد",
+    "another row": "سطر آخر",
+    "the better answer, or a tie": "الجواب الأفضل، أو التعادل",
+    "record": "تسجيل",
+    "the newer side's answer": "جواب الجهة الأحدث",
+    "A ballot is final. You may stop at any time; the page goes on where you stopped.": (
+        "التقييم نهائي. يمكنك التوقف متى شئت، وتعود الصفحة إلى حيث توقفت."
+    ),
+    "(no answer)": "(لا جواب)",
+    "One more question": "سؤال أخير",
+    "One of the two sides is newer than the other. Which answer do you think is the newer side's?": (
+        "إحدى الجهتين أحدث من الأخرى. أي الجوابين تظن أنه للجهة الأحدث؟"
+    ),
+    "If you cannot tell, guess: that is an answer too. What you rated stays as it is.": (
+        "إن لم تعرف فخمّن، فهذا جواب أيضاً. وما قيّمته يبقى كما هو."
+    ),
+    "The newer side's answer is": "جواب الجهة الأحدث هو",
+    "Choose one of the two; if you cannot tell, guess.": "اختر أحد الجوابين؛ وإن لم تعرف فخمّن.",
+    "Thank you": "شكراً لك",
+    "All your pairs are rated. You can close this page.": "قيّمت كل ما لديك. يمكنك إغلاق هذه الصفحة.",
+    "This review is closed; no rating is taken any more. Thank you for yours.": (
+        "أُغلقت هذه المقارنة ولا تُقبل تقييمات بعد الآن. شكراً على تقييماتك."
+    ),
+    "Sign in": "الدخول",
+    "This link signs you in once, on this device. What you rate is recorded under your name.": (
+        "يُدخلك هذا الرابط مرة واحدة على هذا الجهاز. ويُسجل تقييمك باسمك."
+    ),
+    "Begin": "ابدأ",
+    "Not signed in": "لم تدخل بعد",
+    "You are not signed in here. Open the link that you were sent.": "لم تدخل هنا بعد. افتح الرابط الذي أُرسل إليك.",
+    "You were signed in too long ago. Ask for a new link; no rating is lost.": (
+        "انتهت مدة دخولك. اطلب رابطاً جديداً؛ لم يضع أي تقييم."
+    ),
+    "This link is not one of ours. Copy it whole, or ask whoever sent it for a new one.": (
+        "هذا الرابط ليس من روابطنا. انسخه كاملاً أو اطلب رابطاً جديداً ممن أرسله."
+    ),
+    "This link was used already. Ask whoever sent it for a new one; no rating is lost.": (
+        "استُعمل هذا الرابط من قبل. اطلب رابطاً جديداً ممن أرسله؛ لم يضع أي تقييم."
+    ),
+    "This link is too old. Ask whoever sent it for a new one; no rating is lost.": (
+        "هذا الرابط قديم. اطلب رابطاً جديداً ممن أرسله؛ لم يضع أي تقييم."
+    ),
+    "You take part in no open review. Ask whoever invited you.": "لا تشارك في أي مقارنة مفتوحة. اسأل من دعاك.",
+    "Not sent: there is no connection. Your ratings are kept on this page. Try again.": (
+        "لم يُرسل: لا يوجد اتصال. تقييمك محفوظ في هذه الصفحة. حاول مرة أخرى."
+    ),
+    "Rate both answers and say which is better; the marked row is missing.": (
+        "قيّم الجوابين وقل أيهما أفضل؛ السطر المحدد ناقص."
+    ),
+    "Something is wrong": "حدث خطأ",
+    "There is no such page here.": "لا توجد هذه الصفحة هنا.",
+    "This pair is not one of yours.": "هذا الزوج ليس من أزواجك.",
+    "This pair was rated already. The first rating stands.": "قُيّم هذا الزوج من قبل. يبقى التقييم الأول.",
+    "This request did not come from the page. Load the page again.": "لم يأت هذا الطلب من الصفحة. أعد تحميلها.",
+    "The rating is not complete. Load the page again.": "التقييم غير مكتمل. أعد تحميل الصفحة.",
+    "The page cannot be served now. Tell the administrator; no rating is lost.": (
+        "لا يمكن عرض الصفحة الآن. أخبر المسؤول؛ لم يضع أي تقييم."
+    ),
+    "This page needs JavaScript.": "تحتاج هذه الصفحة إلى جافاسكربت.",
+}
+
+MEANING = {
+    "accuracy": "What it says is right and nothing is made up.",
+    "helpfulness": "Whoever wrote the letter can act on it.",
+    "tone": "It sounds as we would write.",
+}
+
+
+def translate(sentence: str, language: Language) -> str:
+    """The sentence in a language; as it is where there is no translation."""
+    return ARABIC.get(sentence, sentence) if language == "ar" else sentence
+
+
+def direction(text: str) -> Direction:
+    """Of the script that most letters are in (Unicode's bidirectional classes); placeholders such as NAME_1 are none.
+
+    The first strong letter, as browsers' `auto` takes it, would turn an Arabic answer over that begins with a Latin
+    name.
+    """
+    classes = [unicodedata.bidirectional(letter) for letter in PLACEHOLDER.sub(" ", text)]
+    right_to_left = sum(each in ("R", "AL") for each in classes)
+    return "rtl" if right_to_left > classes.count("L") else "ltr"

@@ -1,0 +1,273 @@
+"""A line with a registered adapter and a review of it: everything real but the models, whose answers are planted."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.registry.database import Registry
+from sovereign_pipeline.registry.models import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.review import ballots
+from sovereign_pipeline.review.opening import Opened, PlanContents, open_review, plan_of, sealed_seed
+from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, Side, candidate_sides
+from sovereign_pipeline.review.stages import blind_review_stage
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.registry.conftest import (  # noqa: F401 (fixtures)
+    REGISTERED_ADAPTER,
+    Bench,
+    database,
+    postgresql_server,
+)
+
+BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
+ARABIC_LETTERS = "أرجو إفادتي متى يُصلح المصباح رقم {number} على رصيف الميناء القديم؟"
+
+
+def row(number: int) -> dict[str, Any]:
+    if number % 2 == 0:
+        return letter(number)
+    return letter(number, language="ar", subject=f"المصباح {number}", request=ARABIC_LETTERS.format(number=number))
+
+
+@dataclass
+class Planted:
+    """Answers in the place of two models. same: numbers of prompts, in their order, that both answer alike."""
+
+    same: frozenset[int] = frozenset()
+    dtype: str = "float32"
+
+    @contextmanager
+    def open(self, workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator["Planted"]:
+        yield self
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        return True
+
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
+        def say(prompt: Prompt, number: int, is_first: bool) -> str:
+            if prompt.language == "ar":
+                return f"NAME_1، هذه هي الصيغة {'الأولى' if is_first else 'الأخرى'} للجواب رقم {number}."
+            return f"NAME_1, this is the {'first' if is_first else 'other'} wording of answer {number}."
+
+        return [
+            AnswerPair(
+                id=prompt.id, candidate=say(prompt, number, True), opponent=say(prompt, number, number in self.same)
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+
+
+@dataclass
+class ReviewBench:
+    """planted: what both sides answer. opened: the review, once `open` was called."""
+
+    bench: Bench
+    planted: Planted = field(default_factory=Planted)
+    opened: Opened | None = None
+
+    @cached_property
+    def registry(self) -> Registry:
+        return self.bench.open_registry()
+
+    def with_adapter(self) -> Adapter:
+        return self.bench.register()
+
+    def another_adapter(self) -> Adapter:
+        """One more version of the line, trained on one letter more."""
+        self.bench.institution.rows.append(row(len(self.bench.institution.rows)))
+        return self.bench.register()
+
+    def recipe(self, **review: Any) -> None:
+        self.bench.recipe["gates"] = {"review": {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}}
+
+    def open(self, **changes: Any) -> Opened:
+        for known in ("seed", "contents"):  # of the review before
+            self.__dict__.pop(known, None)
+        self.opened = open_review(
+            self.registry,
+            self.bench.workplace(),
+            "clerk",
+            **{"stage": REGISTERED_ADAPTER, "contenders": self.planted.open, **changes},
+        )
+        return self.opened
+
+    @property
+    def review(self) -> BlindReview:
+        assert self.opened is not None
+        with self.registry.reading() as session:
+            return session.get_one(BlindReview, self.opened.review)
+
+    @cached_property
+    def seed(self) -> bytes:
+        return sealed_seed(self.bench.settings, self.review)
+
+    @cached_property
+    def contents(self) -> PlanContents:
+        return plan_of(self.bench.store, self.review)
+
+    @property
+    def operators(self) -> list[str]:
+        return list(self.contents.plan.operators)
+
+    def asked(self, operator: str) -> list[PlannedPair]:
+        contents = self.contents
+        return [each for each in contents.plan.operators[operator] if each.prompt not in contents.identical]
+
+    def side_of(self, operator: str, pair: str) -> Side:
+        return candidate_sides(self.seed, operator, self.contents.plan.operators[operator])[pair]
+
+    def vote(self, operator: str, pair: str, outcome: int, ratings: tuple[int, int] = (3, 3)) -> None:
+        """outcome: 1 for the candidate, -1 for its opponent, 0 for a tie. ratings: of candidate and opponent."""
+        side = self.side_of(operator, pair)
+        other: Side = "b" if side == "a" else "a"
+        preference: ballots.Preference = "tie" if outcome == 0 else side if outcome > 0 else other
+        of_side = {side: ratings[0], other: ratings[1]}
+        given = {
+            name: of_side["a" if name.startswith("a.") else "b"]
+            for name in ballots.ratings_asked(self.contents.plan.criteria)
+        }
+        ballots.give_ballot(self.registry, self.review.id, operator, pair, preference, given)
+
+    def vote_all(self, outcome: int) -> None:
+        for operator in self.operators:
+            for each in self.asked(operator):
+                self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
+
+    def close(self, **early: str) -> ReviewClosing:
+        policy = self.bench.workplace().line.gates.review
+        return ballots.close(self.registry, self.review, self.seed, policy, "clerk", **early)
+
+    def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:
+        workplace = self.bench.workplace()
+        ref = produce(stage, workplace, {"registered_adapter": self.bench.refs["registered_adapter"]}).ref
+        workplace.store.make_current(workplace.line.line, stage.kind, ref)
+        return workplace.store.open(ref), judge(stage, workplace, ref)
+
+
+@pytest.fixture
+def bench(institution: DemoInstitution) -> Bench:
+    institution.rows = [row(number) for number in range(60)]
+    bench = Bench(institution)
+    bench.with_base_model("tiny")
+    return bench
+
+
+@pytest.fixture
+def room(bench: Bench) -> ReviewBench:
+    """A registered adapter; five operators with two letters each and two for all."""
+    room = ReviewBench(bench)
+    room.recipe()
+    room.with_adapter()
+    return room
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One response as it left the application. headers: one a line."""
+
+    path: str
+    status: int
+    headers: str
+    body: str
+
+
+class InThisProcess:
+    """The page on a free port of loopback, in a thread. sent: every response to anybody."""
+
+    def __init__(self, room: ReviewBench) -> None:
+        import uvicorn
+
+        from sovereign_pipeline.review.page import server_config
+
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.sent: list[Sent] = []
+        config = server_config(room.bench.settings, room.registry, self.port)
+        config.app = self._recorded(config.app)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._server.started, lambda: "the page did not start")
+
+    def _recorded(self, app: Any) -> Any:
+        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+            messages: list[Any] = []
+
+            async def keep(message: Any) -> None:
+                messages.append(message)
+                await send(message)
+
+            await app(scope, receive, keep)
+            if scope["type"] == "http":
+                headers = "\n".join(f"{name.decode()}: {value.decode()}" for name, value in messages[0]["headers"])
+                body = b"".join(message.get("body", b"") for message in messages[1:])
+                self.sent.append(Sent(scope["path"], messages[0]["status"], headers, body.decode()))
+
+        return recorded
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+class InItsOwnProcess:
+    """`sovereign review serve`, as an administrator starts it."""
+
+    def __init__(self, room: ReviewBench, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        settings = room.bench.settings
+        environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
+        program = "from sovereign_pipeline.cli import main; main()"
+        command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
+        log = settings.home / "served.log"
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+        wait_until(self._answers, log.read_text)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """As a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
+
+def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, else_say()
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where a test leaves its screenshots: under $SOVEREIGN_TEST_OUTPUT, or in pytest's own directory."""
+    root = Path(os.environ.get("SOVEREIGN_TEST_OUTPUT") or tmp_path) / "screenshots"
+    root.mkdir(parents=True, exist_ok=True)
+    return root

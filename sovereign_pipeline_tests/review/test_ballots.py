@@ -1,0 +1,191 @@
+"""Ballots are given once, whoever sends them and however often; closing; and the database that refuses a change."""
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
+from sovereign_pipeline.registry.audit import entries, verify
+from sovereign_pipeline.registry.models import Ballot
+from sovereign_pipeline.review.ballots import give_guess, given, progress, read_ballots
+from sovereign_pipeline.review.plan import commitment
+from sovereign_pipeline.review.sign_in import SignedIn, issue_link, use_link
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+
+TABLES = {"audit_entry": "actor", "blind_review": "ballots", "sign_in_link": "operator", "sign_in_use": "used_at"}
+TABLES |= dict.fromkeys(("ballot", "guess", "review_closing"), "review_id")
+
+
+@pytest.fixture
+def room(bench: Any, database: str) -> ReviewBench:
+    """As the room of every test, on either kind of database."""
+    room = ReviewBench(bench)
+    room.recipe(may_close_early=["officer.salim"])
+    room.with_adapter()
+    return room
+
+
+def test_a_second_ballot_is_refused_and_the_first_stands(room: ReviewBench) -> None:
+    room.open()
+    pair = room.asked("operator-1")[0].pair
+    room.vote("operator-1", pair, 1)
+    with pytest.raises(ConflictError, match="first rating stands"):
+        room.vote("operator-1", pair, -1)
+    with room.registry.reading() as session:
+        (ballot,) = session.query(Ballot)
+        assert ballot.preference == room.side_of("operator-1", pair)
+    assert given(room.registry, room.review.id, "operator-1").ballots == {pair}
+
+
+def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(room: ReviewBench) -> None:
+    room.open()
+    pair = room.asked("operator-1")[0].pair
+    refused: list[ConflictError] = []
+
+    def vote(outcome: int) -> None:
+        try:
+            room.vote("operator-1", pair, outcome)
+        except ConflictError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=vote, args=(number % 3 - 1,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 5
+    log = entries(room.registry)
+    verify(log)
+    assert [entry.action for entry in log].count("ballot given") == 1
+
+
+def test_a_link_signs_in_once_also_when_many_try(room: ReviewBench) -> None:
+    token = room.open().links["operator-2"]
+    found: list[SignedIn | SignInError] = []
+
+    def sign_in() -> None:
+        try:
+            found.append(use_link(room.registry, token))
+        except SignInError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=sign_in) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [each for each in found if isinstance(each, SignedIn)] == [SignedIn(room.review.id, "operator-2")]
+    assert all("used already" in str(each) for each in found if isinstance(each, SignInError))
+
+
+def test_a_link_that_is_unknown_or_too_old_signs_nobody_in(room: ReviewBench) -> None:
+    opened = room.open()
+    with pytest.raises(SignInError, match="not one of ours"):
+        use_link(room.registry, "guessed")
+    with room.registry.writing() as session:
+        token = issue_link(session, opened.review, "operator-1", days=0)
+    with pytest.raises(SignInError, match="too old"):
+        use_link(room.registry, token)
+
+
+def test_nothing_is_summed_up_before_the_review_is_closed(room: ReviewBench) -> None:
+    """What can be read of an open review is how many; the ballots themselves say A and B and no more."""
+    room.open()
+    for operator in room.operators:
+        room.vote(operator, room.asked(operator)[0].pair, 1)
+    counts = progress(room.registry, room.review, dict.fromkeys(room.operators, 4))
+    assert [(each.ballots, each.pairs, each.guesses) for each in counts] == [(1, 4, 0)] * 5
+    said = repr([entry.subjects for entry in entries(room.registry)] + counts)
+    assert not any(word in said for word in ("preference", "tie", "'a'", "'b'", "accuracy"))
+    with pytest.raises(Exception, match="no review of its current registered adapter was closed"):
+        room.materialize()
+
+
+def test_it_closes_at_the_registered_number_and_reveals_the_seed_it_committed_to(room: ReviewBench) -> None:
+    room.open()
+    room.vote_all(1)
+    closing = room.close()
+    assert commitment(bytes.fromhex(closing.seed)) == room.review.seed_sha256
+    assert (closing.ballots, closing.officer, closing.reason) == (20, None, None)
+    entry = entries(room.registry)[-1]
+    assert (entry.action, entry.subjects["ballots_sha256"]) == ("review closed", closing.ballots_sha256)
+    with pytest.raises(ConflictError, match="is closed"):
+        room.close()
+    pair = room.asked("operator-1")[0].pair
+    with pytest.raises(ConflictError, match="is closed"):
+        give_guess(room.registry, room.review.id, "operator-1", pair, "a")
+
+
+def test_below_that_number_only_a_named_officer_closes_with_a_reason(room: ReviewBench) -> None:
+    room.open()
+    room.vote("operator-1", room.asked("operator-1")[0].pair, 1)
+    with pytest.raises(GateRefused, match="1 of the 20 pre-registered ballots"):
+        room.close()
+    for early in ({"officer": "officer.salim"}, {"reason": "late"}, {"officer": "officer.salim", "reason": "  "}):
+        with pytest.raises(InputError, match="takes both"):
+            room.close(**early)
+    with pytest.raises(InputError, match=r"officer\.x may not close .* the recipe allows officer\.salim"):
+        room.close(officer="officer.x", reason="late")
+    closing = room.close(officer="officer.salim", reason="two operators are on leave")
+    assert (closing.ballots, closing.officer, closing.reason) == (1, "officer.salim", "two operators are on leave")
+    entry = entries(room.registry)[-1]
+    assert (entry.actor, entry.action) == ("officer.salim", "review closed early")
+    assert entry.subjects["reason"] == "two operators are on leave"
+
+
+def test_a_lower_registered_number_lets_it_close_without_the_rest(room: ReviewBench) -> None:
+    room.recipe(ballots=3)
+    room.open()
+    for each in room.asked("operator-1")[:3]:
+        room.vote("operator-1", each.pair, 1)
+    assert room.close().officer is None
+
+
+def test_no_row_of_a_review_can_be_changed_or_deleted(room: ReviewBench) -> None:
+    opened = room.open()
+    use_link(room.registry, opened.links["operator-1"])
+    room.vote_all(1)
+    give_guess(room.registry, room.review.id, "operator-1", room.asked("operator-1")[0].pair, "a")
+    room.close()
+    for table, column in TABLES.items():
+        for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
+            refused = pytest.raises(DBAPIError, match=f"{table}: the registry only grows")
+            with refused, room.registry.writing() as session:
+                session.execute(text(statement))
+    verify(entries(room.registry))
+
+
+def test_a_ballot_that_was_put_in_past_the_page_is_found(room: ReviewBench) -> None:
+    """Whoever owns the database can add a row; the audit log does not know it."""
+    room.open()
+    room.vote_all(-1)
+    closing = room.close()
+    read_ballots(room.registry, closing)
+    with room.registry.writing() as session:
+        session.execute(
+            text(
+                "INSERT INTO ballot SELECT review_id, 'ghost', pair, preference, ratings, given_at FROM ballot LIMIT 1"
+            )
+        )
+    with pytest.raises(IntegrityError, match="are not those that it was closed with"):
+        read_ballots(room.registry, closing)
+
+
+def test_a_ballot_that_was_exchanged_before_closing_is_found(room: ReviewBench) -> None:
+    """With the triggers gone a ballot can be rewritten, and the closing's digest then fits; its audit entry does
+    not."""
+    room.open()
+    room.vote_all(-1)
+    engine = room.registry.engine
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.execute(text("DROP TRIGGER ballot_no_update"))
+        else:
+            connection.execute(text("DROP TRIGGER ballot_no_change ON ballot"))
+        connection.execute(text("UPDATE ballot SET preference = CASE preference WHEN 'a' THEN 'b' ELSE 'a' END"))
+    closing = room.close()
+    with pytest.raises(IntegrityError, match="are not those that it was closed with"):
+        read_ballots(room.registry, closing)

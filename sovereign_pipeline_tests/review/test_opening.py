@@ -1,0 +1,251 @@
+"""Opening a review: who is shown what, what is refused, and what is pre-registered before the first ballot."""
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.errors import (
+    CeilingExceeded,
+    ConflictError,
+    GateRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SourceError,
+    StaleInput,
+)
+from sovereign_pipeline.registry.audit import entries, verify
+from sovereign_pipeline.registry.models import BlindReview, SignInLink
+from sovereign_pipeline.review.ballots import progress
+from sovereign_pipeline.review.opening import renew_link, sealed_seed
+from sovereign_pipeline.review.plan import commitment, deal
+from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+
+
+def held_out(room: ReviewBench) -> set[str]:
+    split = room.bench.artifact("leakage_safe_split")
+    return {each.id for each in read_documents(split.file("held_out.jsonl"))}
+
+
+def trained(room: ReviewBench) -> set[str]:
+    split = room.bench.artifact("leakage_safe_split")
+    return {each.id for each in read_documents(split.file("train.jsonl"))}
+
+
+def prompt_file(path: Path, count: int, **changes: Any) -> Path:
+    rows = [
+        {"id": f"P-{n}", "language": "en", "classification": "INTERNAL", "prompt": f"When is lamp {n} lit?", **changes}
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def nothing_was_opened(room: ReviewBench) -> bool:
+    with room.registry.reading() as session:
+        seeds = list(room.bench.settings.review_secrets.glob("*.seed"))
+        return session.query(BlindReview).count() == session.query(SignInLink).count() == len(seeds) == 0
+
+
+def test_a_review_is_of_held_out_letters_against_the_base_when_nothing_came_before(room: ReviewBench) -> None:
+    opened = room.open(operators=["amal", "badr", "dana", "eid", "fahd"])
+    plan, contents = opened.plan, room.contents
+    assert contents.plan == plan
+    assert (plan.adapter, plan.opponent, plan.base_model) == ("lamps-1.0.0", None, "tiny")
+    assert (plan.ballots, plan.pairs, plan.prompts_from) == (20, 20, "held_out")
+    assert contents.prompts.keys() <= held_out(room)
+    assert len(contents.prompts) == 5 * 2 + 2
+    assert opened.links.keys() == plan.operators.keys() == {"amal", "badr", "dana", "eid", "fahd"}
+    assert plan.settings["decoding"] == "greedy"
+    manifest = room.bench.store.read_manifest(room.bench.store.ref_of(room.review.plan_digest))
+    assert manifest.inputs == {"registered_adapter": room.bench.refs["registered_adapter"].digest}
+    assert manifest.classification == "PUBLIC"
+    summary = json.dumps(manifest.summary)
+    assert "wording" not in summary and "lamp" not in summary.replace("lamps-1.0.0", "")
+
+
+def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(room: ReviewBench) -> None:
+    opened = room.open()
+    seed = room.seed
+    assert commitment(seed) == opened.plan.seed_sha256 == room.review.seed_sha256
+    path = room.bench.settings.review_secrets / f"{opened.review}.seed"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    everything = b"".join(file.read_bytes() for file in room.bench.store.path_of(room.review.plan_digest).iterdir())
+    everything += (room.bench.settings.home / "registry.db").read_bytes()
+    assert seed not in everything and seed.hex().encode() not in everything
+    ids = {id: each.language for id, each in room.contents.prompts.items()}
+    review = room.bench.workplace().line.gates.review
+    assert {pair.prompt for pairs in deal(seed, ids, list(opened.links), review).values() for pair in pairs} == set(ids)
+    path.write_bytes(b"x" * 32)
+    with pytest.raises(IntegrityError, match="not the seed that was committed to"):
+        sealed_seed(room.bench.settings, room.review)
+    path.unlink()
+    with pytest.raises(IntegrityError, match="is gone"):
+        sealed_seed(room.bench.settings, room.review)
+
+
+def test_no_token_is_stored_and_opening_is_on_record(room: ReviewBench) -> None:
+    opened = room.open()
+    database = (room.bench.settings.home / "registry.db").read_bytes()
+    assert not any(token.encode() in database for token in opened.links.values())
+    log = entries(room.registry)
+    verify(log)
+    assert [entry.action for entry in log] == ["review opened", *["sign-in link issued"] * 5]
+    assert log[0].actor == "clerk"
+    assert log[0].subjects["seed"] == opened.plan.seed_sha256
+    assert log[0].subjects["plan"] == room.review.plan_digest
+
+
+def test_too_few_held_out_letters_are_refused_with_numbers_and_with_what_would_do(room: ReviewBench) -> None:
+    room.recipe(prompts_each=20)
+    with pytest.raises(InputError) as refusal:
+        room.open()
+    said = str(refusal.value)
+    assert "5 operators with 20 prompts each and 2 for all need 102 different prompts" in said
+    assert "the held-out slice has 20" in said
+    assert "prompts_each: 2" in said and "--prompts FILE" in said
+    assert nothing_was_opened(room)
+
+
+def test_a_later_version_is_held_against_the_one_before_it_on_letters_that_neither_saw(room: ReviewBench) -> None:
+    """The earlier one was trained on letters that the later one's split holds out: those are not shown."""
+    trained_before = trained(room)
+    room.bench.institution.rows = room.bench.institution.rows[15:] + [letter(number) for number in range(90, 120)]
+    room.bench.register()
+    assert len(held_out(room) & trained_before) == 20
+    with pytest.raises(InputError, match="need 12 different prompts, and the held-out slice has 5"):
+        room.open()
+    trained_before = trained(room)
+    room.bench.institution.rows = [letter(number) for number in range(200, 210)] + room.bench.institution.rows[25:]
+    room.bench.institution.rows = [letter(number) for number in range(210, 220)] + room.bench.institution.rows
+    adapter = room.bench.register()
+    opened = room.open()
+    assert (opened.plan.adapter, opened.plan.opponent) == (adapter.id, "lamps-1.1.0")
+    assert held_out(room) & trained_before
+    assert not room.contents.prompts.keys() & trained_before
+
+
+def test_prompts_from_a_file_raise_the_level_of_all_that_is_made(room: ReviewBench, tmp_path: Path) -> None:
+    file = prompt_file(tmp_path / "prompts.jsonl", 12)
+    opened = room.open(prompt_file=file)
+    assert opened.plan.prompts_from == "file"
+    assert {each.text for each in room.contents.prompts.values()} == {f"When is lamp {n} lit?" for n in range(12)}
+    manifest = room.bench.store.read_manifest(room.bench.store.ref_of(room.review.plan_digest))
+    assert manifest.classification == "INTERNAL"
+    assert manifest.external_inputs["prompts"] == file_sha256(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"classification": "SECRET"}, CeilingExceeded, "row P-0 is SECRET"),
+        ({"classification": "HIDDEN"}, SourceError, "row P-0 is 'HIDDEN'"),
+        ({"level": "PUBLIC"}, SourceError, "line 1: not a PromptRow"),
+    ],
+)
+def test_a_prompt_file_that_says_something_wrong_is_refused(
+    room: ReviewBench, tmp_path: Path, changes: dict[str, str], error: type[Exception], said: str
+) -> None:
+    room.bench.recipe["ceiling"] = "CONFIDENTIAL"
+    room.bench.register()
+    with pytest.raises(error, match=said):
+        room.open(prompt_file=prompt_file(tmp_path / "prompts.jsonl", 12, **changes))
+    assert nothing_was_opened(room)
+
+
+def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(room: ReviewBench, tmp_path: Path) -> None:
+    split = room.bench.artifact("leakage_safe_split")
+    trained = next(read_documents(split.file("train.jsonl")))
+    file = prompt_file(tmp_path / "prompts.jsonl", 12)
+    row = {"id": "P-x", "language": "en", "classification": "PUBLIC"}
+    with file.open("a") as rows:
+        rows.write(json.dumps({**row, "prompt": f"{trained.subject}\n\n{trained.request}"}) + "\n")
+    with pytest.raises(SourceError, match=r"1 rows are letters that a side was trained on \(P-x\)"):
+        room.open(prompt_file=file)
+
+
+def test_what_both_answer_alike_is_a_tie_on_record_that_nobody_is_asked_about(room: ReviewBench) -> None:
+    room.planted.same = frozenset(range(12))
+    room.planted.same -= {0}
+    room.open()
+    assert len(room.contents.identical) == 11
+    counts = progress(room.registry, room.review, {name: 4 for name in room.operators})
+    asked = {name: len(room.asked(name)) for name in room.operators}
+    assert {each.operator: each.pairs - each.ballots for each in counts} == asked
+    assert sum(asked.values()) in (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["amal", "badr", "dana", "eid"], "4 different operators are named, and the recipe asks for 5"),
+        (["amal", "badr", "dana", "eid", "amal"], "4 different operators"),
+        (["amal", "badr", "dana", "eid", "a\nb"], "letters, digits"),
+    ],
+)
+def test_operators_must_be_as_many_as_the_recipe_asks_for(room: ReviewBench, names: list[str], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        room.open(operators=names)
+
+
+def test_operators_of_the_recipe_are_taken_and_no_others(room: ReviewBench) -> None:
+    names = ["amal", "badr", "dana", "eid", "fahd", "ghada"]
+    room.recipe(operators=names)
+    with pytest.raises(InputError, match="The recipe names the operators"):
+        room.open(operators=["x1", "x2", "x3", "x4", "x5", "x6"])
+    assert list(room.open().links) == names
+
+
+def test_only_what_is_registered_and_current_and_passed_its_gates_can_be_reviewed(room: ReviewBench) -> None:
+    with pytest.raises(NotFoundError, match="no registered adapter 'lamps-9'"):
+        room.open(adapter_id="lamps-9")
+    room.another_adapter()
+    with pytest.raises(StaleInput, match=r"its current registered adapter is lamps-1\.1\.0"):
+        room.open(adapter_id="lamps-1.0.0")
+    room.bench.forget_answers("evaluation_report")
+    with pytest.raises(GateRefused, match="'not_empty' has no record"):
+        room.open()
+    assert nothing_was_opened(room)
+
+
+def test_a_line_without_a_registered_adapter_is_told_to_run(room: ReviewBench) -> None:
+    (room.bench.settings.home / "registry.db").unlink()
+    for left in room.bench.settings.home.glob("registry.db-*"):
+        left.unlink()
+    with pytest.raises(NotFoundError, match="sovereign run lamps"):
+        room.open()
+
+
+def test_one_review_at_a_time_and_one_answer_for_the_same_two(room: ReviewBench) -> None:
+    room.open()
+    with pytest.raises(ConflictError, match="open review already"):
+        room.open()
+    room.vote_all(-1)
+    room.close()
+    with pytest.raises(ConflictError, match="was reviewed against tiny already; that answer stands"):
+        room.open()
+    room.another_adapter()
+    assert room.open().plan.opponent == "lamps-1.0.0"
+
+
+def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(room: ReviewBench) -> None:
+    room.recipe(may_close_early=["officer.salim"])
+    room.open()
+    room.close(officer="officer.salim", reason="wrong operators")
+    room.open()
+
+
+def test_another_link_is_for_an_operator_of_the_open_review_alone(room: ReviewBench) -> None:
+    workplace = room.bench.workplace()
+    with pytest.raises(NotFoundError, match="has no open review"):
+        renew_link(room.registry, workplace, "operator-1")
+    opened = room.open()
+    assert renew_link(room.registry, workplace, "operator-1") not in opened.links.values()
+    with pytest.raises(NotFoundError, match="'stranger' takes no part"):
+        renew_link(room.registry, workplace, "stranger")

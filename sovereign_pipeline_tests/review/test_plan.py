@@ -1,0 +1,95 @@
+"""Who is shown what and on which side, for any seed."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.policy.review import Review
+from sovereign_pipeline.review.plan import candidate_sides, commitment, deal, pairs_to_guess
+
+seeds = st.binary(min_size=32, max_size=32)
+shapes = st.builds(
+    Review,
+    operators=st.integers(5, 10),
+    prompts_each=st.integers(1, 10).map(lambda half: 2 * half),
+    shared_prompts=st.integers(0, 2).map(lambda half: 2 * half),
+    guess_pairs=st.just(2),
+)
+
+
+def languages(review: Review, more: int = 0) -> dict[str, str]:
+    return {f"L-{number:04d}": "ar" if number % 3 == 0 else "en" for number in range(review.prompts + more)}
+
+
+def operators(review: Review) -> list[str]:
+    return [f"operator-{number}" for number in range(review.operator_count)]
+
+
+@given(seed=seeds, review=shapes, more=st.integers(0, 20))
+def test_prompts_are_distinct_for_each_operator_but_for_the_shared_ones(seed: bytes, review: Review, more: int) -> None:
+    planned = deal(seed, languages(review, more), operators(review), review)
+    own = Counter(each.prompt for pairs in planned.values() for each in pairs if not each.shared)
+    shared = Counter(each.prompt for pairs in planned.values() for each in pairs if each.shared)
+    assert len(own) == review.operator_count * review.prompts_each and set(own.values()) <= {1}
+    assert len(shared) == review.shared_prompts and set(shared.values()) <= {review.operator_count}
+    assert not own.keys() & shared.keys()
+    assert {len(pairs) for pairs in planned.values()} == {review.prompts_each + review.shared_prompts}
+    ids = [each.pair for pairs in planned.values() for each in pairs]
+    assert len(set(ids)) == len(ids)
+
+
+@given(seed=seeds, review=shapes)
+def test_the_candidate_is_a_in_exactly_half_of_each_operators_pairs(seed: bytes, review: Review) -> None:
+    for operator, pairs in deal(seed, languages(review), operators(review), review).items():
+        sides = candidate_sides(seed, operator, pairs)
+        for shared in (False, True):
+            found = Counter(sides[each.pair] for each in pairs if each.shared == shared)
+            assert found["a"] == found["b"]
+
+
+@given(seed=seeds, review=shapes)
+def test_languages_are_mixed_alike(seed: bytes, review: Review) -> None:
+    known = languages(review)
+    planned = deal(seed, known, operators(review), review)
+    arabic = [sum(known[each.prompt] == "ar" for each in pairs if not each.shared) for pairs in planned.values()]
+    assert max(arabic) - min(arabic) <= 1
+
+
+@given(seed=seeds)
+def test_what_is_guessed_at_has_the_candidate_as_a_as_often_as_as_b(seed: bytes) -> None:
+    review = Review(guess_pairs=4)
+    for operator, pairs in deal(seed, languages(review), operators(review), review).items():
+        identical = {each.prompt for each in pairs[::7]}
+        chosen = pairs_to_guess(seed, operator, pairs, identical, 4)
+        sides = candidate_sides(seed, operator, pairs)
+        assert Counter(sides[pair] for pair in chosen) == {"a": 2, "b": 2}
+        by_pair = {each.pair: each for each in pairs}
+        assert not any(by_pair[pair].shared or by_pair[pair].prompt in identical for pair in chosen)
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
+    review = Review()
+    plans = [deal(seed, languages(review), operators(review), review) for seed in (b"1" * 32, b"1" * 32, b"2" * 32)]
+    assert plans[0] == plans[1] != plans[2]
+    assert commitment(b"1" * 32) != commitment(b"2" * 32)
+
+
+@pytest.mark.parametrize("what", ["place", "pair id"])
+def test_neither_place_nor_id_tells_the_side(what: str) -> None:
+    """Over many seeds the share of pairs with the candidate as A is one half at each place, and for each first
+    digit."""
+    counts: Counter[str] = Counter()
+    as_a: Counter[str] = Counter()
+    review = Review(prompts_each=4)
+    for number in range(400):
+        seed = number.to_bytes(32, "big")
+        for operator, pairs in deal(seed, languages(review), operators(review), review).items():
+            sides = candidate_sides(seed, operator, pairs)
+            for place, each in enumerate(pairs):
+                key = str(place) if what == "place" else each.pair[0]
+                counts[key] += 1
+                as_a[key] += sides[each.pair] == "a"
+    for key, count in counts.items():
+        assert abs(as_a[key] / count - 0.5) < 4 * 0.5 / count**0.5, key
