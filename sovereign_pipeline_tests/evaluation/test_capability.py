@@ -38,7 +38,7 @@ def own_suite(questions: Sequence[Question]) -> Suite:
 
 def test_the_demonstration_suite_is_readable_and_balanced() -> None:
     rows = read_items(PROJECT_ROOT / "data" / "suites" / "coastal_rules.jsonl", Question)
-    assert len(rows) == 48
+    assert len(rows) == 150
     assert {row.answer for row in rows} == {0, 1, 2, 3}
 
 
