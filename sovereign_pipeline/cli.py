@@ -81,6 +81,7 @@ def run(
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
     out.print("  sovereign adapters show ID      everything the registry knows of it")
     out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
+    out.print("  sovereign review open LINE      let people compare it blind with what it would replace")
 
 
 @app.command()
