@@ -16,7 +16,7 @@ CHAIN_JOB = dg.define_asset_job(
 )
 
 REVIEW_JOB = dg.define_asset_job(
-    name="blind_review",
+    name="closed_review",
     selection=dg.AssetSelection.assets("blind_review"),
     description="What a closed review amounts to. Started by the sensor closed_reviews.",
 )

@@ -129,7 +129,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
             "red_team": {"prompts": "red_team/prompts.jsonl", "classification": "PUBLIC", "max_new_tokens": 8},
         },
         # six questions and four prompts: no smaller margin could be told
-        "gates": {"capability": {"margin": 1.0}, **ANY_GUARDRAIL},
+        "gates": {"held_out_loss": {"margin": 1.0}, "capability": {"margin": 1.0}, **ANY_GUARDRAIL},
     }
 
 

@@ -125,7 +125,7 @@ def test_pages_show_counts_classification_and_links_and_no_document_text(line: L
     assert page["dagster/row_count"].value > 30
     assert "leakage_safe_split" in page["made from leakage_safe_split"].value
     assert [record.data for record in page["contamination"].records] == [
-        {"suite": "red-team prompts", "items": 2, "items_in_rows": 0, "rows": 0},
+        {"suite": "red-team prompts", "items": 4, "items_in_rows": 0, "rows": 0},
         {"suite": "suite", "items": 2, "items_in_rows": 0, "rows": 0},
     ]
     assert page["findings to look at"].value == 1

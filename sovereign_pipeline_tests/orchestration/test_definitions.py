@@ -100,7 +100,7 @@ def test_what_uses_the_device_shares_one_pool() -> None:
 
 
 def test_the_chain_job_asks_nobody_and_the_review_has_a_job_of_its_own() -> None:
-    for name, stages in (("chain", CHAIN), ("blind_review", AFTER_PEOPLE)):
+    for name, stages in (("chain", CHAIN), ("closed_review", AFTER_PEOPLE)):
         job = defs.resolve_job_def(name)
         selected = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
         assert selected == {stage.kind for stage in stages}

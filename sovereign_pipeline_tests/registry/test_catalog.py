@@ -55,7 +55,7 @@ def test_an_adapter_is_shown_with_its_datasets_and_base_model(bench: Bench) -> N
     bench.register()
     shown = json.loads(json.dumps(show_adapter(bench.open_registry(), "lamps-1.0.0")))
     assert [dataset["kind"] for dataset in shown["datasets"]] == ["training_dataset", "preference_dataset"]
-    assert [dataset["rows"] for dataset in shown["datasets"]] == [8, 12]
+    assert [dataset["rows"] for dataset in shown["datasets"]] == [4, 12]
     assert {file["name"] for file in shown["base"]["files"]} == {"config.json", "model.safetensors"}
     with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
         show_adapter(bench.open_registry(), "lamps")

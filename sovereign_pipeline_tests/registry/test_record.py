@@ -25,7 +25,7 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
     assert record.method == "sft-lora+dpo"
     assert record.classification == "CONFIDENTIAL"
     assert record.training_dataset.digest == bench.refs["training_dataset"].digest
-    assert record.training_dataset.rows == 8
+    assert record.training_dataset.rows == 4
     card = bench.artifact("training_dataset").file("card.json")
     assert record.training_dataset.card_sha256 == file_sha256(card)
     assert record.training_dataset.rows_held_out == 4
