@@ -28,9 +28,9 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
     assert record.training_dataset.rows == 4
     card = bench.artifact("training_dataset").file("card.json")
     assert record.training_dataset.card_sha256 == file_sha256(card)
-    assert record.training_dataset.rows_held_out == 4
+    assert record.training_dataset.rows_held_out == 8
     assert record.training_dataset.by_classification == json.loads(card.read_bytes())["by_classification"]
-    assert sum(record.training_dataset.by_classification.values()) == 8
+    assert sum(record.training_dataset.by_classification.values()) == 4
     assert record.preference_dataset is not None
     assert record.preference_dataset.rows == 12
     assert [source["name"] for source in record.training_dataset.sources] == ["letters"]
