@@ -428,7 +428,7 @@ def test_rows_that_fared_worse_are_named_by_id(institution: DemoInstitution) -> 
     _, ref, _ = run(workplace, gain=0.1, questions_lost=3, refusals_lost=2)
     worse = {each.what: each for each in read_report(workplace, ref).worse}
     assert (worse["suite"].worse, worse["suite"].ids) == (3, ("Q-117", "Q-118", "Q-119"))
-    assert worse["refused, should be"].ids == ("P-28", "P-29")
+    assert worse["refused, should be"].ids == ("P-58", "P-59")
     assert worse["held-out loss"].worse == 4
     assert "Q-117" in workplace.store.open(ref).file("report.html").read_text()
 
