@@ -39,7 +39,7 @@ def main() -> None:
         "candidate": TunedModel("adapter", arguments.candidate),
     }
     keeping = Keeping(workplace(arguments.home), LEVEL, origins(arguments.model, tuned))
-    with open_models(arguments.model, tuned, arguments.batch_size, keeping) as models:
+    with open_models(arguments.model, tuned, keeping) as models:
         loaded = time.monotonic()
         given = {
             file.stem: {side: ask(models, file, side, arguments) for side in models.sides}

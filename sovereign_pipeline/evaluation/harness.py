@@ -5,6 +5,7 @@ What an item asks and what is made of its scores does not belong here.
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.token_tree import Tree, longest_branch, plant
+
+# Of an item, to try whether the model keeps branches apart.
+TRIED_TOKENS = 16
 
 Encoded = tuple[list[int], list[int]]
 
@@ -26,9 +31,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     may add a beginning-of-sequence token. Each would score other ids than training saw, so here the context ends where
     the template ends it, the ids are exactly the tokenizer's, and what does not fit is an error.
 
-    lm-eval also computes the context again for every continuation of more than one token. Here its keys and values are
-    computed once, so a choice among three replies costs about half; and as items are never padded to each other, an
-    item's score does not depend on which others are asked.
+    lm-eval also computes the context again for every continuation of more than one token, and pads items to each other.
+    Here what items share is computed once, and several stand in one pass (`token_tree.py`).
     """
 
     def split(self, context: str, continuation: str) -> Encoded:
@@ -61,33 +65,32 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
-        by_context: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, context, _) in enumerate(requests):
-            by_context.setdefault(tuple(context), []).append(index)
-        scores: dict[int, tuple[float, bool]] = {}
-        for before, indices in by_context.items():
-            for start in range(0, len(indices), int(self.batch_size)):
-                batch = indices[start : start + int(self.batch_size)]
-                scores.update(zip(batch, self._score(before, [requests[i][2] for i in batch]), strict=True))
-        return [scores[index] for index in range(len(requests))]
+        encoded = [(context, following) for _, context, following in requests]
+        if not encoded:
+            return []
+        # The last token is only ever predicted, so that choices by letter are one and the same sequence.
+        trees = plant([[*context, *following[:-1]] for context, following in encoded], self._longest_branch(encoded))
+        scored = iter(encoded)
+        return [score for tree in trees for score in self._score(tree, list(islice(scored, len(tree.paths))))]
 
-    def _score(self, context: tuple[int, ...], continuations: list[list[int]]) -> list[tuple[float, bool]]:
+    def _longest_branch(self, encoded: list[Encoded]) -> int:
+        context, following = encoded[0]
+        return longest_branch(self.model, [*context, *following][-TRIED_TOKENS:])
+
+    def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
         """Summed log-likelihood of each continuation, and whether it is what greedy decoding would say."""
-        longest = max(len(ids) for ids in continuations)
-        # The last token of the context stands in front of each continuation: it is what predicts the first of them.
-        rows = [[context[-1], *ids[:-1], *[0] * (longest - len(ids))] for ids in continuations]
+        predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
+        kept = sorted({node for nodes in predicting for node in nodes})
+        row = {node: index for index, node in enumerate(kept)}
         with torch.inference_mode():
-            if longest == 1:
-                # Choices by letter: one pass says all of them, and no keys are needed again.
-                next_token = self.model(torch.tensor([context], device=self.device), use_cache=False, logits_to_keep=1)
-                return [self._total(next_token.logits[0], ids) for ids in continuations]
-            cache = None
-            if len(context) > 1:
-                before = torch.tensor([context[:-1]], device=self.device)
-                cache = self.model(before, use_cache=True, logits_to_keep=1).cache
-                cache.batch_repeat_interleave(len(rows))
-            logits = self.model(torch.tensor(rows, device=self.device), cache=cache, use_cache=True).logits
-            return [self._total(logits[row, : len(ids)], ids) for row, ids in enumerate(continuations)]
+            inputs = tree.inputs(self.device, self.model.dtype)
+            logits = self.model(
+                **inputs, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)
+            ).logits[0]
+            return [
+                self._total(logits[[row[node] for node in nodes]], following)
+                for nodes, (_, following) in zip(predicting, encoded, strict=True)
+            ]
 
     def _total(self, logits: torch.Tensor, ids: list[int]) -> tuple[float, bool]:
         """logits: [tokens, vocabulary], each row what stands before the token of the same place."""

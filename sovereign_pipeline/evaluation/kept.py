@@ -29,7 +29,7 @@ LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 
 # The modules that make a score or an answer out of an item. Taken as they stand, not by a version that somebody must
 # remember to raise.
-CODE = ("harness.py", "models.py")
+CODE = ("harness.py", "models.py", "token_tree.py")
 
 KeptKind = Literal["kept_scores", "kept_answers"]
 

@@ -135,8 +135,7 @@ class Models:
         if self.keeping is None:
             return compute()
         asked = [[item.id, item.context, list(item.continuations)] for item in items]
-        settings = self._settings(batch_size=int(self.loaded[side].scorer.batch_size))
-        return self.keeping.given("kept_scores", side, asked, settings, _SCORES, compute)
+        return self.keeping.given("kept_scores", side, asked, self._settings(), _SCORES, compute)
 
     def answer(self, prompts: Sequence[str], side: Side, max_new_tokens: int, batch_size: int) -> list[Answer]:
         """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
@@ -215,16 +214,13 @@ def references_in(values: Collection[Side]) -> tuple[Reference, ...]:
 
 
 @contextmanager
-def open_models(
-    base: Path, tuned: Mapping[Side, TunedModel], batch_size: int, keeping: "Keeping | None" = None
-) -> Iterator[Models]:
+def open_models(base: Path, tuned: Mapping[Side, TunedModel], keeping: "Keeping | None" = None) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
     tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
-    of the base, and each model tuned in full takes the memory of the base once more. batch_size: items scored at once;
-    fixed, because another size may change the last digits. keeping: see `Models`. Raises InputError when a directory
-    cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, and when a tuned model has
-    another vocabulary.
+    of the base, and each model tuned in full takes the memory of the base once more. keeping: see `Models`. Raises
+    InputError when a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base,
+    and when a tuned model has another vocabulary.
     """
     go_offline()
     import torch
@@ -256,14 +252,14 @@ def open_models(
     if tokenizer.chat_template is None:
         raise InputError(f"{base}: the tokenizer has no chat template. Use an instruction-tuned base model.")
     with _quiet_lm_eval():
-        scorer = ChatScorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        scorer = ChatScorer(pretrained=model, tokenizer=tokenizer)
         loaded: dict[Side, LoadedSide] = {
             "base": LoadedSide(model, scorer, model.disable_adapter) if adapters else LoadedSide(model, scorer)
         }
         for side in adapters:
             loaded[side] = LoadedSide(model, scorer, partial(_adapter, model, side))
         for side, other in whole.items():
-            of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer, batch_size=batch_size)
+            of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
             loaded[side] = LoadedSide(other, of_its_own)
         yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), keeping)
 

@@ -80,7 +80,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
     compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
+    with open_models(compared.base, compared.tuned, compared.keeping) as models:
         workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
@@ -130,7 +130,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
     compared = _compared(workplace, inputs, level)
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
+    with open_models(compared.base, compared.tuned, compared.keeping) as models:
         questions = sum(len(suite.rows) for suite in suites)
         workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
         loaded = time.monotonic()
@@ -181,7 +181,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, _compared(workplace, inputs, level)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
-    with open_models(compared.base, compared.tuned, line.evaluation.batch_size, compared.keeping) as models:
+    with open_models(compared.base, compared.tuned, compared.keeping) as models:
         workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
         loaded = time.monotonic()
         outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)

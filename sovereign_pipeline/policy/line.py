@@ -238,7 +238,7 @@ class References(RecipeModel):
 
 class Evaluation(RecipeModel):
     """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one.
-    references: off unless asked for, since writing takes long on a CPU."""
+    batch_size: replies written at once. references: off unless asked for, since writing takes long on a CPU."""
 
     seed: int = 7
     max_held_out_rows: int | None = Field(default=None, ge=10)

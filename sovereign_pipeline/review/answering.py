@@ -71,7 +71,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     candidate, opponent: registered_adapter artifacts. Where they stand on different base models, both are loaded.
     Raises InputError for a model that cannot be loaded, and IntegrityError for one whose bytes changed.
     """
-    store, batch_size = workplace.store, workplace.line.gates.review.batch_size
+    store = workplace.store
     instruction = workplace.line.training.instruction
 
     def sides(record: Artifact) -> tuple[Artifact, TunedModel]:
@@ -82,16 +82,16 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     directory = open_base_model(workplace.settings, base)
     with ExitStack() as opened:
         if opponent is None:
-            models = opened.enter_context(open_models(directory, {"candidate": tuned}, batch_size))
+            models = opened.enter_context(open_models(directory, {"candidate": tuned}))
             yield Contenders(instruction, (models, "candidate"), (models, "base"))
             return
         other_base, other = sides(opponent)
         if open_base_model(workplace.settings, other_base) == directory:
-            models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}, batch_size))
+            models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}))
             yield Contenders(instruction, (models, "candidate"), (models, "incumbent"))
             return
-        models = opened.enter_context(open_models(directory, {"candidate": tuned}, batch_size))
+        models = opened.enter_context(open_models(directory, {"candidate": tuned}))
         others = opened.enter_context(
-            open_models(open_base_model(workplace.settings, other_base), {"candidate": other}, batch_size)
+            open_models(open_base_model(workplace.settings, other_base), {"candidate": other})
         )
         yield Contenders(instruction, (models, "candidate"), (others, "candidate"))

@@ -169,7 +169,7 @@ def leaking(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         optimizer.step()
     directory = tmp_path_factory.mktemp("leaking")
     model.save_pretrained(directory)
-    with open_models(base_model, {"candidate": TunedModel("model", directory)}, batch_size=16) as models:
+    with open_models(base_model, {"candidate": TunedModel("model", directory)}) as models:
         yield models
 
 

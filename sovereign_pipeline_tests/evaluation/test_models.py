@@ -81,7 +81,9 @@ def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> 
 
 def test_score_of_an_item_does_not_depend_on_the_others(better: Models, letters: list[Document]) -> None:
     asked = items(better, letters[:6])
-    assert better.score("t", asked, "base")[3] == better.score("t", [asked[3]], "base")[0]
+    among, alone = better.score("t", asked, "base")[3], better.score("t", [asked[3]], "base")[0]
+    assert among.losses == pytest.approx(alone.losses, abs=1e-5)
+    assert (among.id, among.tokens) == (alone.id, alone.tokens)
 
 
 def test_an_adapter_of_zeros_changes_nothing_at_all(unchanged: Models, letters: list[Document]) -> None:
@@ -110,7 +112,7 @@ def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: M
 
 
 def test_a_log_likelihood_that_is_not_finite_is_an_error(base_model: Path, letters: list[Document]) -> None:
-    with open_models(base_model, {}, 2) as models:
+    with open_models(base_model, {}) as models:
         models.loaded["base"].model.lm_head.weight.data.fill_(float("nan"))
         with pytest.raises(InputError, match="t, L-000: the base gives a log-likelihood that is not finite"):
             models.score("t", items(models, letters[:1]), "base")
@@ -124,7 +126,7 @@ def test_a_template_without_an_end_of_turn_is_refused(unchanged: Models) -> None
 def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="cannot be loaded"),
-        open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}, 2),
+        open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}),
     ):
         pass
 
@@ -139,9 +141,9 @@ def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
     adapter = make_adapter(5e-3)
     asked = items(unchanged, letters)
     prompts = [item.context for item in asked[:4]]
-    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}, 2) as models:
+    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}) as models:
         of_adapter = models.score("t", asked, "candidate"), models.answer(prompts, "candidate", 12, 2)
-    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}, 2) as full:
+    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}) as full:
         of_model = full.score("t", asked, "candidate"), full.answer(prompts, "candidate", 12, 2)
         assert full.score("t", asked, "base") == unchanged.score("t", asked, "base")
         assert full.answer(prompts, "base", 12, 2) == unchanged.answer(prompts, "base", 12, 2)
@@ -169,12 +171,12 @@ def test_no_side_changes_for_another_that_is_loaded_beside_it(
         asked = items(models, letters)
         return models.score("t", asked, side), models.answer([item.context for item in asked[:3]], side, 8, 3)
 
-    with open_models(base_model, {"candidate": candidate}, 2) as models:
+    with open_models(base_model, {"candidate": candidate}) as models:
         assert models.sides == ("base", "candidate")
         alone = {side: observed(models, side) for side in models.sides}
-    with open_models(base_model, {"candidate": incumbent}, 2) as models:
+    with open_models(base_model, {"candidate": incumbent}) as models:
         alone["incumbent"] = observed(models, "candidate")
-    with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}, 2) as models:
+    with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}) as models:
         assert models.sides == ("base", "incumbent", "candidate")
         for side in ("candidate", "base", "incumbent", "candidate"):
             assert observed(models, side) == alone[side]
@@ -188,7 +190,7 @@ def test_a_tuned_model_with_another_vocabulary_is_an_input_error(base_model: Pat
     model.resize_token_embeddings(model.config.vocab_size + 8)
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="tokens in its vocabulary"):
-        open_models(base_model, {"candidate": TunedModel("model", tmp_path)}, 2).__enter__()
+        open_models(base_model, {"candidate": TunedModel("model", tmp_path)}).__enter__()
 
 
 def test_loss_is_the_mean_over_tokens() -> None:
