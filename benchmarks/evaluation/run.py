@@ -6,7 +6,8 @@ DIR of --data holds `mmlu/` and `gsm8k/`; see `prepare.py`, which makes the task
 round both sides score three models on the same items in the same words, and take turns in who goes first. lm-eval is
 run as a user would: one process a model, `lm_eval run --model hf`, with `peft=` for the adapters. Here one process is
 for the three, and begins with nothing kept; then another one, in which base and incumbent are kept and the candidate
-is new. Same model, precision and processor; answers in batches of one size. Method and figures: docs/evaluation-benchmark.md.
+is new. Same model, precision and processor; answers in batches of one size. Method and figures:
+docs/evaluation-benchmark.md.
 """
 
 import argparse
@@ -246,7 +247,8 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"Python {machine['python']}; {versions}.",
         "",
         f"{items['mmlu']} questions of MMLU (letters), {items['own_suite']} of the own suite (texts), {items['gsm8k']} "
-        f"problems of GSM8K ({result['new_tokens']} new tokens at most); batches of {result['batch_size']}, here for answers alone; float32.",
+        f"problems of GSM8K ({result['new_tokens']} new tokens at most); batches of {result['batch_size']}, here for "
+        f"answers alone; float32.",
         "",
         "| round | | whole, s | CPU, s | peak GB |",
         "|---|---|---:|---:|---:|",
