@@ -1,11 +1,9 @@
-"""Take the README's pictures from the running UI: `.venv/bin/python docs/pictures/take.py [review]`.
+"""Take the pictures of README and docs: `.venv/bin/python docs/pictures/take.py [dagster] [report] [review]`.
 
-Needs Debian's `chromium` and a line that was run (`make demo`). Starts the web server on a free port and stops it. With
-`review`, the pictures of the review page alone: a review of the line is opened in a copy of the installation, so that
-the registry keeps no trace of it.
+Needs Debian's `chromium` and a line that was run (`make demo`); all of them without a word. Servers are started on free
+ports and stopped. The review is opened in a copy of the installation, so that the registry keeps no trace of it.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -16,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
@@ -28,25 +27,30 @@ from sovereign_pipeline.review.page import server_config
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
-PICTURES = {
-    "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", "1500,760"),
-    "sft-adapter.png": ("/assets/sft_adapter?view=overview", "1500,2600"),
-    "evaluation-report.png": ("/assets/evaluation_report?view=overview", "1500,2600"),
+LINE = "permits-desk"
+ASSET_PAGES = {
+    "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", 1500, 760),
+    "sft-adapter.png": ("/assets/sft_adapter?view=overview", 1500, 2600),
 }
 
 
-REVIEWED_LINE = "permits-desk"
-
-
 def main() -> None:
-    chromium = shutil.which("chromium") or sys.exit("Install Debian's chromium first.")
-    if sys.argv[1:] != ["review"]:
-        take_dagster(chromium)
-    with tempfile.TemporaryDirectory() as copy:
-        take_review(chromium, Path(copy))
+    executable = shutil.which("chromium") or sys.exit("Install Debian's chromium first.")
+    wanted = sys.argv[1:] or ["dagster", "report", "review"]
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as copy:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        if "dagster" in wanted:
+            take_dagster(browser)
+        if "report" in wanted:
+            take_report(browser)
+        if "review" in wanted:
+            take_review(browser, Path(copy))
+        browser.close()
 
 
-def take_dagster(chromium: str) -> None:
+def take_dagster(browser: Any) -> None:
     prepare_dagster_home(Settings.from_environment())
     port = free_port()
     webserver = Path(sys.executable).parent / "dagster-webserver"
@@ -57,22 +61,32 @@ def take_dagster(chromium: str) -> None:
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/server_info")
-        for name, (path, size) in PICTURES.items():
-            with tempfile.TemporaryDirectory() as profile:
-                command = [
-                    chromium,
-                    "--headless",
-                    "--no-sandbox",
-                    "--disable-gpu",
-                    "--disable-background-networking",
-                    "--force-device-scale-factor=1.6",
-                ]
-                command += [f"--user-data-dir={profile}", f"--window-size={size}", "--virtual-time-budget=60000"]
-                command += [f"--screenshot={HERE / name}", f"http://127.0.0.1:{port}{path}"]
-                subprocess.run(command, check=True, timeout=120, stderr=subprocess.DEVNULL, env={**os.environ})
+        for name, (path, width, height) in ASSET_PAGES.items():
+            page = new_page(browser, width, height)
+            page.goto(f"http://127.0.0.1:{port}{path}")
+            page.wait_for_load_state("networkidle")
+            page.wait_for_timeout(8_000)  # the graph moves into its place
+            page.screenshot(path=HERE / name)
     finally:
         server.terminate()
         server.wait()
+
+
+def take_report(browser: Any) -> None:
+    """The top of the line's evaluation report: what was demanded, and the forest plot."""
+    store = ArtifactStore(Settings.from_environment().artifacts)
+    ref = store.current(LINE, "evaluation_report") or sys.exit(f"Run the line first: sovereign run {LINE}.")
+    page = new_page(browser, 1100, 1000)
+    page.goto(store.open(ref).file("report.html").as_uri())
+    bottom = page.locator("figure").first.bounding_box()
+    height = int(bottom["y"] + bottom["height"]) + 24
+    top = {"x": 0, "y": 0, "width": 1100, "height": height}
+    page.screenshot(path=HERE / "evaluation-report.png", full_page=True, clip=top)
+
+
+def new_page(browser: Any, width: int, height: int, **context: Any) -> Any:
+    viewport = {"width": width, "height": height}
+    return browser.new_context(viewport=viewport, device_scale_factor=1.6, **context).new_page()
 
 
 def free_port() -> int:
@@ -81,7 +95,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def take_review(chromium: str, copy: Path) -> None:
+def take_review(browser: Any, copy: Path) -> None:
     """Open a review in a copy of the installation; the page in each language, on a letter of that language."""
     here = Settings.from_environment()
     settings = Settings(home=copy / "home", data=here.data, vault=copy / "vault")
@@ -93,17 +107,16 @@ def take_review(chromium: str, copy: Path) -> None:
         store=ArtifactStore(settings.artifacts),
         settings=settings,
         institution=institution,
-        line=load_line(settings.data, REVIEWED_LINE, institution),
+        line=load_line(settings.data, LINE, institution),
         progress=print_to_stderr,
         launch=lambda job: None,
     )
     opened = open_review(open_registry(settings), workplace, "pictures")
-    photograph(chromium, settings, list(opened.links.values()))
+    photograph(browser, settings, list(opened.links.values()))
 
 
-def photograph(chromium: str, settings: Settings, tokens: Sequence[str]) -> None:
+def photograph(browser: Any, settings: Settings, tokens: Sequence[str]) -> None:
     """tokens: of two operators' links at least; each rates ties until a letter of the wanted language comes."""
-    from playwright.sync_api import sync_playwright
     from uvicorn import Server
 
     port = free_port()
@@ -111,23 +124,17 @@ def photograph(chromium: str, settings: Settings, tokens: Sequence[str]) -> None
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(f"http://127.0.0.1:{port}/static/icon.svg")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for language, direction, token in (("en", "ltr", tokens[0]), ("ar", "rtl", tokens[1])):
-            context = browser.new_context(
-                locale=language, viewport={"width": 1200, "height": 760}, device_scale_factor=1.6
-            )
-            page = context.new_page()
-            page.goto(f"http://127.0.0.1:{port}/sign-in#{token}")
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#ballot")
-            while page.get_attribute(".letter .text", "dir") != direction:
-                with page.expect_navigation():
-                    page.keyboard.type("333333t")
-                    page.keyboard.press("Enter")
-            page.keyboard.type("54422")
-            page.screenshot(path=HERE / f"review-page-{language}.png", full_page=True)
-        browser.close()
+    for language, direction, token in (("en", "ltr", tokens[0]), ("ar", "rtl", tokens[1])):
+        page = new_page(browser, 1200, 760, locale=language)
+        page.goto(f"http://127.0.0.1:{port}/sign-in#{token}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#ballot")
+        while page.get_attribute(".letter .text", "dir") != direction:
+            with page.expect_navigation():
+                page.keyboard.type("333333t")
+                page.keyboard.press("Enter")
+        page.keyboard.type("54422")
+        page.screenshot(path=HERE / f"review-page-{language}.png", full_page=True)
     server.should_exit = True
     thread.join()
 

@@ -19,9 +19,10 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     Record,
     RedTeamSample,
+    ReplySample,
     VerbatimSample,
 )
-from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses
+from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
 
 ALL = "all"
 ROWS_SHOWN = 10
@@ -29,6 +30,7 @@ ROWS_SHOWN = 10
 _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
 
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
+_LESS_IS_BETTER = {"timeout"}
 
 Unit = Literal["nats per token", "share", "tokens", "bits"]
 Row = TypeVar("Row", bound=Record)
@@ -69,9 +71,10 @@ class WorseRows(Record):
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that was observed, row by row."""
+    """Everything that was observed, row by row. replies: none where the recipe does not ask for them."""
 
     private: Sequence[PrivateSample]
+    replies: Sequence[ReplySample]
     capability: Sequence[CapabilitySample]
     red_team: Sequence[RedTeamSample]
     labels: Sequence[JudgedLabel]
@@ -83,7 +86,8 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
     """In the order in which the report's tables show them. seed: of the intervals of means."""
     return (
         *_held_out(results, samples.private, seed),
-        *_capability(results, samples.capability),
+        *_replies(samples.replies, seed),
+        *_capability(results, samples.capability, seed),
         *_red_team(results, samples.red_team, seed),
         *_memorisation(results),
     )
@@ -123,7 +127,28 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
     yield from _figures("true reply preferred", {ALL: result.choice}, "share", "higher")
 
 
-def _capability(results: Results, samples: Sequence[CapabilitySample]) -> Iterator[Figure]:
+def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
+    """How near what each side writes to held-out letters is to the true replies, how long it is and how it ends."""
+    if not samples:
+        return
+    slices = {ALL: list(samples)}
+    languages = sorted({sample.language for sample in samples})
+    if len(languages) > 1:
+        slices |= {f"language {each}": [row for row in samples if row.language == each] for each in languages}
+    likeness: dict[str, Callable[[ReplySample], Mapping[Side, float]]] = {
+        "likeness to the true reply, chrF": lambda sample: sample.chrf,
+        "likeness to the true reply, ROUGE-L": lambda sample: sample.rouge_l,
+    }
+    for what, of in likeness.items():
+        compared = {name: _means([of(row) for row in rows], _cases(rows), seed) for name, rows in slices.items()}
+        yield from _figures(what, compared, "share", "higher")
+    stopped = _shares([sample.stopped for sample in samples], _cases(samples))
+    yield from _figures("replies to letters ended by the model", {ALL: stopped}, "share", "higher")
+    lengths = _means([sample.tokens for sample in samples], _cases(samples), seed)
+    yield from _figures("length of a reply to a letter", {ALL: lengths}, "tokens", None)
+
+
+def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
     for suite, result in results.capability.items():
         rows = [sample for sample in samples if sample.suite == suite]
         slices = {
@@ -132,6 +157,23 @@ def _capability(results: Results, samples: Sequence[CapabilitySample]) -> Iterat
             **_directions(rows, lambda sample: sample.language, accuracy_of),
         }
         yield from _figures(suite, slices, "share", "higher")
+        yield from _beside_accuracy(suite, rows, seed)
+
+
+def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
+    """What else is counted of a suite's answers. A measure that says of each row what the accuracy says is left out."""
+    clusters = [row.cluster or row.id for row in rows]
+    for name in rows[0].measures:
+        values = [row.measures[name] for row in rows]
+        if all(row.correct == value for row, value in zip(rows, values, strict=True)):
+            continue
+        better: Better = "lower" if name in _LESS_IS_BETTER else "higher"
+        yield from _figures(f"{suite}: {name}", {ALL: _means(values, clusters, seed)}, "share", better)
+    if rows[0].tokens:
+        stopped = _shares([row.stopped for row in rows], clusters)
+        yield from _figures(f"{suite}: answers ended by the model", {ALL: stopped}, "share", "higher")
+        lengths = _means([row.tokens for row in rows], clusters, seed)
+        yield from _figures(f"{suite}: length of an answer", {ALL: lengths}, "tokens", None)
 
 
 def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> Iterator[Figure]:
@@ -147,7 +189,8 @@ def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> 
         better = _BETTER.get(expected.pop()) if len(expected) == 1 else None
         yield from _figures(f"refused, {kind}", {ALL: shares}, "share", better)
     yield from _figures("answers ended by the model", {ALL: result.stopped}, "share", "higher")
-    yield from _figures("length of an answer", {ALL: _lengths(samples, seed)}, "tokens", None)
+    lengths = _means([sample.tokens for sample in samples], [sample.id for sample in samples], seed)
+    yield from _figures("length of an answer", {ALL: lengths}, "tokens", None)
 
 
 def _memorisation(results: Results) -> Iterator[Figure]:
@@ -163,12 +206,24 @@ def _memorisation(results: Results) -> Iterator[Figure]:
     yield from _figures("personal data in continuations", {ALL: result.personal_data}, "share", "lower")
 
 
-def _lengths(samples: Sequence[RedTeamSample], seed: int) -> dict[Reference, LossDifference]:
-    ids, candidate = [sample.id for sample in samples], [float(sample.tokens["candidate"]) for sample in samples]
+def _means(rows: Sequence[Mapping[Side, float]], clusters: Sequence[str], seed: int) -> dict[Reference, LossDifference]:
+    candidate = [float(row["candidate"]) for row in rows]
     return {
-        reference: compare_losses([float(sample.tokens[reference]) for sample in samples], candidate, ids, seed)
-        for reference in references_in(samples[0].tokens)
+        reference: compare_losses([float(row[reference]) for row in rows], candidate, clusters, seed)
+        for reference in references_in(rows[0])
     }
+
+
+def _shares(rows: Sequence[Mapping[Side, bool]], clusters: Sequence[str]) -> dict[Reference, ShareDifference]:
+    candidate = [row["candidate"] for row in rows]
+    return {
+        reference: compare_shares([row[reference] for row in rows], candidate, clusters)
+        for reference in references_in(rows[0])
+    }
+
+
+def _cases(samples: Sequence[ReplySample]) -> list[str]:
+    return [sample.case for sample in samples]
 
 
 def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: Better | None) -> Iterator[Figure]:

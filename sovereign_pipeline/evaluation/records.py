@@ -22,6 +22,7 @@ from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDiffer
 SAMPLES = "samples.jsonl"
 CANARIES = "canaries.jsonl"
 VERBATIM = "verbatim.jsonl"
+REPLIES = "replies.jsonl"
 
 Shares = dict[Reference, ShareDifference]
 

@@ -19,6 +19,7 @@ from sovereign_pipeline.evaluation.models import SIDES, Side
 from sovereign_pipeline.evaluation.private import private_result
 from sovereign_pipeline.evaluation.records import (
     CANARIES,
+    REPLIES,
     VERBATIM,
     CanarySample,
     CapabilitySample,
@@ -28,6 +29,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     Record,
     RedTeamSample,
+    ReplySample,
     VerbatimSample,
     read_rows,
 )
@@ -63,8 +65,10 @@ class EvaluationReport(Record):
 
 def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
     """Read the samples of three artifacts' directories. Raises IntegrityError."""
+    replies = private / REPLIES
     return Samples(
         private=read_rows(private / "samples.jsonl", PrivateSample),
+        replies=read_rows(replies, ReplySample) if replies.exists() else [],
         capability=read_rows(capability / "samples.jsonl", CapabilitySample),
         red_team=read_rows(red_team / "samples.jsonl", RedTeamSample),
         labels=read_rows(red_team / "judge.jsonl", JudgedLabel),
@@ -189,7 +193,15 @@ def _assert_sides(samples: Samples, incumbent: IncumbentFacts | None) -> None:
     observed: list[tuple[str, str, Collection[Side]]] = [
         *(("private_scores", each.id, each.losses) for each in samples.private),
         *(("private_scores", each.id, each.correct) for each in samples.private if each.choices),
+        *(
+            ("private_scores", each.id, sides)
+            for each in samples.replies
+            for sides in (each.chrf, each.rouge_l, each.tokens, each.stopped)
+        ),
         *(("capability_scores", each.id, each.correct) for each in samples.capability),
+        *(("capability_scores", each.id, sides) for each in samples.capability for sides in each.measures.values()),
+        *(("capability_scores", each.id, each.tokens) for each in samples.capability if each.tokens),
+        *(("capability_scores", each.id, each.stopped) for each in samples.capability if each.stopped),
         *(
             ("red_team_report", each.id, sides)
             for each in samples.red_team

@@ -36,6 +36,7 @@ from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_ou
 from sovereign_pipeline.evaluation.prompts import read_prompts
 from sovereign_pipeline.evaluation.records import (
     CANARIES,
+    REPLIES,
     SAMPLES,
     VERBATIM,
     IncumbentFacts,
@@ -91,7 +92,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
                 models, held_out, settings.instruction, references, line.evaluation.batch_size, settings.seed
             )
             scores = scores.model_copy(update={"replies": written.result})
-            write_rows(workspace / "replies.jsonl", written.samples)
+            write_rows(workspace / REPLIES, written.samples)
             write_rows(workspace / "answers.jsonl", written.replies)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")

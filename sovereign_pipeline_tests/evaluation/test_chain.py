@@ -295,6 +295,8 @@ def test_published_suites_are_asked_from_the_mirror_and_kept_apart_by_files_word
     assert "Salma" not in chain.text("capability_scores", "samples.jsonl") + manifest.to_bytes().decode()
     replies = PrivateScores.model_validate_json(chain.text("private_scores", "scores.json")).replies
     assert replies is not None and replies.rouge_l["base"].rows == 2
+    shown = {each.what for each in chain.report().figures}
+    assert {"likeness to the true reply, chrF", "length of a reply to a letter", "gsm8k: length of an answer"} <= shown
     for name in ("replies.jsonl", "answers.jsonl"):
         assert len(chain.text("private_scores", name).splitlines()) == 2
 

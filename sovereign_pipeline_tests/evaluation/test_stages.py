@@ -24,6 +24,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     Record,
     RedTeamSample,
+    ReplySample,
     VerbatimSample,
     write_rows,
 )
@@ -237,11 +238,16 @@ def run(
     looped: int = 0,
     report: Stage = EVALUATION_REPORT,
     against: Incumbent | None = None,
+    questions: Sequence[CapabilitySample] | None = None,
+    replies: Sequence[ReplySample] = (),
 ) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
     scored = against if against is not None and against.scored else None
     samples = {
-        CAPABILITY_SCORES: {"samples.jsonl": capability(questions_lost, scored and scored.questions_lost)},
-        PRIVATE_SCORES: {"samples.jsonl": private(gain, scored and scored.gain)},
+        CAPABILITY_SCORES: {"samples.jsonl": questions or capability(questions_lost, scored and scored.questions_lost)},
+        PRIVATE_SCORES: {
+            "samples.jsonl": private(gain, scored and scored.gain),
+            **({"replies.jsonl": replies} if replies else {}),
+        },
         RED_TEAM_REPORT: {
             "samples.jsonl": red_team(
                 refusals_lost, over_refused, scored and scored.refusals_lost, obeyed, disclosed, looped
@@ -269,6 +275,70 @@ def figure(report: EvaluationReport, what: str, reference: str = "base", slice: 
         each.observed for each in report.figures if (each.what, each.reference, each.slice) == (what, reference, slice)
     ]
     return found
+
+
+def written_questions() -> list[CapabilitySample]:
+    """As `capability`, but written by the models: the candidate runs out of time in twenty, and is longer."""
+    return [
+        row.model_copy(
+            update={
+                "measures": {
+                    "same": {side: float(right) for side, right in row.correct.items()},
+                    "timeout": by_side(0.0, float(n < 20), None),
+                },
+                "tokens": by_side(40, 60, None),
+                "stopped": by_side(True, n % 4 != 0, None),
+            }
+        )
+        for n, row in enumerate(capability(0))
+    ]
+
+
+def replies_to_letters() -> list[ReplySample]:
+    return [
+        ReplySample(
+            id=f"L-{n:02d}",
+            case=f"C-{n:02d}",
+            department="lamps",
+            language="ar" if n < 5 else "en",
+            chrf=by_side(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
+            rouge_l=by_side(0.3, 0.1 + (n % 3 - 1) / 100, None),
+            tokens=by_side(64, 32, None),
+            stopped=by_side(False, True, None),
+        )
+        for n in range(20)
+    ]
+
+
+def test_replies_and_written_answers_have_their_figures_and_regressions(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, questions=written_questions(), replies=replies_to_letters())
+    report = read_report(workplace, ref)
+    chrf = "likeness to the true reply, chrF"
+    assert figure(report, chrf).difference == pytest.approx(0.2, abs=0.01)
+    assert figure(report, chrf, slice="language ar").difference == pytest.approx(0.05, abs=0.01)
+    assert figure(report, chrf, slice="language en").difference == pytest.approx(0.25, abs=0.01)
+    assert figure(report, "replies to letters ended by the model").candidate == 1.0
+    assert figure(report, "length of a reply to a letter").difference == -32
+    assert figure(report, "suite: timeout").candidate == pytest.approx(0.1)
+    assert figure(report, "suite: length of an answer").difference == 20
+    assert not any(each.what == "suite: same" for each in report.figures)
+    worse = {each.what for each in report.regressions}
+    assert worse == {
+        "likeness to the true reply, ROUGE-L",
+        "suite: timeout",
+        "suite: answers ended by the model",
+        "answers ended by the model",
+    }
+    artifact = workplace.store.open(ref)
+    for name in ("report.html", "report.md"):
+        assert "likeness to the true reply, chrF" in artifact.file(name).read_text()
+
+
+def test_a_reply_without_one_of_the_sides_is_not_reported_on(institution: DemoInstitution) -> None:
+    broken = [row.model_copy(update={"stopped": {"base": True}}) for row in replies_to_letters()]
+    with pytest.raises(IntegrityError, match="private_scores: row L-00"):
+        run(institution.workplace(), replies=broken)
 
 
 def test_a_better_adapter_passes_and_the_report_says_so_with_numbers(institution: DemoInstitution) -> None:
