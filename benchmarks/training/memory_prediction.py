@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "qlora float32 1024": {"precision": "float32", "adapter": "qlora"},
     "qlora bfloat16 1024": {"precision": "bfloat16", "adapter": "qlora"},
     "lora float32 1024 checkpointing": {"precision": "float32", "gradient_checkpointing": True},
+    "lora float32 2x1024 checkpointing": {"precision": "float32", "batch_size": 2, "gradient_checkpointing": True},
+    "lora bfloat16 1024 checkpointing": {"precision": "bfloat16", "gradient_checkpointing": True},
+    "qlora float32 1024 checkpointing": {"precision": "float32", "adapter": "qlora", "gradient_checkpointing": True},
     "full float32 1024": {"precision": "float32", "adapter": "none"},
     "full bfloat16 1024": {"precision": "bfloat16", "adapter": "none"},
 }

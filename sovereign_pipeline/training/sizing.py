@@ -30,7 +30,8 @@ TILE_POSITIONS, TILE_WORDS = 4096, 32768
 # the tests' tiny model, less that model's own parts (benchmarks/training/memory_prediction.py).
 CPU_FRAMEWORK_BYTES = 560 << 20
 # Measured here: what glibc's heap holds beyond the activations in use, as a share of them; gaps that temporary tensors
-# leave between those that are kept. On CUDA the allocator's gaps are in the tiers' usable memory.
+# leave between those that are kept (with gradient checkpointing: `_activations`). On CUDA the allocator's gaps are in
+# the tiers' usable memory.
 CPU_HEAP_GAPS = 0.25
 # Stated, not measured here: CUDA context and kernels about half a GiB, cuBLAS workspaces; NCCL's buffers with several.
 CUDA_FRAMEWORK_BYTES = 768 << 20
@@ -98,13 +99,12 @@ def estimate(
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
     logits = _logits(shape, full, held, forward, device)
-    activations = _activations(shape, sft, preference, held, forward.tokens, logits)
     return Memory(
         weights=_weights(shape, sft, weights_in, shared) + cast // shared,
         adapter=0 if full else trainable * FLOAT32 // shared,
         gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
         optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
-        activations=round(activations * (1 + CPU_HEAP_GAPS)) if device == "cpu" else activations,
+        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device),
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
     )
@@ -147,24 +147,35 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
     return tile + forward.supervised * shape.hidden * FLOAT32 + gradient_of_head
 
 
-def _activations(shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int) -> int:
+def _activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
+) -> int:
     """What is kept for the backward pass, and what that pass itself needs on top when it needs more than the logits.
 
     With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
-    2016).
+    2016). On a CPU such an input lies where one of its layer's larger tensors was, and the next layer cannot use the
+    rest of that place: the heap was measured to grow by about as much with each layer.
     """
-    layer = _layer_activations(shape, sft, preference, held, tokens)
+    layer = _layer_activations(shape, sft, preference, held, tokens, device)
     # Of one layer: the gradients of what goes through its feed-forward part, and in QLoRA a weight out of NF4.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
     if sft.adapter == "qlora":
         working += max(each.inputs * each.outputs for each in shape.linears) * held
     outside = tokens * shape.hidden * (FLOAT32 + held)
     if sft.gradient_checkpointing:
-        return outside + shape.layers * tokens * shape.hidden * held + max(0, layer + working - logits)
-    return outside + shape.layers * layer + max(0, working - logits)
+        kept = outside + shape.layers * tokens * shape.hidden * held
+        gaps = shape.layers * tokens * shape.intermediate * held
+        at_once = max(0, layer + working - logits)
+    else:
+        kept = outside + shape.layers * layer
+        gaps = round(kept * CPU_HEAP_GAPS)
+        at_once = max(0, working - logits)
+    return kept + at_once + (gaps if device == "cpu" else 0)
 
 
-def _layer_activations(shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int) -> int:
+def _layer_activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
+) -> int:
     """Bytes that one layer keeps for the backward pass, without checkpointing.
 
     Held against PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this says.
@@ -189,8 +200,9 @@ def _layer_activations(shape: Shape, sft: Sft, preference: Preference | None, he
         elements += sft.rank * len(targets) / shape.layers
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
-    # Rows in one go are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer.
-    if hyper.packing or hyper.batch_size > 1 or preference is not None:
+    # Rows in one go are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer; on CPUs
+    # each attends by itself and there is none (`attention.py`).
+    if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
     a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32

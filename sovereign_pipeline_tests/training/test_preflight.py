@@ -51,7 +51,7 @@ def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
     available = 6 * GIB
     said = refusal(model, sft, available)
     advised = re.findall(r"training\.sft\.(\w+): (\w+)", said)
-    assert {name for name, _ in advised} == {"batch_size", "gradient_checkpointing", "max_length"}
+    assert {name for name, _ in advised} == {"adapter", "batch_size", "gradient_checkpointing", "max_length"}
     for name, value in advised:
         changed = Sft.model_validate({**sft.model_dump(exclude_unset=True), name: value})
         preflight(model, changed, available_bytes=available, device="cpu")

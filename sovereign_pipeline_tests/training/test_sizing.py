@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training import sizing
+from sovereign_pipeline.training.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.shapes import PRESETS, Shape, read_shape
 from sovereign_pipeline.training.sizing import NF4_BYTES, Forward, Memory, estimate, optimizer_in_effect
 
@@ -127,7 +129,7 @@ def test_what_is_no_model_directory_or_no_layer_is_said(tmp_path: Path) -> None:
         read_shape(str(write_config(tmp_path / "model", "llama"))).trainable(recipe(target_modules=("nothing",)))
 
 
-def saved_bytes(model: Any, tokens: int, bfloat16: bool) -> int:
+def saved_bytes(model: Any, tokens: int, bfloat16: bool, **named: Any) -> int:
     """What the forward keeps for the backward pass, parameters and buffers aside, each storage once."""
     import torch
 
@@ -144,7 +146,7 @@ def saved_bytes(model: Any, tokens: int, bfloat16: bool) -> int:
     cast = torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext()
     model.train()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), cast:
-        held = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+        held = model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1, **named)
     assert held.logits.shape[1] == 1
     return sum(each.untyped_storage().nbytes() for each in kept.values())
 
@@ -152,9 +154,13 @@ def saved_bytes(model: Any, tokens: int, bfloat16: bool) -> int:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "mixtral"])
 @pytest.mark.parametrize("adapter", ["lora", "none"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_activations_of_a_layer_are_what_pytorch_keeps(
-    tmp_path: Path, family: str, adapter: str, precision: str
+    tmp_path: Path, family: str, adapter: str, precision: str, device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Under a mask, as on CUDA, and row by row, as on CPUs, where 5 % less is kept in bfloat16 than is said. The heap's
+    gaps are no tensors."""
+    monkeypatch.setattr(sizing, "CPU_HEAP_GAPS", 0.0)
     tokens = 128
     sft = recipe(adapter=adapter, precision=precision, **({} if adapter == "none" else {"rank": 4}))
     kept, predicted = {}, {}
@@ -162,10 +168,16 @@ def test_activations_of_a_layer_are_what_pytorch_keeps(
         directory = write_config(tmp_path / str(layers), family, layers)
         model = build(directory, precision)
         model = model if adapter == "none" else adapted(model, sft)
-        kept[layers] = saved_bytes(model, tokens, bfloat16=precision == "bfloat16")
-        needed = estimate(read_shape(str(directory)), sft, device="cuda", forward=Forward(tokens, 1))
+        rows = {}
+        if device == "cpu":
+            use_row_by_row(model)
+            rows = row_lengths(model, [tokens // 4] * 4)
+            assert rows
+        kept[layers] = saved_bytes(model, tokens, bfloat16=precision == "bfloat16", **rows)
+        needed = estimate(read_shape(str(directory)), sft, device=device, forward=Forward(tokens, 1))
         predicted[layers] = needed.activations
-    assert predicted[4] - predicted[2] == pytest.approx(kept[4] - kept[2], rel=0.1 if family == "mixtral" else 0.02)
+    tolerance = 0.1 if family == "mixtral" else 0.055 if device == "cpu" else 0.02
+    assert predicted[4] - predicted[2] == pytest.approx(kept[4] - kept[2], rel=tolerance)
 
 
 def test_nf4_takes_what_bitsandbytes_takes() -> None:
