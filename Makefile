@@ -76,7 +76,7 @@ bench-training: setup
 	@$(BIN)/python benchmarks/training/run.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
 
-# DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About 17 minutes on two idle cores.
+# DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About 25 minutes on two idle cores.
 bench-evaluation: setup
 	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/evaluation-benchmark.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
