@@ -12,9 +12,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from uvicorn import Server
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
@@ -28,9 +29,11 @@ from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
 LINE = "permits-desk"
+LARGEST_PAIR = 1300  # pixels
+REVIEWED = {"en": "permits-desk", "ar": "circulars-ar"}
 ASSET_PAGES = {
     "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", 1500, 760),
-    "sft-adapter.png": ("/assets/sft_adapter?view=overview", 1500, 2600),
+    "sft-adapter.png": ("/assets/sft_adapter?view=overview", 1500, 1300),
 }
 
 
@@ -96,44 +99,30 @@ def free_port() -> int:
 
 
 def take_review(browser: Any, copy: Path) -> None:
-    """Open a review in a copy of the installation; the page in each language, on a letter of that language."""
+    """Open a review of each line in a copy of the installation, and show the first operator's pair that is short."""
     here = Settings.from_environment()
     settings = Settings(home=copy / "home", data=here.data, vault=copy / "vault")
     shutil.copytree(here.artifacts, settings.artifacts)
     shutil.copyfile(here.home / "registry.db", settings.home / "registry.db")
     settings.models.symlink_to(here.models)
     institution = load_institution(settings.data)
-    workplace = Workplace(
-        store=ArtifactStore(settings.artifacts),
-        settings=settings,
-        institution=institution,
-        line=load_line(settings.data, LINE, institution),
-        progress=print_to_stderr,
-        launch=lambda job: None,
-    )
-    opened = open_review(open_registry(settings), workplace, "pictures")
-    photograph(browser, settings, list(opened.links.values()))
-
-
-def photograph(browser: Any, settings: Settings, tokens: Sequence[str]) -> None:
-    """tokens: of two operators' links at least; each rates ties until a letter of the wanted language comes."""
-    from uvicorn import Server
-
-    port = free_port()
-    server = Server(server_config(settings, open_registry(settings), port))
+    engine, store, port = open_registry(settings), ArtifactStore(settings.artifacts), free_port()
+    server = Server(server_config(settings, engine, port))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(f"http://127.0.0.1:{port}/static/icon.svg")
-    for language, direction, token in (("en", "ltr", tokens[0]), ("ar", "rtl", tokens[1])):
-        page = new_page(browser, 1200, 760, locale=language)
-        page.goto(f"http://127.0.0.1:{port}/sign-in#{token}")
-        page.keyboard.press("Enter")
-        page.wait_for_selector("#ballot")
-        while page.get_attribute(".letter .text", "dir") != direction:
-            with page.expect_navigation():
-                page.keyboard.type("333333t")
-                page.keyboard.press("Enter")
-        page.keyboard.type("54422")
+    for language, name in REVIEWED.items():
+        line = load_line(settings.data, name, institution)
+        workplace = Workplace(store, settings, institution, line, print_to_stderr, launch=lambda job: None)
+        opened = open_review(engine, workplace, "pictures")
+        for link in opened.links.values():
+            page = new_page(browser, 1200, 760, locale=language)
+            page.goto(f"http://127.0.0.1:{port}/sign-in#{link}")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#ballot")
+            if page.evaluate("document.documentElement.scrollHeight") < LARGEST_PAIR:
+                break
+        page.keyboard.type("33333")
         page.screenshot(path=HERE / f"review-page-{language}.png", full_page=True)
     server.should_exit = True
     thread.join()

@@ -38,14 +38,14 @@ def as_html(report: EvaluationReport) -> str:
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
         f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
         "<h2>What was demanded</h2>",
-        *(
-            f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
-            for finding in report.findings
-        ),
         _figure(
             _forest_plot(held),
             "Right is better. Each bar is a difference with its 95 % interval; the whole bar must lie right of the "
             "black mark, which is the largest loss accepted.",
+        ),
+        *(
+            f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
+            for finding in report.findings
         ),
         _table(
             ("what", "against", "difference", "95 % interval", "margin", "these rows can show", "outcome"),
