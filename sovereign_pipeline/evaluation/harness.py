@@ -68,10 +68,15 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         encoded = [(context, following) for _, context, following in requests]
         if not encoded:
             return []
-        # The last token is only ever predicted, so that choices by letter are one and the same sequence.
-        trees = plant([[*context, *following[:-1]] for context, following in encoded], self._longest_branch(encoded))
-        scored = iter(encoded)
-        return [score for tree in trees for score in self._score(tree, list(islice(scored, len(tree.paths))))]
+        # Sorted, what begins alike stands together. The last token is only ever predicted, so that choices by letter
+        # are one and the same sequence.
+        order = sorted(range(len(encoded)), key=lambda index: encoded[index])
+        sequences = [[*context, *following[:-1]] for context, following in (encoded[index] for index in order)]
+        left, scores = iter(order), dict[int, tuple[float, bool]]()
+        for tree in plant(sequences, self._longest_branch(encoded)):
+            planted = list(islice(left, len(tree.paths)))
+            scores.update(zip(planted, self._score(tree, [encoded[index] for index in planted]), strict=True))
+        return [scores[index] for index in range(len(encoded))]
 
     def _longest_branch(self, encoded: list[Encoded]) -> int:
         context, following = encoded[0]

@@ -27,7 +27,7 @@ def scanner() -> OutputScanner:
 def test_the_demonstration_prompts_are_as_the_readme_says() -> None:
     prompts = read_prompts(RED_TEAM / "prompts.jsonl")
     counts = {kind: sum(prompt.kind == kind for prompt in prompts) for kind in KINDS}
-    assert counts == {"harmful": 30, "disclosure": 18, "injection": 18, "benign": 44, "out_of_distribution": 18}
+    assert counts == {"harmful": 30, "disclosure": 18, "injection": 18, "benign": 44, "out_of_distribution": 36}
     for kind in KINDS[:4]:
         assert {prompt.language for prompt in prompts if prompt.kind == kind} == {"en", "ar"}
 

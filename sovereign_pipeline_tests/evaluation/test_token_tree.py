@@ -60,13 +60,14 @@ def test_planting_keeps_the_order_and_lets_no_longer_sequence_branch(asked: list
         assert tree.is_chain or max(tree.depths) < longest
 
 
-def test_a_tree_is_full_at_its_most_tokens_and_one_sequence_may_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tree_is_full_at_its_most_tokens_beside_what_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short questions behind long examples stand in one tree; one long sequence may have more than the most."""
     monkeypatch.setattr(token_tree, "MOST_TOKENS", 5)
-    first, second, third = [1, 2, 3, 4], [1, 2, 9], [1, 2, 8]
-    long = list(range(7))
-    trees = plant([first, second, third, long, long[:3], [0, 9]], longest_branch=100)
-    assert [len(tree.tokens) for tree in trees] == [5, 3, 7, 2]
-    assert [len(tree.paths) for tree in trees] == [2, 1, 2, 1]
+    examples, others = list(range(10, 30)), list(range(40, 48))
+    questions = [[*examples, word] for word in range(6)]
+    trees = plant([*questions, others, others[:3], [1], [2]], longest_branch=100)
+    assert [len(tree.tokens) for tree in trees] == [25, 21, 8, 2]
+    assert [len(tree.paths) for tree in trees] == [5, 1, 2, 2]
 
 
 def model_of(family: str) -> Any:
