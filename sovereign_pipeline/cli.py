@@ -270,7 +270,8 @@ def lines_check(
     ] = False,
     row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
 ) -> None:
-    """Validate a recipe file: keys, levels, and whether what it names is there. Says what is mostly a mistake."""
+    """Validate a recipe file: keys, levels, whether what it names is there, every row of own suites and prompts. Says
+    what is mostly a mistake."""
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask. Give both, or neither.")
     recipe = _checked(file)
@@ -297,7 +298,9 @@ def lines_add(file: Path) -> None:
 
 
 def _checked(file: Path) -> Line:
-    from sovereign_pipeline.evaluation.suites import check_suite
+    from sovereign_pipeline.evaluation.judges import read_labels
+    from sovereign_pipeline.evaluation.prompts import read_prompts
+    from sovereign_pipeline.evaluation.suites import check_suite, open_suite
     from sovereign_pipeline.privacy.name_models import name_model_directory
     from sovereign_pipeline.training.base_models import load_card
 
@@ -314,6 +317,10 @@ def _checked(file: Path) -> Line:
     load_card(settings, recipe.training.base_model)
     for suite in recipe.evaluation.capability:
         check_suite(settings, suite)
+        if suite.path is not None:
+            open_suite(settings, suite, recipe.evaluation.seed)
+    read_prompts(settings.data / recipe.evaluation.red_team.prompts)
+    read_labels(settings.data / recipe.evaluation.red_team.judge_labels)
     if recipe.training.start_from is not None:
         _catalog().find_adapter(_registry(), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():

@@ -46,6 +46,9 @@ def find_standing(stages: Sequence[Stage], workplace: Workplace, name: str) -> S
     if named:
         full = ", ".join(f"{each.stage.kind}.{each.gate.name}" for each in named)
         raise NotFoundError(f"Line {line}: several gates are called '{name}'. Name one of {full}.")
-    known = [each.gate.name for each in every]
+    names = [each.gate.name for each in every]
+    known = [
+        each.gate.name if names.count(each.gate.name) == 1 else f"{each.stage.kind}.{each.gate.name}" for each in every
+    ]
     hint = nearest_known(name, known) if known else "nothing of the line was materialized yet."
     raise NotFoundError(f"Line {line}: no current artifact has a gate '{name}'; {hint}")

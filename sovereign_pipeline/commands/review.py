@@ -49,7 +49,7 @@ def review_open(
         f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
     )
     out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
-    out.print("  One-time links; they are stored nowhere and shown once:")
+    out.print("  One-time links, shown once; only their hashes are stored:")
     for name, link in links.items():
         out.print(f"  {escape(name):<16} {escape(link)}")
 

@@ -55,14 +55,14 @@ def rank(seed: int, *ids: str) -> str:
 def digest_of_items(path: Path) -> str:
     """SHA-256 of one file. Raises SourceError when it is not there."""
     if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+        raise SourceError(f"{path}: there is no such file. Correct the path.")
     return file_sha256(path)
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
     """Read one file. Raises SourceError naming file and line of a row not of this kind, or an id used twice."""
     if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path in the line's recipe.")
+        raise SourceError(f"{path}: there is no such file. Correct the path.")
     rows: list[ItemRow] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -72,8 +72,11 @@ def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
         try:
             rows.append(kind.model_validate_json(line))
         except ValidationError as error:
-            fields = ", ".join(sorted({".".join(map(str, detail["loc"])) or "row" for detail in error.errors()}))
-            raise SourceError(f"{path}, line {number}: not a {kind.__name__} ({fields}). Correct the row.") from None
+            fields = sorted({".".join(map(str, detail["loc"])) for detail in error.errors()})
+            fault = f"wrong, missing or not known: {', '.join(fields)}" if all(fields) else "it is no JSON object"
+            if "value_error" in {detail["type"] for detail in error.errors()}:
+                fault = "its values do not go together"
+            raise SourceError(f"{path}, line {number}: {fault}. Correct the row.") from None
     if not rows:
         raise SourceError(f"{path}: holds no row. Add rows, or take the file out of the line's recipe.")
     twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)

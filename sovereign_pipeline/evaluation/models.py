@@ -223,10 +223,15 @@ def open_models(base: Path, tuned: Mapping[Side, TunedModel], keeping: "Keeping 
     and when a tuned model has another vocabulary.
     """
     go_offline()
+    # peft imports it, and it would tell of a kernel from the internet that it does without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from sovereign_pipeline.evaluation.harness import ChatScorer
+
+    disable_progress_bar()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, CUDA_DTYPE if device == "cuda" else CPU_DTYPE)

@@ -59,7 +59,8 @@ def as_html(report: EvaluationReport) -> str:
         "<h2>Everything that was compared</h2>",
         "<p class=note>Losses per token of the true reply in nats, lower is better; accuracies and refusals as shares; "
         "lengths in tokens. Intervals are 95 %: of means a bootstrap over case files, of shares Tango's score "
-        "interval. p: McNemar's exact test, two-sided.</p>",
+        "interval; both wider where rows share a case file or a passage, and where there are few of these. p: "
+        "McNemar's exact test, two-sided, which takes the rows as independent.</p>",
         _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
         _figure(_shares_plot(report.figures), "Shares by side."),
         "<h2>Rows that fared worse</h2>",

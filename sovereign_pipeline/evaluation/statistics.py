@@ -32,7 +32,8 @@ class LossDifference(_Result):
 class ShareDifference(_Result):
     """Shares of the rows (0 to 1), the interval of their difference, and McNemar's exact test.
 
-    only_reference, only_candidate: rows where only that side is true; p_value: two-sided.
+    only_reference, only_candidate: rows where only that side is true; p_value: two-sided. clusters: what the interval
+    stands on; the test takes the rows as independent.
     """
 
     reference: float
@@ -41,6 +42,7 @@ class ShareDifference(_Result):
     low: float
     high: float
     rows: int
+    clusters: int
     only_reference: int
     only_candidate: int
     p_value: float
@@ -80,6 +82,7 @@ def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], cluster
         low=low,
         high=high,
         rows=len(differences),
+        clusters=len(set(clusters)),
         only_reference=only_reference,
         only_candidate=only_candidate,
         p_value=mcnemar_exact(only_reference, only_candidate),

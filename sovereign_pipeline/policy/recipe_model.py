@@ -34,6 +34,7 @@ def read_yaml(model: type[Model], path: Path) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(_explain(model, detail) for detail in error.errors(include_url=False))
+        problems = problems.removesuffix("?")
         raise RecipeError(f"{path}: {problems}. Correct the file and run `sovereign lines check {path}`.") from None
 
 

@@ -90,13 +90,26 @@ def export(registry: Registry, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """The newest entry of an export. Raises InputError for a file that is none."""
+    """The newest entry of an export, whose every hash is computed anew.
+
+    Raises InputError for a file that is no export, and IntegrityError naming the entry for one that was changed.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: there is no such file. Correct the path of the export.")
+    last = Checkpoint(sequence=0, hash=FIRST)
     try:
-        lines = file.read_bytes().splitlines()
-        newest = json.loads(lines[-1]) if lines else {"sequence": 0, "hash": FIRST}
-        return Checkpoint.model_validate({name: newest[name] for name in ("sequence", "hash")})
-    except (OSError, ValueError, KeyError, TypeError):
+        for line in file.read_bytes().splitlines():
+            entry = json.loads(line)
+            stated = entry.pop("hash")
+            if (entry["sequence"], entry["previous"], digest_of(entry)) != (last.sequence + 1, last.hash, stated):
+                raise IntegrityError(
+                    f"{file}: entry {last.sequence + 1} was changed, or is missing. Use another copy of the export, "
+                    f"and find out who changed this one."
+                )
+            last = Checkpoint(sequence=entry["sequence"], hash=stated)
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: not an export of the audit log. Give one that `audit export` wrote.") from None
+    return last
 
 
 def as_dict(entry: AuditEntry) -> dict[str, Any]:

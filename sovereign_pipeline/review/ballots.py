@@ -165,9 +165,12 @@ def close(
         ballots, guesses = ballots_of(session, review.id), guesses_of(session, review.id)
         is_early = len(ballots) < review.ballots
         if is_early and officer is None:
+            early = "An officer may close it early: --officer NAME --reason TEXT."
+            if not policy.may_close_early:
+                early = "Nobody may close it early by the recipe (gates.review.may_close_early)."
             raise GateRefused(
                 f"Line {review.line}: {len(ballots)} of the {review.ballots} pre-registered ballots were given, so the "
-                f"review stays open. An officer may close it early: --officer NAME --reason TEXT."
+                f"review stays open. {early}"
             )
         closing = ReviewClosing(
             review_id=review.id,

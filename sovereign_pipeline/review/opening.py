@@ -239,7 +239,7 @@ def _plan_stage(request: _Request, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="1",
+        code_version="2",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
@@ -267,7 +267,11 @@ def _build_plan(request: _Request, workplace: Workplace, record: Artifact, works
         used = {each.prompt for pairs in operators.values() for each in pairs}
         prompts = [each for each in fitting if each.id in used]
         workplace.progress(f"Answering {len(prompts)} prompts with both sides.")
-        answers = models.answer(prompts, review.max_new_tokens, review.batch_size)
+        answers = []
+        for start in range(0, len(prompts), review.batch_size):
+            batch = prompts[start : start + review.batch_size]
+            answers += models.answer(batch, review.max_new_tokens, review.batch_size)
+            workplace.progress(f"{len(answers)} of {len(prompts)} prompts answered.")
         settings: dict[str, int | str] = {
             "decoding": "greedy",
             "dtype": models.dtype,

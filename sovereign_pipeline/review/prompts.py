@@ -86,7 +86,7 @@ def assert_enough(line: str, count: int, review: Review, where: str) -> None:
     if count >= review.prompts:
         return
     fits = (count - review.shared_prompts) // review.operator_count // 2 * 2
-    advice = f"gates.review.prompts_each: {fits} in the line's recipe would do, or" if fits >= 2 else "Only"
+    advice = f"gates.review.prompts_each: {fits} in the line's recipe would do, or" if fits >= 2 else "Use"
     raise InputError(
         f"Line {line}: {review.operator_count} operators with {review.prompts_each} prompts each and "
         f"{review.shared_prompts} for all need {review.prompts} different prompts, and {where} has {count}. {advice} "

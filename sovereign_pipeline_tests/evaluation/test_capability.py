@@ -46,7 +46,7 @@ def test_the_demonstration_suite_is_readable_and_balanced() -> None:
     ("rows", "message"),
     [
         ([{**ROW, "answer": 2}], "line 1"),
-        ([ROW, {**ROW, "id": "Q2", "answr": 1}], r"line 2: not a Question \(answr\)"),
+        ([ROW, {**ROW, "id": "Q2", "answr": 1}], r"line 2: wrong, missing or not known: answr"),
         ([ROW, ROW], "id Q1"),
         ([], "holds no row"),
     ],

@@ -24,7 +24,7 @@ from sovereign_pipeline.evaluation.suites import (
 )
 from sovereign_pipeline.policy.line import CapabilitySuite
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.conftest import JUDGE_LABELS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
 
 
@@ -272,7 +272,8 @@ def lamps(institution: DemoInstitution, settings: Settings, monkeypatch: pytest.
     """A line whose recipe names a published suite, as the command line finds it."""
     named = {"suite": "gsm8k", "max_rows": 2, "classification": "PUBLIC"}
     institution.recipe["evaluation"]["capability"].append(named)
-    institution.write_items("red_team/judge_labels.jsonl", [])
+    labels = [json.loads(line) for line in JUDGE_LABELS.read_text(encoding="utf-8").splitlines()]
+    institution.write_items("red_team/judge_labels.jsonl", labels)
     institution.workplace()
     monkeypatch.setenv("SOVEREIGN_HOME", str(settings.home))
     monkeypatch.setenv("SOVEREIGN_DATA", str(settings.data))
@@ -295,6 +296,14 @@ def test_the_check_ends_1_when_a_suite_that_a_line_names_is_missing(lamps: Setti
 def test_a_recipe_is_checked_down_to_its_suites(lamps: Settings) -> None:
     recipe = str(lamps.data / "lines" / "lamps.yaml")
     assert CliRunner().invoke(app, ["lines", "check", recipe]).exit_code == 0
+    for name in ("suites/suite.jsonl", "red_team/prompts.jsonl", "red_team/judge_labels.jsonl"):
+        file = lamps.data / name
+        whole = file.read_text(encoding="utf-8")
+        file.write_text("{\n" + whole, encoding="utf-8")
+        refused = CliRunner().invoke(app, ["lines", "check", recipe])
+        assert isinstance(refused.exception, SourceError)
+        assert f"{file}, line 1: it is no JSON object. Correct the row." in str(refused.exception)
+        file.write_text(whole, encoding="utf-8")
     (lamps.suites / "gsm8k" / "test.jsonl").unlink()
     refused = CliRunner().invoke(app, ["lines", "check", recipe])
     assert isinstance(refused.exception, SourceError) and "gsm8k" in str(refused.exception)

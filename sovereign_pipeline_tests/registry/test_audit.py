@@ -98,8 +98,31 @@ def test_what_was_cut_off_at_the_end_shows_against_an_export(bench: Bench, tmp_p
     with pytest.raises(IntegrityError, match=r"entry 4 .* gone"):
         verify(log[:3], kept)
     assert verify(with_entries(registry, 2), kept).sequence == 6
-    with pytest.raises(InputError, match="not an export"):
+    with pytest.raises(InputError, match="there is no such file"):
         checkpoint_of(tmp_path / "absent.jsonl")
+    file.write_text("[1]\n")
+    with pytest.raises(InputError, match="not an export"):
+        checkpoint_of(file)
+
+
+@pytest.mark.parametrize("fault", ["content", "content and hash", "lost"])
+def test_an_export_that_was_changed_is_no_witness(bench: Bench, tmp_path: Path, fault: str) -> None:
+    registry = bench.open_registry()
+    with_entries(registry, 4)
+    file = tmp_path / "audit.jsonl"
+    export(registry, file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    if fault == "lost":
+        del rows[1]
+    else:
+        rows[1]["actor"] = "nobody"
+    if fault == "content and hash":
+        rows[1]["hash"] = digest_of({name: value for name, value in rows[1].items() if name != "hash"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(
+        IntegrityError, match=rf"audit.jsonl: entry {3 if fault == 'content and hash' else 2} was changed"
+    ):
+        checkpoint_of(file)
 
 
 def test_an_entry_is_undone_with_what_it_tells_of(registry: Registry) -> None:

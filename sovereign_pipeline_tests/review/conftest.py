@@ -50,6 +50,7 @@ class Planted:
 
     same: frozenset[int] = frozenset()
     dtype: str = "float32"
+    given: int = 0
 
     @contextmanager
     def open(self, workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator["Planted"]:
@@ -64,12 +65,14 @@ class Planted:
                 return f"NAME_1، هذه هي الصيغة {'الأولى' if is_first else 'الأخرى'} للجواب رقم {number}."
             return f"NAME_1, this is the {'first' if is_first else 'other'} wording of answer {number}."
 
-        return [
+        answers = [
             AnswerPair(
                 id=prompt.id, candidate=say(prompt, number, True), opponent=say(prompt, number, number in self.same)
             )
-            for number, prompt in enumerate(prompts)
+            for number, prompt in enumerate(prompts, self.given)
         ]
+        self.given += len(prompts)
+        return answers
 
 
 @dataclass
