@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
 # A step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer than this.
 SECONDS_FOR_A_CHECKPOINT = 300
+# Ctrl-C reaches every process of the terminal, and Dagster's executor then interrupts each of its steps once more.
+SECONDS_OF_AN_ECHO = 5
 
 PASSED_ON = (
     "CUDA_VISIBLE_DEVICES",
@@ -95,14 +98,19 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
 
 
 def _end(process: subprocess.Popen[str], progress: Progress) -> None:
+    """The interruption that led here goes on when this returns; an echo of it is no second one."""
     os.killpg(process.pid, signal.SIGTERM)
-    try:
-        progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
-        process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # reads on, so that the trainer can go on writing
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
+    begun = time.monotonic()
+    while process.poll() is None:
+        try:
+            progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
+            process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # reads on, so that the trainer can go on writing
+        except BaseException:
+            if time.monotonic() - begun < SECONDS_OF_AN_ECHO:
+                continue
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
 
 
 def _environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:

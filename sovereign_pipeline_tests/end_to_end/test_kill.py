@@ -77,7 +77,10 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(installation
         if "step 3/" in line:
             break
     family = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signal.SIGINT)
+    # As a terminal does it: to every process of its own, which the trainer is not.
+    for process in (psutil.Process(run.pid), *family):
+        if os.getsid(process.pid) == os.getsid(run.pid):
+            process.send_signal(signal.SIGINT)
     printed = run.stdout.read()
     assert run.wait() != 0 and "Traceback" not in printed, printed
     _, alive = psutil.wait_procs(family, timeout=10)

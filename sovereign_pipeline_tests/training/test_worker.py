@@ -14,6 +14,7 @@ import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline.training.plots import loss_curve_png
@@ -100,7 +101,8 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
     assert not job.output.exists() and not job.result.exists()
 
 
-def test_a_second_interrupt_kills_the_child(make_job: JobMaker) -> None:
+def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_OF_AN_ECHO", 0)
     seen: list[int] = []
 
     def interrupt(line: str) -> None:
@@ -110,6 +112,25 @@ def test_a_second_interrupt_kills_the_child(make_job: JobMaker) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_trainer(written(make_job("stopped", letters(12), sft={"epochs": 2000})), interrupt)
     assert seen and not any(_runs(child) for child in seen)
+
+
+def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker) -> None:
+    """As Ctrl-C comes to a step of `sovereign run`: from the terminal, and at once again from Dagster's executor."""
+    job = make_job("stopped", letters(12), sft={"epochs": 2000})
+    echoes: list[str] = []
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{") and json.loads(line).get("step") == 3:
+            raise KeyboardInterrupt
+        if line.startswith("ending the trainer") and len(echoes) < 2:
+            echoes.append(line)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(job), interrupt)
+    assert len(echoes) == 2
+    (checkpoint,) = job.checkpoint_directory.iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3
 
 
 def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(make_job: JobMaker) -> None:
