@@ -100,10 +100,12 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
 def _end(process: subprocess.Popen[str], progress: Progress) -> None:
     """The interruption that led here goes on when this returns; an echo of it is no second one."""
     os.killpg(process.pid, signal.SIGTERM)
-    begun = time.monotonic()
+    begun, told = time.monotonic(), False
     while process.poll() is None:
         try:
-            progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
+            if not told:
+                told = True
+                progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
             process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # reads on, so that the trainer can go on writing
         except BaseException:
             if time.monotonic() - begun < SECONDS_OF_AN_ECHO:

@@ -24,7 +24,7 @@ from sovereign_pipeline.evaluation.suites import (
 )
 from sovereign_pipeline.policy.line import CapabilitySuite
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline_tests.conftest import JUDGE_LABELS, DemoInstitution
+from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
 
 
@@ -272,8 +272,7 @@ def lamps(institution: DemoInstitution, settings: Settings, monkeypatch: pytest.
     """A line whose recipe names a published suite, as the command line finds it."""
     named = {"suite": "gsm8k", "max_rows": 2, "classification": "PUBLIC"}
     institution.recipe["evaluation"]["capability"].append(named)
-    labels = [json.loads(line) for line in JUDGE_LABELS.read_text(encoding="utf-8").splitlines()]
-    institution.write_items("red_team/judge_labels.jsonl", labels)
+    institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
     institution.workplace()
     monkeypatch.setenv("SOVEREIGN_HOME", str(settings.home))
     monkeypatch.setenv("SOVEREIGN_DATA", str(settings.data))

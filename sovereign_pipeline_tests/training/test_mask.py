@@ -16,7 +16,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.dataset.tokens import BaseTokenizer
 from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.training.rows import IGNORED, encode
-from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 
@@ -27,7 +27,7 @@ Check = Callable[..., Result]
 def check(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setenv("SOVEREIGN_HOME", str(institution.settings.home))
     monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
-    institution.write_items("red_team/judge_labels.jsonl", [])
+    institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
 
     def run(*arguments: str) -> Result:
         institution.write()

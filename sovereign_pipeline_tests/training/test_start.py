@@ -41,7 +41,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
 from sovereign_pipeline.training.start import resolve_start, started_from
-from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import split_stage
 from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 
@@ -377,7 +377,7 @@ def test_checking_a_recipe_says_when_its_start_is_not_registered(
     settings = office.institution.settings
     monkeypatch.setenv("SOVEREIGN_HOME", str(settings.home))
     monkeypatch.setenv("SOVEREIGN_DATA", str(settings.data))
-    office.institution.write_items("red_team/judge_labels.jsonl", [])
+    office.institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
     file = settings.data / "lines" / "lanterns.yaml"
     office.line("lanterns", NEW, start_from="lamps-1.0.0")
     assert CliRunner().invoke(app, ["lines", "check", str(file)]).exit_code == 0
