@@ -22,6 +22,7 @@ from sovereign_pipeline.evaluation.records import (
     ReplySample,
     VerbatimSample,
 )
+from sovereign_pipeline.evaluation.replies import reply_result
 from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
 
 ALL = "all"
@@ -131,20 +132,18 @@ def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
     """How near what each side writes to held-out letters is to the true replies, how long it is and how it ends."""
     if not samples:
         return
-    slices = {ALL: list(samples)}
-    languages = sorted({sample.language for sample in samples})
-    if len(languages) > 1:
-        slices |= {f"language {each}": [row for row in samples if row.language == each] for each in languages}
-    likeness: dict[str, Callable[[ReplySample], Mapping[Side, float]]] = {
-        "likeness to the true reply, chrF": lambda sample: sample.chrf,
-        "likeness to the true reply, ROUGE-L": lambda sample: sample.rouge_l,
+    by_language = {
+        language: reply_result([sample for sample in samples if sample.language == language], seed)
+        for language in sorted({sample.language for sample in samples})
     }
-    for what, of in likeness.items():
-        compared = {name: _means([of(row) for row in rows], _cases(rows), seed) for name, rows in slices.items()}
-        yield from _figures(what, compared, "share", "higher")
-    stopped = _shares([sample.stopped for sample in samples], _cases(samples))
+    whole, cases = reply_result(samples, seed), [sample.case for sample in samples]
+    chrf = {ALL: whole.chrf, **_named("language", {name: each.chrf for name, each in by_language.items()})}
+    yield from _figures("likeness to the true reply, chrF", chrf, "share", "higher")
+    rouge_l = {ALL: whole.rouge_l, **_named("language", {name: each.rouge_l for name, each in by_language.items()})}
+    yield from _figures("likeness to the true reply, ROUGE-L", rouge_l, "share", "higher")
+    stopped = _shares([sample.stopped for sample in samples], cases)
     yield from _figures("replies to letters ended by the model", {ALL: stopped}, "share", "higher")
-    lengths = _means([sample.tokens for sample in samples], _cases(samples), seed)
+    lengths = _means([sample.tokens for sample in samples], cases, seed)
     yield from _figures("length of a reply to a letter", {ALL: lengths}, "tokens", None)
 
 
@@ -220,10 +219,6 @@ def _shares(rows: Sequence[Mapping[Side, bool]], clusters: Sequence[str]) -> dic
         reference: compare_shares([row[reference] for row in rows], candidate, clusters)
         for reference in references_in(rows[0])
     }
-
-
-def _cases(samples: Sequence[ReplySample]) -> list[str]:
-    return [sample.case for sample in samples]
 
 
 def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: Better | None) -> Iterator[Figure]:

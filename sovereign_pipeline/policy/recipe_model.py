@@ -34,8 +34,8 @@ def read_yaml(model: type[Model], path: Path) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(_explain(model, detail) for detail in error.errors(include_url=False))
-        problems = problems.removesuffix("?")
-        raise RecipeError(f"{path}: {problems}. Correct the file and run `sovereign lines check {path}`.") from None
+        end = "" if problems.endswith("?") else "."
+        raise RecipeError(f"{path}: {problems}{end} Correct the file and run `sovereign lines check {path}`.") from None
 
 
 def _explain(model: type[RecipeModel], detail: Any) -> str:
