@@ -8,7 +8,9 @@ import importlib.util
 import logging
 import os
 import pickle
+import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from sovereign_pipeline.privacy.engine import Batch, BatchScrubber, Engine, Scru
 from sovereign_pipeline.settings import go_offline
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class _Actor:
@@ -39,8 +42,8 @@ class _Actor:
 
 @contextmanager
 def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
-    """An Engine over Ray Data: the Ray that this process is connected to, the cluster at RAY_ADDRESS, or a local one on
-    loopback that ends with the work. Raises PrivacyError when Ray is not installed."""
+    """An Engine over Ray Data: on the cluster at RAY_ADDRESS, or on a local one that obeys this process alone and ends
+    with the work. Raises PrivacyError when Ray is not installed, or was imported before it could be closed to others."""
     if importlib.util.find_spec("ray") is None:
         raise PrivacyError(
             "corpus.engine is 'ray', and Ray is not installed. Run `pip install 'sovereign-pipeline[ray]'` from the "
@@ -49,12 +52,12 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
     # Read by Ray while it is imported and by the processes it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    if "RAY_ADDRESS" not in os.environ:
+        _close_to_others()
     import ray
 
-    own = not ray.is_initialized()
     scratch = tempfile.mkdtemp(prefix="ray-")
-    if own:
-        _start(ray, workers, scratch)
+    _start(ray, workers, scratch)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -84,9 +87,26 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
     try:
         yield scrubbed
     finally:
-        if own:
-            ray.shutdown()
+        ray.shutdown()
         shutil.rmtree(scratch)
+
+
+def _close_to_others() -> None:
+    """Set what Ray reads once, at its import: a local one listens on loopback and obeys whoever knows a token.
+
+    Ray runs what it is sent. It listens on every interface: an address of 127.0.0.1 it takes for a mistake and replaces
+    by the machine's own, unless it is told that it is no cluster, by a switch made for desktops. On loopback there are
+    still the other accounts of the machine, hence the token.
+    """
+    closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
+    if "ray" in sys.modules and not closed:
+        raise PrivacyError(
+            "corpus.engine is 'ray', and Ray was imported in this process before it could be closed to others. Run the "
+            "step in a process of its own, as `sovereign run` and the Dagster UI do."
+        )
+    os.environ[NO_CLUSTER] = "0"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def _start(ray: Any, workers: int, scratch: str) -> None:
@@ -100,6 +120,5 @@ def _start(ray: Any, workers: int, scratch: str) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
         _temp_dir=scratch,
     )

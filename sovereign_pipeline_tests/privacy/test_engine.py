@@ -1,7 +1,9 @@
 """A whole file: the same bytes whoever works on it, workers that end with their parent, the policy that stops."""
 
+import ipaddress
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -95,13 +97,88 @@ def workers_are_always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SECONDS_WORTH_A_WORKER", 1e-9)
 
 
+def write_result(directory: Path, corpus_file: Path, corpus: Corpus) -> None:
+    """What a process of its own does with the file; its parent reads `result`."""
+    engine.SECONDS_WORTH_A_WORKER = 1e-9
+    text, findings, rows = result_of(directory, corpus_file, corpus)
+    (directory / "result").write_bytes(pickle.dumps((text, findings, rows)))
+
+
 @pytest.mark.usefixtures("workers_are_always_worth_it")
-@pytest.mark.parametrize("chosen", [Corpus(workers=2), Corpus(engine="ray", workers=2)], ids=lambda each: each.engine)
-def test_every_engine_gives_the_same_bytes(tmp_path: Path, corpus_file: Path, chosen: Corpus) -> None:
+@pytest.mark.parametrize("chosen", ["processes", "ray"])
+def test_every_engine_gives_the_same_bytes(tmp_path: Path, corpus_file: Path, chosen: str) -> None:
+    """Each in a process of its own, as a step has one: Ray keeps for a process what it reads at its import."""
     alone = result_of(tmp_path / "alone", corpus_file, Corpus(workers=1), cache=None)
     assert {"NAME", "PHONE", "NID"} <= alone[1]["by_kind"].keys()  # type: ignore[index]
     assert {"ar", "en"} == alone[1]["by_language"].keys()  # type: ignore[index]
-    assert result_of(tmp_path / "many", corpus_file, chosen) == alone
+    (tmp_path / "program.py").write_text(
+        "import sys; from pathlib import Path\n"
+        "from sovereign_pipeline.policy.line import Corpus\n"
+        "from sovereign_pipeline_tests.privacy.test_engine import write_result\n"
+        "if __name__ == '__main__':\n"
+        "    write_result(Path(sys.argv[1]), Path(sys.argv[2]), Corpus(engine=sys.argv[3], workers=2))\n"
+    )
+    arguments = [tmp_path / "program.py", tmp_path / "many", corpus_file, chosen]
+    subprocess.run([sys.executable, *arguments], env=of_no_cluster(), check=True, timeout=240)
+    assert pickle.loads((tmp_path / "many" / "result").read_bytes()) == alone
+
+
+def of_no_cluster() -> dict[str, str]:
+    """The environment of a process that was told nothing of a Ray."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**others, "PYTHONPATH": str(PROJECT_ROOT)}
+
+
+def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
+    """Not from the network, whatever Ray listens on by default, and not from another account of this machine."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from sovereign_pipeline.privacy.ray_engine import ray_actors\n"
+        "from sovereign_pipeline_tests.privacy.test_engine import job_for\n"
+        "with ray_actors(job_for(Path(sys.argv[1])), 1):\n"
+        "    import ray\n"
+        "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    asks = "import sys, ray; print(ray._raylet.GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path],
+        env=of_no_cluster(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin and process.stdout
+        address = process.stdout.readline().strip()
+        held = psutil.Process(process.pid)
+        ports = {
+            port.laddr.ip
+            for each in [held, *held.children(recursive=True)]
+            for port in each.net_connections()
+            if port.status == psutil.CONN_LISTEN
+        }
+        stranger = subprocess.run(
+            [sys.executable, "-c", asks, address], env=of_no_cluster(), capture_output=True, text=True, timeout=120
+        )
+        process.stdin.close()
+    assert ports
+    assert all(ipaddress.ip_address(port.removeprefix("::ffff:")).is_loopback for port in ports), ports
+    assert stranger.returncode != 0
+    assert "InvalidAuthToken" in stranger.stderr
+
+
+def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
+    program = (
+        "import sys, ray; from pathlib import Path\n"
+        "from sovereign_pipeline.privacy.ray_engine import ray_actors\n"
+        "from sovereign_pipeline_tests.privacy.test_engine import job_for\n"
+        "with ray_actors(job_for(Path(sys.argv[1])), 1): pass\n"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=120
+    )
+    assert refused.returncode != 0
+    assert "Run the step in a process of its own" in refused.stderr
 
 
 def test_what_was_found_before_gives_the_same_bytes(
