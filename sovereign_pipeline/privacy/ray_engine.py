@@ -43,7 +43,8 @@ class _Actor:
 @contextmanager
 def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
     """An Engine over Ray Data: on the cluster at RAY_ADDRESS, or on a local one that obeys this process alone and ends
-    with the work. Raises PrivacyError when Ray is not installed, or was imported before it could be closed to others."""
+    with the work. Raises PrivacyError when Ray is not installed, does not start or was imported before it could be
+    closed to others."""
     if importlib.util.find_spec("ray") is None:
         raise PrivacyError(
             "corpus.engine is 'ray', and Ray is not installed. Run `pip install 'sovereign-pipeline[ray]'` from the "
@@ -52,12 +53,10 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
     # Read by Ray while it is imported and by the processes it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-    if "RAY_ADDRESS" not in os.environ:
+    if not os.environ.get("RAY_ADDRESS"):
         _close_to_others()
     import ray
 
-    scratch = tempfile.mkdtemp(prefix="ray-")
-    _start(ray, workers, scratch)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -84,7 +83,9 @@ def ray_actors(job: ScrubJob, workers: int) -> Iterator[Engine]:
                 f"ran out. Nothing of it counts. Lower corpus.workers, and materialize scrubbed_corpus again."
             ) from None
 
+    scratch = tempfile.mkdtemp(prefix="ray-")  # short, for the paths of its sockets
     try:
+        _start(ray, workers, scratch)
         yield scrubbed
     finally:
         ray.shutdown()
@@ -110,15 +111,20 @@ def _close_to_others() -> None:
 
 
 def _start(ray: Any, workers: int, scratch: str) -> None:
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False)
-        return
-    ray.init(
-        address="local",
-        num_cpus=workers,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _temp_dir=scratch,
-    )
+    local = {
+        "address": "local",
+        "num_cpus": workers,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "logging_level": "ERROR",
+        "_temp_dir": scratch,
+    }
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(log_to_driver=False, **({} if address else local))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
+        raise PrivacyError(
+            f"{failed} ({str(error).splitlines()[0]}). Mend that, or set corpus.engine to 'processes', which gives the "
+            f"same bytes."
+        ) from error
