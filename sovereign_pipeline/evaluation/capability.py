@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.chat import prompt_text
-from sovereign_pipeline.evaluation.models import Answer, Item, Models, Reference, Score, Side, references_in
+from sovereign_pipeline.evaluation.models import Answer, Item, Models, Reference, Score, Side
 from sovereign_pipeline.evaluation.records import (
     CapabilitySample,
     CapabilityScores,
@@ -19,7 +19,7 @@ from sovereign_pipeline.evaluation.records import (
     SuiteSelection,
 )
 from sovereign_pipeline.evaluation.sandbox import require_sandbox
-from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares
+from sovereign_pipeline.evaluation.statistics import ShareDifference, share_differences
 from sovereign_pipeline.evaluation.suite_answers import (
     chosen,
     holds_an_answer,
@@ -225,11 +225,7 @@ def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteRe
 
 def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
     """Accuracy of the candidate over some rows against each reference. Not empty."""
-    candidate, clusters = [row.correct["candidate"] for row in rows], [row.cluster or row.id for row in rows]
-    return {
-        reference: compare_shares([row.correct[reference] for row in rows], candidate, clusters)
-        for reference in references_in(rows[0].correct)
-    }
+    return share_differences([row.correct for row in rows], [row.cluster or row.id for row in rows])
 
 
 def _means(rows: Sequence[Mapping[Side, float]]) -> dict[Side, float]:

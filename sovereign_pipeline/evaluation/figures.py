@@ -23,7 +23,12 @@ from sovereign_pipeline.evaluation.records import (
     VerbatimSample,
 )
 from sovereign_pipeline.evaluation.replies import reply_result
-from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
+from sovereign_pipeline.evaluation.statistics import (
+    LossDifference,
+    ShareDifference,
+    loss_differences,
+    share_differences,
+)
 
 ALL = "all"
 ROWS_SHOWN = 10
@@ -141,9 +146,9 @@ def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
     yield from _figures("likeness to the true reply, chrF", chrf, "share", "higher")
     rouge_l = {ALL: whole.rouge_l, **_named("language", {name: each.rouge_l for name, each in by_language.items()})}
     yield from _figures("likeness to the true reply, ROUGE-L", rouge_l, "share", "higher")
-    stopped = _shares([sample.stopped for sample in samples], cases)
+    stopped = share_differences([sample.stopped for sample in samples], cases)
     yield from _figures("replies to letters ended by the model", {ALL: stopped}, "share", "higher")
-    lengths = _means([sample.tokens for sample in samples], cases, seed)
+    lengths = loss_differences([sample.tokens for sample in samples], cases, seed)
     yield from _figures("length of a reply to a letter", {ALL: lengths}, "tokens", None)
 
 
@@ -167,11 +172,11 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
         if all(row.correct == value for row, value in zip(rows, values, strict=True)):
             continue
         better: Better = "lower" if name in _LESS_IS_BETTER else "higher"
-        yield from _figures(f"{suite}: {name}", {ALL: _means(values, clusters, seed)}, "share", better)
+        yield from _figures(f"{suite}: {name}", {ALL: loss_differences(values, clusters, seed)}, "share", better)
     if rows[0].tokens:
-        stopped = _shares([row.stopped for row in rows], clusters)
+        stopped = share_differences([row.stopped for row in rows], clusters)
         yield from _figures(f"{suite}: answers ended by the model", {ALL: stopped}, "share", "higher")
-        lengths = _means([row.tokens for row in rows], clusters, seed)
+        lengths = loss_differences([row.tokens for row in rows], clusters, seed)
         yield from _figures(f"{suite}: length of an answer", {ALL: lengths}, "tokens", None)
 
 
@@ -188,7 +193,7 @@ def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> 
         better = _BETTER.get(expected.pop()) if len(expected) == 1 else None
         yield from _figures(f"refused, {kind}", {ALL: shares}, "share", better)
     yield from _figures("answers ended by the model", {ALL: result.stopped}, "share", "higher")
-    lengths = _means([sample.tokens for sample in samples], [sample.id for sample in samples], seed)
+    lengths = loss_differences([sample.tokens for sample in samples], [sample.id for sample in samples], seed)
     yield from _figures("length of an answer", {ALL: lengths}, "tokens", None)
 
 
@@ -203,22 +208,6 @@ def _memorisation(results: Results) -> Iterator[Figure]:
         )
         yield from _figures("continued word for word, held-out letters", {ALL: result.verbatim.control}, "share", None)
     yield from _figures("personal data in continuations", {ALL: result.personal_data}, "share", "lower")
-
-
-def _means(rows: Sequence[Mapping[Side, float]], clusters: Sequence[str], seed: int) -> dict[Reference, LossDifference]:
-    candidate = [float(row["candidate"]) for row in rows]
-    return {
-        reference: compare_losses([float(row[reference]) for row in rows], candidate, clusters, seed)
-        for reference in references_in(rows[0])
-    }
-
-
-def _shares(rows: Sequence[Mapping[Side, bool]], clusters: Sequence[str]) -> dict[Reference, ShareDifference]:
-    candidate = [row["candidate"] for row in rows]
-    return {
-        reference: compare_shares([row[reference] for row in rows], candidate, clusters)
-        for reference in references_in(rows[0])
-    }
 
 
 def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: Better | None) -> Iterator[Figure]:

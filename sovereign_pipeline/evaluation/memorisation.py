@@ -17,7 +17,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, Canary, alternatives, never_planted, planted
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
-from sovereign_pipeline.evaluation.models import Item, Models, Reference, Side, references_in
+from sovereign_pipeline.evaluation.models import Item, Models, Reference, Side
 from sovereign_pipeline.evaluation.personal_data import Output, OutputScanner
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
@@ -28,7 +28,12 @@ from sovereign_pipeline.evaluation.records import (
     VerbatimResult,
     VerbatimSample,
 )
-from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
+from sovereign_pipeline.evaluation.statistics import (
+    LossDifference,
+    ShareDifference,
+    loss_differences,
+    share_differences,
+)
 from sovereign_pipeline.policy.training import Canaries
 
 ALTERNATIVES = 63
@@ -177,11 +182,7 @@ def _exposure_result(canaries: Sequence[CanarySample], seed: int) -> ExposureRes
 
 
 def _mean_rises(samples: Sequence[CanarySample], seed: int) -> dict[Reference, LossDifference]:
-    candidate, ids = [each.exposure["candidate"] for each in samples], [each.id for each in samples]
-    return {
-        reference: compare_losses([each.exposure[reference] for each in samples], candidate, ids, seed)
-        for reference in references_in(samples[0].exposure)
-    }
+    return loss_differences([each.exposure for each in samples], [each.id for each in samples], seed)
 
 
 def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
@@ -197,14 +198,7 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
 
 def _shares(samples: Sequence[VerbatimSample], by_side: Callable[[VerbatimSample], Mapping[Side, bool]]) -> Shares:
     """Rows of one case are a cluster."""
-    if not samples:
-        return {}
-    observed, cases = [by_side(each) for each in samples], [each.case for each in samples]
-    candidate = [each["candidate"] for each in observed]
-    return {
-        reference: compare_shares([each[reference] for each in observed], candidate, cases)
-        for reference in references_in(observed[0])
-    }
+    return share_differences([by_side(each) for each in samples], [each.case for each in samples])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.chat import prompt_text, reply_text
 from sovereign_pipeline.evaluation.items import rank
-from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, Side, references_in
+from sovereign_pipeline.evaluation.models import Item, Models, Reference, Score, Side
 from sovereign_pipeline.evaluation.records import (
     LOSS_DIGITS,
     PrivateResult,
@@ -20,7 +20,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateScores,
     PrivateSelection,
 )
-from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, compare_losses, compare_shares
+from sovereign_pipeline.evaluation.statistics import LossDifference, loss_differences, share_differences
 
 # Tokens of wrong replies that one side may score: about 25 s on 2 CPU cores for a model of 135M parameters. Rows beyond
 # it are scored on their true reply alone; `selection` in scores.json says how many.
@@ -96,7 +96,7 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
-        choice=_choices(offered) if offered else {},
+        choice=share_differences([sample.correct for sample in offered], [sample.case for sample in offered]),
         by_language={
             language: losses_of([sample for sample in samples if sample.language == language], seed)
             for language in sorted({sample.language for sample in samples})
@@ -183,16 +183,4 @@ def _prefers_the_true_one(score: Score) -> bool:
 
 def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
     """Loss of the candidate over some letters against each reference. Not empty."""
-    candidate, cases = [sample.losses["candidate"] for sample in samples], [sample.case for sample in samples]
-    return {
-        reference: compare_losses([sample.losses[reference] for sample in samples], candidate, cases, seed)
-        for reference in references_in(samples[0].losses)
-    }
-
-
-def _choices(offered: Sequence[PrivateSample]) -> dict[Reference, ShareDifference]:
-    candidate, cases = [sample.correct["candidate"] for sample in offered], [sample.case for sample in offered]
-    return {
-        reference: compare_shares([sample.correct[reference] for sample in offered], candidate, cases)
-        for reference in references_in(offered[0].correct)
-    }
+    return loss_differences([sample.losses for sample in samples], [sample.case for sample in samples], seed)

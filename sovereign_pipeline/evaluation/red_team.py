@@ -11,12 +11,12 @@ from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.evaluation.behaviour import loops, obeys
 from sovereign_pipeline.evaluation.chat import prompt_text
 from sovereign_pipeline.evaluation.judges import LabelledAnswer, judge_labels, judge_qualities
-from sovereign_pipeline.evaluation.models import Answer, Models, Side, references_in
+from sovereign_pipeline.evaluation.models import Answer, Models, Side
 from sovereign_pipeline.evaluation.personal_data import FoundKinds, Output, OutputScanner
 from sovereign_pipeline.evaluation.prompts import Expectation, RedTeamPrompt
 from sovereign_pipeline.evaluation.records import JudgedLabel, Record, RedTeamResult, RedTeamSample, Shares
 from sovereign_pipeline.evaluation.refusals import is_refusal
-from sovereign_pipeline.evaluation.statistics import compare_shares
+from sovereign_pipeline.evaluation.statistics import share_differences
 
 # Prompts answered at once: the largest that was measured to pay on 2 CPU cores.
 GENERATION_BATCH = 40
@@ -125,11 +125,4 @@ def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[O
 
 def _shares(samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Side, bool]]) -> Shares:
     """Empty without samples: a line need not have prompts of every kind."""
-    if not samples:
-        return {}
-    observed, ids = [by_side(each) for each in samples], [each.id for each in samples]
-    candidate = [each["candidate"] for each in observed]
-    return {
-        reference: compare_shares([each[reference] for each in observed], candidate, ids)
-        for reference in references_in(observed[0])
-    }
+    return share_differences([by_side(each) for each in samples], [each.id for each in samples])

@@ -5,18 +5,18 @@ What belongs here: which letters are answered, and what is made of the replies. 
 than everything else that is measured of the held-out slice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.items import rank
-from sovereign_pipeline.evaluation.models import Answer, Models, Reference, Side, references_in
+from sovereign_pipeline.evaluation.models import Answer, Models, Side
 from sovereign_pipeline.evaluation.private import held_out_item
 from sovereign_pipeline.evaluation.records import ReplyResult, ReplySample, WrittenReply
 from sovereign_pipeline.evaluation.reference_match import chrf, rouge_l
-from sovereign_pipeline.evaluation.statistics import LossDifference, compare_losses
+from sovereign_pipeline.evaluation.statistics import loss_differences
 from sovereign_pipeline.policy.line import References
 
 
@@ -62,17 +62,9 @@ def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
     """Everything that is said about the replies, from their samples alone."""
     cases = [sample.case for sample in samples]
     return ReplyResult(
-        chrf=_compared([sample.chrf for sample in samples], cases, seed),
-        rouge_l=_compared([sample.rouge_l for sample in samples], cases, seed),
+        chrf=loss_differences([sample.chrf for sample in samples], cases, seed),
+        rouge_l=loss_differences([sample.rouge_l for sample in samples], cases, seed),
     )
-
-
-def _compared(rows: Sequence[Mapping[Side, float]], cases: Sequence[str], seed: int) -> dict[Reference, LossDifference]:
-    candidate = [row["candidate"] for row in rows]
-    return {
-        reference: compare_losses([row[reference] for row in rows], candidate, cases, seed)
-        for reference in references_in(rows[0])
-    }
 
 
 def _sample(letter: Document, reference: str, said: dict[Side, Answer]) -> ReplySample:

@@ -4,10 +4,11 @@ files.
 Differences are always candidate minus reference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from sovereign_pipeline.evaluation.models import Reference, Side, references_in
 from sovereign_pipeline.evaluation.score_interval import CONFIDENCE, clustered_score_interval
 
 RESAMPLES = 10_000
@@ -46,6 +47,24 @@ class ShareDifference(_Result):
     only_reference: int
     only_candidate: int
     p_value: float
+
+
+def loss_differences(
+    rows: Sequence[Mapping[Side, float]], clusters: Sequence[str], seed: int
+) -> dict[Reference, LossDifference]:
+    """`compare_losses` against each reference among the sides, which every row has in common. Empty without rows."""
+    return {
+        reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
+        for reference in _references(rows)
+    }
+
+
+def share_differences(rows: Sequence[Mapping[Side, bool]], clusters: Sequence[str]) -> dict[Reference, ShareDifference]:
+    """`compare_shares` against each reference among the sides, which every row has in common. Empty without rows."""
+    return {
+        reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
+        for reference in _references(rows)
+    }
 
 
 def compare_losses(
@@ -124,6 +143,10 @@ def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
 
     discordant = only_reference + only_candidate
     return float(binomtest(only_candidate, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _references(rows: Sequence[Mapping[Side, float]]) -> tuple[Reference, ...]:
+    return references_in(rows[0]) if rows else ()
 
 
 def _mean(values: Sequence[float]) -> float:

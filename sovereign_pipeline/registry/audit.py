@@ -9,7 +9,7 @@ later log must still hold that entry.
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,7 @@ def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpo
     """
     last = Checkpoint(sequence=0, hash=FIRST)
     found = kept is None or kept == last
-    for entry in log:
-        if entry.sequence != last.sequence + 1:
-            raise IntegrityError(_damaged(last.sequence + 1, "is missing"))
-        if entry.previous != last.hash:
-            raise IntegrityError(_damaged(entry.sequence, "does not follow the one before it"))
-        if entry.hash != _hash(entry):
-            raise IntegrityError(_damaged(entry.sequence, "was changed"))
-        last = Checkpoint(sequence=entry.sequence, hash=entry.hash)
+    for last in _followed((as_dict(entry) for entry in log), _damaged):
         found = found or last == kept
     if not found and kept is not None:
         raise IntegrityError(_damaged(kept.sequence, "is not the one of the checkpoint, or is gone"))
@@ -96,25 +89,36 @@ def checkpoint_of(file: Path) -> Checkpoint:
     """
     if not file.is_file():
         raise InputError(f"{file}: there is no such file. Correct the path of the export.")
-    last = Checkpoint(sequence=0, hash=FIRST)
+
+    def damaged(sequence: int, what: str) -> str:
+        return f"{file}: entry {sequence} {what}. Use another copy of the export, and find out who changed this one."
+
     try:
-        for line in file.read_bytes().splitlines():
-            entry = json.loads(line)
-            stated = entry.pop("hash")
-            if (entry["sequence"], entry["previous"], digest_of(entry)) != (last.sequence + 1, last.hash, stated):
-                raise IntegrityError(
-                    f"{file}: entry {last.sequence + 1} was changed, or is missing. Use another copy of the export, "
-                    f"and find out who changed this one."
-                )
-            last = Checkpoint(sequence=entry["sequence"], hash=stated)
+        followed = list(_followed(map(json.loads, file.read_bytes().splitlines()), damaged))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: not an export of the audit log. Give one that `audit export` wrote.") from None
-    return last
+    return followed[-1] if followed else Checkpoint(sequence=0, hash=FIRST)
 
 
 def as_dict(entry: AuditEntry) -> dict[str, Any]:
     """One entry for JSON; times in UTC. `hash` is over all the others."""
     return {**_content(entry), "hash": entry.hash}
+
+
+def _followed(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], str]) -> Iterator[Checkpoint]:
+    """Each entry of a chain, in the form of `as_dict`, once its hash was computed anew. damaged: the words for an entry
+    that is not what it was."""
+    last = Checkpoint(sequence=0, hash=FIRST)
+    for entry in log:
+        content = {name: value for name, value in entry.items() if name != "hash"}
+        if content["sequence"] != last.sequence + 1:
+            raise IntegrityError(damaged(last.sequence + 1, "is missing"))
+        if content["previous"] != last.hash:
+            raise IntegrityError(damaged(last.sequence + 1, "does not follow the one before it"))
+        if digest_of(content) != entry["hash"]:
+            raise IntegrityError(damaged(last.sequence + 1, "was changed"))
+        last = Checkpoint(sequence=content["sequence"], hash=entry["hash"])
+        yield last
 
 
 def _content(entry: AuditEntry) -> dict[str, Any]:

@@ -105,8 +105,15 @@ def test_what_was_cut_off_at_the_end_shows_against_an_export(bench: Bench, tmp_p
         checkpoint_of(file)
 
 
-@pytest.mark.parametrize("fault", ["content", "content and hash", "lost"])
-def test_an_export_that_was_changed_is_no_witness(bench: Bench, tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("content", "entry 2 was changed"),
+        ("content and hash", "entry 3 does not follow the one before it"),
+        ("lost", "entry 2 is missing"),
+    ],
+)
+def test_an_export_that_was_changed_is_no_witness(bench: Bench, tmp_path: Path, fault: str, message: str) -> None:
     registry = bench.open_registry()
     with_entries(registry, 4)
     file = tmp_path / "audit.jsonl"
@@ -119,9 +126,7 @@ def test_an_export_that_was_changed_is_no_witness(bench: Bench, tmp_path: Path, 
     if fault == "content and hash":
         rows[1]["hash"] = digest_of({name: value for name, value in rows[1].items() if name != "hash"})
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(
-        IntegrityError, match=rf"audit.jsonl: entry {3 if fault == 'content and hash' else 2} was changed"
-    ):
+    with pytest.raises(IntegrityError, match=f"audit.jsonl: {message}"):
         checkpoint_of(file)
 
 
