@@ -44,5 +44,10 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     out.print(table)
 
 
+def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Some columns of a row, in this order."""
+    return {name: row[name] for name in names}
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

@@ -1,0 +1,116 @@
+"""`sovereign datasets` and `sovereign adapters`: what the registry holds, shown and hashed anew."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.commands.terminal import AsJson, OfLine, only, out, print_facts, print_json, print_rows
+from sovereign_pipeline.settings import Settings
+
+datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
+adapters = typer.Typer(no_args_is_help=True, help="Registered adapters.")
+
+
+@datasets.command("list")
+def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
+    """Every dataset an adapter in the registry was made from."""
+    from sovereign_pipeline.registry.catalog import list_datasets
+    from sovereign_pipeline.registry.database import open_registry
+
+    rows = list_datasets(open_registry(Settings.from_environment()), line)
+    named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
+    print_rows(rows if as_json else [only(row, *named) for row in rows], as_json, "Datasets")
+
+
+@datasets.command("show")
+def datasets_show(digest: str, as_json: AsJson = False) -> None:
+    """The data card of one dataset, and what the registry knows of it. DIGEST may be shortened while unambiguous."""
+    from sovereign_pipeline.registry.catalog import card_of_dataset, show_dataset
+    from sovereign_pipeline.registry.database import open_registry
+
+    settings = Settings.from_environment()
+    row = show_dataset(open_registry(settings), digest)
+    card = card_of_dataset(ArtifactStore(settings.artifacts), row)
+    if as_json:
+        print_json({**row, "card": card.facts})
+        return
+    out.print(card.markdown, markup=False)
+    print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
+
+
+@datasets.command("verify")
+def datasets_verify(digest: str, as_json: AsJson = False) -> None:
+    """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
+    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.registry.verification import verify_dataset
+
+    settings = Settings.from_environment()
+    _print_verified(
+        verify_dataset(open_registry(settings), ArtifactStore(settings.artifacts), settings, digest), as_json
+    )
+
+
+@adapters.command("list")
+def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
+    """Every registered adapter."""
+    from sovereign_pipeline.registry.catalog import list_adapters
+    from sovereign_pipeline.registry.database import open_registry
+
+    rows = list_adapters(open_registry(Settings.from_environment()), line)
+    if as_json:
+        print_json(rows)
+    else:
+        print_adapters(rows)
+
+
+@adapters.command("show")
+def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
+    """All facts of one adapter."""
+    from sovereign_pipeline.registry.catalog import show_adapter
+    from sovereign_pipeline.registry.database import open_registry
+
+    print_facts(show_adapter(open_registry(Settings.from_environment()), adapter_id), as_json)
+
+
+@adapters.command("verify")
+def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
+    """Re-hash everything an adapter was made from, down to the source files. Ends 1, naming the file, at a change."""
+    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.registry.verification import verify_adapter
+
+    settings = Settings.from_environment()
+    _print_verified(
+        verify_adapter(open_registry(settings), ArtifactStore(settings.artifacts), settings, adapter_id), as_json
+    )
+
+
+def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
+    shown = [
+        {
+            "id": row["id"],
+            "classification": row["classification"],
+            "method": row["method"],
+            "adapter": short(row["adapter_digest"]),
+            "dataset": short(row["dataset_digest"]),
+            "base model": row["base_model"],
+            "registered": str(row["registered_at"])[:19],
+            "review by": str(row["review_date"])[:10],
+        }
+        for row in rows
+    ]
+    print_rows(shown, False, "Registered adapters")
+
+
+def _print_verified(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for each in report.checked:
+        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+    for note in report.notes:
+        out.print(f"[yellow]•[/] {escape(note)}")
+    out.print(f"[green]✓[/] {report.subject} is what the registry says")

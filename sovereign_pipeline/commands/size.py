@@ -1,0 +1,132 @@
+"""`sovereign size`: memory and time of a training that nobody has started yet."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
+from sovereign_pipeline.errors import InputError
+
+
+def size(
+    model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
+    rows: Annotated[int, typer.Option(min=1, help="Rows to train on.")],
+    tokens: Annotated[float, typer.Option(min=1, help="Mean tokens of a row; of a pair, both replies with prompts.")],
+    method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option()] = "sft",
+    adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1)] = 16,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option()] = "bfloat16",
+    max_length: Annotated[int, typer.Option(min=32, help="Tokens of a pack.")] = 1024,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Packs a device takes at once; 1, for kto 4.")] = None,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
+    epochs: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Memory by part and hours by graphics card of a training, and the card to get. Ends 1 when none does it in a day.
+
+    Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
+    """
+    from sovereign_pipeline.training.shapes import read_shape
+    from sovereign_pipeline.training.sizing import estimate
+    from sovereign_pipeline.training.tiers import UTILISATION, Work, recommend, tiers
+
+    sft, preference = _recipe_of(
+        method,
+        {"adapter": adapter, "precision": precision, "gradient_checkpointing": gradient_checkpointing}
+        | ({} if adapter == "none" else {"rank": rank, "alpha": 2 * rank}),
+        {"max_length": max_length} | ({} if batch_size is None else {"batch_size": batch_size}),
+    )
+    shape = read_shape(model)
+    found = tiers(shape, sft, preference, Work(rows, tokens, epochs), utilisation or UTILISATION)
+    advice = recommend(found)
+    memory = {device: estimate(shape, sft, preference, device=device) for device in ("cuda", "cpu")}
+    facts = {
+        "model": model,
+        "parameters": shape.parameters,
+        "parameters_a_token": shape.active,
+        "parameters_trained": shape.trainable(sft),
+        "tokens": round(rows * tokens * epochs),
+        "memory_bytes": {device: {**each.parts, "together": each.total} for device, each in memory.items()},
+        "utilisation": utilisation or UTILISATION,
+        "utilisation_from": "as given" if utilisation else "stated, not measured",
+        "tiers": [
+            {
+                "tier": tier.name,
+                "needs_bytes": tier.memory.total,
+                "usable_bytes": tier.usable,
+                "fits": tier.fits,
+                "tokens_per_second": round(tier.tokens_per_second),
+                "hours": round(tier.hours, 2),
+                "bound_by": tier.bound_by,
+            }
+            for tier in found
+        ],
+        "smallest": advice.smallest.name if advice.smallest else None,
+        "recommended": advice.recommended.name if advice.recommended else None,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        _print_size(facts)
+    raise typer.Exit(0 if advice.smallest else 1)
+
+
+def _print_size(facts: dict[str, Any]) -> None:
+    out.print(
+        f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} for a token, "
+        f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens"
+    )
+    memory = facts["memory_bytes"]
+    print_rows(
+        [
+            {"part": part, "one GPU": _gib(needed), "CPU": _gib(memory["cpu"][part])}
+            for part, needed in memory["cuda"].items()
+        ],
+        False,
+        "Memory at the peak, GiB",
+    )
+    print_rows(
+        [
+            {
+                "tier": tier["tier"],
+                "needs a card, GiB": _gib(tier["needs_bytes"]),
+                "usable": _gib(tier["usable_bytes"]),
+                "tokens/s": f"{tier['tokens_per_second']:,}" if tier["fits"] else "does not fit",
+                "hours": f"{tier['hours']:,.1f}" if tier["fits"] else None,
+                "bound by": tier["bound_by"] if tier["fits"] else None,
+            }
+            for tier in facts["tiers"]
+        ],
+        False,
+        f"Time at {facts['utilisation']:.0%} of the cards' peak rate ({facts['utilisation_from']})",
+    )
+    if facts["smallest"] is None:
+        out.print(
+            "No tier does this in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens."
+        )
+    else:
+        out.print(
+            f"Smallest in under 24 hours: [bold]{facts['smallest']}[/]; "
+            f"with a tier of headroom: [bold]{facts['recommended']}[/]"
+        )
+
+
+def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
+    """The training section that the options amount to, validated as a recipe's is."""
+    from pydantic import ValidationError
+
+    from sovereign_pipeline.policy.training import Preference, Sft
+
+    try:
+        if method == "sft":
+            return Sft.model_validate({**sft, **hyper}), None
+        return Sft.model_validate(sft), Preference.model_validate({"method": method, **hyper})
+    except ValidationError as error:
+        said = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        raise InputError(f"These options are no valid recipe: {said}. Correct them.") from None
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f}"

@@ -1,0 +1,75 @@
+"""`sovereign suites`: published suites, and what of them the local mirror holds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.terminal import AsJson, only, out, print_json, print_rows
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import line_names, load_line
+from sovereign_pipeline.settings import Settings
+
+suites = typer.Typer(no_args_is_help=True, help="Published evaluation suites and their local mirror.")
+
+
+@suites.command("list")
+def suites_list(as_json: AsJson = False) -> None:
+    """Every published suite that has a card, whether its files are here or not."""
+    from sovereign_pipeline.evaluation.suite_cards import load_suite_card, suite_names
+
+    settings = Settings.from_environment()
+    cards = [load_suite_card(settings, name) for name in suite_names(settings)]
+    rows = [
+        {
+            **only(card.model_dump(), "suite", "title", "language", "sector", "version", "licence"),
+            "kind": card.task.kind,
+            "source": card.source,
+        }
+        for card in cards
+    ]
+    print_rows(rows, as_json, "Published suites")
+
+
+@suites.command("check")
+def suites_check(as_json: AsJson = False) -> None:
+    """Read every published suite and say what is here and what is missing. Ends 1 when one that a line names is not."""
+    from sovereign_pipeline.evaluation.suites import examine_suites
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    used_by: dict[str, list[str]] = {}
+    for name in line_names(settings.data):
+        for entry in load_line(settings.data, name, institution).evaluation.capability:
+            if entry.suite is not None:
+                used_by.setdefault(entry.suite, []).append(name)
+    states = examine_suites(settings, used_by)
+    if as_json:
+        print_json([state.to_dict() for state in states])
+    else:
+        _print_suites(states, settings.suites)
+    raise typer.Exit(1 if any(state.problem and state.lines for state in states) else 0)
+
+
+def _print_suites(states: Iterable[Any], mirror: Path) -> None:
+    rows = [
+        {
+            "suite": state.card.suite,
+            "here": "no" if state.problem else "yes",
+            "rows": state.rows,
+            "examples": state.examples,
+            "language": state.card.language,
+            "sector": state.card.sector,
+            "kind": state.card.task.kind,
+            "digest": short(state.digest) + (" (pinned)" if state.card.sha256 else "") if state.digest else None,
+            "lines": ", ".join(state.lines),
+        }
+        for state in states
+    ]
+    print_rows(rows, False, f"Published suites in {mirror}")
+    for state in states:
+        if state.problem:
+            out.print(f"{'[red]✗[/]' if state.lines else '[yellow]•[/]'} {escape(state.problem)}")
