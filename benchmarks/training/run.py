@@ -219,32 +219,33 @@ def held_out_losses(task: Task, adapters: dict[str, Path], directory: Path) -> d
 
 def held_out_summary(losses: dict[str, list[list[float]]], rounds: int) -> dict[str, Any]:
     """Mean loss a unit of weight (token, or pair) of each side over its rounds, and ours less stock with the 95 %
-    interval of a bootstrap over the rows (percentiles; Efron & Tibshirani 1993, chapter 13)."""
+    interval of a bootstrap over the rows and the rounds (percentiles; Efron & Tibshirani 1993, chapter 13): another
+    seed is another order of the rows and with it another adapter, on either side."""
     weights = [weight for _, weight in next(iter(losses.values()))]
-
-    def of_rows(side: str) -> list[float]:
-        each = [losses[f"{side}-{number}"] for number in range(rounds)]
-        return [statistics.fmean(rows[place][0] for rows in each) for place in range(len(weights))]
-
-    mine, theirs = of_rows("ours"), of_rows("stock")
+    total = sum(weights)
+    differences = [
+        [mine - theirs for (mine, _), (theirs, _) in zip(losses[f"ours-{each}"], losses[f"stock-{each}"], strict=True)]
+        for each in range(rounds)
+    ]
     rng = random.Random(0)
-    differences = []
+    resampled = []
     for _ in range(RESAMPLES):
         drawn = rng.choices(range(len(weights)), k=len(weights))
+        trained = rng.choices(differences, k=rounds)
         weight = sum(weights[place] for place in drawn)
-        differences.append(sum(mine[place] - theirs[place] for place in drawn) / weight)
-    differences.sort()
-    total = sum(weights)
-    summary = {
+        resampled.append(sum(each[place] for each in trained for place in drawn) / rounds / weight)
+    resampled.sort()
+    by_round = {name: sum(loss for loss, _ in rows) / total for name, rows in losses.items()}
+    sides = {side: [by_round[f"{side}-{number}"] for number in range(rounds)] for side in SIDES}
+    return {
         "rows": len(weights),
         "weight": total,
-        "ours": sum(mine) / total,
-        "stock": sum(theirs) / total,
-        "difference": (sum(mine) - sum(theirs)) / total,
-        "interval": [differences[round(RESAMPLES * 0.025)], differences[round(RESAMPLES * 0.975) - 1]],
-        "by_round": {name: sum(loss for loss, _ in rows) / total for name, rows in losses.items()},
+        **{side: statistics.fmean(values) for side, values in sides.items()},
+        "between_rounds": {side: statistics.stdev(values) if rounds > 1 else None for side, values in sides.items()},
+        "difference": statistics.fmean(sides["ours"]) - statistics.fmean(sides["stock"]),
+        "interval": [resampled[round(RESAMPLES * 0.025)], resampled[round(RESAMPLES * 0.975) - 1]],
+        "by_round": by_round,
     }
-    return summary
 
 
 def processor() -> str:
@@ -296,6 +297,13 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
     name = "negative log likelihood a supervised token" if method == "sft" else "DPO loss a pair"
     low, high = held["interval"]
     base = f" (base {held['by_round']['base']:.4f})" if "base" in held["by_round"] else ""
+    deviations = held["between_rounds"]
+    between = (
+        f" From round to round, so from seed to seed, it has a standard deviation of {deviations['ours']:.4f} here and "
+        f"{deviations['stock']:.4f} stock."
+        if deviations["stock"] is not None
+        else ""
+    )
     return [
         *lines,
         "",
@@ -304,7 +312,7 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
         f"{spread(ratios['peak_bytes'])}. Stock in {stock_batch} padded rows, float32, no gradient checkpointing.",
         "",
         f"Held out, {held['rows']} {unit}: {name} {held['ours']:.4f} here, {held['stock']:.4f} stock{base}; here less "
-        f"stock {held['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}).",
+        f"stock {held['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}).{between}",
         "",
     ]
 

@@ -73,8 +73,7 @@ def review_serve(port: Annotated[int, typer.Option(help="Port of the page.")] = 
     from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.review.page import serve
 
-    out.print(f"review page http://127.0.0.1:{port}   Ctrl-C ends")
-    serve(Settings.from_environment(), open_registry(Settings.from_environment()), port)
+    serve(Settings.from_environment(), open_registry(Settings.from_environment()), port, out.print)
 
 
 @review.command("status")

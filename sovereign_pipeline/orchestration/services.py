@@ -9,13 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sovereign_pipeline.errors import ServiceEnded
+from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 
 def serve_until_interrupted(
     settings: Settings, port: int, mlflow_port: int, review_port: int, tell: Callable[[str], None]
 ) -> None:
-    """Start all, wait for Ctrl-C, stop all. Raises ServiceEnded naming the one that ended by itself."""
+    """Start all, wait for Ctrl-C, stop all. Raises InputError for a port that is taken, and ServiceEnded naming the
+    service that ended by itself."""
+    for taken, option in ((port, "--port"), (mlflow_port, "--mlflow-port"), (review_port, "--review-port")):
+        listen(taken, option).close()
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     commands = {

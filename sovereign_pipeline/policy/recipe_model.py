@@ -10,6 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sovereign_pipeline.errors import RecipeError
 
+_WORDS_OF_YAML = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
+}
+SHOWN_CHARACTERS = 60  # of a value that is wrong: longer ones are texts, not words that somebody mistyped
+
 
 class RecipeModel(BaseModel):
     """Frozen, and an unknown key is an error: a misspelt limit must never become a default."""
@@ -41,10 +47,17 @@ def read_yaml(model: type[Model], path: Path) -> Model:
 def _explain(model: type[RecipeModel], detail: Any) -> str:
     location = [part for part in detail["loc"]]
     where = ".".join(str(part) for part in location)
-    if detail["type"] != "extra_forbidden":
-        said = detail["msg"].removeprefix("Value error, ")
-        return f"'{where}': {said}" if where else said
-    return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
+    if detail["type"] == "extra_forbidden":
+        return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"'{where}' is missing"
+    said = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    if said.startswith("Input should be "):
+        wanted = _WORDS_OF_YAML.get(detail["type"], said.removeprefix("Input should be "))
+        given = detail["input"]
+        is_short = isinstance(given, bool | int | float) or (isinstance(given, str) and len(given) <= SHOWN_CHARACTERS)
+        return f"'{where}' must be {wanted}{f', and is {given!r}' if is_short else ''}"
+    return f"'{where}': {said}" if where else said
 
 
 def nearest_known(word: str, known: Sequence[str]) -> str:

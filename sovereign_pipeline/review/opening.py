@@ -5,9 +5,10 @@ What does not: the plan itself (`plan.py`), which prompts there are (`prompts.py
 """
 
 import datetime
+import fcntl
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def open_review(
     _assert_not_reviewed_yet(registry, candidate, opponent)
     seed = secrets.token_bytes(SEED_BYTES)
     request = _Request(registry, candidate, opponent, names, prompt_file, seed, contenders)
-    production = produce(_plan_stage(request, stage), workplace, {stage.kind: record_ref})
+    with _nobody_else_opens(workplace.settings, line.line):
+        production = produce(_plan_stage(request, stage), workplace, {stage.kind: record_ref})
     contents = read_plan(workplace.store, production.ref)
     review_id = secrets.token_hex(8)
     keep_seed(workplace.settings, review_id, seed)
@@ -186,6 +188,22 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
             f"registry was changed past its triggers: restore it from a copy."
         )
     return contents
+
+
+@contextmanager
+def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
+    """While the answers are made, which takes minutes: a second opening would make them for nothing. The lock belongs
+    to the open file, so the kernel frees it however its holder ends. Raises ConflictError while another holds it."""
+    settings.review_secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.review_secrets / f"opening-{line}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"A review of line {line} is being opened by another process. Wait for it: `sovereign review status "
+                f"{line}` shows when it is open."
+            ) from None
+        yield
 
 
 def keep_seed(settings: Settings, review: str, seed: bytes) -> None:

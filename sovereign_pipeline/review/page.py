@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError, SignInError, SovereignError, place_of
+from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import BlindReview, ReviewClosing
 from sovereign_pipeline.review.ballots import (
@@ -335,7 +336,7 @@ def server_config(settings: Settings, registry: Registry, port: int) -> "Config"
 
     return Config(
         create_app(settings, registry),
-        host="127.0.0.1",
+        host=LOOPBACK,
         port=port,
         proxy_headers=False,  # else the proxy's word would replace the address that is asked for trust
         server_header=False,
@@ -344,9 +345,13 @@ def server_config(settings: Settings, registry: Registry, port: int) -> "Config"
     )
 
 
-def serve(settings: Settings, registry: Registry, port: int) -> None:
-    """Serve until Ctrl-C. An institution's own proxy stands in front of it."""
+def serve(settings: Settings, registry: Registry, port: int, tell: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C. An institution's own proxy stands in front of it. tell: hears of the address once it is ours.
+
+    Raises InputError when the port is taken.
+    """
     from uvicorn import Server
 
-    with contextlib.suppress(KeyboardInterrupt):
-        Server(server_config(settings, registry, port)).run()
+    with listen(port, "--port") as held, contextlib.suppress(KeyboardInterrupt):
+        tell(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
+        Server(server_config(settings, registry, port)).run(sockets=[held])

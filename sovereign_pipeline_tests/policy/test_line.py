@@ -53,6 +53,37 @@ def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ..
     assert ".".join([*section, key]) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        (("training", "sft"), "rank", 0, "'training.sft.rank' must be greater than or equal to 1, and is 0"),
+        (("training", "sft"), "rank", "many", "'training.sft.rank' must be a valid integer, and is 'many'"),
+        (("training", "sft"), "adapter", "lorra", "must be 'lora', 'qlora' or 'none', and is 'lorra'"),
+        ((), "sources", "x", "'sources' must be a list, and is 'x'"),
+        ((), "evaluation", "x" * 61, "'evaluation' must be a mapping of keys to values."),
+    ],
+)
+def test_a_wrong_value_is_told_in_words_of_the_recipe(
+    tmp_path: Path, section: tuple[str, ...], key: str, value: object, said: str
+) -> None:
+    recipe = minimal_recipe()
+    place = recipe
+    for part in section:
+        place = place.setdefault(part, {})
+    place[key] = value
+    with pytest.raises(RecipeError) as refused:
+        read(tmp_path, recipe)
+    assert said in str(refused.value)
+    assert "Input should" not in str(refused.value)
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
+    recipe = minimal_recipe()
+    del recipe["purpose"]
+    with pytest.raises(RecipeError, match="'purpose' is missing"):
+        read(tmp_path, recipe)
+
+
 def test_a_misspelt_key_inside_a_list_is_named(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     recipe["sources"][0]["licens"] = "x"

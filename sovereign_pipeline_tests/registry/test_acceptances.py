@@ -94,6 +94,16 @@ def test_the_acceptance_is_in_the_record_and_in_the_registry_with_name_and_reaso
     assert acceptances_of_line(registry, "lanterns") == []
 
 
+def test_a_person_is_shown_who_let_it_pass_and_what_was_measured(demanding: Demanding, ask: Any) -> None:
+    shown = CliRunner().invoke(app, ["adapters", "show", accepted(demanding).id])
+    assert shown.exit_code == 0, shown.output
+    (gate,) = [line for line in shown.stdout.splitlines() if GATE in line]
+    assert "inconclusive; let pass by A. Officer: The suite is being enlarged." in gate
+    (figure,) = [line for line in shown.stdout.splitlines() if "held-out loss, against the base" in line]
+    assert [each.strip() for each in figure.split("│")[2:-1]] == ["2.500", "2.250", "-0.250", "-0.375 to -0.125", "4"]
+    assert "{" not in shown.stdout
+
+
 def test_an_adapter_that_needed_none_shows_none(demanding: Demanding) -> None:
     demanding.demand("pass")
     adapter = demanding.register()

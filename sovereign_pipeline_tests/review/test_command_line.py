@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.loopback import listen
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
@@ -24,6 +25,14 @@ def ask(room: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> "Ask":
 class Ask:
     def __call__(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, list(arguments))
+
+
+def test_a_page_whose_port_is_taken_is_not_announced(ask: Ask) -> None:
+    with listen(0, "--port") as held:
+        result = ask("review", "serve", "--port", str(held.getsockname()[1]))
+    assert isinstance(result.exception, InputError)
+    assert "give another with --port" in str(result.exception)
+    assert "review page" not in result.output
 
 
 def test_status_says_how_many_and_nothing_of_what_was_said(room: ReviewBench, ask: Ask) -> None:

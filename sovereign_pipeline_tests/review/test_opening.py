@@ -2,12 +2,16 @@
 
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.errors import (
     CeilingExceeded,
@@ -21,6 +25,7 @@ from sovereign_pipeline.errors import (
 )
 from sovereign_pipeline.registry.audit import entries, verify
 from sovereign_pipeline.registry.models import BlindReview, SignInLink
+from sovereign_pipeline.review.answering import Answering
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.opening import renew_link, sealed_seed
 from sovereign_pipeline.review.plan import commitment, deal
@@ -232,6 +237,22 @@ def test_one_review_at_a_time_and_one_answer_for_the_same_two(room: ReviewBench)
         room.open()
     room.another_adapter()
     assert room.open().plan.opponent == "lamps-1.0.0"
+
+
+def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anything(room: ReviewBench) -> None:
+    refused: list[ConflictError] = []
+
+    @contextmanager
+    def opening_once_more(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Answering]:
+        with pytest.raises(ConflictError, match="is being opened by another process") as error:
+            room.open()
+        refused.append(error.value)
+        with room.planted.open(workplace, candidate, opponent) as answering:
+            yield answering
+
+    room.open(contenders=opening_once_more)
+    assert refused
+    assert room.planted.given == len(room.contents.answers)
 
 
 def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(room: ReviewBench) -> None:

@@ -1,0 +1,26 @@
+"""Ports of the loopback interface, on which the services of an installation listen.
+
+What belongs here: taking one, or saying that it is taken. What does not: what is served there.
+"""
+
+import socket
+
+from sovereign_pipeline.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+
+
+def listen(port: int, option: str) -> socket.socket:
+    """A socket that holds the port. option: what to change it with. Raises InputError when another program has it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((LOOPBACK, port))
+        held.listen()
+    except OSError as error:
+        held.close()
+        raise InputError(
+            f"Port {port} of {LOOPBACK} is not to be had ({error.strerror}). End the program that listens there, or "
+            f"give another with {option}."
+        ) from None
+    return held
