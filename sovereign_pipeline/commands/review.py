@@ -64,7 +64,9 @@ def review_link(
     from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.review.opening import renew_link
 
-    out.print(escape(_link(url, renew_link(open_registry(Settings.from_environment()), _workplace(line), operator))))
+    registry = open_registry(Settings.from_environment())
+    token = renew_link(registry, _workplace(line), operator, getpass.getuser())
+    out.print(escape(_link(url, token)))
 
 
 @review.command("serve")
@@ -81,14 +83,13 @@ def review_status(line: str, as_json: AsJson = False) -> None:
     """How many ballots each operator has given. What they said is not shown before the review is closed."""
     from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.review.ballots import find_last, progress
-    from sovereign_pipeline.review.opening import plan_of
+    from sovereign_pipeline.review.sealed import plan_of
 
     workplace = _workplace(line)
     found, closing = find_last(open_registry(Settings.from_environment()), line)
-    plan = plan_of(workplace.store, found).plan
-    rows = progress(
-        open_registry(Settings.from_environment()), found, {name: len(pairs) for name, pairs in plan.operators.items()}
-    )
+    contents = plan_of(workplace.store, found)
+    plan, pairs = contents.plan, {name: len(contents.asked(name)) for name in contents.plan.operators}
+    rows = progress(open_registry(Settings.from_environment()), found, pairs)
     facts = {
         "review": found.id,
         "line": line,
@@ -120,12 +121,13 @@ def review_close(
     """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early."""
     from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.review.ballots import close, find_last
-    from sovereign_pipeline.review.opening import sealed_seed
+    from sovereign_pipeline.review.sealed import plan_of, sealed_seed
 
     workplace, registry = _workplace(line), open_registry(Settings.from_environment())
     found, _ = find_last(registry, line)
     seed = sealed_seed(workplace.settings, found)
-    closing = close(registry, found, seed, workplace.line.gates.review, getpass.getuser(), officer, reason)
+    plan = plan_of(workplace.store, found).plan
+    closing = close(registry, found, seed, plan, getpass.getuser(), officer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
 

@@ -1,8 +1,8 @@
 """The incumbent: the registered adapter that a candidate would take the place of, and whether the two can be compared.
 
 What belongs here: finding it in the registry, and verifying it. What does not: loading and scoring it (`models.py`).
-The registry comes after the evaluation in the order of the work, so it is imported inside the function that looks the
-incumbent up.
+Registry and review come after the evaluation in the order of the work, so they are imported inside the function that
+looks the incumbent up.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,10 @@ class Incumbent:
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
     """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none yet.
 
-    The incumbent is the line's last registered adapter that is not the line's present candidate: once a candidate is
-    registered itself, it goes on being held against the one before it, so registering makes no score stale.
+    The incumbent is the line's last registered adapter that is not the line's present candidate, and that people in a
+    blind review did not like less than what it was to replace: else a candidate could ship for being better than one
+    that may not. Once a candidate is registered itself, it goes on being held against the one before it, so registering
+    makes no score stale.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate.digest if candidate is not None else None)
@@ -86,5 +88,7 @@ def stands_on(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
 def _last_registered(workplace: Workplace, candidate: str | None) -> "Adapter | None":
     from sovereign_pipeline.registry.catalog import last_adapter
     from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.review.building import rejected
 
-    return last_adapter(open_registry(workplace.settings), workplace.line.line, besides=candidate)
+    registry, line = open_registry(workplace.settings), workplace.line.line
+    return last_adapter(registry, line, besides={candidate, *rejected(registry, workplace.store, line)})

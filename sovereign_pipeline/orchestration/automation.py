@@ -44,17 +44,20 @@ def new_lines(context: dg.SensorEvaluationContext, installation: Installation) -
 def closed_reviews(
     context: dg.SensorEvaluationContext, installation: Installation
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    from sovereign_pipeline.registry.catalog import registered_as
     from sovereign_pipeline.registry.database import open_registry
-    from sovereign_pipeline.review.ballots import find_closed
+    from sovereign_pipeline.review.ballots import find_closed_of
 
     settings = installation.settings
     store, registry = ArtifactStore(settings.artifacts), open_registry(settings)
     requested = False
     for line in context.instance.get_dynamic_partitions("line"):
         current = store.current(line, "registered_adapter")
-        for review, _ in find_closed(registry, line):
-            if current is not None and review.record_digest == current.digest:
-                requested = True
-                yield dg.RunRequest(run_key=f"review-{review.id}", partition_key=line)
+        adapter = registered_as(registry, current.digest) if current is not None else None
+        if current is None or adapter is None:
+            continue
+        for review, _ in find_closed_of(registry, line, adapter.adapter_digest):
+            requested = True
+            yield dg.RunRequest(run_key=f"review-{review.id}-{current.digest[:12]}", partition_key=line)
     if not requested:
         yield dg.SkipReason("No review of a current registered adapter is closed.")

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints, model_validator
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 Criterion = Literal["accuracy", "helpfulness", "tone"]
+OfficerMay = Literal["nothing", "accept_inconclusive"]
 CRITERIA: tuple[Criterion, ...] = ("accuracy", "helpfulness", "tone")
 
 FEWEST_OPERATORS, MOST_OPERATORS = 5, 10
@@ -48,7 +49,7 @@ class Review(RecipeModel):
     batch_size: int = Field(default=8, ge=1)
     ballots: int | None = Field(default=None, ge=1)
     margin: float = Field(default=0.0, ge=0, le=1)
-    officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
+    officer_may: OfficerMay = "nothing"
     may_close_early: tuple[str, ...] = ()
     link_days: int = Field(default=14, ge=1)
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,14 +129,14 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'; known adapters: {known}.")
 
 
-def last_adapter(registry: Registry, line: str, besides: str | None) -> Adapter | None:
-    """The adapter of a line with the highest version whose artifact is not `besides`, or None.
+def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
+    """The adapter of a line with the highest version whose artifact is not one of `besides`, or None.
 
     Versions only rise, so it is the one that was registered last; times of registration are whole seconds and may tie.
     """
     with registry.reading() as session:
         adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
-    others = [adapter for adapter in adapters if adapter.adapter_digest != besides]
+    others = [adapter for adapter in adapters if adapter.adapter_digest not in besides]
     return max(others, key=lambda adapter: adapter.version_numbers, default=None)
 
 

@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.policy.review import Criterion, Review
+from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.registry import audit
 from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
-from sovereign_pipeline.review.plan import Side
+from sovereign_pipeline.registry.models import Adapter, AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
+from sovereign_pipeline.review.plan import ReviewPlan, Side
 
 Preference = Literal["a", "b", "tie"]
 LOWEST, HIGHEST = 1, 5
@@ -33,7 +33,7 @@ GIVEN = "This pair was rated already. The first rating stands."
 
 @dataclass(frozen=True)
 class Progress:
-    """One operator. ballots: given, of all their pairs; guesses: given."""
+    """One operator. ballots: given, of the pairs that they are asked about; guesses: given."""
 
     operator: str
     ballots: int
@@ -85,6 +85,15 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
         return [(review, closing) for review, closing in session.execute(query)]
 
 
+def find_closed_of(registry: Registry, line: str, adapter_digest: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Those of the line's closed reviews whose candidate was this artifact, whatever it was registered as then: a
+    changed recipe or release registers the same weights once more."""
+    of_artifact = select(Adapter.id).where(Adapter.line == line, Adapter.adapter_digest == adapter_digest)
+    with registry.reading() as session:
+        ids = set(session.scalars(of_artifact))
+    return [each for each in find_closed(registry, line) if each[0].adapter_id in ids]
+
+
 def give_ballot(
     registry: Registry,
     review: str,
@@ -127,13 +136,10 @@ def given(registry: Registry, review: str, operator: str) -> Given:
 
 
 def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) -> list[Progress]:
-    """How far every operator has come; never what they said. pairs: operator -> how many they have."""
-
-    def count(table: type[Ballot] | type[Guess]) -> Counter[str]:
-        return Counter(session.scalars(select(table.operator).where(table.review_id == review.id)))
-
+    """How far every operator has come; never what they said. pairs: operator -> how many they are asked about."""
     with registry.reading() as session:
-        ballots, guesses = count(Ballot), count(Guess)
+        ballots = Counter(each.operator for each in ballots_of(session, review.id) if _was_asked(each))
+        guesses = Counter(each.operator for each in guesses_of(session, review.id))
     return [Progress(name, ballots[name], total, guesses[name]) for name, total in pairs.items()]
 
 
@@ -141,42 +147,44 @@ def close(
     registry: Registry,
     review: BlindReview,
     seed: bytes,
-    policy: Review,
+    plan: ReviewPlan,
     actor: str,
     officer: str | None = None,
     reason: str | None = None,
 ) -> ReviewClosing:
     """Close a review and reveal its seed. actor: whoever runs the command.
 
-    Below the pre-registered number of ballots an officer whom the recipe names must give a reason. Raises GateRefused
-    when there are too few ballots, InputError for an officer without a reason or one who may not close early, and
-    ConflictError for a review that is closed.
+    Below the pre-registered number of ballots an officer whom the plan names must give a reason. Raises GateRefused
+    when there are too few ballots, InputError for an officer without a reason or one who may not close early,
+    ConflictError for a review that is closed, and IntegrityError when the ballots are not those of the audit log.
     """
     if (officer is None) != (not (reason or "").strip()):
         raise InputError("Closing early takes both: --officer NAME and --reason TEXT.")
-    if officer is not None and officer not in policy.may_close_early:
-        allowed = ", ".join(policy.may_close_early) or "nobody"
+    if officer is not None and officer not in plan.may_close_early:
+        allowed = ", ".join(plan.may_close_early) or "nobody"
         raise InputError(
-            f"{officer} may not close a review of line {review.line} early; the recipe allows {allowed} "
-            f"(gates.review.may_close_early)."
+            f"{officer} may not close this review of line {review.line} early; the recipe under which it was opened "
+            f"allows {allowed} (gates.review.may_close_early)."
         )
     with registry.writing() as session:
         _assert_open(session, review.id)
         ballots, guesses = ballots_of(session, review.id), guesses_of(session, review.id)
-        is_early = len(ballots) < review.ballots
+        _assert_as_logged(review.id, ballots, guesses, _log(session))
+        asked = sum(map(_was_asked, ballots))
+        is_early = asked < review.ballots
         if is_early and officer is None:
             early = "An officer may close it early: --officer NAME --reason TEXT."
-            if not policy.may_close_early:
-                early = "Nobody may close it early by the recipe (gates.review.may_close_early)."
+            if not plan.may_close_early:
+                early = "Nobody may close it early by the recipe it was opened under (gates.review.may_close_early)."
             raise GateRefused(
-                f"Line {review.line}: {len(ballots)} of the {review.ballots} pre-registered ballots were given, so the "
+                f"Line {review.line}: {asked} of the {review.ballots} pre-registered ballots were given, so the "
                 f"review stays open. {early}"
             )
         closing = ReviewClosing(
             review_id=review.id,
             closed_at=datetime.datetime.now(datetime.UTC),
             seed=seed.hex(),
-            ballots=len(ballots),
+            ballots=asked,
             ballots_sha256=ballots_digest(ballots, guesses),
             officer=officer if is_early else None,
             reason=reason if is_early else None,
@@ -185,13 +193,14 @@ def close(
         session.flush()
         audit.append(
             session,
-            (officer if is_early else None) or actor,
+            actor,
             "review closed early" if is_early else "review closed",
             {
                 "review": review.id,
                 "seed": closing.seed,
                 "ballots": closing.ballots,
                 "ballots_sha256": closing.ballots_sha256,
+                "officer": closing.officer,
                 "reason": closing.reason,
             },
         )
@@ -205,12 +214,10 @@ def read_ballots(registry: Registry, closing: ReviewClosing) -> tuple[list[Ballo
     """
     with registry.reading() as session:
         ballots, guesses = ballots_of(session, closing.review_id), guesses_of(session, closing.review_id)
-        log = list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
-    audit.verify(log)
-    said = {entry.subjects["ballot"] for entry in log if entry.action in ("ballot given", "guess given")}
-    everything: list[Ballot | Guess] = [*ballots, *guesses]
-    unsaid = [each for each in everything if _was_asked(each) and digest_of(_content(each)) not in said]
-    if unsaid or ballots_digest(ballots, guesses) != closing.ballots_sha256 or len(ballots) != closing.ballots:
+        log = _log(session)
+    _assert_as_logged(closing.review_id, ballots, guesses, log)
+    asked = sum(map(_was_asked, ballots))
+    if ballots_digest(ballots, guesses) != closing.ballots_sha256 or asked != closing.ballots:
         raise IntegrityError(
             f"The ballots of review {closing.review_id} are not those that it was closed with. The registry was "
             f"changed past its triggers: restore it from a copy, and find out who."
@@ -258,6 +265,28 @@ def _record(registry: Registry, said: Ballot | Guess, action: str) -> None:
             )
     except RefusedByDatabase:
         raise ConflictError(GIVEN) from None
+
+
+def _log(session: Session) -> list[AuditEntry]:
+    return list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+
+
+def _assert_as_logged(
+    review: str, ballots: Sequence[Ballot], guesses: Sequence[Guess], log: Sequence[AuditEntry]
+) -> None:
+    """What was asked for and given is what the log says, no more and no less. Raises IntegrityError."""
+    audit.verify(log)
+    logged = {
+        entry.subjects["ballot"]
+        for entry in log
+        if entry.action in ("ballot given", "guess given") and entry.subjects["review"] == review
+    }
+    everything: list[Ballot | Guess] = [*ballots, *guesses]
+    if logged != {digest_of(_content(each)) for each in everything if _was_asked(each)}:
+        raise IntegrityError(
+            f"The ballots of review {review} are not those of the audit log: one was added, changed or removed past "
+            f"the registry's triggers. Restore the registry from a copy, and find out who."
+        )
 
 
 def _assert_open(session: Session, review: str) -> None:

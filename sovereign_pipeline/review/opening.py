@@ -7,7 +7,7 @@ What does not: the plan itself (`plan.py`), which prompts there are (`prompts.py
 import datetime
 import fcntl
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
+from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.errors import (
     CeilingExceeded,
     ConflictError,
@@ -38,14 +38,22 @@ from sovereign_pipeline.registry.models import Adapter, Ballot, BlindReview
 from sovereign_pipeline.registry.record import lineage, read_record
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.answering import Answering, open_contenders
-from sovereign_pipeline.review.ballots import find_closed, find_open, were_asked
-from sovereign_pipeline.review.plan import AnswerPair, Prompt, ReviewPlan, commitment, deal
+from sovereign_pipeline.review.ballots import find_closed_of, find_open, were_asked
+from sovereign_pipeline.review.building import rejected
+from sovereign_pipeline.review.plan import ReviewPlan, commitment, deal
 from sovereign_pipeline.review.prompts import Available, assert_enough, file_prompts, held_out_prompts
+from sovereign_pipeline.review.sealed import (
+    ANSWERS_FILE,
+    PLAN_FILE,
+    PROMPTS_FILE,
+    REVIEW_PLAN,
+    keep_seed,
+    plan_of,
+    read_plan,
+)
 from sovereign_pipeline.review.sign_in import issue_link
 from sovereign_pipeline.settings import Settings
 
-REVIEW_PLAN = "review_plan"
-PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.jsonl"
 SEED_BYTES = 32
 
 OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Answering]]
@@ -58,20 +66,6 @@ class Opened:
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-
-
-@dataclass(frozen=True)
-class PlanContents:
-    """A verified review_plan artifact. prompts, answers: by prompt id."""
-
-    plan: ReviewPlan
-    prompts: Mapping[str, Prompt]
-    answers: Mapping[str, AnswerPair]
-
-    @property
-    def identical(self) -> set[str]:
-        """Prompts to which both sides answered the same."""
-        return {id for id, pair in self.answers.items() if pair.is_identical}
 
 
 def open_review(
@@ -97,8 +91,9 @@ def open_review(
         _assert_none_is_open(session, line.line)
     names = _operators(review, operators)
     record_ref, candidate = _candidate(registry, workplace, adapter_id, stage)
-    opponent = last_adapter(registry, line.line, besides=candidate.adapter_digest)
-    _assert_not_reviewed_yet(registry, candidate, opponent)
+    passed_over = rejected(registry, workplace.store, line.line)
+    opponent = last_adapter(registry, line.line, besides={candidate.adapter_digest, *passed_over})
+    _assert_not_reviewed_yet(registry, workplace.store, candidate, opponent)
     seed = secrets.token_bytes(SEED_BYTES)
     request = _Request(registry, candidate, opponent, names, prompt_file, seed, contenders)
     with _nobody_else_opens(workplace.settings, line.line):
@@ -144,12 +139,13 @@ def open_review(
             for each in pairs
             if each.prompt in identical
         )
-        links = {name: issue_link(session, review_id, name, review.link_days) for name in names}
+        links = {name: issue_link(session, review_id, name, review.link_days, actor) for name in names}
     return Opened(review_id, contents.plan, links)
 
 
-def renew_link(registry: Registry, workplace: Workplace, operator: str) -> str:
-    """One more link for an operator of the line's open review. Raises NotFoundError when there is no such one."""
+def renew_link(registry: Registry, workplace: Workplace, operator: str, actor: str) -> str:
+    """One more link for an operator of the line's open review. actor: whoever runs the command. Raises NotFoundError
+    when there is no such one."""
     line = workplace.line.line
     with registry.writing() as session:
         review = find_open(session, line)
@@ -158,36 +154,7 @@ def renew_link(registry: Registry, workplace: Workplace, operator: str) -> str:
         operators = plan_of(workplace.store, review).plan.operators
         if operator not in operators:
             raise NotFoundError(f"'{operator}' takes no part in it; its operators are {', '.join(operators)}.")
-        return issue_link(session, review.id, operator, workplace.line.gates.review.link_days)
-
-
-def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
-    """Open and verify a plan. Raises IntegrityError when bytes changed or the files do not belong together."""
-    artifact = store.open(ref)
-    try:
-        plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
-        prompts = {row.id: row for row in map(Prompt.model_validate, read_jsonl(artifact.file(PROMPTS_FILE)))}
-        answers = {row.id: row for row in map(AnswerPair.model_validate, read_jsonl(artifact.file(ANSWERS_FILE)))}
-    except ValidationError:
-        raise IntegrityError(f"{artifact.path}: not a review's plan. Open the review again.") from None
-    used = {each.prompt for pairs in plan.operators.values() for each in pairs}
-    if not used == prompts.keys() == answers.keys():
-        raise IntegrityError(f"{artifact.path}: plan, prompts and answers do not belong together.")
-    return PlanContents(plan, prompts, answers)
-
-
-def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
-    """The plan of a review as it was registered. Raises IntegrityError when it is another one."""
-    ref = ArtifactRef(
-        kind=REVIEW_PLAN, line=review.line, digest=review.plan_digest, manifest_sha256=review.plan_manifest_sha256
-    )
-    contents = read_plan(store, ref)
-    if (contents.plan.adapter, contents.plan.seed_sha256) != (review.adapter_id, review.seed_sha256):
-        raise IntegrityError(
-            f"{store.path_of(ref.digest)}: the registry's row of this review says another adapter or seed. The "
-            f"registry was changed past its triggers: restore it from a copy."
-        )
-    return contents
+        return issue_link(session, review.id, operator, workplace.line.gates.review.link_days, actor)
 
 
 @contextmanager
@@ -204,28 +171,6 @@ def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
                 f"{line}` shows when it is open."
             ) from None
         yield
-
-
-def keep_seed(settings: Settings, review: str, seed: bytes) -> None:
-    """Where the page's process finds it, readable by its own account alone."""
-    settings.review_secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = _seed_path(settings, review)
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(seed)
-
-
-def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Raises IntegrityError unless it is the seed that was committed to when the review was opened."""
-    path = _seed_path(settings, review.id)
-    if not path.is_file():
-        raise IntegrityError(
-            f"{path}: the sealed seed of this review is gone, so nobody can tell which answer was whose. Restore it "
-            f"from a copy."
-        )
-    seed = path.read_bytes()
-    if commitment(seed) != review.seed_sha256:
-        raise IntegrityError(f"{path}: not the seed that was committed to. Restore it from a copy.")
-    return seed
 
 
 @dataclass(frozen=True)
@@ -257,7 +202,7 @@ def _plan_stage(request: _Request, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="2",
+        code_version="3",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
@@ -290,6 +235,13 @@ def _build_plan(request: _Request, workplace: Workplace, record: Artifact, works
             batch = prompts[start : start + review.batch_size]
             answers += models.answer(batch, review.max_new_tokens, review.batch_size)
             workplace.progress(f"{len(answers)} of {len(prompts)} prompts answered.")
+        differing = {each.id for each in answers if not each.is_identical}
+        asked = sum(each.prompt in differing for pairs in operators.values() for each in pairs)
+        if not any(each.prompt in differing and not each.shared for pairs in operators.values() for each in pairs):
+            raise InputError(
+                f"Line {line.line}: both sides gave the same answer to every prompt, so there is nothing to compare. "
+                f"Use other prompts (--prompts FILE), or train a candidate that differs."
+            )
         settings: dict[str, int | str] = {
             "decoding": "greedy",
             "dtype": models.dtype,
@@ -309,7 +261,10 @@ def _build_plan(request: _Request, workplace: Workplace, record: Artifact, works
         prompts_from="held_out" if request.prompt_file is None else "file",
         seed_sha256=commitment(request.seed),
         operators={name: tuple(pairs) for name, pairs in operators.items()},
-        ballots=review.ballots_to_close,
+        ballots=min(review.ballots_to_close, asked),
+        margin=review.margin,
+        officer_may=review.officer_may,
+        may_close_early=review.may_close_early,
         guess_pairs=review.guess_pairs,
         criteria=review.criteria,
         settings=settings,
@@ -413,15 +368,19 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def _assert_not_reviewed_yet(registry: Registry, candidate: Adapter, opponent: Adapter | None) -> None:
-    """Reviews that are repeated until one says yes would let anything ship in the end."""
-    for review, closing in find_closed(registry, candidate.line):
-        of_both = (candidate.id, opponent.id if opponent is not None else None)
-        if (review.adapter_id, review.opponent_id) == of_both and were_asked(registry, closing):
+def _assert_not_reviewed_yet(
+    registry: Registry, store: ArtifactStore, candidate: Adapter, opponent: Adapter | None
+) -> None:
+    """Reviews that are repeated until one says yes would let anything ship in the end. The same weights under another
+    version are the same candidate."""
+    against = opponent.adapter_digest if opponent is not None else candidate.base_model_digest
+    for review, closing in find_closed_of(registry, candidate.line, candidate.adapter_digest):
+        if plan_of(store, review).plan.opponent_digest == against and were_asked(registry, closing):
+            same = "" if review.adapter_id == candidate.id else f" (then {review.adapter_id}, the same weights)"
             raise ConflictError(
-                f"{candidate.id} was reviewed against {opponent.id if opponent else candidate.base_model} already; "
-                f"that answer stands. Train another candidate, or let an officer decide where the answer "
-                f"was inconclusive."
+                f"{candidate.id}{same} was reviewed against {opponent.id if opponent else candidate.base_model} "
+                f"already; that answer stands. Train another candidate, or let an officer decide where the answer was "
+                f"inconclusive."
             )
 
 
@@ -431,7 +390,3 @@ def _assert_none_is_open(session: Session, line: str) -> None:
             f"Line {line} has an open review already. See `sovereign review status {line}`, and close it "
             f"before another."
         )
-
-
-def _seed_path(settings: Settings, review: str) -> Path:
-    return settings.review_secrets / f"{review}.seed"

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError, SignInError, SovereignError, place_of
+from sovereign_pipeline.errors import (
+    ConflictError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SignInError,
+    SovereignError,
+    place_of,
+)
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import BlindReview, ReviewClosing
@@ -29,8 +37,8 @@ from sovereign_pipeline.review.ballots import (
     given,
     ratings_asked,
 )
-from sovereign_pipeline.review.opening import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, pairs_to_guess
+from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.sign_in import Sessions, SignedIn, use_link
 from sovereign_pipeline.review.words import MEANING, Language, direction, translate
 from sovereign_pipeline.settings import Settings
@@ -85,9 +93,8 @@ class Room:
     seed: bytes = field(repr=False)
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
-        """The pairs that an operator is asked about, in order; those with identical answers are on record already."""
-        planned = self.contents.plan.operators.get(operator, ())
-        return {each.pair: each for each in planned if each.prompt not in self.contents.identical}
+        """The pairs that an operator is asked about, by their ids, in order."""
+        return {each.pair: each for each in self.contents.asked(operator)}
 
     def to_guess(self, operator: str) -> list[str]:
         plan = self.contents.plan
@@ -127,14 +134,26 @@ class Rooms:
         return self._known[review_id]
 
     def taking_part(self, operator: str) -> SignedIn:
-        """The open review in which an operator has something left, the oldest first; else the newest they were in."""
-        reviews = [each for each in find_all_open(self._registry) if self.of(each.id).pairs(operator)]
-        if not reviews:
-            raise SignInError("You take part in no open review. Ask whoever invited you.")
-        for review in reviews:
-            if self.next(self.of(review.id), operator) is not None:
-                return SignedIn(review.id, operator)
-        return SignedIn(reviews[-1].id, operator)
+        """The open review in which an operator has something left, the oldest first; else the newest they were in.
+
+        A review that cannot be read is passed over while there is another, and logged: it is not everybody's.
+        """
+        theirs, damaged = [], None
+        for review in find_all_open(self._registry):
+            try:
+                room = self.of(review.id)
+            except ConflictError:  # closed since
+                continue
+            except IntegrityError as error:
+                _LOG.error("review %s cannot be read: %s", review.id, error)
+                damaged = error
+                continue
+            if room.pairs(operator):
+                theirs.append(room)
+        if not theirs:
+            raise damaged or SignInError("You take part in no open review. Ask whoever invited you.")
+        left = [room for room in theirs if self.next(room, operator) is not None]
+        return SignedIn((left[0] if left else theirs[-1]).review.id, operator)
 
     def next(self, room: Room, operator: str) -> "Asked | None":
         """What an operator is asked now; None when everything is given."""

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.policy.review import Criterion, Review
+from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
 
 Side = Literal["a", "b"]
 
@@ -54,8 +54,11 @@ class ReviewPlan(_Record):
     """What `plan.json` holds; pre-registered before the first ballot.
 
     adapter: the candidate's id; opponent: the id of the adapter that it would replace, None for the base model.
-    seed_sha256: of the sealed seed. operators: name -> pairs in the order in which they are shown. ballots: the number
-    at which the review may be closed. settings: what decided the answers, for both sides alike.
+    candidate_digest, opponent_digest: of what answered, whatever it is registered as. seed_sha256: of the sealed seed.
+    operators: name -> pairs in the order in which they are shown. ballots: the number of pairs that people were asked
+    about at which the review may be closed. margin, officer_may, may_close_early: the recipe's at that time; it is
+    judged and closed by these, whatever the recipe says once the ballots are known. settings: what decided the
+    answers, for both sides alike.
     """
 
     line: str
@@ -68,6 +71,9 @@ class ReviewPlan(_Record):
     seed_sha256: str
     operators: dict[str, tuple[PlannedPair, ...]]
     ballots: int
+    margin: float
+    officer_may: OfficerMay
+    may_close_early: tuple[str, ...]
     guess_pairs: int
     criteria: tuple[Criterion, ...]
     settings: dict[str, int | str]

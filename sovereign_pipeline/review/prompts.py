@@ -15,6 +15,7 @@ from sovereign_pipeline.errors import CeilingExceeded, InputError, SourceError
 from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
+from sovereign_pipeline.split.similarity import normal_text
 
 
 class PromptRow(EvaluationItem):
@@ -52,7 +53,8 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     """The rows of a prompt file. trained: every split that a side was trained on.
 
     Raises SourceError for a file or row that cannot be read, for a level that is not on the ladder, and for a row that
-    is word for word a training letter; CeilingExceeded for one above the line's ceiling.
+    is a training letter, with or without its subject, whatever its signs and spaces; CeilingExceeded for one above the
+    line's ceiling.
     """
     rows = read_items(path, PromptRow)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
@@ -67,8 +69,13 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
                 f"{path}: row {row.id} is {row.classification}, and line {workplace.line.line} may hold {ceiling} at "
                 f"most. Take the row out, or have the ceiling of the line raised."
             )
-    texts = {_words(_shown(each)) for split in trained for each in read_documents(split.file("train.jsonl"))}
-    known = [row.id for row in rows if _words(row.prompt) in texts]
+    texts = {
+        normal_text(text)
+        for split in trained
+        for each in read_documents(split.file("train.jsonl"))
+        for text in (_shown(each), each.request)
+    }
+    known = [row.id for row in rows if normal_text(row.prompt) in texts]
     if known:
         raise SourceError(
             f"{path}: {len(known)} rows are letters that a side was trained on ({', '.join(known[:10])}). Take them "
@@ -96,7 +103,3 @@ def assert_enough(line: str, count: int, review: Review, where: str) -> None:
 
 def _shown(document: Document) -> str:
     return sft_row(document, "")["input"]
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())

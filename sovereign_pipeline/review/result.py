@@ -14,8 +14,8 @@ from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.registry.models import Ballot, Guess
-from sovereign_pipeline.review.opening import PlanContents
 from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, commitment
+from sovereign_pipeline.review.sealed import PlanContents
 from sovereign_pipeline.review.statistics import Agreement, Estimate, Rung, agreement, estimate, ladder
 
 
@@ -62,13 +62,16 @@ class EarlyClosing(_Record):
 
 
 class ReviewResult(_Record):
-    """`review.json`. Everything but `agreement` is over the operators' own pairs; nothing is over shared ones twice.
+    """`review.json`. Everything but `agreement` is over the own pairs of operators who rated one of them; nothing is
+    over shared ones twice.
 
     opponent: the id of an adapter, or the name of the base model. seed: revealed, to derive every side again. ballots:
-    given, of ballots_registered that the review was to have. net_preference: (wins - losses) / pairs, ties counting 0.
-    identical: ties that nobody was asked for. agreement: of the preference, and by criterion, over the shared pairs.
-    guesses: share of guesses that were right; by chance one half, whatever the operators think of the answers, since as
-    many of the pairs have the candidate as A as have it as B. ladder: over this and all earlier reviews of the line.
+    given, of ballots_registered that the review was to have; margin: pre-registered with that number. net_preference:
+    (wins - losses) / pairs, ties counting 0. identical: ties that nobody was asked for. agreement: of the preference,
+    and by criterion, over the shared pairs. guesses: share of guesses that were right; by chance one half, whatever the
+    operators think of the answers, since as many of the pairs have the candidate as A as have it as B. ladder: over
+    this and all earlier reviews of the line, of the versions that comparisons link to this candidate; the same weights
+    under several versions stand there once, by the newest.
     """
 
     review: str
@@ -79,6 +82,7 @@ class ReviewResult(_Record):
     operators: int
     ballots: int
     ballots_registered: int
+    margin: float
     closed_early: EarlyClosing | None
     wins: int
     losses: int
@@ -153,7 +157,7 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
     """
     plan = closed.contents.plan
     ratings = ratings_of(closed)
-    own = [each for each in ratings if not each.shared]
+    own = _counted(ratings)
     if not own:
         raise GateRefused(
             f"Review {closed.review} of line {plan.line} was closed without a ballot to count. Open another one: "
@@ -167,8 +171,9 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         opponent=closed.opponent,
         seed=closed.seed.hex(),
         operators=len({each.operator for each in own}),
-        ballots=len(ratings),
+        ballots=sum(bool(each.candidate) for each in ratings),
         ballots_registered=plan.ballots,
+        margin=plan.margin,
         closed_early=closed.closed_early,
         wins=sum(each.preference > 0 for each in own),
         losses=sum(each.preference < 0 for each in own),
@@ -180,8 +185,13 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         guesses=estimate([float(each.right) for each in guesses], [each.operator for each in guesses], (0.0, 1.0))
         if guesses
         else None,
-        ladder=tuple(ladder([outcome for each in (*earlier, closed) for outcome in _outcomes(each)])),
+        ladder=_ladder([*earlier, closed]),
     )
+
+
+def is_rejection(closed: ClosedReview) -> bool:
+    """Whether people liked the candidate less. False also where no ballot counts."""
+    return sum(each.preference for each in _counted(ratings_of(closed))) < 0
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
@@ -194,10 +204,10 @@ def outcome_of(net: Estimate, margin: float) -> Outcome:
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
-def judge_net_preference(result: ReviewResult, margin: float) -> Verdict:
+def judge_net_preference(result: ReviewResult) -> Verdict:
     """`outcome_of` with its numbers. An officer may accept what is inconclusive where the recipe allows it; never
     a no."""
-    net = result.net_preference
+    net, margin = result.net_preference, result.margin
     said = (
         f"{result.adapter} against {result.opponent}: net preference {net.mean:+.3f} ({result.wins} won, "
         f"{result.losses} lost, {result.ties} tied, {result.identical} of them identical) over "
@@ -322,11 +332,25 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[Rating]) -> dict[
     }
 
 
-def _outcomes(closed: ClosedReview) -> list[tuple[str, str, float]]:
-    plan = closed.contents.plan
-    return [
-        (plan.adapter, closed.opponent, (each.preference + 1) / 2) for each in ratings_of(closed) if not each.shared
-    ]
+def _counted(ratings: Sequence[Rating]) -> list[Rating]:
+    """The own pairs of every operator who rated one. Ties for identical answers are on record for operators who never
+    came; counted, each of those would be one more opinion."""
+    own = [each for each in ratings if not each.shared]
+    came = {each.operator for each in own if each.candidate}
+    return [each for each in own if each.operator in came]
+
+
+def _ladder(reviews: Sequence[ClosedReview]) -> tuple[Rung, ...]:
+    """reviews: in the order of closing; the last one's candidate is whom the ladder is about."""
+    names: dict[str, str] = {}
+    outcomes = []
+    for each in reviews:
+        plan = each.contents.plan
+        names |= {plan.opponent_digest: each.opponent, plan.candidate_digest: plan.adapter}
+        counted = _counted(ratings_of(each))
+        outcomes += [(plan.candidate_digest, plan.opponent_digest, (one.preference + 1) / 2) for one in counted]
+    rungs = ladder(outcomes, of=reviews[-1].contents.plan.candidate_digest)
+    return tuple(rung.model_copy(update={"version": names[rung.version]}) for rung in rungs)
 
 
 def _verdict(outcome: Outcome, message: str, result: ReviewResult) -> Verdict:

@@ -30,14 +30,15 @@ class SignedIn:
     operator: str
 
 
-def issue_link(session: DatabaseSession, review: str, operator: str, days: int) -> str:
-    """Make a one-time link in the caller's transaction. Returns its token, which is not stored."""
+def issue_link(session: DatabaseSession, review: str, operator: str, days: int, actor: str) -> str:
+    """Make a one-time link in the caller's transaction. Returns its token, which is not stored. actor: whoever has it
+    made, and so could use it."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
     digest = _sha256(token)
     session.add(SignInLink(token_sha256=digest, review_id=review, operator=operator, expires_at=expires_at))
     session.flush()
-    audit.append(session, operator, "sign-in link issued", {"review": review, "link": digest})
+    audit.append(session, actor, "sign-in link issued", {"review": review, "operator": operator, "link": digest})
     return token
 
 

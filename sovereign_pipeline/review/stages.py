@@ -31,7 +31,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
 
     return Stage(
         kind="blind_review",
-        code_version="1",
+        code_version="2",
         build=build,
         inputs=(upstream,),
         external=external,
@@ -40,9 +40,8 @@ def blind_review_stage(upstream: Stage) -> Stage:
             Gate(
                 name="net_preference_not_negative",
                 question="Did people, not knowing which was which, like the candidate no less than its opponent?",
-                code_version="1",
+                code_version="2",
                 judge=judge,
-                config=lambda line: {"margin": line.gates.review.margin},
                 officer_may=lambda line: line.gates.review.officer_may,
             ),
         ),

@@ -113,10 +113,12 @@ def agreement(
     return Agreement(alpha=float(evalica.alpha(table, level).alpha), units=units, raters=raters)
 
 
-def ladder(outcomes: Sequence[tuple[str, str, float]]) -> list[Rung]:
-    """Bradley-Terry strengths of all versions that were compared, strongest first; ties count half to each.
+def ladder(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[Rung]:
+    """Bradley-Terry strengths of the versions that comparisons link to one of them, strongest first; ties count half
+    to each. Between versions that nothing links, no strength is defined (Agresti 2002, section 10.6).
 
-    outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie). Every pair of versions
+    outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie). of: the version that the
+    ladder is about. Every pair of versions
     that met is given one tie more: without it a version that won or lost every time would stand infinitely far from
     the others. Model: Bradley and Terry 1952; Agresti 2002, section 10.6.
     """
@@ -124,6 +126,10 @@ def ladder(outcomes: Sequence[tuple[str, str, float]]) -> list[Rung]:
 
     import evalica
 
+    linked = {of}
+    while more := {name for each in outcomes for name in each[:2] if linked & set(each[:2])} - linked:
+        linked |= more
+    outcomes = [each for each in outcomes if each[0] in linked]
     if not outcomes:
         return []
     winner = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}

@@ -42,7 +42,12 @@ def test_a_run_is_asked_for_once_a_review_is_closed_and_not_before(
     assert tick(room, instance) == []
     room.close()
     # Dagster launches one run a key, however often it is asked for.
-    assert tick(room, instance) == tick(room, instance) == [(f"review-{opened.review}", "lamps")]
+    key = f"review-{opened.review}-{room.bench.refs['registered_adapter'].digest[:12]}"
+    assert tick(room, instance) == tick(room, instance) == [(key, "lamps")]
+    room.bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    room.bench.register()
+    ((again, _),) = tick(room, instance)  # the same weights under another version: the answer is theirs too
+    assert again != key
     room.another_adapter()
     assert tick(room, instance) == []  # it was of another candidate than the line's present one
 

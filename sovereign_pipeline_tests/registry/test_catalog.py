@@ -32,7 +32,7 @@ def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
 
 def test_the_last_adapter_besides_one_has_the_highest_version_of_another_artifact(bench: Bench) -> None:
     registry = bench.open_registry()
-    assert last_adapter(registry, "lamps", besides=None) is None
+    assert last_adapter(registry, "lamps", besides=()) is None
     first = bench.register()
     bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
     second = bench.register()
@@ -42,7 +42,7 @@ def test_the_last_adapter_besides_one_has_the_highest_version_of_another_artifac
     assert (again.version, again.adapter_digest) == ("1.0.2", first.adapter_digest)
 
     def last(besides: str | None, line: str = "lamps") -> str | None:
-        adapter = last_adapter(registry, line, besides=besides)
+        adapter = last_adapter(registry, line, besides={besides})
         return adapter.id if adapter is not None else None
 
     assert last(None) == last(second.adapter_digest) == "lamps-1.0.2"

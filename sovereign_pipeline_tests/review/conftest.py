@@ -22,8 +22,9 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.registry.database import Registry
 from sovereign_pipeline.registry.models import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
-from sovereign_pipeline.review.opening import Opened, PlanContents, open_review, plan_of, sealed_seed
+from sovereign_pipeline.review.opening import Opened, open_review
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, Side, candidate_sides
+from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
@@ -128,8 +129,7 @@ class ReviewBench:
         return list(self.contents.plan.operators)
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        contents = self.contents
-        return [each for each in contents.plan.operators[operator] if each.prompt not in contents.identical]
+        return self.contents.asked(operator)
 
     def side_of(self, operator: str, pair: str) -> Side:
         return candidate_sides(self.seed, operator, self.contents.plan.operators[operator])[pair]
@@ -152,8 +152,7 @@ class ReviewBench:
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
 
     def close(self, **early: str) -> ReviewClosing:
-        policy = self.bench.workplace().line.gates.review
-        return ballots.close(self.registry, self.review, self.seed, policy, "clerk", **early)
+        return ballots.close(self.registry, self.review, self.seed, self.contents.plan, "clerk", **early)
 
     def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:
         workplace = self.bench.workplace()

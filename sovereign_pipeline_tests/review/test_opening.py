@@ -26,9 +26,10 @@ from sovereign_pipeline.errors import (
 from sovereign_pipeline.registry.audit import entries, verify
 from sovereign_pipeline.registry.models import BlindReview, SignInLink
 from sovereign_pipeline.review.answering import Answering
-from sovereign_pipeline.review.ballots import progress
-from sovereign_pipeline.review.opening import renew_link, sealed_seed
+from sovereign_pipeline.review.ballots import given, progress
+from sovereign_pipeline.review.opening import renew_link
 from sovereign_pipeline.review.plan import commitment, deal
+from sovereign_pipeline.review.sealed import sealed_seed
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -164,26 +165,29 @@ def test_a_prompt_file_that_says_something_wrong_is_refused(
     assert nothing_was_opened(room)
 
 
-def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(room: ReviewBench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["whole", "without its subject", "other signs"])
+def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(room: ReviewBench, tmp_path: Path, form: str) -> None:
     split = room.bench.artifact("leakage_safe_split")
     trained = next(read_documents(split.file("train.jsonl")))
+    text = trained.request if form == "without its subject" else f"{trained.subject}\n\n{trained.request}"
     file = prompt_file(tmp_path / "prompts.jsonl", 12)
     row = {"id": "P-x", "language": "en", "classification": "PUBLIC"}
     with file.open("a") as rows:
-        rows.write(json.dumps({**row, "prompt": f"{trained.subject}\n\n{trained.request}"}) + "\n")
+        prompt = text.upper().replace(" ", "  ") if form == "other signs" else text
+        rows.write(json.dumps({**row, "prompt": prompt}) + "\n")
     with pytest.raises(SourceError, match=r"1 rows are letters that a side was trained on \(P-x\)"):
         room.open(prompt_file=file)
 
 
 def test_what_both_answer_alike_is_a_tie_on_record_that_nobody_is_asked_about(room: ReviewBench) -> None:
-    room.planted.same = frozenset(range(12))
-    room.planted.same -= {0}
+    room.planted.same = frozenset(range(3, 12))
     room.open()
-    assert len(room.contents.identical) == 11
-    counts = progress(room.registry, room.review, {name: 4 for name in room.operators})
-    asked = {name: len(room.asked(name)) for name in room.operators}
-    assert {each.operator: each.pairs - each.ballots for each in counts} == asked
-    assert sum(asked.values()) in (1, 5)
+    assert len(room.contents.identical) == 9
+    for name in room.operators:
+        on_record, asked = given(room.registry, room.review.id, name).ballots, {each.pair for each in room.asked(name)}
+        assert on_record == {each.pair for each in room.contents.plan.operators[name]} - asked
+    counts = progress(room.registry, room.review, {name: len(room.asked(name)) for name in room.operators})
+    assert {each.ballots for each in counts} == {0}
 
 
 @pytest.mark.parametrize(
@@ -231,12 +235,19 @@ def test_one_review_at_a_time_and_one_answer_for_the_same_two(room: ReviewBench)
     room.open()
     with pytest.raises(ConflictError, match="open review already"):
         room.open()
-    room.vote_all(-1)
+    room.vote_all(1)
     room.close()
     with pytest.raises(ConflictError, match="was reviewed against tiny already; that answer stands"):
         room.open()
     room.another_adapter()
     assert room.open().plan.opponent == "lamps-1.0.0"
+
+
+def test_a_review_of_equal_answers_is_not_opened(room: ReviewBench) -> None:
+    room.planted.same = frozenset(range(99))
+    with pytest.raises(InputError, match="nothing to compare"):
+        room.open()
+    assert nothing_was_opened(room)
 
 
 def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anything(room: ReviewBench) -> None:
@@ -265,8 +276,8 @@ def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(room:
 def test_another_link_is_for_an_operator_of_the_open_review_alone(room: ReviewBench) -> None:
     workplace = room.bench.workplace()
     with pytest.raises(NotFoundError, match="has no open review"):
-        renew_link(room.registry, workplace, "operator-1")
+        renew_link(room.registry, workplace, "operator-1", "clerk")
     opened = room.open()
-    assert renew_link(room.registry, workplace, "operator-1") not in opened.links.values()
+    assert renew_link(room.registry, workplace, "operator-1", "clerk") not in opened.links.values()
     with pytest.raises(NotFoundError, match="'stranger' takes no part"):
-        renew_link(room.registry, workplace, "stranger")
+        renew_link(room.registry, workplace, "stranger", "clerk")

@@ -235,6 +235,24 @@ def test_an_operator_whom_the_proxy_names_rates_their_own_pairs_and_a_stranger_n
         assert (stranger.status_code, "You take part in no open review" in stranger.text) == (401, True)
 
 
+def test_a_review_that_cannot_be_read_takes_the_page_from_nobody_else(
+    room: ReviewBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
+    of_lamps = room.opened
+    room.bench.recipe["line"] = "lanterns"
+    room.bench.refs.clear()
+    room.bench.register()
+    damaged = room.open().review
+    (room.bench.settings.review_secrets / f"{damaged}.seed").unlink()
+    room.opened = of_lamps
+    room.__dict__.pop("contents", None)
+    app = create_app(room.bench.settings, room.registry)
+    with Browser(app, client=("127.0.0.1", 1), headers={"X-Remote-User": "operator-3"}) as browser:
+        browser.see()
+        assert browser.attribute("pair") in {each.pair for each in room.asked("operator-3")}
+
+
 def test_neither_time_nor_length_goes_with_the_side(room: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mann and Whitney's test, at a level that chance passes once in ten thousand; both answers are as long here."""
     from scipy.stats import mannwhitneyu

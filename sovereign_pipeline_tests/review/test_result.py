@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sovereign_pipeline.artifacts.production import accept, assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.review.ballots import give_guess
 from sovereign_pipeline.review.plan import candidate_sides, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult
@@ -38,7 +38,12 @@ def test_a_candidate_that_is_liked_better_ships_and_every_figure_follows_from_th
     assert result.net_preference.mean == pytest.approx((10 - tied) / 10)
     assert result.criteria["tone"].difference.mean == 2.0
     assert (result.criteria["tone"].candidate, result.criteria["tone"].opponent) == (4.0, 2.0)
-    assert (result.operators, result.ballots, result.closed_early, result.guesses) == (5, 20, None, None)
+    assert (result.operators, result.ballots, result.closed_early, result.guesses) == (
+        5,
+        room.contents.plan.ballots,
+        None,
+        None,
+    )
     assert verdicts[GATE].passed
     assert verdicts[GATE].evidence["outcome"] == "pass"
     assert_usable(BLIND_REVIEW, room.bench.workplace(), artifact.ref)
@@ -88,9 +93,81 @@ def test_what_cannot_be_told_is_inconclusive_with_what_could_have_been_seen(room
     evidence = verdicts[GATE].evidence
     expected = "fail" if evidence["net_preference"]["mean"] < 0 else "inconclusive"
     assert (evidence["outcome"], verdicts[GATE].passed) == (expected, False)
-    room.bench.recipe["gates"]["review"]["margin"] = 1.0
+
+
+def win_one(room: ReviewBench) -> None:
+    """One pair is won and all others are tied."""
+    decided = next(each for each in room.asked("operator-1") if not each.shared)
+    for operator in room.operators:
+        for each in room.asked(operator):
+            room.vote(operator, each.pair, 1 if each == decided else 0)
+
+
+def test_what_a_review_is_judged_by_is_fixed_before_the_first_ballot(room: ReviewBench) -> None:
+    room.open()
+    win_one(room)
+    room.recipe(margin=1.0, officer_may="accept_inconclusive", may_close_early=["officer.salim"])
+    with pytest.raises(InputError, match="the recipe under which it was opened allows nobody"):
+        room.close(officer="officer.salim", reason="late")
+    room.close()
+    artifact, verdicts = room.materialize()
+    assert verdicts[GATE].evidence["outcome"] == "inconclusive"
+    assert "the recipe allows it only since the review was opened" in verdicts[GATE].message
+    (gate,) = BLIND_REVIEW.gates
+    with pytest.raises(GateRefused, match="accept an inconclusive answer only"):
+        accept(BLIND_REVIEW, gate, room.bench.workplace(), artifact.ref, "officer.salim", "I like it")
+
+
+def test_a_margin_that_was_registered_beforehand_is_the_one_that_counts(room: ReviewBench) -> None:
+    room.recipe(margin=1.0)
+    room.open()
+    win_one(room)
+    room.close()
+    room.recipe(margin=0.0)
     _, verdicts = room.materialize()
-    assert verdicts[GATE].evidence["outcome"] == ("fail" if expected == "fail" else "pass")
+    assert verdicts[GATE].passed
+
+
+def test_operators_who_never_came_are_no_opinions(room: ReviewBench) -> None:
+    """One operator won everything; the others have nothing but ties that nobody asked them for."""
+    room.recipe(margin=0.0, may_close_early=["officer.salim"])
+    room.planted.same = frozenset(range(0, 12, 3))
+    room.open()
+    came = next(name for name in room.operators if any(not each.shared for each in room.asked(name)))
+    for each in room.asked(came):
+        room.vote(came, each.pair, 1)
+    room.close(officer="officer.salim", reason="the others are on leave")
+    artifact, verdicts = room.materialize()
+    assert ReviewResult.model_validate_json(artifact.file("review.json").read_bytes()).operators == 1
+    assert verdicts[GATE].evidence["outcome"] == "inconclusive"  # one operator alone gives no interval
+
+
+def test_a_candidate_that_people_like_less_is_nobodys_opponent(room: ReviewBench) -> None:
+    """Else the next one could ship for being better than what may not ship."""
+    room.open()
+    room.vote_all(1)
+    room.close()
+    room.another_adapter()
+    room.open()
+    assert room.contents.plan.opponent == "lamps-1.0.0"
+    room.vote_all(-1)
+    room.close()
+    room.another_adapter()
+    room.open()
+    assert (room.contents.plan.adapter, room.contents.plan.opponent) == ("lamps-1.2.0", "lamps-1.0.0")
+
+
+def test_the_same_weights_under_another_version_keep_their_answer(room: ReviewBench) -> None:
+    room.open()
+    room.vote_all(-1)
+    room.close()
+    room.bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    again = room.bench.register()
+    assert again.version == "1.0.1"
+    with pytest.raises(ConflictError, match=r"lamps-1\.0\.1 \(then lamps-1\.0\.0, the same weights\) was reviewed"):
+        room.open()
+    _, verdicts = room.materialize()
+    assert verdicts[GATE].evidence["outcome"] == "fail"
 
 
 @pytest.mark.parametrize("outcome", ["inconclusive", "fail"])

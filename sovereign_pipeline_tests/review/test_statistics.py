@@ -159,7 +159,7 @@ def test_the_ladder_is_that_of_the_textbook() -> None:
     games = [
         (one, other, 1.0) for one, beaten in BASEBALL.items() for other, wins in beaten.items() for _ in range(wins)
     ]
-    rungs = ladder(games * 50)
+    rungs = ladder(games * 50, of=games[0][0])
     assert [rung.version for rung in rungs] == [
         "Milwaukee", "Detroit", "Toronto", "New York", "Boston", "Cleveland", "Baltimore",
     ]  # fmt: skip
@@ -167,8 +167,14 @@ def test_the_ladder_is_that_of_the_textbook() -> None:
 
 
 def test_a_version_that_won_every_time_stands_high_but_not_infinitely() -> None:
-    rungs = ladder([("lamps-1.1.0", "lamps-1.0.0", 1.0)] * 10 + [("lamps-1.0.0", "tiny", 0.5)] * 10)
+    rungs = ladder([("lamps-1.1.0", "lamps-1.0.0", 1.0)] * 10 + [("lamps-1.0.0", "tiny", 0.5)] * 10, of="lamps-1.1.0")
     assert [(rung.version, rung.pairs) for rung in rungs] == [("lamps-1.1.0", 10), ("lamps-1.0.0", 20), ("tiny", 10)]
     assert rungs[0].strength == pytest.approx(math.log(10.5 / 0.5))
     assert rungs[1].strength == pytest.approx(0.0, abs=1e-6)
-    assert ladder([]) == []
+    assert ladder([], of="lamps-1.1.0") == []
+
+
+def test_versions_that_nothing_links_to_the_one_in_question_stand_on_no_common_ladder() -> None:
+    games = [("lamps-1.1.0", "tiny", 1.0)] * 12 + [("lamps-1.3.0", "lamps-1.2.0", 1.0)] * 12
+    assert [rung.version for rung in ladder(games, of="lamps-1.3.0")] == ["lamps-1.3.0", "lamps-1.2.0"]
+    assert len(ladder([*games, ("lamps-1.2.0", "tiny", 1.0)], of="lamps-1.3.0")) == 4
