@@ -3,12 +3,13 @@
 What belongs here: starting that process, waiting for it, and what its ending means. What happens inside it is
 `sandbox_inside.py`; what is run and what follows from it is `suite_answers.py`.
 
-What holds: no network, not even the machine's own loopback; no file of this machine but Python and the system's shared
-libraries, and these cannot be written, so neither the vault nor the home is there; an empty environment; time, memory,
-size and number of files, number of processes; and nothing that was started outlives the run. What does not: memory is
-limited for each process, so a program may use `memory_bytes` times `processes`; and a program that means to cheat its
-own test can, since both run in one process, as HumanEval defines it. Where the kernel does not allow a limit to be
-set, nothing is run: there is no way to run without them.
+What holds: no network, not even the machine's own loopback; no file of this machine but Python, its standard library
+and the shared libraries that these load, and they cannot be written, so no installed package, no vault and no home is
+there, nor the account's key ring; an empty environment; time, memory, size and number of files, number of processes;
+and nothing that was started outlives the run. What does not: memory is limited for each process, so a program may use
+`memory_bytes` times `processes`, and some MiB that the kernel keeps for its pipes and sockets; and a program that means
+to cheat its own test can, since both run in one process, as HumanEval defines it. Where the kernel does not allow a
+limit to be set, nothing is run: there is no way to run without them.
 """
 
 import json
@@ -17,10 +18,10 @@ import secrets
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal
 
@@ -28,6 +29,29 @@ from sovereign_pipeline.errors import SandboxUnavailable
 from sovereign_pipeline.evaluation.sandbox_inside import OUT_OF_TIME
 
 INSIDE = Path(__file__).with_name("sandbox_inside.py")
+
+# Python of the standard library alone; the virtual environment, if there is one, is left out.
+_PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
+
+# Prints what such a Python consists of: where it looks for modules, and what the loader loads for all of these, by the
+# names under which it looks for them.
+_PARTS = """
+import ctypes, glob, os, sys
+class Loaded(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Loaded), ctypes.c_size_t, ctypes.c_void_p)
+def show(loaded, size, data):
+    print(os.fsdecode(loaded.contents.name))
+    return 0
+for directory in sys.path:
+    print(directory)
+    for module in glob.glob(directory + "/*.so"):
+        try:
+            ctypes.CDLL(module)
+        except OSError:  # a module whose library is not installed cannot be imported outside either
+            pass
+ctypes.CDLL(None).dl_iterate_phdr(show, None)
+"""
 
 Ending = Literal["passed", "failed", "timeout"]
 
@@ -77,9 +101,9 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
     if said.startswith(nonce):
         raise SandboxUnavailable(
             f"Code that a model wrote is run only behind limits, and this machine does not allow one of them "
-            f"({said.removeprefix(nonce + ':')}). It takes Linux 5.12 or newer that lets this account make user, "
-            f"mount, network and process namespaces: see 'Suites that run code' in docs/administrator.md. Or take the "
-            f"suite out of the recipe."
+            f"({said.removeprefix(nonce + ':')}). It takes Linux 5.12 or newer, with seccomp filters, that lets this "
+            f"account make user, mount, network and process namespaces: see 'Suites that run code' in "
+            f"docs/administrator.md. Or take the suite out of the recipe."
         )
     return "timeout" if timed_out else "failed"
 
@@ -102,7 +126,7 @@ def _started() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     report = os.fdopen(reading, "rb", buffering=0)
     try:
         process = subprocess.Popen(
-            [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B", str(INSIDE), str(writing)],
+            [*_PYTHON, str(INSIDE), str(writing)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -132,8 +156,14 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
         return True
 
 
+@cache
 def _shown() -> list[str]:
-    """What the program may read of this machine: Python without its packages' data, and the shared libraries."""
-    python = [sys.base_prefix, os.path.realpath(sys.executable), sysconfig.get_path("stdlib")]
-    libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
-    return [path for path in dict.fromkeys([*python, *libraries]) if Path(path).exists()]
+    """What the program may read of this machine: Python, its standard library, and the shared libraries of both. Each
+    library by itself, for a directory of them (/usr/lib) holds packages and much else. What is installed in the
+    directory of the standard library is covered inside."""
+    listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
+    if listed.returncode != 0:
+        raise SandboxUnavailable(f"{_PYTHON[0]} could not list the files that it consists of, so nothing is run.")
+    parts = [_PYTHON[0], *os.fsdecode(listed.stdout).splitlines()]
+    # The program itself has no name in the list, and a part of the kernel that is in it (vdso) no file.
+    return [path for path in parts if Path(path).is_absolute() and Path(path).exists()]

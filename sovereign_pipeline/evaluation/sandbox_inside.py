@@ -9,10 +9,12 @@ child of that one gives up what is left and becomes the program.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +25,41 @@ CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
-PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 23, 24, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 23, 24, 38
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+# The calls that are refused, by their numbers on these machines. RLIMIT_AS counts what a process has mapped, so memory
+# that is kept without being mapped would have no limit.
+MACHINES = ("x86_64", "aarch64")
+REFUSED = {
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "memfd_create": (319, 279),
+    "vmsplice": (278, 75),  # a pipe keeps a page, and with it the 2 MiB that the page is part of
+    "io_uring_setup": (425, 425),  # this and the next: memory that only some kernels hold to RLIMIT_MEMLOCK
+    "bpf": (321, 280),
+    "inotify_init": (253, None),  # a queue keeps thousands of events that nobody reads
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
+    # Not for their memory: the key rings of the account stay readable in every namespace, and outlive the run.
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+}
+SYS_MMAP = (9, 222)  # its flags are the fourth argument
+MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
+
+# A filter of calls, in the kernel's words (linux/filter.h, linux/seccomp.h, linux/audit.h).
+LOAD, AND, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # where they lie in seccomp_data; of the last, its low half
+AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+X32_CALLS = 0x40000000
+SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 2, 0x00050000, 0x7FFF0000
+
+# What is installed beside the standard library, in its own directory.
+PACKAGES = ("site-packages", "dist-packages")
 
 # The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
 OUT_OF_TIME = 3
@@ -130,6 +164,10 @@ def _show(path: str, root: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.touch()
     called("mount", path.encode(), str(target).encode(), None, MS_BIND | MS_REC, None)
+    for packages in PACKAGES:
+        if (target / packages).is_dir():
+            covered = str(target / packages).encode()
+            called("mount", b"tmpfs", covered, b"tmpfs", MS_NOSUID | MS_NODEV, b"nr_inodes=1")
     _make_read_only(str(target), AT_RECURSIVE)
 
 
@@ -163,6 +201,25 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
 
 
+def refuse_calls() -> None:
+    """From here on the kernel answers EPERM to the calls in REFUSED, and to memory that is shared without a file: of
+    that, too, a process can keep all and map one page."""
+    machine = MACHINES.index(os.uname().machine)
+    refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
+    shared = MAP_SHARED | MAP_ANONYMOUS
+    # An instruction, how many to skip if it holds and if not, and its value. The calls of another machine that this
+    # kernel takes as well (i386, x32) have other numbers, so none of these is let through.
+    instructions = [(LOAD, 0, 0, CALL_MACHINE), (IF_EQUAL, 1, 0, AUDIT_ARCH[machine]), refuse]
+    instructions += [(LOAD, 0, 0, CALL_NUMBER), (IF_AT_LEAST, 0, 1, X32_CALLS), refuse]
+    for number in filter(None, (numbers[machine] for numbers in REFUSED.values())):
+        instructions += [(IF_EQUAL, 0, 1, number), refuse]
+    instructions += [(IF_EQUAL, 0, 4, SYS_MMAP[machine]), (LOAD, 0, 0, FOURTH_ARGUMENT), (AND, 0, 0, shared)]
+    instructions += [(IF_EQUAL, 0, 1, shared), refuse, (RETURN, 0, 0, SECCOMP_RET_ALLOW)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in instructions))
+    filter_of_calls = ctypes.create_string_buffer(struct.pack("HP", len(instructions), ctypes.addressof(code)))
+    called("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, filter_of_calls)
+
+
 def become_program(order: Order, report: int) -> None:
     give_up_everything(order["limits"], order["is_root"])
     handed = os.memfd_create("order")
@@ -173,6 +230,7 @@ def become_program(order: Order, report: int) -> None:
     os.close(handed)
     # A fixed seed of hashes: the order of a set must not decide whether an answer is right.
     python = os.path.realpath(sys.executable)
+    refuse_calls()  # at the end, for one of them has just handed the program over
     os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
 
 

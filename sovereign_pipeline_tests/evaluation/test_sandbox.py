@@ -4,18 +4,23 @@ Where a limit can be seen from inside, the program itself passes only if it ran 
 """
 
 import os
+import platform
 import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from sovereign_pipeline.errors import SandboxUnavailable
+from sovereign_pipeline.evaluation import sandbox, sandbox_inside
 from sovereign_pipeline.evaluation.sandbox import Limits, require_sandbox, run_program
 from sovereign_pipeline.settings import PROJECT_ROOT
 
@@ -109,6 +114,105 @@ def test_memory_is_limited() -> None:
     assert outcome_of(asks_for.format(16 << 20)) == "failed"
 
 
+# Each program that follows it keeps 20 to 100 MiB of memory without having it mapped.
+KEEPS = """
+import ctypes, errno, os
+
+libc = ctypes.CDLL(None, use_errno=True)
+PIECES, SIZE, PAGE, READ_WRITE, MAY_MOVE = range(4), 24 << 20, 4096, 3, 1
+PRIVATE, SHARED, ANONYMOUS, HUGE = 2, 1, 32, 14
+addresses = {"mmap", "mremap", "shmat"}
+
+def call(name, *arguments):
+    function = getattr(libc, name)
+    function.restype = ctypes.c_long if name in addresses else ctypes.c_int
+    result = function(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments))
+    if result == -1:
+        raise OSError(ctypes.get_errno(), name)
+    return result
+
+def written(address, piece):
+    ctypes.memset(address, 65 + piece, SIZE)
+    return address
+
+def is_there(address, piece):
+    assert ctypes.string_at(address + SIZE - 1, 1) == bytes([65 + piece])
+    return address
+"""
+DETACHED_SEGMENTS = """
+segments = [call("shmget", 0, SIZE, 0o1600) for _ in PIECES]
+for piece, segment in enumerate(segments):
+    call("shmdt", written(call("shmat", segment, None, 0), piece))
+for piece, segment in enumerate(segments):
+    call("shmdt", is_there(call("shmat", segment, None, 0), piece))
+"""
+SHARED_WITHOUT_A_FILE = """
+pages = []
+for piece in PIECES:
+    address = written(call("mmap", None, SIZE, READ_WRITE, SHARED | ANONYMOUS, -1, 0), piece)
+    call("munmap", address + PAGE, SIZE - PAGE)
+    pages.append(address)
+for piece, page in enumerate(pages):
+    address = is_there(call("mremap", page, PAGE, SIZE, MAY_MOVE), piece)
+    call("munmap", address + PAGE, SIZE - PAGE)
+"""
+GIVEN_TO_A_PIPE = """
+pipes = [os.pipe() for _ in range(4)]
+for number in range(40):  # a small pipe holds sixteen pages, and with each of them its 2 MiB
+    address = call("mmap", None, 4 << 20, READ_WRITE, PRIVATE | ANONYMOUS, -1, 0)
+    start = address + -address % (2 << 20)
+    libc.madvise(ctypes.c_long(start), ctypes.c_long(2 << 20), HUGE)
+    ctypes.memset(start, 65, 2 << 20)
+    call("vmsplice", pipes[number % 4][1], (ctypes.c_uint64 * 2)(start, PAGE), 1, 0)
+    call("munmap", address, 4 << 20)
+"""
+FILES_WITHOUT_A_NAME = """
+files = [os.memfd_create("file") for _ in range(20)]
+for file in files:
+    assert os.write(file, b"x" * (1 << 20)) == 1 << 20
+"""
+MESSAGES = """
+message = (ctypes.c_long * 1025)(1)
+for _ in range(10_000):
+    call("msgsnd", call("msgget", 0, 0o1600), message, 8192, 0)
+"""
+SEMAPHORES = """
+for _ in range(1_000):
+    call("semget", 0, 1_000, 0o1600)
+"""
+EVENTS = """
+for _ in range(20):
+    call("inotify_add_watch", call("inotify_init1", 0), b"/tmp", 0xFFF)
+names = ["a" * 255, "b" * 255]
+open(names[0], "w").close()
+for _ in range(4_000):
+    os.rename(*names)
+    names.reverse()
+"""
+
+
+@pytest.mark.parametrize(
+    "keeps",
+    [DETACHED_SEGMENTS, SHARED_WITHOUT_A_FILE, GIVEN_TO_A_PIPE, FILES_WITHOUT_A_NAME, MESSAGES, SEMAPHORES, EVENTS],
+    ids=["segments", "shared", "pipe", "files", "messages", "semaphores", "events"],
+)
+def test_memory_is_limited_also_when_it_is_not_mapped(keeps: str) -> None:
+    tries = "try:\n" + textwrap.indent(keeps, "    ") + "except PermissionError: pass\nelse: raise SystemExit"
+    assert outcome_of(KEEPS + tries, Limits(memory_bytes=64 << 20)) == "passed"
+
+
+def test_each_call_that_is_to_be_refused_is() -> None:
+    machine = sandbox_inside.MACHINES.index(platform.machine())
+    numbers = [each[machine] for each in sandbox_inside.REFUSED.values()]
+    calls = f"""
+        import ctypes, errno
+        libc = ctypes.CDLL(None, use_errno=True)
+        for number in filter(None, {numbers}):
+            assert libc.syscall(number, 0, 0, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EPERM, number
+    """
+    assert outcome_of(calls) == "passed"
+
+
 def test_the_network_is_not_there_not_even_loopback() -> None:
     name = f"\0sovereign-{os.getpid()}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
@@ -159,7 +263,7 @@ def refused(number, path, size=1):
         "assert not refused(errno.EFBIG, 'a', 90_000) and refused(errno.EFBIG, 'b', 110_000)",
         "assert [refused(errno.ENOSPC, name, 90_000) for name in 'abc'] == [False, False, True]",
         "assert [refused(errno.ENOSPC, name, 0) for name in 'abcdef'] == [False] * 4 + [True] * 2",
-        "assert all(refused(errno.EROFS, path) for path in ('/a', '/usr/lib/a', os.__file__))",
+        "assert all(refused(errno.EROFS, path) for path in ('/a', os.path.dirname(os.__file__) + '/a', os.__file__))",
     ],
     ids=["size", "all together", "number", "elsewhere"],
 )
@@ -252,6 +356,57 @@ def test_nothing_of_this_machine_is_there_to_read(tmp_path: Path, monkeypatch: p
     assert outcome_of(looks) == "passed"
 
 
+def test_of_this_machine_python_and_its_libraries_are_there_and_nothing_else() -> None:
+    looks = """
+        import os, sys, sysconfig
+        library = sysconfig.get_path("stdlib") + "/"
+        for directory, _, names in os.walk("/"):
+            for path in (os.path.join(directory, name) for name in names):
+                assert path == sys.executable or path.startswith(library) or ".so" in os.path.basename(path), path
+                assert "site-packages" not in path and "dist-packages" not in path, path
+        import ssl, sqlite3  # which load libraries of their own
+    """
+    assert outcome_of(looks) == "passed"
+
+
+@pytest.fixture
+def library() -> Iterator[Path]:
+    """Not in /tmp, which the sandbox has of its own, and readable to the account that the sandbox takes."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this environment and of the Python below it, and two that lie in a library that is shown."""
+    planted = [library / "site-packages", library / "dist-packages"]
+    for each in planted:
+        each.mkdir()
+        (each / "planted.py").touch()
+    (library / "module.py").touch()
+    shown = [*sandbox._shown(), str(library)]
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox._shown", lambda: shown)
+    below = subprocess.run(
+        [os.path.realpath(sys.executable), "-c", "import site; print(*site.getsitepackages(), sep='\\n')"],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    installed = [sysconfig.get_path("purelib"), *below, *map(str, planted)]
+    looks = f"""
+        import os, sys
+        sys.path += [{str(library)!r}, *{installed}]
+        import module
+        for directory in {installed}:
+            assert not os.path.exists(directory) or os.listdir(directory) == [], directory
+        for name in ("planted", "pytest", "pip", "numpy"):
+            try:
+                __import__(name)
+            except ModuleNotFoundError:
+                continue
+            raise SystemExit
+    """
+    assert outcome_of(looks) == "passed"
+
+
 def test_what_was_given_up_cannot_be_taken_back() -> None:
     tries = """
         import ctypes, os
@@ -293,9 +448,28 @@ def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
 
 
 def test_where_a_path_that_it_needs_cannot_be_shown_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox.sys.base_prefix", "/dev/null/nowhere")
-    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox.Path.exists", lambda path: True)
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox._shown", lambda: ["/dev/null/nowhere"])
     with pytest.raises(SandboxUnavailable, match="does not allow one of them"):
+        run_program("assert True")
+
+
+def test_where_python_cannot_say_what_it_consists_of_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox._shown.cache_clear()
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox._PARTS", "raise SystemExit(1)")
+    with pytest.raises(SandboxUnavailable, match="could not list the files"):
+        run_program("assert True")
+
+
+def test_where_the_kernel_does_not_take_the_filter_nothing_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter whose last instruction is no instruction stands for a kernel without filters."""
+    inside = sandbox.INSIDE.read_text()
+    altered = tmp_path / "inside.py"
+    altered.write_text(inside.replace("(RETURN, 0, 0, SECCOMP_RET_ALLOW)", "(0xFFFF, 0, 0, 0)"))
+    assert altered.read_text() != inside
+    monkeypatch.setattr("sovereign_pipeline.evaluation.sandbox.INSIDE", altered)
+    with pytest.raises(SandboxUnavailable, match="prctl"):
         run_program("assert True")
 
 
