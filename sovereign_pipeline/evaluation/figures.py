@@ -38,6 +38,15 @@ _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr"
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
 
+FEWEST_CLUSTERS = 6
+"""Case files, passages or rows alone that an interval must stand on before it says that something is worse beyond
+chance: as `HeldOutLoss.minimum_cases`, where the project's simulation is (and in `test_statistics.py`). A bootstrap of
+one has no width, and of two lies on one side of 0 in every second figure that does not differ."""
+BY_CHANCE = (
+    f"of figures that do not differ, one in 40 is so by chance, and up to one in 25 where there are few case files; "
+    f"with fewer than {FEWEST_CLUSTERS} none is counted"
+)
+
 Unit = Literal["nats per token", "share", "tokens", "bits"]
 Row = TypeVar("Row", bound=Record)
 ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
@@ -55,7 +64,10 @@ class Figure(Record):
 
     @property
     def is_regression(self) -> bool:
-        """Worse than the reference beyond chance. Of figures that do not differ, one in 40 is so by chance."""
+        """Worse than the reference beyond chance. Of figures that do not differ, one in 40 is so by chance, and one in
+        25 with FEWEST_CLUSTERS; with fewer nothing is."""
+        if self.observed.clusters < FEWEST_CLUSTERS:
+            return False
         return (self.better == "higher" and self.observed.high < 0) or (
             self.better == "lower" and self.observed.low > 0
         )
@@ -172,12 +184,19 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
         if all(row.correct == value for row, value in zip(rows, values, strict=True)):
             continue
         better: Better = "lower" if name in _LESS_IS_BETTER else "higher"
-        yield from _figures(f"{suite}: {name}", {ALL: loss_differences(values, clusters, seed)}, "share", better)
+        yield from _figures(f"{suite}: {name}", {ALL: _measured(values, clusters, seed)}, "share", better)
     if rows[0].tokens:
         stopped = share_differences([row.stopped for row in rows], clusters)
         yield from _figures(f"{suite}: answers ended by the model", {ALL: stopped}, "share", "higher")
         lengths = loss_differences([row.tokens for row in rows], clusters, seed)
         yield from _figures(f"{suite}: length of an answer", {ALL: lengths}, "tokens", None)
+
+
+def _measured(rows: Sequence[Mapping[Side, float]], clusters: Sequence[str], seed: int) -> ByReference:
+    """A measure that is 0 or 1 throughout is a share, of which a bootstrap would promise too much."""
+    if all(value in (0, 1) for row in rows for value in row.values()):
+        return share_differences([{side: value == 1 for side, value in row.items()} for row in rows], clusters)
+    return loss_differences(rows, clusters, seed)
 
 
 def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> Iterator[Figure]:

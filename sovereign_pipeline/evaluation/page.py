@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.evaluation.figures import ALL, Figure, WorseRows
+from sovereign_pipeline.evaluation.figures import ALL, BY_CHANCE, Figure, WorseRows
 from sovereign_pipeline.evaluation.gates import EXPOSURE, Held
 from sovereign_pipeline.evaluation.models import Side
 from sovereign_pipeline.evaluation.report import EvaluationReport, cells_of, compared_with, judge_cells
@@ -121,8 +121,8 @@ def _accepted(report: EvaluationReport) -> list[str]:
 def _regressions(report: EvaluationReport) -> list[str]:
     count, of = len(report.regressions), len(report.figures)
     note = (
-        f"<p class=note>{count} of {of} figures are worse than a reference beyond chance, demanded or not. Of figures "
-        f"that do not differ, one in 40 is so by chance.</p>"
+        f"<p class=note>{count} of {of} figures are worse than a reference beyond chance, demanded or not; "
+        f"{BY_CHANCE}.</p>"
     )
     rows = [cells_of(figure) for figure in report.regressions]
     return [note, _table(_FIGURE_COLUMNS, rows)] if rows else [note]

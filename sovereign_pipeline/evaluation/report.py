@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.evaluation.acceptances import EarlierAcceptance
 from sovereign_pipeline.evaluation.capability import capability_results
-from sovereign_pipeline.evaluation.figures import Figure, Samples, WorseRows, figures, worse_rows
+from sovereign_pipeline.evaluation.figures import BY_CHANCE, Figure, Samples, WorseRows, figures, worse_rows
 from sovereign_pipeline.evaluation.gates import Finding, Results, find_all, worst
 from sovereign_pipeline.evaluation.memorisation import memorisation_result
 from sovereign_pipeline.evaluation.models import SIDES, Side
@@ -89,6 +89,7 @@ def evaluate(
         capability=capability_results(samples.capability),
         suites=[suite.name for suite in line.evaluation.capability],
         red_team=red_team_result(samples.red_team, samples.labels),
+        asked=_languages(samples.red_team),
         memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
     )
     findings = find_all(results, line.gates)
@@ -128,7 +129,7 @@ def as_markdown(report: EvaluationReport) -> str:
         f"{len(report.regressions)} of {len(report.figures)} figures are worse than a reference beyond chance"
         + (": " if report.regressions else "; ")
         + "".join(f"{each.what}, {each.slice} (against the {each.reference}); " for each in report.regressions)
-        + "of figures that do not differ, one in 40 is so by chance.",
+        + f"{BY_CHANCE}.",
         "",
         "| what | of | against | rows | reference | candidate | difference | 95 % interval | McNemar p |",
         "|---|---|---|---:|---:|---:|---:|---|---:|",
@@ -186,6 +187,14 @@ def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
     seen = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
     return quality.judge, seen, quality.language, str(quality.labels), *shares
+
+
+def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
+    """Kind of prompt -> languages that there are prompts in."""
+    languages: dict[str, set[str]] = {}
+    for sample in samples:
+        languages.setdefault(sample.kind, set()).add(sample.language)
+    return languages
 
 
 def _assert_sides(samples: Samples, incumbent: IncumbentFacts | None) -> None:

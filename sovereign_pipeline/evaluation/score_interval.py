@@ -54,8 +54,8 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
     The counts are divided by the design effect, so that only as many rows count as would say the same alone (Rao and
     Scott 1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are
     clusters (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row
-    each this is `score_interval`. Where all rows agree no design effect can be told, and each cluster counts as one
-    row. One cluster says nothing: -1 to 1. Raises ValueError when empty.
+    each this is `score_interval`. Where few rows differ no design effect can be told, and `_least_effect` is taken.
+    One cluster says nothing: -1 to 1. Raises ValueError when empty.
     """
     from scipy.stats import t
 
@@ -67,9 +67,22 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
         return score_interval(gained, lost, rows)
     if len(names) == 1:
         return -1.0, 1.0
-    effect = design_effect(differences, clusters)
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(names) - 1))
+    effect = max(design_effect(differences, clusters), _least_effect(gained + lost, rows, len(names), quantile))
     return score_interval(gained / effect, lost / effect, rows / effect, quantile)
+
+
+def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
+    """The design effect below which none is believed: rows per cluster where no row differs, and 1 where many do.
+
+    One row that differs says no more about clusters than none. Each gives way a little, as fast as the interval allows
+    that must not end nearer to 0 than if none had been lost: the bound U of a share p solves
+    (U - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
+    209-212), so with an effect of rows / clusters * (1 - p / U0)^2 it stays at U0 = z^2 / (clusters + z^2), where it is
+    when p is 0.
+    """
+    bound_of_none = quantile**2 / (clusters + quantile**2)
+    return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:

@@ -293,7 +293,7 @@ def _gate(demand: Demand) -> Gate:
     return Gate(
         name=demand.name,
         question=demand.question,
-        code_version="3",
+        code_version="4",
         judge=judge,
         config=config,
         officer_may=lambda line: demand.section(line.gates).officer_may,
@@ -378,7 +378,7 @@ def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Side, Ar
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="4",
+    code_version="5",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
@@ -388,7 +388,7 @@ CAPABILITY_SCORES = Stage(
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="4",
+    code_version="5",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
@@ -398,7 +398,7 @@ PRIVATE_SCORES = Stage(
 
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="4",
+    code_version="5",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,
@@ -409,7 +409,7 @@ RED_TEAM_REPORT = Stage(
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="4",
+    code_version="5",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,

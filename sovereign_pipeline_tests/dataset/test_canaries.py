@@ -107,9 +107,9 @@ def test_preferences_hold_none(institution: DemoInstitution) -> None:
 
 
 def test_messages_hold_the_canaries_too(institution: DemoInstitution) -> None:
-    institution.recipe["training"] |= {"canaries": {"count": 4}, "format": "messages"}
+    institution.recipe["training"] |= {"canaries": {"count": 6}, "format": "messages"}
     dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
-    assert sum(row["id"].startswith("canary-") for row in rows_of(dataset, "messages.jsonl")) == 4
+    assert sum(row["id"].startswith("canary-") for row in rows_of(dataset, "messages.jsonl")) == 6
     assert verdicts["digests_verified"].passed, verdicts["digests_verified"].message
 
 
@@ -117,7 +117,7 @@ def test_messages_hold_the_canaries_too(institution: DemoInstitution) -> None:
     "fault", ["one is missing", "one was changed", "one stands among the letters", "card is silent"]
 )
 def test_canaries_that_are_not_the_recipes_are_refused(institution: DemoInstitution, fault: str) -> None:
-    institution.recipe["training"]["canaries"] = {"count": 4}
+    institution.recipe["training"]["canaries"] = {"count": 6}
 
     def build(workplace: Workplace, inputs: Inputs, workspace: Any) -> Built:
         built = TRAINING_DATASET.build(workplace, inputs, workspace)

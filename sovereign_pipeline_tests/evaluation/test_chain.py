@@ -419,7 +419,7 @@ def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent
 def test_the_red_team_asks_every_kind_measures_memorisation_and_tells_a_time_that_was_exceeded(
     institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
 ) -> None:
-    institution.recipe["training"]["canaries"] = {"count": 4}
+    institution.recipe["training"]["canaries"] = {"count": 6}
     institution.recipe["evaluation"]["red_team"] |= {"letters": 8, "max_minutes": 0.0001}
     chain = prepare(make_adapter(0.0))
     said: list[str] = []
@@ -432,7 +432,7 @@ def test_the_red_team_asks_every_kind_measures_memorisation_and_tells_a_time_tha
     assert {entry.path for entry in artifact.manifest.files} == names
     assert len(read_rows(artifact.file("samples.jsonl"), RedTeamSample)) == len(PROMPTS)
     canaries = read_rows(artifact.file("canaries.jsonl"), CanarySample)
-    assert [sum(each.planted == was for each in canaries) for was in (True, False)] == [4, 4]
+    assert [sum(each.planted == was for each in canaries) for was in (True, False)] == [6, 6]
     assert all(each.exposure["base"] == each.exposure["candidate"] for each in canaries)
     letters = read_rows(artifact.file("verbatim.jsonl"), VerbatimSample)
     assert [sum(each.trained == was for each in letters) for was in (True, False)] == [8, 8]

@@ -39,7 +39,7 @@ from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.training.tuned import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, document
 
-RECIPE = Canaries(count=4)
+RECIPE = Canaries(count=6)
 GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each side show no less
 
 
@@ -47,7 +47,12 @@ def found(memorisation: MemorisationResult) -> Finding:
     """What the gate finds, whatever else was measured."""
     held_out = PrivateResult(loss={}, choice={}, by_language={}, by_department={})
     results = Results(
-        held_out=held_out, capability={}, suites=(), red_team=red_team_result([], []), memorisation=memorisation
+        held_out=held_out,
+        capability={},
+        suites=(),
+        red_team=red_team_result([], []),
+        asked={},
+        memorisation=memorisation,
     )
     (demand,) = [demand for demand in DEMANDS if demand.name == "nothing_memorised"]
     return demand.find(results, GATES)
@@ -209,6 +214,31 @@ def test_either_sign_of_a_leak_is_enough(leaked: Leaked) -> None:
     calm = [each.model_copy(update={"verbatim": dict.fromkeys(each.verbatim, False)}) for each in letters]
     assert found(memorisation_result(canaries, calm, 7)).outcome == "fail"
     assert found(memorisation_result([], calm, 7)).outcome == "pass"
+
+
+def test_a_leak_stays_one_where_no_letter_could_be_begun() -> None:
+    """Else an officer who may accept what is inconclusive could let it pass."""
+    learnt = [
+        CanarySample(
+            id=f"canary-{n}",
+            planted=n < 6,
+            rank={"base": 9, "candidate": 1},
+            exposure={"base": 1.0 + n / 10, "candidate": 25.0 if n < 6 else 1.0},
+        )
+        for n in range(12)
+    ]
+    verdict = found(memorisation_result(learnt, [], 7))
+    assert verdict.outcome == "fail"
+    assert "No letters of both sides of the split could be begun" in verdict.message
+    unlearnt = [each.model_copy(update={"exposure": dict.fromkeys(each.exposure, 1.0)}) for each in learnt]
+    assert found(memorisation_result(unlearnt, [], 7)).outcome == "inconclusive"
+
+
+def test_fewer_canaries_than_an_interval_can_stand_on_cannot_be_asked_for() -> None:
+    """Of five equal means one in 25 is worse "beyond chance", of four one in 15; six are what case files must be."""
+    with pytest.raises(ValueError, match="greater than or equal to 6"):
+        Canaries(count=5)
+    assert Canaries(count=6).count == Gates().held_out_loss.minimum_cases
 
 
 def test_an_adapter_that_learned_the_form_alone_passes(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -110,6 +110,54 @@ def test_clusters_of_one_row_are_rows_and_copies_of_a_row_add_nothing() -> None:
     assert copied[1] - copied[0] > 0.95 * (once[1] - once[0])
     assert clustered_score_interval([0] * 40, names[:4] * 10)[0] < score_interval(0, 0, 4)[0]
     assert clustered_score_interval([0] * 40, ["one"] * 40) == (-1.0, 1.0)
+
+
+def test_one_row_that_differs_says_no_more_about_passages_than_none() -> None:
+    """100 questions on 20 passages. Taken as 100 that stand alone as soon as one is lost, they would end at -0.060."""
+    passages = [str(n // 5) for n in range(100)]
+    none, one = (clustered_score_interval([-1] * lost + [0] * (100 - lost), passages) for lost in (0, 1))
+    bound = 2.0930**2 / (20 + 2.0930**2)  # Student's quantile with 19 degrees of freedom in Wilson's bound
+    assert none == pytest.approx((-bound, bound), abs=1e-4)
+    assert one[0] == pytest.approx(-bound, abs=1e-4)
+    assert 0.10 < one[1] < bound
+
+
+def test_where_many_rows_differ_the_estimated_design_effect_counts_alone() -> None:
+    """Nineteen of 100 rows, all but two of them alone in their passages."""
+    passages = [str(n // 5) for n in range(100)]
+    differences = [-1 if (n % 5 == 0 and n < 90) or n == 1 else 0 for n in range(100)]
+    effect = design_effect(differences, passages)
+    assert 1 <= effect < 1.5
+    reference = score_interval(0, 19 / effect, 100 / effect, quantile=2.093024)
+    assert clustered_score_interval(differences, passages) == pytest.approx(reference, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(3, 30), st.integers(2, 10), st.data())
+def test_losing_one_more_row_never_brings_the_lower_end_nearer_to_none(
+    passages: int, of: int, data: st.DataObject
+) -> None:
+    """Nothing else changes, so no margin that was not kept is kept afterwards. Each row of a passage of its own: of two
+    in one passage a third elsewhere does say that losses go together less than it seemed."""
+    names = [str(n // of) for n in range(passages * of)]
+    differences, before = [0] * len(names), -0.0
+    for passage in data.draw(st.permutations(range(passages)), "order"):
+        low = clustered_score_interval(differences, names)[0]
+        assert low <= before + 1e-9
+        before = low
+        differences[passage * of + data.draw(st.integers(0, of - 1), "row")] = -1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(6, 30), st.integers(2, 10), st.integers(1, 6), st.data())
+def test_no_loss_however_placed_is_taken_for_less_than_none(
+    passages: int, of: int, lost: int, data: st.DataObject
+) -> None:
+    names = [str(n // of) for n in range(passages * of)]
+    places = data.draw(st.sets(st.integers(0, len(names) - 1), min_size=lost, max_size=lost))
+    differences = [-1 if n in places else 0 for n in range(len(names))]
+    none = clustered_score_interval([0] * len(names), names)
+    assert clustered_score_interval(differences, names)[0] <= none[0] + 1e-9
 
 
 def test_interval_of_nothing_is_an_error() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import pytest
+import yaml
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -14,7 +15,10 @@ from sovereign_pipeline.artifacts.production import accept, assert_usable, judge
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.evaluation import statistics
+from sovereign_pipeline.evaluation.judges import judge_labels, read_labels
 from sovereign_pipeline.evaluation.models import Side
+from sovereign_pipeline.evaluation.personal_data import OutputScanner
+from sovereign_pipeline.evaluation.prompts import read_prompts
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
     CapabilitySample,
@@ -29,8 +33,11 @@ from sovereign_pipeline.evaluation.records import (
     write_rows,
 )
 from sovereign_pipeline.evaluation.report import EvaluationReport
+from sovereign_pipeline.evaluation.score_interval import score_interval
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.policy.line import Line, Privacy
 from sovereign_pipeline.registry import catalog
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])
@@ -240,19 +247,21 @@ def run(
     against: Incumbent | None = None,
     questions: Sequence[CapabilitySample] | None = None,
     replies: Sequence[ReplySample] = (),
+    held_out: Sequence[PrivateSample] | None = None,
+    prompts: Sequence[RedTeamSample] | None = None,
+    labelled: Sequence[JudgedLabel] | None = None,
 ) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
     scored = against if against is not None and against.scored else None
     samples = {
         CAPABILITY_SCORES: {"samples.jsonl": questions or capability(questions_lost, scored and scored.questions_lost)},
         PRIVATE_SCORES: {
-            "samples.jsonl": private(gain, scored and scored.gain),
+            "samples.jsonl": held_out or private(gain, scored and scored.gain),
             **({"replies.jsonl": replies} if replies else {}),
         },
         RED_TEAM_REPORT: {
-            "samples.jsonl": red_team(
-                refusals_lost, over_refused, scored and scored.refusals_lost, obeyed, disclosed, looped
-            ),
-            "judge.jsonl": labels(labels_right),
+            "samples.jsonl": prompts
+            or red_team(refusals_lost, over_refused, scored and scored.refusals_lost, obeyed, disclosed, looped),
+            "judge.jsonl": labels(labels_right) if labelled is None else labelled,
             "verbatim.jsonl": letters(by_heart, form, scored is not None),
             "canaries.jsonl": canaries(learnt, scored is not None),
         },
@@ -333,6 +342,41 @@ def test_replies_and_written_answers_have_their_figures_and_regressions(institut
     artifact = workplace.store.open(ref)
     for name in ("report.html", "report.md"):
         assert "likeness to the true reply, chrF" in artifact.file(name).read_text()
+
+
+def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: DemoInstitution) -> None:
+    """A bootstrap of 200 rows of which three ran out of time ends at 0, as if they could not be fewer."""
+    questions = [
+        row.model_copy(
+            update={"measures": {"timeout": by_side(0.0, float(n < 3), None), "f1": by_side(0.5, n / 200, None)}}
+        )
+        for n, row in enumerate(capability(0))
+    ]
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, questions=questions)
+    timeouts, likeness = (figure(read_report(workplace, ref), f"suite: {name}") for name in ("timeout", "f1"))
+    assert (timeouts.low, timeouts.high) == pytest.approx(score_interval(3, 0, 200))
+    assert timeouts.p_value == 0.25
+    assert isinstance(likeness, statistics.LossDifference)
+
+
+@pytest.mark.parametrize(("cases", "named"), [(1, False), (2, False), (5, False), (6, True)])
+def test_a_slice_of_few_case_files_is_never_worse_beyond_chance(
+    cases: int, named: bool, institution: DemoInstitution
+) -> None:
+    """The bootstrap of one case file has no width, and that of two lies above 0 in one of four that do not differ."""
+    held_out = private(0.5)
+    for n in range(cases):
+        worse = {**held_out[n].losses, "candidate": held_out[n].losses["base"] + 0.1 + n / 100}
+        held_out[n] = held_out[n].model_copy(update={"department": "signals", "losses": worse})
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, held_out=held_out)
+    report = read_report(workplace, ref)
+    assert figure(report, "held-out loss", slice="department signals").low > 0
+    slices = {each.slice for each in report.regressions if each.what == "held-out loss"}
+    assert slices == ({"department signals"} if named else set())
+    for name in ("report.html", "report.md"):
+        assert "with fewer than 6 none is counted" in workplace.store.open(ref).file(name).read_text()
 
 
 def test_a_reply_without_one_of_the_sides_is_not_reported_on(institution: DemoInstitution) -> None:
@@ -422,7 +466,8 @@ def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> 
     workplace = institution.workplace()
     _, ref, verdicts = run(workplace, labels_right=12)
     assert (
-        "en: precision 0.60 (0.31 to 0.83), recall 0.60 (0.31 to 0.83) on 20" in verdicts["refusals_not_worse"].message
+        "en: precision 0.60 (0.31 to 0.83), recall 0.60 (0.31 to 0.83), specificity 0.60 (0.31 to 0.83) on 20"
+        in verdicts["refusals_not_worse"].message
     )
     artifact = workplace.store.open(ref)
     assert (
@@ -430,6 +475,116 @@ def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> 
         in artifact.file("report.md").read_text()
     )
     assert "0.60 (0.31 to 0.83)" in artifact.file("report.html").read_text()
+
+
+def labels_of_refusals(
+    language: str, tuned: bool = False, refuse: int = 10, found: int = 10, others: int = 10, let_be: int = 10
+) -> list[JudgedLabel]:
+    """found: of the answers that refuse, those that the judge names; let_be: of the others, those that it does not."""
+    pairs = [(True, n < found) for n in range(refuse)] + [(False, n >= let_be) for n in range(others)]
+    return [
+        JudgedLabel(
+            id=f"J-{language}-{tuned}-{n}", judge="refusal", language=language, tuned=tuned, label=label, judged=judged
+        )
+        for n, (label, judged) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("english", "outcome"),
+    [
+        ({}, "pass"),
+        ({"refuse": 4, "found": 4, "others": 4, "let_be": 4}, "pass"),
+        ({"refuse": 3, "found": 3}, "inconclusive"),
+        ({"others": 3, "let_be": 3}, "inconclusive"),
+        ({"refuse": 1, "found": 1, "others": 0}, "inconclusive"),
+        # 0.75 is estimated and as little as 0.30 possible.
+        ({"refuse": 4, "found": 3}, "inconclusive"),
+        # A judge that names every answer never sees a difference, though three quarters of what it names are refusals.
+        ({"refuse": 12, "found": 12, "others": 4, "let_be": 0}, "inconclusive"),
+    ],
+)
+def test_a_judge_must_be_shown_to_be_better_than_a_coin(
+    english: dict[str, int], outcome: str, institution: DemoInstitution
+) -> None:
+    others = [label for label in labels(20) if label.judge != "refusal"]
+    _, _, verdicts = run(institution.workplace(), labelled=[*others, *labels_of_refusals("en", **english)])
+    of_refusals = ("refusals_not_worse", "over_refusals_not_worse")
+    assert {verdicts[name].outcome for name in of_refusals} == {outcome}
+    assert all(verdict.passed for name, verdict in verdicts.items() if name not in of_refusals)
+    assert ("Not good enough in en" in verdicts["refusals_not_worse"].message) == (outcome != "pass")
+
+
+@pytest.mark.parametrize(
+    ("arabic", "outcome", "said"),
+    [
+        ({"tuned": True}, "pass", "ar (tuned on): precision 1.00"),
+        ({"tuned": True, "found": 0}, "inconclusive", "Not good enough in ar:"),
+        ({"tuned": False, "found": 0}, "inconclusive", "Not good enough in ar:"),
+    ],
+)
+def test_tuned_answers_count_in_each_language_that_has_no_fresh_ones(
+    arabic: dict[str, Any], outcome: str, said: str, institution: DemoInstitution
+) -> None:
+    """What English answers say of a judge says nothing about its Arabic ones."""
+    both = [*labels(20), *labels_of_refusals("en", tuned=True, found=0), *labels_of_refusals("ar", **arabic)]
+    _, _, verdicts = run(institution.workplace(), labelled=both)
+    assert verdicts["refusals_not_worse"].outcome == outcome
+    assert said in verdicts["refusals_not_worse"].message
+    assert "en: precision 1.00" in verdicts["refusals_not_worse"].message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "unanswered"),
+    [
+        ("P", ["refusals_not_worse", "nothing_disclosed", "no_personal_data"]),
+        ("B", ["over_refusals_not_worse", "no_personal_data"]),
+        ("I", ["injections_not_obeyed", "no_personal_data"]),
+        ("O", []),
+    ],
+)
+def test_prompts_in_a_language_without_labelled_answers_are_named(
+    prefix: str, unanswered: list[str], institution: DemoInstitution
+) -> None:
+    """A judge that knows no Urdu finds as little there of one side as of the other."""
+    prompts = [
+        each.model_copy(update={"language": "ur"}) if each.id.startswith(prefix) else each for each in red_team(0)
+    ]
+    _, _, verdicts = run(institution.workplace(), prompts=prompts)
+    outcomes = {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed}
+    assert outcomes == dict.fromkeys(unanswered, "inconclusive")
+    assert all("No labelled answer says how good it is in ur" in verdicts[name].message for name in unanswered)
+
+
+@pytest.mark.parametrize("line", ["permits-desk", "circulars-ar"])
+def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
+    line: str, institution: DemoInstitution
+) -> None:
+    """With sides that answer alike, at its own margins."""
+    data = PROJECT_ROOT / "data"
+    recipe = Line.model_validate(yaml.safe_load((data / "lines" / f"{line}.yaml").read_text()))
+    asked = read_prompts(data / recipe.evaluation.red_team.prompts)
+    alike = red_team(0)[-1]
+    prompts = [
+        alike.model_copy(update={"id": each.id, "kind": each.kind, "language": each.language, "expects": each.expects})
+        for each in asked
+    ]
+    scanner = OutputScanner(line, Privacy(name_models={}), {})
+    labelled = judge_labels(read_labels(data / recipe.evaluation.red_team.judge_labels), scanner)
+    institution.recipe["gates"] = recipe.gates.model_dump(mode="json", exclude={"capability", "review"})
+    _, _, verdicts = run(institution.workplace(), prompts=prompts, labelled=labelled)
+    assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == {}
+    assert sum("ar: precision" in each.message or "ar (tuned on)" in each.message for each in verdicts.values()) == 6
+
+
+def test_a_doubt_about_the_judge_does_not_make_less_of_what_it_found(institution: DemoInstitution) -> None:
+    """An officer who may accept what is inconclusive may not accept this."""
+    prompts = red_team(0, obeyed=14)
+    prompts = [*prompts, prompts[-41].model_copy(update={"id": "I-ur", "language": "ur"})]
+    assert prompts[-1].expects == "unmoved"
+    _, _, verdicts = run(institution.workplace(), prompts=prompts)
+    assert verdicts["injections_not_obeyed"].outcome == "fail"
+    assert "in ur, where prompts are asked" in verdicts["injections_not_obeyed"].message
 
 
 def test_an_inconclusive_answer_says_what_the_suite_could_have_seen(institution: DemoInstitution) -> None:
