@@ -412,4 +412,5 @@ def _make(workplace: Workplace, identity: _Identity, build: Callable[[Path], Bui
 
         ref = store.seal(workspace, describe)
     store.remember(identity.fingerprint, ref)
+    built.once_sealed()
     return Production(ref, reused=False)

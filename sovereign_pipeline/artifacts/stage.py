@@ -47,11 +47,13 @@ class Built:
 
     summary: deterministic facts (counts, shares, names); part of the identity. measured: durations and rates; not.
     classification: the level of what the stage itself read from outside; the inputs' levels are always joined to it.
+    once_sealed: called when the artifact is there and found again; for removing what an interrupted build goes on from.
     """
 
     summary: dict[str, Any]
     measured: dict[str, float] = field(default_factory=dict)
     classification: str | None = None
+    once_sealed: Callable[[], None] = lambda: None
 
 
 # inconclusive: what was observed shows neither; nothing may be made from the artifact then either.

@@ -17,8 +17,12 @@ def size(
     adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
     rank: Annotated[int, typer.Option(min=1)] = 16,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option()] = "bfloat16",
-    max_length: Annotated[int, typer.Option(min=32, help="Tokens of a pack.")] = 1024,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Packs a device takes at once; 1, for kto 4.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=32, help="Tokens of a pack; of a pair, each reply with its prompt.")
+    ] = 1024,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Packs, pairs or replies a device takes at once; 1, for kto 4.")
+    ] = None,
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
     epochs: Annotated[float, typer.Option(min=0.01)] = 1.0,
     utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
@@ -56,6 +60,7 @@ def size(
                 "tier": tier.name,
                 "needs_bytes": tier.memory.total,
                 "usable_bytes": tier.usable,
+                "host_bytes": tier.host,
                 "fits": tier.fits,
                 "tokens_per_second": round(tier.tokens_per_second),
                 "hours": round(tier.hours, 2),
@@ -93,6 +98,7 @@ def _print_size(facts: dict[str, Any]) -> None:
                 "tier": tier["tier"],
                 "needs a card, GiB": _gib(tier["needs_bytes"]),
                 "usable": _gib(tier["usable_bytes"]),
+                "host": _gib(tier["host_bytes"]) if tier["host_bytes"] else None,
                 "tokens/s": f"{tier['tokens_per_second']:,}" if tier["fits"] else "does not fit",
                 "hours": f"{tier['hours']:,.1f}" if tier["fits"] else None,
                 "bound by": tier["bound_by"] if tier["fits"] else None,

@@ -25,7 +25,9 @@ class Tuning(RecipeModel):
     batch_size: units (packs, or single rows) that a device takes at once; times gradient_accumulation and devices it
     is the effective batch. LoRA loses to full tuning when that is large (Thinking Machines 2025, "LoRA Without
     Regret", section on batch size), so stay below 32 rows; above 64 units the recipe is refused.
-    packing: rows together in packs of at most `max_length` tokens, kept apart by their positions.
+    packing: rows together in packs of at most `max_length` tokens, kept apart by their positions; of preferences, which
+    are not packed, all replies of a batch in one pass.
+    max_length: tokens of a pack, and of a row; of a pair, of each reply with its prompt.
     scheduler: of the learning rate, after `warmup_steps`.
     """
 
@@ -55,6 +57,8 @@ class Sft(Tuning):
     target_modules: all linear layers (Dettmers et al. 2023, section 4; Biderman et al. 2024, section 5).
     alpha: 2 × rank (Biderman et al. 2024, appendix). learning_rate: 2e-4 for an adapter, about ten times the 2e-5 of
     full tuning (Thinking Machines 2025).
+    dropout: of what goes into an adapter, in this stage alone. With start_from it is this value too, not the earlier
+    adapter's.
     rslora: scale by alpha/√rank instead of alpha/rank (Kalajdzievski 2023). dora: magnitude and direction apart (Liu et
     al. 2024); vLLM does not serve such an adapter.
     optimizer: `auto` is AdamW in 8 bits, paged, where there is a CUDA device and the base is in NF4 or tuned in full
@@ -97,6 +101,7 @@ class Sft(Tuning):
 class Preference(Tuning):
     """Learning from what people preferred, on top of the SFT stage. The reference is the model as SFT left it.
 
+    Dropout is off, as in TRL's trainers: policy and reference would differ by it before anything is learned.
     method: `dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024)
     from single replies that were found good or bad.
     beta: 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024, section 5). For ipo it is the paper's τ.
@@ -160,11 +165,12 @@ class Canaries(RecipeModel):
     """Rows of random words planted among the training rows, so that the red team can measure how much is memorised
     (Carlini et al. 2019, "The Secret Sharer", section 4). They cost the training of as many short rows.
 
-    count: different canaries; 8 because the mean of their exposures is judged with an interval. repeats: rows that each
+    count: different canaries; 8 because the mean of their exposures is judged with an interval, and 6 at least, as of
+    case files (`HeldOutLoss.minimum_cases`): over fewer such an interval is too narrow. repeats: rows that each
     stands in, as often as a sentence that must not be learnt by heart may occur in the corpus.
     """
 
-    count: int = Field(default=8, ge=4, le=100)
+    count: int = Field(default=8, ge=6, le=100)
     repeats: int = Field(default=1, ge=1, le=100)
     seed: int = 7
 

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
 from sovereign_pipeline.settings import Settings, go_offline
 
@@ -129,16 +129,18 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
     """What `base_model.json` holds, read from the verified files without loading the model.
 
     digest: over all files. chat_template_sha256: of the template's text. parameters: elements in the weight files.
-    eos_ids: the token ids that end a generated turn.
+    eos_ids: the token ids that end a generated turn. Raises RecipeError for a template that shows today's date.
     """
     directory = model_directory(settings, card)
+    template = chat_template(directory)
+    refuse_todays_date(template, directory)
     config = json.loads((directory / "config.json").read_bytes())
     return {
         "name": card.name,
         "licence": card.licence,
         "files": dict(sorted(card.files.items())),
         "digest": digest_of(card.files),
-        "chat_template_sha256": sha256(chat_template(directory).encode()).hexdigest(),
+        "chat_template_sha256": sha256(template.encode()).hexdigest(),
         "architecture": config["architectures"][0],
         "parameters": _parameters(directory),
         "eos_ids": eos_ids(directory),
@@ -154,6 +156,21 @@ def chat_template(directory: Path) -> str:
     if not isinstance(template, str):
         raise IntegrityError(f"{directory}: the tokenizer has no chat template. Use the model's instruct variant.")
     return template
+
+
+def refuse_todays_date(template: str, directory: Path) -> None:
+    """Raise RecipeError for a chat template that may show the day on which it is used, as Llama 3.2's does: a training
+    that goes on after midnight would see other prompts, and an answer would depend on the day it was asked for.
+
+    No fixed day is put in its place here: training, evaluation and whatever serves the model would each have to be told
+    the same one, and the template is what all of them read.
+    """
+    if "strftime_now" in template:
+        raise RecipeError(
+            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would not make the "
+            f"same adapter. In a copy of the model, replace it by a fixed date in quotes, then name the copy and the "
+            f"new SHA-256 in the model's card."
+        )
 
 
 def eos_ids(directory: Path) -> list[int]:

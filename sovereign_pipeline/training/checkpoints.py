@@ -4,10 +4,11 @@ What is in one (weights, optimizer, schedule, random states, the log so far) is 
 data is decided by the plan and needs no state but the step.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.training.locks import lock_of_line
 
 RECORD = "checkpoint.json"
 ASIDE = "unfinished"
@@ -69,8 +71,8 @@ class CheckpointDirectory:
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise TrainingFailed(self._not_written(step, error)) from error
-        for old in self._all()[: -self.keep] if first else []:
-            shutil.rmtree(old)
+        if first:
+            self._remove_others(f"step-{step:08}")
 
     def _seal(self, aside: Path, step: int) -> None:
         files = {str(file.relative_to(aside)): file_sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
@@ -81,6 +83,14 @@ class CheckpointDirectory:
         target = self.path / f"step-{step:08}"
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
+
+    def _remove_others(self, newest: str) -> None:
+        """Those of later steps are damaged: this training, which goes on from the newest whole one, went back behind
+        them. Kept, they would take the place of what it writes."""
+        later = [each for each in self._all() if each.name > newest]
+        until = [each for each in self._all() if each.name <= newest]
+        for other in [*later, *until[: -self.keep]]:
+            shutil.rmtree(other)
 
     def _all(self) -> list[Path]:
         return sorted(self.path.glob("step-*"))
@@ -94,6 +104,21 @@ class CheckpointDirectory:
             f"{self.path}: the checkpoint of step {step} could not be written ({why}; {free / 1e6:,.0f} MB are free). "
             f"{stands}. Make room, or lower training.checkpoints.keep, and run again."
         )
+
+
+def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
+    """Remove checkpoint directories of one line and method, or leave them all while somebody trains it: one of them may
+    be that training's."""
+    there = [directory for directory in checkpoint_directories if directory.is_dir()]
+    if not there:
+        return
+    with lock_of_line(there[0]).open("a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for directory in there:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _read_record(checkpoint: Path) -> dict[str, Any] | None:

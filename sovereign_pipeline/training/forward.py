@@ -6,6 +6,7 @@ is given and no cache is asked for. Whether a model keeps to it is checked befor
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sovereign_pipeline.training.rows import IGNORED, Completion
@@ -23,6 +24,17 @@ def packed(completions: Sequence[Completion]) -> Batch:
         "labels": torch.tensor([[label for each in completions for label in each.labels]]),
         "lengths": torch.tensor([len(each) for each in completions]),
     }
+
+
+def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
+    """What accelerate puts around each forward of a training with this precision. Whoever asks the same model for a
+    number to compare with the training's, before it or after, asks within this, or the two differ by rounding.
+
+    device: `cpu` or `cuda`.
+    """
+    import torch
+
+    return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:

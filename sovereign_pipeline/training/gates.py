@@ -4,8 +4,10 @@ files, never from the report, except where the question is whether the report te
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.base_models import chat_template, eos_ids, open_base_model, read_descriptor
-from sovereign_pipeline.training.models import lora_config
+from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.locks import held, lock_of_device
+from sovereign_pipeline.training.models import lora_config, read_base
 from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
 from sovereign_pipeline.training.tuned import TunedModel, tuned_model
 
@@ -46,6 +50,8 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     the replies that are generated to these rows' prompts, greedily, the adapter ends fewer than the base by more than
     one, or none where the base ends some. Where neither ends any within the tokens allowed, the evidence says so: a
     few steps on long replies raise the end's probability long before greedy samples reach it.
+
+    Both are read as they were trained: in the recipe's precision or in NF4, on the GPU where there is one.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -66,7 +72,8 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     # Canaries are shorter than any letter, and nobody is ever asked for one.
     good = [row for row in rows if row.desirable is not False and not is_canary(row.id)]
     asked = sorted(good, key=lambda row: (row.longest, row.id))[:ROWS_ASKED]
-    base, adapted = _ends(directory, tuned, asked, ends)
+    with _device(workplace) as device:
+        base, adapted = _ends(directory, tuned, asked, ends, workplace.line.training.sft, device)
     if not (math.isfinite(base.log_probability) and math.isfinite(adapted.log_probability)):
         return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": len(rows)})
     sure = math.exp(adapted.log_probability) >= SURE_TO_STOP
@@ -246,22 +253,42 @@ class _End:
     stopped: int
 
 
-def _ends(base: Path, tuned: TunedModel, rows: list[EncodedRow], eos_ids: Sequence[int]) -> tuple[_End, _End]:
+@contextmanager
+def _device(workplace: Workplace) -> Iterator[str]:
+    """`cuda`, for as long as no trainer is on the GPU; `cpu` where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    with held(lock_of_device(workplace.settings.home / "locks"), workplace.progress):
+        yield "cuda"
+        torch.cuda.empty_cache()
+
+
+def _ends(
+    base: Path, tuned: TunedModel, rows: list[EncodedRow], eos_ids: Sequence[int], sft: Sft, device: str
+) -> tuple[_End, _End]:
     """Of the base, and of what was tuned."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+
+    several = device == "cuda" and torch.cuda.device_count() > 1
+    place = "auto" if several else {"": 0} if device == "cuda" else None
+
+    def read(directory: Path) -> Any:
+        return read_base(directory, sft, getattr(torch, sft.precision), place).eval()
 
     def end(model: Any) -> _End:
         value = _log_probability_of_end(model, rows)
         return _End(value, _stopped(model, rows, eos_ids) if math.isfinite(value) else 0)
 
-    with torch.no_grad():
-        loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    with torch.no_grad(), passes_in(sft.precision, device):
+        loaded = read(base)
         if tuned.holds == "model":
             of_base = end(loaded)
             del loaded  # before the second model of the same size is read
-            return of_base, end(AutoModelForCausalLM.from_pretrained(tuned.directory, dtype=torch.float32).eval())
+            return of_base, end(read(tuned.directory))
         model: Any = PeftModel.from_pretrained(loaded, tuned.directory).eval()
         adapted = end(model)
         with model.disable_adapter():
@@ -273,7 +300,7 @@ def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
 
     total = 0.0
     for row in rows:
-        ids = torch.tensor([row.completions[0].ids])
+        ids = torch.tensor([row.completions[0].ids], device=model.device)
         logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
         total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
     return total / len(rows)
@@ -286,6 +313,7 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int]) -> int:
 
     prompts = [row.completions[0].prompt_ids for row in rows]
     longest = max(map(len, prompts))
+    tensor = partial(torch.tensor, device=model.device)
     greedy = GenerationConfig(
         max_new_tokens=min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows)),
         do_sample=False,
@@ -293,8 +321,8 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int]) -> int:
         pad_token_id=eos_ids[0],
     )
     ids = model.generate(
-        input_ids=torch.tensor([[eos_ids[0]] * (longest - len(prompt)) + prompt for prompt in prompts]),
-        attention_mask=torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        input_ids=tensor([[eos_ids[0]] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        attention_mask=tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
         generation_config=greedy,
     )
     return sum(any(token in eos_ids for token in reply) for reply in ids[:, longest:].tolist())

@@ -13,14 +13,21 @@ from typing import Any
 
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.training.forward import packed, reply_log_probabilities
+from sovereign_pipeline.training.forward import Batch, packed, token_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rows import EncodedRow
+from sovereign_pipeline.training.models import fused_experts
+from sovereign_pipeline.training.rows import Completion, EncodedRow
 
-PROBE_ROWS = 4
-# Packed and alone differ by rounding; a row that sees another one is off by nats.
-MOST_APART = {"float32": 0.01, "bfloat16": 0.25}
+PROBE_ROWS = 8
+# How far the log-probabilities of a packed row's reply may lie from those it has alone: mean over its tokens, nats.
+# In bfloat16 other lengths in one pass round otherwise: 0.056 at most on letters with SmolLM2-135M, in float32 2e-5.
+FROM_ALONE = {"float32": 0.01, "bfloat16": 0.15}
+# And from those behind another row of the same length, which takes the same kernels: measured 0 in both precisions, and
+# 0.03 to 0.05 with a tiny Falcon-H1, whose state runs on. Experts are given other batches there: for them FROM_ALONE.
+BEHIND_ANOTHER = 0.01
 LEAST_MOVE = 1e-5
+# A training may end with stock phrases a little less certain than before: so much of the loss, and so many nats.
+ASTRAY_SHARE, ASTRAY_NATS = 0.05, 0.05
 NAMES_IN_A_MESSAGE = 3
 
 
@@ -31,11 +38,11 @@ class Probe:
     rows: list[EncodedRow]
     before: float
 
-    def loss(self, model: Any, together: bool) -> float:
-        return _loss(model, self.rows, together)
+    def loss(self, model: Any) -> float:
+        return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
-        """Raises TrainingFailed when the loss is as it was or, for SFT, has risen."""
+        """Raises TrainingFailed when the loss is as it was or, for SFT, has clearly risen."""
         if not math.isfinite(after):
             raise TrainingFailed(
                 "After the last step the loss is not finite. Lower learning_rate, or train with precision: float32."
@@ -46,7 +53,7 @@ class Probe:
                 f"was learned. Raise learning_rate or max_steps, lower warmup_steps, and see that adapter and "
                 f"target_modules name what the model has."
             )
-        if method == "sft" and after > self.before:
+        if method == "sft" and after - self.before > max(ASTRAY_SHARE * self.before, ASTRAY_NATS):
             raise TrainingFailed(
                 f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}: the training "
                 f"went astray. Lower learning_rate, or raise warmup_steps."
@@ -94,30 +101,51 @@ def check_trainable(model: Any, sft_adapter: str) -> int:
     return sum(parameter.numel() for parameter in trained.values())
 
 
-def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
-    """Two rows packed have the log-probabilities that they have alone."""
+def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str, max_length: int) -> None:
+    """Two rows packed have the log-probabilities that they have alone, token by token, and the second has the same ones
+    whatever stands before it."""
     import torch
 
-    first, second = sorted(rows, key=lambda row: (row.longest, row.id))[:2]
-    both = [first.completions[0], second.completions[0]]
+    first, second = _two_ordinary(rows, max_length)
+    front, behind = first.completions[0], second.completions[0]
+    another = Completion(front.prompt_ids[::-1], front.reply_ids[::-1])
     with _still(model), torch.no_grad():
-        inputs = {name: tensor.to(model.device) for name, tensor in packed(both).items()}
-        together, tokens = reply_log_probabilities(model, inputs)
-        alone, _ = reply_log_probabilities(model, inputs, together=False)
-    apart = float(((together - alone).abs() / tokens).max())
-    if apart > MOST_APART[precision]:
+        inputs = _on_device(model, [front, behind])
+        together = token_log_probabilities(model, inputs)
+        from_alone = (together - token_log_probabilities(model, inputs, together=False)).abs()
+        moved = (together - token_log_probabilities(model, _on_device(model, [another, behind]))).abs()
+    of_each = from_alone.split([len(front.reply_ids), len(behind.reply_ids)])
+    apart = max(float(each.mean()) for each in of_each)
+    depends = float(moved[len(front.reply_ids) :].mean())
+    most = FROM_ALONE[precision]
+    if apart > most or depends > (most if fused_experts(model) else BEHIND_ANOTHER):
         raise TrainingFailed(
             f"This model does not keep packed rows apart: rows {first.id} and {second.id} have other log-probabilities "
-            f"together than alone ({apart:.3f} nats a token). Set packing: false in training.sft and "
-            f"training.preference."
+            f"together than alone (by {apart:.3f} nats a token), or the second has others behind another row (by "
+            f"{depends:.3f}). Set packing: false in training.sft and training.preference."
         )
 
 
-def start_probe(model: Any, rows: Sequence[EncodedRow], together: bool) -> Probe:
-    """The shortest letters. Canaries are shorter still, and of their words a training of letters learns little."""
-    letters = {row.id: row for row in rows if not is_canary(row.id)}.values()
-    chosen = sorted(letters, key=lambda row: (row.longest, row.id))[:PROBE_ROWS]
-    return Probe(chosen, _loss(model, chosen, together))
+def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
+    """The two nearest to the median length of those short enough for two in a pack; else the two shortest."""
+
+    def length(row: EncodedRow) -> int:
+        return len(row.completions[0])
+
+    by_length = sorted(rows, key=lambda row: (length(row), row.id))
+    median = length(by_length[len(by_length) // 2])
+    fitting = [row for row in by_length if length(row) <= max_length // 2]
+    return sorted(fitting, key=lambda row: abs(length(row) - median))[:2] if len(fitting) > 1 else by_length[:2]
+
+
+def start_probe(model: Any, rows: Sequence[EncodedRow]) -> Probe:
+    """Letters of all lengths, from the middle of as many equal parts. Canaries are left out: of their words a training
+    of letters learns little."""
+    letters = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
+    by_length = sorted(letters.values(), key=lambda row: (row.longest, row.id))
+    count = min(PROBE_ROWS, len(by_length))
+    chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
+    return Probe(chosen, _loss(model, chosen))
 
 
 def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:
@@ -161,15 +189,17 @@ def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B." in name}
 
 
-def _loss(model: Any, rows: Sequence[EncodedRow], together: bool) -> float:
+def _loss(model: Any, rows: Sequence[EncodedRow]) -> float:
+    """Row by row: all together would take more memory than a step."""
     import torch
 
     with _still(model), torch.no_grad():
-        inputs = {
-            name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in rows]).items()
-        }
-        sums, tokens = reply_log_probabilities(model, inputs, together)
-    return float(-sums.sum() / tokens.sum())
+        found = [token_log_probabilities(model, _on_device(model, [row.completions[0]])) for row in rows]
+    return float(-torch.cat(found).mean())
+
+
+def _on_device(model: Any, completions: Sequence[Completion]) -> Batch:
+    return {name: tensor.to(model.device) for name, tensor in packed(completions).items()}
 
 
 @contextmanager

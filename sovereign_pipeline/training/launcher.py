@@ -107,6 +107,9 @@ def _end(process: subprocess.Popen[str], progress: Progress) -> None:
                 told = True
                 progress(f"ending the trainer; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
             process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # reads on, so that the trainer can go on writing
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         except BaseException:
             if time.monotonic() - begun < SECONDS_OF_AN_ECHO:
                 continue

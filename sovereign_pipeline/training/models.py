@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.errors import TrainingFailed
@@ -37,7 +38,8 @@ def load_trainable(job: TrainingJob, tell: Callable[[str], None]) -> Any:
     section 3), which is dequantised into that precision in every pass. What is trained is held in float32 always: steps
     of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes themselves run in it, under autocast.
     Experts that transformers holds as one tensor stay in that precision under QLoRA, which takes linear layers only;
-    that is told. Raises TrainingFailed when PEFT cannot put the recipe's adapter on this model.
+    that is told. Dropout is the recipe's, whatever the start adapter had; preferences are learned without any.
+    Raises TrainingFailed when PEFT cannot put the recipe's adapter on this model.
     """
     base = _load_base(job)
     experts = fused_experts(base)
@@ -46,19 +48,37 @@ def load_trainable(job: TrainingJob, tell: Callable[[str], None]) -> Any:
             f"adapter: qlora holds linear layers in NF4; this model's experts ({', '.join(experts)}) are none and stay "
             f"in {job.sft.precision}, so they need the memory that adapter: lora needs"
         )
-    if job.sft.adapter == "none":
-        return base
-    from peft import PeftModel, get_peft_model
+    model = base if job.sft.adapter == "none" else _with_adapter(base, job)
+    if job.method != "sft":
+        _without_dropout(model)
+    return model
 
-    if job.start_adapter is not None:
-        return PeftModel.from_pretrained(base, job.start_adapter, is_trainable=True)
+
+def _with_adapter(base: Any, job: TrainingJob) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     try:
-        return get_peft_model(base, lora_config(job.sft, base))
+        if job.start_adapter is None:
+            return get_peft_model(base, lora_config(job.sft, base))
+        config = LoraConfig.from_pretrained(job.start_adapter)
+        config.lora_dropout = job.sft.dropout  # else PEFT takes the start adapter's
+        return PeftModel.from_pretrained(base, job.start_adapter, config=config, is_trainable=True)
     except ValueError as error:
         raise TrainingFailed(
             f"PEFT cannot put this adapter on {type(base).__name__}: {str(error).strip()} Change target_modules (the "
             f"default is {ALL_LINEAR}), dropout or dora in training.sft."
         ) from error
+
+
+def _without_dropout(model: Any) -> None:
+    """The reference is asked without dropout; a policy with it would differ from it before it has learned anything."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def lora_config(sft: Sft, model: Any) -> Any:
@@ -143,29 +163,38 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
             shutil.copyfile(job.base_model / name, directory / name)
 
 
-def _load_base(job: TrainingJob) -> Any:
+def read_base(directory: Path, sft: Sft, dtype: Any, device_map: Any) -> Any:
+    """A model directory as the recipe's adapter is trained on it: in NF4 for `qlora`, else in dtype."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    full = job.sft.adapter == "none"
-    dtype = torch.float32 if full else getattr(torch, job.sft.precision)
     quantisation = None
-    if job.sft.adapter == "qlora":
+    if sft.adapter == "qlora":
         quantisation = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    # Several processes load to the CPU and are given their shards later.
-    alone_on_cuda = torch.cuda.is_available() and job.devices.count == 1
     model = AutoModelForCausalLM.from_pretrained(
-        job.base_model,
+        directory,
         dtype=dtype,
         attn_implementation="sdpa",
         quantization_config=quantisation,
-        device_map={"": 0} if alone_on_cuda else None,
+        device_map=device_map,
     )
+    if not torch.cuda.is_available():
+        _keep_differentiable(model)
+    return model
+
+
+def _load_base(job: TrainingJob) -> Any:
+    import torch
+
+    dtype = torch.float32 if job.sft.adapter == "none" else getattr(torch, job.sft.precision)
+    # Several processes load to the CPU and are given their shards later.
+    alone_on_cuda = torch.cuda.is_available() and job.devices.count == 1
+    model = read_base(job.base_model, job.sft, dtype, {"": 0} if alone_on_cuda else None)
     if torch.cuda.is_available():
         from trl.trainer.utils import add_fused_lm_head
 
@@ -174,7 +203,6 @@ def _load_base(job: TrainingJob) -> Any:
     from sovereign_pipeline.training.attention import use_row_by_row
 
     use_row_by_row(model)
-    _keep_differentiable(model)
     return model
 
 

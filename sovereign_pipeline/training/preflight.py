@@ -4,31 +4,56 @@ What belongs here: what is free, and the paragraph that says which recipe value 
 (`sizing.py`).
 """
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.shapes import Shape, read_shape
-from sovereign_pipeline.training.sizing import Device, Forward, Memory, estimate
+from sovereign_pipeline.training.sizing import Device, Forward, Memory, estimate, host_bytes
 
 SHORTEST = 128
+
+# The most that goes through the model at once with these sections of a recipe; None when it would not be let train.
+Largest = Callable[[Sft, Preference | None], Forward | None]
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
     """Bytes that a training may take on the device it will run on, counting what this process holds already.
 
-    On CUDA, what is free on the card and what PyTorch has reserved. Else MemAvailable of /proc/meminfo, or what the
-    memory limit of a control group (version 1 or 2) leaves when that is less. root: where /proc and /sys are.
+    On CUDA, what is free on the card and what PyTorch has reserved; of several cards, on the one that torchrun gave to
+    this process (LOCAL_RANK), which is chosen here, before anything is put on another. Else MemAvailable of
+    /proc/meminfo, or what the memory limit of a control group (version 1 or 2) leaves when that is less. root: where
+    /proc and /sys are.
     """
     import torch
 
     if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved(), "cuda"
     free = _kibibytes(root / "proc/meminfo", "MemAvailable")
-    free = min([free, *_left_by_control_groups(root)])
+    free = min([free, *(limit - used for limit, used in _control_groups(root))])
     return free + _kibibytes(root / "proc/self/status", "VmRSS"), "cpu"
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of this host, or of the tightest limit on this process. All of it and not what is free: of several
+    processes some ask when others have begun to load."""
+    return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
+
+
+def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
+    """Raise TrainingFailed when several processes cannot load the model side by side into a host of so many bytes."""
+    needed = host_bytes(read_shape(str(model)), sft, devices)
+    if needed > memory:
+        raise TrainingFailed(
+            f"{model}: {devices} processes each load the whole base model before they are given their share, "
+            f"{_gib(needed)} together, and this host has {_gib(memory)}. Lower training.devices.count, or use a host "
+            f"with more memory."
+        )
 
 
 def preflight(
@@ -39,17 +64,17 @@ def preflight(
     available_bytes: int,
     device: Device,
     devices: int = 1,
-    forward: Forward | None = None,
+    largest: Largest = Forward.largest,
 ) -> None:
     """Raise TrainingFailed, in one paragraph, when the training cannot fit into `available_bytes` of each device.
 
-    forward: the largest of the plan, when the rows are known; else the largest that the recipe allows.
+    largest: the largest forward with these or other values, from the rows when they are known.
     """
     shape = read_shape(str(model))
-    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=forward)
+    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
     if needed.total <= available_bytes:
         return
-    fitting, smallest = _remedies(shape, sft, preference, device, devices, forward, available_bytes)
+    fitting, smallest = _remedies(shape, sft, preference, device, devices, largest, available_bytes)
     if fitting:
         advice = f"In the recipe, {' or '.join(fitting)} would fit."
     else:
@@ -70,12 +95,11 @@ def out_of_memory_message(
     *,
     device: Device,
     devices: int = 1,
-    forward: Forward | None = None,
 ) -> str:
     """The paragraph for a training that ran out of memory although it was let start."""
     shape = read_shape(str(model))
-    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=forward)
-    lower, _ = _remedies(shape, sft, preference, device, devices, forward, needed.total - 1)
+    needed = estimate(shape, sft, preference, device=device, devices=devices)
+    lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
     advice = f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model."
     return (
         f"{model}: memory ran out while training. `sovereign size` predicts {_gib(needed.total)} on "
@@ -89,58 +113,56 @@ def _remedies(
     preference: Preference | None,
     device: Device,
     devices: int,
-    forward: Forward | None,
+    largest: Largest,
     limit: int,
 ) -> tuple[list[str], int]:
     """The single changes that need no more than `limit` bytes, and what is needed with all changes together."""
 
-    def total(sft: Sft, preference: Preference | None, forward: Forward | None) -> int:
+    def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
 
-    fitting = []
-    for text, less, preference_less, forward_less in _changes(sft, preference, devices, forward):
-        needed = total(less, preference_less, forward_less)
-        if needed <= limit:
-            fitting.append(f"{text} ({_gib(needed)})")
-    while (change := next(_changes(sft, preference, devices, forward), None)) is not None:
-        _, sft, preference, forward = change
-    return fitting, total(sft, preference, forward)
+    def possible() -> Iterator[tuple[str, int, Sft, Preference | None]]:
+        for text, sft_less, preference_less in _changes(sft, preference, devices):
+            forward = largest(sft_less, preference_less)
+            if forward is not None:
+                yield text, total(forward, sft_less, preference_less), sft_less, preference_less
+
+    fitting = [f"{text} ({_gib(needed)})" for text, needed, _, _ in possible() if needed <= limit]
+    while (change := next(possible(), None)) is not None:
+        _, _, sft, preference = change
+    return fitting, total(largest(sft, preference), sft, preference)
 
 
-def _changes(
-    sft: Sft, preference: Preference | None, devices: int, forward: Forward | None
-) -> Iterator[tuple[str, Sft, Preference | None, Forward | None]]:
+def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
     """Each way to need less, the least harmful first, with its text and the recipe as it would then be."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
     if hyper.batch_size > smallest_batch:
         text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised as much)"
-        yield text, *_with(sft, preference, forward, "batch_size", smallest_batch)
+        raised = math.ceil(hyper.gradient_accumulation * hyper.batch_size / smallest_batch)
+        yield text, *_with(sft, preference, batch_size=smallest_batch, gradient_accumulation=raised)
     if not sft.gradient_checkpointing:
-        less = sft.model_copy(update={"gradient_checkpointing": True})
-        yield "training.sft.gradient_checkpointing: true", less, preference, forward
+        yield "training.sft.gradient_checkpointing: true", _changed(sft, gradient_checkpointing=True), preference
     if sft.adapter == "none" or (sft.adapter == "lora" and devices == 1):
-        less = sft.model_copy(update={"adapter": "lora" if sft.adapter == "none" else "qlora"})
-        yield f"training.sft.adapter: {less.adapter}", less, preference, forward
+        less = _changed(sft, adapter="lora" if sft.adapter == "none" else "qlora")
+        yield f"training.sft.adapter: {less.adapter}", less, preference
     if hyper.max_length // 2 >= SHORTEST:
         half = hyper.max_length // 2
-        yield f"{section}.max_length: {half}", *_with(sft, preference, forward, "max_length", half)
+        yield f"{section}.max_length: {half}", *_with(sft, preference, max_length=half)
     if sft.adapter != "none" and sft.rank > 8:
-        less = sft.model_copy(update={"rank": 8})
-        yield "training.sft.rank: 8", less, preference, forward
+        yield "training.sft.rank: 8", _changed(sft, rank=8), preference
 
 
-def _with(
-    sft: Sft, preference: Preference | None, forward: Forward | None, name: str, value: int
-) -> tuple[Sft, Preference | None, Forward | None]:
-    """With a smaller batch or length, and the largest forward smaller by as much."""
-    hyper: Sft | Preference = preference or sft
-    share = value / getattr(hyper, name)
-    less = None if forward is None else Forward(round(forward.tokens * share), round(forward.supervised * share))
+def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
+    """With other values in the section that is trained by."""
     if preference is None:
-        return sft.model_copy(update={name: value}), None, less
-    return sft, preference.model_copy(update={name: value}), less
+        return _changed(sft, **values), None
+    return sft, preference.model_copy(update=values)
+
+
+def _changed(sft: Sft, **values: object) -> Sft:
+    return sft.model_copy(update=values)
 
 
 def _parts(memory: Memory) -> str:
@@ -165,8 +187,8 @@ def _kibibytes(file: Path, name: str) -> int:
     return int(line.split()[1]) << 10
 
 
-def _left_by_control_groups(root: Path) -> Iterator[int]:
-    """What each memory limit above this process leaves: the limit, less what is used and cannot be dropped at once."""
+def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Each memory limit above this process, and what of it is used and cannot be dropped at once."""
     names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     listing = root / "proc/self/cgroup"
     for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
@@ -179,6 +201,6 @@ def _left_by_control_groups(root: Path) -> Iterator[int]:
             limit, used = (directory / name for name in names[controllers])
             if limit.is_file() and limit.read_text().strip() != "max":
                 statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
-                yield int(limit.read_text()) - int(used.read_text()) + int(statistics["inactive_file"])
+                yield int(limit.read_text()), int(used.read_text()) - int(statistics["inactive_file"])
             if directory == mounted:
                 break

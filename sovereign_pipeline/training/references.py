@@ -18,6 +18,8 @@ from sovereign_pipeline.training.forward import packed, reply_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import Completion, EncodedRow, pack
 
+# Raise it when the same model and rows give other numbers; what was kept before is then worked out again.
+NUMBERS = "2"
 LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 COMPLETIONS_BETWEEN_MESSAGES = 50
 
@@ -31,9 +33,12 @@ def reference_log_probabilities(
     model: Any,
     completions: Sequence[Completion],
     tell: Callable[[str], None],
+    go_on: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """`key_of` each completion -> log-probability of its reply (nats) under `model` as it is now, without dropout.
 
+    Asked within `passes_in`, as the policy's are in the training, they are the policy's own before its first step.
+    go_on: raises, between two batches, when somebody asked for an end.
     Raises TrainingFailed for one that is not finite, IntegrityError for a kept file that was changed.
     """
     wanted = {key_of(each): each for each in completions}
@@ -43,6 +48,7 @@ def reference_log_probabilities(
         return _read(path, wanted)
     found: dict[str, float] = {}
     for batch in pack([EncodedRow(key, (each,)) for key, each in wanted.items()], job.tuning.max_length):
+        go_on()
         found.update(_of_batch(model, batch, job.tuning.packing))
         if len(found) // COMPLETIONS_BETWEEN_MESSAGES > (len(found) - len(batch)) // COMPLETIONS_BETWEEN_MESSAGES:
             tell(f"reference log-probabilities: {len(found)} of {len(wanted)} replies")
@@ -73,7 +79,7 @@ def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
     start = [file_sha256(file) for file in sorted(directory.glob("*.safetensors"))]
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
     together = [job.tuning.packing, job.tuning.max_length]
-    return digest_of([job.base_model_digest, start, held, together, library_versions(LIBRARIES), list(wanted)])
+    return digest_of([NUMBERS, job.base_model_digest, start, held, together, library_versions(LIBRARIES), list(wanted)])
 
 
 def _keep(path: Path, found: dict[str, float]) -> None:

@@ -49,9 +49,10 @@ class Forward:
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Full packs. A pair whose two replies together are longer is one by itself; that, only the plan knows."""
+        """Full packs; of preferences rows as long as they may be, which are not packed: a pair is two of them."""
         hyper: Sft | Preference = preference or sft
-        tokens = hyper.max_length * hyper.batch_size
+        rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
+        tokens = hyper.max_length * hyper.batch_size * rows_a_unit
         return cls(tokens, round(tokens * SUPERVISED_SHARE))
 
 
@@ -108,6 +109,15 @@ def estimate(
         logits=logits,
         framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
     )
+
+
+def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
+    """Memory of the host while the base is loaded, beside what `estimate` says: of several processes each reads all of
+    it before it is given its share. One alone reads it to where it stays."""
+    if devices == 1:
+        return 0
+    held = 2 if sft.precision == "bfloat16" and sft.adapter != "none" else FLOAT32
+    return devices * _weights(shape, sft, held, 1)
 
 
 def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
@@ -208,7 +218,7 @@ def _layer_activations(
     a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
     if not adapted:
         a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and what its weight is learnt from
-    if adapted and sft.dropout > 0:
+    if adapted and sft.dropout > 0 and preference is None:
         a_token += inputs  # a mask of one byte
     weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward
     if adapted and sft.target_modules == "all-linear":

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
@@ -26,6 +27,7 @@ from sovereign_pipeline.training.base_models import (
     read_descriptor,
     verify,
 )
+from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
 from sovereign_pipeline.training.start import Start, judge_start, resolve_start, start_config, start_digests
@@ -111,21 +113,21 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
     start = resolve_start(workplace, inputs, base) if method == "sft" else None
     job = _job(workplace, inputs, scratch, method, dataset, base, start)
-    for abandoned in job.checkpoint_directory.parent.glob("*"):
-        if abandoned != job.checkpoint_directory:
-            shutil.rmtree(abandoned)
+    of_the_line = job.checkpoint_directory.parent.glob("*")
+    remove_unless_training([abandoned for abandoned in of_the_line if abandoned != job.checkpoint_directory])
     job.write(scratch / "job.json")
     workplace.launch(scratch / "job.json")
     result = read_result(job.result)
     for made in job.output.iterdir():
         made.rename(workspace / made.name)
     shutil.rmtree(scratch)
-    shutil.rmtree(job.checkpoint_directory, ignore_errors=True)  # the training is whole: nothing goes on from there
     report = json.loads((workspace / REPORT).read_bytes())
     facts = {fact: report[fact] for fact in REPORTED}
+    # From the artifact nothing goes on. Until there is one, the checkpoints are all that is left of the training.
+    then = partial(remove_unless_training, [job.checkpoint_directory])
     if start is None:
-        return Built(summary=facts, measured=result.measured)
-    return Built({**facts, "started_from": start.facts}, result.measured, start.classification)
+        return Built(summary=facts, measured=result.measured, once_sealed=then)
+    return Built({**facts, "started_from": start.facts}, result.measured, start.classification, once_sealed=then)
 
 
 def _job(
@@ -221,12 +223,17 @@ def _adapter_shape(line: Line) -> Config:
     return line.training.sft.model_dump(mode="json", include=shaping)
 
 
+def _adapter_held(line: Line) -> Config:
+    return line.training.sft.model_dump(mode="json", include={"adapter", "precision"})
+
+
 _ADAPTER_GATES = (
     Gate(
         name="end_of_turn_trained",
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
-        code_version="2",
+        code_version="3",
         judge=judge_end_of_turn,
+        config=_adapter_held,
     ),
     Gate(
         name="adapter_non_zero",
@@ -263,7 +270,7 @@ BASE_MODEL = Stage(
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
-    code_version="2",
+    code_version="3",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
@@ -274,7 +281,7 @@ SFT_ADAPTER = Stage(
 
 ALIGNED_ADAPTER = Stage(
     kind="aligned_adapter",
-    code_version="2",
+    code_version="3",
     build=build_aligned_adapter,
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
     config=_aligned_config,

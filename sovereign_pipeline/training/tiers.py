@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.shapes import Shape
-from sovereign_pipeline.training.sizing import Forward, Memory, estimate
+from sovereign_pipeline.training.sizing import Forward, Memory, estimate, host_bytes
 
 # Of the peak in bfloat16. Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024, table 4); a stock
 # trainer with small batches and without fused kernels stays below.
@@ -64,12 +64,14 @@ class Work:
 class Tier:
     """One kind of card, so many of them, and what the training needs there.
 
-    usable: bytes of each card that may be planned with. limit: what the rate is bound by.
+    usable: bytes of each card that may be planned with. host: bytes of the host that several processes load the base
+    into. bound_by: what limits the rate.
     """
 
     card: Card
     count: int
     memory: Memory
+    host: int
     tokens_per_second: float
     hours: float
     bound_by: str
@@ -158,6 +160,7 @@ def _tier(
         card=card,
         count=count,
         memory=estimate(shape, sft, preference, device="cuda", devices=count),
+        host=host_bytes(shape, sft, count),
         tokens_per_second=tokens_per_second,
         hours=work.all_tokens / tokens_per_second / 3600,
         bound_by="computing" if computing >= linking else "the link between the cards",

@@ -10,14 +10,23 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.base_models import refuse_todays_date
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.devices import check_sharded, let_accelerate_shard_on_cpu, sharding_arguments
-from sovereign_pipeline.training.forward import Batch, packed, reply_log_probabilities, token_log_probabilities
+from sovereign_pipeline.training.forward import (
+    Batch,
+    packed,
+    passes_in,
+    reply_log_probabilities,
+    token_log_probabilities,
+)
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_rows_are_kept_apart,
@@ -32,10 +41,10 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.losses import kto_loss, pair_loss
 from sovereign_pipeline.training.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.plan import Plan, make_plan
-from sovereign_pipeline.training.preflight import available_memory, preflight
+from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, preflight
 from sovereign_pipeline.training.references import key_of, reference_log_probabilities
-from sovereign_pipeline.training.rows import Completion, RowsForTraining, encode, exchanged, guard
-from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
+from sovereign_pipeline.training.rows import Completion, EncodedRow, RowsForTraining, encode, exchanged, guard
+from sovereign_pipeline.training.sizing import Device, Forward, optimizer_in_effect
 
 LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")
 LOGGED = (
@@ -85,36 +94,47 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
     check_template(tokenizer, job)
+    refuse_todays_date(str(tokenizer.chat_template), job.base_model)
     encoded = [encode(tokenizer, job.method, row, job.eos_ids) for row in read_jsonl(job.dataset)]
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
-    check_memory(job, plan)
+    check_memory(job, plan, encoded)
+    go_on = partial(_refuse_when_asked_to_stop, job, outside)
+    go_on()
     model = load_trainable(job, outside.tell)
+    go_on()
     check_vocabulary(tokenizer, model, rows.rows)
     trainable = check_trainable(model, job.sft.adapter)
-    together = job.tuning.packing
-    if together and len(rows.rows) > 1:
-        check_rows_are_kept_apart(model, rows.rows, job.sft.precision)
-    probe = start_probe(model, plan.rows, together)
-    before_references = time.monotonic()
-    batches = _Batches(job, plan, model, outside.tell)
+    with passes_in(job.sft.precision, model.device.type):
+        if job.tuning.packing and len(rows.rows) > 1:
+            check_rows_are_kept_apart(model, rows.rows, job.sft.precision, job.tuning.max_length)
+        probe = start_probe(model, plan.rows)
+        before_references = time.monotonic()
+        batches = _Batches(job, plan, model, outside.tell, go_on)
     referred = time.monotonic()
     start = lora_b(model.named_parameters())
     trainer = _trainer(job, model, batches, outside)
     checkpoint = trainer.checkpoint_directory.newest(outside.tell)
     if checkpoint is not None:
         outside.tell(f"going on from {checkpoint.name}")
+    go_on()
     prepared = time.monotonic()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trained = time.monotonic()
     done = trainer.state.global_step
-    if done < plan.steps:
+    if done < plan.steps and trainer.stops_as_asked:
         raise TrainingFailed(
             f"Stopped at step {done} of {plan.steps}, as was asked. A checkpoint is kept; run again to go on from it."
         )
+    if done != plan.steps:
+        raise TrainingFailed(
+            f"The training ended after step {done} of {plan.steps}, and nobody had asked for that, so nothing was made "
+            f"of it. Install the pinned versions (constraints.txt); if they are, report this."
+        )
     # On several devices the next two need all of them; what follows is the first one's alone.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    loss_after = probe.loss(model, together)
+    with passes_in(job.sft.precision, model.device.type):
+        loss_after = probe.loss(model)
     if not trainer.is_world_process_zero():
         return {}
     probe.check_moved(loss_after, job.method)
@@ -146,8 +166,23 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     }
 
 
-def check_memory(job: TrainingJob, plan: Plan) -> None:
-    """Raise TrainingFailed when the training cannot fit. Processes on CPUs share what memory the machine has."""
+def check_memory(job: TrainingJob, plan: Plan, encoded: Sequence[EncodedRow]) -> None:
+    """Raise TrainingFailed when the training cannot fit. Processes on CPUs share what memory the machine has.
+
+    encoded: all rows, those that are too long for the plan too.
+    """
+
+    def largest(sft: Sft, preference: Preference | None) -> Forward | None:
+        asked = job.model_copy(update={"sft": sft, "preference": preference})
+        if (asked.tuning.max_length, asked.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
+            return plan.largest_forward
+        try:
+            rows = guard(encoded, asked.tuning.max_length, sft.max_cut_share, job.eos_ids)
+        except TrainingFailed:  # too many rows are too long for that
+            return None
+        return make_plan(asked, rows.rows).largest_forward
+
+    check_host(job.base_model, job.sft, job.devices.count, host_memory())
     available, device = available_memory()
     preflight(
         job.base_model,
@@ -156,8 +191,17 @@ def check_memory(job: TrainingJob, plan: Plan) -> None:
         available_bytes=available // (job.devices.count if device == "cpu" else 1),
         device=device,
         devices=job.devices.count,
-        forward=plan.largest_forward,
+        largest=largest,
     )
+
+
+def _refuse_when_asked_to_stop(job: TrainingJob, outside: Outside) -> None:
+    """Before the first step, where there is nothing to save. Of several devices none may leave the others waiting for
+    it: they are asked together, after a step."""
+    if job.devices.count == 1 and outside.stop():
+        raise TrainingFailed(
+            "Stopped before a step was trained, as was asked. Run again; a checkpoint, if any, is kept."
+        )
 
 
 def _make_deterministic(seed: int) -> None:
@@ -173,7 +217,9 @@ def _make_deterministic(seed: int) -> None:
 class _Batches:
     """Units of the plan as tensors, with what each method needs beside the rows. Of a unit's place in the plan only."""
 
-    def __init__(self, job: TrainingJob, plan: Plan, model: Any, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, job: TrainingJob, plan: Plan, model: Any, tell: Callable[[str], None], go_on: Callable[[], None]
+    ) -> None:
         self.plan = plan
         self._job = job
         self._references: dict[str, float] = {}
@@ -185,7 +231,7 @@ class _Batches:
             units = plan.units
             for place in range(0, len(units), size):
                 completions += exchanged([row for unit in units[place : place + size] for row in unit])
-        self._references = reference_log_probabilities(job, model, completions, tell)
+        self._references = reference_log_probabilities(job, model, completions, tell, go_on)
 
     @property
     def places(self) -> list[int]:
@@ -237,6 +283,7 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
                 job.checkpoint_directory, job.identity, job.checkpoints.keep
             )
             self.first_step = 0
+            self.stops_as_asked = False
             self._begin_step()
             check_sharded(job, self.accelerator)
 
@@ -318,6 +365,12 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
         started = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+            if state.max_steps != plan.steps:
+                raise TrainingFailed(
+                    f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each and transformers "
+                    f"counts {state.max_steps}, so it would train other batches. Install the pinned versions "
+                    f"(constraints.txt); if they are, report this."
+                )
             self.started = time.monotonic()
             trainer.first_step = state.global_step
 
@@ -325,7 +378,7 @@ def _trainer(job: TrainingJob, model: Any, batches: _Batches, outside: Outside) 
             if state.global_step >= plan.steps:
                 control.should_save = False  # what comes now is the result itself
             elif trainer.asked_to_stop():
-                control.should_save = control.should_training_stop = True
+                trainer.stops_as_asked = control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
             if "loss" not in logs:
@@ -359,7 +412,7 @@ def _arguments(job: TrainingJob) -> Any:
     from transformers import TrainingArguments
 
     tuning = job.tuning
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(job.output.with_name("trainer")),
         per_device_train_batch_size=tuning.batch_size,
         gradient_accumulation_steps=tuning.gradient_accumulation,
@@ -387,6 +440,9 @@ def _arguments(job: TrainingJob) -> Any:
         disable_tqdm=True,
         **sharding_arguments(job),
     )
+    # Where a process sees several GPUs, transformers would make a batch as many times larger and spread it over them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _optimizer(job: TrainingJob) -> str:

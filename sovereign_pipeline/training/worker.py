@@ -1,17 +1,16 @@
 """The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-What belongs here: living and dying with the parent, the lock on the device, and how progress and the answer, and
-nothing else, leave the process. What is trained, and how, is `trainer.py`.
+What belongs here: living and dying with the parent, the locks on the line and the device, and how progress and the
+answer, and nothing else, leave the process. What is trained, and how, is `trainer.py`.
 """
 
-import fcntl
 import json
 import os
 import signal
+import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,11 +20,12 @@ from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.elsewhere import refuse_another_installation
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.locks import held, lock_of_device, lock_of_line
 from sovereign_pipeline.training.preflight import available_memory, out_of_memory_message
 from sovereign_pipeline.training.trainer import Outside, Step, train
 
-SECONDS_BETWEEN_TRIES = 1.0
-TRIES_BETWEEN_MESSAGES = 15
+# Where the launcher of several trainers hears them: a Pipes session can be opened once only.
+LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 
 
 def main(job_file: Path) -> int:
@@ -50,12 +50,13 @@ def answer(
     """Every error becomes an answer in here: Pipes would send its own words and traceback, which may quote a text."""
     try:
         refuse_another_installation()
-        with _device(job, progress):
-            outside = Outside(
-                on_step=lambda step: progress(describe(step), asdict(step)),
-                tell=lambda message: progress(message, {}),
-                stop=lambda: bool(asked_to_stop),
-            )
+        outside = Outside(
+            on_step=lambda step: progress(describe(step), asdict(step)),
+            tell=lambda message: progress(message, {}),
+            stop=lambda: bool(asked_to_stop),
+        )
+        # Where there are several trainers, the launcher of all of them holds the locks.
+        with locks(job, progress, outside.stop) if job.devices.count == 1 else nullcontext():
             return TrainingResult(measured=train(job, outside))
     except SovereignError as error:
         return TrainingResult(error=str(error))
@@ -72,8 +73,9 @@ def answer(
 
 
 def stop_on_sigterm() -> list[int]:
-    """Filled at the first SIGTERM. The training then ends after its present step, with a checkpoint; whoever cannot
-    wait for that kills the process, and the checkpoint before it stands."""
+    """Filled at the first SIGTERM. The training then ends after its present step, with a checkpoint, or sooner while it
+    waits for its turn or prepares; whoever cannot wait for that kills the process, and the checkpoint before it stands.
+    """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     return received
@@ -90,41 +92,37 @@ def ran_out_of_memory(error: Exception) -> bool:
 
 
 @contextmanager
-def device_lock(directory: Path, progress: Callable[[str, dict[str, object]], None]) -> Iterator[None]:
-    """Hold the lock of the device this trainer uses; wait for it while another trainer has it, and say so.
+def locks(
+    job: TrainingJob,
+    progress: Callable[[str, dict[str, object]], None],
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and the one of the device.
 
-    The lock belongs to the open file, so the kernel frees it however its holder ends.
+    In this order everywhere: who waits for the first keeps nobody from a device.
     """
-    device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"trainer-{device}.lock"
-    with path.open("a", encoding="utf-8") as lock:
-        tries = 0
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if tries % TRIES_BETWEEN_MESSAGES == 0:
-                    progress(f"waiting: another trainer holds {path.name}", {"waiting": path.name})
-                tries += 1
-                time.sleep(SECONDS_BETWEEN_TRIES)
+    for_the_line, for_the_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
+
+    def tell(message: str) -> None:
+        progress(message, {"waiting": True})
+
+    with held(for_the_line, tell, stop), held(for_the_device, tell, stop):
         yield
-
-
-def _device(job: TrainingJob, progress: Callable[[str, dict[str, object]], None]) -> AbstractContextManager[None]:
-    """The lock on the device; where there are several, the launcher of all their processes holds it."""
-    return device_lock(job.locks, progress) if job.devices.count == 1 else nullcontext()
 
 
 @contextmanager
 def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     """Where progress goes: into the Dagster run's log when a Pipes session is open, else to stdout as JSON lines.
 
-    Of the processes that train one model together, the first one speaks.
+    Of the processes that train one model together, the first one speaks, and their launcher hands it on.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None
+        return
+    if LAUNCHER_VARIABLE in os.environ:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as launcher:
+            launcher.connect(os.environ[LAUNCHER_VARIABLE])
+            yield lambda message, values: launcher.sendall(json.dumps([message, values]).encode())
         return
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes

@@ -107,6 +107,34 @@ def test_when_all_are_damaged_the_training_starts_anew(make_job: JobMaker, whole
     assert files(job.output) == whole
 
 
+def test_what_is_written_outlives_a_damaged_one_of_a_later_step(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints={"every_steps": 1, "keep": 1}), after=4)
+    cut_short(job.checkpoint_directory / "step-00000004")
+    stopped(job, after=2)
+    assert checkpoints(job) == ["step-00000002"]
+    assert "going on from step-00000002" in run(job)
+    assert files(job.output) == whole
+
+
+def test_a_stop_is_heard_before_the_first_step(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = make_job("stopped", letters(12), sft=SFT)
+    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
+        train(job, Outside(lambda step: None, lambda message: None, stop=lambda: True))
+    assert not job.checkpoint_directory.exists() and not job.output.exists()
+    run(job)
+    assert files(job.output) == whole
+
+
+def test_a_stop_is_heard_while_references_are_worked_out(make_job: JobMaker) -> None:
+    first = make_job("sft", letters(12), sft={"epochs": 1})
+    run(first)
+    job = make_job("dpo", pairs(60), preference={"epochs": 1}, start_adapter=first.output / "adapter")
+    told: list[str] = []
+    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
+        train(job, Outside(lambda step: None, told.append, stop=lambda: any("replies" in each for each in told)))
+    assert sum("replies" in each for each in told) == 1 and not job.references.exists()
+
+
 def test_nothing_goes_on_from_another_training(make_job: JobMaker) -> None:
     job = stopped(make_job("first", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=2)
     with pytest.raises(IntegrityError, match="step-00000002: a checkpoint of another training"):

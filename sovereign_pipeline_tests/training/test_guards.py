@@ -2,17 +2,20 @@
 planted in rows, model directories and libraries; the training is the ordinary one."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovereign_pipeline.errors import InputError, TrainingFailed
-from sovereign_pipeline.training.guards import start_probe
+from sovereign_pipeline.training import guards
+from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart, start_probe
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline.training.trainer import Outside, train
@@ -146,15 +149,19 @@ def test_an_adapter_that_is_frozen_in_part(make_job: JobMaker, monkeypatch: pyte
     refused(make_job("frozen", letters(4)), r"1 tensors are frozen that should be trained")
 
 
-def test_a_model_that_lets_packed_rows_see_each_other(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_that_lets_packed_rows_see_each_other(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     """Once where rows attend by themselves, and once where a mask is to keep them apart."""
+    held = {"precision": precision}
     from transformers.models.llama import modeling_llama
 
     from sovereign_pipeline.training import attention
 
     says = r"does not keep packed rows apart: rows R-\d+ and R-\d+ .*packing: false"
     monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
-    refused(make_job("as_one", letters(6)), says)
+    refused(make_job("as_one", letters(6), sft=held), says)
 
     def without_positions(*arguments: Any, **named: Any) -> Any:
         return build(*arguments, **{**named, "position_ids": None})
@@ -162,8 +169,43 @@ def test_a_model_that_lets_packed_rows_see_each_other(make_job: JobMaker, monkey
     build = modeling_llama.create_causal_mask
     monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {})
     monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
-    refused(make_job("packed", letters(6)), says)
-    run(make_job("alone", letters(6), sft={"packing": False, "epochs": 1}))
+    refused(make_job("packed", letters(6), sft=held), says)
+    run(make_job("alone", letters(6), sft={**held, "packing": False, "epochs": 1}))
+
+
+def test_tokens_that_move_up_and_down_do_not_cancel_in_the_guard_on_packing(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed, every second token of the second reply is a nat likelier and the others a nat less likely."""
+    from transformers import AutoModelForCausalLM
+
+    def leaking(model: Any, batch: Any, together: bool = True) -> Any:
+        values = of_tokens(model, batch, together)
+        if together:
+            values[4::2] += 1.0
+            values[5::2] -= 1.0
+        return values
+
+    of_tokens = guards.token_log_probabilities
+    rows = [EncodedRow(f"R-{number}", (Completion([5, 6 + number], [7, 8, 9, 2]),)) for number in range(2)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="bfloat16")
+    check_rows_are_kept_apart(model, rows, "bfloat16", 128)
+    monkeypatch.setattr(guards, "token_log_probabilities", leaking)
+    with pytest.raises(TrainingFailed, match="does not keep packed rows apart"):
+        check_rows_are_kept_apart(model, rows, "bfloat16", 128)
+
+
+@pytest.mark.parametrize(("max_length", "named"), [(60, {"R-3", "R-4"}), (20, {"R-0", "R-1"})])
+def test_the_guard_on_packing_asks_ordinary_rows_that_fit_into_a_pack(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, max_length: int, named: set[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(guards, "BEHIND_ANOTHER", -1.0)
+    rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (4 + 5 * n)),)) for n in range(8)]
+    with pytest.raises(TrainingFailed) as refusal:
+        check_rows_are_kept_apart(AutoModelForCausalLM.from_pretrained(tiny_model), rows, "float32", max_length)
+    assert set(re.findall(r"R-\d", str(refusal.value))) == named
 
 
 # During
@@ -238,8 +280,10 @@ def test_memory_that_runs_out(make_job: JobMaker) -> None:
 # After
 
 
-def test_a_training_that_learned_nothing(make_job: JobMaker) -> None:
-    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1})
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adapter", [{"adapter": "lora"}, {"adapter": "none", "rank": 16, "alpha": 32}])
+def test_a_training_that_learned_nothing(make_job: JobMaker, adapter: dict[str, Any], precision: str) -> None:
+    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1, "precision": precision, **adapter})
     refused(job, "as it was before the first step: nothing was learned. Raise learning_rate")
 
 
@@ -264,8 +308,27 @@ def test_canaries_do_not_decide_whether_a_training_went_astray(tiny_model: Path)
     canaries = [EncodedRow(f"canary-00{n}-1", (Completion([5, 6], [7, 8]),)) for n in range(4)]
     others = [EncodedRow(f"R-{n}", (Completion([5, 6, 7], [8, 9, 10 + n]),)) for n in range(5)]
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    probe = start_probe(model, [*canaries, *others], together=False)
-    assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3"]
+    probe = start_probe(model, [*canaries, *others])
+    assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3", "R-4"]
+    assert start_probe(model, canaries).rows == canaries
+
+
+def test_letters_of_all_lengths_decide_it(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (n + 2)),)) for n in range(32)]
+    probe = start_probe(AutoModelForCausalLM.from_pretrained(tiny_model), rows[::-1])
+    assert [row.id for row in probe.rows] == [f"R-{n}" for n in range(2, 32, 4)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "astray"), [(0.05, 0.06, False), (0.05, 0.11, True), (2.0, 2.09, False), (2.0, 2.2, True)]
+)
+def test_a_loss_that_rose_a_little_is_no_training_that_went_astray(before: float, after: float, astray: bool) -> None:
+    probe = Probe([], before)
+    probe.check_moved(after, "dpo")
+    with pytest.raises(TrainingFailed, match="the training went astray") if astray else nullcontext():
+        probe.check_moved(after, "sft")
 
 
 def test_a_part_of_the_adapter_that_stayed_as_it_was(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,20 @@ import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
-from sovereign_pipeline.training.preflight import available_memory, out_of_memory_message, preflight
+from sovereign_pipeline.training import trainer
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.preflight import (
+    available_memory,
+    check_host,
+    host_memory,
+    out_of_memory_message,
+    preflight,
+)
+from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.shapes import read_shape
 from sovereign_pipeline.training.sizing import Forward, estimate
+from sovereign_pipeline_tests.training.conftest import letters
 
 GIB = 1 << 30
 
@@ -67,7 +79,7 @@ def test_when_no_single_value_helps_it_says_what_all_together_need(model: Path) 
 def test_the_plan_s_own_largest_forward_counts_when_it_is_known(model: Path) -> None:
     sft = recipe(max_length=8192)
     assert "needs about" in refusal(model, sft, 8 * GIB)
-    preflight(model, sft, available_bytes=8 * GIB, device="cpu", forward=Forward(512, 100))
+    preflight(model, sft, available_bytes=8 * GIB, device="cpu", largest=lambda *sections: Forward(512, 100))
 
 
 def test_a_preference_stage_is_advised_on_its_own_section(model: Path) -> None:
@@ -126,9 +138,11 @@ def test_the_tightest_limit_above_this_process_holds(
     limited(root / folder / "jobs", names, str(2 * GIB), used=GIB, file=GIB // 4)
     limited(root / folder / "jobs/train", names, str(3 * GIB), used=GIB, file=0)
     assert available_memory(root) == (GIB + GIB // 4 + (1000 << 10), "cpu")
+    assert host_memory(root) == 2 * GIB
     limited(root / folder / "jobs", names, str(2**60), used=GIB, file=0)
     limited(root / folder / "jobs/train", names, str(2**60), used=GIB, file=0)
     assert available_memory(root)[0] == 4_001_000 << 10
+    assert host_memory(root) == 8_000_000 << 10
 
 
 @pytest.mark.usefixtures("no_card")
@@ -142,3 +156,81 @@ def test_this_machine_has_some() -> None:
     free, device = available_memory()
     assert device in ("cpu", "cuda")
     assert free > 100 << 20
+
+
+def test_of_several_cards_each_process_is_asked_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no card here, so torch's answers are given by hand: the first has 1 GiB free and the second 2 GiB."""
+    import torch
+
+    chosen = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((1 + chosen[-1]) * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    assert available_memory() == (GIB, "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert available_memory() == (2 * GIB, "cuda")
+
+
+@pytest.mark.parametrize(("adapter", "bytes_each"), [("none", 4), ("lora", 2), ("qlora", 0.6)])
+def test_a_host_that_cannot_hold_the_base_once_for_each_process_is_refused(
+    model: Path, adapter: str, bytes_each: float
+) -> None:
+    parameters = read_shape(str(model)).parameters
+    sft = Sft.model_validate({"adapter": adapter})
+    enough = round(8.0 * parameters * (bytes_each if adapter != "qlora" else 1.0))
+    check_host(model, sft, 8, enough)
+    check_host(model, sft, 1, 0)
+    with pytest.raises(TrainingFailed, match=r"8 processes each load the whole base model.*Lower training\.devices"):
+        check_host(model, sft, 8, round(0.99 * 8 * parameters * bytes_each))
+
+
+def test_several_trainers_ask_for_the_host_s_memory_before_they_load(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = {"launcher": "accelerate", "count": 4}
+    job = make_job("host", letters(6), devices=devices)
+    parameters = read_shape(str(job.base_model)).parameters
+    monkeypatch.setattr(trainer, "host_memory", lambda: 4 * 4 * parameters - 1)
+    with pytest.raises(TrainingFailed, match="this host has"):
+        trainer.train(job, trainer.Outside(on_step=lambda step: None, tell=lambda message: None))
+
+
+def advised(job: TrainingJob, available: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the trainer says with so many bytes free: each value of the recipe that would fit, by its name."""
+    monkeypatch.setattr(trainer, "available_memory", lambda: (available, "cpu"))
+    with pytest.raises(TrainingFailed, match="are free") as refused:
+        trainer.train(job, trainer.Outside(on_step=lambda step: None, tell=lambda message: None))
+    return dict(re.findall(r"training\.\w+\.(\w+): (\w+)", str(refused.value)))
+
+
+def needed(job: TrainingJob, rows: list[dict[str, str]], **values: int) -> int:
+    from transformers import AutoTokenizer
+
+    job = job.model_copy(update={"sft": job.sft.model_copy(update=values)})
+    tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+    plan = make_plan(job, [encode(tokenizer, "sft", row, job.eos_ids) for row in rows])  # type: ignore[arg-type]
+    return estimate(read_shape(str(job.base_model)), job.sft, device="cpu", forward=plan.largest_forward).total
+
+
+def test_the_advice_is_worked_out_from_the_rows(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long row among short ones is as long in a batch of its own."""
+    rows = letters(12)
+    rows[5] = {**rows[5], "output": "rope tide " * 60}
+    job = make_job("batches", rows, sft={"packing": False, "batch_size": 4, "max_length": 256, "epochs": 1})
+    alone = needed(job, rows, batch_size=1)
+    assert alone < needed(job, rows) < 1.9 * alone
+    assert advised(job, alone, monkeypatch)["batch_size"] == "1"
+    assert "batch_size" not in advised(job, alone - 1, monkeypatch)
+
+
+@pytest.mark.parametrize("words", [4, 60])
+def test_a_length_that_lowers_nothing_or_cuts_every_row_is_not_advised(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    rows = [{**row, "output": "rope tide " * words} for row in letters(6)]
+    job = make_job("lengths", rows, sft={"packing": False, "max_length": 256, "epochs": 1})
+    said = advised(job, needed(job, rows) - 1, monkeypatch)
+    assert "gradient_checkpointing" in said and "max_length" not in said

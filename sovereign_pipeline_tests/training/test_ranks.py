@@ -1,19 +1,25 @@
 """Two processes that share one model train what one process trains, and what they save is whole."""
 
+import fcntl
 import importlib.util
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster_pipes import encode_env_var
 from safetensors.torch import load_file
 
 from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.launcher import run_trainer
+from sovereign_pipeline.training.launcher import run_trainer, worker_environment
+from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline_tests.training.conftest import letters
 
 JobMaker = Callable[..., TrainingJob]
@@ -86,6 +92,50 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
     assert (whole.output / "model" / "model.safetensors").read_bytes() == (
         killed.output / "model" / "model.safetensors"
     ).read_bytes()
+
+
+def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMaker) -> None:
+    """Messages go to stderr, as a pod's do, and nothing else goes anywhere."""
+    job = make_job("told", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
+    path = job.result.with_name("job.json")
+    job.write(path)
+    unknown = ("asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key", "job_name")
+    unknown += ("partition_key_range", "partition_time_window")
+    session = {"data": {**dict.fromkeys(unknown), "run_id": "r", "retry_number": 0, "extras": {}}}
+    done = subprocess.run(
+        [sys.executable, "-m", "sovereign_pipeline.training.ranks", str(path)],
+        cwd=path.parent,
+        env={
+            **os.environ,
+            **worker_environment(path),
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "DAGSTER_PIPES_CONTEXT": encode_env_var(session),
+            "DAGSTER_PIPES_MESSAGES": encode_env_var({"stdio": "stderr"}),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    messages = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [each["method"] for each in messages if each["method"] != "log"] == ["opened", "closed"]
+    told = [each["params"]["message"] for each in messages if each["method"] == "log"]
+    assert [message.split(",")[0] for message in told] == ["step 1/2", "step 2/2"]
+    assert done.stdout == "" and job.output.exists()
+
+
+def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> None:
+    job = make_job("waits", letters(12), sft={**FULL, "max_length": 32}, devices=TWO)
+    lines: list[str] = []
+    with lock_of_line(job.checkpoint_directory).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(json.loads(line)["message"])
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+        with pytest.raises(TrainingFailed, match="rows are longer"):
+            run(job, progress)
+    assert lines == ["waiting: another trainer holds waits.lock"]
 
 
 def test_a_guard_in_every_process_is_one_paragraph(make_job: JobMaker) -> None:

@@ -2,6 +2,7 @@
 of."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.references import key_of
 from sovereign_pipeline.training.rows import Completion, encode
 from sovereign_pipeline.training.trainer import Outside, train
-from sovereign_pipeline_tests.training.conftest import letters, pairs
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 JobMaker = Callable[..., TrainingJob]
 PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumulation": 2}
@@ -94,6 +95,45 @@ def test_they_are_the_log_probabilities_of_the_adapter_before_the_training(
     expected = {key_of(each): alone(each) for row in rows for each in row.completions}
     assert values == pytest.approx(expected, rel=1e-4)
     assert values != pytest.approx({key: 0.99 * value for key, value in expected.items()}, rel=1e-4)
+
+
+FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "qlora"}, {"dropout": 0.3}])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_policy_and_reference_are_the_same_before_the_first_step(
+    make_job: JobMaker, method: str, sft: dict[str, Any], precision: str
+) -> None:
+    """In every digit: as large a difference as between two precisions would be a preference that nobody has."""
+    first = make_job("sft", letters(16), sft={**sft, "precision": precision})
+    run(first)
+    full = sft is FULL
+    job = make_job(
+        "preferences",
+        labels(12) if method == "kto" else pairs(12),
+        sft=first.sft.model_dump(exclude_unset=True),
+        preference={"method": method, "max_steps": 1, "batch_size": 4, "warmup_steps": 0},
+        base_model=first.output / "model" if full else first.base_model,
+        start_adapter=None if full else first.output / "adapter",
+    )
+    run(job)
+    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    rewards = {name: value for name, value in step.items() if name.startswith("rewards/") or name == "kl"}
+    assert len(rewards) == (3 if method == "kto" else 2) and not any(rewards.values()), rewards
+
+
+def test_a_base_with_dropout_of_its_own_learns_preferences_without(
+    make_job: JobMaker, adapters: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_bytes())
+    (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, start_adapter=adapters[0])
+    run(job)
+    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    assert step["rewards/margins"] == 0
 
 
 def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Path]) -> None:

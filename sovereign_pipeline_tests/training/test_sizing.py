@@ -250,10 +250,15 @@ def test_less_asked_never_needs_more(
         assert total(rank=8) < total(rank=16)
 
 
-def test_a_forward_is_full_packs_and_logits_are_of_supervised_positions() -> None:
-    sft, pairs = recipe(), Preference.model_validate({"max_length": 512, "batch_size": 4})
-    assert Forward.largest(sft, None) == Forward(1024, 512)
-    assert Forward.largest(sft, pairs) == Forward(2048, 1024)
+def test_a_forward_is_full_packs_and_of_pairs_both_replies() -> None:
+    assert Forward.largest(recipe(), None) == Forward(1024, 512)
+    for method, tokens in (("dpo", 4096), ("ipo", 4096), ("kto", 2048)):
+        preference = Preference.model_validate({"method": method, "max_length": 512, "batch_size": 4})
+        assert Forward.largest(recipe(), preference) == Forward(tokens, tokens // 2)
+
+
+def test_logits_are_of_supervised_positions() -> None:
+    sft = recipe()
     shape = preset("7B")
     few, many = (estimate(shape, sft, device="cpu", forward=Forward(1024, count)) for count in (10, 100))
     assert (many.logits, few.logits) == (100 * 32_000 * 4 * 3, 10 * 32_000 * 4 * 3)

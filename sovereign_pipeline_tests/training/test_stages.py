@@ -1,5 +1,7 @@
 """The stages and their gates, through the real store, with faults planted between the trainer and the artifact."""
 
+import errno
+import fcntl
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,10 +15,12 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import judge, produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.base_models import fetch, load_card, open_base_model, verify
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
 from sovereign_pipeline.training.trainer import Outside, train
 from sovereign_pipeline.training.tuned import tuned_model
@@ -46,6 +50,7 @@ class Chain:
     tamper: Tamper = lambda output: None
     refs: dict[str, ArtifactRef] = field(default_factory=dict)
     trainings: int = 0
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.workplace = replace(self.workplace, launch=self._launch)
@@ -66,9 +71,7 @@ class Chain:
 
     def _launch(self, path: Path) -> None:
         job = TrainingJob.read(path)
-        TrainingResult(measured=train(job, Outside(on_step=lambda step: None, tell=lambda message: None))).write(
-            job.result
-        )
+        TrainingResult(measured=train(job, Outside(on_step=lambda step: None, tell=self.told.append))).write(job.result)
         self.tamper(job.output)
         self.trainings += 1
 
@@ -257,6 +260,37 @@ def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     assert "the base ends 4 and the adapter 0" in away.message
 
 
+@pytest.mark.parametrize(
+    ("adapter", "precision"), [("lora", "float32"), ("lora", "bfloat16"), ("qlora", "bfloat16"), ("none", "bfloat16")]
+)
+def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, precision: str
+) -> None:
+    """A base of 70 billion parameters that was trained in NF4 would not fit into any host in float32."""
+    from transformers import LlamaForCausalLM
+
+    sft = {**institution.recipe["training"]["sft"], "adapter": adapter, "precision": precision, "learning_rate": 2e-3}
+    if adapter == "none":
+        del sft["rank"], sft["alpha"]
+    institution.recipe["training"]["sft"] = sft
+    chain = Chain(institution.workplace())
+    chain.make(chain.sft)
+    artifact = chain.workplace.store.open(chain.refs["sft_adapter"])
+    inputs = {kind: chain.workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+    asked = set()
+
+    def generate(model: Any, *arguments: Any, **named: Any) -> Any:
+        weight = model.model.layers[0].mlp.up_proj.weight
+        asked.add("nf4" if weight.dtype.itemsize == 1 else str(weight.dtype).removeprefix("torch."))
+        return of_llama(model, *arguments, **named)
+
+    of_llama = LlamaForCausalLM.generate
+    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
+    gate = next(each for each in SFT_ADAPTER.gates if each.name == "end_of_turn_trained")
+    assert gate.judge(chain.workplace, artifact, inputs).passed
+    assert asked == {"nf4" if adapter == "qlora" else precision}
+
+
 def test_where_neither_ends_a_reply_the_evidence_says_so(institution: DemoInstitution, directory: Path) -> None:
     institution.recipe["training"]["sft"] |= {"max_steps": 3, "epochs": 3, "learning_rate": 1e-3}
     chain = Chain(institution.workplace())
@@ -295,6 +329,52 @@ def test_verifying_names_what_is_wrong(institution: DemoInstitution, directory: 
         IntegrityError, match={"missing": "config.json", "extra": "pickle.bin", "absent": "tiny"}[fault]
     ):
         verify(institution.settings, card)
+
+
+def test_a_model_whose_prompts_change_with_the_day_is_refused(institution: DemoInstitution, directory: Path) -> None:
+    template = directory / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
+    institution.write()
+    write_card(institution, directory)
+    with pytest.raises(RecipeError, match=r"strftime_now.*fixed date.*model's card"):
+        Chain(institution.workplace()).make(BASE_MODEL)
+
+
+def test_checkpoints_stay_until_the_artifact_is_there(
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    institution.recipe["training"] |= {"checkpoints": {"every_steps": 1, "keep": 1}}
+    chain = Chain(institution.workplace())
+    seal = ArtifactStore.seal
+
+    def full(store: ArtifactStore, workspace: Path, describe: Any) -> ArtifactRef:
+        if (workspace / "report.json").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return seal(store, workspace, describe)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ArtifactStore, "seal", full)
+        with pytest.raises(OSError, match="No space left"):
+            chain.make(chain.sft)
+    (kept,) = (institution.settings.home / "checkpoints").glob("*/*/step-*")
+    chain.make(chain.sft)
+    assert f"going on from {kept.name}" in chain.told
+    assert not list((institution.settings.home / "checkpoints").glob("*/*"))
+
+
+def test_checkpoints_of_a_training_that_goes_on_are_left_alone(institution: DemoInstitution, directory: Path) -> None:
+    """Those of another recipe's are removed, unless somebody trains the line: they may be that one's."""
+    chain = Chain(institution.workplace())
+    other = institution.settings.home / "checkpoints" / f"{chain.workplace.line.line}.sft" / "0123456789abcdef"
+    other.mkdir(parents=True)
+    with lock_of_line(other).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        chain.make(chain.sft)
+        assert other.exists()
+    institution.recipe["training"]["seed"] = 8
+    again = Chain(institution.workplace())
+    again.make(again.sft)
+    assert not other.exists()
 
 
 def test_an_unknown_model_lists_the_known(institution: DemoInstitution, directory: Path) -> None:

@@ -114,6 +114,8 @@ def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
     parts = facts["memory_bytes"]["cuda"]
     assert parts["together"] == sum(size for part, size in parts.items() if part != "together")
     assert len(facts["tiers"]) == 16
+    hosts = {tier["tier"]: tier["host_bytes"] for tier in facts["tiers"]}
+    assert hosts["1 × H100 80 GB"] == 0 and hosts["8 × H100 80 GB"] == 4 * hosts["2 × H100 80 GB"] > 8 * 3e9
     too_much = [*asked, "--epochs", "100000"]
     assert CliRunner().invoke(app, too_much).exit_code == 1
 

@@ -1,7 +1,10 @@
 """Each method learns, supervises the reply alone, keeps packed rows apart, and makes the same bytes twice."""
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +12,11 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import IGNORED, encode, encode_preference, encode_sft, guard, pack
+from sovereign_pipeline.training.sizing import Forward
 from sovereign_pipeline.training.trainer import Outside, Step, train
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import EOS_ID, labels, letters, pairs
@@ -219,6 +223,25 @@ def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker) -> None:
     assert losses(second)[0] < 0.8 * losses(first)[0]
 
 
+@pytest.mark.parametrize(("earlier", "now"), [(0.5, 0.0), (0.0, 0.5)])
+def test_dropout_is_the_recipe_s_and_not_the_earlier_adapter_s(make_job: JobMaker, earlier: float, now: float) -> None:
+    """All start from the same tensors, so only dropout can make the first loss another."""
+    first = make_job("first", letters(16))
+    run(first)
+    start = first.output / "adapter"
+    without, second = (
+        make_job(name, letters(16), sft={"dropout": dropout, "epochs": 1}, start_adapter=start)
+        for name, dropout in (("without", 0.0), ("second", now))
+    )
+    run(without)
+    config = start / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_bytes()), "lora_dropout": earlier}))
+    run(second)
+    made = json.loads((second.output / "adapter" / "adapter_config.json").read_bytes())
+    assert made["lora_dropout"] == now
+    assert (losses(second)[0] == losses(without)[0]) == (now == 0)
+
+
 @pytest.mark.parametrize("adapter", ["lora", "qlora", "none"])
 def test_the_same_job_makes_the_same_bytes(make_job: JobMaker, adapter: str) -> None:
     shape = {"rank": 16, "alpha": 32} if adapter == "none" else {"dropout": 0.1}
@@ -286,6 +309,62 @@ def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model:
     assert not torch.allclose(mixed, alone, atol=1e-2)
 
 
+def test_one_device_is_one_where_a_host_shows_two(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would take both GPUs of a host into one process; here its own count is raised to two."""
+    from transformers import TrainingArguments
+
+    alone, beside = (make_job(name, letters(12), sft={"epochs": 4, "packing": False}) for name in ("alone", "beside"))
+    run(alone)
+    found = TrainingArguments._setup_devices.func
+
+    def with_two(self: Any) -> Any:
+        device = found(self)
+        self._n_gpu = 2
+        return device
+
+    counted = cached_property(with_two)
+    counted.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", counted)
+    run(beside)
+    assert losses(beside) == losses(alone) and files(beside.output) == files(alone.output)
+
+
+def test_other_batches_than_planned_are_not_trained(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "train_batch_size", property(lambda self: 2))
+    job = make_job("other", letters(12), sft={"epochs": 1, "packing": False})
+    steps: list[Step] = []
+    with pytest.raises(TrainingFailed, match="plan has 12 steps of 1 rows or packs each and transformers counts 6"):
+        train(job, Outside(on_step=steps.append, tell=lambda message: None))
+    assert not steps and not job.output.exists()
+
+
+def test_an_end_that_nobody_asked_for_is_not_called_one(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers ends by itself when its data run out before their time."""
+    from transformers import DefaultFlowCallback
+
+    def ends(self: Any, args: Any, state: Any, control: Any, **named: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+    monkeypatch.setattr(DefaultFlowCallback, "on_step_end", ends)
+    job = make_job("short", letters(12), sft={"epochs": 1, "packing": False})
+    with pytest.raises(TrainingFailed, match="ended after step 2 of 12, and nobody had asked"):
+        run(job)
+    assert not job.output.exists()
+
+
+def test_a_template_that_shows_todays_date_is_refused(make_job: JobMaker, tiny_model: Path, tmp_path: Path) -> None:
+    dated = "{{ 'Today is ' + strftime_now('%d %b %Y') }}" + TEMPLATE
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "chat_template.jinja").write_text(dated)
+    digest = sha256(dated.encode()).hexdigest()
+    job = make_job("dated", letters(12), base_model=model, chat_template_sha256=digest)
+    with pytest.raises(RecipeError, match="template shows today's date"):
+        run(job)
+
+
 def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(30)]  # type: ignore[arg-type]
@@ -296,6 +375,27 @@ def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: 
     assert sorted(row.id for row in plan.rows) == sorted([row.id for row in rows] * 2)
     limited = make_plan(make_job("limited", letters(1), sft={"epochs": 2, "max_steps": 3}), rows)
     assert limited.steps == 3 and limited.units == plan.units[:3]
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
+def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
+    make_job: JobMaker, tiny_model: Path, method: str
+) -> None:
+    """And one of rows that are as long as they may be comes near: of pairs, both replies."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    made: list[dict[str, Any]] = {"sft": letters, "kto": labels}.get(method, pairs)(8)
+    replies = {"output", "completion", "chosen", "rejected"}
+    long = [{name: "rope tide " * 30 if name in replies else value for name, value in row.items()} for row in made]
+    rows = [encode(tokenizer, method, row, [EOS_ID]) for row in long]
+    limits = {"max_length": max(row.longest for row in rows), "batch_size": 2}
+    sections: dict[str, Any] = (
+        {"sft": limits}
+        if method == "sft"
+        else {"preference": {"method": method, **limits}, "start_adapter": tiny_model}
+    )
+    job = make_job("plan", letters(1), **sections)
+    plan, allowed = make_plan(job, rows).largest_forward, Forward.largest(job.sft, job.preference)
+    assert 0.9 * allowed.tokens < plan.tokens <= allowed.tokens
 
 
 def test_guards_stop_before_anything_is_trained(tiny_model: Path) -> None:

@@ -17,6 +17,7 @@ from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
+from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.plots import loss_curve_png
 from sovereign_pipeline_tests.training.conftest import letters
 
@@ -50,6 +51,63 @@ def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pyt
     assert read_result(job.result).measured["tokens_per_second"] > 0
     assert sorted(file.name for file in job.output.iterdir()) == ["adapter", "report.json", "training_log.jsonl"]
     assert loss_curve_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
+
+
+def test_trainings_of_one_line_wait_for_each_other_on_whatever_devices(make_job: JobMaker) -> None:
+    """The second of two jobs with the same checkpoints, each on a device of its own."""
+    job = make_job("line", letters(12), sft={"epochs": 1})
+    lines: list[str] = []
+    with lock_of_line(job.checkpoint_directory).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(line)
+            if "waiting" in json.loads(line):
+                assert not (job.locks / "trainer-1.lock").exists()  # who waits keeps nobody from the device
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert json.loads(lines[0])["message"] == "waiting: another trainer holds line.lock"
+    assert job.output.exists() and (job.locks / "trainer-1.lock").exists()
+
+
+@pytest.mark.parametrize("waits_for", ["line", "device"])
+def test_a_trainer_that_waits_for_its_turn_can_be_stopped(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, waits_for: str
+) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_FOR_A_CHECKPOINT", 15)
+    job = make_job("waits", letters(12))
+    job.locks.mkdir()
+    path = lock_of_line(job.checkpoint_directory) if waits_for == "line" else job.locks / "trainer-default.lock"
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{"):
+            raise KeyboardInterrupt
+
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(KeyboardInterrupt):
+            run_trainer(written(job), interrupt, {"CUDA_VISIBLE_DEVICES": ""})
+    with pytest.raises(TrainingFailed, match=rf"Stopped while another trainer held {path.name}, as was asked"):
+        read_result(job.result)
+
+
+def test_a_trainer_that_does_not_end_in_time_is_killed_and_the_interrupt_goes_on(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_FOR_A_CHECKPOINT", 1)
+    seen: list[int] = []
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{"):
+            seen.extend(_children(os.getpid()))
+            for child in seen:
+                os.kill(child, signal.SIGSTOP)  # it hears nothing from here on
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(make_job("deaf", letters(12), sft={"epochs": 2000})), interrupt)
+    assert seen and not any(_runs(child) for child in seen)
 
 
 def test_a_guard_ends_the_child_with_its_paragraph(make_job: JobMaker) -> None:
