@@ -149,14 +149,25 @@ def _train(upstream: tuple[str, ...]) -> Any:
     return build
 
 
+HELD = {
+    "held-out loss, against the base": {
+        "reference": 2.5,
+        "candidate": 2.25,
+        "difference": -0.25,
+        "low": -0.375,
+        "high": -0.125,
+        "rows": 4,
+    }
+}
+
+
 def _score(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     (workspace / "samples.jsonl").write_text('{"id": "R-00001", "loss": 2.25}\n')
     return Built(summary={"loss": {"base": {"reference": 2.5, "candidate": 2.25}}})
 
 
 def _evaluate(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    loss = {"reference": 2.5, "candidate": 2.25, "difference": -0.25, "low": -0.375, "high": -0.125, "rows": 4}
-    numbers = {"improved": True, "rows": 4, "outcome": "better", "held": {"held-out loss, against the base": loss}}
+    numbers = {"improved": True, "rows": 4, "outcome": "better", "held": HELD}
     (workspace / "report.json").write_text(json.dumps(numbers))
     (workspace / "report.html").write_text("<h1>Report</h1>")
     return Built(summary=numbers)

@@ -8,7 +8,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.conftest import HELD, Bench
 
 
 def _bill(bench: Bench) -> tuple[str, dict[str, Any]]:
@@ -34,6 +34,7 @@ def test_it_names_adapter_base_model_datasets_and_libraries_with_their_hashes(be
         metric["type"]: metric["value"] for metric in adapter["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
     } == {
         "improved": "1.0",
+        **{f"held.{figure}.{name}": str(float(value)) for figure, each in HELD.items() for name, value in each.items()},
         "private_scores.loss.base.candidate": "2.25",
         "private_scores.loss.base.reference": "2.5",
         "rows": "4.0",

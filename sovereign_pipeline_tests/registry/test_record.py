@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import GateRefused, StaleInput
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
-from sovereign_pipeline_tests.registry.conftest import CHAIN, REGISTERED_ADAPTER, Bench
+from sovereign_pipeline_tests.registry.conftest import CHAIN, HELD, REGISTERED_ADAPTER, Bench
 
 
 def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
@@ -43,6 +43,7 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
         "improved": True,
         "rows": 4,
         "outcome": "better",
+        "held": HELD,
         "private_scores": {"loss": {"base": {"reference": 2.5, "candidate": 2.25}}},
     }
     assert set(record.lineage) == {stage.kind for stage in CHAIN} - {"registered_adapter"}
