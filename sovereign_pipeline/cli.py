@@ -70,7 +70,10 @@ def run(
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
         done = run_line(instance, chain_job, open_workplace(settings, recipe), lambda text: out.print(escape(text)))
         if done.run_id is None:
-            out.print(f"  nothing to do: every artifact is current and every gate passed ({done.seconds:.1f} s)")
+            out.print(
+                f"  nothing to do: no input has changed and every gate passed ({done.seconds:.1f} s); "
+                f"`sovereign adapters verify ID` reads every byte again"
+            )
         else:
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
     registry = open_registry(settings)

@@ -6,6 +6,7 @@ asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the a
 
 import logging
 import math
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 # float32 was measured faster than bfloat16 on CPUs without bf16 matrix units, and it is exact for bf16 weights.
 CPU_DTYPE = "float32"
 CUDA_DTYPE = "bfloat16"
+SECONDS_BETWEEN_MESSAGES = 15
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,14 @@ class Models:
         answers: dict[int, Answer] = {}
         loaded = self.loaded[side]
         with loaded.active():
+            told = time.monotonic()
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
                 answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
                 answers.update(zip(batch, answered, strict=True))
+                if self.keeping is not None and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+                    told = time.monotonic()
+                    self.keeping.workplace.progress(f"{side}: {len(answers)} of {len(prompts)} prompts answered.")
         return [answers[index] for index in range(len(prompts))]
 
     def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:

@@ -138,7 +138,7 @@ class _narrated:
 def _narrate(entry: dg.EventLogEntry) -> str | None:
     step = f"{entry.step_key or '':<20}"
     if entry.dagster_event is None:
-        is_dagsters_own = entry.user_message.startswith("[pipes]")
+        is_dagsters_own = entry.user_message.startswith(("[pipes]", "Dependencies for step "))
         return f"  {step} {entry.user_message}" if entry.step_key and not is_dagsters_own else None
     event = entry.dagster_event
     if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:

@@ -23,6 +23,19 @@ class RecipeModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML takes the last of two equal keys; here a limit that is written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for number, key in enumerate(written) if key in written[:number] and key != "<<"]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{twice[0]}' is written twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 Model = TypeVar("Model", bound=RecipeModel)
 
 
@@ -31,7 +44,7 @@ def read_yaml(model: type[Model], path: Path) -> Model:
     if not path.is_file():
         raise RecipeError(f"{path}: there is no such file.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not readable as YAML in UTF-8: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

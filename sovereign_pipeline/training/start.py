@@ -106,7 +106,9 @@ def judge_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Ver
     sft = inputs.get("sft_adapter", artifact)  # of the preference stage: what SFT left
     start = started_from(sft.manifest)
     if start is None:
-        return Verdict(True, "It starts from the base model, and from no earlier adapter.", {"started_from": None})
+        return Verdict(
+            True, "The line starts from the base model, and from no registered adapter.", {"started_from": None}
+        )
     named, digest = start
     earlier, _ = _registered(workplace, named)
     evidence: dict[str, Any] = {"started_from": named, "digest": digest}

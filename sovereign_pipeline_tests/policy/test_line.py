@@ -77,6 +77,16 @@ def test_a_wrong_value_is_told_in_words_of_the_recipe(
     assert "Input should" not in str(refused.value)
 
 
+@pytest.mark.parametrize("again", ["ceiling: SECRET\n", "gates:\n  personal_data: {margin: 0.1, margin: 0.9}\n"])
+def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, again: str) -> None:
+    """YAML would take the last one, which a reader may overlook."""
+    read(tmp_path, minimal_recipe())
+    file = tmp_path / "lamps.yaml"
+    file.write_text(file.read_text() + again)
+    with pytest.raises(RecipeError, match=r"the key '(ceiling|margin)' is written twice"):
+        read_line(file, INSTITUTION)
+
+
 def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     del recipe["purpose"]
