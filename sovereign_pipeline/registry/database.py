@@ -4,6 +4,7 @@ What belongs here: everything that depends on the kind of database, except the t
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sovereign_pipeline.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
+SECONDS_BETWEEN_TRIES = 0.05
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
 
 
@@ -67,7 +69,8 @@ def _engine(settings: Settings) -> Engine:
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # transactions are begun below, so that tables are made inside them too
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
+        _switch_to_wal(connection)
+        for pragma in ("foreign_keys=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
 
     @event.listens_for(engine, "begin")
@@ -76,6 +79,20 @@ def _engine(settings: Settings) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Of several processes that switch a new file at once, SQLite refuses some without waiting: here they wait."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the low byte: the primary code
+            if not is_busy or time.monotonic() > until:
+                raise
+            time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.registry.catalog import list_datasets
 from sovereign_pipeline.registry.database import MIGRATIONS, Registry, open_registry
 from sovereign_pipeline.registry.models import Adapter, Table
+from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.conftest import Bench
 
 TABLES = ("dataset", "base_model", "adapter")
@@ -152,6 +155,28 @@ def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, da
     root = Path(__file__).resolve().parents[2]
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=root) for _ in range(3)]
     assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+
+
+def test_nobody_is_refused_while_others_open_the_same_new_file(bench: Bench) -> None:
+    """SQLite's switch to WAL does not wait by itself. In so many tries some meet."""
+    refused: list[Exception] = []
+
+    def open_it(settings: Settings, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            open_registry(settings)
+        except Exception as error:  # to be told by the test and not by its thread
+            refused.append(error)
+
+    for number in range(12):
+        settings = replace(bench.settings, home=bench.settings.home / f"new-{number}")
+        together = threading.Barrier(4)
+        threads = [threading.Thread(target=open_it, args=(settings, together)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not refused
 
 
 def _refused(registry: Registry, statement: str) -> None:
