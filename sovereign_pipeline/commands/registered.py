@@ -1,6 +1,6 @@
 """`sovereign datasets` and `sovereign adapters`: what the registry holds, shown and hashed anew."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import typer
@@ -45,13 +45,9 @@ def datasets_show(digest: str, as_json: AsJson = False) -> None:
 @datasets.command("verify")
 def datasets_verify(digest: str, as_json: AsJson = False) -> None:
     """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
-    from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.registry.verification import verify_dataset
 
-    settings = Settings.from_environment()
-    _print_verified(
-        verify_dataset(open_registry(settings), ArtifactStore(settings.artifacts), settings, digest), as_json
-    )
+    _verify(verify_dataset, digest, as_json)
 
 
 @adapters.command("list")
@@ -83,13 +79,9 @@ def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
 @adapters.command("verify")
 def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
     """Re-hash everything an adapter was made from, down to the source files. Ends 1, naming the file, at a change."""
-    from sovereign_pipeline.registry.database import open_registry
     from sovereign_pipeline.registry.verification import verify_adapter
 
-    settings = Settings.from_environment()
-    _print_verified(
-        verify_adapter(open_registry(settings), ArtifactStore(settings.artifacts), settings, adapter_id), as_json
-    )
+    _verify(verify_adapter, adapter_id, as_json)
 
 
 def _print_adapter(facts: Mapping[str, Any]) -> None:
@@ -145,7 +137,12 @@ def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
     print_rows(shown, False, "Registered adapters")
 
 
-def _print_verified(report: Any, as_json: bool) -> None:
+def _verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
+    """verify: `verify_adapter` or `verify_dataset`. subject: an id, or a digest."""
+    from sovereign_pipeline.registry.database import open_registry
+
+    settings = Settings.from_environment()
+    report = verify(open_registry(settings), ArtifactStore(settings.artifacts), settings, subject)
     if as_json:
         print_json(report.to_dict())
         return

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ from urllib.parse import parse_qs, urlparse
 import yaml
 
 
-class _Server:
+class _Server(ABC):
     """Serves on loopback; `seen` is what the client sent, in order."""
 
     def __init__(self) -> None:
@@ -58,8 +59,9 @@ class _Server:
         self.address = f"http://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
 
+    @abstractmethod
     def respond(self, request: Any, path: str, query: dict[str, str], body: Any) -> None:
-        raise NotImplementedError
+        """Answer one request by `request.tell`."""
 
     @contextmanager
     def serving(self) -> Iterator["_Server"]:
