@@ -205,14 +205,15 @@ def test_a_ballot_that_was_removed_before_closing_is_found(room: ReviewBench) ->
 
 
 def test_ties_that_nobody_was_asked_for_do_not_bring_a_review_to_its_number(room: ReviewBench) -> None:
-    room.planted.same = frozenset(range(6))
-    room.recipe(ballots=8, may_close_early=["officer.salim"])
+    """Nine prompts are ties on record from the beginning, which are more than the number."""
+    room.planted.same = frozenset(range(3, 12))
+    room.recipe(ballots=2)
     room.open()
-    for each in room.asked(room.operators[0])[:1]:
-        room.vote(room.operators[0], each.pair, 1)
+    came = next(name for name in room.operators if room.asked(name))
+    room.vote(came, room.asked(came)[0].pair, 1)
     counts = progress(room.registry, room.review, {name: len(room.asked(name)) for name in room.operators})
     assert sum(each.ballots for each in counts) == 1
-    with pytest.raises(GateRefused, match="1 of the 8 pre-registered ballots"):
+    with pytest.raises(GateRefused, match="1 of the 2 pre-registered ballots"):
         room.close()
 
 
