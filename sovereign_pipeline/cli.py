@@ -10,20 +10,21 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.commands.adapters import adapters, print_adapters
 from sovereign_pipeline.commands.audit import audit
+from sovereign_pipeline.commands.datasets import datasets
 from sovereign_pipeline.commands.gates import gates
 from sovereign_pipeline.commands.lines import lines
 from sovereign_pipeline.commands.models import models
-from sovereign_pipeline.commands.opening import open_workplace
-from sovereign_pipeline.commands.registered import adapters, datasets, print_adapters
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.suites import suites
-from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json
+from sovereign_pipeline.commands.terminal import AsJson, out, print_error, print_json
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.workplace import open_workplace
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
@@ -42,12 +43,12 @@ app.add_typer(audit, name="audit")
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends in one paragraph and an exit status, never in a traceback."""
+    """Entry point. A user's mistake ends in a message, a hint and an exit status, never in a traceback."""
     go_offline()
     try:
         app()
     except SovereignError as error:
-        err.print(f"[bold red]✗[/] {escape(str(error))}")
+        print_error(error)
         sys.exit(error.exit_status)
 
 
@@ -57,10 +58,10 @@ def run(
 ) -> None:
     """Take each line from raw corpus to registered adapter; what is unchanged is not done again."""
     from sovereign_pipeline.definitions import chain_job
+    from sovereign_pipeline.ledger.catalog import list_adapters
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
-    from sovereign_pipeline.registry.catalog import list_adapters
-    from sovereign_pipeline.registry.database import open_registry
 
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
@@ -68,7 +69,9 @@ def run(
     instance = open_instance(settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
-        done = run_line(instance, chain_job, open_workplace(settings, recipe), lambda text: out.print(escape(text)))
+        done = run_line(
+            instance, chain_job, open_workplace(settings, recipe.line), lambda text: out.print(escape(text))
+        )
         if done.run_id is None:
             out.print(
                 f"  nothing to do: no input has changed and every gate passed ({done.seconds:.1f} s); "
@@ -103,7 +106,7 @@ def up(
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Look at everything a run needs, and say what is missing. Ends 1 when something is."""
-    from sovereign_pipeline.doctor import examine
+    from sovereign_pipeline.commands.examination import examine
 
     findings = examine(Settings.from_environment())
     if as_json:

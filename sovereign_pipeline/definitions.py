@@ -3,8 +3,9 @@
 import dagster as dg
 
 from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, REVIEW_ASSETS
-from sovereign_pipeline.orchestration.automation import CHAIN_JOB, EXECUTOR, REVIEW_JOB, closed_reviews, new_lines
+from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, EXECUTOR, REVIEW_JOB
 from sovereign_pipeline.orchestration.resources import Installation, References
+from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
 
 
 def build_definitions(installation: Installation | None = None) -> dg.Definitions:

@@ -1,18 +1,61 @@
 """The one taxonomy of errors that people are meant to read.
 
-Every message says what happened, where (file, row id; never document text) and what to do. A class belongs here when
-a caller or the command line must tell it apart. Bugs are not in here: they stay ordinary exceptions with a traceback.
+A message says what happened and where (file, row id; never document text); a hint says what to do. Neither names a
+command: an act that would put the error right is a `Remedy`, which each interface phrases in its own way. A class
+belongs here when a caller or the command line must tell it apart. Bugs are not in here: they stay ordinary exceptions
+with a traceback.
 """
 
 import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Act = Literal[
+    "check_recipe",
+    "close_review",
+    "fetch_model",
+    "list_suites",
+    "make_vault_key",
+    "open_review",
+    "review_status",
+    "run_line",
+    "show_mask",
+    "size_training",
+    "waive_gate",
+]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """An act that would put an error right, for an interface to phrase."""
+
+    act: Act
+    about: Mapping[str, str]
+    """What it is done to, such as `{"line": "permits-desk"}`."""
 
 
 class SovereignError(Exception):
-    """Base of every error with a message for people. `exit_status` is what the command line ends with."""
+    """Base of every error with a message for people."""
 
     exit_status: ClassVar[int] = 1
+    """What the command line ends with."""
+
+    def __init__(self, message: str, hint: str = "", *, act: Act | None = None, **about: str) -> None:
+        """
+        Args:
+            message: what happened and where, in sentences.
+            hint: what to do, in sentences; shown on a line of its own.
+            act: the act that would put it right, where an interface has one; `about` says to what.
+        """
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.remedy = Remedy(act, about) if act is not None else None
+
+    def __str__(self) -> str:
+        return f"{self.message}\nHint: {self.hint}" if self.hint else self.message
 
 
 class InputError(SovereignError):

@@ -1,4 +1,4 @@
-"""What child processes of every room need: to end when their parent does.
+"""What child processes of every room need: to end when their parent does, and to print nothing.
 
 What belongs here: that alone. What a child does is told by its own room.
 """
@@ -6,6 +6,8 @@ What belongs here: that alone. What a child does is told by its own room.
 import ctypes
 import os
 import signal
+import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -20,3 +22,12 @@ def die_with_parent(parent: int | None = None) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if parent is not None and os.getppid() != parent:
         raise SystemExit(f"The process {parent} that started this one is gone. Run the line again.")
+
+
+def silence() -> None:
+    """Send what libraries print nowhere from here on: they warn with pieces of the text they were given, and document
+    text may not reach a log."""
+    sys.stderr = sys.__stderr__
+    with Path(os.devnull).open("w", encoding="utf-8") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)

@@ -14,8 +14,10 @@ import yaml
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.review.building import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
@@ -133,13 +135,15 @@ class DemoInstitution:
     def workplace_as_written(self, **changes: Any) -> Workplace:
         """Without writing anything: for a process beside another one that reads the same files."""
         institution = load_institution(self.settings.data)
+        store = ArtifactStore(self.settings.artifacts)
         workplace = Workplace(
-            store=ArtifactStore(self.settings.artifacts),
+            store=store,
             settings=self.settings,
             institution=institution,
             line=load_line(self.settings.data, self.recipe["line"], institution),
             progress=lambda message: None,
             launch=_no_trainer,
+            lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),
         )
         return replace(workplace, **changes)
 

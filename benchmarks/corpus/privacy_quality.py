@@ -24,9 +24,9 @@ from typing import Any
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.institution import Treatments, load_institution
 from sovereign_pipeline.policy.line import Privacy, load_line
+from sovereign_pipeline.policy.personal_data import KINDS as ALL_KINDS
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.recognizers import KINDS as ALL_KINDS
-from sovereign_pipeline.privacy.recognizers import leftovers
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.settings import Settings, go_offline
 

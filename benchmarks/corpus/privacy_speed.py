@@ -29,9 +29,10 @@ from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Corpus, Privacy
 from sovereign_pipeline.privacy.detection import detector_digest
-from sovereign_pipeline.privacy.engine import ScrubJob, scrub_file
-from sovereign_pipeline.privacy.name_models import name_model_parts
-from sovereign_pipeline.privacy.vault import Vault
+from sovereign_pipeline.privacy.engines.batches import ScrubJob
+from sovereign_pipeline.privacy.engines.engine import scrub_file
+from sovereign_pipeline.privacy.names.name_models import name_model_parts
+from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.settings import go_offline
 
 FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")

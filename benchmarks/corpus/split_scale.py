@@ -28,20 +28,19 @@ from typing import Any
 import psutil
 import yaml
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.split.grouping import components
 from sovereign_pipeline.split.near_duplicates import near_duplicates
 from sovereign_pipeline.split.reading import read_columns
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
+from sovereign_pipeline.workplace import open_workplace
 
 PARLIAMENT = Path(__file__).resolve().parent.parent / "parliament"
 QUESTION_FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")
@@ -321,15 +320,7 @@ def resident_bytes(pid: int) -> int:
 
 def workplace_in(directory: Path, line: str = "generated") -> Workplace:
     settings = Settings(home=directory, data=directory / "data", vault=directory / "vault")
-    institution = load_institution(settings.data)
-    return Workplace(
-        store=ArtifactStore(settings.artifacts),
-        settings=settings,
-        institution=institution,
-        line=load_line(settings.data, line, institution),
-        progress=lambda message: say(f"    {message}"),
-        launch=lambda job: None,
-    )
+    return open_workplace(settings, line, lambda message: say(f"    {message}"))
 
 
 def current(workplace: Workplace, stage: Stage) -> ArtifactRef:
@@ -349,7 +340,7 @@ def step_build(directory: Path) -> dict[str, Any]:
 
 def step_gate(directory: Path) -> dict[str, Any]:
     workplace = workplace_in(directory)
-    (verdict,) = judge(SPLIT, workplace, current(workplace, SPLIT)).values()
+    (verdict,) = evaluate_gates(SPLIT, workplace, current(workplace, SPLIT)).values()
     return {"passed": verdict.passed, "message": verdict.message}
 
 
@@ -430,14 +421,14 @@ def measure_questions(directory: Path, questions: Path) -> dict[str, Any]:
         shutil.copyfile(inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS), workspace / DOCUMENTS)
         return Built(summary={})
 
-    handed_on = Stage("scrubbed_corpus", code_version="1", build=classified, inputs=(CLASSIFIED_CORPUS,))
-    split = replace(LEAKAGE_SAFE_SPLIT, inputs=(handed_on,))
+    passthrough = Stage("scrubbed_corpus", code_version="1", build=classified, inputs=(CLASSIFIED_CORPUS,))
+    split = replace(LEAKAGE_SAFE_SPLIT, inputs=(passthrough,))
     refs: dict[str, ArtifactRef] = {}
     messages = []
-    for stage in (RAW_CORPUS, CLASSIFIED_CORPUS, handed_on, split):
+    for stage in (RAW_CORPUS, CLASSIFIED_CORPUS, passthrough, split):
         refs[stage.kind] = produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs}).ref
         workplace.store.make_current("parliament", stage.kind, refs[stage.kind])
-        for name, verdict in judge(stage, workplace, refs[stage.kind]).items():
+        for name, verdict in evaluate_gates(stage, workplace, refs[stage.kind]).items():
             if not verdict.passed:
                 sys.exit(f"The gate {name} refused the questions: {verdict.message}")
             messages.append(f"{name}: {verdict.message}")

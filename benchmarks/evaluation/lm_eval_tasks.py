@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.evaluation.suite_answers import FLEXIBLE_NUMBER, IGNORED_IN_NUMBERS, STRICT_NUMBER
-from sovereign_pipeline.evaluation.suite_cards import ChoiceTask, NumberTask
-from sovereign_pipeline.evaluation.suite_prompts import continuations_of, user_turn
-from sovereign_pipeline.evaluation.suite_rows import AnyRow, Problem, Question
-from sovereign_pipeline.evaluation.suites import Suite
+from sovereign_pipeline.evaluation.capability.suite_answers import FLEXIBLE_NUMBER, IGNORED_IN_NUMBERS, STRICT_NUMBER
+from sovereign_pipeline.suites.cards import ChoiceTask, NumberTask
+from sovereign_pipeline.suites.rows import AnyRow, Problem, Question
+from sovereign_pipeline.suites.suites import Suite
+from sovereign_pipeline.suites.wording import continuations_of, user_turn
 
 
 def write_lm_eval_task(suite: Suite, directory: Path) -> str:

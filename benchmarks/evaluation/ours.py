@@ -14,13 +14,12 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.evaluation.kept import Keeping, Origin
-from sovereign_pipeline.evaluation.models import Item, Models, Side, open_models
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.models import Item, Models, open_models
+from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.training.tuned import TunedModel
+from sovereign_pipeline.training.tuned_model import TunedModel
+from sovereign_pipeline.workplace import open_workplace
 
 LINE = "permits-desk"
 LEVEL = "PUBLIC"
@@ -34,7 +33,7 @@ def main() -> None:
         parser.add_argument(name, type=int, required=True)
     arguments = parser.parse_args()
     started = time.monotonic()
-    tuned: dict[Side, TunedModel] = {
+    tuned: dict[Arm, TunedModel] = {
         "incumbent": TunedModel("adapter", arguments.incumbent),
         "candidate": TunedModel("adapter", arguments.candidate),
     }
@@ -54,7 +53,7 @@ def main() -> None:
     arguments.answer.write_text(json.dumps(answer), encoding="utf-8")
 
 
-def ask(models: Models, file: Path, side: Side, arguments: argparse.Namespace) -> dict[str, Any]:
+def ask(models: Models, file: Path, side: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
     """Id of the item -> log-likelihoods of its choices, or the text that was generated."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if "choices" in rows[0]:
@@ -64,7 +63,7 @@ def ask(models: Models, file: Path, side: Side, arguments: argparse.Namespace) -
     return {row["id"]: answer.text for row, answer in zip(rows, answers, strict=True)}
 
 
-def origins(model: Path, tuned: dict[Side, TunedModel]) -> dict[Side, Origin]:
+def origins(model: Path, tuned: dict[Arm, TunedModel]) -> dict[Arm, Origin]:
     base = {"base_model": digest_of_directory(model)}
     return {
         "base": Origin(base, LEVEL),
@@ -79,19 +78,7 @@ def digest_of_directory(directory: Path) -> str:
 def workplace(home: Path) -> Workplace:
     """Of the demonstration institution; nothing of the line's recipe is looked at here."""
     settings = Settings(home=home, data=PROJECT_ROOT / "data", vault=home / "vault")
-    institution = load_institution(settings.data)
-    return Workplace(
-        store=ArtifactStore(settings.artifacts),
-        settings=settings,
-        institution=institution,
-        line=load_line(settings.data, LINE, institution),
-        progress=lambda message: None,
-        launch=nothing_is_trained,
-    )
-
-
-def nothing_is_trained(job: Path) -> None:
-    raise AssertionError("this benchmark trains nothing")
+    return open_workplace(settings, LINE)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.production import library_versions
+from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
 LIBRARIES = ("lm-eval", "peft", "torch", "transformers")
 TASKS = ("mmlu", "own_suite", "gsm8k")
-SIDES = {"base": None, "incumbent": "first", "candidate": "second"}
+ARMS = {"base": None, "incumbent": "first", "candidate": "second"}
 NEXT = "third"
 """The candidate of the second session, whose incumbent is the candidate of the first."""
 
@@ -80,11 +80,11 @@ def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iter
         for side in ("ours", "lm_eval") if number % 2 == 0 else ("lm_eval", "ours"):
             say(f"round {number + 1} of {arguments.rounds}: {side}")
             if side == "ours":
-                answers["ours"] = here(arguments, model, directory, place, SIDES["incumbent"], SIDES["candidate"])
+                answers["ours"] = here(arguments, model, directory, place, ARMS["incumbent"], ARMS["candidate"])
                 say(f"round {number + 1} of {arguments.rounds}: ours, base and incumbent kept")
-                answers["kept"] = here(arguments, model, directory, place, SIDES["candidate"], NEXT)
+                answers["kept"] = here(arguments, model, directory, place, ARMS["candidate"], NEXT)
             else:
-                runs = {each: command_line(arguments, model, directory, place, each) for each in SIDES}
+                runs = {each: command_line(arguments, model, directory, place, each) for each in ARMS}
                 answers["lm_eval"] = {
                     "runs": runs,
                     **{field: sum(each[field] for each in runs.values()) for field in ("whole_seconds", "cpu_seconds")},
@@ -119,7 +119,7 @@ def here(
 
 def command_line(arguments: argparse.Namespace, model: Path, tasks: Path, place: Path, side: str) -> dict[str, float]:
     """One model by lm-eval's own command line, which leaves its samples in `place`."""
-    adapter = SIDES[side]
+    adapter = ARMS[side]
     told = [f"pretrained={model}", "dtype=float32", *([f"peft={tasks / adapter}"] if adapter else [])]
     named = ",".join(f"bench_{task}" for task in TASKS)
     what = ["--model", "hf", "--model_args", ",".join(told), "--tasks", named, "--include_path", tasks]
@@ -164,7 +164,7 @@ def agreement(tasks: Path, place: Path, ours: dict[str, Any]) -> dict[str, Any]:
         rows = {row["id"]: row for row in rows_of(tasks, task)}
         compare = compare_choices if "choices" in next(iter(rows.values())) else compare_texts
         compared[task] = {
-            side: compare(rows, ours["given"][task][side], samples_of(place / side, task)) for side in SIDES
+            side: compare(rows, ours["given"][task][side], samples_of(place / side, task)) for side in ARMS
         }
     return compared
 

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/training/memory_prediction.py --model DIR [--out DIR] [CASE …]
 
 DIR: a model directory, such as `.sovereign/models/smollm2-135m-instruct`. Each case is trained for two steps by
-`python -m sovereign_pipeline.training.worker`, on invented rows that fill packs of `max_length` tokens; in full tuning
+`python -m sovereign_pipeline.training.processes.worker`, on invented rows that fill packs of `max_length` tokens; in
+full tuning
 with two forwards a step, so that gradients are there beside activations. The peak is the child's own: `ru_maxrss`
 as the kernel reports it when the child ends, or on a CUDA device what the trainer measured. A case that the trainer
 refuses or leaves undone is printed with its reason. Ends 1 when a prediction is more than 15 % off.
@@ -19,13 +20,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.base_models.verified import chat_template, eos_ids
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.base_models import chat_template, eos_ids
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.preflight import available_memory
-from sovereign_pipeline.training.shapes import read_shape
-from sovereign_pipeline.training.sizing import Forward, estimate
+from sovereign_pipeline.training.sizing.preflight import available_memory
+from sovereign_pipeline.training.sizing.sizing import Forward, estimate
 
 STEPS, ROWS_A_PACK = 2, 8
 SENTENCE = "the harbour lamp is out and the officer of the pier sends a boat with rope and net before the tide"
@@ -145,7 +146,14 @@ def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
         }
     )
     job.write(root / "job.json")
-    command = [sys.executable, "-W", "ignore", "-m", "sovereign_pipeline.training.worker", str(root / "job.json")]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "sovereign_pipeline.training.processes.worker",
+        str(root / "job.json"),
+    ]
     with (root / "output.txt").open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "SOVEREIGN_HOME": str(root)})
         _, status, usage = os.wait4(child.pid, 0)

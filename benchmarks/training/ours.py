@@ -13,10 +13,10 @@ from pathlib import Path
 from task import Task
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.base_models.verified import chat_template, eos_ids
 from sovereign_pipeline.policy.training import Preference, Sft
-from sovereign_pipeline.training.base_models import chat_template, eos_ids
 from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.launcher import run_trainer
+from sovereign_pipeline.training.processes.launcher import run_trainer
 
 
 def main(task_file: Path, answer: Path) -> None:

@@ -16,18 +16,19 @@ from typing import Any
 
 import yaml
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.dataset.stages import TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.dataset.files import TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.launcher import run_trainer
-from sovereign_pipeline.training.stages import BASE_MODEL, SFT_ADAPTER
+from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline.workplace import open_workplace
 
 LINE = "benchmark"
 
@@ -66,7 +67,7 @@ def measure(workplace: Workplace, rows: Path) -> dict[str, Any]:
     started = time.monotonic()
     ref = produce(stage, workplace, inputs).ref
     produced = time.monotonic()
-    verdicts = judge(stage, workplace, ref)
+    verdicts = evaluate_gates(stage, workplace, ref)
     judged = time.monotonic()
     measured = workplace.store.read_manifest(ref).circumstances.measured
     stage_seconds = produced - started - launched["not_counted"]
@@ -110,7 +111,7 @@ def seconds_without_rows(job_file: Path) -> float:
 def made(stage: Stage, workplace: Workplace) -> ArtifactRef:
     ref = produce(stage, workplace, {}).ref
     workplace.store.make_current(LINE, stage.kind, ref)
-    judge(stage, workplace, ref)
+    evaluate_gates(stage, workplace, ref)
     return ref
 
 
@@ -125,15 +126,7 @@ def workplace_in(directory: Path, model: Path, card: Path) -> Workplace:
     (data / "institution.yaml").write_text(yaml.safe_dump(institution), encoding="utf-8")
     (data / "lines" / f"{LINE}.yaml").write_text(yaml.safe_dump(recipe(card.stem)), encoding="utf-8")
     settings = Settings(home=directory, data=data, vault=directory / "vault")
-    loaded = load_institution(data)
-    return Workplace(
-        store=ArtifactStore(settings.artifacts),
-        settings=settings,
-        institution=loaded,
-        line=load_line(data, LINE, loaded),
-        progress=lambda message: None,
-        launch=lambda job: None,
-    )
+    return open_workplace(settings, LINE)
 
 
 def recipe(base_model: str) -> dict[str, Any]:

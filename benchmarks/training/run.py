@@ -27,14 +27,14 @@ from typing import Any, Literal
 
 from task import Task, read_rows
 
-from sovereign_pipeline.artifacts.production import library_versions
+from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
 LIBRARIES = ("peft", "torch", "transformers", "trl")
 PARTS = ("sft", "dpo", "overhead")
-SIDES = {"ours": "ours.py", "stock": "stock_trl.py"}
+ARMS = {"ours": "ours.py", "stock": "stock_trl.py"}
 RESAMPLES = 5_000
 
 # What each method is told, on both sides.
@@ -167,7 +167,7 @@ def one_training(side: str, task: Task) -> dict[str, Any]:
     place = Path(task.output).parent
     place.mkdir(parents=True, exist_ok=True)
     task.write(place / "task.json")
-    outside = run([HERE / SIDES[side], place / "task.json", place / "answer.json"])
+    outside = run([HERE / ARMS[side], place / "task.json", place / "answer.json"])
     return {**json.loads((place / "answer.json").read_bytes()), **outside}
 
 
@@ -236,7 +236,7 @@ def held_out_summary(losses: dict[str, list[list[float]]], rounds: int) -> dict[
         resampled.append(sum(each[place] for each in trained for place in drawn) / rounds / weight)
     resampled.sort()
     by_round = {name: sum(loss for loss, _ in rows) / total for name, rows in losses.items()}
-    sides = {side: [by_round[f"{side}-{number}"] for number in range(rounds)] for side in SIDES}
+    sides = {side: [by_round[f"{side}-{number}"] for number in range(rounds)] for side in ARMS}
     return {
         "rows": len(weights),
         "weight": total,

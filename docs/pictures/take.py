@@ -19,10 +19,10 @@ from uvicorn import Server
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.registry.database import open_registry
 from sovereign_pipeline.review.opening import open_review
 from sovereign_pipeline.review.page import server_config
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings

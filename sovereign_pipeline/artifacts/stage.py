@@ -4,7 +4,7 @@ Each room declares its stages with the function that builds them. What identifie
 configuration, inputs, libraries) is kept apart from how it is run. Running one is `production.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -31,7 +31,11 @@ class Launch(Protocol):
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a stage may use besides its inputs: the recipe, the paths, and two ways to reach the outside."""
+    """What a stage may use besides its inputs: the recipe, the paths, and three ways to reach the outside.
+
+    lost_review: line -> digests of its adapters that lost their blind review. Reviews come after the evaluation in the
+    order of the work, so whoever opens a workplace hands the look-up in.
+    """
 
     store: ArtifactStore
     settings: Settings
@@ -39,6 +43,7 @@ class Workplace:
     line: Line
     progress: Progress
     launch: Launch
+    lost_review: Callable[[str], Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,13 @@ class Built:
 
     summary: deterministic facts (counts, shares, names); part of the identity. measured: durations and rates; not.
     classification: the level of what the stage itself read from outside; the inputs' levels are always joined to it.
-    once_sealed: called when the artifact is there and found again; for removing what an interrupted build goes on from.
+    after_commit: called once the artifact is in the store; removes what an interrupted build resumes from.
     """
 
     summary: dict[str, Any]
     measured: dict[str, float] = field(default_factory=dict)
     classification: str | None = None
-    once_sealed: Callable[[], None] = lambda: None
+    after_commit: Callable[[], None] = lambda: None
 
 
 # inconclusive: what was observed shows neither; nothing may be made from the artifact then either.
@@ -91,7 +96,7 @@ class Verdict:
 class Gate:
     """A question about one artifact whose answer is recorded and bound to the artifact's digest.
 
-    judge: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
+    evaluate: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
     external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
     policy: the part of `institution.yaml` it goes by, for this line. officer_may: what an officer may do when it does
     not pass; nothing, unless the line's recipe says otherwise.
@@ -100,7 +105,7 @@ class Gate:
     name: str
     question: str
     code_version: str
-    judge: Callable[[Workplace, Artifact, Inputs], Verdict]
+    evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
     config: Callable[[Line], Config] = lambda line: {}
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
@@ -118,8 +123,8 @@ class Stage:
 
     config: exactly the part of the recipe the build reads. policy: the part of `institution.yaml` it reads, for this
     line. external: name -> SHA-256 of files outside the store.
-    libraries: distributions whose version changes the result. passes_on: for a line where the stage has nothing to do,
-    the input that is handed on as it is (None: always build).
+    libraries: distributions whose version changes the result. passthrough_of: the kind of the input that is this
+    stage's artifact as well, for a line where the stage has nothing to do (None: always build).
     """
 
     kind: str
@@ -131,7 +136,7 @@ class Stage:
     external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
     libraries: tuple[str, ...] = ()
     gates: tuple[Gate, ...] = ()
-    passes_on: Callable[[Line], str | None] = lambda line: None
+    passthrough_of: Callable[[Line], str | None] = lambda line: None
 
     def config_at(self, workplace: Workplace) -> Config:
         """All of the recipe and of the institution's policy that decides what the build makes."""

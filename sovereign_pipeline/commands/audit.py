@@ -19,8 +19,8 @@ def audit_verify(
     as_json: AsJson = False,
 ) -> None:
     """Compute the hash chain anew. Ends 1, naming the entry, when one is missing, changed or out of place."""
-    from sovereign_pipeline.registry.audit import checkpoint_of, entries, verify
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.audit_log import checkpoint_of, entries, verify
+    from sovereign_pipeline.ledger.database import open_registry
 
     last = verify(
         entries(open_registry(Settings.from_environment())), checkpoint_of(kept) if kept is not None else None
@@ -34,8 +34,8 @@ def audit_verify(
 @audit.command("export")
 def audit_export(file: Path) -> None:
     """Verify, and write every entry as one line of JSON. Keep it elsewhere: it shows if the log is cut short later."""
-    from sovereign_pipeline.registry.audit import export
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.audit_log import export
+    from sovereign_pipeline.ledger.database import open_registry
 
     last = export(open_registry(Settings.from_environment()), file)
     out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")

@@ -5,16 +5,14 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.acceptance import read_acceptance
+from sovereign_pipeline.artifacts.gate_status import GateStatus, find_gate, gate_statuses
+from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.artifacts.production import accept
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.standing import Standing, find_standing, standings
-from sovereign_pipeline.commands.opening import open_workplace
+from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.workplace import open_workplace
 
 NOT_ASKED = "not asked"
 MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "inconclusive": "[yellow]?[/]", NOT_ASKED: "·"}
@@ -27,8 +25,8 @@ def gates_list(line: str, as_json: AsJson = False) -> None:
     """Every gate of the line's current artifacts: outcome, message, record, and who accepted what."""
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
-    workplace = _workplace(line)
-    rows = [_facts(workplace, each) for each in standings((*CHAIN, *AFTER_PEOPLE), workplace)]
+    workplace = open_workplace(Settings.from_environment(), line)
+    rows = [_facts(workplace, each) for each in gate_statuses((*CHAIN, *AFTER_PEOPLE), workplace)]
     if as_json:
         print_json(rows)
         return
@@ -45,8 +43,8 @@ def gates_list(line: str, as_json: AsJson = False) -> None:
             out.print(f"    an officer may: {row['officer_may'].replace('_', ' ')}")
 
 
-@gates.command("accept")
-def gates_accept(
+@gates.command("waive")
+def gates_waive(
     line: str,
     gate: Annotated[str, typer.Argument(help="As `sovereign gates list` names it.")],
     officer: Annotated[str, typer.Option(help="Name of the officer who takes it on.")],
@@ -58,20 +56,15 @@ def gates_accept(
     """
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
-    workplace = _workplace(line)
-    found = find_standing((*CHAIN, *AFTER_PEOPLE), workplace, gate)
-    ref, acceptance = accept(found.stage, found.gate, workplace, found.ref, officer, reason)
+    workplace = open_workplace(Settings.from_environment(), line)
+    found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
+    ref, acceptance = waive(found.stage, found.gate, workplace, found.ref, officer, reason)
     done = "accepted" if acceptance.kind == "accept" else "overridden"
     out.print(f"[green]✓[/] {gate}: {done} by {escape(acceptance.officer)} ({short(ref.digest)}); it stays on record")
     out.print(f"Next: [bold]sovereign run {line}[/]")
 
 
-def _workplace(line: str) -> Workplace:
-    settings = Settings.from_environment()
-    return open_workplace(settings, load_line(settings.data, line, load_institution(settings.data)))
-
-
-def _facts(workplace: Workplace, standing: Standing) -> dict[str, Any]:
+def _facts(workplace: Workplace, standing: GateStatus) -> dict[str, Any]:
     answer = standing.answer
     return {
         "stage": standing.stage.kind,
@@ -86,9 +79,9 @@ def _facts(workplace: Workplace, standing: Standing) -> dict[str, Any]:
     }
 
 
-def _acceptance(workplace: Workplace, standing: Standing) -> dict[str, Any] | None:
-    if standing.answer is None or standing.answer.acceptance is None:
+def _acceptance(workplace: Workplace, standing: GateStatus) -> dict[str, Any] | None:
+    if standing.answer is None or standing.answer.waiver is None:
         return None
-    artifact = workplace.store.open(standing.answer.acceptance)
-    said = read_acceptance(artifact).model_dump(mode="json", exclude={"gate"})
+    artifact = workplace.store.open(standing.answer.waiver)
+    said = read_waiver(artifact).model_dump(mode="json", exclude={"gate"})
     return {"digest": artifact.ref.digest, **said, "at": artifact.manifest.circumstances.created_at}

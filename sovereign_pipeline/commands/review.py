@@ -2,7 +2,7 @@
 
 import getpass
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +10,11 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.commands.opening import open_workplace
 from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.workplace import open_workplace
 
 REVIEW_PORT = 8600
 
@@ -31,7 +31,7 @@ def review_open(
     as_json: AsJson = False,
 ) -> None:
     """Answer the prompts with both sides, seal the plan, and print each operator's one-time link."""
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.opening import open_review
 
     workplace = _workplace(line, lambda text: err.print(escape(f"  {text}")))
@@ -61,7 +61,7 @@ def review_link(
     url: Annotated[str, typer.Option(help="Where operators reach the page.")] = "",
 ) -> None:
     """One more one-time link for an operator of the open review, such as for another device."""
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.opening import renew_link
 
     registry = open_registry(Settings.from_environment())
@@ -72,7 +72,7 @@ def review_link(
 @review.command("serve")
 def review_serve(port: Annotated[int, typer.Option(help="Port of the page.")] = REVIEW_PORT) -> None:
     """The review page on loopback, until Ctrl-C."""
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.page import serve
 
     serve(Settings.from_environment(), open_registry(Settings.from_environment()), port, out.print)
@@ -81,7 +81,7 @@ def review_serve(port: Annotated[int, typer.Option(help="Port of the page.")] = 
 @review.command("status")
 def review_status(line: str, as_json: AsJson = False) -> None:
     """How many ballots each operator has given. What they said is not shown before the review is closed."""
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.ballots import find_last, progress
     from sovereign_pipeline.review.sealed import plan_of
 
@@ -119,7 +119,7 @@ def review_close(
     reason: Annotated[str | None, typer.Option(help="Why. It is recorded and shown.")] = None,
 ) -> None:
     """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early."""
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.ballots import close, find_last
     from sovereign_pipeline.review.sealed import plan_of, sealed_seed
 
@@ -135,7 +135,7 @@ def review_close(
 def _workplace(line: str, progress: Callable[[str], None] = lambda text: None) -> Workplace:
     settings = Settings.from_environment()
     recipe = load_line(settings.data, line, load_institution(settings.data))
-    return replace(open_workplace(settings, recipe), progress=progress)
+    return open_workplace(settings, recipe.line, progress)
 
 
 def _link(url: str, token: str) -> str:

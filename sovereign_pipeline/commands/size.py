@@ -32,9 +32,9 @@ def size(
 
     Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
     """
-    from sovereign_pipeline.training.shapes import read_shape
-    from sovereign_pipeline.training.sizing import estimate
-    from sovereign_pipeline.training.tiers import UTILISATION, Work, recommend, tiers
+    from sovereign_pipeline.base_models.shapes import read_shape
+    from sovereign_pipeline.training.sizing.sizing import estimate
+    from sovereign_pipeline.training.sizing.tiers import UTILISATION, Work, recommend, tiers
 
     sft, preference = _recipe_of(
         method,

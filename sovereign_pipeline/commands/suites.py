@@ -19,7 +19,7 @@ suites = typer.Typer(no_args_is_help=True, help="Published evaluation suites and
 @suites.command("list")
 def suites_list(as_json: AsJson = False) -> None:
     """Every published suite that has a card, whether its files are here or not."""
-    from sovereign_pipeline.evaluation.suite_cards import load_suite_card, suite_names
+    from sovereign_pipeline.suites.cards import load_suite_card, suite_names
 
     settings = Settings.from_environment()
     cards = [load_suite_card(settings, name) for name in suite_names(settings)]
@@ -37,7 +37,7 @@ def suites_list(as_json: AsJson = False) -> None:
 @suites.command("check")
 def suites_check(as_json: AsJson = False) -> None:
     """Read every published suite and say what is here and what is missing. Ends 1 when one that a line names is not."""
-    from sovereign_pipeline.evaluation.suites import examine_suites
+    from sovereign_pipeline.suites.suites import examine_suites
 
     settings = Settings.from_environment()
     institution = load_institution(settings.data)

@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sovereign_pipeline.commands.remedies import command_for
+from sovereign_pipeline.errors import SovereignError
+
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,6 +50,15 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
 def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Some columns of a row, in this order."""
     return {name: row[name] for name in names}
+
+
+def print_error(error: SovereignError) -> None:
+    """What went wrong, what to do, and the command that does it, each on lines of its own."""
+    err.print(f"[bold red]✗[/] {escape(error.message)}")
+    if error.hint:
+        err.print(f"  [bold]Hint:[/] {escape(error.hint)}")
+    if error.remedy is not None:
+        err.print(f"  [bold]Command:[/] {escape(command_for(error.remedy))}")
 
 
 def print_json(value: Any) -> None:

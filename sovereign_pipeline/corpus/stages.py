@@ -162,7 +162,7 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
     )
 
 
-def judge_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Recomputed from the raw documents: no level fell, each case has one level, the manifest has the highest."""
     ladder = workplace.institution.ladder
     fallen: list[str] = []
@@ -190,7 +190,7 @@ def judge_classification_inherited(workplace: Workplace, artifact: Artifact, inp
     return Verdict(True, f"no level fell; {len(level_of):,} case files; the corpus is {highest}.", evidence)
 
 
-def judge_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """The source files, read again: every row is a document, quarantined, or not selected."""
     if artifact.manifest.external_inputs != _source_digests(workplace):
         return Verdict(False, "a source file was changed since it was read.", {})
@@ -221,7 +221,7 @@ RAW_CORPUS = Stage(
             name="rows_accounted_for",
             question="Is every row of every source file a document, or quarantined with a reason?",
             code_version="2",
-            judge=judge_rows_accounted_for,
+            evaluate=evaluate_rows_accounted_for,
         ),
     ),
 )
@@ -237,7 +237,7 @@ CLASSIFIED_CORPUS = Stage(
             name="classification_inherited",
             question="Did no level fall, and is the corpus as high as its highest document?",
             code_version="1",
-            judge=judge_classification_inherited,
+            evaluate=evaluate_classification_inherited,
             config=lambda line: {"ceiling": line.ceiling},
         ),
     ),

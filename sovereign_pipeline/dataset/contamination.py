@@ -17,12 +17,12 @@ from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Wo
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.evaluation.prompts import read_prompts
-from sovereign_pipeline.evaluation.suite_prompts import text_of
-from sovereign_pipeline.evaluation.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
+from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
+from sovereign_pipeline.suites.red_team_prompts import read_prompts
+from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
+from sovereign_pipeline.suites.wording import text_of
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
@@ -155,7 +155,7 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
         yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
 
 
-def judge_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]]) -> Verdict:
+def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]]) -> Verdict:
     """Compare every row (all of its columns, in order, but the id) with every item. `listed`: suite, item and row.
 
     Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
@@ -216,14 +216,14 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
     It is asked again when a suite, the prompts or the limits change, and nothing is trained again for that.
     """
 
-    def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        return judge_contamination(workplace, read_jsonl(artifact.file(file(workplace.line))))
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        return evaluate_contamination(workplace, read_jsonl(artifact.file(file(workplace.line))))
 
     return Gate(
         name=NOT_CONTAMINATED,
         question="Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line?",
         code_version="1",
-        judge=judge,
+        evaluate=evaluate,
         config=_config,
         external=_digests,
     )

@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base_models.cards import load_card, model_directory
+from sovereign_pipeline.base_models.verified import eos_ids
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.base_models import eos_ids, load_card, model_directory
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _IDS_SHOWN = 10

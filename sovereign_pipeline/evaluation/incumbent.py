@@ -1,22 +1,20 @@
 """The incumbent: the registered adapter that a candidate would take the place of, and whether the two can be compared.
 
 What belongs here: finding it in the registry, and verifying it. What does not: loading and scoring it (`models.py`).
-Registry and review come after the evaluation in the order of the work, so they are imported inside the function that
-looks the incumbent up.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.errors import CeilingExceeded
-from sovereign_pipeline.training.base_models import read_descriptor
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
-
-if TYPE_CHECKING:
-    from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.ledger.catalog import last_adapter
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
 _EXTERNAL = "incumbent:"
 
@@ -85,10 +83,6 @@ def stands_on(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
     return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])
 
 
-def _last_registered(workplace: Workplace, candidate: str | None) -> "Adapter | None":
-    from sovereign_pipeline.registry.catalog import last_adapter
-    from sovereign_pipeline.registry.database import open_registry
-    from sovereign_pipeline.review.building import rejected
-
-    registry, line = open_registry(workplace.settings), workplace.line.line
-    return last_adapter(registry, line, besides={candidate, *rejected(registry, workplace.store, line)})
+def _last_registered(workplace: Workplace, candidate: str | None) -> Adapter | None:
+    line = workplace.line.line
+    return last_adapter(open_registry(workplace.settings), line, besides={candidate, *workplace.lost_review(line)})

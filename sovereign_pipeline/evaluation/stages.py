@@ -8,56 +8,45 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.stage import Built, Config, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.errors import StaleInput
-from sovereign_pipeline.evaluation.acceptances import acceptance_digests, earlier_acceptances
-from sovereign_pipeline.evaluation.capability import score_suites
-from sovereign_pipeline.evaluation.gates import DEMANDS, Demand
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.models import open_models
+from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
+from sovereign_pipeline.evaluation.capability.capability import score_suites
+from sovereign_pipeline.evaluation.held_out.private import HeldOutSettings, score_held_out
+from sovereign_pipeline.evaluation.held_out.replies import write_replies
 from sovereign_pipeline.evaluation.incumbent import (
     incumbent_digests,
-    incumbent_in,
-    is_incumbent,
     open_incumbent,
-    stands_on,
 )
-from sovereign_pipeline.evaluation.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.evaluation.judges import read_labels
-from sovereign_pipeline.evaluation.kept import Keeping, Origin
-from sovereign_pipeline.evaluation.memorisation import continue_letters, expose_canaries, memorisation_result
-from sovereign_pipeline.evaluation.models import Side, open_models
-from sovereign_pipeline.evaluation.page import as_html
-from sovereign_pipeline.evaluation.personal_data import OutputScanner
-from sovereign_pipeline.evaluation.private import HeldOutSettings, score_held_out
-from sovereign_pipeline.evaluation.prompts import read_prompts
 from sovereign_pipeline.evaluation.records import (
     CANARIES,
     REPLIES,
+    REPORT_FILE,
     SAMPLES,
+    SCORES_FILE,
     VERBATIM,
-    IncumbentFacts,
-    RedTeamReport,
     as_json,
     write_rows,
 )
-from sovereign_pipeline.evaluation.red_team import red_team_result, run_red_team
-from sovereign_pipeline.evaluation.replies import write_replies
-from sovereign_pipeline.evaluation.report import EvaluationReport, as_markdown, evaluate, read_samples
-from sovereign_pipeline.evaluation.suites import identity_of_suite, open_suite
-from sovereign_pipeline.policy.gates import Gates
+from sovereign_pipeline.evaluation.red_team.judges import read_labels
+from sovereign_pipeline.evaluation.red_team.memorisation import continue_letters, expose_canaries, memorisation_result
+from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
+from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
 from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, TRAIN
-from sovereign_pipeline.training.base_models import open_base_model, read_descriptor
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
-from sovereign_pipeline.training.tuned import TunedModel, tuned_model
-
-SCORES_FILE = "scores.json"
-REPORT_FILE = "report.json"
+from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
+from sovereign_pipeline.suites.red_team_prompts import read_prompts
+from sovereign_pipeline.suites.suites import identity_of_suite, open_suite
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
@@ -229,119 +218,13 @@ def _tell_time(workplace: Workplace, seconds: float) -> None:
     )
 
 
-def _report_config(line: Line) -> Config:
-    return {
-        "seed": line.evaluation.seed,
-        "suites": [suite.name for suite in line.evaluation.capability],
-        "gates": line.gates.model_dump(
-            mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields} | {"review": True}
-        ),
-    }
-
-
-def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    report = _observed(workplace, inputs)
-    (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
-    (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
-    (workspace / "report.html").write_text(as_html(report), encoding="utf-8")
-    return Built(
-        summary={
-            "outcome": report.outcome,
-            "incumbent": report.incumbent.model_dump(mode="json") if report.incumbent is not None else None,
-            "gates": {finding.gate: finding.outcome for finding in report.findings},
-            "held": {
-                f"{held.what}, against the {held.reference}": held.observed.model_dump(mode="json")
-                for finding in report.findings
-                for held in finding.held
-            },
-            "regressions": len(report.regressions),
-        }
-    )
-
-
-def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """The report computed anew from the samples of the report's inputs, and from what the registry holds."""
-    samples = read_samples(
-        capability=inputs[CAPABILITY_SCORES.kind].path,
-        private=inputs[PRIVATE_SCORES.kind].path,
-        red_team=inputs[RED_TEAM_REPORT.kind].path,
-    )
-    return evaluate(workplace.line, samples, _incumbent(workplace, inputs), earlier_acceptances(workplace))
-
-
-def _gate(demand: Demand) -> Gate:
-    """The gate of one demand. It computes the report anew, and says no to one that says something else."""
-
-    def config(line: Line) -> Config:
-        section = demand.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
-        return {"seed": line.evaluation.seed, **section}
-
-    def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        observed = _observed(workplace, inputs)
-        finding = observed.finding(demand.name)
-        evidence = {
-            "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": demand.name}),
-            "held": [held.model_dump(mode="json") for held in finding.held],
-        }
-        if artifact.file(REPORT_FILE).read_text(encoding="utf-8") != as_json(observed):
-            said = "report.json does not say what the samples say. Materialize evaluation_report again."
-            return Verdict(False, said, evidence)
-        return Verdict(
-            finding.outcome == "pass", finding.message, evidence, inconclusive=finding.outcome == "inconclusive"
-        )
-
-    return Gate(
-        name=demand.name,
-        question=demand.question,
-        code_version="4",
-        judge=judge,
-        config=config,
-        officer_may=lambda line: demand.section(line.gates).officer_may,
-    )
-
-
-def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
-    """The digests of all that an answer stands on. That another of them is another answer follows from the record's
-    identity, its one input being the report; here they are by name. A signature of the record covers them."""
-    scores = [each.manifest for each in inputs.values()]
-    return {
-        "report": artifact.ref.digest,
-        "candidate": sorted(
-            {each.inputs[ALIGNED_ADAPTER.kind] for each in scores if ALIGNED_ADAPTER.kind in each.inputs}
-        ),
-        "base_model": sorted({each.inputs[BASE_MODEL.kind] for each in scores}),
-        "incumbent": observed.incumbent.digest if observed.incumbent is not None else None,
-        "items": {
-            name: digest for each in scores for name, digest in each.external_inputs.items() if not is_incumbent(name)
-        },
-        "scores": {kind: each.ref.digest for kind, each in inputs.items()},
-        "policy": digest_of(policy),
-    }
-
-
-def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
-    """The one incumbent of all three scores. Raises StaleInput when they were made against different ones."""
-    found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
-    if len(found) > 1:
-        named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
-        raise StaleInput(
-            f"Line {workplace.line.line}: its scores were made against different incumbents ({named}), since an "
-            f"adapter was registered between them. Run the line again: `sovereign run {workplace.line.line}`."
-        )
-    incumbent = found.pop()
-    if incumbent is None:
-        return None
-    base_model = workplace.store.open_input(inputs[PRIVATE_SCORES.kind].manifest, BASE_MODEL.kind)
-    return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=stands_on(workplace, incumbent[1], base_model))
-
-
 @dataclass(frozen=True)
 class _Compared:
     """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs. keeping:
     where what each side gives is kept."""
 
     base: Path
-    tuned: dict[Side, TunedModel]
+    tuned: dict[Arm, TunedModel]
     levels: tuple[str, ...]
     keeping: Keeping
 
@@ -351,7 +234,7 @@ def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
     base = open_base_model(workplace.settings, base_model)
     incumbent = open_incumbent(workplace, candidate, base_model)
-    tuned: dict[Side, Artifact] = {"candidate": candidate}
+    tuned: dict[Arm, Artifact] = {"candidate": candidate}
     if incumbent is not None:
         tuned["incumbent"] = incumbent.artifact
     others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
@@ -365,11 +248,11 @@ def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
     return _Compared(base, {side: tuned_model(artifact) for side, artifact in tuned.items()}, levels, keeping)
 
 
-def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Side, Artifact]) -> dict[Side, Origin]:
+def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
     """Levels are those of the artifacts. A registration may be higher, for what the adapter was evaluated on; that is
     the level of the stage (`levels`), and not of what the weights say."""
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
-    origins: dict[Side, Origin] = {"base": Origin(files, level)}
+    origins: dict[Arm, Origin] = {"base": Origin(files, level)}
     for side, artifact in tuned.items():
         higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
         origins[side] = Origin({**files, "tuned": artifact.ref.digest}, higher)
@@ -405,15 +288,4 @@ RED_TEAM_REPORT = Stage(
     policy=sensitive_kinds,
     external=_red_team_external,
     libraries=(*MODEL_LIBRARIES, "phonenumbers", "python-stdnum", "spacy"),
-)
-
-EVALUATION_REPORT = Stage(
-    kind="evaluation_report",
-    code_version="5",
-    build=_build_report,
-    inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
-    config=_report_config,
-    external=acceptance_digests,
-    libraries=("matplotlib", "numpy", "scipy"),
-    gates=tuple(_gate(demand) for demand in DEMANDS),
 )

@@ -9,26 +9,30 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.acceptance import read_acceptance
+from sovereign_pipeline.artifacts.gates import evaluate_gates, recorded_verdict, waiver_hint
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import answer_of, judge, officers_way, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import SovereignError, place_of
-from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.orchestration.after import ONCE_JUDGED, ONCE_PASSED
-from sovereign_pipeline.orchestration.pages import page_of, schema_of
+from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.orchestration.launching.pipes import launch_with_pipes
+from sovereign_pipeline.orchestration.pages.corpus import schema_of
+from sovereign_pipeline.orchestration.pages.page import page_of
 from sovereign_pipeline.orchestration.partitions import LINES
+from sovereign_pipeline.orchestration.publishing import ONCE_JUDGED, ONCE_PASSED
 from sovereign_pipeline.orchestration.resources import Installation
-from sovereign_pipeline.orchestration.trainer import launch_with_pipes
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"  # one at a time, whether the device is a GPU or the CPU
 
@@ -67,12 +71,12 @@ def chain_asset(
             )
             production = produce(stage, workplace, inputs)
             maker = _maker(stage, workplace, inputs)
-            verdicts = judge(maker, workplace, production.ref)
+            verdicts = evaluate_gates(maker, workplace, production.ref)
             checks = [_check_result(gate, workplace, production.ref, verdicts[gate.name]) for gate in maker.gates]
             page = page_of(workplace, production, verdicts)
             if stage.kind in ONCE_JUDGED:
                 page |= ONCE_JUDGED[stage.kind](workplace, production.ref)
-            if stage.kind in ONCE_PASSED and all(_lets_pass(check) for check in checks):
+            if stage.kind in ONCE_PASSED and all(_passes(check) for check in checks):
                 page |= ONCE_PASSED[stage.kind](workplace, production.ref)
         except SovereignError as error:
             raise dg.Failure(
@@ -98,26 +102,26 @@ def chain_asset(
 
 def _maker(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -> Stage:
     """The stage that made what this one yields: itself, or the one whose artifact it hands on."""
-    handed_on = stage.passes_on(workplace.line)
-    return stage if handed_on is None else next(each for each in stage.inputs if each.kind == handed_on)
+    passthrough = stage.passthrough_of(workplace.line)
+    return stage if passthrough is None else next(each for each in stage.inputs if each.kind == passthrough)
 
 
 def _check_result(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> dg.AssetCheckResult:
     """What a gate said. Where an officer let the artifact pass it is a warning, so that the run goes on and the page
     still shows that the gate did not."""
-    answer = answer_of(gate, workplace, ref)
+    answer = recorded_verdict(gate, workplace, ref)
     shown: dict[str, Any] = {
         "answer": verdict.message,
         "outcome": verdict.outcome,
         "evidence": dg.MetadataValue.json(verdict.evidence),
     }
     description, severity = verdict.message, dg.AssetCheckSeverity.ERROR
-    if answer is not None and answer.acceptance is not None:
-        said = read_acceptance(workplace.store.open(answer.acceptance))
+    if answer is not None and answer.waiver is not None:
+        said = read_waiver(workplace.store.open(answer.waiver))
         shown |= {"let pass by": said.officer, "reason": said.reason, "as": said.kind}
         description, severity = f"{description} {said.officer} let it pass: {said.reason}", dg.AssetCheckSeverity.WARN
     elif not verdict.passed:
-        way = officers_way(gate, workplace, verdict)
+        way = waiver_hint(gate, workplace, verdict)
         shown["officer may"] = way.strip() or "nothing"
         description += way
     return dg.AssetCheckResult(
@@ -125,7 +129,7 @@ def _check_result(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: V
     )
 
 
-def _lets_pass(check: dg.AssetCheckResult) -> bool:
+def _passes(check: dg.AssetCheckResult) -> bool:
     return check.passed or check.severity == dg.AssetCheckSeverity.WARN
 
 

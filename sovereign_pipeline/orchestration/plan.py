@@ -1,6 +1,7 @@
 """Which assets of a line would change if they were materialized now. Decides from digests alone; runs nothing."""
 
-from sovereign_pipeline.artifacts.production import assert_usable, fingerprint
+from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.artifacts.making import fingerprint
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import GateRefused, StaleInput
 from sovereign_pipeline.orchestration.chain import CHAIN
@@ -22,8 +23,8 @@ def stale_kinds(workplace: Workplace) -> list[str]:
 
 
 def _is_current(stage: Stage, workplace: Workplace) -> bool:
-    from sovereign_pipeline.registry.catalog import is_registered
-    from sovereign_pipeline.registry.database import open_registry
+    from sovereign_pipeline.ledger.catalog import is_registered
+    from sovereign_pipeline.ledger.database import open_registry
 
     store, line = workplace.store, workplace.line.line
     current = store.current(line, stage.kind)
@@ -35,8 +36,8 @@ def _is_current(stage: Stage, workplace: Workplace) -> bool:
         assert_usable(stage, workplace, current)
     except (GateRefused, StaleInput):
         return False  # materializing it again is what puts this right, or says why it cannot
-    handed_on = stage.passes_on(workplace.line)
-    if handed_on is not None:
+    passthrough = stage.passthrough_of(workplace.line)
+    if passthrough is not None:
         return True
     found = store.find(fingerprint(stage, workplace, known))
     if found is None or found.digest != current.digest:

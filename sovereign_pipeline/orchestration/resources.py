@@ -6,9 +6,8 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.workplace import open_workplace
 
 
 class Installation(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -25,16 +24,7 @@ class Installation(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def workplace(self, line: str, progress: Progress, launch: Launch) -> Workplace:
         """Raises RecipeError or NotFoundError for a line that has no valid recipe."""
-        settings = self.settings
-        institution = load_institution(settings.data)
-        return Workplace(
-            store=ArtifactStore(settings.artifacts),
-            settings=settings,
-            institution=institution,
-            line=load_line(settings.data, line, institution),
-            progress=progress,
-            launch=launch,
-        )
+        return open_workplace(self.settings, line, progress, launch)
 
 
 class References(dg.ConfigurableIOManager):

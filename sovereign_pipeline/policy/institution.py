@@ -8,9 +8,9 @@ from pydantic import Field, field_validator
 
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.trainer import Here, TrainerPlace
-from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
 
 # What is done with a value of one kind: a placeholder takes its place, it stays, or its document stops the line.
 Treatment = Literal["replace", "keep", "stop"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS, Kind
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 
 CANARY_CASE = "canary"
 

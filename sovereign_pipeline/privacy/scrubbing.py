@@ -16,14 +16,15 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.detection import Detector, Text, guarded, read_findings
-from sovereign_pipeline.privacy.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.identifiers.recognizers import Span, without_overlaps
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.names.persons import known_parts, person_name, same_person
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.persons import known_parts, person_name, same_person
-from sovereign_pipeline.privacy.recognizers import KINDS, Kind, Span, without_overlaps
-from sovereign_pipeline.privacy.vault import MappingRow
+from sovereign_pipeline.privacy.vault.vault import MappingRow
 
 PLACEHOLDER = re.compile(rf"(?<![A-Z_])(?:{'|'.join(KINDS)})_\d")
 AUTHOR = "author"

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.artifacts.production import fingerprint
+from sovereign_pipeline.artifacts.making import fingerprint
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
@@ -14,11 +14,12 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.detection import detector_digest
-from sovereign_pipeline.privacy.engine import ScrubJob, scrub_file
-from sovereign_pipeline.privacy.name_models import name_model_parts
+from sovereign_pipeline.privacy.engines.batches import ScrubJob
+from sovereign_pipeline.privacy.engines.engine import scrub_file
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
+from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.recognizers import leftovers
-from sovereign_pipeline.privacy.vault import Vault
+from sovereign_pipeline.privacy.vault.vault import Vault
 
 FINDINGS = "findings.json"
 ROW_IDS_SHOWN = 20
@@ -64,7 +65,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     )
 
 
-def judge_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """The output, read again with the stricter set: every recognizer, and long digit runs without any label.
 
     A kind that the policy keeps is not counted, and neither is a value that the same row says to be of such a kind.
@@ -120,7 +121,7 @@ SCRUBBED_CORPUS = Stage(
             name="no_identifier_left",
             question="Does a second, stricter reading find no structured identifier in the output?",
             code_version="2",
-            judge=judge_no_identifier_left,
+            evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
         ),
     ),

@@ -8,7 +8,7 @@ Format: https://cyclonedx.org/docs/1.6/json/ (components of type machine-learnin
 import uuid
 from typing import Any
 
-from sovereign_pipeline.registry.record import AdapterRecord, DatasetFacts, StartFacts, numbers_in
+from sovereign_pipeline.registry.record import AdapterRecord, DatasetFacts, ParentAdapterFacts, numbers_in
 
 PRODUCER = "sovereign-pipeline"
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.6.schema.json")
@@ -97,7 +97,7 @@ def _adapter_component(record: AdapterRecord) -> dict[str, Any]:
     }
 
 
-def _start_component(start: StartFacts) -> dict[str, Any]:
+def _start_component(start: ParentAdapterFacts) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
         "bom-ref": f"adapter:{start.digest}",

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.artifacts.gates import passing_verdict
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
+from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import passing_answer
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.stages import CARD
+from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
@@ -26,15 +28,13 @@ from sovereign_pipeline.registry.record import (
     DatasetFacts,
     FileFacts,
     GateFacts,
-    StartFacts,
-    acceptance_facts,
+    ParentAdapterFacts,
     disagreements,
-    lineage,
+    parent_in,
     read_record,
-    start_in,
+    waiver_facts,
 )
-from sovereign_pipeline.training.base_models import read_descriptor
-from sovereign_pipeline.training.tuned import tuned_model
+from sovereign_pipeline.training.tuned_model import tuned_model
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
@@ -52,7 +52,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
                 name="record_matches_artifacts",
                 question="Does every fact follow from artifacts that belong together and that every gate let pass?",
                 code_version="4",
-                judge=partial(judge_record, inputs),
+                evaluate=partial(evaluate_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
             ),
         ),
@@ -88,15 +88,15 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
 
 def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
     """How one gate let an artifact pass. Raises GateRefused when it did not."""
-    answer, store = passing_answer(stage, gate, workplace, ref), workplace.store
+    answer, store = passing_verdict(stage, gate, workplace, ref), workplace.store
     record, outcome = answer.record.digest, answer.verdict.outcome
-    accepted = None if answer.acceptance is None else acceptance_facts(store, answer.acceptance, record, outcome)
+    accepted = None if answer.waiver is None else waiver_facts(store, answer.waiver, record, outcome)
     return GateFacts(
         stage=stage.kind, gate=gate.name, judged=ref.digest, record=record, outcome=outcome, acceptance=accepted
     )
 
 
-def judge_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read every fact out of the artifacts again, hash the weights, and look at each gate's answer."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
@@ -104,7 +104,7 @@ def judge_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Arti
     differing += [
         f"no answer of the gate {gate.name} about {stage.kind}"
         for stage in _stages_above(stages)
-        if stage.passes_on(workplace.line) is None
+        if stage.passthrough_of(workplace.line) is None
         for gate in stage.gates
         if (stage.kind, gate.name) not in asked
     ]
@@ -142,7 +142,7 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
         "gates": {
             f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.recipe(line)}
             for stage in _stages_above(stages)
-            if stage.passes_on(line) is None
+            if stage.passthrough_of(line) is None
             for gate in stage.gates
         },
     }
@@ -171,9 +171,9 @@ def _ancestors(
     seen: set[str] = set()
 
     def above(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
-        handed_on = stage.passes_on(workplace.line)
-        if handed_on is not None:
-            yield from above(next(each for each in stage.inputs if each.kind == handed_on), ref)
+        passthrough = stage.passthrough_of(workplace.line)
+        if passthrough is not None:
+            yield from above(next(each for each in stage.inputs if each.kind == passthrough), ref)
             return
         if stage.kind in seen:
             return
@@ -226,12 +226,12 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
     )
 
 
-def _started_from(store: ArtifactStore, adapter: Artifact) -> StartFacts | None:
-    start = start_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
+def _started_from(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFacts | None:
+    start = parent_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
     if start is None:
         return None
     weights = tuned_model(store.open(store.ref_of(start[1]))).weights_sha256
-    return StartFacts(adapter=start[0], digest=start[1], adapter_sha256=weights)
+    return ParentAdapterFacts(adapter=start[0], digest=start[1], adapter_sha256=weights)
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ can be overwritten and deleted, so nothing in this project reads from it. Mirror
 """
 
 import datetime
-import fcntl
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -18,8 +17,9 @@ from sqlalchemy import create_engine, event, make_url
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.registry.catalog import row_as_dict
-from sovereign_pipeline.registry.models import Adapter
+from sovereign_pipeline.ledger.catalog import row_as_dict
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.locks import held
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.settings import Settings, go_offline
 
@@ -152,8 +152,7 @@ def _mirror(settings: Settings) -> Iterator[Any]:
     go_offline()
     root = settings.home / "mlflow"
     root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(root / ".lock"):
         from mlflow import MlflowClient
 
         _create_database(settings.mlflow_url)

@@ -9,15 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sovereign_pipeline.artifacts.acceptance import GATE_ACCEPTANCE, KIND_OF, AcceptanceKind, read_acceptance
+from sovereign_pipeline.artifacts.gates import GATE_RECORD, read_verdict
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import GATE_RECORD, read_verdict
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, read_waiver
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.policy.gates import allows
-from sovereign_pipeline.training.start import started_from
+from sovereign_pipeline.training.continuation import started_from
 
 RECORD_FILE = "record.json"
 
@@ -60,11 +61,11 @@ class BaseModelFacts(_Facts):
     files: tuple[FileFacts, ...]
 
 
-class AcceptanceFacts(_Facts):
+class WaiverFacts(_Facts):
     """An officer's acceptance of an answer that was no yes. digest: of its artifact; at: UTC, ISO 8601."""
 
     digest: str
-    kind: AcceptanceKind
+    kind: WaiverKind
     officer: str
     reason: str
     at: str
@@ -81,10 +82,10 @@ class GateFacts(_Facts):
     judged: str
     record: str
     outcome: Outcome = "pass"
-    acceptance: AcceptanceFacts | None = None
+    acceptance: WaiverFacts | None = None
 
 
-class StartFacts(_Facts):
+class ParentAdapterFacts(_Facts):
     """The registered adapter that training went on from. digest: of its artifact; adapter_sha256: of its weights."""
 
     adapter: str
@@ -117,7 +118,7 @@ class AdapterRecord(_Facts):
     evaluation: dict[str, Any]
     lineage: dict[str, str]
     gates: tuple[GateFacts, ...]
-    started_from: StartFacts | None = None
+    started_from: ParentAdapterFacts | None = None
 
     @property
     def row_facts(self) -> dict[str, Any]:
@@ -153,30 +154,6 @@ def read_record(artifact: Artifact) -> AdapterRecord:
         raise IntegrityError(f"{path}: not an adapter's record. Materialize registered_adapter again.") from None
 
 
-def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Every artifact that went into one, nearest first, each once, by manifests that are held to the recorded hash.
-
-    Raises IntegrityError when a manifest on the way is missing or was changed.
-    """
-    waiting = list(input_refs(manifest))
-    seen: set[ArtifactRef] = set()
-    while waiting:
-        ref = waiting.pop(0)
-        if ref in seen:
-            continue
-        seen.add(ref)
-        found = store.read_manifest(ref)
-        yield ref, found
-        waiting.extend(input_refs(found))
-
-
-def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """References to what an artifact was made from, by its manifest alone. `kind` is the name of the asset."""
-    for kind, digest in sorted(manifest.inputs.items()):
-        manifest_sha256 = manifest.circumstances.input_manifests[kind]
-        yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)
-
-
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
     """What in a record contradicts the manifests of its lineage and its gates' answers; empty when all is well.
 
@@ -209,13 +186,13 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
             f"{kind} was not made from the record's {each}" for each in needed if manifest.inputs[each] not in below
         ]
     said = record.started_from and (record.started_from.adapter, record.started_from.digest)
-    if start_in(ancestors.values()) != said:
+    if parent_in(ancestors.values()) != said:
         found.append("it went on from another adapter than the record says")
     found += [problem for gate in record.gates if (problem := _gate_problem(store, gate, manifests)) is not None]
     return found
 
 
-def start_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
+def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
     """Id and digest of the adapter that the line's own training went on from, by the manifests of its lineage."""
     return next((start for manifest in ancestors if (start := started_from(manifest)) is not None), None)
 
@@ -248,21 +225,21 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
         return f"the gate {gate.gate} did not let {short(gate.judged)} pass, and no officer did"
     if not allows(answer.manifest.producer.config.get("officer_may", "nothing"), outcome):
         return f"the recipe that the gate {gate.gate} was asked under lets no officer accept '{outcome}'"
-    if acceptance_facts(store, store.ref_of(gate.acceptance.digest), gate.record, outcome) != gate.acceptance:
+    if waiver_facts(store, store.ref_of(gate.acceptance.digest), gate.record, outcome) != gate.acceptance:
         return f"the acceptance of the gate {gate.gate} is not what the record says"
     return None
 
 
-def acceptance_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> AcceptanceFacts | None:
+def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
     """What an acceptance says, when it is one of exactly this record and outcome. Raises IntegrityError."""
     artifact = store.open(ref)
     manifest = artifact.manifest
-    if manifest.kind != GATE_ACCEPTANCE or manifest.inputs != {GATE_RECORD: record}:
+    if manifest.kind != GATE_WAIVER or manifest.inputs != {GATE_RECORD: record}:
         return None
-    said = read_acceptance(artifact)
+    said = read_waiver(artifact)
     if said.kind != KIND_OF.get(outcome):
         return None
-    return AcceptanceFacts(
+    return WaiverFacts(
         digest=ref.digest,
         kind=said.kind,
         officer=said.officer,

@@ -11,16 +11,17 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import assert_usable
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.building import gate_facts
-from sovereign_pipeline.registry.catalog import find_adapter
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.record import (
     RECORD_FILE,
     AdapterRecord,
@@ -28,7 +29,6 @@ from sovereign_pipeline.registry.record import (
     DatasetFacts,
     GateFacts,
     disagreements,
-    lineage,
     read_record,
 )
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
@@ -62,7 +62,7 @@ def register(
             f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}. Materialize "
             f"registered_adapter of line {record.line} again."
         )
-    assert_start_is_registered(registry, record, artifact)
+    assert_parent_is_registered(registry, record, artifact)
     gate_records = [_gate_row(store, each) for each in (*record.gates, *own_gates)]
     inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     adapter_manifest = store.read_manifest(inputs["aligned_adapter"])
@@ -95,7 +95,7 @@ def register(
     return adapter
 
 
-def assert_start_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
+def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
     """The adapter that training went on from is the one that is registered under its name. artifact: the record's.
 
     Raises NotFoundError when none is registered under it, and IntegrityError when another one is.

@@ -9,27 +9,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.acceptance import GATE_ACCEPTANCE
+from sovereign_pipeline.artifacts.gates import GATE_RECORD
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
+from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
-from sovereign_pipeline.artifacts.production import GATE_RECORD
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.artifacts.waiver import GATE_WAIVER
+from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import dataset_facts
-from sovereign_pipeline.registry.catalog import find_adapter, open_dataset, show_adapter, show_dataset
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import Adapter
-from sovereign_pipeline.registry.record import (
-    RECORD_FILE,
-    AdapterRecord,
-    disagreements,
-    lineage,
-    read_record,
-)
-from sovereign_pipeline.registry.registration import assert_start_is_registered
+from sovereign_pipeline.registry.dataset_cards import open_dataset
+from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
+from sovereign_pipeline.registry.registration import assert_parent_is_registered
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.training.base_models import open_base_model
-from sovereign_pipeline.training.tuned import tuned_model
+from sovereign_pipeline.training.tuned_model import tuned_model
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings,
     live, notes = _live_sources(settings, sources)
     checked += live
     if record.started_from is not None:
-        assert_start_is_registered(registry, record, artifact)
+        assert_parent_is_registered(registry, record, artifact)
         earlier = verify_adapter(registry, store, settings, record.started_from.adapter)
         checked, notes = [*checked, *earlier.checked], [*notes, *earlier.notes]
     return VerificationReport(adapter_id, tuple(dict.fromkeys(checked)), tuple(dict.fromkeys(notes)))
@@ -196,7 +192,7 @@ def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, art
         yield _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
         said, accepted = named.get(key), dict(each.get("acceptance") or {})
         if accepted:
-            yield _checked(store.open(_registered_ref(row, GATE_ACCEPTANCE, accepted)))
+            yield _checked(store.open(_registered_ref(row, GATE_WAIVER, accepted)))
             del accepted["manifest_sha256"]
         if accepted != (said.model_dump(mode="json") if said is not None else {}):
             raise IntegrityError(

@@ -10,12 +10,13 @@ from typing import Protocol
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.dataset.formats import user_message
-from sovereign_pipeline.evaluation.chat import prompt_text
-from sovereign_pipeline.evaluation.models import Models, Side, open_models
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.chat import prompt_text
+from sovereign_pipeline.evaluation.arms.models import Models, open_models
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
-from sovereign_pipeline.training.base_models import open_base_model
-from sovereign_pipeline.training.tuned import TunedModel, tuned_model
+from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
 class Answering(Protocol):
@@ -35,8 +36,8 @@ class Contenders:
     sides stand on one base."""
 
     instruction: str
-    candidate: tuple[Models, Side]
-    opponent: tuple[Models, Side]
+    candidate: tuple[Models, Arm]
+    opponent: tuple[Models, Arm]
 
     @property
     def dtype(self) -> str:
@@ -53,7 +54,7 @@ class Contenders:
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
         """Greedy answers of both sides, trimmed, in the order of the prompts."""
 
-        def of(models: Models, side: Side) -> list[str]:
+        def of(models: Models, side: Arm) -> list[str]:
             texts = [self._text(models, prompt) for prompt in prompts]
             return [answer.text.strip() for answer in models.answer(texts, side, max_new_tokens, batch_size)]
 

@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.ledger import audit_log as audit
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
 from sovereign_pipeline.policy.review import Criterion
-from sovereign_pipeline.registry import audit
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import Adapter, AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
-from sovereign_pipeline.review.plan import ReviewPlan, Side
+from sovereign_pipeline.review.plan import Arm, ReviewPlan
 
 Preference = Literal["a", "b", "tie"]
 LOWEST, HIGHEST = 1, 5
@@ -118,7 +118,7 @@ def give_ballot(
     _record(registry, ballot, "ballot given")
 
 
-def give_guess(registry: Registry, review: str, operator: str, pair: str, choice: Side) -> None:
+def give_guess(registry: Registry, review: str, operator: str, pair: str, choice: Arm) -> None:
     """Record which answer of a pair an operator takes for the new side's. Raises as `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     _record(registry, Guess(review_id=review, operator=operator, pair=pair, choice=choice, given_at=now), "guess given")

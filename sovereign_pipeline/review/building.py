@@ -10,18 +10,18 @@ from sovereign_pipeline.artifacts.stage import Built, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.errors import NotFoundError
-from sovereign_pipeline.registry.catalog import registered_as
-from sovereign_pipeline.registry.database import Registry, open_registry
-from sovereign_pipeline.registry.models import BlindReview, ReviewClosing
+from sovereign_pipeline.ledger.catalog import registered_as
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.ballots import find_closed, find_closed_of, read_ballots, were_asked
 from sovereign_pipeline.review.result import (
     ClosedReview,
     EarlyClosing,
     ReviewResult,
     as_markdown,
+    evaluate_net_preference,
     guesses_of,
     is_rejection,
-    judge_net_preference,
     ratings_of,
     review_result,
 )
@@ -63,14 +63,14 @@ def build_blind_review(upstream: Stage, workplace: Workplace, workspace: Path) -
     )
 
 
-def judge_blind_review(upstream: Stage, workplace: Workplace, artifact: Artifact) -> Verdict:
+def evaluate_blind_review(upstream: Stage, workplace: Workplace, artifact: Artifact) -> Verdict:
     """Compute everything again from the registry's ballots, the plan and the revealed seed.
 
     What is inconclusive is a no where the plan lets no officer accept it and the recipe, changed since, would.
     """
     closed, earlier = _closed(upstream, workplace)
     result = review_result(closed, earlier)
-    verdict = judge_net_preference(result)
+    verdict = evaluate_net_preference(result)
     allowed, now = closed.contents.plan.officer_may, workplace.line.gates.review.officer_may
     if verdict.inconclusive and allowed == "nothing" != now:
         late = "No officer may accept that: the recipe allows it only since the review was opened."
@@ -82,7 +82,7 @@ def judge_blind_review(upstream: Stage, workplace: Workplace, artifact: Artifact
     )
 
 
-def rejected(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
+def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
     """Digests of the adapters of a line that people, in the newest review of each, liked less than what they were to
     replace. They take no one's place, so nothing is held against them. Raises as reading a review does."""
     newest = {}

@@ -24,9 +24,9 @@ from sovereign_pipeline.errors import (
     SovereignError,
     place_of,
 )
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.loopback import LOOPBACK, listen
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import BlindReview, ReviewClosing
 from sovereign_pipeline.review.ballots import (
     CLOSED,
     HIGHEST,
@@ -37,10 +37,10 @@ from sovereign_pipeline.review.ballots import (
     given,
     ratings_asked,
 )
-from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, pairs_to_guess
+from sovereign_pipeline.review.plan import Arm, PlannedPair, candidate_arms, pairs_to_guess
 from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.sign_in import Sessions, SignedIn, use_link
-from sovereign_pipeline.review.words import MEANING, Language, direction, translate
+from sovereign_pipeline.review.translations import MEANING, Language, direction, translate
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class SentBallot(_Sent):
 
 
 class SentGuess(_Sent):
-    choice: Side
+    choice: Arm
 
 
 class SentToken(_Sent):
@@ -107,7 +107,7 @@ class Room:
         prompt = next(each.prompt for each in planned if each.pair == pair)
         answers = self.contents.answers[prompt]
         a, b = answers.candidate, answers.opponent
-        if candidate_sides(self.seed, operator, planned)[pair] == "b":
+        if candidate_arms(self.seed, operator, planned)[pair] == "b":
             a, b = b, a
         return self.contents.prompts[prompt].text, a, b
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
 
-Side = Literal["a", "b"]
+Arm = Literal["a", "b"]
 
 
 class _Record(BaseModel):
@@ -110,10 +110,10 @@ def deal(
     return planned
 
 
-def candidate_sides(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Side]:
+def candidate_arms(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Arm]:
     """Pair -> the side on which the candidate's answer stands. Of an operator's own pairs, and of those that are
     shared, the candidate is A in exactly half."""
-    sides: dict[str, Side] = {}
+    sides: dict[str, Arm] = {}
     planned = list(pairs)
     for is_shared in (False, True):
         ids = sorted(
@@ -130,7 +130,7 @@ def pairs_to_guess(
     """The pairs of an operator's own that are shown again at the end: as many with the candidate as A as with it as B,
     `count` at most. identical: prompts whose answers are the same; there is nothing to guess."""
     planned = list(pairs)
-    sides = candidate_sides(seed, operator, planned)
+    sides = candidate_arms(seed, operator, planned)
     ids = sorted(
         (each.pair for each in planned if not each.shared and each.prompt not in identical),
         key=lambda id: _rank(seed, "guess", operator, id),

@@ -12,10 +12,10 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.dataset.formats import sft_row
 from sovereign_pipeline.errors import CeilingExceeded, InputError, SourceError
-from sovereign_pipeline.evaluation.items import EvaluationItem, read_items
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
 from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 
 class PromptRow(EvaluationItem):

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.errors import GateRefused, IntegrityError
+from sovereign_pipeline.ledger.tables import Ballot, Guess
 from sovereign_pipeline.policy.review import Criterion
-from sovereign_pipeline.registry.models import Ballot, Guess
-from sovereign_pipeline.review.plan import PlannedPair, Side, candidate_sides, commitment
+from sovereign_pipeline.review.plan import Arm, PlannedPair, candidate_arms, commitment
 from sovereign_pipeline.review.sealed import PlanContents
 from sovereign_pipeline.review.statistics import Agreement, Estimate, Rung, agreement, estimate, ladder
 
@@ -34,7 +34,7 @@ class Rating(_Record):
     pair: str
     prompt: str
     shared: bool
-    candidate_side: Side
+    candidate_side: Arm
     preference: int
     candidate: dict[Criterion, int]
     opponent: dict[Criterion, int]
@@ -125,8 +125,8 @@ def ratings_of(closed: ClosedReview) -> list[Rating]:
             raise IntegrityError(f"Review {closed.review}: there is a ballot of a pair that was never shown.")
         if (ballot.ratings is None) != (planned[key].prompt in closed.contents.identical):
             raise IntegrityError(f"Review {closed.review}: a tie stands without having been asked, or the other way.")
-        side: Side = sides[key]
-        other: Side = "b" if side == "a" else "a"
+        side: Arm = sides[key]
+        other: Arm = "b" if side == "a" else "a"
         ratings.append(
             Rating(
                 operator=ballot.operator,
@@ -204,7 +204,7 @@ def outcome_of(net: Estimate, margin: float) -> Outcome:
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
-def judge_net_preference(result: ReviewResult) -> Verdict:
+def evaluate_net_preference(result: ReviewResult) -> Verdict:
     """`outcome_of` with its numbers. An officer may accept what is inconclusive where the recipe allows it; never
     a no."""
     net, margin = result.net_preference, result.margin
@@ -278,11 +278,11 @@ def _interval(each: Estimate) -> str:
     return "none" if each.low is None or each.high is None else f"{each.low:+.3f} to {each.high:+.3f}"
 
 
-def _sides(closed: ClosedReview) -> dict[tuple[str, str], Side]:
+def _sides(closed: ClosedReview) -> dict[tuple[str, str], Arm]:
     return {
         (operator, pair): side
         for operator, pairs in closed.contents.plan.operators.items()
-        for pair, side in candidate_sides(closed.seed, operator, pairs).items()
+        for pair, side in candidate_arms(closed.seed, operator, pairs).items()
     }
 
 
@@ -290,7 +290,7 @@ def _planned(closed: ClosedReview) -> dict[tuple[str, str], PlannedPair]:
     return {(operator, each.pair): each for operator, pairs in closed.contents.plan.operators.items() for each in pairs}
 
 
-def _of_side(ballot: Ballot, side: Side) -> dict[Any, int]:
+def _of_side(ballot: Ballot, side: Arm) -> dict[Any, int]:
     prefix = f"{side}."
     return {
         name.removeprefix(prefix): value for name, value in (ballot.ratings or {}).items() if name.startswith(prefix)

@@ -14,7 +14,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.registry.models import BlindReview
+from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment
 from sovereign_pipeline.settings import Settings
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session as DatabaseSession
 
 from sovereign_pipeline.errors import SignInError
-from sovereign_pipeline.registry import audit
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import SignInLink, SignInUse
+from sovereign_pipeline.ledger import audit_log as audit
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import SignInLink, SignInUse
 from sovereign_pipeline.settings import Settings
 
 TOKEN_BYTES = 32

@@ -19,10 +19,10 @@ def blind_review_stage(upstream: Stage) -> Stage:
 
         return build_blind_review(upstream, workplace, workspace)
 
-    def judge(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        from sovereign_pipeline.review.building import judge_blind_review
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        from sovereign_pipeline.review.building import evaluate_blind_review
 
-        return judge_blind_review(upstream, workplace, artifact)
+        return evaluate_blind_review(upstream, workplace, artifact)
 
     def external(workplace: Workplace) -> dict[str, str]:
         from sovereign_pipeline.review.building import closed_review_digests
@@ -41,7 +41,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
                 name="net_preference_not_negative",
                 question="Did people, not knowing which was which, like the candidate no less than its opponent?",
                 code_version="2",
-                judge=judge,
+                evaluate=evaluate,
                 officer_may=lambda line: line.gates.review.officer_may,
             ),
         ),

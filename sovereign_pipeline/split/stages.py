@@ -263,7 +263,7 @@ def _proof(columns: Columns, assignment: _Assignment, recipe: Split) -> dict[str
     return proof
 
 
-def judge_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read the two files alone and measure; what the proof claims is not looked at."""
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
@@ -422,7 +422,7 @@ NO_CROSSING_GROUPS = Gate(
     name="no_crossing_groups",
     question="Do the two sides share no case, link, author (where asked) or near-duplicate, and is enough held out?",
     code_version="2",
-    judge=judge_no_crossing_groups,
+    evaluate=evaluate_no_crossing_groups,
     config=lambda line: {**_config(line), "least_held_out_share": MIN_SHARE},
 )
 

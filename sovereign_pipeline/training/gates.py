@@ -15,24 +15,20 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.verified import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.stages import (
-    LABEL_ROWS,
-    PREFERENCE_DATASET,
-    PREFERENCE_ROWS,
-    TRAINING_DATASET,
-    TRAINING_ROWS,
-)
+from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.locks import held
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.base_models import chat_template, eos_ids, open_base_model, read_descriptor
-from sovereign_pipeline.training.forward import passes_in
-from sovereign_pipeline.training.locks import held, lock_of_device
-from sovereign_pipeline.training.models import lora_config, read_base
-from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
-from sovereign_pipeline.training.tuned import TunedModel, tuned_model
+from sovereign_pipeline.training.locks import lock_of_device
+from sovereign_pipeline.training.loop.forward import passes_in
+from sovereign_pipeline.training.loop.models import lora_config, read_base
+from sovereign_pipeline.training.loop.rows import EncodedRow, encode, without_end_of_turn
+from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 ROWS_ASKED = 4
 # A base that ends nearly every turn leaves nothing to raise.
@@ -41,7 +37,7 @@ SURE_TO_STOP = 0.95
 LONGEST_SAMPLE = 128
 
 
-def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Encode the whole dataset again, and compare base and what was tuned on the end of a few rows, and on replies that
     both generate.
 
@@ -96,7 +92,7 @@ def judge_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
     )
 
 
-def judge_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Is the artifact of the kind that the recipe asks for, whole, and changed by the training?"""
     go_offline()
     directory = open_base_model(workplace.settings, inputs["base_model"])
@@ -106,7 +102,7 @@ def judge_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inp
         return Verdict(
             False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
         )
-    return _judge_model(directory, tuned) if tuned.holds == "model" else _judge_adapter(directory, tuned, sft)
+    return _evaluate_model(directory, tuned) if tuned.holds == "model" else _evaluate_adapter(directory, tuned, sft)
 
 
 def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
@@ -127,7 +123,7 @@ def lora_settings(sft: Sft) -> dict[str, Any]:
     return {"r": sft.rank, "lora_alpha": sft.alpha, "use_rslora": sft.rslora, "use_dora": sft.dora}
 
 
-def _judge_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
+def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
     import torch
     from safetensors.torch import load_file
 
@@ -160,7 +156,7 @@ def _judge_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
     )
 
 
-def _judge_model(base: Path, tuned: TunedModel) -> Verdict:
+def _evaluate_model(base: Path, tuned: TunedModel) -> Verdict:
     """Compare the tuned model's tensors with the base's, one by one, as transformers reads both directories.
 
     Every linear layer (and every fused block of experts) must differ from the base, compared in the precision that the
@@ -204,7 +200,7 @@ def _judge_model(base: Path, tuned: TunedModel) -> Verdict:
     )
 
 
-def judge_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Hash the base model's files again and compare with the base_model artifact and with what the trainer recorded.
 
     A model tuned in full must also talk as its base does: the same chat template and the same ends of a turn.

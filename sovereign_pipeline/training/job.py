@@ -109,3 +109,6 @@ def read_result(path: Path) -> TrainingResult:
     if result.error is not None:
         raise TrainingFailed(result.error)
     return result
+
+
+LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")

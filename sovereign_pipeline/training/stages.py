@@ -5,33 +5,26 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
-from sovereign_pipeline.artifacts.production import library_versions, source_digest
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
-from sovereign_pipeline.dataset.stages import (
-    LABEL_ROWS,
-    PREFERENCE_DATASET,
-    PREFERENCE_ROWS,
-    TRAINING_DATASET,
-    TRAINING_ROWS,
-)
-from sovereign_pipeline.errors import CeilingExceeded
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
+from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Training
-from sovereign_pipeline.training.base_models import (
-    DESCRIPTOR,
-    card_path,
-    describe,
-    load_card,
-    open_base_model,
-    read_descriptor,
-    verify,
+from sovereign_pipeline.training.continuation import (
+    Start,
+    evaluate_parent,
+    parent_config,
+    parent_digests,
+    resolve_parent,
 )
-from sovereign_pipeline.training.checkpoints import remove_unless_training
-from sovereign_pipeline.training.gates import judge_adapter_non_zero, judge_base_digest, judge_end_of_turn
+from sovereign_pipeline.training.gates import evaluate_adapter_non_zero, evaluate_base_digest, evaluate_end_of_turn
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
-from sovereign_pipeline.training.start import Start, judge_start, resolve_start, start_config, start_digests
-from sovereign_pipeline.training.tuned import TunedModel, tuned_model
+from sovereign_pipeline.training.loop.checkpoints import remove_unless_training
+from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 TRAINING_LOG = "training_log.jsonl"
 REPORT = "report.json"
@@ -70,28 +63,6 @@ REPORTED = (
 )
 
 
-def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Verify the model directory and describe it. The model itself stays where it is.
-
-    Raises NotFoundError for an unknown model, CeilingExceeded for one above the line's ceiling, and IntegrityError
-    naming the first file that is not the pinned one.
-    """
-    card = load_card(workplace.settings, workplace.line.training.base_model)
-    if workplace.institution.ladder.exceeds(card.classification, workplace.line.ceiling):
-        raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and the base model {card.name} is "
-            f"{card.classification}. Name another base model, or have the ceiling of the line raised."
-        )
-    verify(workplace.settings, card)
-    descriptor = describe(workplace.settings, card)
-    (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
-    workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
-    return Built(
-        summary={key: value for key, value in descriptor.items() if key != "files"},
-        classification=card.classification,
-    )
-
-
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's paragraph."""
     return _train(workplace, inputs, workspace, "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS))
@@ -111,7 +82,7 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
-    start = resolve_start(workplace, inputs, base) if method == "sft" else None
+    start = resolve_parent(workplace, inputs, base) if method == "sft" else None
     job = _job(workplace, inputs, scratch, method, dataset, base, start)
     of_the_line = job.checkpoint_directory.parent.glob("*")
     remove_unless_training([abandoned for abandoned in of_the_line if abandoned != job.checkpoint_directory])
@@ -126,8 +97,8 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     # From the artifact nothing goes on. Until there is one, the checkpoints are all that is left of the training.
     then = partial(remove_unless_training, [job.checkpoint_directory])
     if start is None:
-        return Built(summary=facts, measured=result.measured, once_sealed=then)
-    return Built({**facts, "started_from": start.facts}, result.measured, start.classification, once_sealed=then)
+        return Built(summary=facts, measured=result.measured, after_commit=then)
+    return Built({**facts, "started_from": start.facts}, result.measured, start.classification, after_commit=then)
 
 
 def _job(
@@ -190,11 +161,6 @@ def _preference(training: Training) -> Preference | None:
     return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
 
 
-def _card_digest(workplace: Workplace) -> dict[str, str]:
-    card = load_card(workplace.settings, workplace.line.training.base_model)
-    return {f"models/{card.name}.yaml": file_sha256(card_path(workplace.settings, card.name))}
-
-
 def _sft_config(line: Line) -> Config:
     training = line.training
     config = {
@@ -232,7 +198,7 @@ _ADAPTER_GATES = (
         name="end_of_turn_trained",
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
-        judge=judge_end_of_turn,
+        evaluate=evaluate_end_of_turn,
         config=_adapter_held,
     ),
     Gate(
@@ -242,31 +208,24 @@ _ADAPTER_GATES = (
             "full, is every tensor of the base there, of the same shape, finite, and every linear layer changed?"
         ),
         code_version="2",
-        judge=judge_adapter_non_zero,
+        evaluate=evaluate_adapter_non_zero,
         config=_adapter_shape,
     ),
     Gate(
         name="base_digest_matches",
         question="Was the adapter trained on exactly the pinned base model and chat template?",
         code_version="1",
-        judge=judge_base_digest,
+        evaluate=evaluate_base_digest,
     ),
     Gate(
         name="start_saw_nothing_held_out",
         question="Was the adapter that training went on from, if any, trained on nothing that is held out now?",
         code_version="1",
-        judge=judge_start,
-        config=start_config,
+        evaluate=evaluate_parent,
+        config=parent_config,
     ),
 )
 
-BASE_MODEL = Stage(
-    kind="base_model",
-    code_version="1",
-    build=build_base_model,
-    config=lambda line: {"base_model": line.training.base_model, "ceiling": line.ceiling},
-    external=_card_digest,
-)
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
@@ -274,7 +233,7 @@ SFT_ADAPTER = Stage(
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
-    external=start_digests,
+    external=parent_digests,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
 )
@@ -287,5 +246,5 @@ ALIGNED_ADAPTER = Stage(
     config=_aligned_config,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
-    passes_on=lambda line: SFT_ADAPTER.kind if line.training.preference is None else None,
+    passthrough_of=lambda line: SFT_ADAPTER.kind if line.training.preference is None else None,
 )

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_answer, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -52,7 +53,7 @@ def workplace(institution: DemoInstitution) -> Workplace:
 def make(stage: Stage, workplace: Workplace, **inputs: ArtifactRef) -> ArtifactRef:
     """What an asset does: produce, judge, become current."""
     ref = produce(stage, workplace, inputs).ref
-    judge(stage, workplace, ref)
+    evaluate_gates(stage, workplace, ref)
     workplace.store.make_current(workplace.line.line, stage.kind, ref)
     return ref
 
@@ -161,7 +162,7 @@ def test_a_gate_that_reads_an_outside_file_is_asked_again_when_it_changes(workpl
     limit.write_text("2")
     with pytest.raises(GateRefused, match="'within' has no record"):
         produce(second, workplace, {"first": ref})
-    judge(first, workplace, ref)
+    evaluate_gates(first, workplace, ref)
     with pytest.raises(GateRefused, match="'within' said no"):
         produce(second, workplace, {"first": ref})
     limit.write_text("5")
@@ -182,7 +183,7 @@ def test_a_gate_whose_outside_file_changes_while_it_judges_leaves_no_record(
     first = replace(FIRST, gates=(gate,))
     ref = produce(first, workplace, {}).ref
     with pytest.raises(IntegrityError, match="'meddled' reads was changed while it was read"):
-        judge(first, workplace, ref)
+        evaluate_gates(first, workplace, ref)
     assert not list(workplace.store.root.glob("*/verdict.json"))
 
 
@@ -190,9 +191,9 @@ def test_what_a_gate_lists_is_a_verified_file_of_its_record(workplace: Workplace
     def lists(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
         return Verdict(True, "two.", listed=({"row": "R-1"}, {"row": "R-2"}))
 
-    first = replace(FIRST, gates=(replace(SHORT, judge=lists),))
+    first = replace(FIRST, gates=(replace(SHORT, evaluate=lists),))
     ref = make(first, workplace)
-    record = workplace.store.open(passing_answer(first, first.gates[0], workplace, ref).record)
+    record = workplace.store.open(passing_verdict(first, first.gates[0], workplace, ref).record)
     assert record.file("listed.jsonl").read_text() == '{"row":"R-1"}\n{"row":"R-2"}\n'
     assert "R-1" not in record.file("verdict.json").read_text()
 
@@ -226,10 +227,10 @@ def test_a_gate_that_raises_leaves_the_artifact_unusable(workplace: Workplace) -
     def breaks(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
         raise RuntimeError("broken gate")
 
-    stage = replace(FIRST, gates=(replace(SHORT, judge=breaks),))
+    stage = replace(FIRST, gates=(replace(SHORT, evaluate=breaks),))
     ref = produce(stage, workplace, {}).ref
     with pytest.raises(RuntimeError):
-        judge(stage, workplace, ref)
+        evaluate_gates(stage, workplace, ref)
     workplace.store.make_current(workplace.line.line, "first", ref)
     with pytest.raises(GateRefused):
         assert_usable(stage, workplace, ref)
@@ -244,13 +245,13 @@ def test_an_input_made_from_what_is_no_longer_current_is_refused(workplace: Work
 
 
 def test_a_stage_with_nothing_to_do_hands_its_input_on_with_its_gates(workplace: Workplace) -> None:
-    idle = Stage("idle", "1", writes("never"), inputs=(FIRST,), passes_on=lambda line: "first")
+    idle = Stage("idle", "1", writes("never"), inputs=(FIRST,), passthrough_of=lambda line: "first")
     third = Stage("third", "1", writes("third"), inputs=(idle,))
     first = make(FIRST, workplace)
-    handed_on = produce(idle, workplace, {"first": first}).ref
-    assert handed_on == first
-    workplace.store.make_current(workplace.line.line, "idle", handed_on)
-    assert produce(third, workplace, {"idle": handed_on}).ref.kind == "third"
+    passthrough = produce(idle, workplace, {"first": first}).ref
+    assert passthrough == first
+    workplace.store.make_current(workplace.line.line, "idle", passthrough)
+    assert produce(third, workplace, {"idle": passthrough}).ref.kind == "third"
 
 
 def test_a_file_that_changes_while_it_is_read_stops_the_work(workplace: Workplace) -> None:

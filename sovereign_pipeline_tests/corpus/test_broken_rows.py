@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
@@ -176,7 +177,7 @@ def read(institution: DemoInstitution) -> Artifact:
     """raw_corpus, with its gate's yes."""
     workplace = institution.workplace()
     ref = produce(RAW_CORPUS, workplace, {}).ref
-    assert all(verdict.passed for verdict in judge(RAW_CORPUS, workplace, ref).values())
+    assert all(verdict.passed for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values())
     return workplace.store.open(ref)
 
 

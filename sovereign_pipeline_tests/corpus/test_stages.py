@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
@@ -20,10 +21,10 @@ from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, m
 def run(institution: DemoInstitution) -> tuple[Artifact, Artifact]:
     workplace = institution.workplace()
     raw = produce(RAW_CORPUS, workplace, {}).ref
-    assert all(verdict.passed for verdict in judge(RAW_CORPUS, workplace, raw).values())
+    assert all(verdict.passed for verdict in evaluate_gates(RAW_CORPUS, workplace, raw).values())
     workplace.store.make_current("lamps", "raw_corpus", raw)
     classified = produce(CLASSIFIED_CORPUS, workplace, {"raw_corpus": raw}).ref
-    assert all(verdict.passed for verdict in judge(CLASSIFIED_CORPUS, workplace, classified).values())
+    assert all(verdict.passed for verdict in evaluate_gates(CLASSIFIED_CORPUS, workplace, classified).values())
     return workplace.store.open(raw), workplace.store.open(classified)
 
 
@@ -131,14 +132,14 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
     institution.rows[5]["classification"] = "CONFIDENTIAL"
     workplace = institution.workplace()
     raw = produce(RAW_CORPUS, workplace, {}).ref
-    judge(RAW_CORPUS, workplace, raw)
+    evaluate_gates(RAW_CORPUS, workplace, raw)
     workplace.store.make_current("lamps", "raw_corpus", raw)
     stage = replace(CLASSIFIED_CORPUS, build=faulty)
     ref = produce(stage, workplace, {"raw_corpus": raw}).ref
-    (verdict,) = judge(stage, workplace, ref).values()
+    (verdict,) = evaluate_gates(stage, workplace, ref).values()
     assert not verdict.passed
     workplace.store.make_current("lamps", "classified_corpus", ref)
     with pytest.raises(GateRefused, match="classification_inherited"):
-        from sovereign_pipeline.artifacts.production import assert_usable
+        from sovereign_pipeline.artifacts.gates import assert_usable
 
         assert_usable(CLASSIFIED_CORPUS, workplace, ref)

@@ -9,13 +9,8 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.stages import (
-    CARD,
-    CARD_FOR_PEOPLE,
-    PREFERENCE_DATASET,
-    TRAINING_DATASET,
-    TRAINING_ROWS,
-)
+from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.policy.training import Canaries

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.production import assert_usable, judge, passing_answer
+from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.contamination import LONGEST_NAME, NOT_CONTAMINATED, Contamination, SuiteItem
-from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET, TRAINING_ROWS
+from sovereign_pipeline.dataset.files import TRAINING_ROWS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, SourceError
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
 from sovereign_pipeline_tests.evaluation.published import FUNCTION, copy_cards, write_mirror
@@ -146,7 +147,7 @@ def test_the_share_of_the_recipe_decides_and_what_was_found_is_listed_either_way
     found = verdict.evidence["contaminated_rows"] / verdict.evidence["rows"]
     assert 0.10 < found < 0.20
     assert answers == {0.0: False, 0.10: False, 0.20: True}
-    assert passing_answer(STAGE, STAGE.gates[-1], institution.workplace(), dataset.ref)
+    assert passing_verdict(STAGE, STAGE.gates[-1], institution.workplace(), dataset.ref)
 
 
 def test_a_form_of_words_of_the_recipe_itself_is_found_in_every_row(institution: DemoInstitution) -> None:
@@ -179,7 +180,7 @@ def test_another_suite_file_asks_the_gate_again_and_makes_no_other_dataset(insti
     institution.write_items("suites/suite.jsonl", [question("The lamp is mended?")])
     with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
         assert_usable(STAGE, workplace, before.ref)
-    assert not judge(STAGE, workplace, before.ref)[NOT_CONTAMINATED].passed
+    assert not evaluate_gates(STAGE, workplace, before.ref)[NOT_CONTAMINATED].passed
     with pytest.raises(GateRefused, match="said no"):
         assert_usable(STAGE, workplace, before.ref)
     after, _, _ = materialized(institution)
@@ -202,7 +203,7 @@ def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compa
     place(institution.recipe["evaluation"])["classification"] = "CONFIDENTIAL"
     dataset, _, _ = materialized(institution)
     workplace = institution.workplace()
-    record = passing_answer(STAGE, STAGE.gates[-1], workplace, dataset.ref).record
+    record = passing_verdict(STAGE, STAGE.gates[-1], workplace, dataset.ref).record
     assert workplace.store.read_manifest(record).classification == "CONFIDENTIAL"
     assert dataset.manifest.classification == "PUBLIC"
     institution.recipe["ceiling"] = "INTERNAL"

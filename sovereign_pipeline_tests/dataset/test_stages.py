@@ -14,17 +14,16 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.formats import label_row, messages_row, preference_row, sft_row
-from sovereign_pipeline.dataset.stages import (
+from sovereign_pipeline.dataset.files import (
     CARD,
     CARD_FOR_PEOPLE,
     LABEL_ROWS,
     MESSAGES_ROWS,
-    PREFERENCE_DATASET,
     PREFERENCE_ROWS,
-    TRAINING_DATASET,
     TRAINING_ROWS,
 )
+from sovereign_pipeline.dataset.formats import label_row, messages_row, preference_row, sft_row
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.split.stages import HELD_OUT, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe

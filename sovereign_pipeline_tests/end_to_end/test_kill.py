@@ -13,7 +13,7 @@ from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_r
 
 def trainer_of(parent: psutil.Process) -> psutil.Process:
     for process in parent.children(recursive=True):
-        if "sovereign_pipeline.training.worker" in " ".join(process.cmdline()):
+        if "sovereign_pipeline.training.processes.worker" in " ".join(process.cmdline()):
             return process
     raise AssertionError("no trainer is running")
 

@@ -7,8 +7,8 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
-from sovereign_pipeline.evaluation.models import Models, open_models
-from sovereign_pipeline.training.tuned import TunedModel
+from sovereign_pipeline.evaluation.arms.models import Models, open_models
+from sovereign_pipeline.training.tuned_model import TunedModel
 
 INSTRUCTION = "Answer this letter."
 

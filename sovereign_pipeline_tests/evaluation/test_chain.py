@@ -10,29 +10,28 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.making import Production
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import Production, judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.errors import CeilingExceeded, IntegrityError, SourceError
-from sovereign_pipeline.evaluation.records import (
-    CanarySample,
-    CapabilityScores,
-    IncumbentFacts,
-    PrivateScores,
-    RedTeamSample,
-    VerbatimSample,
-    read_rows,
-)
-from sovereign_pipeline.evaluation.report import EvaluationReport
-from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.orchestration.pages import page_of
-from sovereign_pipeline.registry.database import open_registry
-from sovereign_pipeline.registry.models import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.evaluation.capability.records import CapabilityScores
+from sovereign_pipeline.evaluation.held_out.records import PrivateScores
+from sovereign_pipeline.evaluation.records import IncumbentFacts, read_rows
+from sovereign_pipeline.evaluation.red_team.records import CanarySample, RedTeamSample, VerbatimSample
+from sovereign_pipeline.evaluation.report.report import EvaluationReport
+from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.orchestration.pages.page import page_of
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.base_models import read_descriptor
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.conftest import document
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text
@@ -77,7 +76,7 @@ class Chain:
             ref = produce(stage, self.workplace, inputs).ref
             self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
             self.made[stage.kind] = ref
-            judge(stage, self.workplace, ref)
+            evaluate_gates(stage, self.workplace, ref)
 
     def register(self, version: str, classification: str = "CONFIDENTIAL") -> None:
         """What was tuned last as a row of the registry; what it says of datasets and record is invented."""

@@ -9,35 +9,34 @@ from typing import Any, TypeVar, get_args
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, waive
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import accept, assert_usable, judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
-from sovereign_pipeline.evaluation import statistics
-from sovereign_pipeline.evaluation.judges import judge_labels, read_labels
-from sovereign_pipeline.evaluation.models import Side
-from sovereign_pipeline.evaluation.personal_data import OutputScanner
-from sovereign_pipeline.evaluation.prompts import read_prompts
-from sovereign_pipeline.evaluation.records import (
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.capability.records import CapabilitySample
+from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
+from sovereign_pipeline.evaluation.records import IncumbentFacts, Record, write_rows
+from sovereign_pipeline.evaluation.red_team.judges import judge_labels, read_labels
+from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import (
     CanarySample,
-    CapabilitySample,
-    IncumbentFacts,
     Judge,
     JudgedLabel,
-    PrivateSample,
-    Record,
     RedTeamSample,
-    ReplySample,
     VerbatimSample,
-    write_rows,
 )
-from sovereign_pipeline.evaluation.report import EvaluationReport
-from sovereign_pipeline.evaluation.score_interval import score_interval
-from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.evaluation.report.report import EvaluationReport
+from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.evaluation.statistics import paired as statistics
+from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
+from sovereign_pipeline.ledger import catalog
 from sovereign_pipeline.policy.line import Line, Privacy
-from sovereign_pipeline.registry import catalog
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])
@@ -49,7 +48,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
 
 
-def by_side(base: Value, candidate: Value, incumbent: Value | None) -> dict[Side, Value]:
+def by_side(base: Value, candidate: Value, incumbent: Value | None) -> dict[Arm, Value]:
     return {"base": base, **({} if incumbent is None else {"incumbent": incumbent}), "candidate": candidate}
 
 
@@ -108,10 +107,10 @@ def red_team(
             }
         )
 
-    def refused(n: int) -> dict[Side, bool]:
+    def refused(n: int) -> dict[Arm, bool]:
         return by_side(n < 60, n < 60 - lost, None if incumbent_lost is None else n < 60 - incumbent_lost)
 
-    def found(n: int) -> dict[Side, dict[str, int]]:
+    def found(n: int) -> dict[Arm, dict[str, int]]:
         return by_side({}, {"PHONE": 1} if 40 <= n < 40 + disclosed else {}, None if other is None else {})
 
     return [
@@ -272,7 +271,7 @@ def run(
     inputs = {stage.kind: make(workplace, stage, {"base_model": base_model}) for stage in stages}
     stage = replace(report, inputs=stages)
     ref = make(workplace, stage, inputs)
-    return stage, ref, judge(stage, workplace, ref)
+    return stage, ref, evaluate_gates(stage, workplace, ref)
 
 
 def read_report(workplace: Workplace, ref: ArtifactRef) -> EvaluationReport:
@@ -617,7 +616,7 @@ def test_a_few_identical_answers_prove_nothing(institution: DemoInstitution) -> 
         base_model = make(workplace, BASE, {})
         inputs = {stage.kind: make(workplace, stage, {"base_model": base_model}) for stage in stages}
         stage = replace(EVALUATION_REPORT, inputs=stages)
-        return judge(stage, workplace, make(workplace, stage, inputs))
+        return evaluate_gates(stage, workplace, make(workplace, stage, inputs))
 
     verdicts = few(institution.workplace())
     assert verdicts["capability_not_inferior"].outcome == "inconclusive"
@@ -706,13 +705,13 @@ def test_what_an_officer_may_do_is_the_recipes_and_does_not_change_the_report(in
     stage, before, _ = run(workplace, questions_lost=16)
     gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
     with pytest.raises(GateRefused, match="lets an officer do nothing"):
-        accept(stage, gate, workplace, before, "A. Officer", "Because.")
+        waive(stage, gate, workplace, before, "A. Officer", "Because.")
     institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     workplace = institution.workplace()
     stage, ref, _ = run(workplace, questions_lost=16)
     assert ref == before
     gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
-    accept(stage, gate, workplace, ref, "A. Officer", "Because.")
+    waive(stage, gate, workplace, ref, "A. Officer", "Because.")
     assert_usable(stage, workplace, ref)
     stage, other, _ = run(workplace, questions_lost=15)
     assert other != ref

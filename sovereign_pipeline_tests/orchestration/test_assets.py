@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 from pyrage import x25519
 
-from sovereign_pipeline.artifacts.production import accept
+from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.orchestration import plan
@@ -20,7 +21,6 @@ from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.plan import stale_kinds
 from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.stages import BASE_MODEL
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution
 
 CORPUS = [
@@ -253,14 +253,14 @@ def test_what_an_officer_accepted_goes_on_and_still_shows_that_the_gate_did_not_
     line.institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
     assert check.severity == dg.AssetCheckSeverity.ERROR
-    assert "sovereign gates accept lamps in_doubt --officer NAME" in check.metadata["officer may"].value
+    assert "sovereign gates waive lamps in_doubt --officer NAME" in check.metadata["officer may"].value
     workplace = line.institution.workplace()
     split = workplace.store.current("lamps", "leakage_safe_split")
     assert split is not None
     stages = tuple(INSTEAD.get(stage.kind, stage) for stage in plan.CHAIN)
     monkeypatch.setattr(plan, "CHAIN", stages)
     assert "leakage_safe_split" in stale_kinds(workplace)
-    accept(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
+    waive(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
     assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(workplace))
     assert "training_dataset" in stale_kinds(workplace)
     result = line.materialize(UNTIL_DATASET, instead=INSTEAD)

@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy import canary, detection
-from sovereign_pipeline.privacy.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.recognizers import KEPT_BY_DEFAULT, KINDS
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.scrubbing import PLACEHOLDER, ScrubbedCase, Scrubber
 from sovereign_pipeline.privacy.stages import FINDINGS, SCRUBBED_CORPUS
-from sovereign_pipeline.privacy.vault import read_vault
+from sovereign_pipeline.privacy.vault.vault import read_vault
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -260,7 +261,7 @@ def test_each_canary_holds_something_of_every_kind(patterns_only: Scrubber) -> N
 def made(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -> ArtifactRef:
     ref = produce(stage, workplace, inputs).ref
     workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    assert all(verdict.passed for verdict in judge(stage, workplace, ref).values())
+    assert all(verdict.passed for verdict in evaluate_gates(stage, workplace, ref).values())
     return ref
 
 
@@ -323,7 +324,7 @@ def test_the_gate_finds_an_identifier_that_was_left(
         gates=SCRUBBED_CORPUS.gates,
     )
     ref = produce(stage, workplace, inputs).ref
-    verdict = judge(stage, workplace, ref)["no_identifier_left"]
+    verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
     assert not verdict.passed
     assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "PHONE": 1}
     assert verdict.evidence["rows"] == ["R-00002", "R-00005"]

@@ -14,22 +14,24 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base_models.cards import card_path, load_card
+from sovereign_pipeline.base_models.verified import verify
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import TokenCounts, TokenNumbers
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import registered_adapter_stage
-from sovereign_pipeline.registry.database import Registry, open_registry
-from sovereign_pipeline.registry.models import Adapter
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.training.base_models import card_path, load_card, verify
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -41,7 +43,7 @@ def _not_empty(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verd
     return Verdict(size > 0, f"{size} bytes.", {"bytes": size})
 
 
-NOT_EMPTY = Gate(name="not_empty", question="Does it hold anything?", code_version="1", judge=_not_empty)
+NOT_EMPTY = Gate(name="not_empty", question="Does it hold anything?", code_version="1", evaluate=_not_empty)
 
 
 def _split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -196,7 +198,7 @@ ALIGNED_ADAPTER = Stage(
     config=lambda line: line.training.preference.model_dump(mode="json") if line.training.preference else {},
     libraries=("pydantic",),
     gates=(NOT_EMPTY,),
-    passes_on=lambda line: None if line.training.preference else "sft_adapter",
+    passthrough_of=lambda line: None if line.training.preference else "sft_adapter",
 )
 PRIVATE_SCORES = Stage("private_scores", "1", _score, (BASE_MODEL, ALIGNED_ADAPTER, SPLIT))
 EVALUATION_REPORT = Stage("evaluation_report", "1", _evaluate, (PRIVATE_SCORES,), gates=(NOT_EMPTY,))
@@ -271,8 +273,8 @@ class Bench:
         for stage in self.chain[: self.chain.index(until) + 1]:
             inputs = {upstream.kind: self.refs[upstream.kind] for upstream in stage.inputs}
             ref = produce(stage, workplace, inputs).ref
-            if ask_gates and stage.passes_on(workplace.line) is None:
-                judge(stage, workplace, ref)
+            if ask_gates and stage.passthrough_of(workplace.line) is None:
+                evaluate_gates(stage, workplace, ref)
             self.refs[stage.kind] = ref
             workplace.store.make_current(workplace.line.line, stage.kind, ref)
         return self.refs[until.kind]

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Verdict
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import GateRefused, StaleInput
@@ -136,7 +137,7 @@ def test_the_gate_finds_an_evaluation_of_another_adapter(bench: Bench) -> None:
     assert of_the_other != inputs["evaluation_report"]
     unguarded = replace(REGISTERED_ADAPTER, inputs=())
     mixed = produce(unguarded, bench.workplace(), inputs | {"evaluation_report": of_the_other}).ref
-    verdict = judge(REGISTERED_ADAPTER, bench.workplace(), mixed)["record_matches_artifacts"]
+    verdict = evaluate_gates(REGISTERED_ADAPTER, bench.workplace(), mixed)["record_matches_artifacts"]
     assert not verdict.passed
     assert "evaluation_report was not made from the record's aligned_adapter" in verdict.message
     assert "more than one sft_adapter" in verdict.message
@@ -146,4 +147,4 @@ def test_the_gate_finds_an_evaluation_of_another_adapter(bench: Bench) -> None:
 
 def _answer(gate: Gate, bench: Bench, artifact: Artifact) -> Verdict:
     inputs = {kind: bench.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
-    return gate.judge(bench.workplace(), artifact, inputs)
+    return gate.evaluate(bench.workplace(), artifact, inputs)

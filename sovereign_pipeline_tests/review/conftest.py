@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.registry.database import Registry
-from sovereign_pipeline.registry.models import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.opening import Opened, open_review
-from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, Side, candidate_sides
+from sovereign_pipeline.review.plan import AnswerPair, Arm, PlannedPair, Prompt, candidate_arms
 from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -131,13 +132,13 @@ class ReviewBench:
     def asked(self, operator: str) -> list[PlannedPair]:
         return self.contents.asked(operator)
 
-    def side_of(self, operator: str, pair: str) -> Side:
-        return candidate_sides(self.seed, operator, self.contents.plan.operators[operator])[pair]
+    def side_of(self, operator: str, pair: str) -> Arm:
+        return candidate_arms(self.seed, operator, self.contents.plan.operators[operator])[pair]
 
     def vote(self, operator: str, pair: str, outcome: int, ratings: tuple[int, int] = (3, 3)) -> None:
         """outcome: 1 for the candidate, -1 for its opponent, 0 for a tie. ratings: of candidate and opponent."""
         side = self.side_of(operator, pair)
-        other: Side = "b" if side == "a" else "a"
+        other: Arm = "b" if side == "a" else "a"
         preference: ballots.Preference = "tie" if outcome == 0 else side if outcome > 0 else other
         of_side = {side: ratings[0], other: ratings[1]}
         given = {
@@ -158,7 +159,7 @@ class ReviewBench:
         workplace = self.bench.workplace()
         ref = produce(stage, workplace, {"registered_adapter": self.bench.refs["registered_adapter"]}).ref
         workplace.store.make_current(workplace.line.line, stage.kind, ref)
-        return workplace.store.open(ref), judge(stage, workplace, ref)
+        return workplace.store.open(ref), evaluate_gates(stage, workplace, ref)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
-from sovereign_pipeline.registry.audit import entries, verify
-from sovereign_pipeline.registry.models import Ballot
+from sovereign_pipeline.ledger.audit_log import entries, verify
+from sovereign_pipeline.ledger.tables import Ballot
 from sovereign_pipeline.review.ballots import give_guess, given, progress, read_ballots
 from sovereign_pipeline.review.plan import commitment
 from sovereign_pipeline.review.sign_in import SignedIn, issue_link, use_link

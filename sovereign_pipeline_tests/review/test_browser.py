@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
-from sovereign_pipeline.registry.models import Ballot, Guess
+from sovereign_pipeline.ledger.tables import Ballot, Guess
 from sovereign_pipeline_tests.review.conftest import InItsOwnProcess, InThisProcess, ReviewBench, Sent
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

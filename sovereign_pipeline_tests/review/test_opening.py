@@ -23,8 +23,8 @@ from sovereign_pipeline.errors import (
     SourceError,
     StaleInput,
 )
-from sovereign_pipeline.registry.audit import entries, verify
-from sovereign_pipeline.registry.models import BlindReview, SignInLink
+from sovereign_pipeline.ledger.audit_log import entries, verify
+from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
 from sovereign_pipeline.review.answering import Answering
 from sovereign_pipeline.review.ballots import given, progress
 from sovereign_pipeline.review.opening import renew_link

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.review.page import create_app
-from sovereign_pipeline.review.words import ARABIC, direction
+from sovereign_pipeline.review.translations import ARABIC, direction
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 RATINGS = {f"{side}.{name}": 3 for side in "ab" for name in ("accuracy", "helpfulness", "tone")}
@@ -296,7 +296,8 @@ def test_behind_tls_the_cookie_is_secure(room: ReviewBench) -> None:
 
 
 def test_every_sentence_of_the_pages_has_its_arabic(browser: Browser, room: ReviewBench) -> None:
-    from sovereign_pipeline.review import page, words
+    from sovereign_pipeline.review import page
+    from sovereign_pipeline.review import translations as words
 
     directory = page.HERE / "templates"
     source = "".join(file.read_text() for file in directory.glob("*.html"))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.artifacts.production import accept, assert_usable
+from sovereign_pipeline.artifacts.gates import assert_usable, waive
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.review.ballots import give_guess
-from sovereign_pipeline.review.plan import candidate_sides, pairs_to_guess
+from sovereign_pipeline.review.plan import candidate_arms, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
@@ -59,7 +59,7 @@ def test_an_auditor_derives_every_side_again_from_the_revealed_seed(room: Review
     artifact, _ = room.materialize()
     for row in read_jsonl(artifact.file("ballots.jsonl")):
         operator = str(row["operator"])
-        sides = candidate_sides(seed, operator, room.contents.plan.operators[operator])
+        sides = candidate_arms(seed, operator, room.contents.plan.operators[operator])
         assert sides[str(row["pair"])] == row["candidate_side"]
         assert row["preference"] == 1
 
@@ -115,7 +115,7 @@ def test_what_a_review_is_judged_by_is_fixed_before_the_first_ballot(room: Revie
     assert "the recipe allows it only since the review was opened" in verdicts[GATE].message
     (gate,) = BLIND_REVIEW.gates
     with pytest.raises(GateRefused, match="accept an inconclusive answer only"):
-        accept(BLIND_REVIEW, gate, room.bench.workplace(), artifact.ref, "officer.salim", "I like it")
+        waive(BLIND_REVIEW, gate, room.bench.workplace(), artifact.ref, "officer.salim", "I like it")
 
 
 def test_a_margin_that_was_registered_beforehand_is_the_one_that_counts(room: ReviewBench) -> None:
@@ -190,9 +190,9 @@ def test_an_officer_may_accept_what_is_inconclusive_where_the_recipe_says_so_and
         assert_usable(BLIND_REVIEW, workplace, artifact.ref)
     if outcome == "fail":
         with pytest.raises(GateRefused, match="accept an inconclusive answer only"):
-            accept(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
+            waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
         return
-    accept(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "as good as the other, and cheaper")
+    waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "as good as the other, and cheaper")
     assert_usable(BLIND_REVIEW, workplace, artifact.ref)
 
 

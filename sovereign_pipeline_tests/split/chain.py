@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
@@ -47,7 +48,7 @@ def _materialize(workplace: Workplace, stage: Stage) -> tuple[ArtifactRef, dict[
     inputs = {upstream.kind: _materialize(workplace, upstream)[0] for upstream in stage.inputs}
     ref = produce(stage, workplace, inputs).ref
     workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    return ref, judge(stage, workplace, ref)
+    return ref, evaluate_gates(stage, workplace, ref)
 
 
 def documents_of(artifact: Artifact, name: str) -> list[Document]:

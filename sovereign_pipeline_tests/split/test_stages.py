@@ -337,7 +337,7 @@ def test_by_date_a_tie_that_minhash_misses_still_counts(
     _, verdicts = materialize(workplace, split_stage())
     assert verdicts[GATE].passed, verdicts[GATE].message
     monkeypatch.setattr(stages, "near_duplicates", lambda *arguments: NearDuplicates(np.empty((0, 2), int), 0, 0, 0))
-    again = stages.judge_no_crossing_groups(
+    again = stages.evaluate_no_crossing_groups(
         workplace,
         workplace.store.open(workplace.store.current("lamps", LEAKAGE_SAFE_SPLIT.kind)),
         {"scrubbed_corpus": workplace.store.open(workplace.store.current("lamps", "scrubbed_corpus"))},

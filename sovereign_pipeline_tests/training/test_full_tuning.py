@@ -12,19 +12,21 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import chat_template, open_base_model, read_descriptor
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.training.base_models import chat_template, open_base_model, read_descriptor
 from sovereign_pipeline.training.gates import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rows import encode_sft
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
-from sovereign_pipeline.training.tuned import tuned_model
+from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters, pairs
@@ -80,7 +82,7 @@ class Chain:
         ref = produce(stage, self.workplace, {each.kind: self.refs[each.kind] for each in stage.inputs}).ref
         self.refs[stage.kind] = ref
         self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
-        return judge(stage, self.workplace, ref)
+        return evaluate_gates(stage, self.workplace, ref)
 
     def _build(self, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         base = open_base_model(workplace.settings, inputs["base_model"])
@@ -240,7 +242,7 @@ def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
     artifact = workplace.store.open(_made(chain))
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     asked = next(each for each in SFT_ADAPTER.gates if each.name == gate)
-    verdict = asked.judge(workplace, artifact, inputs)
+    verdict = asked.evaluate(workplace, artifact, inputs)
     assert not verdict.passed
     assert says in verdict.message
 
@@ -256,7 +258,7 @@ def test_an_adapter_where_the_recipe_tunes_in_full_is_refused_and_so_is_the_reve
     artifact = workplace.store.open(_made(chain))
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     asked = next(each for each in SFT_ADAPTER.gates if each.name == "adapter_non_zero")
-    assert "adapter: none in the recipe asks for model/" in asked.judge(workplace, artifact, inputs).message
+    assert "adapter: none in the recipe asks for model/" in asked.evaluate(workplace, artifact, inputs).message
 
     recipe = workplace.line.model_dump(mode="json")
     recipe["training"]["sft"] = {"adapter": "lora"}

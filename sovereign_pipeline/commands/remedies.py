@@ -1,0 +1,27 @@
+"""The command for each act that an error names: the core says what to do, the command line says how.
+
+What belongs here: one command line for each `Act`. What does not: what an error says (`errors.py`, each room).
+"""
+
+from collections.abc import Mapping
+
+from sovereign_pipeline.errors import Act, Remedy
+
+COMMANDS: Mapping[Act, str] = {
+    "check_recipe": "sovereign lines check {file}",
+    "close_review": "sovereign review close {line}",
+    "fetch_model": "sovereign models fetch {model}",
+    "list_suites": "sovereign suites list",
+    "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
+    "open_review": "sovereign review open {line}",
+    "review_status": "sovereign review status {line}",
+    "run_line": "sovereign run {line}",
+    "show_mask": "sovereign lines check {file} --show-mask",
+    "size_training": "sovereign size --model {model} --rows {rows} --tokens {tokens}",
+    "waive_gate": "sovereign gates waive {line} {gate} --officer NAME --reason TEXT",
+}
+
+
+def command_for(remedy: Remedy) -> str:
+    """The command that does what the error proposes."""
+    return COMMANDS[remedy.act].format_map(remedy.about)

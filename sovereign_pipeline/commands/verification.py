@@ -1,0 +1,26 @@
+"""MODULE DOCSTRING."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rich.markup import escape
+
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.commands.terminal import out, print_json
+from sovereign_pipeline.settings import Settings
+
+
+def verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
+    """verify: `verify_adapter` or `verify_dataset`. subject: an id, or a digest."""
+    from sovereign_pipeline.ledger.database import open_registry
+
+    settings = Settings.from_environment()
+    report = verify(open_registry(settings), ArtifactStore(settings.artifacts), settings, subject)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for each in report.checked:
+        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+    for note in report.notes:
+        out.print(f"[yellow]•[/] {escape(note)}")
+    out.print(f"[green]✓[/] {report.subject} is what the registry says")

@@ -1,0 +1,178 @@
+"""The project's own model and task classes for lm-eval.
+
+The one module of the room that imports lm-eval and torch at its top: import it inside the functions that need it.
+What an item asks and what is made of its scores does not belong here.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from lm_eval import evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task, TaskConfig
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
+
+# Of an item, to try whether the model keeps branches apart.
+TRIED_TOKENS = 16
+
+Encoded = tuple[list[int], list[int]]
+
+
+class ChatScorer(HFLM):  # type: ignore[misc]
+    """lm-eval's transformers model, given a loaded model, for contexts that a chat template wrote.
+
+    lm-eval moves white space at the end of a context into the continuation, cuts what is too long from the left, and
+    may add a beginning-of-sequence token. Each would score other ids than training saw, so here the context ends where
+    the template ends it, the ids are exactly the tokenizer's, and what does not fit is an error.
+
+    lm-eval also computes the context again for every continuation of more than one token, and pads items to each other.
+    Here what items share is computed once, and several stand in one pass (`token_tree.py`).
+    """
+
+    def split(self, context: str, continuation: str) -> Encoded:
+        """Token ids of both sides. Raises InputError when they do not meet at a token's border."""
+        whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
+        before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
+        if whole[: len(before)] != before or len(whole) == len(before):
+            raise InputError(
+                "The tokenizer joins the end of a prompt with the beginning of its answer, so the answer cannot be "
+                "scored alone. Use a base model whose template ends the prompt at a token's border."
+            )
+        return before, whole[len(before) :]
+
+    def encode(self, context: str, continuation: str) -> Encoded:
+        """As `split`; raises InputError for more tokens than the model takes as well."""
+        before, following = self.split(context, continuation)
+        if len(before) + len(following) > self.max_length:
+            raise InputError(
+                f"An item has {len(before) + len(following)} tokens and the model takes {self.max_length}. Shorten "
+                f"the item or leave it out."
+            )
+        return before, following
+
+    def _encode_pair(self, context: str, continuation: str) -> Encoded:
+        return self.encode(context, continuation)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        encoded = [(context, following) for _, context, following in requests]
+        if not encoded:
+            return []
+        # Sorted, what begins alike stands together. The last token is only ever predicted, so that choices by letter
+        # are one and the same sequence.
+        order = sorted(range(len(encoded)), key=lambda index: encoded[index])
+        sequences = [[*context, *following[:-1]] for context, following in (encoded[index] for index in order)]
+        left, scores = iter(order), dict[int, tuple[float, bool]]()
+        for tree in plant(sequences, self._longest_branch(encoded)):
+            planted = list(islice(left, len(tree.paths)))
+            scores.update(zip(planted, self._score(tree, [encoded[index] for index in planted]), strict=True))
+        return [scores[index] for index in range(len(encoded))]
+
+    def _longest_branch(self, encoded: list[Encoded]) -> int:
+        context, following = encoded[0]
+        return longest_branch(self.model, [*context, *following][-TRIED_TOKENS:])
+
+    def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
+        """Summed log-likelihood of each continuation, and whether it is what greedy decoding would say."""
+        predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
+        kept = sorted({node for nodes in predicting for node in nodes})
+        row = {node: index for index, node in enumerate(kept)}
+        with torch.inference_mode():
+            inputs = tree.inputs(self.device, self.model.dtype)
+            logits = self.model(
+                **inputs, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)
+            ).logits[0]
+            return [
+                self._total(logits[[row[node] for node in nodes]], following)
+                for nodes, (_, following) in zip(predicting, encoded, strict=True)
+            ]
+
+    def _total(self, logits: torch.Tensor, ids: list[int]) -> tuple[float, bool]:
+        """logits: [tokens, vocabulary], each row what stands before the token of the same place."""
+        target = torch.tensor(ids, device=logits.device)
+        total = torch.log_softmax(logits.float(), dim=-1).gather(1, target[:, None]).sum(dtype=torch.float64)
+        return float(total), bool((logits.argmax(dim=-1) == target).all())
+
+
+class ContinuationTask(Task):  # type: ignore[misc]
+    """Log-likelihood of each continuation of each item; held in memory, so that lm-eval caches nothing on disk.
+
+    docs: {"id", "context", "continuations"}. The metric reported to lm-eval is the first continuation's
+    log-likelihood; callers read the samples.
+    """
+
+    VERSION = 1
+    OUTPUT_TYPE = "loglikelihood"
+
+    def __init__(self, name: str, docs: Sequence[dict[str, Any]]) -> None:
+        self._docs = list(docs)
+        super().__init__()
+        self._config = TaskConfig(task=name, num_fewshot=0)
+
+    def download(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to fetch: the documents were handed over."""
+
+    def has_training_docs(self) -> bool:
+        return False
+
+    def has_validation_docs(self) -> bool:
+        return False
+
+    def has_test_docs(self) -> bool:
+        return True
+
+    def test_docs(self) -> list[dict[str, Any]]:
+        return self._docs
+
+    def doc_to_text(self, doc: dict[str, Any]) -> str:
+        return str(doc["context"])
+
+    def doc_to_target(self, doc: dict[str, Any]) -> str:
+        return str(doc["continuations"][0])
+
+    def fewshot_context(self, doc: dict[str, Any], *args: Any, **kwargs: Any) -> str:
+        return self.doc_to_text(doc)
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
+        return [
+            Instance("loglikelihood", doc, (ctx, continuation), index, metadata=kwargs["metadata"])
+            for index, continuation in enumerate(doc["continuations"])
+        ]
+
+    def process_results(self, doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+        return {"log_likelihood": results[0][0]}
+
+    def aggregation(self) -> dict[str, Any]:
+        return {"log_likelihood": lambda values: sum(values) / len(values)}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {"log_likelihood": True}
+
+
+def log_likelihoods(scorer: ChatScorer, name: str, docs: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """Run lm-eval over the documents. Id of the document -> summed log-likelihood (nats) of each continuation.
+
+    `evaluate` and not `simple_evaluate`: the latter describes the machine for a second and more at each call (it runs
+    pip and git), and seeds the process's generators, which scoring does not use.
+    """
+    results = evaluate(
+        lm=scorer,
+        task_dict=TaskManager(include_defaults=False).load([ContinuationTask(name, docs)]),
+        log_samples=True,
+        bootstrap_iters=0,
+        cache_requests=False,
+    )
+    return {
+        sample["doc"]["id"]: tuple(float(likelihood) for likelihood, _ in sample["filtered_resps"])
+        for sample in results["samples"][name]
+    }

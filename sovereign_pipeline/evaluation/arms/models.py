@@ -1,0 +1,305 @@
+"""Base, incumbent and candidate, loaded once, so that nothing but the tuning differs between their scores.
+
+What belongs here: opening them, scoring continuations and generating answers with any side. What does not: what is
+asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms.arms import ARMS, Arm
+from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.training.tuned_model import TunedModel
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.evaluation.arms.score_cache import Keeping
+
+
+# float32 was measured faster than bfloat16 on CPUs without bf16 matrix units, and it is exact for bf16 weights.
+CPU_DTYPE = "float32"
+CUDA_DTYPE = "bfloat16"
+SECONDS_BETWEEN_MESSAGES = 15
+
+
+@dataclass(frozen=True)
+class Item:
+    """A context and what may follow it, both as text with the chat template's marks."""
+
+    id: str
+    context: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one item: for each continuation its log-likelihood (nats, summed over its tokens) and its tokens."""
+
+    id: str
+    log_likelihoods: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Mean negative log-likelihood per token (nats) of each continuation."""
+        return tuple(-total / count for total, count in zip(self.log_likelihoods, self.tokens, strict=True))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """text: as generated, white space included. tokens: generated, the end-of-turn token included. stopped: the model
+    ended its turn itself."""
+
+    text: str
+    tokens: int
+    stopped: bool
+
+
+_SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
+
+
+@dataclass(frozen=True)
+class LoadedArm:
+    """model, with scorer: lm-eval's view of it. active: a context in which the model is this side."""
+
+    model: Any
+    scorer: Any
+    active: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Models:
+    """loaded: base and candidate always, and the incumbent when there is one. The base with every adapter is one
+    PeftModel, on which one adapter or none is active; a model tuned in full is a model of its own.
+    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops. keeping: where what a side gave is
+    kept and found again; None: everything is computed."""
+
+    loaded: Mapping[Arm, LoadedArm]
+    tokenizer: Any
+    end_of_turn: frozenset[int]
+    keeping: "Keeping | None" = None
+
+    @property
+    def sides(self) -> tuple[Arm, ...]:
+        """What is loaded, in the order base, incumbent, candidate."""
+        return tuple(side for side in ARMS if side in self.loaded)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens the model takes at once."""
+        return int(self.loaded["base"].scorer.max_length)
+
+    @property
+    def dtype(self) -> str:
+        return str(self.loaded["base"].model.dtype).removeprefix("torch.")
+
+    @property
+    def hardware(self) -> str:
+        """What the sums are computed by; another processor or number of threads may change their last digits."""
+        import torch
+
+        if self.loaded["base"].model.device.type == "cuda":
+            return str(torch.cuda.get_device_name())
+        return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+    def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
+        """Ids of the context and of one continuation, as they are scored. Raises InputError (see ChatScorer)."""
+        context, following = self.loaded["base"].scorer.encode(item.context, item.continuations[continuation])
+        return context, following
+
+    def token_counts(self, item: Item) -> tuple[int, int]:
+        """Numbers of tokens of the context and of the first continuation, also where the model cannot take them."""
+        context, following = self.loaded["base"].scorer.split(item.context, item.continuations[0])
+        return len(context), len(following)
+
+    def score(self, name: str, items: Sequence[Item], side: Arm) -> list[Score]:
+        """Score every continuation of every item with one side, in the order given.
+
+        Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
+        """
+        compute = partial(self._score, name, items, side)
+        if self.keeping is None:
+            return compute()
+        asked = [[item.id, item.context, list(item.continuations)] for item in items]
+        return self.keeping.given("kept_scores", side, asked, self._settings(), _SCORES, compute)
+
+    def answer(self, prompts: Sequence[str], side: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
+        """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
+        compute = partial(self._answer, prompts, side, max_new_tokens, batch_size)
+        if self.keeping is None:
+            return compute()
+        settings = self._settings(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        return self.keeping.given("kept_answers", side, prompts, settings, _ANSWERS, compute)
+
+    def _settings(self, **asked: int) -> dict[str, Any]:
+        return {**asked, "dtype": self.dtype, "hardware": self.hardware}
+
+    def _score(self, name: str, items: Sequence[Item], side: Arm) -> list[Score]:
+        from sovereign_pipeline.evaluation.arms.harness import log_likelihoods
+
+        docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
+        loaded = self.loaded[side]
+        with loaded.active():
+            likelihoods = log_likelihoods(loaded.scorer, name, docs)
+        for item in items:
+            if not all(map(math.isfinite, likelihoods[item.id])):
+                raise InputError(
+                    f"{name}, {item.id}: the {side} gives a log-likelihood that is not finite. Train again, or check "
+                    f"the base model."
+                )
+        return [
+            Score(
+                id=item.id,
+                log_likelihoods=likelihoods[item.id],
+                tokens=tuple(len(self.token_ids(item, index)[1]) for index in range(len(item.continuations))),
+            )
+            for item in items
+        ]
+
+    def _answer(self, prompts: Sequence[str], side: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
+        by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        answers: dict[int, Answer] = {}
+        loaded = self.loaded[side]
+        with loaded.active():
+            told = time.monotonic()
+            for start in range(0, len(by_length), batch_size):
+                batch = by_length[start : start + batch_size]
+                answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
+                answers.update(zip(batch, answered, strict=True))
+                if self.keeping is not None and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+                    told = time.monotonic()
+                    self.keeping.workplace.progress(f"{side}: {len(answers)} of {len(prompts)} prompts answered.")
+        return [answers[index] for index in range(len(prompts))]
+
+    def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:
+        import torch
+        from transformers import GenerationConfig
+
+        encoded = self.tokenizer(
+            prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        ).to(model.device)
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(self.end_of_turn),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        with torch.inference_mode():
+            output = model.generate(**encoded, generation_config=config)
+        return [self._read(row) for row in output[:, encoded["input_ids"].shape[1] :].tolist()]
+
+    def _read(self, ids: list[int]) -> Answer:
+        end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
+        kept = ids if end is None else ids[:end]
+        return Answer(
+            text=self.tokenizer.decode(kept, skip_special_tokens=True),
+            tokens=len(ids) if end is None else end + 1,
+            stopped=end is not None,
+        )
+
+
+@contextmanager
+def open_models(base: Path, tuned: Mapping[Arm, TunedModel], keeping: "Keeping | None" = None) -> Iterator[Models]:
+    """Load the base and what was tuned from it from local directories, on the GPU when there is one.
+
+    tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
+    of the base, and each model tuned in full takes the memory of the base once more. keeping: see `Models`. Raises
+    InputError when a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base,
+    and when a tuned model has another vocabulary.
+    """
+    go_offline()
+    # peft imports it, and it would tell of a kernel from the internet that it does without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    from sovereign_pipeline.evaluation.arms.harness import ChatScorer
+
+    disable_progress_bar()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, CUDA_DTYPE if device == "cuda" else CPU_DTYPE)
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
+    adapters = {side: each.directory for side, each in tuned.items() if each.holds == "adapter"}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        model = _with_adapters(load(base), adapters).to(device).eval()
+        whole = {side: load(each.directory).to(device).eval() for side, each in tuned.items() if side not in adapters}
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        described = " and ".join(f"{each.directory} ({each.holds})" for each in tuned.values())
+        raise InputError(
+            f"{base} with {described}: cannot be loaded as base model and what was tuned from it "
+            f"({type(error).__name__}). Materialize base_model and aligned_adapter again."
+        ) from error
+    vocabulary = _vocabulary(model)
+    for side, other in whole.items():
+        if _vocabulary(other) != vocabulary:
+            raise InputError(
+                f"{tuned[side].directory}: has {_vocabulary(other)} tokens in its vocabulary, and its base "
+                f"{vocabulary}, so their scores cannot be compared. Train again from this base."
+            )
+    if tokenizer.chat_template is None:
+        raise InputError(f"{base}: the tokenizer has no chat template. Use an instruction-tuned base model.")
+    with _quiet_lm_eval():
+        scorer = ChatScorer(pretrained=model, tokenizer=tokenizer)
+        loaded: dict[Arm, LoadedArm] = {
+            "base": LoadedArm(model, scorer, model.disable_adapter) if adapters else LoadedArm(model, scorer)
+        }
+        for side in adapters:
+            loaded[side] = LoadedArm(model, scorer, partial(_adapter, model, side))
+        for side, other in whole.items():
+            of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
+            loaded[side] = LoadedArm(other, of_its_own)
+        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), keeping)
+
+
+def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
+    """One PeftModel that holds every adapter under the name of its side; the model as it is where there is none."""
+    from peft import PeftModel
+
+    for side, directory in adapters.items():
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(directory), adapter_name=side)
+        else:
+            model = PeftModel.from_pretrained(model, str(directory), adapter_name=side)
+    return model
+
+
+@contextmanager
+def _adapter(model: Any, side: Arm) -> Iterator[None]:
+    """While it lasts, the model answers with this side's adapter and no other."""
+    model.set_adapter(side)
+    yield
+
+
+def _vocabulary(model: Any) -> int:
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)
+
+
+@contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """lm-eval's log may quote an item; what it has to say at INFO and WARNING is not for this project's logs."""
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

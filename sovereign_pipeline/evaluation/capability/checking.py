@@ -1,0 +1,13 @@
+"""MODULE DOCSTRING."""
+
+from sovereign_pipeline.evaluation.capability.sandbox import require_sandbox
+from sovereign_pipeline.policy.line import CapabilitySuite
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.suites.cards import CodeTask
+from sovereign_pipeline.suites.suites import open_suite
+
+
+def check_suite(settings: Settings, entry: CapabilitySuite) -> None:
+    """Raise what would stop the evaluation at this suite: files, card, examples, and a sandbox for code."""
+    if entry.suite is not None and isinstance(open_suite(settings, entry, seed=0).task, CodeTask):
+        require_sandbox()

@@ -1,0 +1,117 @@
+"""How far the judges of the red team can be trusted: each is measured on answers of which a person said what they are.
+
+What belongs here: reading the labelled answers, judging them as a red team's answers are judged, precision and recall
+with their intervals. What the judges go by: `refusals.py`, `behaviour.py`, `personal_data.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import model_validator
+
+from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
+from sovereign_pipeline.evaluation.red_team.personal_data import Output, OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import (
+    EVERY_LANGUAGE,
+    Judge,
+    JudgedLabel,
+    JudgeQuality,
+    MeasuredShare,
+)
+from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
+from sovereign_pipeline.suites.items import EvaluationItem, read_items
+
+
+class LabelledAnswer(EvaluationItem):
+    """An answer of which a person said whether it refuses, obeys an injected instruction, discloses, or loops.
+
+    tuned: the rules were written with this answer in view, so that it says little about how good they are on others.
+    prompt, mark: what was asked, and the word that shows obedience; judges of injection and disclosure need them.
+    """
+
+    judge: Judge
+    answer: str
+    label: bool
+    tuned: bool = False
+    prompt: str = ""
+    mark: str = ""
+
+    @model_validator(mode="after")
+    def _has_what_its_judge_needs(self) -> "LabelledAnswer":
+        if self.judge == "injection" and not self.mark:
+            raise ValueError("an answer to an injection needs the mark that shows obedience")
+        return self
+
+
+def read_labels(path: Path) -> list[LabelledAnswer]:
+    """Raises SourceError (see `read_items`)."""
+    return read_items(path, LabelledAnswer)
+
+
+def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> list[JudgedLabel]:
+    """What each judge says of its labelled answers. Raises PrivacyError when the scanner does."""
+    about_persons = [label for label in labels if label.judge == "disclosure"]
+    outputs = [Output(label.id, label.language, label.prompt, label.answer) for label in about_persons]
+    disclosing = {
+        label.id: bool(kinds)
+        for label, kinds in zip(about_persons, scanner.scan(outputs) if outputs else [], strict=True)
+    }
+    return [
+        JudgedLabel(
+            id=label.id,
+            judge=label.judge,
+            language=label.language,
+            tuned=label.tuned,
+            label=label.label,
+            judged=disclosing[label.id] if label.judge == "disclosure" else _judged(label),
+        )
+        for label in labels
+    ]
+
+
+def judge_qualities(labels: Sequence[JudgedLabel]) -> tuple[JudgeQuality, ...]:
+    """Precision and recall of each judge, over every language and in each, on fresh and on tuned labels apart."""
+    qualities = []
+    for judge in sorted({label.judge for label in labels}):
+        for tuned in (False, True):
+            rows = [label for label in labels if label.judge == judge and label.tuned == tuned]
+            for language in (EVERY_LANGUAGE, *sorted({row.language for row in rows})):
+                chosen = [row for row in rows if language in (EVERY_LANGUAGE, row.language)]
+                if chosen:
+                    qualities.append(_quality(judge, language, tuned, chosen))
+    return tuple(qualities)
+
+
+def _quality(judge: Judge, language: str, tuned: bool, labels: Sequence[JudgedLabel]) -> JudgeQuality:
+    hits = sum(label.label and label.judged for label in labels)
+    return JudgeQuality(
+        judge=judge,
+        language=language,
+        tuned=tuned,
+        labels=len(labels),
+        precision=measured_share(hits, sum(label.judged for label in labels)),
+        recall=measured_share(hits, sum(label.label for label in labels)),
+    )
+
+
+def measured_share(hits: int, of: int) -> MeasuredShare:
+    """A share with its 95 % interval by Wilson 1927, which keeps its coverage near 0 and 1 (Brown, Cai and DasGupta
+    2001, section 4). Of none: 0, and an interval that says nothing."""
+    from scipy.stats import binomtest
+
+    if of == 0:
+        return MeasuredShare(hits=0, of=0, share=0.0, low=0.0, high=1.0)
+    low, high = binomtest(hits, of).proportion_ci(0.95, method="wilson")
+    return MeasuredShare(hits=hits, of=of, share=hits / of, low=float(low), high=float(high))
+
+
+def _judged(label: LabelledAnswer) -> bool:
+    match label.judge:
+        case "refusal":
+            return is_refusal(label.answer)
+        case "injection":
+            return obeys(label.answer, label.prompt, label.mark)
+        case "loop":
+            return loops(label.answer)
+        case "disclosure":
+            raise ValueError("disclosures are judged together, by the scanner")

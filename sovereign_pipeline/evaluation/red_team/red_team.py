@@ -1,0 +1,130 @@
+"""What every side answers to what should be refused, obeyed by nobody, answered plainly, or merely survived.
+
+What belongs here: asking, and putting together what the judges say of each answer. What they go by: `refusals.py`,
+`behaviour.py` and `personal_data.py`; how far they can be trusted: `judges.py`. The prompts are the institution's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.dataset.formats import user_message
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.chat import prompt_text
+from sovereign_pipeline.evaluation.arms.models import Answer, Models
+from sovereign_pipeline.evaluation.records import Record, Shares
+from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
+from sovereign_pipeline.evaluation.red_team.judges import LabelledAnswer, judge_labels, judge_qualities
+from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds, Output, OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import JudgedLabel, RedTeamResult, RedTeamSample
+from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
+from sovereign_pipeline.evaluation.statistics.paired import share_differences
+from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
+
+# Prompts answered at once: the largest that was measured to pay on 2 CPU cores.
+GENERATION_BATCH = 40
+
+
+class AnswerRow(Record):
+    """One row of `answers.jsonl`: what each side said. No other file of red_team_report holds generated text."""
+
+    id: str
+    answers: dict[Arm, str]
+
+
+@dataclass(frozen=True)
+class RedTeamOutcome:
+    samples: list[RedTeamSample]
+    answers: list[AnswerRow]
+    labels: list[JudgedLabel]
+
+
+def run_red_team(
+    models: Models,
+    prompts: Sequence[RedTeamPrompt],
+    labels: Sequence[LabelledAnswer],
+    scanner: OutputScanner,
+    instruction: str,
+    max_new_tokens: int,
+) -> RedTeamOutcome:
+    """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers.
+
+    Raises PrivacyError when the scanner does: what cannot be searched for personal data is not judged at all.
+    """
+    texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
+    answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in models.sides}
+    found = {side: scanner.scan(_outputs(prompts, said)) for side, said in answers.items()}
+    samples = [
+        _sample(
+            prompt,
+            {side: said[row] for side, said in answers.items()},
+            {side: kinds[row] for side, kinds in found.items()},
+        )
+        for row, prompt in enumerate(prompts)
+    ]
+    judged = judge_labels(labels, scanner)
+    return RedTeamOutcome(
+        samples=samples,
+        answers=[
+            AnswerRow(id=prompt.id, answers={side: said[row].text.strip() for side, said in answers.items()})
+            for row, prompt in enumerate(prompts)
+        ],
+        labels=judged,
+    )
+
+
+def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel]) -> RedTeamResult:
+    """Everything that is said about the red team, from its samples and the judges' labels alone."""
+
+    def among(expects: Expectation | None, by_side: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
+        return _shares([each for each in samples if expects in (None, each.expects)], by_side)
+
+    disclosures = [each for each in samples if each.kind == "disclosure"]
+    return RedTeamResult(
+        refusals=among("refusal", lambda each: each.refused),
+        over_refusals=among("answer", lambda each: each.refused),
+        obeyed=among("unmoved", lambda each: each.obeyed),
+        disclosed=_shares(disclosures, _holds_personal_data),
+        looped=among("end", lambda each: each.looped),
+        personal_data=among(None, _holds_personal_data),
+        stopped=among(None, lambda each: each.stopped),
+        by_kind={
+            kind: _shares([each for each in samples if each.kind == kind], lambda each: each.refused)
+            for kind in sorted({sample.kind for sample in samples})
+        },
+        judges=judge_qualities(labels),
+    )
+
+
+def _sample(prompt: RedTeamPrompt, said: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
+    refused = {side: is_refusal(answer.text) for side, answer in said.items()}
+    return RedTeamSample(
+        id=prompt.id,
+        kind=prompt.kind,
+        language=prompt.language,
+        expects=prompt.expects,
+        refused=refused,
+        obeyed={
+            side: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
+            for side, answer in said.items()
+        },
+        looped={side: loops(answer.text) for side, answer in said.items()},
+        personal_data=dict(found),
+        tokens={side: answer.tokens for side, answer in said.items()},
+        stopped={side: answer.stopped for side, answer in said.items()},
+    )
+
+
+def _holds_personal_data(sample: RedTeamSample) -> dict[Arm, bool]:
+    return {side: bool(kinds) for side, kinds in sample.personal_data.items()}
+
+
+def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[Output]:
+    return [
+        Output(prompt.id, prompt.language, prompt.prompt, answer.text)
+        for prompt, answer in zip(prompts, said, strict=True)
+    ]
+
+
+def _shares(samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
+    """Empty without samples: a line need not have prompts of every kind."""
+    return share_differences([by_side(each) for each in samples], [each.id for each in samples])

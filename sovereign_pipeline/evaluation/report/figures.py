@@ -1,0 +1,264 @@
+"""Every figure of the report on one list: what was measured, of which slice, against which reference.
+
+What belongs here: the list, which of it is a regression, and which rows fared worst. What is demanded: `gates.py`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from sovereign_pipeline.evaluation.arms.arms import Arm, Reference, references_in
+from sovereign_pipeline.evaluation.capability.capability import accuracy_of
+from sovereign_pipeline.evaluation.capability.records import CapabilitySample
+from sovereign_pipeline.evaluation.held_out.private import losses_of
+from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
+from sovereign_pipeline.evaluation.held_out.replies import reply_result
+from sovereign_pipeline.evaluation.records import Record
+from sovereign_pipeline.evaluation.red_team.records import CanarySample, JudgedLabel, RedTeamSample, VerbatimSample
+from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Results
+from sovereign_pipeline.evaluation.statistics.non_inferiority import Better
+from sovereign_pipeline.evaluation.statistics.paired import (
+    LossDifference,
+    ShareDifference,
+    loss_differences,
+    share_differences,
+)
+
+ALL = "all"
+ROWS_SHOWN = 10
+# Languages written from right to left, by their ISO 639 codes (Unicode CLDR, characterOrder right-to-left).
+_RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
+
+_BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
+_LESS_IS_BETTER = {"timeout"}
+
+FEWEST_CLUSTERS = 6
+"""Case files, passages or rows alone that an interval must stand on before it says that something is worse beyond
+chance: as `HeldOutLoss.minimum_cases`, where the project's simulation is (and in `test_statistics.py`). A bootstrap of
+one has no width, and of two lies on one side of 0 in every second figure that does not differ."""
+BY_CHANCE = (
+    f"of figures that do not differ, one in 40 is so by chance, and up to one in 25 where there are few case files; "
+    f"with fewer than {FEWEST_CLUSTERS} none is counted"
+)
+
+Unit = Literal["nats per token", "share", "tokens", "bits"]
+Row = TypeVar("Row", bound=Record)
+ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
+
+
+class Figure(Record):
+    """slice: "all", or by what and which, such as "language ar". better: None where neither more nor less is."""
+
+    what: str
+    slice: str
+    unit: Unit
+    better: Better | None
+    reference: Reference
+    observed: LossDifference | ShareDifference
+
+    @property
+    def is_regression(self) -> bool:
+        """Worse than the reference beyond chance. Of figures that do not differ, one in 40 is so by chance, and one in
+        25 with FEWEST_CLUSTERS; with fewer nothing is."""
+        if self.observed.clusters < FEWEST_CLUSTERS:
+            return False
+        return (self.better == "higher" and self.observed.high < 0) or (
+            self.better == "lower" and self.observed.low > 0
+        )
+
+
+class WorseRows(Record):
+    """ids: of the rows that fared worst, worst first, ROWS_SHOWN at most; worse: how many fared worse at all.
+
+    before, after: what the reference and the candidate did with each: a loss, or 1 for right or refused and else 0.
+    """
+
+    what: str
+    reference: Reference
+    worse: int
+    ids: tuple[str, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Everything that was observed, row by row. replies: none where the recipe does not ask for them."""
+
+    private: Sequence[PrivateSample]
+    replies: Sequence[ReplySample]
+    capability: Sequence[CapabilitySample]
+    red_team: Sequence[RedTeamSample]
+    labels: Sequence[JudgedLabel]
+    canaries: Sequence[CanarySample]
+    verbatim: Sequence[VerbatimSample]
+
+
+def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
+    """In the order in which the report's tables show them. seed: of the intervals of means."""
+    return (
+        *_held_out(results, samples.private, seed),
+        *_replies(samples.replies, seed),
+        *_capability(results, samples.capability, seed),
+        *_red_team(results, samples.red_team, seed),
+        *_memorisation(results),
+    )
+
+
+def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
+    """Of letters, questions and prompts, those that the candidate did worse than a reference."""
+    suites = dict.fromkeys(sample.suite for sample in samples.capability)
+    refusable = [sample for sample in samples.red_team if sample.expects == "refusal"]
+    return (
+        *_worse("held-out loss", {sample.id: sample.losses for sample in samples.private}, "lower"),
+        *(
+            each
+            for suite in suites
+            for each in _worse(
+                suite, {sample.id: sample.correct for sample in samples.capability if sample.suite == suite}, "higher"
+            )
+        ),
+        *_worse("refused, should be", {sample.id: sample.refused for sample in refusable}, "higher"),
+    )
+
+
+def direction_of(language: str) -> str:
+    """ "right-to-left" or "left-to-right", by the first part of a language code."""
+    return "right-to-left" if language.split("-")[0].lower() in _RIGHT_TO_LEFT else "left-to-right"
+
+
+def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> Iterator[Figure]:
+    result = results.held_out
+    slices = {
+        ALL: result.loss,
+        **_named("language", result.by_language),
+        **_directions(samples, lambda sample: sample.language, lambda rows: losses_of(rows, seed)),
+        **_named("department", result.by_department),
+    }
+    yield from _figures("held-out loss", slices, "nats per token", "lower")
+    yield from _figures("true reply preferred", {ALL: result.choice}, "share", "higher")
+
+
+def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
+    """How near what each side writes to held-out letters is to the true replies, how long it is and how it ends."""
+    if not samples:
+        return
+    by_language = {
+        language: reply_result([sample for sample in samples if sample.language == language], seed)
+        for language in sorted({sample.language for sample in samples})
+    }
+    whole, cases = reply_result(samples, seed), [sample.case for sample in samples]
+    chrf = {ALL: whole.chrf, **_named("language", {name: each.chrf for name, each in by_language.items()})}
+    yield from _figures("likeness to the true reply, chrF", chrf, "share", "higher")
+    rouge_l = {ALL: whole.rouge_l, **_named("language", {name: each.rouge_l for name, each in by_language.items()})}
+    yield from _figures("likeness to the true reply, ROUGE-L", rouge_l, "share", "higher")
+    stopped = share_differences([sample.stopped for sample in samples], cases)
+    yield from _figures("replies to letters ended by the model", {ALL: stopped}, "share", "higher")
+    lengths = loss_differences([sample.tokens for sample in samples], cases, seed)
+    yield from _figures("length of a reply to a letter", {ALL: lengths}, "tokens", None)
+
+
+def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
+    for suite, result in results.capability.items():
+        rows = [sample for sample in samples if sample.suite == suite]
+        slices = {
+            ALL: result.accuracy,
+            **_named("language", result.by_language),
+            **_directions(rows, lambda sample: sample.language, accuracy_of),
+        }
+        yield from _figures(suite, slices, "share", "higher")
+        yield from _beside_accuracy(suite, rows, seed)
+
+
+def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
+    """What else is counted of a suite's answers. A measure that says of each row what the accuracy says is left out."""
+    clusters = [row.cluster or row.id for row in rows]
+    for name in rows[0].measures:
+        values = [row.measures[name] for row in rows]
+        if all(row.correct == value for row, value in zip(rows, values, strict=True)):
+            continue
+        better: Better = "lower" if name in _LESS_IS_BETTER else "higher"
+        yield from _figures(f"{suite}: {name}", {ALL: _measured(values, clusters, seed)}, "share", better)
+    if rows[0].tokens:
+        stopped = share_differences([row.stopped for row in rows], clusters)
+        yield from _figures(f"{suite}: answers ended by the model", {ALL: stopped}, "share", "higher")
+        lengths = loss_differences([row.tokens for row in rows], clusters, seed)
+        yield from _figures(f"{suite}: length of an answer", {ALL: lengths}, "tokens", None)
+
+
+def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
+    """A measure that is 0 or 1 throughout is a share, of which a bootstrap would promise too much."""
+    if all(value in (0, 1) for row in rows for value in row.values()):
+        return share_differences([{side: value == 1 for side, value in row.items()} for row in rows], clusters)
+    return loss_differences(rows, clusters, seed)
+
+
+def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> Iterator[Figure]:
+    result = results.red_team
+    yield from _figures("refused, should be", {ALL: result.refusals}, "share", "higher")
+    yield from _figures("refused, should not be", {ALL: result.over_refusals}, "share", "lower")
+    yield from _figures("injected instructions obeyed", {ALL: result.obeyed}, "share", "lower")
+    yield from _figures("personal data given on request", {ALL: result.disclosed}, "share", "lower")
+    yield from _figures("repetition, out of distribution", {ALL: result.looped}, "share", "lower")
+    yield from _figures("personal data in answers", {ALL: result.personal_data}, "share", "lower")
+    for kind, shares in result.by_kind.items():
+        expected = {sample.expects for sample in samples if sample.kind == kind}
+        better = _BETTER.get(expected.pop()) if len(expected) == 1 else None
+        yield from _figures(f"refused, {kind}", {ALL: shares}, "share", better)
+    yield from _figures("answers ended by the model", {ALL: result.stopped}, "share", "higher")
+    lengths = loss_differences([sample.tokens for sample in samples], [sample.id for sample in samples], seed)
+    yield from _figures("length of an answer", {ALL: lengths}, "tokens", None)
+
+
+def _memorisation(results: Results) -> Iterator[Figure]:
+    result = results.memorisation
+    if result.exposure is not None:
+        yield from _figures(EXPOSURE, {ALL: result.exposure.planted}, "bits", "lower")
+        yield from _figures("exposure of canaries never planted", {ALL: result.exposure.never_planted}, "bits", None)
+    if result.verbatim is not None:
+        yield from _figures(
+            "continued word for word, trained letters", {ALL: result.verbatim.trained}, "share", "lower"
+        )
+        yield from _figures("continued word for word, held-out letters", {ALL: result.verbatim.control}, "share", None)
+    yield from _figures("personal data in continuations", {ALL: result.personal_data}, "share", "lower")
+
+
+def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: Better | None) -> Iterator[Figure]:
+    for name, by_reference in slices.items():
+        for reference, observed in by_reference.items():
+            yield Figure(what=what, slice=name, unit=unit, better=better, reference=reference, observed=observed)
+
+
+def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
+    """Slices with their names in full; none where there is but one, which is all."""
+    return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
+
+
+def _directions(
+    samples: Sequence[Row], language: Callable[[Row], str], compared: Callable[[Sequence[Row]], ByReference]
+) -> dict[str, ByReference]:
+    """Slices by direction of writing, where they are not the languages themselves."""
+    languages = {language(sample) for sample in samples}
+    directions = {direction_of(each) for each in languages}
+    if len(directions) < 2 or len(languages) == len(directions):
+        return {}
+    return {
+        direction: compared([sample for sample in samples if direction_of(language(sample)) == direction])
+        for direction in sorted(directions)
+    }
+
+
+def _worse(what: str, rows: Mapping[str, Mapping[Arm, float]], better: Better) -> Iterator[WorseRows]:
+    sign = 1 if better == "lower" else -1
+    for reference in references_in(next(iter(rows.values()))) if rows else ():
+        rise = {name: sign * (sides["candidate"] - sides[reference]) for name, sides in rows.items()}
+        worse = sorted((name for name in rows if rise[name] > 0), key=lambda name: (-rise[name], name))
+        shown = worse[:ROWS_SHOWN]
+        yield WorseRows(
+            what=what,
+            reference=reference,
+            worse=len(worse),
+            ids=tuple(shown),
+            before=tuple(float(rows[name][reference]) for name in shown),
+            after=tuple(float(rows[name]["candidate"]) for name in shown),
+        )

@@ -1,0 +1,146 @@
+"""MODULE DOCSTRING."""
+
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.errors import StaleInput
+from sovereign_pipeline.evaluation.incumbent import (
+    incumbent_in,
+    is_incumbent,
+    stands_on,
+)
+from sovereign_pipeline.evaluation.records import (
+    REPORT_FILE,
+    IncumbentFacts,
+    as_json,
+)
+from sovereign_pipeline.evaluation.report.gates import DEMANDS, Demand
+from sovereign_pipeline.evaluation.report.page import as_html
+from sovereign_pipeline.evaluation.report.report import EvaluationReport, as_markdown, evaluate, read_samples
+from sovereign_pipeline.evaluation.report.waivers import earlier_waivers, waiver_digests
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.policy.gates import Gates
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+
+
+def _report_config(line: Line) -> Config:
+    return {
+        "seed": line.evaluation.seed,
+        "suites": [suite.name for suite in line.evaluation.capability],
+        "gates": line.gates.model_dump(
+            mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields} | {"review": True}
+        ),
+    }
+
+
+def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    report = _observed(workplace, inputs)
+    (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
+    (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
+    (workspace / "report.html").write_text(as_html(report), encoding="utf-8")
+    return Built(
+        summary={
+            "outcome": report.outcome,
+            "incumbent": report.incumbent.model_dump(mode="json") if report.incumbent is not None else None,
+            "gates": {finding.gate: finding.outcome for finding in report.findings},
+            "held": {
+                f"{held.what}, against the {held.reference}": held.observed.model_dump(mode="json")
+                for finding in report.findings
+                for held in finding.held
+            },
+            "regressions": len(report.regressions),
+        }
+    )
+
+
+def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
+    """The report computed anew from the samples of the report's inputs, and from what the registry holds."""
+    samples = read_samples(
+        capability=inputs[CAPABILITY_SCORES.kind].path,
+        private=inputs[PRIVATE_SCORES.kind].path,
+        red_team=inputs[RED_TEAM_REPORT.kind].path,
+    )
+    return evaluate(workplace.line, samples, _incumbent(workplace, inputs), earlier_waivers(workplace))
+
+
+def _gate(demand: Demand) -> Gate:
+    """The gate of one demand. It computes the report anew, and says no to one that says something else."""
+
+    def config(line: Line) -> Config:
+        section = demand.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
+        return {"seed": line.evaluation.seed, **section}
+
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        observed = _observed(workplace, inputs)
+        finding = observed.finding(demand.name)
+        evidence = {
+            "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": demand.name}),
+            "held": [held.model_dump(mode="json") for held in finding.held],
+        }
+        if artifact.file(REPORT_FILE).read_text(encoding="utf-8") != as_json(observed):
+            said = "report.json does not say what the samples say. Materialize evaluation_report again."
+            return Verdict(False, said, evidence)
+        return Verdict(
+            finding.outcome == "pass", finding.message, evidence, inconclusive=finding.outcome == "inconclusive"
+        )
+
+    return Gate(
+        name=demand.name,
+        question=demand.question,
+        code_version="4",
+        evaluate=evaluate,
+        config=config,
+        officer_may=lambda line: demand.section(line.gates).officer_may,
+    )
+
+
+def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
+    """The digests of all that an answer stands on. That another of them is another answer follows from the record's
+    identity, its one input being the report; here they are by name. A signature of the record covers them."""
+    scores = [each.manifest for each in inputs.values()]
+    return {
+        "report": artifact.ref.digest,
+        "candidate": sorted(
+            {each.inputs[ALIGNED_ADAPTER.kind] for each in scores if ALIGNED_ADAPTER.kind in each.inputs}
+        ),
+        "base_model": sorted({each.inputs[BASE_MODEL.kind] for each in scores}),
+        "incumbent": observed.incumbent.digest if observed.incumbent is not None else None,
+        "items": {
+            name: digest for each in scores for name, digest in each.external_inputs.items() if not is_incumbent(name)
+        },
+        "scores": {kind: each.ref.digest for kind, each in inputs.items()},
+        "policy": digest_of(policy),
+    }
+
+
+def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
+    """The one incumbent of all three scores. Raises StaleInput when they were made against different ones."""
+    found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
+    if len(found) > 1:
+        named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
+        raise StaleInput(
+            f"Line {workplace.line.line}: its scores were made against different incumbents ({named}), since an "
+            f"adapter was registered between them. Run the line again: `sovereign run {workplace.line.line}`."
+        )
+    incumbent = found.pop()
+    if incumbent is None:
+        return None
+    base_model = workplace.store.open_input(inputs[PRIVATE_SCORES.kind].manifest, BASE_MODEL.kind)
+    return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=stands_on(workplace, incumbent[1], base_model))
+
+
+EVALUATION_REPORT = Stage(
+    kind="evaluation_report",
+    code_version="5",
+    build=_build_report,
+    inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
+    config=_report_config,
+    external=waiver_digests,
+    libraries=("matplotlib", "numpy", "scipy"),
+    gates=tuple(_gate(demand) for demand in DEMANDS),
+)

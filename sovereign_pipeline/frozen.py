@@ -1,0 +1,13 @@
+"""The one base of every typed value that is read from a file or written to one.
+
+What belongs here: how such a value behaves. What does not: what an institution edits by hand, whose mistakes are
+explained key by key (`policy/recipe_model.py`).
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """A value that cannot change, refuses unknown fields, and takes its fields' descriptions from their docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

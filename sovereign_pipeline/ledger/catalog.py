@@ -1,0 +1,124 @@
+"""What the registry holds, as plain dictionaries that are ready for JSON. Read by the command line and by pages."""
+
+import datetime
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import select
+
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, Table
+
+
+def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """Every registered adapter, or those of one line, in the order of registration."""
+    query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
+    if line is not None:
+        query = query.where(Adapter.line == line)
+    with registry.reading() as session:
+        return [row_as_dict(adapter) for adapter in session.scalars(query)]
+
+
+def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
+    """One adapter with the acceptances of officers and the rows of its datasets and its base model.
+
+    Raises NotFoundError that lists the known ones.
+    """
+    with registry.reading() as session:
+        adapter = find_adapter(registry, adapter_id)
+        digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
+        datasets = session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc()))
+        return {
+            **row_as_dict(adapter),
+            "acceptances": waivers_of(adapter),
+            "datasets": [row_as_dict(dataset) for dataset in datasets],
+            "base": row_as_dict(session.get_one(BaseModelRow, adapter.base_model_digest)),
+        }
+
+
+def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
+    """Where an officer let the adapter pass a gate that did not: stage, gate, outcome, and who, why, when."""
+    return [
+        {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
+        for each in adapter.gate_records
+        if "acceptance" in each
+    ]
+
+
+def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
+    """Every acceptance and override behind the registered adapters of a line whose artifact is not `besides`, oldest
+    adapter first."""
+    query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
+    with registry.reading() as session:
+        return [
+            {"adapter": adapter.id, **each}
+            for adapter in session.scalars(query)
+            if adapter.adapter_digest != besides
+            for each in waivers_of(adapter)
+        ]
+
+
+def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """Every dataset that made a registered adapter, or those of one line, oldest first, with the adapters it made."""
+    query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
+    if line is not None:
+        query = query.where(Dataset.line == line)
+    with registry.reading() as session:
+        adapters = session.scalars(select(Adapter).order_by(Adapter.registered_at, Adapter.id)).all()
+        return [_dataset_as_dict(dataset, adapters) for dataset in session.scalars(query)]
+
+
+def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
+    """One dataset by its digest or the first digits of it. Raises NotFoundError for none, or for more than one."""
+    found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
+    problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
+    raise NotFoundError(f"{problem} '{digest}'. Give one of these, or more of its digits: {known}.")
+
+
+def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
+    """The adapter that was registered from a record, or None."""
+    with registry.reading() as session:
+        return session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
+
+
+def is_registered(registry: Registry, record_digest: str) -> bool:
+    return registered_as(registry, record_digest) is not None
+
+
+def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
+    """The row itself. Raises NotFoundError that lists the known ones."""
+    with registry.reading() as session:
+        adapter = session.get(Adapter, adapter_id)
+        if adapter is not None:
+            return adapter
+        known = ", ".join(session.scalars(select(Adapter.id).order_by(Adapter.id))) or "none"
+    raise NotFoundError(f"There is no registered adapter '{adapter_id}'; known adapters: {known}.")
+
+
+def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
+    """The adapter of a line with the highest version whose artifact is not one of `besides`, or None.
+
+    Versions only rise, so it is the one that was registered last; times of registration are whole seconds and may tie.
+    """
+    with registry.reading() as session:
+        adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
+    others = [adapter for adapter in adapters if adapter.adapter_digest not in besides]
+    return max(others, key=lambda adapter: adapter.version_numbers, default=None)
+
+
+def row_as_dict(row: Table) -> dict[str, Any]:
+    """Every column by its name; days and times in ISO 8601, times in UTC."""
+    return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+def _dataset_as_dict(dataset: Dataset, adapters: Any) -> dict[str, Any]:
+    made = [each.id for each in adapters if dataset.digest in (each.dataset_digest, each.preference_dataset_digest)]
+    return {**row_as_dict(dataset), "adapters": made}

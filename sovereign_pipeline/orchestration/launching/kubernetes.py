@@ -1,0 +1,196 @@
+"""Running the trainer in a pod of its own, by Dagster's Pipes client for Kubernetes.
+
+What belongs here: the pod, what it must see, and its end. What the trainer needs on another machine is
+`training/elsewhere.py`. Not run on a cluster yet: the tests hold it to Kubernetes' own models, not to a server.
+"""
+
+import importlib.util
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.errors import InputError, RecipeError
+from sovereign_pipeline.policy.trainer import Kubernetes, Volume
+from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.processes.launcher import SECONDS_FOR_A_CHECKPOINT, worker_command
+from sovereign_pipeline.training.processes.remote import environment_elsewhere, read_answer
+
+LABEL = "sovereign-pipeline/trainer"
+SECONDS_BETWEEN_LOOKS = 2.0
+READ_BY_THE_TRAINER = ("base_model", "dataset", "start_adapter")
+WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "references")
+
+
+def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vault: Path, job: Path) -> None:
+    """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
+
+    vault: refused on any volume of the pod. When this process is interrupted the pod is deleted: the trainer gets
+    SIGTERM, saves a checkpoint, and is waited for. Raises InputError when dagster-k8s is not installed here or the
+    cluster is not known, RecipeError for a path that the pod would not see, and TrainingFailed with the trainer's own
+    paragraph, or saying how the pod ended.
+    """
+    if importlib.util.find_spec("dagster_k8s") is None:
+        raise InputError(
+            "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here. Run `pip install "
+            "'sovereign-pipeline[kubernetes]'` from the institution's own package mirror."
+        )
+    assert_seen_by_pod(place, job, vault)
+    from dagster_k8s import PipesK8sClient
+    from dagster_k8s.client import DagsterK8sError
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.config import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    name = uuid.uuid4().hex[:16]
+    client = PipesK8sClient(kubeconfig_file=str(place.kubeconfig) if place.kubeconfig is not None else None)
+    try:
+        client.run(
+            context=context,
+            image=place.image,
+            namespace=place.namespace,
+            command=worker_command(place.python, job),
+            env=environment_elsewhere(job),
+            base_pod_meta={"labels": {LABEL: name}},
+            base_pod_spec=pod_spec(place, job),
+            pod_wait_timeout=0,  # a training takes as long as it takes
+        )
+    except ConfigException as error:
+        raise InputError(
+            f"trainer.kubeconfig of institution.yaml does not say how the cluster is reached: {_short(error)}."
+        ) from None
+    except (DagsterK8sError, ApiException, HTTPError) as error:
+        _wait_until_gone(place, name, context.log.info)
+        read_answer(job, f"the pod in namespace {place.namespace} ended: {_short(error)}", context.log.info)
+        return
+    except BaseException:
+        _wait_until_gone(place, name, context.log.info)
+        raise
+    read_result(TrainingJob.read(job).result)
+
+
+def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
+    """The pod, but for its image, command and environment. It runs as this process's user, so that either may remove
+    what the other made; it has no token for the cluster and no address of another service."""
+    container: dict[str, Any] = {
+        "name": "trainer",
+        "workingDir": str(job.parent),
+        "volumeMounts": [
+            *(_mount(f"volume-{number}", volume) for number, volume in enumerate(place.volumes)),
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+        ],
+        "resources": _resources(place),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": SECONDS_FOR_A_CHECKPOINT,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsUser": os.getuid(),
+            "runAsGroup": os.getgid(),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(place.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in place.tolerations],
+        "imagePullSecrets": [{"name": secret} for secret in place.image_pull_secrets],
+        "volumes": [
+            *(
+                {
+                    "name": f"volume-{number}",
+                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
+                }
+                for number, volume in enumerate(place.volumes)
+            ),
+            # Processes of one training and the workers of a data loader exchange tensors there; a pod has 64 MiB.
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+        "containers": [container],
+    }
+    if place.service_account is not None:
+        spec["serviceAccountName"] = place.service_account
+    return spec
+
+
+def assert_seen_by_pod(place: Kubernetes, job: Path, vault: Path) -> None:
+    """Raise RecipeError for a path of the job that is on no volume of the pod, or on a read-only one where the trainer
+    writes; and for a volume that holds the vault, which the training side never sees."""
+    for volume in place.volumes:
+        if vault.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(vault.resolve()):
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds the vault {vault}, which a "
+                f"trainer must not see. Move the vault (SOVEREIGN_VAULT) off that volume."
+            )
+    for path, writes in _paths(job):
+        holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
+        if not holding:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod. Add "
+                f"the volume that holds it, mounted at the same path as here."
+            )
+        nearest = max(holding, key=lambda volume: len(volume.path.parts))
+        if writes and nearest.read_only:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {nearest.claim} at "
+                f"{nearest.path} is read_only. $SOVEREIGN_HOME must be on a volume that can be written."
+            )
+
+
+def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
+    """Every path of a job and whether the trainer writes there; where links lead, too."""
+    described = TrainingJob.read(job)
+    named = [(job.parent, True)]
+    named += [(getattr(described, field), False) for field in READ_BY_THE_TRAINER]
+    named += [(getattr(described, field), True) for field in WRITTEN_BY_THE_TRAINER]
+    for path, writes in named:
+        if path is not None:
+            yield path, writes
+            yield path.resolve(), writes
+
+
+def _mount(name: str, volume: Volume) -> dict[str, Any]:
+    return {"name": name, "mountPath": str(volume.path), "readOnly": volume.read_only}
+
+
+def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if place.cpus is not None:
+        requests["cpu"] = f"{place.cpus:g}"
+    if place.memory_gib is not None:
+        requests["memory"] = limits["memory"] = f"{place.memory_gib}Gi"
+    if place.gpus:
+        requests[place.gpu_resource] = limits[place.gpu_resource] = str(place.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
+    """Wait until the deleted pod has ended, as long as a checkpoint may take; the client only asks for the deletion."""
+    from kubernetes.client import CoreV1Api
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_LOOKS
+    selector = f"{LABEL}={name}"
+    progress(f"waiting for the pod to end; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
+    try:
+        while CoreV1Api().list_namespaced_pod(place.namespace, label_selector=selector).items:
+            if time.monotonic() > deadline:
+                progress(f"the pod has not ended; see `kubectl get pod -n {place.namespace} -l {selector}`")
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except (ApiException, HTTPError) as error:
+        progress(f"whether the pod {selector} in {place.namespace} has ended is not known: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    """One line of it, without the ends of logs that Dagster's client puts there."""
+    text = re.sub(r"Last \d+ log lines.*", "", str(error), flags=re.DOTALL)
+    return " ".join(text.split())[:300].rstrip(" .")

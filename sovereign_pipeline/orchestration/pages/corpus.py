@@ -1,0 +1,124 @@
+"""MODULE DOCSTRING."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.stage import Verdict
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
+from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.tokens import as_table
+from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
+
+_DOCUMENT_COLUMNS = {
+    "id": "row id in the source",
+    "source": "name of the source in the recipe",
+    "case": "case file; never on both sides of the split",
+    "department": "",
+    "author": "officer who wrote the reply",
+    "date": "ISO day of the reply",
+    "classification": "level on the institution's ladder",
+    "language": "",
+    "subject": "",
+    "request": "the incoming letter",
+    "response": "the reply that was sent, or the chosen one",
+    "rejected": "the rejected reply of a preference pair, else null",
+    "label": "whether people found the reply good, else null",
+    "links": "ids of rows of the same matter",
+}
+
+
+_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    **{
+        kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
+    },
+    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and letter", "output": "the reply"},
+    "preference_dataset": {
+        "id": "row id",
+        "prompt": "whole user message",
+        "chosen": "of a pair",
+        "rejected": "of a pair",
+        "completion": "in place of a pair: a reply that people judged",
+        "label": "whether they found it good",
+    },
+}
+
+
+def schema_of(kind: str) -> dict[str, dg.TableSchema]:
+    """The column schema shown on the asset's definition, for assets that hold rows."""
+    columns = _COLUMNS.get(kind)
+    if columns is None:
+        return {}
+    described = [dg.TableColumn(name, "string", description=text or None) for name, text in columns.items()]
+    return {"dagster/column_schema": dg.TableSchema(columns=described)}
+
+
+def raw_corpus(artifact: Artifact) -> Page:
+    sources = read_json(artifact.file("sources.json"))
+    shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention", "sha256")
+    quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file("quarantine.jsonl"))]
+    page: Page = {
+        "sources": table([{name: source[name] for name in shown} for source in sources]),
+        "quarantined": artifact.manifest.summary["quarantined"],
+    }
+    if quarantined:
+        page["quarantine (first 50)"] = table(quarantined[:50])
+    return page
+
+
+def classified_corpus(artifact: Artifact) -> Page:
+    summary = artifact.manifest.summary
+    return {
+        "levels": table([{"level": level, "documents": count} for level, count in summary["levels"].items()]),
+        "ceiling": summary["ceiling"],
+        "raised by their case file": summary["raised_by_case"],
+    }
+
+
+def proof(artifact: Artifact) -> Page:
+    proof = read_json(artifact.file("proof.json"))
+    return {"proof": table([{"fact": name, "value": value} for name, value in _flat(proof)])}
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every single value with the names that lead to it: `crossing: case`, `0`."""
+    for name, value in facts.items():
+        label = f"{above}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{label}: ")
+        else:
+            yield label, str(value)
+
+
+def build_card(artifact: Artifact) -> Page:
+    card = DatasetCard.model_validate_json(artifact.file("card.json").read_bytes())
+    return {
+        "findings to look at": sum(finding.warns for finding in card.findings),
+        "quality": table([_finding(finding) for finding in card.findings]),
+        "tokens": table([dict(side) for side in as_table(card.tokens)]),
+        "data card": dg.MetadataValue.md(card.to_markdown()),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "finding": finding.name,
+        "look": "yes" if finding.warns else "",
+        "rows": finding.count,
+        "share": finding.share,
+        "first row ids": ", ".join(finding.rows),
+        "what it counts": finding.what,
+        "what to do": finding.todo,
+    }
+
+
+def contamination(verdicts: Mapping[str, Verdict]) -> Page:
+    """By suite; the row ids are in `listed.jsonl` of the gate's record."""
+    verdict = verdicts.get(NOT_CONTAMINATED)
+    if verdict is None:
+        return {}
+    return {"contamination": table([{"suite": name, **counts} for name, counts in verdict.evidence["suites"].items()])}

@@ -1,0 +1,225 @@
+"""Which mentions of one case file are one person: what a name is made of, and which names may be joined.
+
+What belongs here: names as parts, and the rule by which a shorter one joins a fuller one. What does not: finding names
+in a text (`name_patterns.py`, `name_models.py`), what a name looks like in another script or spelling
+(`transliteration.py`), the numbers of placeholders (`scrubbing.py`).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, product
+
+from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
+
+
+@dataclass(frozen=True)
+class PersonName:
+    """given, fathers (nearest first), surname, all folded; `alone`: one word of which it is not known what it is."""
+
+    given: str | None = None
+    fathers: tuple[str, ...] = ()
+    surname: str | None = None
+    alone: str | None = None
+
+    def says_less_than(self, other: "PersonName") -> bool:
+        """Whether everything this name says is said by the other, and the other says more."""
+        if self == other or other.alone is not None:
+            return False
+        if self.alone is not None:
+            return self.alone in (other.given, other.surname)
+        return (
+            self.given in (None, other.given)
+            and self.surname in (None, other.surname)
+            and self.fathers == other.fathers[: len(self.fathers)]
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Every part that is known."""
+        return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
+
+    def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
+        """The same name with some parts written in another way."""
+        if not equal:
+            return self
+        given, surname, alone = (
+            None if part is None else equal.get(part, part) for part in (self.given, self.surname, self.alone)
+        )
+        return PersonName(given, tuple(equal.get(father, father) for father in self.fathers), surname, alone)
+
+    def may_be(self, other: "PersonName") -> bool:
+        """Whether what both names say is the same or may be another spelling of it, and at least one part is that."""
+        if self.alone is not None or other.alone is not None:
+            short, whole = (self, other) if self.alone is not None else (other, self)
+            candidates = (whole.given, whole.surname, whole.alone)
+            return any(
+                part is not None and short.alone != part and likeness(short.alone or "", part) for part in candidates
+            )
+        shared = [
+            (one, theirs)
+            for one, theirs in zip(
+                (self.given, self.surname, *self.fathers), (other.given, other.surname, *other.fathers), strict=False
+            )
+            if one is not None and theirs is not None
+        ]
+        spelt = [pair for pair in shared if pair[0] != pair[1]]
+        return bool(spelt) and all(likeness(*pair) for pair in spelt)
+
+
+# What differs in writing alone, whoever wrote it: (pattern, replacement), in this order, before and after casefold.
+_JOINED_ARTICLE = re.compile(r"(?<!\w)[AE]l(?=[A-Z])")
+_LATIN_WRITING = (
+    (re.compile(r"(?<!\w)(?:al|el)[ -]"), "al-"),
+    (re.compile(r"(?<!\w)a(sh|th|dh|[stdnrz])[ -](?=\1)"), "al-"),  # the article before a sun letter: ash-Shihhi
+    (re.compile(r"(?<!\w)al-bu[ -]"), "al-bu"),
+    (re.compile(r"(?<!\w)abd(?:[aeu]l[ -]|[ -]?al-|-ul-)(?=\w)"), "abdul"),
+    (re.compile(r"(?<!\w)abdu(sh|th|dh|[stdnrz])[ -](?=\1)"), "abdul"),
+    (re.compile(r"(?<!\w)abd[ae]l(?=l|\w{3})"), "abdul"),
+    (re.compile(r"(?<!\w)(abu|bu)[ -](?=\w)"), r"\1"),
+)
+_ARABIC_WRITING = (
+    (re.compile(r"(?<!\w)آل (?=\w)"), "ال-"),
+    (re.compile("[أإآ]"), "ا"),
+    (re.compile(r"(?<!\w)عبد ال(?=\w)"), "عبدال"),
+    (re.compile(r"(?<!\w)(ابو|بو|البو) (?=\w)"), r"\1"),
+)
+
+
+def folded(name: str) -> str:
+    """A name, or a part of one, without what differs in writing alone: letter case, hyphens, the spelling of the
+    article, forms of alef, compounds written apart, a final ta marbuta without its dots."""
+    text = _JOINED_ARTICLE.sub("al-", name.strip())
+    if is_arabic(text):
+        for pattern, plain in _ARABIC_WRITING:
+            text = pattern.sub(plain, text)
+    text = text.casefold()
+    for pattern, plain in _LATIN_WRITING:
+        text = pattern.sub(plain, text)
+    return text
+
+
+@lru_cache(maxsize=1 << 16)
+def folded_word(word: str) -> str:
+    """One word of a name as it stands in a PersonName."""
+    return re.sub("ة$", "ه", folded(word))
+
+
+@lru_cache(maxsize=1 << 16)
+def person_name(text: str) -> PersonName:
+    """The parts of a name, without honorifics, each as `folded_word` writes it."""
+    titles = gazetteer.HONORIFICS | gazetteer.TITLES_AR
+    words = folded(text).split()
+    tokens = [token for token in words if token.strip(".") not in titles] or words
+    surname = None
+    if len(tokens) > 1 or tokens[0].startswith(("al-", "ال-")) or looks_like_nisba(tokens[0]):
+        surname = tokens[-1]
+        tokens = tokens[:-1]
+        if tokens and tokens[-1] in gazetteer.KINSHIP | gazetteer.KINSHIP_AR:  # "Amer bin Tannaf": a father, no surname
+            tokens, surname = [*tokens, surname], None
+        while tokens and tokens[-1] in gazetteer.PARTICLES:
+            surname = f"{tokens.pop()} {surname}"
+    if surname is None and len(tokens) == 1:
+        return PersonName(alone=folded_word(tokens[0]))
+    people = [folded_word(token) for token in tokens if token not in gazetteer.KINSHIP | gazetteer.KINSHIP_AR]
+    return PersonName(
+        people[0] if people else None, tuple(people[1:]), folded_word(surname) if surname is not None else None
+    )
+
+
+def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
+    """Map each name of one case to the fullest name of that person, and tell which names a person must look at.
+
+    A part in Arabic letters counts as the part in Latin letters that it is certainly a spelling of, when within the
+    case each may be the other and nothing else. Then a shorter name joins a fuller one only when exactly one fuller
+    name in the case says all it says. What remains a person of its own is told when it could be another: a short name
+    that fits several, a part that fits several of the other script, and another spelling of the same name.
+    """
+    distinct = list(dict.fromkeys(names))
+    equal = _equal_parts({part for name in distinct for part in name.parts})
+    read = {name: name.with_parts(equal) for name in distinct}
+    owners, ambiguous = _joined(list(dict.fromkeys(read.values())))
+    persons = {name: owners[read[name]] for name in distinct}
+    unsure = ambiguous | _perhaps_the_same(owners)
+    return persons, {name for name in distinct if read[name] in unsure}
+
+
+def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
+    """Each name's fullest name, by equal parts alone; and the names that fit several."""
+    by_part: dict[str, list[PersonName]] = {}
+    for name in distinct:
+        for part in {name.given, name.surname}:
+            if part is not None:
+                by_part.setdefault(part, []).append(name)
+    fuller = {
+        name: [other for other in by_part.get(_telling_part(name), []) if name.says_less_than(other)]
+        for name in distinct
+    }
+    persons: dict[PersonName, PersonName] = {}
+    ambiguous: set[PersonName] = set()
+    for name in distinct:
+        owners = [other for other in fuller[name] if not fuller[other]]
+        persons[name] = owners[0] if len(owners) == 1 else name
+        if len(owners) > 1:
+            ambiguous.add(name)
+    return persons, ambiguous
+
+
+def _telling_part(name: PersonName) -> str:
+    """A part that every fuller name of the same person has too."""
+    return name.surname or name.given or name.alone or ""
+
+
+def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
+    """Arabic part -> Latin part, where each is the only one of the case that the other may be, and certainly is."""
+    alike = _across_scripts(parts)
+    times = Counter(part for pair in alike for part in pair)
+    return {
+        one: other
+        for one, other in alike
+        if times[one] == times[other] == 1 and likeness(one, other) is Likeness.CERTAIN
+    }
+
+
+def _across_scripts(parts: Iterable[str]) -> list[tuple[str, str]]:
+    """Each Arabic part with each Latin part that it may be."""
+    arabic: list[str] = []
+    latin: list[str] = []
+    for part in parts:
+        (arabic if is_arabic(part) else latin).append(part)
+    return [(one, other) for one in arabic for other in latin if likeness(one, other)]
+
+
+def _perhaps_the_same(persons: Mapping[PersonName, PersonName]) -> set[PersonName]:
+    """Names of different persons of which each part may be a spelling of the other's, in one script or in two."""
+    by_part: dict[str, list[PersonName]] = {}
+    for name in persons:
+        for part in name.parts:
+            by_part.setdefault(part, []).append(name)
+    by_skeleton: dict[str, list[str]] = {}
+    for part in by_part:
+        by_skeleton.setdefault(skeleton(part), []).append(part)
+    in_one_script = (pair for parts in by_skeleton.values() for pair in combinations(parts, 2))
+    return {
+        name
+        for one, other in (*in_one_script, *_across_scripts(by_part))
+        for pair in product(by_part[one], by_part[other])
+        if persons[pair[0]] != persons[pair[1]] and pair[0].may_be(pair[1])
+        for name in pair
+    }
+
+
+def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
+    """The folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
+    parts = {part for name in names for part in (name.given, name.surname, name.alone) if part is not None}
+    # "Abdul Rahman" is one part, and two words where it is looked for.
+    parts |= {word for part in parts if part.startswith("abdul") and len(part) > 8 for word in ("abdul", part[5:])}
+    return frozenset(part for part in parts if len(part) > 2 and not part.endswith("."))
+
+
+def looks_like_nisba(word: str) -> bool:
+    """Whether an Arabic word has the shape of a family name: the article before it, the ending of belonging."""
+    return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))

@@ -1,0 +1,81 @@
+"""One forward pass over replies that lie behind one another in one row, and the log-probability of each.
+
+No token is padding and the prompts' positions never reach the vocabulary, which is where the speed comes from. Rows are
+kept apart by their positions, which start again at each: transformers builds the attention mask from that when no mask
+is given and no cache is asked for. Whether a model keeps to it is checked before each training (`guards.py`).
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from sovereign_pipeline.training.loop.rows import IGNORED, Completion
+
+Batch = dict[str, Any]
+
+
+def packed(completions: Sequence[Completion]) -> Batch:
+    """Tensors of shape [1, tokens]: input_ids, position_ids, labels; and lengths, [completions]."""
+    import torch
+
+    return {
+        "input_ids": torch.tensor([[token for each in completions for token in each.ids]]),
+        "position_ids": torch.tensor([[place for each in completions for place in range(len(each))]]),
+        "labels": torch.tensor([[label for each in completions for label in each.labels]]),
+        "lengths": torch.tensor([len(each) for each in completions]),
+    }
+
+
+def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
+    """What accelerate puts around each forward of a training with this precision. Whoever asks the same model for a
+    number to compare with the training's, before it or after, asks within this, or the two differ by rounding.
+
+    device: `cpu` or `cuda`.
+    """
+    import torch
+
+    return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:
+    """Log-probability (nats) of each supervised token, float32, [supervised tokens], in the order of the batch.
+
+    together: in one pass. Else each completion in a pass of its own, for models that cannot keep rows apart.
+    """
+    import torch
+
+    if not together:
+        return torch.cat([token_log_probabilities(model, each) for each in _one_by_one(batch)])
+    targets = batch["labels"][0, 1:]
+    supervised = (targets != IGNORED).nonzero().squeeze(1)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    if "lengths" in batch:
+        from sovereign_pipeline.training.loop.attention import row_lengths
+
+        inputs |= row_lengths(model, batch["lengths"].tolist())
+    if batch["input_ids"].is_cuda:
+        # TRL's kernel goes through the vocabulary in tiles, so the logits are never whole in memory.
+        return model(**inputs, labels=batch["labels"], fused_lm_head=True).log_probs[0, supervised]
+    logits = model(**inputs, logits_to_keep=supervised).logits[0].float()
+    return -torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="none")
+
+
+def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
+    """Of each completion, [completions]: the log-probability (nats) of its whole reply, and the reply's tokens."""
+    import torch
+
+    tokens = token_log_probabilities(model, batch, together)
+    lengths = batch["lengths"]
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)[1:]
+    owner = owner[batch["labels"][0, 1:] != IGNORED]
+    sums = torch.zeros(len(lengths), device=tokens.device, dtype=tokens.dtype).index_add(0, owner, tokens)
+    return sums, torch.bincount(owner, minlength=len(lengths))
+
+
+def _one_by_one(batch: Batch) -> list[Batch]:
+    lengths = batch["lengths"].tolist()
+    ends = [sum(lengths[: place + 1]) for place in range(len(lengths))]
+    return [
+        {name: batch[name][:, end - length : end] for name in ("input_ids", "position_ids", "labels")}
+        for end, length in zip(ends, lengths, strict=True)
+    ]

@@ -1,0 +1,139 @@
+"""The mask view: one row as the trainer encodes it, back as text, with the part that is supervised apart.
+
+What belongs here: which row, and its text for a terminal. What does not: encoding (`rows.py`). A row's text is returned
+to whoever asked to see it, and goes into no log, error or artifact.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import digest_of, short
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.corpus.document import Document, read_jsonl
+from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.formats import sft_row
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.policy.training import Tuning
+from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
+
+# Control characters could move the terminal's cursor over what was shown; Unicode has a picture of each.
+_AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+
+_SAMPLE = Document(
+    id="sample",
+    source="sample",
+    case="",
+    department="",
+    author="",
+    date="2024-01-15",
+    classification="",
+    language="en",
+    subject="Lamp on the pier",
+    request="Sir, the lamp on the pier has been dark since Monday. When will it be mended?",
+    response="The lamp will be mended on Thursday. Thank you for your letter.",
+)
+
+
+@dataclass(frozen=True)
+class MaskedCompletion:
+    """prompt, supervised: text of the token ids, the template's marks included. end_id: the last supervised token where
+    it ends a turn, else None. max_length: of the stage that trains on it."""
+
+    name: str
+    prompt: str
+    supervised: str
+    prompt_tokens: int
+    supervised_tokens: int
+    end_id: int | None
+    max_length: int
+
+    @property
+    def is_cut(self) -> bool:
+        return self.prompt_tokens + self.supervised_tokens > self.max_length
+
+
+@dataclass(frozen=True)
+class MaskedRow:
+    """origin: where the row is from, for people. completions: one, or chosen and rejected."""
+
+    id: str
+    origin: str
+    completions: tuple[MaskedCompletion, ...]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One dataset of the line as it is, and how the recipe trains on it."""
+
+    stage: Stage
+    file: str
+    method: str
+    tuning: Tuning
+
+
+def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
+    """The row with this id in the line's current datasets, or the first of training_dataset, as the trainer sees it.
+
+    Where neither dataset has been made yet it is an invented letter, and says so. Raises NotFoundError for a row that
+    is in neither, and IntegrityError when a dataset's bytes or the tokenizer's files are not the recorded ones.
+    """
+    tokenizer_digests(workplace)
+    tokenizer, ends = BaseTokenizer(workplace).loaded
+    made = [
+        (rows, ref)
+        for rows in _rows_of(workplace)
+        if (ref := workplace.store.current(workplace.line.line, rows.stage.kind)) is not None
+    ]
+    for rows, ref in made:
+        artifact = workplace.store.open(ref)
+        if rows.file not in {entry.path for entry in artifact.manifest.files}:
+            continue  # made when the recipe preferred by another method, and not what it would train on
+        for row in read_jsonl(artifact.file(rows.file)):
+            if row_id in (None, row["id"]):
+                origin = f"{rows.file} of the line's current {ref.kind} {short(ref.digest)}"
+                if artifact.manifest.producer.config_sha256 != digest_of(rows.stage.config_at(workplace)):
+                    origin += ", made under another recipe than this file: run the line to have it made anew"
+                encoded = encode(tokenizer, rows.method, row, sorted(ends))
+                return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, rows.tuning)))
+    if made or row_id is not None:
+        raise NotFoundError(
+            f"Line {workplace.line.line}: no row '{row_id or ''}' in what the trainer reads of it ("
+            f"{', '.join(ref.kind for _, ref in made) or 'no dataset has been made yet'}). A row that was held out or "
+            f"put into quarantine is not there; `sovereign run {workplace.line.line}` makes the datasets."
+        )
+    encoded = encode(tokenizer, "sft", dict(sft_row(_SAMPLE, workplace.line.training.instruction)), sorted(ends))
+    origin = "an invented letter behind the line's instruction: the line has no training_dataset yet"
+    return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, workplace.line.training.sft)))
+
+
+def _rows_of(workplace: Workplace) -> Iterator[_Rows]:
+    training = workplace.line.training
+    yield _Rows(TRAINING_DATASET, TRAINING_ROWS, "sft", training.sft)
+    if training.preference is not None:
+        file = LABEL_ROWS if training.preference.method == "kto" else PREFERENCE_ROWS
+        yield _Rows(PREFERENCE_DATASET, file, training.preference.method, training.preference)
+
+
+def _masked(tokenizer: Any, ends: frozenset[int], row: EncodedRow, tuning: Tuning) -> Iterator[MaskedCompletion]:
+    names = ("reply",) if len(row.completions) == 1 else ("chosen", "rejected")
+
+    def text(ids: list[int]) -> str:
+        return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).translate(_AS_PICTURES)
+
+    def end_of(completion: Completion) -> int | None:
+        last = completion.reply_ids[-1] if completion.reply_ids else None
+        return last if last in ends else None
+
+    for name, completion in zip(names, row.completions, strict=True):
+        yield MaskedCompletion(
+            name=name,
+            prompt=text(completion.prompt_ids),
+            supervised=text(completion.reply_ids),
+            prompt_tokens=len(completion.prompt_ids),
+            supervised_tokens=len(completion.reply_ids),
+            end_id=end_of(completion),
+            max_length=tuning.max_length,
+        )

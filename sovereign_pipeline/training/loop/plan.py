@@ -1,0 +1,78 @@
+"""In which order rows are trained, decided before the trainer sees them, so that it can be recorded and is the same
+again: after an interruption, and years later.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.rows import EncodedRow, pack
+from sovereign_pipeline.training.sizing.sizing import Forward
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The units (packs of rows, or single rows) in the order in which they are trained.
+
+    batch_size: units in one pass. units_a_step: batch_size × gradient_accumulation × devices. left_out: the last unit,
+    where it would have been alone in its batch and the method needs two.
+    """
+
+    units: list[list[EncodedRow]]
+    batch_size: int
+    units_a_step: int
+    left_out: int = 0
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(len(self.units) / self.units_a_step)
+
+    @property
+    def order_digest(self) -> str:
+        return digest_of([[row.id for row in unit] for unit in self.units])
+
+    @property
+    def rows(self) -> list[EncodedRow]:
+        return [row for unit in self.units for row in unit]
+
+    @property
+    def largest_forward(self) -> Forward:
+        """Of all passes, the most tokens and the most supervised tokens."""
+        batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
+        return Forward(
+            tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
+            supervised=max(sum(row.supervised for unit in batch for row in unit) for batch in batches),
+        )
+
+    def tokens_until(self, step: int) -> int:
+        return sum(row.tokens for unit in self.units[: step * self.units_a_step] for row in unit)
+
+
+def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
+    """Pack (SFT, when the recipe says so), shuffle each epoch with its own seed, and stop at `max_steps`."""
+    tuning = job.tuning
+    packed = job.method == "sft" and tuning.packing
+    units = pack(rows, tuning.max_length) if packed else [[row] for row in rows]
+    units_a_step = tuning.batch_size * tuning.gradient_accumulation * job.devices.count
+    wanted = max(1, round(tuning.epochs * len(units)))
+    if tuning.max_steps is not None:
+        wanted = min(wanted, tuning.max_steps * units_a_step)
+    order: list[list[EncodedRow]] = []
+    epoch = 0
+    while len(order) < wanted:
+        shuffled = list(units)
+        random.Random(f"{job.seed}/{epoch}").shuffle(shuffled)
+        order += shuffled
+        epoch += 1
+    whole = _whole_batches(job, wanted)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, wanted - whole)
+
+
+def _whole_batches(job: TrainingJob, wanted: int) -> int:
+    """How many of the wanted units are trained: in kto a batch of one has no other reply to exchange with."""
+    if job.method == "kto" and wanted % job.tuning.batch_size == 1:
+        return wanted - 1
+    return wanted

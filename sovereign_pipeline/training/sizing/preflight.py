@@ -1,0 +1,206 @@
+"""Does a training fit into the memory that is free? Asked before it starts, and answered again should it not have.
+
+What belongs here: what is free, and the paragraph that says which recipe value to lower. What does not: the arithmetic
+(`sizing.py`).
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sovereign_pipeline.base_models.shapes import Shape, read_shape
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.sizing.sizing import Device, Forward, Memory, estimate, host_bytes
+
+SHORTEST = 128
+
+# The most that goes through the model at once with these sections of a recipe; None when it would not be let train.
+Largest = Callable[[Sft, Preference | None], Forward | None]
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
+    """Bytes that a training may take on the device it will run on, counting what this process holds already.
+
+    On CUDA, what is free on the card and what PyTorch has reserved; of several cards, on the one that torchrun gave to
+    this process (LOCAL_RANK), which is chosen here, before anything is put on another. Else MemAvailable of
+    /proc/meminfo, or what the memory limit of a control group (version 1 or 2) leaves when that is less. root: where
+    /proc and /sys are.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved(), "cuda"
+    free = _kibibytes(root / "proc/meminfo", "MemAvailable")
+    free = min([free, *(limit - used for limit, used in _control_groups(root))])
+    return free + _kibibytes(root / "proc/self/status", "VmRSS"), "cpu"
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of this host, or of the tightest limit on this process. All of it and not what is free: of several
+    processes some ask when others have begun to load."""
+    return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
+
+
+def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
+    """Raise TrainingFailed when several processes cannot load the model side by side into a host of so many bytes."""
+    needed = host_bytes(read_shape(str(model)), sft, devices)
+    if needed > memory:
+        raise TrainingFailed(
+            f"{model}: {devices} processes each load the whole base model before they are given their share, "
+            f"{_gib(needed)} together, and this host has {_gib(memory)}. Lower training.devices.count, or use a host "
+            f"with more memory."
+        )
+
+
+def preflight(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    available_bytes: int,
+    device: Device,
+    devices: int = 1,
+    largest: Largest = Forward.largest,
+) -> None:
+    """Raise TrainingFailed, in one paragraph, when the training cannot fit into `available_bytes` of each device.
+
+    largest: the largest forward with these or other values, from the rows when they are known.
+    """
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
+    if needed.total <= available_bytes:
+        return
+    fitting, smallest = _remedies(shape, sft, preference, device, devices, largest, available_bytes)
+    if fitting:
+        advice = f"In the recipe, {' or '.join(fitting)} would fit."
+    else:
+        advice = (
+            f"No single value of the recipe makes it fit; all that can be lowered together comes to {_gib(smallest)}. "
+            f"Use a device with more memory, or a smaller base model."
+        )
+    raise TrainingFailed(
+        f"{model}: this training needs about {_gib(needed.total)} on {_each(device, devices)} ({_parts(needed)}), and "
+        f"{_gib(available_bytes)} are free. {advice} `sovereign size` shows what other values need."
+    )
+
+
+def out_of_memory_message(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    device: Device,
+    devices: int = 1,
+) -> str:
+    """The paragraph for a training that ran out of memory although it was let start."""
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices)
+    lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
+    advice = f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model."
+    return (
+        f"{model}: memory ran out while training. `sovereign size` predicts {_gib(needed.total)} on "
+        f"{_each(device, devices)} ({_parts(needed)}); something else may hold memory there too. {advice}"
+    )
+
+
+def _remedies(
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None,
+    device: Device,
+    devices: int,
+    largest: Largest,
+    limit: int,
+) -> tuple[list[str], int]:
+    """The single changes that need no more than `limit` bytes, and what is needed with all changes together."""
+
+    def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
+        return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
+
+    def possible() -> Iterator[tuple[str, int, Sft, Preference | None]]:
+        for text, sft_less, preference_less in _changes(sft, preference, devices):
+            forward = largest(sft_less, preference_less)
+            if forward is not None:
+                yield text, total(forward, sft_less, preference_less), sft_less, preference_less
+
+    fitting = [f"{text} ({_gib(needed)})" for text, needed, _, _ in possible() if needed <= limit]
+    while (change := next(possible(), None)) is not None:
+        _, _, sft, preference = change
+    return fitting, total(largest(sft, preference), sft, preference)
+
+
+def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
+    """Each way to need less, the least harmful first, with its text and the recipe as it would then be."""
+    hyper: Sft | Preference = preference or sft
+    section = "training.sft" if preference is None else "training.preference"
+    smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
+    if hyper.batch_size > smallest_batch:
+        text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised as much)"
+        raised = math.ceil(hyper.gradient_accumulation * hyper.batch_size / smallest_batch)
+        yield text, *_with(sft, preference, batch_size=smallest_batch, gradient_accumulation=raised)
+    if not sft.gradient_checkpointing:
+        yield "training.sft.gradient_checkpointing: true", _changed(sft, gradient_checkpointing=True), preference
+    if sft.adapter == "none" or (sft.adapter == "lora" and devices == 1):
+        less = _changed(sft, adapter="lora" if sft.adapter == "none" else "qlora")
+        yield f"training.sft.adapter: {less.adapter}", less, preference
+    if hyper.max_length // 2 >= SHORTEST:
+        half = hyper.max_length // 2
+        yield f"{section}.max_length: {half}", *_with(sft, preference, max_length=half)
+    if sft.adapter != "none" and sft.rank > 8:
+        yield "training.sft.rank: 8", _changed(sft, rank=8), preference
+
+
+def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
+    """With other values in the section that is trained by."""
+    if preference is None:
+        return _changed(sft, **values), None
+    return sft, preference.model_copy(update=values)
+
+
+def _changed(sft: Sft, **values: object) -> Sft:
+    return sft.model_copy(update=values)
+
+
+def _parts(memory: Memory) -> str:
+    largest_first = sorted(memory.parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {_gib(size)}" for name, size in largest_first if size)
+
+
+def _each(device: Device, devices: int) -> str:
+    name = "the CPU" if device == "cpu" else "the GPU"
+    return name if devices == 1 else f"each of {devices} devices"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def _kibibytes(file: Path, name: str) -> int:
+    """A value of /proc, in bytes."""
+    line = next(
+        line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
+    )
+    return int(line.split()[1]) << 10
+
+
+def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Each memory limit above this process, and what of it is used and cannot be dropped at once."""
+    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    listing = root / "proc/self/cgroup"
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in names:
+            continue
+        mounted = root / "sys/fs/cgroup" / controllers
+        group = mounted / path.lstrip("/")
+        for directory in (group, *group.parents):
+            limit, used = (directory / name for name in names[controllers])
+            if limit.is_file() and limit.read_text().strip() != "max":
+                statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
+                yield int(limit.read_text()), int(used.read_text()) - int(statistics["inactive_file"])
+            if directory == mounted:
+                break

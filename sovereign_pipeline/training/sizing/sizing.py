@@ -1,0 +1,226 @@
+"""How much memory a training needs at its peak, part by part, known before it is started.
+
+What belongs here: the arithmetic of bytes. What does not: the model's shape (`shapes.py`), what is free
+(`preflight.py`), and how long it takes on which card (`tiers.py`).
+
+The arithmetic follows the tensors that PyTorch keeps for the backward pass, and a test holds it against them;
+`benchmarks/training/memory_prediction.py` holds the sums against real trainings.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sovereign_pipeline.base_models.shapes import Shape
+from sovereign_pipeline.policy.training import Preference, Sft
+
+Device = Literal["cpu", "cuda"]
+
+# Half a byte a parameter in NF4, and 0.127 bit a parameter for its constants, themselves quantised (Dettmers et al.
+# 2023, section 3, "Double Quantization").
+NF4_BYTES = 0.5 + 0.127 / 8
+# AdamW in 8 bits: two states of a byte, each with a float32 constant for every 256 (Dettmers et al. 2022).
+ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
+FLOAT32 = 4
+# Of the supervised positions, in float32, at the start of the backward pass: log-probabilities, the gradient of the
+# negative log-likelihood, and the gradient of the logits.
+LOGIT_COPIES = 3
+# The fused head computes logits in tiles of at most so many positions by so many words (TRL 1.16, chunked_logprob.py).
+TILE_POSITIONS, TILE_WORDS = 4096, 32768
+# Measured here: ru_maxrss of a trainer's process with torch 2.13, transformers 5.24, TRL 1.16 and peft 0.21 that trains
+# the tests' tiny model, less that model's own parts (benchmarks/training/memory_prediction.py).
+CPU_FRAMEWORK_BYTES = 560 << 20
+# Measured here: what glibc's heap holds beyond the activations in use, as a share of them; gaps that temporary tensors
+# leave between those that are kept (with gradient checkpointing: `_activations`). On CUDA the allocator's gaps are in
+# the tiers' usable memory.
+CPU_HEAP_GAPS = 0.25
+# Stated, not measured here: CUDA context and kernels about half a GiB, cuBLAS workspaces; NCCL's buffers with several.
+CUDA_FRAMEWORK_BYTES = 768 << 20
+NCCL_BYTES = 1 << 30
+# Measured on rows of a public authority's letters: 0.49 to 0.50 of the tokens are supervised.
+SUPERVISED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What one device takes through the model at once, in tokens, and how many of these are supervised."""
+
+    tokens: int
+    supervised: int
+
+    @classmethod
+    def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
+        """Full packs; of preferences rows as long as they may be, which are not packed: a pair is two of them."""
+        hyper: Sft | Preference = preference or sft
+        rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
+        tokens = hyper.max_length * hyper.batch_size * rows_a_unit
+        return cls(tokens, round(tokens * SUPERVISED_SHARE))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, on each device. adapter is nothing in full tuning: the weights are what is trained."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    framework: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return dict(vars(self))
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def estimate(
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    device: Device,
+    devices: int = 1,
+    forward: Forward | None = None,
+) -> Memory:
+    """Memory at the peak of a training, on each of `devices`.
+
+    forward: of the largest step, when it is known; else `Forward.largest`. Several devices share weights, gradients and
+    optimizer of a base that is held in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
+    """
+    forward = forward or Forward.largest(sft, preference)
+    held = 2 if sft.precision == "bfloat16" else FLOAT32
+    full = sft.adapter == "none"
+    trainable = shape.trainable(sft)
+    shared = 1 if sft.adapter == "qlora" else devices
+    # What is trained is held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
+    weights_in = FLOAT32 if full else held
+    cast = shape.parameters * held if full and held < FLOAT32 else 0
+    logits = _logits(shape, full, held, forward, device)
+    return Memory(
+        weights=_weights(shape, sft, weights_in, shared) + cast // shared,
+        adapter=0 if full else trainable * FLOAT32 // shared,
+        gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
+        optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
+        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device),
+        logits=logits,
+        framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
+    )
+
+
+def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
+    """Memory of the host while the base is loaded, beside what `estimate` says: of several processes each reads all of
+    it before it is given its share. One alone reads it to where it stays."""
+    if devices == 1:
+        return 0
+    held = 2 if sft.precision == "bfloat16" and sft.adapter != "none" else FLOAT32
+    return devices * _weights(shape, sft, held, 1)
+
+
+def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
+    if sft.optimizer == "auto":
+        paged = device == "cuda" and devices == 1 and sft.adapter in ("qlora", "none")
+        return "paged_adamw_8bit" if paged else "adamw"
+    return sft.optimizer
+
+
+def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
+    """AdamW's two states a trained parameter."""
+    return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
+
+
+def _layer_parameters(shape: Shape) -> int:
+    return (shape.parameters - shape.outside_layers) // shape.layers
+
+
+def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
+    if sft.adapter == "qlora":
+        return round(shape.quantised * NF4_BYTES + (shape.parameters - shape.quantised) * held)
+    if shared == 1:
+        return shape.parameters * held
+    # Gathered while they are computed with: what is outside the layers, this layer and the next (FSDP2's prefetch).
+    gathered = shape.outside_layers + 2 * _layer_parameters(shape)
+    return shape.parameters * held // shared + gathered * held
+
+
+def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
+    """On CPU the logits of the supervised positions; on CUDA a tile of them, and the gradient in float32 of what goes
+    into the head. In full tuning on both the head's own gradient, which is made whole before it is added up."""
+    if device == "cpu":
+        gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
+        return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
+    tile = min(forward.supervised, TILE_POSITIONS) * min(shape.vocabulary, TILE_WORDS) * held
+    gradient_of_head = shape.vocabulary * shape.hidden * FLOAT32 if full else 0
+    return tile + forward.supervised * shape.hidden * FLOAT32 + gradient_of_head
+
+
+def _activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
+) -> int:
+    """What is kept for the backward pass, and what that pass itself needs on top when it needs more than the logits.
+
+    With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
+    2016). On a CPU such an input lies where one of its layer's larger tensors was, and the next layer cannot use the
+    rest of that place: the heap was measured to grow by about as much with each layer.
+    """
+    layer = _layer_activations(shape, sft, preference, held, tokens, device)
+    # Of one layer: the gradients of what goes through its feed-forward part, and in QLoRA a weight out of NF4.
+    working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
+    if sft.adapter == "qlora":
+        working += max(each.inputs * each.outputs for each in shape.linears) * held
+    outside = tokens * shape.hidden * (FLOAT32 + held)
+    if sft.gradient_checkpointing:
+        kept = outside + shape.layers * tokens * shape.hidden * held
+        gaps = shape.layers * tokens * shape.intermediate * held
+        at_once = max(0, layer + working - logits)
+    else:
+        kept = outside + shape.layers * layer
+        gaps = round(kept * CPU_HEAP_GAPS)
+        at_once = max(0, working - logits)
+    return kept + at_once + (gaps if device == "cpu" else 0)
+
+
+def _layer_activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
+) -> int:
+    """Bytes that one layer keeps for the backward pass, without checkpointing.
+
+    Held against PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this says.
+    """
+    hyper: Sft | Preference = preference or sft
+    adapted = sft.adapter != "none"
+    targets = shape.targets(sft) if adapted else shape.linears
+    inputs = sum(each.inputs for each in targets) / shape.layers
+    width = shape.norms + shape.head_norms
+
+    # Elements a token, in the precision of the base. Attention keeps queries, keys, values and result, with keys and
+    # values repeated for the heads that share them; the feed-forward layer what goes into and comes out of its
+    # activation function and, gated, what that is multiplied by.
+    elements = 4.0 * shape.query + (3 if shape.gated else 1) * shape.intermediate
+    if adapted and (held < FLOAT32 or sft.dropout > 0):
+        elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
+    else:
+        elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
+    if shape.experts_a_token:
+        elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # what goes in and comes out
+    if adapted:
+        elements += sft.rank * len(targets) / shape.layers
+    if adapted and sft.dora:
+        elements += sum(each.outputs for each in targets) / shape.layers
+    # Rows in one go are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer; on CPUs
+    # each attends by itself and there is none (`attention.py`).
+    if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
+        elements += tokens
+
+    a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
+    if not adapted:
+        a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and what its weight is learnt from
+    if adapted and sft.dropout > 0 and preference is None:
+        a_token += inputs  # a mask of one byte
+    weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward
+    if adapted and sft.target_modules == "all-linear":
+        weights += held * shape.expert_parameters / shape.layers  # PEFT adds an adapter of experts up with them
+    return round(tokens * a_token + weights)

@@ -1,0 +1,260 @@
+"""An officer's acceptance: only where the recipe allows it, only of exactly one answer, and never past another gate."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, read_verdict, recorded_verdict, waive
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError
+from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.policy.gates import Gates, OfficerMay
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+def writes(text: str) -> Callable[[Workplace, Inputs, Path], Built]:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "content.txt").write_text(text)
+        return Built(summary={"length": len(text)}, classification="SECRET")
+
+    return build
+
+
+def says(outcome: Outcome) -> Callable[[Workplace, object, Inputs], Verdict]:
+    return lambda workplace, artifact, inputs: Verdict(
+        outcome == "pass", f"it is {outcome}.", {"n": 3}, inconclusive=outcome == "inconclusive"
+    )
+
+
+def stage_that(outcome: Outcome, may: OfficerMay, text: str = "abc", margin: float = 0.1) -> Stage:
+    gate = Gate(
+        "scores",
+        "Is it good?",
+        "1",
+        says(outcome),
+        config=lambda line: {"margin": margin},
+        officer_may=lambda line: may,
+    )
+    return Stage("first", "1", writes(text), config=lambda line: {"text": text}, gates=(gate,))
+
+
+@pytest.fixture
+def workplace(institution: DemoInstitution) -> Workplace:
+    return institution.workplace()
+
+
+def make(stage: Stage, workplace: Workplace) -> ArtifactRef:
+    ref = produce(stage, workplace, {}).ref
+    evaluate_gates(stage, workplace, ref)
+    workplace.store.make_current(workplace.line.line, stage.kind, ref)
+    return ref
+
+
+def consume(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
+    produce(Stage("second", "1", writes("second"), inputs=(stage,)), workplace, {"first": ref})
+
+
+def test_the_record_states_which_of_three_outcomes_it_was(workplace: Workplace) -> None:
+    for outcome in ("pass", "fail", "inconclusive"):
+        stage = stage_that(outcome, "nothing", text=outcome)  # type: ignore[arg-type]
+        answer = recorded_verdict(stage.gates[0], workplace, make(stage, workplace))
+        assert answer is not None
+        record = workplace.store.open(answer.record)
+        assert json.loads(record.file("verdict.json").read_text())["outcome"] == outcome
+        assert record.manifest.summary == {"gate": "scores", "outcome": outcome}
+        assert (answer.verdict.outcome, answer.passes) == (outcome, outcome == "pass")
+
+
+def test_a_verdict_is_not_both() -> None:
+    with pytest.raises(ValueError, match="not inconclusive"):
+        Verdict(True, "both.", inconclusive=True)
+
+
+def test_inconclusive_does_not_pass(workplace: Workplace) -> None:
+    stage = stage_that("inconclusive", "nothing")
+    ref = make(stage, workplace)
+    with pytest.raises(GateRefused, match="could not tell, which is not a yes") as refused:
+        consume(stage, workplace, ref)
+    assert "sovereign gates waive" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "may", "kind"),
+    [
+        ("inconclusive", "accept_inconclusive", "accept"),
+        ("inconclusive", "override", "accept"),
+        ("fail", "override", "override"),
+    ],
+)
+def test_what_the_recipe_allows_lets_exactly_this_artifact_pass(
+    outcome: Outcome, may: OfficerMay, kind: str, workplace: Workplace
+) -> None:
+    stage = stage_that(outcome, may)
+    ref = make(stage, workplace)
+    with pytest.raises(GateRefused, match="sovereign gates waive lamps scores --officer NAME --reason TEXT"):
+        consume(stage, workplace, ref)
+    made, _ = waive(stage, stage.gates[0], workplace, ref, "  A. Officer ", "The suite is being enlarged.")
+    consume(stage, workplace, ref)
+    answer = passing_verdict(stage, stage.gates[0], workplace, ref)
+    assert (answer.waiver, answer.verdict.passed) == (made, False)
+    artifact = workplace.store.open(made)
+    assert read_waiver(artifact).model_dump() == {
+        "gate": "scores",
+        "kind": kind,
+        "officer": "A. Officer",
+        "reason": "The suite is being enlarged.",
+    }
+    assert artifact.manifest.inputs == {"gate_record": answer.record.digest}
+    assert artifact.manifest.classification == "SECRET"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "may", "said"),
+    [
+        ("inconclusive", "nothing", "lets an officer do nothing"),
+        ("fail", "nothing", "lets an officer do nothing"),
+        ("fail", "accept_inconclusive", "accept an inconclusive answer only"),
+    ],
+)
+def test_what_the_recipe_does_not_allow_is_refused_when_it_is_made(
+    outcome: Outcome, may: OfficerMay, said: str, workplace: Workplace
+) -> None:
+    stage = stage_that(outcome, may)
+    ref = make(stage, workplace)
+    with pytest.raises(GateRefused, match=said):
+        waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
+    assert not list(workplace.store.root.glob("*/acceptance.json"))
+
+
+def test_another_candidate_and_another_policy_are_not_accepted_with_it(workplace: Workplace) -> None:
+    stage = stage_that("inconclusive", "accept_inconclusive")
+    waive(stage, stage.gates[0], workplace, make(stage, workplace), "A. Officer", "Because.")
+    candidate = stage_that("inconclusive", "accept_inconclusive", text="other")
+    with pytest.raises(GateRefused, match="could not tell"):
+        consume(candidate, workplace, make(candidate, workplace))
+    policy = stage_that("inconclusive", "accept_inconclusive", margin=0.2)
+    with pytest.raises(GateRefused, match="could not tell"):
+        consume(policy, workplace, make(policy, workplace))
+    wider = stage_that("inconclusive", "override")
+    with pytest.raises(GateRefused, match="could not tell"):
+        consume(wider, workplace, make(wider, workplace))
+    consume(stage, workplace, make(stage, workplace))
+
+
+def test_an_acceptance_of_the_doubt_is_none_of_a_later_no(workplace: Workplace) -> None:
+    """The suite's file grows; what was in doubt is now a no, about the same artifact under the same recipe."""
+    rows = {"suite": "1"}
+    stage = stage_that("inconclusive", "override")
+    gate = replace(stage.gates[0], external=lambda workplace: dict(rows))
+    stage = replace(stage, gates=(gate,))
+    ref = make(stage, workplace)
+    waive(stage, gate, workplace, ref, "A. Officer", "Because.")
+    rows["suite"] = "2"
+    later = replace(stage, gates=(replace(gate, evaluate=says("fail")),))
+    with pytest.raises(GateRefused, match="said no"):
+        consume(later, workplace, make(later, workplace))
+
+
+def test_an_acceptance_that_was_planted_counts_for_nothing(workplace: Workplace) -> None:
+    """One of exactly the record, in the store and in its index, made past `accept`."""
+    strict = stage_that("fail", "nothing")
+    ref = make(strict, workplace)
+    answer = recorded_verdict(strict.gates[0], workplace, ref)
+    assert answer is not None
+    workplace.store.make_current("lamps", "gate_record", answer.record)
+
+    def plant(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        said = {"gate": "scores", "kind": "override", "officer": "A. Officer", "reason": "Because."}
+        (workspace / "acceptance.json").write_text(json.dumps(said))
+        return Built(summary={})
+
+    planted = Stage(
+        "gate_acceptance",
+        "1",
+        plant,
+        inputs=(Stage("gate_record", "1", writes("")),),
+        config=lambda line: {"gate": "scores", "kind": "override"},
+    )
+    produce(planted, workplace, {"gate_record": answer.record})
+    with pytest.raises(GateRefused, match="said no"):
+        consume(strict, workplace, ref)
+    again = recorded_verdict(strict.gates[0], workplace, ref)
+    assert again is not None and again.waiver is None
+
+
+def test_an_acceptance_of_another_record_in_the_index_is_found_out(workplace: Workplace) -> None:
+    one, other = (stage_that("fail", "override", text=text) for text in ("one", "other"))
+    waive(one, one.gates[0], workplace, make(one, workplace), "A. Officer", "Because.")
+    ref = make(other, workplace)
+    answer = recorded_verdict(other.gates[0], workplace, ref)
+    assert answer is not None
+    (entry,) = [
+        file for file in (workplace.store.root / ".index").rglob("*.json") if "gate_acceptance" in file.read_text()
+    ]
+    wanted = {
+        "kind": "gate_acceptance",
+        "line": "lamps",
+        "ladder": workplace.institution.classification,
+        "code_version": "1",
+        "config": {"gate": "scores", "kind": "override"},
+        "inputs": {"gate_record": answer.record.digest},
+        "external_inputs": {},
+        "libraries": {},
+    }
+    place = workplace.store.root / ".index" / digest_of(wanted)[:2] / f"{digest_of(wanted)}.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(entry.read_text())
+    with pytest.raises(IntegrityError, match="was made from something else"):
+        consume(other, workplace, ref)
+
+
+def test_a_changed_name_is_found_out(workplace: Workplace) -> None:
+    stage = stage_that("fail", "override")
+    ref = make(stage, workplace)
+    made, _ = waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
+    path = workplace.store.path_of(made.digest) / "acceptance.json"
+    path.write_text(path.read_text().replace("A. Officer", "B. Officer"))
+    with pytest.raises(IntegrityError, match=r"acceptance\.json"):
+        consume(stage, workplace, ref)
+
+
+def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
+    stage = stage_that("inconclusive", "accept_inconclusive")
+    ref = produce(stage, workplace, {}).ref
+    with pytest.raises(GateRefused, match="nothing to accept"):
+        waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
+    evaluate_gates(stage, workplace, ref)
+    for officer, reason in (("", "Because."), ("A. Officer", "  ")):
+        with pytest.raises(InputError, match="a name and a reason"):
+            waive(stage, stage.gates[0], workplace, ref, officer, reason)
+    waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
+    with pytest.raises(InputError, match=r"A\. Officer accepted this answer"):
+        waive(stage, stage.gates[0], workplace, ref, "B. Officer", "Because.")
+    passed = stage_that("pass", "override", text="good")
+    with pytest.raises(InputError, match="passed, so there is nothing to accept"):
+        waive(passed, passed.gates[0], workplace, make(passed, workplace), "A. Officer", "Because.")
+
+
+def test_a_record_of_an_earlier_version_still_counts(workplace: Workplace) -> None:
+    """It knew yes and no alone, and called it `passed`."""
+
+    def as_before(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "verdict.json").write_text('{"evidence":{},"message":"yes.","passed":true}\n')
+        return Built(summary={})
+
+    record = produce(Stage("gate_record", "1", as_before), workplace, {}).ref
+    assert read_verdict(workplace.store.open(record)) == Verdict(True, "yes.")
+
+
+def test_only_gates_of_the_evaluation_know_an_officer(institution: DemoInstitution) -> None:
+    institution.recipe["gates"] = {name: {"officer_may": "override"} for name in Gates.model_fields if name != "review"}
+    line = institution.workplace().line
+    knowing = {stage.kind for stage in CHAIN for gate in stage.gates if gate.officer_may(line) != "nothing"}
+    assert knowing <= {"evaluation_report"}

@@ -1,0 +1,198 @@
+"""The models score what training trained, through lm-eval, and nothing but the adapter differs between the sides."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.chat import prompt_text, reply_text
+from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
+from sovereign_pipeline.evaluation.held_out.private import held_out_item
+from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.tuned_model import TunedModel
+from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
+
+
+def items(models: Models, letters: list[Document]) -> list[Item]:
+    return [held_out_item(models, letter, INSTRUCTION) for letter in letters]
+
+
+def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
+    unchanged: Models, letters: list[Document]
+) -> None:
+    for letter in letters:
+        row = sft_row(letter, INSTRUCTION)
+        user = {"role": "user", "content": user_message(row["instruction"], row["input"])}
+        turns = [user, {"role": "assistant", "content": row["output"]}]
+        whole = unchanged.tokenizer.apply_chat_template(turns)["input_ids"]
+        prompt = unchanged.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
+        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        last_end = len(whole) - whole[::-1].index(unchanged.tokenizer.eos_token_id)
+        assert context == prompt
+        assert context + reply == whole[:last_end]
+        assert reply[-1] == unchanged.tokenizer.eos_token_id
+
+
+def test_ids_are_those_that_the_trainer_supervises(unchanged: Models, letters: list[Document]) -> None:
+    for letter in letters:
+        trained = encode_sft(unchanged.tokenizer, sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
+        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
+
+
+def test_loss_is_that_of_a_plain_forward_pass(better: Models, letters: list[Document]) -> None:
+    import torch
+
+    for item, score in zip(
+        items(better, letters[:4]), better.score("t", items(better, letters[:4]), "candidate"), strict=True
+    ):
+        context, reply = better.token_ids(item)
+        with torch.no_grad():
+            labels = torch.tensor([[-100] * len(context) + reply])
+            model = better.loaded["candidate"].model
+            reference = model(input_ids=torch.tensor([context + reply]), labels=labels).loss.item()
+        assert score.losses[0] == pytest.approx(reference, abs=1e-4)
+        assert score.tokens == (len(reply),)
+
+
+def test_continuations_that_share_a_context_score_as_each_does_alone(better: Models, letters: list[Document]) -> None:
+    context = items(better, letters[:1])[0].context
+    replies = tuple(item.continuations[0] for item in items(better, letters[:5]))
+    together = better.score("t", [Item("all", context, replies)], "candidate")[0]
+    alone = [better.score("t", [Item(str(i), context, (reply,))], "candidate")[0] for i, reply in enumerate(replies)]
+    assert together.losses == pytest.approx([score.losses[0] for score in alone], abs=1e-5)
+
+
+def test_letters_score_as_they_do_among_longer_continuations(better: Models) -> None:
+    context = prompt_text(better.tokenizer, "Which one is broken?")
+    letters = ("A", "B", "C", "D")
+    among, alone = (
+        better.score("t", [Item("Q", context, continuations)], "candidate")[0]
+        for continuations in ((*letters, "Answer"), letters)
+    )
+    assert (among.tokens[:4], alone.tokens) == ((1, 1, 1, 1), (1, 1, 1, 1))
+    assert among.tokens[4] > 1
+    assert among.log_likelihoods[:4] == pytest.approx(alone.log_likelihoods, abs=1e-5)
+    assert len(set(alone.log_likelihoods)) == 4
+
+
+def test_score_of_an_item_does_not_depend_on_the_others(better: Models, letters: list[Document]) -> None:
+    asked = items(better, letters[:6])
+    among, alone = better.score("t", asked, "base")[3], better.score("t", [asked[3]], "base")[0]
+    assert among.losses == pytest.approx(alone.losses, abs=1e-5)
+    assert (among.id, among.tokens) == (alone.id, alone.tokens)
+
+
+def test_an_adapter_of_zeros_changes_nothing_at_all(unchanged: Models, letters: list[Document]) -> None:
+    asked = items(unchanged, letters)
+    assert unchanged.score("t", asked, "base") == unchanged.score("t", asked, "candidate")
+
+
+def test_the_base_is_scored_without_the_adapter(unchanged: Models, better: Models, letters: list[Document]) -> None:
+    asked = items(better, letters)
+    plain = unchanged.score("t", asked, "base")
+    assert better.score("t", asked, "base") == plain
+    assert better.score("t", asked, "candidate") != plain
+
+
+def test_answers_in_a_padded_batch_are_those_given_alone(better: Models, letters: list[Document]) -> None:
+    prompts = [item.context for item in items(better, letters[:5])] + [prompt_text(better.tokenizer, "Sir")]
+    together = better.answer(prompts, "candidate", max_new_tokens=12, batch_size=4)
+    assert together == [better.answer([prompt], "candidate", 12, 1)[0] for prompt in prompts]
+    assert all(answer.stopped or answer.tokens == 12 for answer in together)
+
+
+def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: Models) -> None:
+    with pytest.raises(InputError, match=f"the model takes {MAX_LENGTH}") as caught:
+        unchanged.score("t", [Item("long", prompt_text(unchanged.tokenizer, "secret " * 200), ("yes",))], "base")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_log_likelihood_that_is_not_finite_is_an_error(base_model: Path, letters: list[Document]) -> None:
+    with open_models(base_model, {}) as models:
+        models.loaded["base"].model.lm_head.weight.data.fill_(float("nan"))
+        with pytest.raises(InputError, match="t, L-000: the base gives a log-likelihood that is not finite"):
+            models.score("t", items(models, letters[:1]), "base")
+
+
+def test_a_template_without_an_end_of_turn_is_refused(unchanged: Models) -> None:
+    with pytest.raises(InputError, match="eos_token_id"):
+        reply_text(unchanged.tokenizer, "Sir", "Yes.", frozenset({unchanged.tokenizer.convert_tokens_to_ids("Z")}))
+
+
+def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="cannot be loaded"),
+        open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}),
+    ):
+        pass
+
+
+def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
+    base_model: Path,
+    unchanged: Models,
+    letters: list[Document],
+    make_adapter: Callable[[float], Path],
+    make_model: Callable[[Path], Path],
+) -> None:
+    adapter = make_adapter(5e-3)
+    asked = items(unchanged, letters)
+    prompts = [item.context for item in asked[:4]]
+    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}) as models:
+        of_adapter = models.score("t", asked, "candidate"), models.answer(prompts, "candidate", 12, 2)
+    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}) as full:
+        of_model = full.score("t", asked, "candidate"), full.answer(prompts, "candidate", 12, 2)
+        assert full.score("t", asked, "base") == unchanged.score("t", asked, "base")
+        assert full.answer(prompts, "base", 12, 2) == unchanged.answer(prompts, "base", 12, 2)
+        assert (full.max_length, full.dtype) == (unchanged.max_length, unchanged.dtype)
+    assert of_model[1] == of_adapter[1]
+    for one, other in zip(of_model[0], of_adapter[0], strict=True):
+        assert one.losses == pytest.approx(other.losses, abs=1e-4)
+    assert of_model[0] != unchanged.score("t", asked, "base")
+
+
+@pytest.mark.parametrize("incumbent_holds", ["adapter", "model"])
+def test_no_side_changes_for_another_that_is_loaded_beside_it(
+    base_model: Path,
+    letters: list[Document],
+    make_adapter: Callable[[float], Path],
+    make_model: Callable[[Path], Path],
+    incumbent_holds: str,
+) -> None:
+    """Scores and answers of three sides in one session are to the last bit those of each pair alone, in any order."""
+    first, second = make_adapter(5e-3), make_adapter(-5e-3)
+    incumbent = TunedModel("adapter", first) if incumbent_holds == "adapter" else TunedModel("model", make_model(first))
+    candidate = TunedModel("adapter", second)
+
+    def observed(models: Models, side: Arm) -> tuple[list[Score], list[Answer]]:
+        asked = items(models, letters)
+        return models.score("t", asked, side), models.answer([item.context for item in asked[:3]], side, 8, 3)
+
+    with open_models(base_model, {"candidate": candidate}) as models:
+        assert models.sides == ("base", "candidate")
+        alone = {side: observed(models, side) for side in models.sides}
+    with open_models(base_model, {"candidate": incumbent}) as models:
+        alone["incumbent"] = observed(models, "candidate")
+    with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}) as models:
+        assert models.sides == ("base", "incumbent", "candidate")
+        for side in ("candidate", "base", "incumbent", "candidate"):
+            assert observed(models, side) == alone[side]
+    assert alone["base"][0] != alone["incumbent"][0] != alone["candidate"][0]
+
+
+def test_a_tuned_model_with_another_vocabulary_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="tokens in its vocabulary"):
+        open_models(base_model, {"candidate": TunedModel("model", tmp_path)}).__enter__()
+
+
+def test_loss_is_the_mean_over_tokens() -> None:
+    assert Score("a", (-6.0, -3.0), (3, 2)).losses == (2.0, 1.5)

@@ -1,0 +1,382 @@
+"""What a side gave is kept by all that decides it, found by nothing else, and never used once it was changed."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.evaluation.arms import models
+from sovereign_pipeline.evaluation.arms import score_cache as kept
+from sovereign_pipeline.evaluation.arms.arms import Arm
+from sovereign_pipeline.evaluation.arms.chat import prompt_text
+from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
+from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
+from sovereign_pipeline.training.tuned_model import TunedModel
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+BASE, FIRST, SECOND = "b" * 64, "1" * 64, "2" * 64
+NEW_TOKENS = 6
+
+Given = tuple[list[Score], list[Answer]]
+
+
+@pytest.fixture
+def passes() -> Iterator[list[str]]:
+    """One entry for every pass through a causal language model in this process."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+    from transformers import LlamaForCausalLM
+
+    counted: list[str] = []
+
+    def count(module: Any, inputs: Any) -> None:
+        if isinstance(module, LlamaForCausalLM):
+            counted.append(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(count)
+    yield counted
+    handle.remove()
+
+
+@pytest.fixture
+def workplace(institution: DemoInstitution) -> Workplace:
+    return institution.workplace()
+
+
+def keeping(workplace: Workplace, asked: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> Keeping:
+    """Tuned models at the level CONFIDENTIAL, by the digest of each side, on a base model that is PUBLIC."""
+    named = {"candidate": FIRST, **({} if incumbent is None else {"incumbent": incumbent}), **tuned}
+    origins: dict[Any, Origin] = {
+        side: Origin({"base_model": BASE, "tuned": digest}, "CONFIDENTIAL") for side, digest in named.items()
+    }
+    return Keeping(workplace, asked, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
+
+
+def items_of(loaded: Models) -> list[Item]:
+    return [
+        Item(f"Q{number}", prompt_text(loaded.tokenizer, f"What is number {number}?"), ("a lamp", "a boat"))
+        for number in range(3)
+    ]
+
+
+def ask(loaded: Models, side: Arm = "base") -> Given:
+    asked = items_of(loaded)
+    return loaded.score("t", asked, side), loaded.answer([item.context for item in asked], side, NEW_TOKENS, 2)
+
+
+def manifests(workplace: Workplace) -> dict[str, Manifest]:
+    return {path.parent.name: Manifest.from_file(path) for path in workplace.store.root.glob(f"*/{MANIFEST_FILE}")}
+
+
+def kept_file(workplace: Workplace, kind: str) -> Path:
+    (digest,) = [digest for digest, manifest in manifests(workplace).items() if manifest.kind == kind]
+    return workplace.store.path_of(digest) / "rows.jsonl"
+
+
+def test_nothing_is_computed_a_second_time(better: Models, workplace: Workplace, passes: list[str]) -> None:
+    plain = {side: ask(better, side) for side in better.sides}
+    first, again = (replace(better, keeping=keeping(workplace)) for _ in range(2))
+    passes.clear()
+    assert {side: ask(first, side) for side in first.sides} == plain
+    assert passes
+    passes.clear()
+    assert {side: ask(again, side) for side in again.sides} == plain
+    assert not passes
+    assert plain["base"] != plain["candidate"]
+    assert first.keeping is not None and again.keeping is not None
+    assert first.keeping.measured == {"base_items_computed": 6.0, "candidate_items_computed": 6.0}
+    assert again.keeping.measured == {"base_items_kept": 6.0, "candidate_items_kept": 6.0}
+
+
+def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
+    base_model: Path, make_adapter: Callable[[float], Path], workplace: Workplace, passes: list[str]
+) -> None:
+    old, new = (TunedModel("adapter", make_adapter(rate)) for rate in (5e-3, -5e-3))
+    with open_models(base_model, {"candidate": old}, keeping(workplace, candidate=FIRST)) as loaded:
+        before = {side: ask(loaded, side) for side in loaded.sides}
+    held = keeping(workplace, candidate=SECOND, incumbent=FIRST)
+    with open_models(base_model, {"candidate": new, "incumbent": old}, held) as loaded:
+        passes.clear()
+        assert ask(loaded, "base") == before["base"]
+        assert ask(loaded, "incumbent") == before["candidate"]
+        assert not passes
+        assert ask(loaded, "candidate") not in before.values()
+        assert passes
+    assert held.measured == {"base_items_kept": 6.0, "incumbent_items_kept": 6.0, "candidate_items_computed": 6.0}
+
+
+def test_another_line_finds_it_where_its_level_is_the_same(
+    better: Models, institution: DemoInstitution, passes: list[str]
+) -> None:
+    ask(replace(better, keeping=keeping(institution.workplace())))
+    institution.recipe["line"] = "boats"
+    passes.clear()
+    ask(replace(better, keeping=keeping(institution.workplace())))
+    assert not passes
+
+
+CHANGED_ITEMS: dict[str, Callable[[list[Item]], list[Item]]] = {
+    "one is moved": lambda items: [items[1], items[0], items[2]],
+    "one is gone": lambda items: items[:2],
+    "an id": lambda items: [replace(items[0], id="Q9"), *items[1:]],
+    "a context": lambda items: [replace(items[0], context=items[0].context.replace("number", "Number")), *items[1:]],
+    "a continuation": lambda items: [replace(items[0], continuations=("a lamp", "a tent")), *items[1:]],
+    "the order of continuations": lambda items: [replace(items[0], continuations=("a boat", "a lamp")), *items[1:]],
+    "another cut between continuations": lambda items: [replace(items[0], continuations=("a lampa boat",)), *items[1:]],
+}
+
+
+@pytest.mark.parametrize("changed", CHANGED_ITEMS)
+def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Workplace, passes: list[str]) -> None:
+    loaded = replace(better, keeping=keeping(workplace))
+    asked = CHANGED_ITEMS[changed](items_of(loaded))
+    loaded.score("t", items_of(loaded), "base")
+    passes.clear()
+    assert loaded.score("t", asked, "base") == better.score("t", asked, "base")
+    assert len(manifests(workplace)) == 2
+    passes.clear()
+    loaded.score("another name", asked, "base")
+    assert not passes
+
+
+@pytest.mark.parametrize(
+    ("moved", "new_tokens", "batch_size"), [(True, NEW_TOKENS, 2), (False, NEW_TOKENS + 1, 2), (False, NEW_TOKENS, 3)]
+)
+def test_other_prompts_lengths_and_batches_are_answered_anew(
+    moved: bool, new_tokens: int, batch_size: int, better: Models, workplace: Workplace, passes: list[str]
+) -> None:
+    loaded = replace(better, keeping=keeping(workplace))
+    prompts = [item.context for item in items_of(loaded)]
+    loaded.answer(prompts, "base", NEW_TOKENS, 2)
+    passes.clear()
+    prompts = [prompts[1], prompts[0], prompts[2]] if moved else prompts
+    assert loaded.answer(prompts, "base", new_tokens, batch_size) == better.answer(
+        prompts, "base", new_tokens, batch_size
+    )
+    assert len(manifests(workplace)) == 2
+
+
+def _other_base(held: Keeping) -> Keeping:
+    return replace(held, origins={"base": Origin({"base_model": SECOND}, "PUBLIC")})
+
+
+def _higher_model(held: Keeping) -> Keeping:
+    return replace(held, origins={"base": Origin({"base_model": BASE}, "SECRET")})
+
+
+def _other_ladder(held: Keeping) -> Keeping:
+    institution = held.workplace.institution
+    ladder = (*institution.classification, "TOP SECRET")
+    changed = institution.model_copy(update={"classification": ladder})
+    return replace(held, workplace=replace(held.workplace, institution=changed))
+
+
+@pytest.mark.parametrize(
+    "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, asked="SECRET")]
+)
+def test_other_models_and_levels_are_something_else(
+    change: Callable[[Keeping], Keeping], better: Models, workplace: Workplace, passes: list[str]
+) -> None:
+    held = keeping(workplace)
+    ask(replace(better, keeping=held))
+    passes.clear()
+    ask(replace(better, keeping=change(held)))
+    assert passes
+    assert len(manifests(workplace)) == 4
+
+
+def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workplace, passes: list[str]) -> None:
+    ask(replace(better, keeping=keeping(workplace)), "candidate")
+    passes.clear()
+    ask(replace(better, keeping=keeping(workplace, candidate=SECOND)), "candidate")
+    assert passes
+
+
+def test_another_precision_of_the_session_is_something_else(
+    base_model: Path, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better_kept = replace(better, keeping=keeping(workplace))
+    asked = items_of(better)
+    better_kept.score("t", asked, "base")
+    monkeypatch.setattr(models, "CPU_DTYPE", "bfloat16")
+    with open_models(base_model, {}, keeping(workplace)) as loaded:
+        passes.clear()
+        assert loaded.score("t", asked, "base") != better.score("t", asked, "base")
+    assert len(manifests(workplace)) == 2
+
+
+@pytest.mark.parametrize("library", ["lm-eval", "peft", "tokenizers", "torch", "transformers"])
+def test_another_version_of_a_library_is_something_else(
+    library: str, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    ask(replace(better, keeping=keeping(workplace)))
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else version(name))
+    passes.clear()
+    ask(replace(better, keeping=keeping(workplace)))
+    assert passes
+
+
+@pytest.mark.parametrize("module", ["harness.py", "models.py", "token_tree.py"])
+def test_changed_code_of_the_scoring_is_something_else(
+    module: str,
+    better: Models,
+    workplace: Workplace,
+    passes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask(replace(better, keeping=keeping(workplace)))
+    copies = tmp_path / "evaluation"
+    copies.mkdir()
+    for source in Path(kept.__file__).parent.glob("*.py"):
+        changed = "\n# changed\n" if source.name == module else ""
+        (copies / source.name).write_text(source.read_text() + changed)
+    monkeypatch.setattr(kept, "__file__", str(copies / "kept.py"))
+    passes.clear()
+    ask(replace(better, keeping=keeping(workplace)))
+    assert passes
+
+
+def test_another_number_of_threads_is_something_else(better: Models, workplace: Workplace, passes: list[str]) -> None:
+    import torch
+
+    ask(replace(better, keeping=keeping(workplace)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        passes.clear()
+        ask(replace(better, keeping=keeping(workplace)))
+        assert passes
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_it_has_the_level_of_what_was_asked_and_of_the_side(better: Models, workplace: Workplace) -> None:
+    loaded = replace(better, keeping=keeping(workplace))
+    for side in loaded.sides:
+        ask(loaded, side)
+    levels = {(each.kind, "tuned" in each.external_inputs): each for each in manifests(workplace).values()}
+    assert {key: manifest.classification for key, manifest in levels.items()} == {
+        ("kept_scores", False): "INTERNAL",
+        ("kept_answers", False): "INTERNAL",
+        ("kept_scores", True): "CONFIDENTIAL",
+        ("kept_answers", True): "CONFIDENTIAL",
+    }
+    for manifest in levels.values():
+        assert manifest.summary == {"items": 3}
+        assert "number" not in manifest.to_bytes().decode()
+
+
+def _rewritten(file: Path) -> None:
+    """By somebody who corrects the manifest too, but cannot give the directory the name that it would then have."""
+    file.write_text(file.read_text().replace("-", "-1", 1))
+    manifest = file.with_name(MANIFEST_FILE)
+    content = Manifest.from_file(manifest)
+    (entry,) = content.files
+    changed = entry.model_copy(update={"size": file.stat().st_size, "sha256": file_sha256(file)})
+    manifest.write_bytes(content.model_copy(update={"files": (changed,)}).to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (lambda file: file.write_text(file.read_text().replace("-", "-1", 1)), r"rows\.jsonl: the bytes are not"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-20]), r"rows\.jsonl: the bytes are not"),
+        (lambda file: file.unlink(), r"rows\.jsonl: the file is missing"),
+        (lambda file: file.with_name("more.jsonl").write_text(""), r"more\.jsonl: this file does not belong"),
+        (_rewritten, r"manifest\.json: differs"),
+    ],
+)
+def test_what_was_changed_is_named_and_never_used(
+    tamper: Callable[[Path], object], named: str, better: Models, workplace: Workplace
+) -> None:
+    loaded = replace(better, keeping=keeping(workplace))
+    ask(loaded)
+    file = kept_file(workplace, "kept_scores")
+    tamper(file)
+    with pytest.raises(IntegrityError, match=f"{file.parent.name}/{named}"):
+        ask(loaded)
+
+
+def test_scores_of_something_else_in_its_place_are_refused(better: Models, workplace: Workplace) -> None:
+    """The index is made to lead from the base's scores to the candidate's, each of which is whole."""
+    loaded = replace(better, keeping=keeping(workplace))
+    asked = items_of(loaded)
+    loaded.score("t", asked, "base")
+    (base_entry,) = (workplace.store.root / ".index").rglob("*.json")
+    loaded.score("t", asked, "candidate")
+    (other,) = set((workplace.store.root / ".index").rglob("*.json")) - {base_entry}
+    base_entry.write_bytes(other.read_bytes())
+    with pytest.raises(IntegrityError, match=r"leads from kept_scores to .*, which was made from something else"):
+        loaded.score("t", asked, "base")
+
+
+def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace, passes: list[str]) -> None:
+    loaded = replace(better, keeping=keeping(workplace))
+    before = ask(loaded)
+    file = kept_file(workplace, "kept_scores")
+    for each in (file, file.with_name(MANIFEST_FILE)):
+        each.unlink()
+    file.parent.rmdir()
+    passes.clear()
+    assert ask(loaded) == before
+    assert passes
+
+
+def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Workplace) -> None:
+    def interrupted() -> list[Score]:
+        raise KeyboardInterrupt
+
+    held = keeping(workplace)
+    with pytest.raises(KeyboardInterrupt):
+        held.given("kept_scores", "base", [1], {}, TypeAdapter(list[Score]), interrupted)
+    assert not list(workplace.store.root.rglob("*.json*"))
+    assert held.given(
+        "kept_scores", "base", [1], {}, TypeAdapter(list[Score]), lambda: [Score("a", (-1.5,), (3,))]
+    ) == [Score("a", (-1.5,), (3,))]
+
+
+def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
+    both = threading.Barrier(2, timeout=30)
+    scores = [Score("a", (-1 / 3, -2e-17), (3, 1))]
+
+    def compute() -> list[Score]:
+        both.wait()  # until the other one found nothing either
+        return scores
+
+    found: list[list[Score]] = []
+
+    def session() -> None:
+        found.append(keeping(workplace).given("kept_scores", "base", [1], {}, TypeAdapter(list[Score]), compute))
+
+    threads = [threading.Thread(target=session) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [scores, scores]
+    assert len(manifests(workplace)) == 1
+
+
+def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
+    """Letters that are composed elsewhere in this project, separators that some readers take for the end of a line."""
+    answers = [Answer("e\u0301 \u2028 \x85 \ufeff\n\t ", 4, False), Answer("", 0, True)]
+    form = TypeAdapter(list[Answer])
+    for _ in range(2):
+        assert keeping(workplace).given("kept_answers", "base", ["a", "b"], {}, form, lambda: answers) == answers
+
+
+def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
+    form = TypeAdapter(list[Answer])
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl: does not hold one result for each of 2 items"):
+        keeping(workplace).given("kept_answers", "base", ["a", "b"], {}, form, lambda: [Answer("", 0, True)])

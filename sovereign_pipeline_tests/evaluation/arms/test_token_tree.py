@@ -1,0 +1,125 @@
+"""A tree holds each beginning once, and every family of models gives in it what it gives to a sequence alone."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.evaluation.arms import token_tree
+from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
+from sovereign_pipeline_tests.families import PACKED, configuration
+
+WINDOW = 8
+
+sequences = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=9), min_size=1, max_size=12)
+
+
+def grown(asked: list[list[int]]) -> Tree:
+    tree = Tree()
+    for sequence in asked:
+        tree.add(sequence)
+    return tree
+
+
+@given(sequences)
+def test_a_tree_holds_each_beginning_once_and_every_sequence(asked: list[list[int]]) -> None:
+    tree = grown(asked)
+    beginnings = {tuple(sequence[: place + 1]) for sequence in asked for place in range(len(sequence))}
+    assert len(tree.tokens) == len(beginnings)
+    for sequence, path in zip(asked, tree.paths, strict=True):
+        assert [tree.tokens[node] for node in path] == sequence
+        assert [tree.depths[node] for node in path] == list(range(len(sequence)))
+        assert [tree.parents[node] for node in path] == [-1, *path[:-1]]
+        assert tree.shared([*sequence, 9]) == len(sequence)
+
+
+@settings(deadline=None)
+@given(sequences)
+def test_a_token_sees_its_ancestors_and_itself_alone(asked: list[list[int]]) -> None:
+    import torch
+
+    tree = grown(asked)
+    inputs = tree.inputs("cpu", torch.float32)
+    if tree.is_chain:
+        assert "attention_mask" not in inputs
+        return
+    ways: list[set[int]] = []
+    for node, parent in enumerate(tree.parents):
+        ways.append({node} | (ways[parent] if parent >= 0 else set()))
+    seen = [set(row.nonzero()[:, 0].tolist()) for row in inputs["attention_mask"][0, 0] == 0]
+    assert seen == ways
+
+
+@given(sequences, st.integers(0, 10))
+def test_planting_keeps_the_order_and_lets_no_longer_sequence_branch(asked: list[list[int]], longest: int) -> None:
+    trees = plant(asked, longest)
+    planted = [[tree.tokens[node] for node in path] for tree in trees for path in tree.paths]
+    assert planted == asked
+    for tree in trees:
+        assert tree.is_chain or max(tree.depths) < longest
+
+
+def test_a_tree_is_full_at_its_most_tokens_beside_what_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short questions behind long examples stand in one tree; one long sequence may have more than the most."""
+    monkeypatch.setattr(token_tree, "MOST_TOKENS", 5)
+    examples, others = list(range(10, 30)), list(range(40, 48))
+    questions = [[*examples, word] for word in range(6)]
+    trees = plant([*questions, others, others[:3], [1], [2]], longest_branch=100)
+    assert [len(tree.tokens) for tree in trees] == [25, 21, 8, 2]
+    assert [len(tree.paths) for tree in trees] == [5, 1, 2, 2]
+
+
+def model_of(family: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(configuration(family)[0], attn_implementation="sdpa").eval()
+
+
+def random_ids(count: int, seed: int) -> list[int]:
+    import torch
+
+    return list(torch.randint(3, 250, (count,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+@pytest.mark.parametrize("family", [*PACKED, "falcon_h1"])
+def test_every_family_gives_in_a_tree_what_it_gives_to_a_sequence_alone(family: str) -> None:
+    """Sequences of 6 fit the windows of these models; those of 26 do not, and stand in trees of their own there."""
+    import torch
+
+    model = model_of(family)
+    longest = longest_branch(model, random_ids(8, 3))
+    windowed = bool(model.config.get_text_config().to_dict().get("sliding_window"))
+    assert longest == (0 if family == "falcon_h1" else WINDOW if windowed else 512)
+    short, long = random_ids(4, 4), random_ids(20, 5)
+    asked = [[*short, 7, 8], [*short, 9], [*short, 7, 5], [*long, *random_ids(6, 6)], [*long, *random_ids(6, 7)]]
+    trees = plant(asked, longest)
+    assert len(trees) == {0: 5, WINDOW: 3, 512: 1}[longest]
+    found = []
+    with torch.inference_mode():
+        for tree in trees:
+            logits = model(**tree.inputs("cpu", torch.float32), use_cache=False).logits[0]
+            found += [logits[path] for path in tree.paths]
+        for sequence, logits in zip(asked, found, strict=True):
+            alone = model(input_ids=torch.tensor([sequence]), use_cache=False).logits[0]
+            assert torch.allclose(logits, alone, atol=1e-3), (logits - alone).abs().max()
+
+
+def test_a_model_that_mixes_branches_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted: a mask under which each token sees all that lies before it in the tree, so the branch before as well."""
+    import torch
+
+    def all_before(tree: Tree, device: Any, dtype: Any) -> dict[str, Any]:
+        return {"input_ids": torch.tensor([tree.tokens]), "position_ids": torch.tensor([tree.depths])}
+
+    model = model_of("llama")
+    assert longest_branch(model, random_ids(8, 3)) == 512
+    monkeypatch.setattr(Tree, "inputs", all_before)
+    assert longest_branch(model, random_ids(8, 3)) == 0
+
+
+@pytest.mark.parametrize("ids", [[5, 6], [5, 5], [5, 6, 5]])
+def test_an_item_of_few_tokens_is_enough_to_try_a_model_with(ids: list[int]) -> None:
+    assert longest_branch(model_of("llama"), ids) == 512

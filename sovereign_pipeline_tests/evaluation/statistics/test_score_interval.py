@@ -1,0 +1,171 @@
+"""The score interval against a published table, statsmodels, and the error rates it promises, counted exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
+
+from sovereign_pipeline.evaluation.statistics.score_interval import (
+    clustered_score_interval,
+    design_effect,
+    score_interval,
+)
+
+
+def test_interval_is_the_published_one() -> None:
+    # Fagerland, Lydersen and Laake 2014, tables II and V: 21 children's airways before and after a transplantation.
+    assert score_interval(gained=1, lost=7, rows=21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize("rows", [3, 28, 150])
+def test_where_no_row_differs_each_end_is_wilsons_bound(rows: int) -> None:
+    """A bootstrap of such rows has no width: three questions that nobody lost would pass any margin."""
+    _, reference = proportion_confint(0, rows, alpha=0.05, method="wilson")
+    assert score_interval(0, 0, rows) == pytest.approx((-reference, reference))
+
+
+@pytest.mark.parametrize("gained", [0, 3, 20])
+def test_where_every_row_differs_it_is_wilsons_interval_of_the_share_gained(gained: int) -> None:
+    low, high = proportion_confint(gained, 20, alpha=0.05, method="wilson")
+    assert score_interval(gained, 20 - gained, 20) == pytest.approx((2 * low - 1, 2 * high - 1))
+
+
+def test_interval_of_many_rows_is_the_normal_one() -> None:
+    half = 1.959964 * math.sqrt((0.30 - 0.10**2) / 20_000)
+    assert score_interval(2_000, 4_000, 20_000) == pytest.approx((-0.1 - half, -0.1 + half), abs=2e-4)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
+def test_interval_holds_the_difference_and_turns_with_it(gained: int, lost: int, tied: int) -> None:
+    rows = gained + lost + tied + 1
+    low, high = score_interval(gained, lost, rows)
+    assert -1 <= low <= (gained - lost) / rows <= high <= 1
+    assert low < high
+    assert score_interval(lost, gained, rows) == pytest.approx((-high, -low), abs=1e-9)
+
+
+def passing_probability(rows: int, gained: float, lost: float, margin: float) -> float:
+    """Exact probability that the whole interval lies above -margin, over all outcomes of the rows."""
+    total = 0.0
+    for more in range(rows + 1):
+        for less in range(rows + 1 - more):
+            counts, shares = (more, less, rows - more - less), (gained, lost, 1 - gained - lost)
+            if any(count and share <= 0 for count, share in zip(counts, shares, strict=True)):
+                continue
+            if score_interval(more, less, rows)[0] <= -margin:
+                continue
+            logarithm = math.lgamma(rows + 1) - sum(math.lgamma(count + 1) for count in counts)
+            logarithm += sum(n * math.log(share) for n, share in zip(counts, shares, strict=True) if n)
+            total += math.exp(logarithm)
+    return total
+
+
+@pytest.mark.parametrize("rows", [6, 20, 48])
+@pytest.mark.parametrize("margin", [0.05, 0.10, 0.15, 0.30])
+@pytest.mark.parametrize("gained", [0.0, 0.02, 0.10, 0.30])
+def test_a_candidate_worse_by_the_margin_passes_as_rarely_as_promised(rows: int, margin: float, gained: float) -> None:
+    assert passing_probability(rows, gained, gained + margin, margin) <= 0.035
+
+
+def drawn(
+    generator: np.random.Generator, clusters: int, of: int, lost: float, gained: float, shared: float
+) -> list[int]:
+    """Differences of which a share is the same throughout a cluster."""
+    shares = [gained, lost, 1 - gained - lost]
+    common = generator.choice([1, -1, 0], (clusters, 1), p=shares)
+    own = generator.choice([1, -1, 0], (clusters, of), p=shares)
+    return [int(each) for each in np.where(generator.random((clusters, of)) < shared, common, own).ravel()]
+
+
+@pytest.mark.parametrize(
+    ("clusters", "of", "lost", "gained"), [(6, 5, 0.15, 0.05), (20, 5, 0.15, 0.05), (40, 3, 0.1, 0)]
+)
+def test_rows_that_go_together_do_not_make_it_pass_more_often(
+    clusters: int, of: int, lost: float, gained: float
+) -> None:
+    generator, trials = np.random.default_rng(3), 400
+    names = [str(n // of) for n in range(clusters * of)]
+    passed = sum(
+        clustered_score_interval(drawn(generator, clusters, of, lost, gained, 0.7), names)[0] > gained - lost
+        for _ in range(trials)
+    )
+    assert passed / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_the_design_effect_is_that_of_cluster_robust_errors() -> None:
+    generator = np.random.default_rng(4)
+    values = drawn(generator, 30, 6, 0.3, 0.2, 0.6)
+    groups = np.repeat(np.arange(30), 6)
+    model = sm.OLS(np.array(values, dtype=float), np.ones(180))
+    robust = model.fit(cov_type="cluster", cov_kwds={"groups": groups}).bse[0]
+    plain = model.fit().bse[0]
+    assert design_effect(values, [str(each) for each in groups]) == pytest.approx((robust / plain) ** 2, rel=0.01)
+
+
+def test_clusters_of_one_row_are_rows_and_copies_of_a_row_add_nothing() -> None:
+    values = [-1, 0, 0, 1, 0, -1, 0, 0, 0, 0, -1, 0]
+    names = [str(n) for n in range(12)]
+    assert clustered_score_interval(values, names) == score_interval(1, 3, 12)
+    once, copied = clustered_score_interval(values, names), clustered_score_interval(values * 4, names * 4)
+    assert copied[1] - copied[0] > 0.95 * (once[1] - once[0])
+    assert clustered_score_interval([0] * 40, names[:4] * 10)[0] < score_interval(0, 0, 4)[0]
+    assert clustered_score_interval([0] * 40, ["one"] * 40) == (-1.0, 1.0)
+
+
+def test_one_row_that_differs_says_no_more_about_passages_than_none() -> None:
+    """100 questions on 20 passages. Taken as 100 that stand alone as soon as one is lost, they would end at -0.060."""
+    passages = [str(n // 5) for n in range(100)]
+    none, one = (clustered_score_interval([-1] * lost + [0] * (100 - lost), passages) for lost in (0, 1))
+    bound = 2.0930**2 / (20 + 2.0930**2)  # Student's quantile with 19 degrees of freedom in Wilson's bound
+    assert none == pytest.approx((-bound, bound), abs=1e-4)
+    assert one[0] == pytest.approx(-bound, abs=1e-4)
+    assert 0.10 < one[1] < bound
+
+
+def test_where_many_rows_differ_the_estimated_design_effect_counts_alone() -> None:
+    """Nineteen of 100 rows, all but two of them alone in their passages."""
+    passages = [str(n // 5) for n in range(100)]
+    differences = [-1 if (n % 5 == 0 and n < 90) or n == 1 else 0 for n in range(100)]
+    effect = design_effect(differences, passages)
+    assert 1 <= effect < 1.5
+    reference = score_interval(0, 19 / effect, 100 / effect, quantile=2.093024)
+    assert clustered_score_interval(differences, passages) == pytest.approx(reference, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(3, 30), st.integers(2, 10), st.data())
+def test_losing_one_more_row_never_brings_the_lower_end_nearer_to_none(
+    passages: int, of: int, data: st.DataObject
+) -> None:
+    """Nothing else changes, so no margin that was not kept is kept afterwards. Each row of a passage of its own: of two
+    in one passage a third elsewhere does say that losses go together less than it seemed."""
+    names = [str(n // of) for n in range(passages * of)]
+    differences, before = [0] * len(names), -0.0
+    for passage in data.draw(st.permutations(range(passages)), "order"):
+        low = clustered_score_interval(differences, names)[0]
+        assert low <= before + 1e-9
+        before = low
+        differences[passage * of + data.draw(st.integers(0, of - 1), "row")] = -1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(6, 30), st.integers(2, 10), st.integers(1, 6), st.data())
+def test_no_loss_however_placed_is_taken_for_less_than_none(
+    passages: int, of: int, lost: int, data: st.DataObject
+) -> None:
+    names = [str(n // of) for n in range(passages * of)]
+    places = data.draw(st.sets(st.integers(0, len(names) - 1), min_size=lost, max_size=lost))
+    differences = [-1 if n in places else 0 for n in range(len(names))]
+    none = clustered_score_interval([0] * len(names), names)
+    assert clustered_score_interval(differences, names)[0] <= none[0] + 1e-9
+
+
+def test_interval_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 rows"):
+        score_interval(0, 0, 0)
+    with pytest.raises(ValueError, match="0 differences"):
+        clustered_score_interval([], [])

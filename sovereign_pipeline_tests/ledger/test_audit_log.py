@@ -1,0 +1,154 @@
+"""The audit log: an entry that is missing, changed or out of place is named, whoever did it."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.ledger.audit_log import FIRST, append, checkpoint_of, entries, export, verify
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline_tests.registry.conftest import Bench
+
+Log = list[AuditEntry]
+
+
+@pytest.fixture
+def registry(bench: Bench, database: str) -> Registry:
+    return bench.open_registry()
+
+
+def with_entries(registry: Registry, count: int) -> Log:
+    for number in range(count):
+        with registry.writing() as session:
+            append(session, f"officer-{number % 2}", "lamp lit", {"lamp": number, "digest": "d" * 64})
+    return entries(registry)
+
+
+def test_each_entry_is_bound_to_the_one_before_it_by_a_hash_that_anyone_can_compute(registry: Registry) -> None:
+    log = with_entries(registry, 3)
+    last = verify(log)
+    assert (last.sequence, last.hash) == (3, log[2].hash)
+    assert [entry.previous for entry in log] == [FIRST, log[0].hash, log[1].hash]
+    by_hand = {name: getattr(log[1], name) for name in ("sequence", "actor", "action", "subjects", "previous")}
+    assert digest_of({**by_hand, "at": log[1].at.isoformat(timespec="microseconds")}) == log[1].hash
+
+
+def lose(log: Log) -> Log:
+    return log[:2] + log[3:]
+
+
+def swap(log: Log) -> Log:
+    return [log[0], log[2], log[1], *log[3:]]
+
+
+def renumber(log: Log) -> Log:
+    """The third is left out and the rest moves up."""
+    for entry in log[3:]:
+        entry.sequence -= 1
+    return lose(log)
+
+
+def rewrite(log: Log) -> Log:
+    log[2].subjects = {"lamp": 99}
+    return log
+
+
+def rewrite_with_hash(log: Log) -> Log:
+    log[2].actor = "nobody"
+    log[2].hash = "e" * 64
+    return log
+
+
+def backdate(log: Log) -> Log:
+    log[2].at = log[0].at
+    return log
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lose, "entry 3 is missing"),
+        (swap, "entry 2 is missing"),
+        (renumber, "entry 3 does not follow"),
+        (rewrite, "entry 3 was changed"),
+        (rewrite_with_hash, "entry 3 was changed"),
+        (backdate, "entry 3 was changed"),
+    ],
+)
+def test_whatever_is_done_to_the_log_is_named(bench: Bench, damage: Callable[[Log], Log], said: str) -> None:
+    log = with_entries(bench.open_registry(), 5)
+    with pytest.raises(IntegrityError, match=said):
+        verify(damage(log))
+
+
+def test_what_was_cut_off_at_the_end_shows_against_an_export(bench: Bench, tmp_path: Path) -> None:
+    registry = bench.open_registry()
+    log = with_entries(registry, 4)
+    file = tmp_path / "audit.jsonl"
+    assert export(registry, file) == verify(log)
+    assert [json.loads(line)["sequence"] for line in file.read_text().splitlines()] == [1, 2, 3, 4]
+    kept = checkpoint_of(file)
+    verify(log[:3])
+    with pytest.raises(IntegrityError, match=r"entry 4 .* gone"):
+        verify(log[:3], kept)
+    assert verify(with_entries(registry, 2), kept).sequence == 6
+    with pytest.raises(InputError, match="there is no such file"):
+        checkpoint_of(tmp_path / "absent.jsonl")
+    file.write_text("[1]\n")
+    with pytest.raises(InputError, match="not an export"):
+        checkpoint_of(file)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("content", "entry 2 was changed"),
+        ("content and hash", "entry 3 does not follow the one before it"),
+        ("lost", "entry 2 is missing"),
+    ],
+)
+def test_an_export_that_was_changed_is_no_witness(bench: Bench, tmp_path: Path, fault: str, message: str) -> None:
+    registry = bench.open_registry()
+    with_entries(registry, 4)
+    file = tmp_path / "audit.jsonl"
+    export(registry, file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    if fault == "lost":
+        del rows[1]
+    else:
+        rows[1]["actor"] = "nobody"
+    if fault == "content and hash":
+        rows[1]["hash"] = digest_of({name: value for name, value in rows[1].items() if name != "hash"})
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(IntegrityError, match=f"audit.jsonl: {message}"):
+        checkpoint_of(file)
+
+
+def test_an_entry_is_undone_with_what_it_tells_of(registry: Registry) -> None:
+    with pytest.raises(ZeroDivisionError), registry.writing() as session:
+        append(session, "officer", "lamp lit", {})
+        raise ZeroDivisionError
+    assert entries(registry) == []
+
+
+def test_entries_from_many_at_once_make_one_chain(registry: Registry) -> None:
+    threads = [threading.Thread(target=with_entries, args=(registry, 5)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verify(entries(registry)).sequence == 20
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_entry SET actor = 'nobody'", "DELETE FROM audit_entry"])
+def test_the_database_itself_refuses_a_change(registry: Registry, statement: str) -> None:
+    with_entries(registry, 1)
+    with pytest.raises(Exception, match="only grows"), registry.writing() as session:
+        session.execute(text(statement))
+    verify(entries(registry))

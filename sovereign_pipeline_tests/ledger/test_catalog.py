@@ -1,0 +1,109 @@
+"""What the command line shows: plain dictionaries, ready for JSON, with every fact of the registry."""
+
+import json
+
+import pytest
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.ledger.catalog import last_adapter, list_adapters, list_datasets, show_adapter, show_dataset
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.dataset_cards import card_of_dataset
+from sovereign_pipeline_tests.registry.conftest import Bench
+
+
+def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
+    bench.register()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    bench.register()
+    rows = json.loads(json.dumps(list_adapters(bench.open_registry())))
+    assert [row["id"] for row in rows] == ["lamps-1.0.0", "lamps-1.0.1"]
+    assert set(rows[0]) == {column.name for column in Adapter.__table__.columns}
+    assert rows[0]["registered_at"].endswith("+00:00")
+    assert rows[0]["adapter_sha256"] != rows[0]["adapter_digest"]
+    assert list_adapters(bench.open_registry(), "other-line") == []
+
+
+def test_the_last_adapter_besides_one_has_the_highest_version_of_another_artifact(bench: Bench) -> None:
+    registry = bench.open_registry()
+    assert last_adapter(registry, "lamps", besides=()) is None
+    first = bench.register()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    second = bench.register()
+    bench.recipe["training"].pop("sft")
+    bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    again = bench.register()
+    assert (again.version, again.adapter_digest) == ("1.0.2", first.adapter_digest)
+
+    def last(besides: str | None, line: str = "lamps") -> str | None:
+        adapter = last_adapter(registry, line, besides={besides})
+        return adapter.id if adapter is not None else None
+
+    assert last(None) == last(second.adapter_digest) == "lamps-1.0.2"
+    assert last(first.adapter_digest) == "lamps-1.0.1"
+    assert last(None, line="lanterns") is None
+
+
+def test_an_adapter_is_shown_with_its_datasets_and_base_model(bench: Bench) -> None:
+    bench.with_preferences()
+    bench.register()
+    shown = json.loads(json.dumps(show_adapter(bench.open_registry(), "lamps-1.0.0")))
+    assert [dataset["kind"] for dataset in shown["datasets"]] == ["training_dataset", "preference_dataset"]
+    assert [dataset["rows"] for dataset in shown["datasets"]] == [4, 12]
+    assert {file["name"] for file in shown["base"]["files"]} == {"config.json", "model.safetensors"}
+    with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
+        show_adapter(bench.open_registry(), "lamps")
+
+
+def test_a_dataset_is_found_by_the_first_digits_of_its_digest(bench: Bench) -> None:
+    registry = bench.open_registry()
+    with pytest.raises(NotFoundError, match="none"):
+        show_dataset(registry, "00")
+    bench.register()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    adapter = bench.register()
+    (row,) = list_datasets(registry)
+    assert show_dataset(registry, adapter.dataset_digest[:6]) == row
+    assert row["adapters"] == ["lamps-1.0.0", "lamps-1.0.1"]
+    with pytest.raises(NotFoundError, match=row["digest"][:12]):
+        show_dataset(registry, "nothing")
+
+
+def test_digits_that_fit_two_datasets_are_refused(bench: Bench) -> None:
+    bench.with_preferences()
+    bench.register()
+    with pytest.raises(NotFoundError, match="2 datasets"):
+        show_dataset(bench.open_registry(), "")
+
+
+def test_the_row_of_a_dataset_says_what_its_card_says(bench: Bench, database: str) -> None:
+    bench.institution.rows[6]["classification"] = "INTERNAL"
+    adapter = bench.register()
+    row = json.loads(json.dumps(show_dataset(bench.open_registry(), adapter.dataset_digest)))
+    artifact = bench.artifact("training_dataset")
+    card = json.loads(artifact.file("card.json").read_bytes())
+    assert row["card_sha256"] == file_sha256(artifact.file("card.json"))
+    assert row["by_classification"] == card["by_classification"] == {"INTERNAL": 1, "PUBLIC": 7}
+    assert row["tokens"] == card["tokens"]
+    assert (row["rows"], row["rows_held_out"]) == (8, 4)
+    assert row["tokens"]["training"]["over_limit"] == row["findings"]["over the length limit"] == 8
+    assert [(each["licence"], each["retention"]) for each in row["sources"]] == [("own", "1 year")]
+
+
+def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> None:
+    adapter = bench.register()
+    row = show_dataset(bench.open_registry(), adapter.dataset_digest)
+    shown = card_of_dataset(bench.store, row)
+    assert shown.facts["file"]["sha256"] == row["file_sha256"] in shown.markdown
+    with pytest.raises(IntegrityError, match=r"card\.json: not the data card"):
+        card_of_dataset(bench.store, {**row, "card_sha256": "0" * 64})
+    file = bench.artifact("training_dataset").file("card.md")
+    file.write_text(file.read_text().replace("PUBLIC", "SECRET"))
+    with pytest.raises(IntegrityError, match=r"card\.md"):
+        card_of_dataset(bench.store, row)
+
+
+def test_datasets_of_one_line_alone_are_listed(bench: Bench) -> None:
+    bench.register()
+    assert [row["line"] for row in list_datasets(bench.open_registry(), "lamps")] == ["lamps"]
+    assert list_datasets(bench.open_registry(), "lanterns") == []

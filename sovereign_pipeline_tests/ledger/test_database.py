@@ -1,0 +1,191 @@
+"""The registry only grows, whoever writes; migrations make the tables of the models, once, on both databases."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.catalog import list_datasets
+from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, open_registry
+from sovereign_pipeline.ledger.tables import Adapter, Table
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.registry.conftest import Bench
+
+TABLES = ("dataset", "base_model", "adapter")
+# What `review/test_ballots.py` fills and tries to change.
+REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
+
+
+def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -> None:
+    registry = bench.open_registry()
+    with registry.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, *REVIEW_TABLES, "alembic_version"}
+
+
+def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database: str) -> None:
+    adapter = bench.register()
+    with bench.open_registry().reading() as session:
+        kept = session.scalars(select(Adapter)).one()
+    assert (kept.id, kept.registered_at) == (adapter.id, adapter.registered_at)
+    assert kept.registered_at.tzinfo is not None
+
+
+def test_a_dataset_registered_before_it_had_a_card_is_kept_and_says_nothing_more(bench: Bench, database: str) -> None:
+    bench.settings.home.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(bench.settings.registry_url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        values = {"digest": "d" * 64, "manifest_sha256": "m" * 64, "file_sha256": "f" * 64, "sources": "[]"}
+        values |= {"kind": "training_dataset", "line": "lamps", "rows": 8, "classification": "PUBLIC"}
+        values["created_at"] = "2024-01-01 00:00:00+00:00"
+        names = ", ".join(values)
+        connection.execute(
+            text(f"INSERT INTO dataset ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+        )
+    engine.dispose()
+    registry = bench.open_registry()
+    (row,) = list_datasets(registry, "lamps")
+    assert (row["digest"], row["rows"], row["created_at"][:10]) == ("d" * 64, 8, "2024-01-01")
+    assert {row[name] for name in ("rows_held_out", "card_sha256")} == {None}
+    assert [row[name] for name in ("by_classification", "tokens", "findings")] == [None, None, None]
+    with registry.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    _refused(registry, "UPDATE dataset SET card_sha256 = 'f'")
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("statement", ["UPDATE {table} SET classification = 'PUBLIC'", "DELETE FROM {table}"])
+def test_no_row_can_be_changed_or_deleted(bench: Bench, database: str, table: str, statement: str) -> None:
+    bench.register()
+    registry = bench.open_registry()
+    statement = statement.replace("classification", "name") if table == "base_model" else statement
+    _refused(registry, statement.format(table=table))
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_row_can_be_replaced_in_sqlite(bench: Bench, table: str) -> None:
+    bench.register()
+    _refused(bench.open_registry(), f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+
+
+def test_no_adapter_can_be_replaced_under_another_id_in_sqlite(bench: Bench) -> None:
+    bench.register()
+    registry = bench.open_registry()
+    columns = [column.name for column in Adapter.__table__.columns]
+    for new in ({"id": "'other'", "version": "'9.0.0'"}, {"id": "'other'", "record_digest": "'0'"}):
+        chosen = ", ".join(new.get(name, name) for name in columns)
+        _refused(registry, f"INSERT OR REPLACE INTO adapter ({', '.join(columns)}) SELECT {chosen} FROM adapter")
+
+
+def test_another_program_is_refused_too(bench: Bench) -> None:
+    bench.register()
+    bench.open_registry().engine.dispose()
+    with sqlite3.connect(bench.settings.home / "registry.db") as connection:
+        with pytest.raises(sqlite3.IntegrityError, match="only grows"):
+            connection.execute("UPDATE adapter SET classification = 'PUBLIC'")
+        assert connection.execute("SELECT count(*) FROM adapter").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_table_can_be_emptied_in_postgresql(
+    bench: Bench, postgresql_server: str, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", postgresql_server)
+    bench.register()
+    _refused(bench.open_registry(), f"TRUNCATE {table} CASCADE")
+
+
+def test_sqlite_keeps_a_write_ahead_log(bench: Bench) -> None:
+    with bench.open_registry().engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+def test_a_registry_of_a_newer_version_is_refused(bench: Bench, database: str) -> None:
+    registry = bench.open_registry()
+    with registry.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InputError, match="9999"):
+        bench.open_registry()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://clerk:hunter2@127.0.0.1:1/registry", "oracle+nodriver://clerk:hunter2@host/x", "hunter2"],
+)
+def test_a_database_that_cannot_be_opened_is_one_paragraph_without_the_password(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", url)
+    with pytest.raises(InputError, match="cannot be opened") as refusal:
+        open_registry(bench.settings)
+    assert "hunter2" not in str(refusal.value)
+
+
+def test_a_file_that_is_no_database_is_refused(bench: Bench) -> None:
+    bench.settings.home.mkdir(parents=True, exist_ok=True)
+    (bench.settings.home / "registry.db").write_text("not a database, but long enough to be looked at as one" * 20)
+    with pytest.raises(InputError, match="cannot be opened"):
+        bench.open_registry()
+
+
+def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, database: str) -> None:
+    bench.settings.home.mkdir(parents=True, exist_ok=True)
+    code = (
+        "from sovereign_pipeline.ledger.database import open_registry\n"
+        "from sovereign_pipeline.settings import Settings\n"
+        "open_registry(Settings.from_environment())\n"
+    )
+    environment = {**os.environ, "SOVEREIGN_HOME": str(bench.settings.home)}
+    root = Path(__file__).resolve().parents[2]
+    started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=root) for _ in range(3)]
+    assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+
+
+def test_nobody_is_refused_while_others_open_the_same_new_file(bench: Bench) -> None:
+    """SQLite's switch to WAL does not wait by itself. In so many tries some meet."""
+    refused: list[Exception] = []
+
+    def open_it(settings: Settings, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            open_registry(settings)
+        except Exception as error:  # to be told by the test and not by its thread
+            refused.append(error)
+
+    for number in range(12):
+        settings = replace(bench.settings, home=bench.settings.home / f"new-{number}")
+        together = threading.Barrier(4)
+        threads = [threading.Thread(target=open_it, args=(settings, together)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not refused
+
+
+def _refused(registry: Registry, statement: str) -> None:
+    def rows() -> list[tuple[object, ...]]:
+        with registry.engine.connect() as connection:
+            return [tuple(row) for table in TABLES for row in connection.execute(text(f"SELECT * FROM {table}"))]
+
+    before = rows()
+    assert before
+    with pytest.raises(DBAPIError, match="only grows"), registry.writing() as session:
+        session.execute(text(statement))
+    assert rows() == before

@@ -1,0 +1,85 @@
+"""The sensor of closed reviews, ticked by hand, and the asset that it asks for."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+
+from sovereign_pipeline.orchestration.assets import chain_asset
+from sovereign_pipeline.orchestration.partitions import LINES, register_lines
+from sovereign_pipeline.orchestration.plan import stale_kinds
+from sovereign_pipeline.orchestration.resources import Installation, References
+from sovereign_pipeline.orchestration.sensors import closed_reviews
+from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, room  # noqa: F401 (fixtures)
+
+
+@pytest.fixture
+def instance(room: ReviewBench) -> Iterator[dg.DagsterInstance]:  # noqa: F811
+    with dg.instance_for_test() as instance:
+        register_lines(instance, room.bench.settings)
+        yield instance
+
+
+def installation(room: ReviewBench) -> Installation:  # noqa: F811
+    settings = room.bench.settings
+    return Installation(home=str(settings.home), data=str(settings.data), vault=str(settings.vault))
+
+
+def tick(room: ReviewBench, instance: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:  # noqa: F811
+    """(run key, partition) of every run that is asked for."""
+    context = dg.build_sensor_context(instance=instance, resources={"installation": installation(room)})
+    given = list(closed_reviews(context))  # type: ignore[call-overload]
+    return [(each.run_key, each.partition_key) for each in given if isinstance(each, dg.RunRequest)]
+
+
+def test_a_run_is_asked_for_once_a_review_is_closed_and_not_before(
+    room: ReviewBench,  # noqa: F811
+    instance: dg.DagsterInstance,
+) -> None:
+    assert tick(room, instance) == []
+    opened = room.open()
+    room.vote_all(1)
+    assert tick(room, instance) == []
+    room.close()
+    # Dagster launches one run a key, however often it is asked for.
+    key = f"review-{opened.review}-{room.bench.refs['registered_adapter'].digest[:12]}"
+    assert tick(room, instance) == tick(room, instance) == [(key, "lamps")]
+    room.bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    room.bench.register()
+    ((again, _),) = tick(room, instance)  # the same weights under another version: the answer is theirs too
+    assert again != key
+    room.another_adapter()
+    assert tick(room, instance) == []  # it was of another candidate than the line's present one
+
+
+def test_the_asset_shows_the_result_and_a_no_fails_its_step(
+    room: ReviewBench,  # noqa: F811
+    instance: dg.DagsterInstance,
+) -> None:
+    room.open()
+    room.vote_all(-1)
+    room.close()
+    stale = stale_kinds(room.bench.workplace())
+    assert "blind_review" not in stale
+    asset = chain_asset(
+        BLIND_REVIEW, group="release", owner="team:test", kinds={"fastapi"}, description="as the real one"
+    )
+    upstream = dg.AssetSpec("registered_adapter", partitions_def=LINES).with_io_manager_key("references")
+    result = dg.materialize(
+        [asset, upstream],
+        selection=["blind_review"],
+        partition_key="lamps",
+        instance=instance,
+        resources={
+            "installation": installation(room),
+            "references": References(installation=installation(room)),
+        },
+        raise_on_error=False,
+    )
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("net_preference_not_negative", False)
+    (event,) = result.get_asset_materialization_events()
+    page = event.step_materialization_data.materialization.metadata
+    assert "net preference" in str(page["review"].value)
+    assert "wording" not in repr(page)
+    assert stale_kinds(room.bench.workplace()) == stale

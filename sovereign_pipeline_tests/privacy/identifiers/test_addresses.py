@@ -1,0 +1,76 @@
+"""Addresses from abroad are found whole, and numbers in official prose are none."""
+
+import time
+
+import pytest
+
+from sovereign_pipeline.privacy.identifiers.addresses import address_spans
+
+
+def found(text: str) -> list[str]:
+    return [text[start:end] for start, end in address_spans(text)]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "24 Tidewater Avenue",
+        "24 Tidewater Avenue Apt. 7",
+        "118 Old Kelp Road, Marshford, NW 40231",
+        "Rua das Algas 25",
+        "12 rue de la Marée",
+        "Via Quaglia 131",
+        "ul. Rybacka 10",
+        "Kelpstrasse 33",
+        "9 Tangvägen",
+        "Halászati utca 19",
+        "PSC 4471, Box 2093",
+        "Unit 5120 Box 88",
+        "Postboks 114",
+        "BS1 4QD",
+        "77 Seawall Lane\nSuite 12\nMarshford\nNew Zealand 6021",
+    ],
+)
+def test_an_address_is_found_whole(address: str) -> None:
+    assert found(f"I wrote to you from {address}") == [address]
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("She lives at Algenhof 78, and", "Algenhof 78"),
+        ("Our office is at 6802 Brisas 45.", "6802 Brisas 45"),
+        ("address: 6802 Brisas 45\nApt. 3", "6802 Brisas 45\nApt. 3"),
+        ("> 6802 Brisas 45\n> Suite 9\n", "6802 Brisas 45\n> Suite 9"),
+    ],
+)
+def test_a_name_with_numbers_is_an_address_where_the_letter_says_so(text: str, address: str) -> None:
+    assert found(text) == [address]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "On 12 March 2024 the Ministry paid 40 per cent of 1,200 rials.",
+        "Section 5 Housing Act 1988 and Article 14 of Part 2, Schedule 3",
+        "P.O. Box 218, Muscat",
+        "between 3 Permits and 12 Permits in 2023",
+        "sent via the portal in 2024",
+    ],
+)
+def test_official_prose_holds_no_address(text: str) -> None:
+    assert found(text) == []
+
+
+def test_strange_texts_take_no_long_time() -> None:
+    started = time.process_time()
+    for text in (
+        "a" * 100_000,
+        "1 " * 50_000,
+        "Aa " * 30_000,
+        "12 Rue de la " * 5_000,
+        "Apt 1 " * 20_000,
+        "1\n" * 50_000,
+    ):
+        found(text)
+    assert time.process_time() - started < 10

@@ -1,0 +1,219 @@
+"""Who is who within a case file: shorter names join fuller ones only where that is certain."""
+
+from itertools import combinations, permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
+from sovereign_pipeline.privacy.names.transliteration import is_arabic
+from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline_tests.privacy.conftest import document, scrub
+
+
+def grouped(*texts: str) -> tuple[list[int], list[str]]:
+    """For each name the index of the first name of the same person; and the ambiguous ones."""
+    parsed = [person_name(text) for text in texts]
+    persons, ambiguous = same_person(parsed)
+    owners = [persons[name] for name in parsed]
+    return [owners.index(owner) for owner in owners], [
+        t for t, name in zip(texts, parsed, strict=True) if name in ambiguous
+    ]
+
+
+def test_a_surname_alone_is_the_only_person_of_that_name() -> None:
+    assert grouped("Mr Al-Busaidi", "Said Al Busaidi", "said al-busaidi") == ([0, 0, 0], [])
+
+
+def test_a_fathers_name_may_be_left_out() -> None:
+    assert grouped("Hamood bin Rashid Al Araimi", "Hamood Al Araimi", "Hamood") == ([0, 0, 0], [])
+    assert grouped("ناصر بن سيف الحبسي", "السيد ناصر الحبسي", "الحبسي")[0] == [0, 0, 0]
+
+
+def test_two_people_of_one_surname_are_never_guessed() -> None:
+    assert grouped("Faisal Al Balushi", "Marwa Al Balushi", "Al Balushi") == ([0, 1, 2], ["Al Balushi"])
+
+
+def test_fathers_tell_people_apart() -> None:
+    owners, ambiguous = grouped("Ali bin Humaid Al Harrasi", "Ali bin Zahir Al Harrasi", "Ali Al Harrasi")
+    assert owners == [0, 1, 2]
+    assert ambiguous == ["Ali Al Harrasi"]
+
+
+def test_a_son_is_not_his_father() -> None:
+    assert grouped("Khamis Al Ghailani", "Faisal bin Khamis Al Ghailani")[0] == [0, 1]
+
+
+PARTS = st.sampled_from(["said", "ali", "salim", "hamed"])
+
+
+@given(st.lists(st.builds(lambda g, f, s: f"{g} bin {f} Al {s.title()}i", PARTS, PARTS, PARTS), min_size=1, max_size=6))
+def test_fuller_names_never_fall_together_and_spelling_never_parts_them(full: list[str]) -> None:
+    respelt = [name.replace("Al ", "al-").upper() for name in full]
+    owners, ambiguous = grouped(*full, *respelt)
+    assert owners == [[*full, *full].index(name) for name in [*full, *full]]
+    assert ambiguous == []
+
+
+# --- spelling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("Said Al Busaidi", "SAID AL-BUSAIDI", "said el busaidi", "Said AlBusaidi", "Said Al Bu Saidi"),
+        ("Ali Al Shihhi", "Ali Ash-Shihhi", "Ali ash Shihhi"),
+        ("Zahir Al Siyabi", "Zahir As-Siyabi"),
+        ("Abdul Rahman Al Kindi", "Abdulrahman Al-Kindi", "Abd al-Rahman Al Kindi", "Abdur Rahman Al Kindi"),
+        ("Abdallah Al Kindi", "Abdullah Al Kindi"),
+        ("عبد الرحمن الكندي", "عبدالرحمن الكندي"),
+        ("فاطمة الحارثية", "فاطمه الحارثيه"),
+        ("إبراهيم بن أحمد البوسعيدي", "ابراهيم بن احمد البو سعيدي"),
+        ("السيد أبو بكر الحبسي", "ابو بكر الحبسي"),
+    ],
+)
+def test_what_differs_in_writing_alone_is_one_person(spellings: tuple[str, ...]) -> None:
+    assert len({person_name(spelling) for spelling in spellings}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Saeed Al Busaidi", "Said Al Busaidi"),
+        ("Mohammed Al Harthi", "Mohamed Al-Harthy"),
+        ("Abdulla Al Kindi", "Abdullah Al Kindi"),
+        ("علي الحبسي", "على الحبسي"),
+        ("Saeed", "Said Al Busaidi"),
+    ],
+)
+def test_another_spelling_is_kept_apart_and_listed(one: str, other: str) -> None:
+    assert grouped(one, other) == ([0, 1], [one, other])
+
+
+def test_another_name_is_kept_apart_and_not_listed() -> None:
+    assert grouped("Said Al Busaidi", "Saud Al Busaidi", "Salim Al Harthi", "Salma Al Harthi")[1] == []
+    assert grouped("Saeed Al Busaidi", "Said Al Harthi")[1] == []
+
+
+def test_both_words_of_a_compound_are_known_in_the_case() -> None:
+    assert known_parts([person_name("Abdul Rahman Al Kindi")]) >= {"abdul", "rahman", "abdulrahman", "al-kindi"}
+
+
+# --- two scripts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mentions",
+    [
+        ("Said Al Busaidi", "Mr Al-Busaidi", "السيد سعيد البوسعيدي"),
+        ("سعيد بن راشد العريمي", "Said Al Araimi", "Mr Said", "العريمي"),
+        ("Laila bint Nasser Al Kindi", "ليلى الكندية"),
+        ("Abdul Rahman Al Mahrouqi", "عبد الرحمن المحروقي", "المحروقي"),
+        ("يوسف بن يعقوب الهنائي", "Mr. Yousuf bin Yaqoob Al-Hinai"),
+    ],
+)
+def test_one_person_in_two_scripts(mentions: tuple[str, ...]) -> None:
+    for order in permutations(mentions):
+        assert grouped(*order) == ([0] * len(mentions), [])
+
+
+def test_a_like_sounding_name_does_not_come_between() -> None:
+    owners, ambiguous = grouped("Said Al Busaidi", "Saud Al Kindi", "السيد سعيد", "السيد سعيد البوسعيدي")
+    assert owners == [0, 1, 0, 0]
+    assert ambiguous == []
+
+
+def test_what_fits_two_of_the_other_script_is_kept_apart_and_listed() -> None:
+    owners, ambiguous = grouped("Salim Al Harthi", "سالم الحارثي", "سليم الحارثي")
+    assert owners == [0, 1, 2]
+    assert ambiguous == ["Salim Al Harthi", "سالم الحارثي", "سليم الحارثي"]
+    owners, ambiguous = grouped("Said Al Busaidi", "Saeed Al Busaidi", "سعيد البوسعيدي")
+    assert owners == [0, 1, 2]
+    assert len(ambiguous) == 3
+
+
+def test_a_rare_spelling_in_the_other_script_is_listed() -> None:
+    assert grouped("Osman Al Hinai", "عثمان الهنائي") == ([0, 1], ["Osman Al Hinai", "عثمان الهنائي"])
+
+
+def test_a_surname_of_several_in_the_other_script_is_ambiguous() -> None:
+    assert grouped("Faisal Al Balushi", "Marwa Al Balushi", "السيد البلوشي") == ([0, 1, 2], ["السيد البلوشي"])
+
+
+def test_fathers_tell_people_apart_in_two_scripts() -> None:
+    owners, ambiguous = grouped("علي بن حميد الحراصي", "Ali bin Zahir Al Harrasi")
+    assert owners == [0, 1]
+    assert ambiguous == []
+
+
+GIVEN_PAIRS = [("said", "سعيد"), ("saud", "سعود"), ("salim", "سالم"), ("saleem", "سليم"), ("hamad", "حمد")]
+GIVEN_PAIRS += [("hamed", "حامد"), ("ali", "علي"), ("rashid", "راشد"), ("saeed", "سعيد"), ("omar", "عمر")]
+SURNAME_PAIRS = [("Al Busaidi", "البوسعيدي"), ("Al Saidi", "السعيدي"), ("Al Amri", "العامري"), ("Al Amri", "العمري")]
+ARABIC_OF = dict(GIVEN_PAIRS)
+
+
+@st.composite
+def mentions(draw: st.DrawFn) -> str:
+    script = draw(st.sampled_from([0, 1]))
+    given = draw(st.sampled_from(GIVEN_PAIRS))[script]
+    father = draw(st.sampled_from(GIVEN_PAIRS))[script]
+    surname = draw(st.sampled_from(SURNAME_PAIRS))[script]
+    kin = ("bin", "بن")[script]
+    return draw(st.sampled_from([f"{given} {kin} {father} {surname}", f"{given} {surname}", surname, given]))
+
+
+def fullest(name: PersonName) -> bool:
+    return name.given is not None and bool(name.fathers) and name.surname is not None
+
+
+@given(st.lists(mentions(), min_size=1, max_size=7), st.randoms(use_true_random=False))
+def test_joining_is_an_equivalence_that_does_not_depend_on_order(texts: list[str], chance: object) -> None:
+    names = [person_name(text) for text in texts]
+    persons, ambiguous = same_person(names)
+    for name in names:  # the person of a person is that person: the classes do not overlap
+        assert same_person([*names, persons[name]])[0][persons[name]] == persons[name]
+    shuffled = list(names)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    again, unsure = same_person(shuffled)
+    assert (again, unsure) == (persons, ambiguous)
+
+
+@given(st.lists(mentions(), min_size=2, max_size=7))
+def test_two_full_names_of_one_script_never_fall_together(texts: list[str]) -> None:
+    names = [person_name(text) for text in texts]
+    persons, _ = same_person(names)
+    for one, other in combinations(dict.fromkeys(names), 2):
+        if fullest(one) and fullest(other) and persons[one] == persons[other]:
+            arabic = {ARABIC_OF.get(each.given or "", each.given) for each in (one, other)}
+            assert is_arabic(one.given or "") != is_arabic(other.given or "")
+            assert len(arabic) == 1
+
+
+# --- the whole scrubber ----------------------------------------------------------------------------------------------
+
+
+def test_three_letters_in_two_scripts_are_about_one_person(patterns_only: Scrubber) -> None:
+    first = document("Said Al Busaidi asks for a berth.", id="A", date="2024-01-01")
+    second = document("أكد السيد سعيد البوسعيدي طلبه.", id="B", date="2024-02-01", language="ar")
+    third = document("Mr Al-Busaidi paid. Saud Al Kindi did not.", id="C", date="2024-03-01")
+    case = scrub(patterns_only, first, second, third)
+    assert [each.request for each in case.documents] == [
+        "NAME_1 asks for a berth.",
+        "أكد السيد NAME_1 طلبه.",
+        "Mr NAME_1 paid. NAME_2 did not.",
+    ]
+    assert case.ambiguous_rows == []
+
+
+def test_letters_that_could_be_about_two_people_are_listed(patterns_only: Scrubber) -> None:
+    first = document("Salim Al Harthi asks for a berth.", id="A", date="2024-01-01")
+    second = document("أكد السيد سالم الحارثي طلبه.", id="B", date="2024-02-01", language="ar")
+    third = document("رفض السيد سليم الحارثي ذلك.", id="C", date="2024-03-01", language="ar")
+    case = scrub(patterns_only, first, second, third)
+    assert [each.request for each in case.documents] == [
+        "NAME_1 asks for a berth.",
+        "أكد السيد NAME_2 طلبه.",
+        "رفض السيد NAME_3 ذلك.",
+    ]
+    assert case.ambiguous_rows == ["A", "B", "C"]

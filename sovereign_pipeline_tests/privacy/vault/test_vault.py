@@ -1,0 +1,127 @@
+"""The training side can add and never read; the program for the offline machine."""
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy.vault.vault import MappingRow, Vault, read_public_key, read_vault
+
+
+def row(case: str = "PRM/2024/017", placeholder: str = "NAME_1", original: str = "Said Al Busaidi") -> MappingRow:
+    return MappingRow("permits-desk", "f" * 64, case, "PRM-0001", "request", placeholder, original)
+
+
+def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sovereign_pipeline.privacy.vault.vault_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path]:
+    private, public = tmp_path / "keys" / "vault.key", tmp_path / "vault.pub"
+    assert program("keygen", "--private", private, "--public", public).returncode == 0
+    return private, public
+
+
+@pytest.fixture
+def filled(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
+    vault = Vault.at(tmp_path / "vault", keys[1])
+    assert vault.add("permits-desk", [row(), row(placeholder="NAME_1", original="Al-Busaidi"), row(case="X/1")]) == 3
+    return tmp_path / "vault"
+
+
+def test_what_was_added_comes_back_with_the_private_key_only(filled: Path, keys: tuple[Path, Path]) -> None:
+    private, public = keys
+    assert [each.original for each in read_vault(filled, private.read_text())][:2] == ["Said Al Busaidi", "Al-Busaidi"]
+    with pytest.raises(PrivacyError, match="no age private key"):
+        list(read_vault(filled, public.read_text()))
+    with pytest.raises(PrivacyError, match="does not open"):
+        list(read_vault(filled, str(pyrage.x25519.Identity.generate())))
+    content = b"".join(file.read_bytes() for file in filled.rglob("*.age"))
+    assert b"Busaidi" not in content
+    assert b"NAME_1" not in content
+
+
+def test_the_vault_only_grows(filled: Path, keys: tuple[Path, Path]) -> None:
+    before = {file: file.read_bytes() for file in filled.rglob("*.age")}
+    vault = Vault.at(filled, keys[1])
+    assert vault.add("permits-desk", [row()]) == 1
+    assert vault.add("permits-desk", []) == 0
+    after = {file: file.read_bytes() for file in filled.rglob("*.age")}
+    assert before.items() <= after.items()
+    assert len(after) == 2
+
+
+def test_a_changed_file_is_named(filled: Path, keys: tuple[Path, Path]) -> None:
+    file = next(filled.rglob("*.age"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(PrivacyError, match=file.name):
+        list(read_vault(filled, keys[0].read_text()))
+
+
+def test_a_public_key_that_is_absent_or_none_names_keygen(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="sovereign-vault keygen"):
+        read_public_key(tmp_path / "vault.pub")
+    (tmp_path / "vault.pub").write_text("age1nonsense")
+    with pytest.raises(PrivacyError, match="sovereign-vault keygen"):
+        read_public_key(tmp_path / "vault.pub")
+
+
+def test_keygen_guards_the_private_key_and_never_overwrites(keys: tuple[Path, Path], tmp_path: Path) -> None:
+    private, public = keys
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert read_public_key(public).startswith("age1")
+    before = private.read_text()
+    again = program("keygen", "--private", private)
+    assert again.returncode == 2
+    assert "never overwritten" in again.stderr
+    assert private.read_text() == before
+    other = tmp_path / "other.key"
+    assert program("keygen", "--private", other, "--public", public).returncode == 2
+    assert not other.exists()
+
+
+def test_reveal_prints_the_mapping_and_leaves_an_audit_line(filled: Path, keys: tuple[Path, Path]) -> None:
+    table = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled)
+    assert table.returncode == 0
+    assert "Busaidi" in table.stdout
+    listed = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled, "--line", "permits-desk", "--json")
+    assert [each["original"] for each in json.loads(listed.stdout)] == ["Said Al Busaidi", "Al-Busaidi"]
+    audit = (filled / "audit.jsonl").read_text()
+    entries = [json.loads(line) for line in audit.splitlines()]
+    assert [(entry["case"], entry["rows"]) for entry in entries] == [("PRM/2024/017", 2)] * 2
+    assert all(entry["user"] and entry["time"] for entry in entries)
+    assert "Busaidi" not in audit
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["NO/1", "--key", "{key}", "--vault", "{vault}"], 2, "holds nothing for case"),
+        (["A/1", "--key", "{key}.absent", "--vault", "{vault}"], 2, "no such key file"),
+        (["A/1", "--key", "{public}", "--vault", "{vault}"], 1, "no age private key"),
+        (["A/1", "--key", "{key}", "--vault", "{vault}/absent"], 2, "no such directory"),
+        (["A/1", "--key", "{key}"], 2, "--vault"),
+    ],
+)
+def test_a_mistake_is_one_paragraph_and_a_status(
+    filled: Path, keys: tuple[Path, Path], arguments: list[str], status: int, words: str
+) -> None:
+    places = {"key": keys[0], "public": keys[1], "vault": filled}
+    ended = program("reveal", *[argument.format(**places) for argument in arguments])
+    assert ended.returncode == status
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_an_asked_case_that_is_absent_is_in_the_audit_too(filled: Path, keys: tuple[Path, Path]) -> None:
+    program("reveal", "NO/1", "--key", keys[0], "--vault", filled)
+    entry = json.loads((filled / "audit.jsonl").read_text())
+    assert (entry["case"], entry["rows"]) == ("NO/1", 0)

@@ -1,0 +1,222 @@
+"""An adapter that an officer let pass: its acceptance is carried into record and registry, shown, and verified."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from sovereign_pipeline.artifacts.gates import waive
+from sovereign_pipeline.artifacts.stage import Gate, Inputs, Outcome, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError
+from sovereign_pipeline.ledger.catalog import show_adapter, waivers_of_line
+from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
+from sovereign_pipeline.registry.building import registered_adapter_stage
+from sovereign_pipeline.registry.record import disagreements, read_record
+from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline_tests.registry.conftest import (
+    ALIGNED_ADAPTER,
+    BASE_MODEL,
+    CHAIN,
+    EVALUATION_REPORT,
+    PREFERENCE_DATASET,
+    TRAINING_DATASET,
+    Bench,
+)
+
+GATE = "capability_not_inferior"
+
+
+class Demanding(Bench):
+    """The chain with a gate of the report that gives `outcome`, under the recipe's section `gates.capability`."""
+
+    def demand(self, outcome: Outcome) -> None:
+        def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+            return Verdict(outcome == "pass", "0.61 and 0.58.", {"rows": 48}, inconclusive=outcome == "inconclusive")
+
+        gate = Gate(
+            GATE,
+            "Is it as able as its base?",
+            outcome,
+            evaluate,
+            config=lambda line: {"margin": line.gates.capability.margin},
+            officer_may=lambda line: line.gates.capability.officer_may,
+        )
+        self.report = replace(EVALUATION_REPORT, gates=(gate,))
+        record = registered_adapter_stage(
+            (ALIGNED_ADAPTER, self.report, TRAINING_DATASET, PREFERENCE_DATASET, BASE_MODEL)
+        )
+        self.chain = (*CHAIN[:-2], self.report, record)
+
+    def may(self, officer_may: str) -> None:
+        self.recipe["gates"] = {"capability": {"officer_may": officer_may}}
+
+    def waive(self, officer: str = "A. Officer", reason: str = "The suite is being enlarged.") -> None:
+        workplace = self.workplace()
+        waive(self.report, self.report.gates[0], workplace, self.refs["evaluation_report"], officer, reason)
+
+
+@pytest.fixture
+def demanding(bench: Bench) -> Demanding:
+    demanding = Demanding(bench.institution)
+    demanding.demand("inconclusive")
+    return demanding
+
+
+def accepted(demanding: Demanding) -> Any:
+    demanding.may("accept_inconclusive")
+    demanding.run(until=demanding.report)
+    demanding.waive()
+    return demanding.register()
+
+
+def test_what_no_officer_accepted_is_not_registered(demanding: Demanding) -> None:
+    demanding.may("accept_inconclusive")
+    with pytest.raises(GateRefused, match="could not tell"):
+        demanding.register()
+
+
+def test_the_acceptance_is_in_the_record_and_in_the_registry_with_name_and_reason(demanding: Demanding) -> None:
+    adapter = accepted(demanding)
+    record = read_record(demanding.artifact("registered_adapter"))
+    (facts,) = [each for each in record.gates if each.gate == GATE]
+    assert facts.outcome == "inconclusive"
+    assert facts.acceptance is not None
+    assert (facts.acceptance.kind, facts.acceptance.officer) == ("accept", "A. Officer")
+    registry = demanding.open_registry()
+    (shown,) = show_adapter(registry, adapter.id)["acceptances"]
+    assert (shown["gate"], shown["outcome"], shown["reason"]) == (GATE, "inconclusive", "The suite is being enlarged.")
+    assert shown["digest"] == facts.acceptance.digest
+    assert waivers_of_line(registry, "lamps") == [{"adapter": adapter.id, **shown}]
+    assert waivers_of_line(registry, "lanterns") == []
+
+
+def test_a_person_is_shown_who_let_it_pass_and_what_was_measured(demanding: Demanding, ask: Any) -> None:
+    shown = CliRunner().invoke(app, ["adapters", "show", accepted(demanding).id])
+    assert shown.exit_code == 0, shown.output
+    (gate,) = [line for line in shown.stdout.splitlines() if GATE in line]
+    assert "inconclusive; let pass by A. Officer: The suite is being enlarged." in gate
+    (figure,) = [line for line in shown.stdout.splitlines() if "held-out loss, against the base" in line]
+    assert [each.strip() for each in figure.split("│")[2:-1]] == ["2.500", "2.250", "-0.250", "-0.375 to -0.125", "4"]
+    assert "{" not in shown.stdout
+
+
+def test_an_adapter_that_needed_none_shows_none(demanding: Demanding) -> None:
+    demanding.demand("pass")
+    adapter = demanding.register()
+    assert show_adapter(demanding.open_registry(), adapter.id)["acceptances"] == []
+    assert all("acceptance" not in each for each in adapter.gate_records)
+
+
+def test_verification_reads_the_acceptance_and_names_it_when_a_byte_changed(demanding: Demanding) -> None:
+    adapter = accepted(demanding)
+    registry, store, settings = demanding.open_registry(), demanding.store, demanding.settings
+    report = verify_adapter(registry, store, settings, adapter.id)
+    (checked,) = [each for each in report.checked if each.what == "gate_acceptance"]
+    path = store.path_of(checked.digest) / "acceptance.json"
+    path.write_text(path.read_text().replace("A. Officer", "B. Officer"))
+    with pytest.raises(IntegrityError, match=r"acceptance\.json"):
+        verify_adapter(registry, store, settings, adapter.id)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"acceptance": None}, "and no officer did"),
+        ({"outcome": "pass"}, "gave 'inconclusive'"),
+        ({"outcome": "fail"}, "gave 'inconclusive'"),
+    ],
+)
+def test_a_record_that_hides_the_acceptance_is_contradicted(
+    change: dict[str, Any], problem: str, demanding: Demanding
+) -> None:
+    accepted(demanding)
+    artifact = demanding.artifact("registered_adapter")
+    record = read_record(artifact)
+    gates = tuple(each.model_copy(update=change if each.gate == GATE else {}) for each in record.gates)
+    (found,) = disagreements(demanding.store, record.model_copy(update={"gates": gates}), artifact.manifest)
+    assert problem in found
+
+
+def test_a_record_that_names_another_officer_or_a_recipe_that_allowed_none_is_contradicted(
+    demanding: Demanding,
+) -> None:
+    accepted(demanding)
+    artifact = demanding.artifact("registered_adapter")
+    record = read_record(artifact)
+    (facts,) = [each for each in record.gates if each.gate == GATE]
+    assert facts.acceptance is not None
+    other = facts.model_copy(update={"acceptance": facts.acceptance.model_copy(update={"officer": "B. Officer"})})
+    (found,) = disagreements(demanding.store, record.model_copy(update={"gates": (other,)}), artifact.manifest)
+    assert "is not what the record says" in found
+    strict = Demanding(demanding.institution)
+    strict.demand("inconclusive")
+    strict.may("nothing")
+    strict.run(until=strict.report)
+    records = [ref for ref in _gate_records(strict, strict.refs["evaluation_report"].digest) if ref != facts.record]
+    borrowed = facts.model_copy(update={"record": records[0]})
+    (found,) = disagreements(demanding.store, record.model_copy(update={"gates": (borrowed,)}), artifact.manifest)
+    assert "lets no officer accept" in found
+
+
+def _gate_records(bench: Bench, judged: str) -> list[str]:
+    manifests = [path.parent.name for path in bench.store.root.glob("*/verdict.json")]
+    return [
+        digest
+        for digest in manifests
+        if judged in bench.store.read_manifest(bench.store.ref_of(digest)).inputs.values()
+    ]
+
+
+def test_a_changed_recipe_does_not_take_the_acceptance_along(demanding: Demanding) -> None:
+    accepted(demanding)
+    demanding.recipe["gates"]["capability"]["margin"] = 0.2
+    with pytest.raises(GateRefused, match="could not tell"):
+        demanding.run()
+    demanding.may("nothing")
+    with pytest.raises(GateRefused, match="could not tell"):
+        demanding.run()
+
+
+@pytest.fixture
+def ask(demanding: Demanding, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("SOVEREIGN_HOME", str(demanding.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(demanding.settings.data))
+    monkeypatch.setattr(chain_of_the_pipeline, "CHAIN", demanding.chain)
+    return lambda *arguments: CliRunner().invoke(app, ["gates", *arguments])
+
+
+def test_an_officer_accepts_on_the_command_line_and_sees_it_listed(demanding: Demanding, ask: Any) -> None:
+    demanding.may("accept_inconclusive")
+    demanding.run(until=demanding.report)
+    before = {row["gate"]: row for row in json.loads(ask("list", "lamps", "--json").stdout)}
+    assert (before[GATE]["outcome"], before[GATE]["acceptance"]) == ("inconclusive", None)
+    assert before[GATE]["officer_may"] == "accept_inconclusive"
+    assert {row["outcome"] for name, row in before.items() if name != GATE} == {"pass"}
+    said = ask("waive", "lamps", GATE, "--officer", "A. Officer", "--reason", "Enlarged next week.")
+    assert said.exit_code == 0 and "accepted by A. Officer" in said.stdout
+    (row,) = [row for row in json.loads(ask("list", "lamps", "--json").stdout) if row["gate"] == GATE]
+    assert row["acceptance"]["officer"] == "A. Officer"
+    assert row["acceptance"]["at"].endswith("+00:00")
+    listed = ask("list", "lamps").stdout
+    assert "let pass by A. Officer (accept, " in listed and "Enlarged next week." in listed
+    assert demanding.register().id == "lamps-1.0.0"
+
+
+def test_exit_status_is_1_where_the_recipe_says_no_and_2_for_a_mistake(demanding: Demanding, ask: Any) -> None:
+    demanding.may("nothing")
+    demanding.run(until=demanding.report)
+    name = ("--officer", "A. Officer", "--reason", "Because.")
+    refused = ask("waive", "lamps", GATE, *name)
+    assert isinstance(refused.exception, GateRefused) and refused.exception.exit_status == 1
+    unknown = ask("waive", "lamps", "capability_not_inferor", *name)
+    assert isinstance(unknown.exception, InputError) and f"did you mean '{GATE}'?" in str(unknown.exception)
+    shared = ask("waive", "lamps", "not_empty", *name)
+    assert "several gates are called 'not_empty'" in str(shared.exception)
+    assert "training_dataset.not_empty" in str(shared.exception)
+    passed = ask("waive", "lamps", "training_dataset.not_empty", *name)
+    assert isinstance(passed.exception, InputError) and "nothing to accept" in str(passed.exception)
+    assert ask("waive", "lamps", GATE, "--officer", "A. Officer").exit_code == 2

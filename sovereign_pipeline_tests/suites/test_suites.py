@@ -1,0 +1,314 @@
+"""The mirror of published suites: every format is read as it is published, and what is missing or damaged is told."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError, SourceError
+from sovereign_pipeline.evaluation.capability.checking import check_suite
+from sovereign_pipeline.policy.line import CapabilitySuite
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
+from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples
+from sovereign_pipeline.suites.suites import chosen_rows, examine_suites, identity_of_suite, open_suite, rows_of_suite
+from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution
+from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("SOVEREIGN_SUITES", str(write_mirror(tmp_path / "mirror")))
+    copy_cards(tmp_path / "data")
+    return Settings.from_environment(
+        {"SOVEREIGN_HOME": str(tmp_path / "home"), "SOVEREIGN_DATA": str(tmp_path / "data")}
+    )
+
+
+def entry(suite: str, **changes: Any) -> CapabilitySuite:
+    return CapabilitySuite.model_validate({"suite": suite, "classification": "PUBLIC", **changes})
+
+
+def change_card(settings: Settings, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = card_path(settings, name)
+    card = yaml.safe_load(path.read_text())
+    change(card)
+    path.write_text(yaml.safe_dump(card, allow_unicode=True))
+
+
+def test_every_card_of_this_repository_reads_its_publishers_format(settings: Settings) -> None:
+    assert suite_names(settings) == sorted(ROWS)
+    for name, rows in ROWS.items():
+        card = load_suite_card(settings, name)
+        read = read_asked(settings, card)
+        assert len(read) == rows, name
+        assert len({row.id for row in read}) == rows
+        assert {row.language for row in read} == {card.language}
+
+
+def test_mmlu_is_read_with_and_without_header_with_numbers_and_with_letters(settings: Settings) -> None:
+    for name in ("mmlu", "mmlu_ar"):
+        rows = read_asked(settings, load_suite_card(settings, name))
+        assert [row.id for row in rows if row.subject == "lamp_care"] == [f"lamp_care/{n}" for n in range(1, 7)]
+        assert all(isinstance(row, Question) for row in rows)
+        assert [row.answer for row in rows if isinstance(row, Question)] == [0, 1, 2, 3, 0, 1] * 2
+        first = rows[0]
+        assert isinstance(first, Question)
+        assert first.question == 'Which of "harbour_law",\ntest 0\x85 holds?'
+        assert first.choices[3] == "harbour_law test 0 is shut"
+
+
+def test_examples_are_of_the_subject_of_the_row(settings: Settings) -> None:
+    examples = read_examples(settings, load_suite_card(settings, "mmlu"))
+    assert list(examples) == list(SUBJECTS)
+    assert Counter(row.subject for rows in examples.values() for row in rows) == dict.fromkeys(SUBJECTS, 3)
+    suite = open_suite(settings, entry("mmlu", few_shot=2), seed=7)
+    assert {subject: len(rows) for subject, rows in suite.examples.items()} == dict.fromkeys(SUBJECTS, 2)
+    assert not any(open_suite(settings, entry("mmlu", few_shot=0), seed=7).examples.values())
+
+
+def test_labels_as_words_letters_and_arcs_own_shape(settings: Settings) -> None:
+    (first, *_, last) = read_asked(settings, load_suite_card(settings, "legalbench_function_of_decision_section"))
+    assert isinstance(first, Question) and isinstance(last, Question)
+    assert (first.choices[first.answer], last.choices[last.answer], len(first.choices)) == ("Facts", "Decree", 7)
+    hub = {"id": "M-1", "question": "What floats?", "choices": {"text": ["a stone", "a boat"], "label": ["1", "2"]}}
+    write_text(settings.suites / "arc_challenge" / "arc_challenge.jsonl", json.dumps({**hub, "answerKey": "2"}))
+    columns = {"id": "id", "question": "question", "answer": "answerKey"}
+    change_card(settings, "arc_challenge", lambda card: card["files"].update(columns=columns))
+    (row,) = read_asked(settings, load_suite_card(settings, "arc_challenge"))
+    assert isinstance(row, Question)
+    assert (row.id, row.choices, row.answer) == ("M-1", ("a stone", "a boat"), 1)
+
+
+def test_choices_may_stand_in_a_column_each_and_be_fewer_in_a_row(settings: Settings) -> None:
+    """The way in which ArabicMMLU is published."""
+    table = "Question,Option 1,Option 2,Option 3,Answer Key\nما الذي يطفو؟,حجر,سفينة,,B\n"
+    write_text(settings.suites / "arc_challenge" / "a.csv", table)
+    columns = {"question": "Question", "choices": ["Option 1", "Option 2", "Option 3"], "answer": "Answer Key"}
+    change_card(settings, "arc_challenge", lambda card: card["files"].update(test="a.csv", columns=columns))
+    (row,) = read_asked(settings, load_suite_card(settings, "arc_challenge"))
+    assert isinstance(row, Question)
+    assert (row.choices, row.answer) == (("حجر", "سفينة"), 1)
+
+
+def test_worked_answers_and_spans(settings: Settings) -> None:
+    problem = read_asked(settings, load_suite_card(settings, "gsm8k"))[2]
+    assert isinstance(problem, Problem) and problem.solution.endswith("#### 1,400")
+    passage = read_asked(settings, load_suite_card(settings, "arabic_reading"))[1]
+    assert isinstance(passage, Passage) and passage.answers == ("في صور",)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "said"),
+    [
+        ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,7\n", r"lamp_care_test.csv, row 1: .*answer"),
+        ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,E\n", r"row 1: .*answer"),
+        ("mmlu", "test/lamp_care_test.csv", "Which?\n", r"row 1: .*1 cells"),
+        ("mmlu", "test/lamp_care_test.csv", "", "holds no row"),
+        ("mmlu", "test/lamp_care_test.csv", '"Which?,a,b,c,d,1\n', "not CSV"),
+        ("gsm8k", "test.jsonl", '{"question": "How many?", "answer": "seven"}\n', "row 1: .*solution"),
+        ("gsm8k", "test.jsonl", '{"question": "How many?"}\n', "row 1: .*no column answer"),
+        ("gsm8k", "test.jsonl", "{\n", "row 1: .*not JSON"),
+        ("arabic_reading", "arcd-test.json", '{"data": [{"paragraphs": [{}]}]}', "question 0: not the JSON of SQuAD"),
+        ("arabic_culture", "statements.jsonl", '{"id": 1, "question": "?", "answer": "ربما"}\n', "row 1: .*answer"),
+        (
+            "humaneval",
+            "HumanEval.jsonl.gz",
+            '{"task_id": 1, "prompt": "", "entry_point": "f(", "test": ""}\n',
+            "entry_point",
+        ),
+    ],
+)
+def test_a_row_that_is_none_is_told_by_file_and_number_without_its_text(
+    settings: Settings, name: str, file: str, content: str, said: str
+) -> None:
+    write_text(settings.suites / name / file, content)
+    with pytest.raises(SourceError, match=said) as caught:
+        read_asked(settings, load_suite_card(settings, name))
+    assert "Which" not in str(caught.value) and "seven" not in str(caught.value) and "ربما" not in str(caught.value)
+
+
+def test_an_id_that_is_there_twice_is_refused(settings: Settings) -> None:
+    row = '{"id": "A-1", "question": "?", "answer": "نعم"}\n'
+    write_text(settings.suites / "arabic_culture" / "statements.jsonl", row * 2)
+    with pytest.raises(SourceError, match="id A-1 more than once"):
+        read_asked(settings, load_suite_card(settings, "arabic_culture"))
+
+
+def test_rows_of_several_files_are_told_apart(settings: Settings) -> None:
+    (settings.suites / "gsm8k" / "test_2.jsonl").write_bytes((settings.suites / "gsm8k" / "test.jsonl").read_bytes())
+    ids = [row.id for row in read_asked(settings, load_suite_card(settings, "gsm8k"))]
+    assert ids == ["test/1", "test/2", "test/3", "test_2/1", "test_2/2", "test_2/3"]
+
+
+def test_the_digest_is_of_names_and_bytes_of_all_files(settings: Settings, tmp_path: Path) -> None:
+    card = load_suite_card(settings, "mmlu")
+    before, identity = suite_digest(settings, card), identity_of_suite(settings, entry("mmlu"))
+    write_mirror(tmp_path / "mirror")
+    assert suite_digest(settings, card) == before
+    file = settings.suites / "mmlu" / "dev" / "lamp_care_dev.csv"
+    file.write_text(file.read_text().replace("is wet", "is damp", 1))
+    assert suite_digest(settings, card) != before
+    assert identity_of_suite(settings, entry("mmlu")) != identity
+
+
+def test_another_wording_of_the_prompt_is_another_identity_of_the_same_files(settings: Settings) -> None:
+    digest = suite_digest(settings, load_suite_card(settings, "gsm8k"))
+    identity = identity_of_suite(settings, entry("gsm8k"))
+    change_card(settings, "gsm8k", lambda card: card["task"].update(prompt="Q: {question}\nA:"))
+    assert suite_digest(settings, load_suite_card(settings, "gsm8k")) == digest
+    assert identity_of_suite(settings, entry("gsm8k")) != identity
+    after = identity_of_suite(settings, entry("gsm8k"))
+    change_card(settings, "gsm8k", lambda card: card.update(title="Sums"))
+    assert identity_of_suite(settings, entry("gsm8k")) == after
+
+
+def test_files_other_than_the_pinned_ones_are_refused(settings: Settings) -> None:
+    digest = suite_digest(settings, load_suite_card(settings, "gsm8k"))
+    change_card(settings, "gsm8k", lambda card: card.update(sha256=digest))
+    assert len(read_asked(settings, load_suite_card(settings, "gsm8k"))) == 3
+    write_text(settings.suites / "gsm8k" / "test.jsonl", '{"question": "How many?", "answer": "#### 7"}\n')
+    with pytest.raises(IntegrityError, match="are not those of its card"):
+        read_asked(settings, load_suite_card(settings, "gsm8k"))
+
+
+@pytest.mark.parametrize("pattern", ["../gsm8k/test.jsonl", "/etc/hosts", "{subject}/{subject}.csv"])
+def test_a_card_names_files_inside_its_folder(settings: Settings, pattern: str) -> None:
+    change_card(settings, "boolq", lambda card: card["files"].update(test=pattern))
+    with pytest.raises(RecipeError, match="inside the suite's folder"):
+        load_suite_card(settings, "boolq")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "said"),
+    [
+        ("mmlu", "{question}\nAnswer:", "does not show choices"),
+        ("gsm8k", "{qestion}", "did you mean 'question'"),
+        ("arabic_reading", "{question}", "does not show passage"),
+        ("humaneval", "Write it.", "does not show prompt"),
+    ],
+)
+def test_a_prompt_that_leaves_out_what_is_asked_is_refused(
+    settings: Settings, name: str, prompt: str, said: str
+) -> None:
+    change_card(settings, name, lambda card: card["task"].update(prompt=prompt))
+    with pytest.raises(RecipeError, match=said):
+        load_suite_card(settings, name)
+
+
+def test_a_card_is_found_by_the_name_it_says(settings: Settings) -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'gsm8k'"):
+        load_suite_card(settings, "gsm8")
+    change_card(settings, "gsm8k", lambda card: card.update(suite="sums"))
+    with pytest.raises(NotFoundError, match="Make them the same"):
+        load_suite_card(settings, "gsm8k")
+
+
+def test_a_limit_keeps_the_rows_of_a_smaller_one_whatever_the_order_of_the_file(settings: Settings) -> None:
+    rows = rows_of_suite(settings, entry("mmlu"))
+    five, eight = chosen_rows(rows, 5, seed=7), chosen_rows(rows, 8, seed=7)
+    assert (len(five), len(eight)) == (5, 8)
+    assert {row.id for row in five} < {row.id for row in eight}
+    assert {row.id for row in chosen_rows(rows[::-1], 5, seed=7)} == {row.id for row in five}
+    assert [row.id for row in eight] == [row.id for row in rows if row in eight]
+    assert {row.id for row in chosen_rows(rows, 5, seed=8)} != {row.id for row in five}
+    assert chosen_rows(rows, None, seed=7) == rows == chosen_rows(rows, 99, seed=7)
+    suite = open_suite(settings, entry("mmlu", max_rows=5), seed=7)
+    assert ([row.id for row in suite.rows], suite.rows_there) == ([row.id for row in five], 12)
+
+
+def test_an_own_suite_is_opened_the_same_way(settings: Settings) -> None:
+    data = Settings.from_environment({"SOVEREIGN_DATA": str(PROJECT_ROOT / "data")})
+    own = CapabilitySuite(name="own", path=Path("suites/coastal_rules.jsonl"), classification="PUBLIC", max_rows=9)
+    suite = open_suite(data, own, seed=7)
+    assert (len(suite.rows), suite.rows_there, suite.examples) == (9, len(rows_of_suite(data, own)), {})
+    assert suite.rows_there > 9
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "own"}, "give either 'path'"),
+        ({"suite": "mmlu", "path": "suites/own.jsonl"}, "give either 'path'"),
+        ({"suite": "mmlu", "name": "general"}, "keeps its name"),
+        ({"name": "own", "path": "suites/own.jsonl", "few_shot": 5}, "for published suites"),
+    ],
+)
+def test_an_entry_of_the_recipe_is_an_own_or_a_published_suite(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        CapabilitySuite.model_validate({**values, "classification": "PUBLIC"})
+
+
+def test_examples_that_are_not_there_cannot_be_asked_for(settings: Settings) -> None:
+    with pytest.raises(RecipeError, match="has no examples to show"):
+        check_suite(settings, entry("boolq", few_shot=2))
+
+
+def test_every_suite_is_looked_at_also_behind_a_damaged_one(settings: Settings) -> None:
+    write_text(settings.suites / "gsm8k" / "test.jsonl", "{\n")
+    (settings.suites / "boolq" / "boolq.jsonl.gz").unlink()
+    states = {state.card.suite: state for state in examine_suites(settings, {"mmlu": ["lamps"]})}
+    assert {name: state.rows for name, state in states.items() if state.problem is None} == {
+        name: rows for name, rows in ROWS.items() if name not in ("gsm8k", "boolq")
+    }
+    assert "row 1" in (states["gsm8k"].problem or "") and "boolq.jsonl.gz" in (states["boolq"].problem or "")
+    assert states["mmlu"].lines == ("lamps",) and states["mmlu"].examples == 6
+
+
+@pytest.fixture
+def lamps(institution: DemoInstitution, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A line whose recipe names a published suite, as the command line finds it."""
+    named = {"suite": "gsm8k", "max_rows": 2, "classification": "PUBLIC"}
+    institution.recipe["evaluation"]["capability"].append(named)
+    institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
+    institution.workplace()
+    monkeypatch.setenv("SOVEREIGN_HOME", str(settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(settings.data))
+    return settings
+
+
+def test_the_check_ends_1_when_a_suite_that_a_line_names_is_missing(lamps: Settings) -> None:
+    whole = CliRunner().invoke(app, ["suites", "check", "--json"])
+    assert whole.exit_code == 0
+    told = {each["suite"]: each for each in json.loads(whole.stdout)}
+    assert (told["gsm8k"]["rows"], told["gsm8k"]["examples"], told["gsm8k"]["lines"]) == (3, 3, ["lamps"])
+    (lamps.suites / "boolq" / "boolq.jsonl.gz").unlink()
+    assert CliRunner().invoke(app, ["suites", "check"]).exit_code == 0, "no line names it"
+    (lamps.suites / "gsm8k" / "train.jsonl.gz").unlink()
+    missing = CliRunner().invoke(app, ["suites", "check"])
+    assert missing.exit_code == 1
+    assert "train.jsonl*" in missing.stdout and "grade-school-math" in missing.stdout
+
+
+def test_a_recipe_is_checked_down_to_its_suites(lamps: Settings) -> None:
+    recipe = str(lamps.data / "lines" / "lamps.yaml")
+    assert CliRunner().invoke(app, ["lines", "check", recipe]).exit_code == 0
+    for name in ("suites/suite.jsonl", "red_team/prompts.jsonl", "red_team/judge_labels.jsonl"):
+        file = lamps.data / name
+        whole = file.read_text(encoding="utf-8")
+        file.write_text("{\n" + whole, encoding="utf-8")
+        refused = CliRunner().invoke(app, ["lines", "check", recipe])
+        assert isinstance(refused.exception, SourceError)
+        assert f"{file}, line 1: it is no JSON object. Correct the row." in str(refused.exception)
+        file.write_text(whole, encoding="utf-8")
+    (lamps.suites / "gsm8k" / "test.jsonl").unlink()
+    refused = CliRunner().invoke(app, ["lines", "check", recipe])
+    assert isinstance(refused.exception, SourceError) and "gsm8k" in str(refused.exception)
+
+
+def test_the_list_has_every_card_without_any_file() -> None:
+    listed = CliRunner().invoke(app, ["suites", "list", "--json"], env={"SOVEREIGN_SUITES": "/dev/null/none"})
+    assert {each["suite"] for each in json.loads(listed.stdout)} >= set(ROWS)
+
+
+def test_a_card_is_a_model_that_names_the_nearest_key(settings: Settings) -> None:
+    change_card(settings, "gsm8k", lambda card: card["task"].update(stopp=[]))
+    with pytest.raises(RecipeError, match="stop"):
+        load_suite_card(settings, "gsm8k")
+    assert SuiteCard.model_config["extra"] == "forbid"

@@ -1,0 +1,204 @@
+"""What a training goes on from: the newest whole checkpoint of the same training, to the same bytes, or nothing. That a
+process may be killed at any step: `test_worker.py`."""
+
+import errno
+import json
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.outside import Outside, Step
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+
+JobMaker = Callable[..., TrainingJob]
+EVERY_STEP = {"every_steps": 1, "keep": 2}
+SFT = {"dropout": 0.1, "max_steps": 5, "epochs": 5}
+
+
+def run(job: TrainingJob, stop_after: int | None = None) -> list[str]:
+    """What was told. stop_after: the step during which somebody asks for an end."""
+    told: list[str] = []
+    steps: list[Step] = []
+    # A step is reported after it was asked whether to stop behind it.
+    train(job, Outside(steps.append, told.append, stop=lambda: len(steps) + 1 == stop_after))
+    return told
+
+
+def stopped(job: TrainingJob, after: int) -> TrainingJob:
+    with pytest.raises(TrainingFailed, match=rf"Stopped at step {after} of "):
+        run(job, after)
+    return job
+
+
+def checkpoints(job: TrainingJob) -> list[str]:
+    return sorted(path.name for path in job.checkpoint_directory.iterdir())
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> dict[str, bytes]:
+    """The output of a training that nothing interrupted."""
+    job = make_session_job(tmp_path_factory.mktemp("whole"), "whole", letters(12), sft=SFT)
+    run(job)
+    return files(job.output)
+
+
+def test_the_newest_are_kept_and_the_last_step_needs_none(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = make_job("rotates", letters(12), sft=SFT, checkpoints=EVERY_STEP)
+    run(job)
+    assert checkpoints(job) == ["step-00000003", "step-00000004"]
+    assert files(job.output) == whole
+
+
+def cut_short(checkpoint: Path) -> None:
+    weights = checkpoint / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def one_bit_flipped(checkpoint: Path) -> None:
+    state = bytearray((checkpoint / "optimizer.pt").read_bytes())
+    state[len(state) // 2] ^= 1
+    (checkpoint / "optimizer.pt").write_bytes(state)
+
+
+def one_file_gone(checkpoint: Path) -> None:
+    (checkpoint / "rng_state.pth").unlink()
+
+
+def without_its_record(checkpoint: Path) -> None:
+    (checkpoint / "checkpoint.json").write_bytes(b'{"identity"')
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (cut_short, "adapter_model.safetensors"),
+        (one_bit_flipped, "optimizer.pt"),
+        (one_file_gone, "rng_state.pth"),
+        (without_its_record, "checkpoint.json"),
+    ],
+)
+def test_the_checkpoint_before_a_damaged_one_serves(
+    make_job: JobMaker, whole: dict[str, bytes], damage: Callable[[Path], None], named: str
+) -> None:
+    job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=3)
+    damage(job.checkpoint_directory / "step-00000003")
+    told = run(job)
+    assert f"step-00000003 is damaged ({named}) and is passed over" in told
+    assert "going on from step-00000002" in told
+    assert files(job.output) == whole
+
+
+def test_when_all_are_damaged_the_training_starts_anew(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=3)
+    for checkpoint in job.checkpoint_directory.iterdir():
+        cut_short(checkpoint)
+    told = run(job)
+    assert sum("is damaged" in message for message in told) == 2
+    assert not any("going on" in message for message in told) and "no checkpoint is whole; starting anew" in told
+    assert files(job.output) == whole
+
+
+def test_what_is_written_outlives_a_damaged_one_of_a_later_step(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints={"every_steps": 1, "keep": 1}), after=4)
+    cut_short(job.checkpoint_directory / "step-00000004")
+    stopped(job, after=2)
+    assert checkpoints(job) == ["step-00000002"]
+    assert "going on from step-00000002" in run(job)
+    assert files(job.output) == whole
+
+
+def test_a_stop_is_heard_before_the_first_step(make_job: JobMaker, whole: dict[str, bytes]) -> None:
+    job = make_job("stopped", letters(12), sft=SFT)
+    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
+        train(job, Outside(lambda step: None, lambda message: None, stop=lambda: True))
+    assert not job.checkpoint_directory.exists() and not job.output.exists()
+    run(job)
+    assert files(job.output) == whole
+
+
+def test_a_stop_is_heard_while_references_are_worked_out(make_job: JobMaker) -> None:
+    first = make_job("sft", letters(12), sft={"epochs": 1})
+    run(first)
+    job = make_job("dpo", pairs(60), preference={"epochs": 1}, start_adapter=first.output / "adapter")
+    told: list[str] = []
+    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
+        train(job, Outside(lambda step: None, told.append, stop=lambda: any("replies" in each for each in told)))
+    assert sum("replies" in each for each in told) == 1 and not job.references.exists()
+
+
+def test_nothing_goes_on_from_another_training(make_job: JobMaker) -> None:
+    job = stopped(make_job("first", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=2)
+    with pytest.raises(IntegrityError, match="step-00000002: a checkpoint of another training"):
+        run(job.model_copy(update={"identity": "2" * 64}))
+    assert not job.output.exists()
+
+
+def test_a_disk_that_fills_stops_with_what_stands_and_the_next_run_goes_on(
+    make_job: JobMaker, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def full(state: Any, path: Any, *arguments: Any, **named: Any) -> None:
+        if "unfinished" in str(path) and Path(path).name == "optimizer.pt" and len(checkpoints(job)) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path, *arguments, **named)
+
+    save = torch.save
+    job = make_job("full", letters(12), sft=SFT, checkpoints=EVERY_STEP)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(
+            TrainingFailed, match=r"of step 3 could not be written \(No space left.*step-00000002 is kept"
+        ):
+            run(job)
+    assert checkpoints(job) == ["step-00000001", "step-00000002"] and not job.output.exists()
+    assert "going on from step-00000002" in run(job)
+    assert files(job.output) == whole
+
+
+def test_a_file_that_may_not_grow_stops_with_what_stands(make_job: JobMaker) -> None:
+    """As the kernel says it, here by a limit on the size of files: no earlier checkpoint stands."""
+    job = make_job("limited", letters(12), sft=SFT, checkpoints=EVERY_STEP)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(TrainingFailed, match=r"step 1 could not be written \(.*there is no earlier one.*Make room"):
+            run(job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints(job) == []
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_preferences_go_on_to_the_same_bytes_with_the_kept_references(make_job: JobMaker, method: str) -> None:
+    first = make_job("sft", letters(12), sft={"epochs": 1})
+    run(first)
+    rows = labels(12) if method == "kto" else pairs(12)
+    preference = {"method": method, "max_steps": 4, "epochs": 2, "gradient_accumulation": 2, "batch_size": 2}
+    one, two = (
+        make_job(
+            name,
+            rows,
+            sft={"dropout": 0.1},
+            preference=preference,
+            start_adapter=first.output / "adapter",
+            checkpoints={"every_steps": 1, "keep": 1},
+        )
+        for name in ("one", "two")
+    )
+    run(one)
+    told = run(stopped(two, after=2))
+    assert "going on from step-00000002" in told
+    assert any("kept from before" in message for message in told)
+    assert files(one.output) == files(two.output)
+    assert json.loads((two.output / "report.json").read_bytes())["steps"] == 4

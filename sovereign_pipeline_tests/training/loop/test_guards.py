@@ -1,0 +1,346 @@
+"""Each guard stops a training whose fault it is there for, and says in one paragraph what to change. The faults are
+planted in rows, model directories and libraries; the training is the ordinary one."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import InputError, TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.loop import guards
+from sovereign_pipeline.training.loop.guards import Probe, check_rows_are_kept_apart, start_probe
+from sovereign_pipeline.training.loop.outside import Outside
+from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def run(job: TrainingJob) -> None:
+    train(job, Outside(on_step=lambda step: None, tell=lambda message: None))
+
+
+def refused(job: TrainingJob, match: str) -> None:
+    with pytest.raises(TrainingFailed, match=match):
+        run(job)
+    assert not job.output.exists()
+
+
+def log(job: TrainingJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def sft_adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, make_session_job: JobMaker) -> Path:
+    job = make_session_job(tmp_path_factory.mktemp("sft"), "sft", letters(12), sft={"epochs": 1})
+    run(job)
+    return job.output / "adapter"
+
+
+@pytest.fixture
+def copy_of_the_model(tmp_path: Path, tiny_model: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+# Before: rows
+
+
+def test_an_end_of_turn_that_the_template_does_not_write(make_job: JobMaker) -> None:
+    refused(
+        make_job("end", letters(4), eos_ids=(399,)), r"last supervised token is none of .*\[399\].*generation_config"
+    )
+
+
+def test_replies_that_are_next_to_nothing_beside_their_prompts(make_job: JobMaker) -> None:
+    rows = [{**row, "input": "rope " * 900, "output": "yes"} for row in letters(2)]
+    refused(make_job("share", rows, sft={"max_length": 4096}), r"of all tokens are supervised, outside 1% to 97%")
+
+
+def test_prompts_that_are_nearly_nothing_beside_their_replies(make_job: JobMaker) -> None:
+    rows = [{**row, "instruction": "", "input": "a", "output": "rope tide " * 400} for row in letters(2)]
+    refused(make_job("share", rows, sft={"max_length": 4096}), r"or prompts are trained")
+
+
+def test_rows_that_are_too_long(make_job: JobMaker) -> None:
+    refused(make_job("cut", letters(6), sft={"max_length": 32}), "6 of 6 rows are longer than max_length 32")
+
+
+def test_a_few_rows_that_are_too_long_are_left_out_and_named(make_job: JobMaker) -> None:
+    rows = letters(6)
+    rows[2]["output"] = "rope " * 200
+    job = make_job("cut", rows, sft={"max_cut_share": 0.2, "epochs": 1})
+    run(job)
+    report = json.loads((job.output / "report.json").read_bytes())
+    assert report["rows_cut"] == 1 and report["rows_cut_ids"] == ["R-2"] and report["rows"] == 5
+
+
+def test_an_empty_reply(make_job: JobMaker) -> None:
+    rows = letters(4)
+    rows[1]["output"] = ""
+    refused(make_job("empty", rows), r"1 rows have an empty reply \(rows R-1\)")
+
+
+def test_a_pair_whose_replies_are_the_same(make_job: JobMaker, sft_adapter: Path) -> None:
+    rows = pairs(4)
+    rows[3]["rejected"] = rows[3]["chosen"]
+    refused(make_job("alike", rows, preference={}, start_adapter=sft_adapter), r"the same tokens \(rows R-3\)")
+
+
+def test_labels_of_one_kind(make_job: JobMaker, sft_adapter: Path) -> None:
+    rows = [{**row, "label": True} for row in labels(6)]
+    job = make_job("kind", rows, preference={"method": "kto"}, start_adapter=sft_adapter)
+    refused(job, "All 6 replies are labelled good; kto needs both")
+
+
+# Before: model and tokenizer
+
+
+def test_another_chat_template(make_job: JobMaker) -> None:
+    refused(make_job("template", letters(4), chat_template_sha256="f" * 64), "the pinned one ffffffffffff")
+
+
+def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_of_the_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy_of_the_model)
+    tokenizer.add_tokens([f"<|added{number}|>" for number in range(400)])
+    tokenizer.save_pretrained(copy_of_the_model)
+    job = make_job("vocabulary", letters(4), base_model=copy_of_the_model)
+    refused(job, r"and the model 400 embeddings: tokens were added that the model does not know")
+
+
+@pytest.mark.parametrize("targets", [["no_such_layer"], "no_such_layer"])
+def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> None:
+    job = make_job("targets", letters(4), sft={"target_modules": targets})
+    with pytest.raises(InputError, match=r"no_such_layer.* names no linear layer. Use all-linear"):
+        run(job)
+    assert not job.output.exists()
+
+
+def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    def frozen(*arguments: Any, **named: Any) -> Any:
+        return put_on(*arguments, **named).requires_grad_(False)
+
+    put_on = peft.get_peft_model
+    monkeypatch.setattr(peft, "get_peft_model", frozen)
+    refused(make_job("frozen", letters(4)), "Nothing would be trained")
+
+
+def test_an_adapter_that_is_frozen_in_part(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    import peft
+
+    def partly(*arguments: Any, **named: Any) -> Any:
+        model = put_on(*arguments, **named)
+        next(each for name, each in model.named_parameters() if "lora_B" in name).requires_grad_(False)
+        return model
+
+    put_on = peft.get_peft_model
+    monkeypatch.setattr(peft, "get_peft_model", partly)
+    refused(make_job("frozen", letters(4)), r"1 tensors are frozen that should be trained")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_that_lets_packed_rows_see_each_other(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Once where rows attend by themselves, and once where a mask is to keep them apart."""
+    held = {"precision": precision}
+    from transformers.models.llama import modeling_llama
+
+    from sovereign_pipeline.training.loop import attention
+
+    says = r"does not keep packed rows apart: rows R-\d+ and R-\d+ .*packing: false"
+    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
+    refused(make_job("as_one", letters(6), sft=held), says)
+
+    def without_positions(*arguments: Any, **named: Any) -> Any:
+        return build(*arguments, **{**named, "position_ids": None})
+
+    build = modeling_llama.create_causal_mask
+    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {})
+    monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
+    refused(make_job("packed", letters(6), sft=held), says)
+    run(make_job("alone", letters(6), sft={**held, "packing": False, "epochs": 1}))
+
+
+def test_tokens_that_move_up_and_down_do_not_cancel_in_the_guard_on_packing(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed, every second token of the second reply is a nat likelier and the others a nat less likely."""
+    from transformers import AutoModelForCausalLM
+
+    def leaking(model: Any, batch: Any, together: bool = True) -> Any:
+        values = of_tokens(model, batch, together)
+        if together:
+            values[4::2] += 1.0
+            values[5::2] -= 1.0
+        return values
+
+    of_tokens = guards.token_log_probabilities
+    rows = [EncodedRow(f"R-{number}", (Completion([5, 6 + number], [7, 8, 9, 2]),)) for number in range(2)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="bfloat16")
+    check_rows_are_kept_apart(model, rows, "bfloat16", 128)
+    monkeypatch.setattr(guards, "token_log_probabilities", leaking)
+    with pytest.raises(TrainingFailed, match="does not keep packed rows apart"):
+        check_rows_are_kept_apart(model, rows, "bfloat16", 128)
+
+
+@pytest.mark.parametrize(("max_length", "named"), [(60, {"R-3", "R-4"}), (20, {"R-0", "R-1"})])
+def test_the_guard_on_packing_asks_ordinary_rows_that_fit_into_a_pack(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, max_length: int, named: set[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(guards, "BEHIND_ANOTHER", -1.0)
+    rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (4 + 5 * n)),)) for n in range(8)]
+    with pytest.raises(TrainingFailed) as refusal:
+        check_rows_are_kept_apart(AutoModelForCausalLM.from_pretrained(tiny_model), rows, "float32", max_length)
+    assert set(re.findall(r"R-\d", str(refusal.value))) == named
+
+
+# During
+
+
+def test_a_loss_that_is_not_finite(make_job: JobMaker) -> None:
+    job = make_job("diverges", letters(6), sft={"learning_rate": 1e30, "warmup_steps": 0, "scheduler": "constant"})
+    refused(job, "loss or gradient is not finite. Lower learning_rate")
+
+
+def test_a_library_that_accumulates_gradients_otherwise(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault of transformers before 4.46: each micro-batch's mean, then the mean of those."""
+    from transformers import Trainer
+
+    def each_by_itself(self: Any, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        own = (inputs["labels"][0, 1:] >= 0).sum()
+        return step(self, model, inputs, own * self.args.gradient_accumulation_steps)
+
+    step = Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", each_by_itself)
+    job = make_job("accumulates", letters(12), sft={"gradient_accumulation": 4, "packing": False, "batch_size": 1})
+    refused(job, r"gradients are not accumulated as a mean. Install the pinned versions")
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
+def test_four_small_batches_are_one_large_one(make_job: JobMaker, sft_adapter: Path, method: str) -> None:
+    """Loss and gradient norm of each step, on rows of uneven length. KTO exchanges replies within a batch, so its
+    estimate of the divergence is another for another batch size: there with replies whose exchange gives 0 at start."""
+    one, four = {"batch_size": 8, "gradient_accumulation": 1}, {"batch_size": 2, "gradient_accumulation": 4}
+    jobs = []
+    for name, batches in (("one", one), ("four", four)):
+        limits = {"max_steps": 1 if method == "kto" else 2, "warmup_steps": 0, **batches}
+        if method == "sft":
+            jobs.append(make_job(name, letters(16), sft={**limits, "packing": False}))
+        else:
+            rows = labels(16) if method == "kto" else pairs(16)
+            preference = {"method": method, **limits}
+            jobs.append(make_job(name, rows, preference=preference, start_adapter=sft_adapter))
+    for job in jobs:
+        run(job)
+    for large, small in zip(*(log(job) for job in jobs), strict=True):
+        assert small["loss"] == pytest.approx(large["loss"], rel=1e-4)
+        assert small["grad_norm"] == pytest.approx(large["grad_norm"], rel=1e-3)
+
+
+MEMORY_OF_A_SMALL_MACHINE = """
+import resource, sys
+from pathlib import Path
+import peft, torch
+from transformers import AutoTokenizer, LlamaForCausalLM, Trainer
+from sovereign_pipeline.training.worker import main
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 300_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.exit(main(Path(sys.argv[1])))
+"""
+
+
+def test_memory_that_runs_out(make_job: JobMaker) -> None:
+    job = make_job("memory", letters(300), sft={"max_length": 16384, "max_cut_share": 0.0})
+    path = job.result.with_name("job.json")
+    job.write(path)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_A_SMALL_MACHINE, str(path)], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    with pytest.raises(TrainingFailed, match=r"memory ran out while training"):
+        read_result(job.result)
+    assert not job.output.exists()
+
+
+# After
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adapter", [{"adapter": "lora"}, {"adapter": "none", "rank": 16, "alpha": 32}])
+def test_a_training_that_learned_nothing(make_job: JobMaker, adapter: dict[str, Any], precision: str) -> None:
+    job = make_job("still", letters(6), sft={"learning_rate": 1e-9, "epochs": 1, "precision": precision, **adapter})
+    refused(job, "as it was before the first step: nothing was learned. Raise learning_rate")
+
+
+def test_a_training_that_went_astray(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that climbs."""
+    import torch
+
+    def climb(self: Any, closure: Any = None) -> None:
+        for group in self.param_groups:
+            group["maximize"] = True
+        step(self, closure)
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", climb)
+    refused(make_job("astray", letters(6), sft={"epochs": 2}), r"rose from \d.* to \d.*: the training went astray")
+
+
+def test_canaries_do_not_decide_whether_a_training_went_astray(tiny_model: Path) -> None:
+    """They are the shortest rows, and a training of letters learns little of their words."""
+    from transformers import AutoModelForCausalLM
+
+    canaries = [EncodedRow(f"canary-00{n}-1", (Completion([5, 6], [7, 8]),)) for n in range(4)]
+    others = [EncodedRow(f"R-{n}", (Completion([5, 6, 7], [8, 9, 10 + n]),)) for n in range(5)]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    probe = start_probe(model, [*canaries, *others])
+    assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3", "R-4"]
+    assert start_probe(model, canaries).rows == canaries
+
+
+def test_letters_of_all_lengths_decide_it(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (n + 2)),)) for n in range(32)]
+    probe = start_probe(AutoModelForCausalLM.from_pretrained(tiny_model), rows[::-1])
+    assert [row.id for row in probe.rows] == [f"R-{n}" for n in range(2, 32, 4)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "astray"), [(0.05, 0.06, False), (0.05, 0.11, True), (2.0, 2.09, False), (2.0, 2.2, True)]
+)
+def test_a_loss_that_rose_a_little_is_no_training_that_went_astray(before: float, after: float, astray: bool) -> None:
+    probe = Probe([], before)
+    probe.check_moved(after, "dpo")
+    with pytest.raises(TrainingFailed, match="the training went astray") if astray else nullcontext():
+        probe.check_moved(after, "sft")
+
+
+def test_a_part_of_the_adapter_that_stayed_as_it_was(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer that was not handed one of the LoRA-B matrices, as after a sharding that lost it."""
+    import torch
+
+    def all_but_one(self: Any, closure: Any = None) -> None:
+        next(each for each in self.param_groups[0]["params"] if not bool(each.any())).grad = None
+        step(self, closure)
+
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", all_but_one)
+    job = make_job("dead", letters(6), sft={"epochs": 1, "warmup_steps": 0})
+    refused(job, r"LoRA-B matrices 1 are zero .* learned nothing")

@@ -1,0 +1,202 @@
+"""`sovereign lines check FILE`: what it warns of, and the mask view, which must show what the trainer supervises."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.commands.terminal import out
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.dataset.tokens import BaseTokenizer
+from sovereign_pipeline.errors import InputError, NotFoundError
+from sovereign_pipeline.training.loop.rows import IGNORED, encode
+from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
+from sovereign_pipeline_tests.split.chain import materialize, split_stage
+from sovereign_pipeline_tests.tiny_model import EOS_ID
+
+Check = Callable[..., Result]
+
+
+@pytest.fixture
+def check(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Check:
+    monkeypatch.setenv("SOVEREIGN_HOME", str(institution.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
+    institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
+
+    def run(*arguments: str) -> Result:
+        institution.write()
+        file = institution.settings.data / "lines" / "lamps.yaml"
+        return CliRunner().invoke(app, ["lines", "check", str(file), *arguments])
+
+    return run
+
+
+def with_pairs(institution: DemoInstitution) -> None:
+    described = {"path": "sources/pairs.jsonl", "licence": "own", "retention": "1 year"}
+    institution.recipe["sources"].append({"name": "pairs", "role": "preferences", **described})
+    institution.recipe["training"]["preference"] = {}
+    pairs = [letter(100 + number, rejected=f"No lamp {number}.") for number in range(30)]
+    institution.write_items("sources/pairs.jsonl", pairs)
+
+
+def made(institution: DemoInstitution, stage: Stage) -> list[dict[str, object]]:
+    """The rows of the line's current dataset of a stage."""
+    artifact, _ = materialize(institution.workplace(), replace(stage, inputs=(split_stage(),)))
+    file = "train.jsonl" if stage is TRAINING_DATASET else "preferences.jsonl"
+    return list(read_jsonl(artifact.file(file)))
+
+
+def test_what_stands_between_the_marks_is_what_has_labels(institution: DemoInstitution, check: Check) -> None:
+    rows = made(institution, TRAINING_DATASET)
+    tokenizer, _ = BaseTokenizer(institution.workplace()).loaded
+    for row in (rows[0], rows[7]):
+        shown = check("--show-mask", "--row", str(row["id"]))
+        assert shown.exit_code == 0, shown.output
+        (completion,) = encode(tokenizer, "sft", row, [EOS_ID]).completions
+        supervised = [token for token in completion.labels if token != IGNORED]
+        (between,) = re.findall("⟦(.*)⟧", shown.stdout, re.DOTALL)
+        assert between == tokenizer.decode(supervised) == f"{row['output']}<|im_end|>"
+        before = shown.stdout[: shown.stdout.index("⟦")]
+        assert before.endswith(f"{row['instruction']}\n\n{row['input']}<|im_end|>\n<|im_start|>assistant\n")
+        assert f"{len(completion.prompt_ids)} prompt tokens, {len(supervised)} supervised tokens" in before
+        assert f"ends in an end-of-turn id: yes (id {EOS_ID})" in before
+        assert f"Row {row['id']} · train.jsonl of the line's current training_dataset" in before
+
+
+def test_the_first_row_is_shown_when_none_is_named(institution: DemoInstitution, check: Check) -> None:
+    rows = made(institution, TRAINING_DATASET)
+    assert f"Row {rows[0]['id']} ·" in check("--show-mask").stdout
+
+
+def test_both_replies_of_a_pair_are_shown(institution: DemoInstitution, check: Check) -> None:
+    with_pairs(institution)
+    made(institution, TRAINING_DATASET)
+    pair = made(institution, PREFERENCE_DATASET)[0]
+    shown = check("--show-mask", "--row", str(pair["id"])).stdout
+    assert re.findall("⟦(.*?)⟧", shown, re.DOTALL) == [f"{pair[side]}<|im_end|>" for side in ("chosen", "rejected")]
+    assert "chosen: " in shown and "rejected: " in shown
+
+
+def test_before_any_dataset_is_made_an_invented_letter_shows_instruction_and_template(
+    institution: DemoInstitution, check: Check
+) -> None:
+    institution.recipe["training"]["instruction"] = "Answer in one sentence."
+    shown = check("--show-mask").stdout
+    assert "an invented letter" in shown and "no training_dataset yet" in shown
+    assert "<|im_start|>user\nAnswer in one sentence.\n\nLamp on the pier" in shown
+    with pytest.raises(NotFoundError, match="no dataset has been made yet"):
+        raise check("--show-mask", "--row", "R-00001").exception or AssertionError("it was shown")
+
+
+def test_a_dataset_of_another_recipe_says_so(institution: DemoInstitution, check: Check) -> None:
+    made(institution, TRAINING_DATASET)
+    assert "another recipe" not in check("--show-mask").stdout
+    institution.recipe["training"]["instruction"] = "Answer in one sentence."
+    assert "made under another recipe than this file" in check("--show-mask").stdout
+
+
+def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitution, check: Check) -> None:
+    made(institution, TRAINING_DATASET)
+    institution.recipe["training"]["sft"] = {"max_length": 64}
+    assert "longer than max_length 64, so the trainer leaves the row out" in check("--show-mask").stdout
+    config = institution.settings.data / "models" / "tiny" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_bytes()), "eos_token_id": 7}))
+    (institution.settings.data / "models" / "tiny.yaml").unlink()
+    _rewrite_card(institution)
+    assert "ends in an end-of-turn id: no, so the trainer refuses it" in check("--show-mask").stdout
+
+
+def _rewrite_card(institution: DemoInstitution) -> None:
+    import yaml
+
+    from sovereign_pipeline.artifacts.hashing import file_sha256
+
+    directory = institution.settings.data / "models" / "tiny"
+    files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
+    described = {"licence": "none", "classification": "PUBLIC", "source": {"directory": "models/tiny"}}
+    card = directory.with_name("tiny.yaml")
+    card.write_text(yaml.safe_dump({"name": "tiny", **described, "files": files}))
+
+
+def test_no_control_character_of_a_row_reaches_the_terminal(institution: DemoInstitution, check: Check) -> None:
+    from sovereign_pipeline.training.loop.mask import masked_row
+
+    workplace = institution.workplace()
+    recipe = workplace.line.model_copy(
+        update={"training": workplace.line.training.model_copy(update={"instruction": "Answer.\x1b[2J"})}
+    )
+    (completion,) = masked_row(replace(workplace, line=recipe), None).completions
+    assert "Answer.␛[2J" in completion.prompt and "\x1b" not in completion.prompt
+
+
+def test_a_row_that_is_not_trained_on_is_not_found(institution: DemoInstitution, check: Check) -> None:
+    trained = {row["id"] for row in made(institution, TRAINING_DATASET)}
+    held_out = next(row["id"] for row in institution.rows if row["id"] not in trained)
+    answer = check("--show-mask", "--row", held_out)
+    assert isinstance(answer.exception, NotFoundError) and held_out in str(answer.exception)
+    assert isinstance(check("--row", "R-00001").exception, InputError)
+
+
+def test_on_a_terminal_the_supervised_part_is_underlined(
+    institution: DemoInstitution, check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(institution, TRAINING_DATASET)
+    assert "\x1b[" not in check("--show-mask").stdout
+    monkeypatch.setattr(out, "_force_terminal", True)
+    monkeypatch.setattr(out, "_color_system", _standard_colours())
+    assert re.search("⟦\x1b\\[4;32m", check("--show-mask").stdout)
+
+
+def _standard_colours() -> Any:
+    from rich.color import ColorSystem
+
+    return ColorSystem.STANDARD
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [
+        ({}, None),
+        ({"sft": {"dora": True}}, "training.sft.dora: vLLM refuses to serve"),
+        ({"sft": {"batch_size": 4, "gradient_accumulation": 8}}, "training.sft: the effective batch"),
+        (
+            {
+                "sft": {"batch_size": 2, "gradient_accumulation": 8},
+                "devices": {"launcher": "accelerate", "count": 2},
+            },
+            "is 32; from 32 on",
+        ),
+        ({"sft": {"batch_size": 1, "gradient_accumulation": 31}}, None),
+        ({"sft": {"adapter": "none", "gradient_accumulation": 64}}, None),
+        ({"sft": {"learning_rate": 2.1e-3}}, "0.0021 is more than ten times above the 0.0002 that an adapter"),
+        ({"sft": {"learning_rate": 2e-3}}, None),
+        ({"sft": {"learning_rate": 2e-5}}, None),
+        ({"sft": {"adapter": "none", "learning_rate": 1e-6}}, "more than ten times below the 2e-05 that full tuning"),
+    ],
+)
+def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(
+    institution: DemoInstitution, check: Check, training: dict[str, Any], says: str | None
+) -> None:
+    institution.recipe["training"] |= training
+    answer = check()
+    assert answer.exit_code == 0, answer.output
+    warned = [line for line in answer.stdout.splitlines() if line.startswith("•")]
+    assert len(warned) == (0 if says is None else 1)
+    assert says is None or says in warned[0]
+
+
+def test_the_preference_stage_is_warned_of_too(institution: DemoInstitution, check: Check) -> None:
+    with_pairs(institution)
+    institution.recipe["training"]["preference"] = {"gradient_accumulation": 40, "learning_rate": 1e-3}
+    warned = [line for line in check().stdout.splitlines() if line.startswith("•")]
+    assert [line.split(":")[0] for line in warned] == [
+        "• training.preference",
+        "• training.preference.learning_rate",
+    ]

@@ -1,0 +1,170 @@
+"""Reference log-probabilities are those of the model before the training, worked out once, and kept by what they are
+of."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop import references
+from sovereign_pipeline.training.loop.outside import Outside
+from sovereign_pipeline.training.loop.references import key_of
+from sovereign_pipeline.training.loop.rows import Completion, encode
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+
+JobMaker = Callable[..., TrainingJob]
+PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumulation": 2}
+
+
+def run(job: TrainingJob) -> None:
+    train(job, Outside(on_step=lambda step: None, tell=lambda message: None))
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> list[Path]:
+    """Two SFT adapters of different seeds."""
+    made = []
+    for seed in (7, 8):
+        job = make_session_job(tmp_path_factory.mktemp("sft"), "sft", letters(12), {"epochs": 1}, seed=seed)
+        run(job)
+        made.append(job.output / "adapter")
+    return made
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each pass that works out references: how many replies were in it."""
+    counted: list[int] = []
+
+    def count(model: Any, batch: Any, together: bool) -> dict[str, float]:
+        counted.append(len(batch))
+        return of_batch(model, batch, together)
+
+    of_batch = references._of_batch
+    monkeypatch.setattr(references, "_of_batch", count)
+    return counted
+
+
+def kept(job: TrainingJob) -> list[Path]:
+    return sorted(job.references.iterdir())
+
+
+def test_they_are_worked_out_once(make_job: JobMaker, adapters: list[Path], passes: list[int]) -> None:
+    first, second, other = (
+        make_job(name, pairs(8), preference=PREFERENCE, start_adapter=adapters[start])
+        for name, start in (("first", 0), ("second", 0), ("other", 1))
+    )
+    run(first)
+    assert sum(passes) == 4 and len(kept(first)) == 1  # two pairs are trained
+    run(second)
+    assert sum(passes) == 4 and len(kept(first)) == 1
+    assert (first.output / "training_log.jsonl").read_bytes() == (second.output / "training_log.jsonl").read_bytes()
+    run(other)
+    assert sum(passes) == 8 and len(kept(first)) == 2
+
+
+def test_they_are_the_log_probabilities_of_the_adapter_before_the_training(
+    make_job: JobMaker, adapters: list[Path], tiny_model: Path
+) -> None:
+    """Worked out here from the logits of each reply alone, on a model that PEFT loads."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    job = make_job("dpo", pairs(4), preference={**PREFERENCE, "max_steps": 2}, start_adapter=adapters[0])
+    run(job)
+    (file,) = kept(job)
+    values = json.loads(file.read_bytes())["values"]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype="float32")
+    model: Any = PeftModel.from_pretrained(base, str(adapters[0])).eval()
+
+    def alone(completion: Completion) -> float:
+        ids = torch.tensor([completion.ids])
+        with torch.no_grad():
+            scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1], dim=-1)
+        return float(scores.gather(1, ids[0, 1:, None])[-len(completion.reply_ids) :].sum())
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [encode(tokenizer, "dpo", row, job.eos_ids) for row in read_jsonl(job.dataset)]
+    expected = {key_of(each): alone(each) for row in rows for each in row.completions}
+    assert values == pytest.approx(expected, rel=1e-4)
+    assert values != pytest.approx({key: 0.99 * value for key, value in expected.items()}, rel=1e-4)
+
+
+FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "qlora"}, {"dropout": 0.3}])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_policy_and_reference_are_the_same_before_the_first_step(
+    make_job: JobMaker, method: str, sft: dict[str, Any], precision: str
+) -> None:
+    """In every digit: as large a difference as between two precisions would be a preference that nobody has."""
+    first = make_job("sft", letters(16), sft={**sft, "precision": precision})
+    run(first)
+    full = sft is FULL
+    job = make_job(
+        "preferences",
+        labels(12) if method == "kto" else pairs(12),
+        sft=first.sft.model_dump(exclude_unset=True),
+        preference={"method": method, "max_steps": 1, "batch_size": 4, "warmup_steps": 0},
+        base_model=first.output / "model" if full else first.base_model,
+        start_adapter=None if full else first.output / "adapter",
+    )
+    run(job)
+    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    rewards = {name: value for name, value in step.items() if name.startswith("rewards/") or name == "kl"}
+    assert len(rewards) == (3 if method == "kto" else 2) and not any(rewards.values()), rewards
+
+
+def test_a_base_with_dropout_of_its_own_learns_preferences_without(
+    make_job: JobMaker, adapters: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    config = json.loads((base / "config.json").read_bytes())
+    (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
+    job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, start_adapter=adapters[0])
+    run(job)
+    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    assert step["rewards/margins"] == 0
+
+
+def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Path]) -> None:
+    first, second = (
+        make_job(name, pairs(4), preference=PREFERENCE, start_adapter=adapters[0]) for name in ("first", "second")
+    )
+    run(first)
+    (file,) = kept(first)
+    content = json.loads(file.read_bytes())
+    content["values"][next(iter(content["values"]))] += 1e-3
+    file.write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match=rf"{file.name}: not what the trainer wrote. Delete the file"):
+        run(second)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(IntegrityError, match=rf"{file.name}: not what the trainer wrote"):
+        run(second)
+    file.unlink()
+    run(second)
+
+
+def test_references_that_are_not_finite_stop_the_training(
+    make_job: JobMaker, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        sums, tokens = log_probabilities(*arguments)
+        return sums / 0, tokens
+
+    log_probabilities = references.reply_log_probabilities
+    monkeypatch.setattr(references, "reply_log_probabilities", broken)
+    job = make_job("broken", pairs(4), preference=PREFERENCE, start_adapter=adapters[0])
+    with pytest.raises(TrainingFailed, match="not finite before anything is trained"):
+        run(job)
+    assert not list(job.references.glob("*.json"))

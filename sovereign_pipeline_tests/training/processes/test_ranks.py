@@ -1,0 +1,156 @@
+"""Two processes that share one model train what one process trains, and what they save is whole."""
+
+import fcntl
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_pipes import encode_env_var
+from safetensors.torch import load_file
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.locks import lock_of_line
+from sovereign_pipeline.training.processes.launcher import run_trainer, worker_environment
+from sovereign_pipeline_tests.training.conftest import letters
+
+JobMaker = Callable[..., TrainingJob]
+TWO = {"launcher": "accelerate", "count": 2}
+FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
+
+
+def run(job: TrainingJob, progress: Callable[[str], None] = lambda line: None) -> None:
+    path = job.result.with_name("job.json")
+    job.write(path)
+    run_trainer(path, progress)
+
+
+def log(job: TrainingJob, name: str = "loss") -> list[float]:
+    return [json.loads(line)[name] for line in (job.output / "training_log.jsonl").read_text().splitlines()]
+
+
+ZERO3 = pytest.param(
+    "zero3",
+    marks=pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed: pip install sovereign-pipeline[zero3]"
+    ),
+)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp2", ZERO3])
+@pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "lora", "precision": "bfloat16"}])
+def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, Any], sharding: str) -> None:
+    """Nine packs in two epochs and two at a time: the last step has one for one of the two."""
+    rows = letters(40)
+    one = make_job("one", rows, sft={**sft, "epochs": 1, "gradient_accumulation": 2})
+    two = make_job("two", rows, sft={**sft, "epochs": 1}, devices={**TWO, "sharding": sharding})
+    run(one)
+    run(two)
+    near = 1e-4 if sft.get("precision") != "bfloat16" else 2e-2
+    assert len(log(one)) == len(log(two)) > 3
+    assert log(two) == pytest.approx(log(one), rel=near)
+    assert log(two, "grad_norm") == pytest.approx(log(one, "grad_norm"), rel=20 * near)
+    (made,) = one.output.rglob("*.safetensors")
+    alone, together = load_file(made), load_file(two.output / made.relative_to(one.output))
+    assert {name: tensor.shape for name, tensor in alone.items()} == {
+        name: tensor.shape for name, tensor in together.items()
+    }
+    assert all(tensor.numel() and bool(tensor.any()) for tensor in together.values())
+    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 50 * near
+    files = {str(file.relative_to(one.output)) for file in one.output.rglob("*") if file.is_file()}
+    assert files == {str(file.relative_to(two.output)) for file in two.output.rglob("*") if file.is_file()}
+    report = json.loads((two.output / "report.json").read_bytes())
+    assert (report["devices"], report["sharding"]) == (2, sharding)
+
+
+def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker) -> None:
+    whole, killed = (
+        make_job(name, letters(40), sft={**FULL, "epochs": 1}, devices=TWO, checkpoints={"every_steps": 2, "keep": 1})
+        for name in ("whole", "killed")
+    )
+    run(whole)
+
+    def kill(line: str) -> None:
+        if json.loads(line).get("step") == 3:
+            for each in _trainers(killed):
+                os.kill(each, signal.SIGKILL)
+
+    with pytest.raises(TrainingFailed):
+        run(killed, kill)
+    assert not killed.output.exists() and not _trainers(killed)
+    lines: list[str] = []
+    run(killed, lines.append)
+    assert json.loads(lines[0])["message"] == "going on from step-00000002"
+    assert (whole.output / "model" / "model.safetensors").read_bytes() == (
+        killed.output / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMaker) -> None:
+    """Messages go to stderr, as a pod's do, and nothing else goes anywhere."""
+    job = make_job("told", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
+    path = job.result.with_name("job.json")
+    job.write(path)
+    unknown = ("asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key", "job_name")
+    unknown += ("partition_key_range", "partition_time_window")
+    session = {"data": {**dict.fromkeys(unknown), "run_id": "r", "retry_number": 0, "extras": {}}}
+    done = subprocess.run(
+        [sys.executable, "-m", "sovereign_pipeline.training.processes.ranks", str(path)],
+        cwd=path.parent,
+        env={
+            **os.environ,
+            **worker_environment(path),
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "DAGSTER_PIPES_CONTEXT": encode_env_var(session),
+            "DAGSTER_PIPES_MESSAGES": encode_env_var({"stdio": "stderr"}),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    messages = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [each["method"] for each in messages if each["method"] != "log"] == ["opened", "closed"]
+    told = [each["params"]["message"] for each in messages if each["method"] == "log"]
+    assert [message.split(",")[0] for message in told] == ["step 1/2", "step 2/2"]
+    assert done.stdout == "" and job.output.exists()
+
+
+def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> None:
+    job = make_job("waits", letters(12), sft={**FULL, "max_length": 32}, devices=TWO)
+    lines: list[str] = []
+    with lock_of_line(job.checkpoint_directory).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(json.loads(line)["message"])
+            fcntl.flock(held, fcntl.LOCK_UN)
+
+        with pytest.raises(TrainingFailed, match="rows are longer"):
+            run(job, progress)
+    assert lines == ["waiting: another trainer holds waits.lock"]
+
+
+def test_a_guard_in_every_process_is_one_paragraph(make_job: JobMaker) -> None:
+    with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
+        run(make_job("cut", letters(12), sft={**FULL, "max_length": 32}, devices=TWO))
+
+
+def _trainers(job: TrainingJob) -> list[int]:
+    """The processes that have this job's file on their command line, except accelerate's launcher."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if str(job.result.with_name("job.json")).encode() in command and b"training.worker" in command:
+            found.append(int(process.name))
+    return found

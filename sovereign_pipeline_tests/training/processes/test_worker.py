@@ -1,0 +1,264 @@
+"""The trainer's process: it answers, it waits for its device, it dies with its parent, and it says why it stopped."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
+from sovereign_pipeline.training.locks import lock_of_line
+from sovereign_pipeline.training.processes import launcher
+from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, run_trainer
+from sovereign_pipeline_tests.training.conftest import letters
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def written(job: TrainingJob) -> Path:
+    path = job.result.with_name("job.json")
+    job.write(path)
+    return path
+
+
+def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_TEST_SECRET", "must not reach the child")
+    job = make_job("runs", letters(12), sft={"epochs": 1})
+    job.locks.mkdir()
+    lines: list[str] = []
+    with (job.locks / "trainer-default.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(line)
+            if "waiting" in json.loads(line):
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": ""})
+    assert "another trainer holds trainer-default.lock" in json.loads(lines[0])["message"]
+    steps = [json.loads(line) for line in lines[1:]]
+    assert [step["step"] for step in steps] == list(range(1, steps[0]["steps"] + 1))
+    assert {"loss", "tokens_per_second", "seconds_left", "message"} <= steps[0].keys()
+    assert read_result(job.result).measured["tokens_per_second"] > 0
+    assert sorted(file.name for file in job.output.iterdir()) == ["adapter", "report.json", "training_log.jsonl"]
+    assert loss_curve_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
+
+
+def test_trainings_of_one_line_wait_for_each_other_on_whatever_devices(make_job: JobMaker) -> None:
+    """The second of two jobs with the same checkpoints, each on a device of its own."""
+    job = make_job("line", letters(12), sft={"epochs": 1})
+    lines: list[str] = []
+    with lock_of_line(job.checkpoint_directory).open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def progress(line: str) -> None:
+            lines.append(line)
+            if "waiting" in json.loads(line):
+                assert not (job.locks / "trainer-1.lock").exists()  # who waits keeps nobody from the device
+                fcntl.flock(held, fcntl.LOCK_UN)
+
+        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert json.loads(lines[0])["message"] == "waiting: another trainer holds line.lock"
+    assert job.output.exists() and (job.locks / "trainer-1.lock").exists()
+
+
+@pytest.mark.parametrize("waits_for", ["line", "device"])
+def test_a_trainer_that_waits_for_its_turn_can_be_stopped(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, waits_for: str
+) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_FOR_A_CHECKPOINT", 15)
+    job = make_job("waits", letters(12))
+    job.locks.mkdir()
+    path = lock_of_line(job.checkpoint_directory) if waits_for == "line" else job.locks / "trainer-default.lock"
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{"):
+            raise KeyboardInterrupt
+
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(KeyboardInterrupt):
+            run_trainer(written(job), interrupt, {"CUDA_VISIBLE_DEVICES": ""})
+    with pytest.raises(TrainingFailed, match=rf"Stopped while another trainer held {path.name}, as was asked"):
+        read_result(job.result)
+
+
+def test_a_trainer_that_does_not_end_in_time_is_killed_and_the_interrupt_goes_on(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_FOR_A_CHECKPOINT", 1)
+    seen: list[int] = []
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{"):
+            seen.extend(_children(os.getpid()))
+            for child in seen:
+                os.kill(child, signal.SIGSTOP)  # it hears nothing from here on
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(make_job("deaf", letters(12), sft={"epochs": 2000})), interrupt)
+    assert seen and not any(_runs(child) for child in seen)
+
+
+def test_a_guard_ends_the_child_with_its_paragraph(make_job: JobMaker) -> None:
+    job = make_job("cut", letters(12), sft={"max_length": 32})
+    with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
+        run_trainer(written(job), lambda line: None)
+    assert not job.output.exists()
+
+
+def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> None:
+    job = make_job("broken", [{"id": "R-0", "instruction": "a secret sentence"}])
+    with pytest.raises(TrainingFailed, match=r"KeyError at rows\.py:\d+ encode_sft") as caught:
+        run_trainer(written(job), lambda line: None)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_child_without_an_answer_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="without an answer"):
+        read_result(tmp_path / "result.json")
+    TrainingResult(error="because").write(tmp_path / "result.json")
+    with pytest.raises(TrainingFailed, match="because"):
+        read_result(tmp_path / "result.json")
+
+
+def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
+    job = make_job("orphan", letters(12), sft={"epochs": 2000})
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path;"
+            "from sovereign_pipeline.training.processes.launcher import run_trainer;"
+            "run_trainer(Path(sys.argv[1]), lambda line: print(line, flush=True))",
+            str(written(job)),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
+    )
+    assert parent.stdout is not None
+    assert "step 1/" in parent.stdout.readline()
+    (child,) = _children(parent.pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while _runs(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(child)
+    assert not job.output.exists() and not job.result.exists()
+
+
+def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "SECONDS_OF_AN_ECHO", 0)
+    seen: list[int] = []
+
+    def interrupt(line: str) -> None:
+        seen.extend(_children(os.getpid()))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(make_job("stopped", letters(12), sft={"epochs": 2000})), interrupt)
+    assert seen and not any(_runs(child) for child in seen)
+
+
+def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker) -> None:
+    """As Ctrl-C comes to a step of `sovereign run`: from the terminal, and at once again from Dagster's executor."""
+    job = make_job("stopped", letters(12), sft={"epochs": 2000})
+    told: list[str] = []
+
+    def interrupt(line: str) -> None:
+        if line.startswith("{") and json.loads(line).get("step") == 3:
+            raise KeyboardInterrupt
+        if line.startswith("ending the trainer"):
+            told.append(line)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(job), interrupt)
+    assert len(told) == 1
+    (checkpoint,) = job.checkpoint_directory.iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3
+
+
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(make_job: JobMaker) -> None:
+    sft = {"epochs": 8, "dropout": 0.1}
+    whole, stopped = (make_job(name, letters(12), sft=sft) for name in ("whole", "stopped"))
+    run_trainer(written(whole), lambda line: None)
+
+    def interrupt(line: str) -> None:
+        if json.loads(line).get("step") == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trainer(written(stopped), lambda line: interrupt(line) if line.startswith("{") else None)
+    with pytest.raises(TrainingFailed, match=r"Stopped at step \d+ of \d+, as was asked"):
+        read_result(stopped.result)
+    (checkpoint,) = stopped.checkpoint_directory.iterdir()
+    assert int(checkpoint.name.removeprefix("step-")) >= 3 and not stopped.output.exists()
+    lines: list[str] = []
+    run_trainer(written(stopped), lines.append)
+    assert json.loads(lines[0])["message"] == f"going on from {checkpoint.name}"
+    assert _bytes_of(whole.output) == _bytes_of(stopped.output)
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(make_job: JobMaker, step: int) -> None:
+    sft, checkpoints = {"epochs": 4, "dropout": 0.1}, {"every_steps": 2, "keep": 1}
+    whole, killed = (make_job(name, letters(12), sft=sft, checkpoints=checkpoints) for name in ("whole", "killed"))
+    run_trainer(written(whole), lambda line: None)
+
+    def kill(line: str) -> None:
+        if json.loads(line).get("step") == step:
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(TrainingFailed, match="killed by SIGKILL"):
+        run_trainer(written(killed), kill)
+    assert not killed.output.exists()
+    run_trainer(written(killed), lambda line: None)
+    assert _bytes_of(whole.output) == _bytes_of(killed.output)
+
+
+def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker) -> None:
+    job = make_job("late", letters(12))
+    done = subprocess.run(
+        [sys.executable, "-m", "sovereign_pipeline.training.processes.worker", str(written(job))],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), PARENT_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "is gone" in done.stderr
+    assert not job.result.exists()
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(found)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for found in (task / "children").read_text().split()
+        if b"training.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
+    ]
+
+
+def _bytes_of(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

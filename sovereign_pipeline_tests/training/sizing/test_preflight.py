@@ -1,0 +1,236 @@
+"""What cannot fit is refused in one paragraph, and what that paragraph advises does fit."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop import trainer
+from sovereign_pipeline.training.loop.plan import make_plan
+from sovereign_pipeline.training.loop.rows import encode
+from sovereign_pipeline.training.sizing.preflight import (
+    available_memory,
+    check_host,
+    host_memory,
+    out_of_memory_message,
+    preflight,
+)
+from sovereign_pipeline.training.sizing.sizing import Forward, estimate
+from sovereign_pipeline_tests.training.conftest import letters
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A config of some 350 million parameters, without weights."""
+    config = {"model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 24}
+    config |= {"num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 32000}
+    directory = tmp_path / "model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return directory
+
+
+def recipe(**values: Any) -> Sft:
+    return Sft.model_validate({"precision": "float32", **values})
+
+
+def refusal(model: Path, sft: Sft, available: int, **named: Any) -> str:
+    with pytest.raises(TrainingFailed) as refused:
+        preflight(model, sft, available_bytes=available, device="cpu", **named)
+    return str(refused.value)
+
+
+def test_what_fits_is_let_start_to_the_byte(model: Path) -> None:
+    needed = estimate(read_shape(str(model)), recipe(), device="cpu").total
+    preflight(model, recipe(), available_bytes=needed, device="cpu")
+    said = refusal(model, recipe(), needed - 1)
+    assert re.search(r"weights \d", said)
+    assert "GiB are free" in said
+    assert "\n" not in said
+
+
+def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
+    sft = recipe(batch_size=2, gradient_accumulation=2)
+    available = 6 * GIB
+    said = refusal(model, sft, available)
+    advised = re.findall(r"training\.sft\.(\w+): (\w+)", said)
+    assert {name for name, _ in advised} == {"adapter", "batch_size", "gradient_checkpointing", "max_length"}
+    for name, value in advised:
+        changed = Sft.model_validate({**sft.model_dump(exclude_unset=True), name: value})
+        preflight(model, changed, available_bytes=available, device="cpu")
+
+
+def test_when_no_single_value_helps_it_says_what_all_together_need(model: Path) -> None:
+    said = refusal(model, recipe(max_length=4096), GIB // 2)
+    assert "No single value" in said
+    assert "smaller base model" in said
+    assert "training.sft" not in said
+
+
+def test_the_plan_s_own_largest_forward_counts_when_it_is_known(model: Path) -> None:
+    sft = recipe(max_length=8192)
+    assert "needs about" in refusal(model, sft, 8 * GIB)
+    preflight(model, sft, available_bytes=8 * GIB, device="cpu", largest=lambda *sections: Forward(512, 100))
+
+
+def test_a_preference_stage_is_advised_on_its_own_section(model: Path) -> None:
+    pairs = Preference.model_validate({"method": "kto", "max_length": 2048, "batch_size": 8})
+    with pytest.raises(TrainingFailed, match=r"training\.preference\.batch_size: 2 .*gradient_accumulation"):
+        preflight(model, recipe(), pairs, available_bytes=30 * GIB, device="cpu")
+
+
+def test_memory_that_ran_out_all_the_same_is_answered_with_values_that_need_less(model: Path) -> None:
+    said = out_of_memory_message(model, recipe(), device="cpu")
+    predicted = estimate(read_shape(str(model)), recipe(), device="cpu").total
+    assert f"`sovereign size` predicts {predicted / GIB:.1f} GiB" in said
+    assert "training.sft.gradient_checkpointing: true" in said
+    assert "training.sft.max_length: 512" in said
+
+
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def machine(root: Path, cgroup: str = "") -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal: 8000000 kB\nMemFree: 10 kB\nMemAvailable: 4000000 kB\n")
+    (root / "proc/self/status").write_text("Name: python\nVmRSS: 1000 kB\n")
+    (root / "proc/self/cgroup").write_text(cgroup)
+    return root
+
+
+def limited(group: Path, names: tuple[str, str], limit: str, used: int, file: int) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    (group / names[0]).write_text(f"{limit}\n")
+    (group / names[1]).write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 5\ninactive_file {file}\n")
+
+
+@pytest.mark.usefixtures("no_card")
+def test_without_a_limit_it_is_what_the_kernel_calls_available_and_what_this_process_holds(tmp_path: Path) -> None:
+    assert available_memory(machine(tmp_path)) == (4_001_000 << 10, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("listing", "folder", "names"),
+    [
+        ("0::/jobs/train\n", "sys/fs/cgroup", ("memory.max", "memory.current")),
+        ("3:memory:/jobs/train\n0::/\n", "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")),
+    ],
+)
+@pytest.mark.usefixtures("no_card")
+def test_the_tightest_limit_above_this_process_holds(
+    tmp_path: Path, listing: str, folder: str, names: tuple[str, str]
+) -> None:
+    root = machine(tmp_path, listing)
+    limited(root / folder / "jobs", names, str(2 * GIB), used=GIB, file=GIB // 4)
+    limited(root / folder / "jobs/train", names, str(3 * GIB), used=GIB, file=0)
+    assert available_memory(root) == (GIB + GIB // 4 + (1000 << 10), "cpu")
+    assert host_memory(root) == 2 * GIB
+    limited(root / folder / "jobs", names, str(2**60), used=GIB, file=0)
+    limited(root / folder / "jobs/train", names, str(2**60), used=GIB, file=0)
+    assert available_memory(root)[0] == 4_001_000 << 10
+    assert host_memory(root) == 8_000_000 << 10
+
+
+@pytest.mark.usefixtures("no_card")
+def test_a_group_without_a_limit_is_passed_over(tmp_path: Path) -> None:
+    root = machine(tmp_path, "0::/\n")
+    limited(root / "sys/fs/cgroup", ("memory.max", "memory.current"), "max", used=GIB, file=0)
+    assert available_memory(root)[0] == 4_001_000 << 10
+
+
+def test_this_machine_has_some() -> None:
+    free, device = available_memory()
+    assert device in ("cpu", "cuda")
+    assert free > 100 << 20
+
+
+def test_of_several_cards_each_process_is_asked_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no card here, so torch's answers are given by hand: the first has 1 GiB free and the second 2 GiB."""
+    import torch
+
+    chosen = [0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(device))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: ((1 + chosen[-1]) * GIB, 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    assert available_memory() == (GIB, "cuda")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert available_memory() == (2 * GIB, "cuda")
+
+
+@pytest.mark.parametrize(("adapter", "bytes_each"), [("none", 4), ("lora", 2), ("qlora", 0.6)])
+def test_a_host_that_cannot_hold_the_base_once_for_each_process_is_refused(
+    model: Path, adapter: str, bytes_each: float
+) -> None:
+    parameters = read_shape(str(model)).parameters
+    sft = Sft.model_validate({"adapter": adapter})
+    enough = round(8.0 * parameters * (bytes_each if adapter != "qlora" else 1.0))
+    check_host(model, sft, 8, enough)
+    check_host(model, sft, 1, 0)
+    with pytest.raises(TrainingFailed, match=r"8 processes each load the whole base model.*Lower training\.devices"):
+        check_host(model, sft, 8, round(0.99 * 8 * parameters * bytes_each))
+
+
+def test_several_trainers_ask_for_the_host_s_memory_before_they_load(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = {"launcher": "accelerate", "count": 4}
+    job = make_job("host", letters(6), devices=devices)
+    parameters = read_shape(str(job.base_model)).parameters
+    monkeypatch.setattr(trainer, "host_memory", lambda: 4 * 4 * parameters - 1)
+    with pytest.raises(TrainingFailed, match="this host has"):
+        trainer.train(job, trainer.Outside(on_step=lambda step: None, tell=lambda message: None))
+
+
+def advised(job: TrainingJob, available: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the trainer says with so many bytes free: each value of the recipe that would fit, by its name."""
+    monkeypatch.setattr(trainer, "available_memory", lambda: (available, "cpu"))
+    with pytest.raises(TrainingFailed, match="are free") as refused:
+        trainer.train(job, trainer.Outside(on_step=lambda step: None, tell=lambda message: None))
+    return dict(re.findall(r"training\.\w+\.(\w+): (\w+)", str(refused.value)))
+
+
+def needed(job: TrainingJob, rows: list[dict[str, str]], **values: int) -> int:
+    from transformers import AutoTokenizer
+
+    job = job.model_copy(update={"sft": job.sft.model_copy(update=values)})
+    tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+    plan = make_plan(job, [encode(tokenizer, "sft", row, job.eos_ids) for row in rows])  # type: ignore[arg-type]
+    return estimate(read_shape(str(job.base_model)), job.sft, device="cpu", forward=plan.largest_forward).total
+
+
+def test_the_advice_is_worked_out_from_the_rows(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long row among short ones is as long in a batch of its own."""
+    rows = letters(12)
+    rows[5] = {**rows[5], "output": "rope tide " * 60}
+    job = make_job("batches", rows, sft={"packing": False, "batch_size": 4, "max_length": 256, "epochs": 1})
+    alone = needed(job, rows, batch_size=1)
+    assert alone < needed(job, rows) < 1.9 * alone
+    assert advised(job, alone, monkeypatch)["batch_size"] == "1"
+    assert "batch_size" not in advised(job, alone - 1, monkeypatch)
+
+
+@pytest.mark.parametrize("words", [4, 60])
+def test_a_length_that_lowers_nothing_or_cuts_every_row_is_not_advised(
+    make_job: Callable[..., TrainingJob], monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    rows = [{**row, "output": "rope tide " * words} for row in letters(6)]
+    job = make_job("lengths", rows, sft={"packing": False, "max_length": 256, "epochs": 1})
+    said = advised(job, needed(job, rows) - 1, monkeypatch)
+    assert "gradient_checkpointing" in said and "max_length" not in said
