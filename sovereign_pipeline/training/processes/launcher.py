@@ -39,7 +39,7 @@ PASSED_ON = (
 def worker_command(python: str, job: Path) -> list[str]:
     """What is run, wherever it is run: the trainer, or the launcher of one for each device."""
     module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
-    return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
+    return [python, "-m", f"sovereign_pipeline.training.processes.{module}", str(job)]
 
 
 def worker_environment(job: Path) -> dict[str, str]:
