@@ -22,7 +22,7 @@ EVERY_LINE = "*"
 class Part:
     """A part of a stage's work that is kept by itself, and found again by whichever line needs exactly this.
 
-    config: settings that decide the result. made_from: name -> digest of all that it is made from. libraries:
+    config: settings that decide the result. inputs: name -> digest of all that it is made from. libraries:
     distributions whose version changes the result. classification: the highest of all that it is made from; what was
     made from the same at another level is something else.
     """
@@ -30,7 +30,7 @@ class Part:
     kind: str
     code_version: str
     config: Config
-    made_from: Mapping[str, str]
+    inputs: Mapping[str, str]
     libraries: tuple[str, ...]
     classification: str
 
@@ -71,7 +71,7 @@ def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str
         code_version=part.code_version,
         config={**part.config, "classification": part.classification},
         inputs={},
-        external_inputs=part.made_from,
+        external_inputs=part.inputs,
         libraries=library_versions(part.libraries),
     )
     return make_artifact(

@@ -78,7 +78,7 @@ class Keeping:
             kind=kind,
             code_version=digest_of({name: file_sha256(Path(__file__).with_name(name)) for name in CODE}),
             config=settings,
-            made_from={**origin.digests, "asked": digest_of(list(asked))},
+            inputs={**origin.digests, "asked": digest_of(list(asked))},
             libraries=LIBRARIES,
             classification=self.workplace.institution.ladder.highest((origin.classification, self.asked)),
         )
