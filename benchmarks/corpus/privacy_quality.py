@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments, load_institution
-from sovereign_pipeline.policy.line import Privacy, load_line
+from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS as ALL_KINDS
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise

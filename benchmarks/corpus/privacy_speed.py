@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.line import Corpus, Privacy
 from sovereign_pipeline.privacy.detection import detector_digest
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.engine import scrub_file

@@ -18,7 +18,7 @@ from sovereign_pipeline.corpus.layouts import NotInLayoutError, text_fields
 from sovereign_pipeline.corpus.rows import Row, read_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.line import Quarantine, Source
+from sovereign_pipeline.policy.corpus import Quarantine, Source
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
 _LABELS = {"true": True, "1": True, "false": False, "0": False}

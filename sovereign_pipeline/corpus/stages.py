@@ -12,7 +12,8 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
-from sovereign_pipeline.policy.line import Line, Source
+from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.line import Line
 
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"

@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy.identifiers.recognizers import Span, structured_spans, value_key, without_overlaps
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model

@@ -14,8 +14,8 @@ from typing import Any
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES

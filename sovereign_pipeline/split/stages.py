@@ -12,7 +12,8 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.policy.line import Line, Split
+from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.split.crossing import crossing_keys, crossing_near_duplicates
 from sovereign_pipeline.split.grouping import Ties, components

@@ -9,7 +9,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import RecipeError, SovereignError
-from sovereign_pipeline.policy.line import CapabilitySuite
+from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import (
     AnyTask,

@@ -14,7 +14,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.line import Quarantine, Source
+from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline_tests.conftest import LADDER
 
 Row = dict[str, Any]

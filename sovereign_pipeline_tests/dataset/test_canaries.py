@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.split.stages import HELD_OUT

@@ -34,7 +34,8 @@ from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCOR
 from sovereign_pipeline.evaluation.statistics import paired as statistics
 from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
 from sovereign_pipeline.ledger import catalog
-from sovereign_pipeline.policy.line import Line, Privacy
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution

@@ -3,7 +3,7 @@
 import pytest
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.scrubbing import ScrubbedCase, Scrubber
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy import detection
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.detection import Detector, Text, detector_digest, read_findings

@@ -17,7 +17,7 @@ from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy import canary, detection
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.policy.line import Paraphrases
+from sovereign_pipeline.policy.corpus import Paraphrases
 from sovereign_pipeline.split.paraphrases import embed_documents, paraphrase_pairs, stop_without_the_model
 from sovereign_pipeline_tests.conftest import letter
 

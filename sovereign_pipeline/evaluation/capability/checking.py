@@ -1,7 +1,7 @@
 """MODULE DOCSTRING."""
 
 from sovereign_pipeline.evaluation.capability.sandbox import require_sandbox
-from sovereign_pipeline.policy.line import CapabilitySuite
+from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import CodeTask
 from sovereign_pipeline.suites.suites import open_suite

@@ -17,7 +17,7 @@ from sovereign_pipeline.evaluation.held_out.private import held_out_item
 from sovereign_pipeline.evaluation.held_out.records import ReplyResult, ReplySample, WrittenReply
 from sovereign_pipeline.evaluation.held_out.reference_match import chrf, rouge_l
 from sovereign_pipeline.evaluation.statistics.paired import loss_differences
-from sovereign_pipeline.policy.line import References
+from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.suites.items import rank
 
 

@@ -9,8 +9,8 @@ from typing import IO
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import IntegrityError, PrivacyError, SovereignError, place_of
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.line import Privacy
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, count

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.policy.line import Corpus
+from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.detection import Text

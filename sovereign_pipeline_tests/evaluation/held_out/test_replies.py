@@ -8,7 +8,7 @@ from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.held_out.records import ReplySample
 from sovereign_pipeline.evaluation.held_out.reference_match import chrf, rouge_l
 from sovereign_pipeline.evaluation.held_out.replies import reply_result, write_replies
-from sovereign_pipeline.policy.line import References
+from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 
 

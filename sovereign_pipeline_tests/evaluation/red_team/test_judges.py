@@ -11,7 +11,7 @@ from sovereign_pipeline.evaluation.red_team.judges import judge_labels, judge_qu
 from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import JudgedLabel, JudgeQuality
 from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 LABELS = PROJECT_ROOT / "data" / "red_team" / "judge_labels.jsonl"

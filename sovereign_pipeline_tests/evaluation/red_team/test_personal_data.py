@@ -6,7 +6,7 @@ import pytest
 
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.evaluation.red_team.personal_data import Output, OutputScanner
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 
 PATTERNS = Privacy(name_models={}, patterns_only=("en", "ar"))
 

@@ -11,7 +11,7 @@ from sovereign_pipeline.evaluation.records import as_json
 from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import RedTeamSample
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.suites.red_team_prompts import KINDS, RedTeamPrompt, read_prompts
 from sovereign_pipeline_tests.conftest import PROMPTS as ROWS

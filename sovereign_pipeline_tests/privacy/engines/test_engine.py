@@ -18,8 +18,8 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.line import Corpus, Privacy
 from sovereign_pipeline.privacy.engines import engine
 from sovereign_pipeline.privacy.engines import ray as ray_engine
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
@@ -115,7 +115,7 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, corpus_file: Path, ch
     assert {"ar", "en"} == alone[1]["by_language"].keys()  # type: ignore[index]
     (tmp_path / "program.py").write_text(
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.policy.line import Corpus\n"
+        "from sovereign_pipeline.policy.corpus import Corpus\n"
         "from sovereign_pipeline_tests.privacy.test_engine import write_result\n"
         "if __name__ == '__main__':\n"
         "    write_result(Path(sys.argv[1]), Path(sys.argv[2]), Corpus(engine=sys.argv[3], workers=2))\n"
@@ -294,7 +294,7 @@ def endless(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
     write_documents(tmp_path / "in.jsonl", rows)
     program = (
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.policy.line import Corpus\n"
+        "from sovereign_pipeline.policy.corpus import Corpus\n"
         "from sovereign_pipeline_tests.privacy.test_engine import scrub_in\n"
         "if __name__ == '__main__': scrub_in(Path(sys.argv[1]), Corpus(workers=2))\n"
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.names.name_models import (
     Entity,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.policy.line import Privacy
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.names.name_models import Entity, Label
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, recased
 from sovereign_pipeline.privacy.normalisation import normalise
