@@ -5,8 +5,11 @@ What belongs here: paths and process-wide environment. What does not: anything a
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from sovereign_pipeline.frozen import Frozen
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,29 +29,60 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Paths of one installation.
-
-    home: everything that is produced (`artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`).
-    data: what the institution edits (`institution.yaml`, `lines/`, `sources/`, …).
-    vault: encrypted names; outside `home`, and never readable by the training side.
-    """
+class Settings(Frozen):
+    """Paths and addresses of one installation. Each field has a variable: `home` is SOVEREIGN_HOME, and so on."""
 
     home: Path
+    """Everything that is produced: `artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`, `logs/`."""
+
     data: Path
-    vault: Path
+    """What the institution edits: `institution.yaml`, `lines/`, `sources/`, …"""
+
+    vault: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-vault")
+    """Encrypted names; outside `home`, and never readable by the training side."""
+
+    suites: Path = Field(default_factory=lambda given: given["home"] / "suites")
+    """The mirror of published suites, a folder each; cards of them are under `data/suites`."""
+
+    registry_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'registry.db'}")
+    """The database of registry and ledger."""
+
+    mlflow_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'mlflow' / 'mlflow.db'}")
+    """The database of MLflow's tracking server and model registry."""
+
+    review_user_header: str | None = None
+    """The header in which the institution's proxy names who signed in; None trusts no header."""
+
+    review_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+    """Addresses from which that header, and X-Forwarded-Proto, are believed; in the variable with spaces between."""
+
+    pages_url: str = "http://127.0.0.1:8700"
+    """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
-        """From SOVEREIGN_HOME, SOVEREIGN_DATA and SOVEREIGN_VAULT; `overrides` win over the process's environment."""
+        """From the variables; an override wins over the process's environment, and an empty value is none."""
         environ = {**os.environ, **(overrides or {})}
-        home = Path(environ.get("SOVEREIGN_HOME") or PROJECT_ROOT / ".sovereign").absolute()
-        return cls(
-            home=home,
-            data=Path(environ.get("SOVEREIGN_DATA") or PROJECT_ROOT / "data").absolute(),
-            vault=Path(environ.get("SOVEREIGN_VAULT") or home.parent / f"{home.name}-vault").absolute(),
-        )
+        given = {field: environ[variable] for field, variable in VARIABLES.items() if environ.get(variable)}
+        return cls.model_validate({"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data", **given})
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables from which a child process gets these settings, whatever its own environment says."""
+        given = {field: getattr(self, field) for field in VARIABLES}
+        return {
+            VARIABLES[field]: " ".join(sorted(value)) if isinstance(value, frozenset) else str(value or "")
+            for field, value in given.items()
+        }
+
+    @field_validator("home", "data", "vault", "suites")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.absolute()
+
+    @field_validator("review_proxies", mode="before")
+    @classmethod
+    def _addresses(cls, given: object) -> object:
+        return given.split() if isinstance(given, str) else given
 
     @property
     def artifacts(self) -> Path:
@@ -64,19 +98,6 @@ class Settings:
         return self.home / "models"
 
     @property
-    def suites(self) -> Path:
-        """The mirror of published suites, a folder each (SOVEREIGN_SUITES); cards of them are under `data/suites`."""
-        return Path(os.environ.get("SOVEREIGN_SUITES") or self.home / "suites").absolute()
-
-    @property
-    def registry_url(self) -> str:
-        return os.environ.get("SOVEREIGN_REGISTRY_URL") or f"sqlite:///{self.home / 'registry.db'}"
-
-    @property
-    def mlflow_url(self) -> str:
-        return os.environ.get("SOVEREIGN_MLFLOW_URL") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
-
-    @property
     def mlflow_artifacts(self) -> Path:
         return self.home / "mlflow" / "artifacts"
 
@@ -86,16 +107,6 @@ class Settings:
         return self.home / "review"
 
     @property
-    def review_user_header(self) -> str | None:
-        """The header in which the institution's proxy names who signed in; None (the default) trusts no header."""
-        return os.environ.get("SOVEREIGN_REVIEW_USER_HEADER") or None
-
-    @property
-    def review_proxies(self) -> frozenset[str]:
-        """Addresses from which that header, and X-Forwarded-Proto, are believed."""
-        return frozenset((os.environ.get("SOVEREIGN_REVIEW_PROXIES") or "127.0.0.1 ::1").split())
-
-    @property
     def dagster_home(self) -> Path:
         return self.home / "dagster"
 
@@ -103,6 +114,15 @@ class Settings:
     def vault_public_key(self) -> Path:
         """The only key the training side holds: it can add to the vault and never read it."""
         return self.home / "vault.pub"
+
+    @property
+    def logs(self) -> Path:
+        """What runs and services print; never document text."""
+        return self.home / "logs"
+
+
+VARIABLES: Mapping[str, str] = {field: f"SOVEREIGN_{field.upper()}" for field in Settings.model_fields}
+"""Field -> the variable that sets it."""
 
 
 def go_offline() -> None:

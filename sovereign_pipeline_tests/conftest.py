@@ -18,10 +18,13 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.review.building import adapters_that_lost
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings, go_offline
+from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
 go_offline()
+# Whoever runs the suite may have a database of their own, which no test may touch. The home holds the base model.
+for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
+    os.environ.pop(variable, None)
 # The suite gives one verdict on one state of the code. `HYPOTHESIS_PROFILE=explore make test` looks for new cases.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.register_profile("explore", print_blob=True)
@@ -94,7 +97,9 @@ class DemoInstitution:
 
     @property
     def settings(self) -> Settings:
-        return Settings(home=self.root / "home", data=self.root / "data", vault=self.root / "vault")
+        """With what a test has put into the environment, such as the URL of a database."""
+        paths = {"SOVEREIGN_HOME": "home", "SOVEREIGN_DATA": "data", "SOVEREIGN_VAULT": "vault"}
+        return Settings.from_environment({variable: str(self.root / name) for variable, name in paths.items()})
 
     @property
     def source(self) -> Path:

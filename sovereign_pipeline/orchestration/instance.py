@@ -12,10 +12,7 @@ def prepare_dagster_home(settings: Settings) -> None:
     """Put `dagster.yaml` in place and point this process and its children at it."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROJECT_ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
-    os.environ["DAGSTER_HOME"] = str(settings.dagster_home)
-    os.environ["SOVEREIGN_HOME"] = str(settings.home)
-    os.environ["SOVEREIGN_DATA"] = str(settings.data)
-    os.environ["SOVEREIGN_VAULT"] = str(settings.vault)
+    os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
     go_offline()
 
 

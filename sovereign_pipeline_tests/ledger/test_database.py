@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,7 +168,7 @@ def test_nobody_is_refused_while_others_open_the_same_new_file(bench: Bench) -> 
             refused.append(error)
 
     for number in range(12):
-        settings = replace(bench.settings, home=bench.settings.home / f"new-{number}")
+        settings = Settings(home=bench.settings.home / f"new-{number}", data=bench.settings.data)
         together = threading.Barrier(4)
         threads = [threading.Thread(target=open_it, args=(settings, together)) for _ in range(4)]
         for thread in threads:

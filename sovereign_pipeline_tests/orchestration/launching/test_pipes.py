@@ -624,7 +624,7 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
     institution.write()
     say_where(institution.settings, section)
     # A vault off the volumes of these tests, which mount all of the test's directory.
-    settings = Settings(institution.settings.home, institution.settings.data, Path("/nowhere/vault"))
+    settings = institution.settings.model_copy(update={"vault": Path("/nowhere/vault")})
     raised: list[BaseException] = []
 
     @dg.asset

@@ -1,0 +1,75 @@
+"""Settings: every variable is a field, an override wins, and a child process gets all of them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings
+
+OTHER = {
+    "SOVEREIGN_HOME": "/o/home",
+    "SOVEREIGN_DATA": "/o/data",
+    "SOVEREIGN_VAULT": "/o/vault",
+    "SOVEREIGN_SUITES": "/o/suites",
+    "SOVEREIGN_REGISTRY_URL": "postgresql://db/registry",
+    "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
+    "SOVEREIGN_REVIEW_USER_HEADER": "X-Remote-User",
+    "SOVEREIGN_REVIEW_PROXIES": "10.0.0.9 ::1",
+    "SOVEREIGN_PAGES_URL": "http://127.0.0.1:9000",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_variable_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_each_variable_sets_a_field_of_its_own() -> None:
+    assert set(OTHER) == set(VARIABLES.values())
+    default, other = Settings.from_environment(), Settings.from_environment(OTHER)
+    assert [field for field in VARIABLES if getattr(default, field) == getattr(other, field)] == []
+    assert other.review_proxies == {"10.0.0.9", "::1"}
+
+
+@pytest.mark.parametrize("variable", OTHER)
+def test_an_override_wins_over_the_environment(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "/e/environment")
+    field = next(field for field, name in VARIABLES.items() if name == variable)
+    assert getattr(Settings.from_environment({variable: OTHER[variable]}), field) == getattr(
+        Settings.from_environment(OTHER), field
+    )
+
+
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_HOME", "")
+    assert Settings.from_environment().home == PROJECT_ROOT / ".sovereign"
+
+
+def test_what_is_not_given_lies_in_or_beside_the_home() -> None:
+    settings = Settings(home=Path("/s/home"), data=Path("/s/data"))
+    assert settings.vault == Path("/s/home-vault")
+    assert settings.suites == Path("/s/home/suites")
+    assert settings.registry_url == "sqlite:////s/home/registry.db"
+    assert settings.mlflow_url == "sqlite:////s/home/mlflow/mlflow.db"
+    assert settings.review_user_header is None
+
+
+def test_relative_paths_are_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings.from_environment({"SOVEREIGN_HOME": "home"}).home == tmp_path / "home"
+
+
+@pytest.mark.parametrize("given", [{}, OTHER])
+def test_a_child_process_gets_all_of_them(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment(given)
+    for variable in VARIABLES.values():
+        monkeypatch.setenv(variable, "/e/environment")
+    assert Settings.from_environment(settings.to_environment()) == settings
+
+
+def test_settings_cannot_change() -> None:
+    settings = Settings.from_environment(OTHER)
+    with pytest.raises(ValidationError):
+        settings.home = Path("/elsewhere")
