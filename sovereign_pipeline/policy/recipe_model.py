@@ -1,34 +1,75 @@
-"""The base of every model that an institution fills in by hand, and the one reader of its YAML files."""
+"""The base of every model that an institution fills in by hand, and the one reader of its YAML files.
+
+What belongs here: reading strictly, and explaining a mistake by its key. What does not: any key of its own, and how
+the keys are documented (`reference.py`).
+"""
 
 import difflib
+import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
-from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.errors import Act, RecipeError
+from sovereign_pipeline.frozen import Frozen
 
-_WORDS_OF_YAML = {
+_EXPECTED = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a mapping of keys to values"),
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
 }
-SHOWN_CHARACTERS = 60  # of a value that is wrong: longer ones are texts, not words that somebody mistyped
+"""What a key must hold, by pydantic's type of error, in words of YAML."""
+
+_UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
+"""What a text in quotes would be without them, where that is what the key must hold."""
+
+SHOWN_CHARACTERS = 60
+"""A wrong value is quoted up to this length: longer ones are texts, not words that somebody mistyped."""
 
 
-class RecipeModel(BaseModel):
-    """Frozen, and an unknown key is an error: a misspelt limit must never become a default."""
+def _make_numbers_strict(schema: Any) -> None:
+    """Let numbers and booleans be built from nothing else, while a list still becomes a tuple and a text a path."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("int", "float", "bool"):
+            schema["strict"] = True
+        for part in schema.values():
+            _make_numbers_strict(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            _make_numbers_strict(part)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class RecipeModel(Frozen):
+    """A model that people fill in.
+
+    An unknown key is an error, so that a misspelt limit never becomes a default. A text is no number, also where it
+    holds digits, and a number is finite.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _make_numbers_strict(schema)
+        return schema
 
 
-class _EachKeyOnce(yaml.SafeLoader):
-    """YAML takes the last of two equal keys; here a limit that is written twice is an error."""
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML in which a key may stand once only, and `5e-4` is a number, as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        written = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for number, key in enumerate(written) if key in written[:number] and key != "<<"]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.value != "<<"]
+        twice = [key for number, key in enumerate(keys) if key in keys[:number]]
         if twice:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key '{twice[0]}' is written twice", node.start_mark
@@ -36,41 +77,72 @@ class _EachKeyOnce(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 Model = TypeVar("Model", bound=RecipeModel)
 
 
-def read_yaml(model: type[Model], path: Path) -> Model:
-    """Read and validate one file. Raises RecipeError that names file, key, and the nearest known key."""
+def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
+    """Read and validate one file; `act` checks it again, where an interface has such an act.
+
+    Raises RecipeError that names file, key, and the nearest known key.
+    """
     if not path.is_file():
-        raise RecipeError(f"{path}: there is no such file.")
+        raise RecipeError(f"{path}: there is no such file.", "Write it, or correct the path.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+        content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}", "Correct the file.") from None
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
+        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.", "Correct the file.")
     try:
         return model.model_validate(content)
     except ValidationError as error:
         problems = "; ".join(_explain(model, detail) for detail in error.errors(include_url=False))
         end = "" if problems.endswith("?") else "."
-        raise RecipeError(f"{path}: {problems}{end} Correct the file and run `sovereign lines check {path}`.") from None
+        raise RecipeError(f"{path}: {problems}{end}", "Correct the file.", act=act, file=str(path)) from None
 
 
 def _explain(model: type[RecipeModel], detail: Any) -> str:
-    location = [part for part in detail["loc"]]
+    location = [part for part in detail["loc"] if not _is_type_of_a_union(part)]
     where = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
     if detail["type"] == "missing":
         return f"'{where}' is missing"
-    said = detail["msg"].removeprefix("Value error, ").partition(", unable to parse")[0]
+    said = detail["msg"].removeprefix("Value error, ")
     if said.startswith("Input should be "):
-        wanted = _WORDS_OF_YAML.get(detail["type"], said.removeprefix("Input should be "))
-        given = detail["input"]
-        is_short = isinstance(given, bool | int | float) or (isinstance(given, str) and len(given) <= SHOWN_CHARACTERS)
-        return f"'{where}' must be {wanted}{f', and is {given!r}' if is_short else ''}"
+        expected = _EXPECTED.get(detail["type"], said.removeprefix("Input should be "))
+        return f"'{where}' must be {expected}{_given(detail['type'], detail['input'])}"
     return f"'{where}': {said}" if where else said
+
+
+def _given(error_type: str, value: Any) -> str:
+    """The end of a message about a wrong value: what it is, and whether quotes would put it right."""
+    if isinstance(value, str):
+        if _needs_no_quotes(error_type, value):
+            return f", and is the text '{value}': remove the quotes"
+        return f", and is '{value}'" if len(value) <= SHOWN_CHARACTERS else ""
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        return ""
+    return f", and is {json.dumps(value)}" + (": put it in quotes" if error_type == "string_type" else "")
+
+
+def _needs_no_quotes(error_type: str, text: str) -> bool:
+    try:
+        value = yaml.load(text, _RecipeLoader)
+    except yaml.YAMLError:
+        return False
+    return type(value) in _UNQUOTED.get(error_type, ())
+
+
+def _is_type_of_a_union(part: Any) -> bool:
+    """Whether pydantic put this part into a location for a type that it tried, such as `int` or `tuple[str, ...]`."""
+    return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
 
 
 def nearest_known(word: str, known: Sequence[str]) -> str:
@@ -82,7 +154,7 @@ def nearest_known(word: str, known: Sequence[str]) -> str:
 def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
     """Field names of the model found by walking `location`, looking through lists, dicts, optionals and unions.
 
-    Where pydantic chose among several models by a tag, the tag stands in `location` behind the field's name.
+    Where pydantic chose among several models by a tag, the tag follows the field's name in `location`.
     """
     current: list[type[BaseModel]] = [model]
     for part in location:
@@ -92,7 +164,7 @@ def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
         if not fields:
             current = [each for each in current if part in _tags(each)] or current
             continue
-        current = [nested for field in fields for nested in _models_in(field.annotation)] or current
+        current = [nested for field in fields for nested in models_in(field.annotation)] or current
     return list(current[0].model_fields)
 
 
@@ -101,7 +173,8 @@ def _tags(model: type[BaseModel]) -> list[Any]:
     return [tag for annotation in annotations if get_origin(annotation) is Literal for tag in get_args(annotation)]
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's type names, looking through lists, dicts, optionals and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for argument in getattr(annotation, "__args__", ()) for found in _models_in(argument)]
+    return [found for argument in get_args(annotation) for found in models_in(argument)]

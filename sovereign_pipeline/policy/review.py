@@ -1,8 +1,7 @@
-"""How people compare a candidate blind before it may ship: what the institution decides about a review.
+"""`gates.review` of a recipe: the blind comparison by people before a candidate may be released.
 
 What belongs here: who rates how much, what is pre-registered, who may close early. What does not: how a review is run
-(`review/`), and the seed of its sides: that is drawn at random when it is opened and stays sealed until it is closed,
-so no recipe can name it.
+(`review/`). The seed of its arms is no key: it is drawn when the review is opened and sealed until it is closed.
 """
 
 from typing import Annotated, Literal
@@ -17,62 +16,75 @@ CRITERIA: tuple[Criterion, ...] = ("accuracy", "helpfulness", "tone")
 
 FEWEST_OPERATORS, MOST_OPERATORS = 5, 10
 
-# As an institution's proxy names a person: no spaces, so that it can stand in a header and in a list.
 OperatorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+"""As an institution's proxy names a person: no spaces, so that it can be in a header and in a list."""
 
 
 class Review(RecipeModel):
-    """A blind review of one candidate against what it would replace.
+    """A blind review of one candidate against what it would replace."""
 
-    operators: their names, or how many there are, named when the review is opened. Five to ten: the interval stands on
-    the operators, not on their ballots, and is twice as wide with five as with a hundred (Student's t).
-    prompts_each: prompts of an operator's own, shown to nobody else; even, so that each side is A exactly half the
-    time. shared_prompts: prompts beside these that every operator rates. Agreement is computed from them and nothing
-    else is: counted with the others, one prompt would weigh as much as all operators together.
-    guess_pairs: pairs that an operator sees again at the end, to say which answer is of the new side; even.
-    ballots: the pre-registered number at which the review may be closed; None for every pair of every operator.
-    margin: how far below zero the interval of the net preference may reach (in pairs won minus lost, as a share). At 0
-    a candidate that is truly worse ships in at most 2.5 % of reviews; one that is as good as the other is inconclusive
-    nearly always.
-    officer_may: whether an officer may let an inconclusive answer pass, by name and with a reason. There is no word for
-    more: what people like less does not ship, whoever says so.
-    may_close_early: officers who may close before that number, each time with a reason. batch_size: prompts answered at
-    once. link_days: how long a sign-in link can be used.
-    """
+    operators: int | tuple[OperatorName, ...] = Field(default=FEWEST_OPERATORS, examples=[5])
+    """The operators' names, or how many there are, named when the review is opened; 5 to 10. The interval depends on
+    the number of operators, not of ballots: it is twice as wide with five as with a hundred (Student's t)."""
 
-    operators: int | tuple[OperatorName, ...] = FEWEST_OPERATORS
     prompts_each: int = Field(default=20, ge=2, multiple_of=2)
+    """Prompts that one operator alone sees; even, so that each arm is A exactly half the time."""
+
     shared_prompts: int = Field(default=2, ge=0, multiple_of=2)
+    """Further prompts that every operator rates. They serve the agreement alone: counted with the others, one prompt
+    would weigh as much as all operators together."""
+
     guess_pairs: int = Field(default=4, ge=2, multiple_of=2)
+    """Pairs that an operator sees again at the end, to guess which answer is the candidate's; even."""
+
     criteria: tuple[Criterion, ...] = Field(default=CRITERIA, min_length=1)
+    """What each pair is rated by."""
+
     max_new_tokens: int = Field(default=256, ge=8)
+    """Longest answer, in tokens."""
+
     batch_size: int = Field(default=8, ge=1)
+    """Prompts answered at once."""
+
     ballots: int | None = Field(default=None, ge=1)
+    """The pre-registered number of ballots at which the review may be closed; null: every pair of every operator."""
+
     margin: float = Field(default=0.0, ge=0, le=1)
+    """Largest accepted loss of the net preference (share of pairs won minus share lost). At 0 a candidate that is truly
+    worse passes at most 2.5 % of reviews; one as good as the other is nearly always inconclusive."""
+
     officer_may: OfficerMay = "nothing"
+    """What an officer may waive, by name and with a reason: `accept_inconclusive`, an inconclusive result. A lost blind
+    review cannot be waived."""
+
     may_close_early: tuple[str, ...] = ()
+    """Officers who may close the review before `ballots` is reached, each time with a reason."""
+
     link_days: int = Field(default=14, ge=1)
+    """Days for which a sign-in link is valid."""
 
     @property
     def operator_count(self) -> int:
+        """How many operators there are, named or not."""
         return self.operators if isinstance(self.operators, int) else len(self.operators)
 
     @property
     def pairs(self) -> int:
-        """Of all operators together."""
+        """Pairs of all operators together."""
         return self.operator_count * (self.prompts_each + self.shared_prompts)
 
     @property
     def ballots_to_close(self) -> int:
+        """Ballots at which the review may be closed."""
         return self.pairs if self.ballots is None else self.ballots
 
     @property
     def prompts(self) -> int:
-        """Different prompts that a review needs."""
+        """Different prompts that the review needs."""
         return self.operator_count * self.prompts_each + self.shared_prompts
 
     @model_validator(mode="after")
-    def _can_be_held(self) -> "Review":
+    def _is_consistent(self) -> "Review":
         if not FEWEST_OPERATORS <= self.operator_count <= MOST_OPERATORS:
             raise ValueError(
                 f"a review has {FEWEST_OPERATORS} to {MOST_OPERATORS} operators, not {self.operator_count}"

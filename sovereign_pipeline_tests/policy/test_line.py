@@ -57,13 +57,32 @@ def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ..
     ("section", "key", "value", "said"),
     [
         (("training", "sft"), "rank", 0, "'training.sft.rank' must be greater than or equal to 1, and is 0"),
-        (("training", "sft"), "rank", "many", "'training.sft.rank' must be a valid integer, and is 'many'"),
+        (("training", "sft"), "rank", "many", "'training.sft.rank' must be a whole number, and is 'many'"),
+        (
+            ("training", "sft"),
+            "epochs",
+            "3",
+            "'training.sft.epochs' must be a number, and is the text '3': remove the quotes",
+        ),
+        (("training", "sft"), "rank", "8", "must be a whole number, and is the text '8': remove the quotes"),
+        (("training", "sft"), "rank", "8.5", "must be a whole number, and is '8.5'"),
+        (("training", "sft"), "rank", 8.5, "must be a whole number, and is 8.5"),
+        (("training", "sft"), "rank", True, "must be a whole number, and is true"),
+        (("training", "sft"), "packing", "false", "must be true or false, and is the text 'false': remove the quotes"),
+        (("training", "sft"), "packing", 0, "must be true or false, and is 0"),
+        (("split",), "by_author", "yes", "must be true or false, and is the text 'yes': remove the quotes"),
+        (("gates", "capability"), "margins", {"suite": "0.2"}, "is the text '0.2': remove the quotes"),
+        (("gates", "review"), "operators", "5", "'gates.review.operators' must be a whole number, and is the text '5'"),
+        (("gates", "held_out_loss"), "margin", float("inf"), "'gates.held_out_loss.margin' must be a finite number."),
+        (("gates", "loops"), "margin", float("nan"), "'gates.loops.margin' must be a finite number."),
+        ((), "purpose", 7, "'purpose' must be a text, and is 7: put it in quotes"),
+        ((), "purpose", False, "'purpose' must be a text, and is false: put it in quotes"),
         (("training", "sft"), "adapter", "lorra", "must be 'lora', 'qlora' or 'none', and is 'lorra'"),
         ((), "sources", "x", "'sources' must be a list, and is 'x'"),
         ((), "evaluation", "x" * 61, "'evaluation' must be a mapping of keys to values."),
     ],
 )
-def test_a_wrong_value_is_told_in_words_of_the_recipe(
+def test_a_wrong_value_is_explained_in_words_of_the_recipe(
     tmp_path: Path, section: tuple[str, ...], key: str, value: object, said: str
 ) -> None:
     recipe = minimal_recipe()
@@ -77,6 +96,22 @@ def test_a_wrong_value_is_told_in_words_of_the_recipe(
     assert "Input should" not in str(refused.value)
 
 
+@pytest.mark.parametrize("written", ["5.0e-4", "5e-4", "5E-4", "0.0005"])
+def test_a_number_may_be_written_with_an_exponent(tmp_path: Path, written: str) -> None:
+    """YAML 1.1 takes `5e-4` for a text."""
+    read(tmp_path, minimal_recipe(corpus={"workers": None}))
+    file = tmp_path / "lamps.yaml"
+    recipe = yaml.safe_load(file.read_text())
+    recipe["training"]["sft"] = {"learning_rate": 0.25}
+    file.write_text(yaml.safe_dump(recipe).replace("0.25", written))
+    assert read_line(file, INSTITUTION).training.sft.learning_rate == 5e-4
+
+
+def test_lists_of_a_recipe_are_read_as_before(tmp_path: Path) -> None:
+    operators = ["amal", "badr", "dana", "eid", "fay"]
+    read(tmp_path, minimal_recipe(gates={"review": {"operators": operators}}, privacy={"keep_words": ["Lamp"]}))
+
+
 @pytest.mark.parametrize("again", ["ceiling: SECRET\n", "gates:\n  personal_data: {margin: 0.1, margin: 0.9}\n"])
 def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, again: str) -> None:
     """YAML would take the last one, which a reader may overlook."""
@@ -85,6 +120,13 @@ def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, again: str) -> N
     file.write_text(file.read_text() + again)
     with pytest.raises(RecipeError, match=r"the key '(ceiling|margin)' is written twice"):
         read_line(file, INSTITUTION)
+
+
+def test_a_merged_mapping_is_not_a_key_written_twice(tmp_path: Path) -> None:
+    file = tmp_path / "lamps.yaml"
+    read(tmp_path, minimal_recipe())
+    file.write_text(file.read_text() + "gates:\n  loops: &wide {margin: 0.3}\n  injections: {<<: *wide}\n")
+    assert read_line(file, INSTITUTION).gates.injections.margin == 0.3
 
 
 def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -138,7 +180,7 @@ def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_margin_of_a_suite_that_the_line_does_not_have_names_the_nearest(tmp_path: Path) -> None:
     read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suite": 0.2}}}))
     with pytest.raises(
-        RecipeError, match=r"gates\.capability\.margins: 'suit' is no suite of it; did you mean 'suite'"
+        RecipeError, match=r"gates\.capability\.margins: 'suit' is no suite of the line; did you mean 'suite'"
     ):
         read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suit": 0.2}}}))
 
@@ -167,7 +209,7 @@ def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:
 
 
 def test_file_and_line_must_have_one_name(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the file is named 'lamps' but says line: other"):
+    with pytest.raises(RecipeError, match="the file is named 'lamps', and its line is 'other'"):
         read(tmp_path, minimal_recipe(line="other"))
 
 
@@ -185,7 +227,7 @@ def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:
 
 def test_an_unknown_line_lists_the_known(institution: DemoInstitution) -> None:
     institution.write()
-    with pytest.raises(NotFoundError, match="known lines: lamps"):
+    with pytest.raises(NotFoundError, match="Known lines: lamps"):
         load_line(institution.settings.data, "lampz", INSTITUTION)
 
 

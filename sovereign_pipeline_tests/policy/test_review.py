@@ -1,4 +1,4 @@
-"""What a recipe may ask of a blind review."""
+"""The review section: its defaults, and what is inconsistent."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sovereign_pipeline.policy.review import Review
 
 
-def test_what_is_asked_by_default_is_twenty_prompts_each_for_five() -> None:
+def test_by_default_five_operators_rate_twenty_prompts_each() -> None:
     review = Review()
     assert (review.operator_count, review.prompts_each, review.criteria) == (
         5,
@@ -36,6 +36,6 @@ def test_what_is_asked_by_default_is_twenty_prompts_each_for_five() -> None:
         ({"seed": 7}, "Extra"),
     ],
 )
-def test_what_cannot_be_held_is_refused(wrong: dict[str, Any], said: str) -> None:
+def test_an_inconsistent_review_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Review.model_validate(wrong)

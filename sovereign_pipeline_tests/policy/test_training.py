@@ -20,7 +20,7 @@ def test_an_adapter_learns_ten_times_as_fast_as_the_whole_model() -> None:
     assert training(preference={"learning_rate": 1e-3}).preference_learning_rate == 1e-3
 
 
-def test_kto_has_a_batch_to_exchange_replies_in() -> None:
+def test_kto_has_a_batch_to_compare_replies_in() -> None:
     kto = training(preference={"method": "kto"}).preference
     assert kto is not None and kto.batch_size == 4
 
@@ -37,10 +37,10 @@ def test_a_section_survives_being_written_and_read(adapter: str) -> None:
         ({"sft": {"adapter": "none", "rank": 8}}, "adapter: none has no rank"),
         ({"sft": {"adapter": "none", "dora": True}}, "has no dora"),
         ({"sft": {"batch_size": 8, "gradient_accumulation": 16}}, "128, more than 64"),
-        ({"preference": {"method": "kto", "batch_size": 1}}, "must be 2 at least"),
+        ({"preference": {"method": "kto", "batch_size": 1}}, "must be at least 2"),
         ({"preference": {"method": "dpo", "desirable_weight": 2}}, "belongs to method kto"),
         ({"devices": {"count": 2}}, "several devices need launcher: accelerate"),
-        ({"start_from": "lamps-1.0.0", "sft": {"adapter": "none"}}, "start_from goes on training an adapter"),
+        ({"start_from": "lamps-1.0.0", "sft": {"adapter": "none"}}, "start_from continues to train an adapter"),
         ({"start_from": "../lamps"}, "start_from"),
         ({"devices": {"launcher": "accelerate", "count": 2}, "sft": {"adapter": "qlora"}}, "not sharded by fsdp2"),
         ({"sft": {"method": "dpo"}}, "method"),
