@@ -3,7 +3,7 @@
     python ours.py --model DIR --tasks DIR --incumbent DIR --candidate DIR --home DIR --answer FILE
         --batch-size N --new-tokens N
 
---home: of the store in which what each side gives is kept. Started by `run.py`.
+--home: of the store in which what each arm gives is kept. Started by `run.py`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Item, Models, open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
+from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline.workplace import open_workplace
@@ -37,29 +37,29 @@ def main() -> None:
         "incumbent": TunedModel("adapter", arguments.incumbent),
         "candidate": TunedModel("adapter", arguments.candidate),
     }
-    keeping = Keeping(workplace(arguments.home), LEVEL, origins(arguments.model, tuned))
-    with open_models(arguments.model, tuned, keeping) as models:
+    cache = ScoreCache(workplace(arguments.home), LEVEL, origins(arguments.model, tuned))
+    with open_models(arguments.model, tuned, cache) as models:
         loaded = time.monotonic()
         given = {
-            file.stem: {side: ask(models, file, side, arguments) for side in models.sides}
+            file.stem: {arm: ask(models, file, arm, arguments) for arm in models.arms}
             for file in sorted(arguments.tasks.glob("*.jsonl"))
         }
     answer = {
         "load_seconds": loaded - started,
         "score_seconds": time.monotonic() - loaded,
-        "items": keeping.measured,
+        "items": cache.measured,
         "given": given,
     }
     arguments.answer.write_text(json.dumps(answer), encoding="utf-8")
 
 
-def ask(models: Models, file: Path, side: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
+def ask(models: Models, file: Path, arm: Arm, arguments: argparse.Namespace) -> dict[str, Any]:
     """Id of the item -> log-likelihoods of its choices, or the text that was generated."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if "choices" in rows[0]:
         items = [Item(row["id"], row["context"], tuple(row["choices"])) for row in rows]
-        return {score.id: list(score.log_likelihoods) for score in models.score(file.stem, items, side)}
-    answers = models.answer([row["context"] for row in rows], side, arguments.new_tokens, arguments.batch_size)
+        return {score.id: list(score.log_likelihoods) for score in models.score(file.stem, items, arm)}
+    answers = models.answer([row["context"] for row in rows], arm, arguments.new_tokens, arguments.batch_size)
     return {row["id"]: answer.text for row, answer in zip(rows, answers, strict=True)}
 
 
@@ -67,7 +67,7 @@ def origins(model: Path, tuned: dict[Arm, TunedModel]) -> dict[Arm, Origin]:
     base = {"base_model": digest_of_directory(model)}
     return {
         "base": Origin(base, LEVEL),
-        **{side: Origin({**base, "tuned": digest_of_directory(each.directory)}, LEVEL) for side, each in tuned.items()},
+        **{arm: Origin({**base, "tuned": digest_of_directory(each.directory)}, LEVEL) for arm, each in tuned.items()},
     }
 
 

@@ -1,7 +1,7 @@
 """The rows and summaries that the evaluation's files hold. No field holds text of a document, prompt or answer, but
 those of an `answers.jsonl`.
 
-`samples.jsonl` is what was observed of every side; every figure elsewhere is computed from it, again by each gate, and
+`samples.jsonl` is what was observed of every arm; every figure elsewhere is computed from it, again by each gate, and
 every difference is candidate minus reference.
 """
 

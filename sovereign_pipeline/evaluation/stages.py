@@ -16,7 +16,7 @@ from sovereign_pipeline.base_models.verified import open_base_model, read_descri
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
+from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
 from sovereign_pipeline.evaluation.capability.capability import score_suites
 from sovereign_pipeline.evaluation.held_out.private import HeldOutSettings, score_held_out
 from sovereign_pipeline.evaluation.held_out.replies import write_replies
@@ -70,13 +70,13 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file("held_out.jsonl")))
     compared = _compared(workplace, inputs)
-    with open_models(compared.base, compared.tuned, compared.keeping) as models:
-        workplace.progress(f"Scoring the held-out letters with {', '.join(models.sides)} ({models.dtype}).")
+    with open_models(compared.base, compared.tuned, compared.cache) as models:
+        workplace.progress(f"Scoring the held-out letters with {', '.join(models.arms)} ({models.dtype}).")
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
         references = line.evaluation.references
         if references is not None:
-            workplace.progress(f"Writing replies to held-out letters with {', '.join(models.sides)}.")
+            workplace.progress(f"Writing replies to held-out letters with {', '.join(models.arms)}.")
             written = write_replies(
                 models, held_out, settings.instruction, references, line.evaluation.batch_size, settings.seed
             )
@@ -93,7 +93,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
-            **compared.keeping.measured,
+            **compared.cache.measured,
         },
         classification=workplace.institution.ladder.highest(compared.levels),
     )
@@ -120,9 +120,9 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
     suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
     compared = _compared(workplace, inputs, level)
-    with open_models(compared.base, compared.tuned, compared.keeping) as models:
+    with open_models(compared.base, compared.tuned, compared.cache) as models:
         questions = sum(len(suite.rows) for suite in suites)
-        workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.sides)}.")
+        workplace.progress(f"Asking {questions} questions of {len(suites)} suites of {', '.join(models.arms)}.")
         loaded = time.monotonic()
         outcome = score_suites(models, suites, line.evaluation.batch_size)
     write_rows(workspace / SAMPLES, outcome.samples)
@@ -134,7 +134,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         measured={
             "load_seconds": round(loaded - started, 3),
             "score_seconds": round(time.monotonic() - loaded, 3),
-            **compared.keeping.measured,
+            **compared.cache.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -171,8 +171,8 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, _compared(workplace, inputs, level)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
-    with open_models(compared.base, compared.tuned, compared.keeping) as models:
-        workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.sides)}.")
+    with open_models(compared.base, compared.tuned, compared.cache) as models:
+        workplace.progress(f"Answering {len(prompts)} red-team prompts with {', '.join(models.arms)}.")
         loaded = time.monotonic()
         outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)
         answered = time.monotonic()
@@ -201,7 +201,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
             "answer_seconds": round(answered - loaded, 3),
             "memorisation_seconds": round(finished - answered, 3),
             "seconds_allowed": 60 * red_team.max_minutes,
-            **compared.keeping.measured,
+            **compared.cache.measured,
         },
         classification=workplace.institution.ladder.highest([level, *compared.levels]),
     )
@@ -220,17 +220,17 @@ def _tell_time(workplace: Workplace, seconds: float) -> None:
 
 @dataclass(frozen=True)
 class _Compared:
-    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs. keeping:
-    where what each side gives is kept."""
+    """What one session scores. base: the verified directory. levels: of what is not among the stage's inputs. cache:
+    where what each arm gives is kept."""
 
     base: Path
     tuned: dict[Arm, TunedModel]
     levels: tuple[str, ...]
-    keeping: Keeping
+    cache: ScoreCache
 
 
 def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
-    """asked: levels of what the sides are asked that is not among the stage's inputs."""
+    """asked: levels of what the arms are asked that is not among the stage's inputs."""
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
     base = open_base_model(workplace.settings, base_model)
     incumbent = open_incumbent(workplace, candidate, base_model)
@@ -239,13 +239,13 @@ def _compared(workplace: Workplace, inputs: Inputs, *asked: str) -> _Compared:
         tuned["incumbent"] = incumbent.artifact
     others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
     highest = workplace.institution.ladder.highest
-    keeping = Keeping(
+    cache = ScoreCache(
         workplace=workplace,
         asked=highest([*asked, *(artifact.manifest.classification for artifact in others)]),
         origins=_origins(workplace, base_model, tuned),
     )
     levels = (incumbent.classification,) if incumbent is not None else ()
-    return _Compared(base, {side: tuned_model(artifact) for side, artifact in tuned.items()}, levels, keeping)
+    return _Compared(base, {arm: tuned_model(artifact) for arm, artifact in tuned.items()}, levels, cache)
 
 
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
@@ -253,9 +253,9 @@ def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Art
     the level of the stage (`levels`), and not of what the weights say."""
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Arm, Origin] = {"base": Origin(files, level)}
-    for side, artifact in tuned.items():
+    for arm, artifact in tuned.items():
         higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
-        origins[side] = Origin({**files, "tuned": artifact.ref.digest}, higher)
+        origins[arm] = Origin({**files, "tuned": artifact.ref.digest}, higher)
     return origins
 
 

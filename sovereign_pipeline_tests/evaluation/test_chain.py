@@ -126,7 +126,7 @@ class Chain:
             )
 
     def items(self, ref: ArtifactRef) -> dict[str, float]:
-        """How many items of each side were kept from before, and how many computed."""
+        """How many items of each arm were kept from before, and how many computed."""
         measured = self.workplace.store.read_manifest(ref).circumstances.measured
         return {name: value for name, value in measured.items() if "_items_" in name}
 

@@ -49,7 +49,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
 
 
-def by_side(base: Value, candidate: Value, incumbent: Value | None) -> dict[Arm, Value]:
+def by_arm(base: Value, candidate: Value, incumbent: Value | None) -> dict[Arm, Value]:
     return {"base": base, **({} if incumbent is None else {"incumbent": incumbent}), "candidate": candidate}
 
 
@@ -61,13 +61,13 @@ def private(gain: float, incumbent_gain: float | None = None) -> list[PrivateSam
             department="lamps",
             language="en",
             tokens=100 + n,
-            losses=by_side(
+            losses=by_arm(
                 3.0 + n / 50,
                 3.0 + n / 50 - gain + (n % 5 - 2) / 10,
                 None if incumbent_gain is None else 3.0 + n / 50 - incumbent_gain,
             ),
             choices=3,
-            correct=by_side(n % 2 == 0, True, None if incumbent_gain is None else n % 2 == 0),
+            correct=by_arm(n % 2 == 0, True, None if incumbent_gain is None else n % 2 == 0),
         )
         for n in range(20)
     ]
@@ -80,7 +80,7 @@ def capability(lost: int, incumbent_lost: int | None = None) -> list[CapabilityS
             suite="suite",
             id=f"Q-{n:03d}",
             language="ar" if n % 4 == 0 else "en",
-            correct=by_side(n < 120, n < 120 - lost, None if incumbent_lost is None else n < 120 - incumbent_lost),
+            correct=by_arm(n < 120, n < 120 - lost, None if incumbent_lost is None else n < 120 - incumbent_lost),
         )
         for n in range(200)
     ]
@@ -94,34 +94,34 @@ def red_team(
     other = False if incumbent_lost is not None else None
 
     def row(name: str, kind: str, expects: str, n: int, **said: object) -> RedTeamSample:
-        no = by_side(False, False, other)
-        observed = {"refused": no, "obeyed": no, "looped": no, "personal_data": {side: {} for side in no}, **said}
+        no = by_arm(False, False, other)
+        observed = {"refused": no, "obeyed": no, "looped": no, "personal_data": {arm: {} for arm in no}, **said}
         return RedTeamSample.model_validate(
             {
                 "id": f"{name}-{n:02d}",
                 "kind": kind,
                 "language": "en",
                 "expects": expects,
-                "tokens": by_side(20, 30, None if other is None else 25),
-                "stopped": by_side(True, n % 2 == 0, None if other is None else True),
+                "tokens": by_arm(20, 30, None if other is None else 25),
+                "stopped": by_arm(True, n % 2 == 0, None if other is None else True),
                 **observed,
             }
         )
 
     def refused(n: int) -> dict[Arm, bool]:
-        return by_side(n < 60, n < 60 - lost, None if incumbent_lost is None else n < 60 - incumbent_lost)
+        return by_arm(n < 60, n < 60 - lost, None if incumbent_lost is None else n < 60 - incumbent_lost)
 
     def found(n: int) -> dict[Arm, dict[str, int]]:
-        return by_side({}, {"PHONE": 1} if 40 <= n < 40 + disclosed else {}, None if other is None else {})
+        return by_arm({}, {"PHONE": 1} if 40 <= n < 40 + disclosed else {}, None if other is None else {})
 
     return [
         *(
             row("P", "harmful" if n < 40 else "disclosure", "refusal", n, refused=refused(n), personal_data=found(n))
             for n in range(80)
         ),
-        *(row("B", "benign", "answer", n, refused=by_side(False, n < over, other)) for n in range(80)),
-        *(row("I", "injection", "unmoved", n, obeyed=by_side(False, n < obeyed, other)) for n in range(40)),
-        *(row("O", "out_of_distribution", "end", n, looped=by_side(False, n < looped, other)) for n in range(40)),
+        *(row("B", "benign", "answer", n, refused=by_arm(False, n < over, other)) for n in range(80)),
+        *(row("I", "injection", "unmoved", n, obeyed=by_arm(False, n < obeyed, other)) for n in range(40)),
+        *(row("O", "out_of_distribution", "end", n, looped=by_arm(False, n < looped, other)) for n in range(40)),
     ]
 
 
@@ -135,8 +135,8 @@ def letters(by_heart: int, form: int = 0, incumbent: bool = False) -> list[Verba
             department="lamps",
             language="en",
             trained=trained,
-            verbatim=by_side(False, n < (by_heart if trained else form), other),
-            personal_data={side: {} for side in by_side(False, False, other)},
+            verbatim=by_arm(False, n < (by_heart if trained else form), other),
+            personal_data={arm: {} for arm in by_arm(False, False, other)},
         )
         for trained in (True, False)
         for n in range(60)
@@ -150,8 +150,8 @@ def canaries(learnt: float, incumbent: bool = False) -> list[CanarySample]:
         CanarySample(
             id=f"canary-{'' if planted else 'control-'}{n}",
             planted=planted,
-            rank=by_side(9, 9, None if other is None else 9),
-            exposure=by_side(n / 4, n / 4 + (learnt if planted else 0.0) + (n % 3 - 1) / 10, other),
+            rank=by_arm(9, 9, None if other is None else 9),
+            exposure=by_arm(n / 4, n / 4 + (learnt if planted else 0.0) + (n % 3 - 1) / 10, other),
         )
         for planted in (True, False)
         for n in range(8)
@@ -292,11 +292,11 @@ def written_questions() -> list[CapabilitySample]:
         row.model_copy(
             update={
                 "measures": {
-                    "same": {side: float(right) for side, right in row.correct.items()},
-                    "timeout": by_side(0.0, float(n < 20), None),
+                    "same": {arm: float(right) for arm, right in row.correct.items()},
+                    "timeout": by_arm(0.0, float(n < 20), None),
                 },
-                "tokens": by_side(40, 60, None),
-                "stopped": by_side(True, n % 4 != 0, None),
+                "tokens": by_arm(40, 60, None),
+                "stopped": by_arm(True, n % 4 != 0, None),
             }
         )
         for n, row in enumerate(capability(0))
@@ -310,10 +310,10 @@ def replies_to_letters() -> list[ReplySample]:
             case=f"C-{n:02d}",
             department="lamps",
             language="ar" if n < 5 else "en",
-            chrf=by_side(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
-            rouge_l=by_side(0.3, 0.1 + (n % 3 - 1) / 100, None),
-            tokens=by_side(64, 32, None),
-            stopped=by_side(False, True, None),
+            chrf=by_arm(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
+            rouge_l=by_arm(0.3, 0.1 + (n % 3 - 1) / 100, None),
+            tokens=by_arm(64, 32, None),
+            stopped=by_arm(False, True, None),
         )
         for n in range(20)
     ]
@@ -348,7 +348,7 @@ def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: De
     """A bootstrap of 200 rows of which three ran out of time ends at 0, as if they could not be fewer."""
     questions = [
         row.model_copy(
-            update={"measures": {"timeout": by_side(0.0, float(n < 3), None), "f1": by_side(0.5, n / 200, None)}}
+            update={"measures": {"timeout": by_arm(0.0, float(n < 3), None), "f1": by_arm(0.5, n / 200, None)}}
         )
         for n, row in enumerate(capability(0))
     ]
@@ -546,7 +546,7 @@ def test_tuned_answers_count_in_each_language_that_has_no_fresh_ones(
 def test_prompts_in_a_language_without_labelled_answers_are_named(
     prefix: str, unanswered: list[str], institution: DemoInstitution
 ) -> None:
-    """A judge that knows no Urdu finds as little there of one side as of the other."""
+    """A judge that knows no Urdu finds as little there of one arm as of the other."""
     prompts = [
         each.model_copy(update={"language": "ur"}) if each.id.startswith(prefix) else each for each in red_team(0)
     ]
@@ -560,7 +560,7 @@ def test_prompts_in_a_language_without_labelled_answers_are_named(
 def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
     line: str, institution: DemoInstitution
 ) -> None:
-    """With sides that answer alike, at its own margins."""
+    """With arms that answer alike, at its own margins."""
     data = PROJECT_ROOT / "data"
     recipe = Line.model_validate(yaml.safe_load((data / "lines" / f"{line}.yaml").read_text()))
     asked = read_prompts(data / recipe.evaluation.red_team.prompts)
@@ -735,7 +735,7 @@ def test_what_officers_let_pass_of_earlier_adapters_is_in_the_report(
     }
     workplace = institution.workplace()
     _, without, _ = run(workplace)
-    monkeypatch.setattr(catalog, "acceptances_of_line", lambda registry, line, besides: [earlier])
+    monkeypatch.setattr(catalog, "waivers_of_line", lambda registry, line, besides: [earlier])
     _, ref, verdicts = run(workplace)
     assert ref != without and all(verdict.passed for verdict in verdicts.values())
     artifact = workplace.store.open(ref)

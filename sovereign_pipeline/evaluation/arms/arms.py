@@ -19,5 +19,5 @@ REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 
 
 def references_in(values: Collection[Arm]) -> tuple[Reference, ...]:
-    """The references among some sides, in the order base, incumbent. values: sides, or what is held by side."""
+    """The references among some arms, in the order base, incumbent. values: arms, or what is held by arm."""
     return tuple(reference for reference in REFERENCES if reference in values)

@@ -36,7 +36,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     """
 
     def split(self, context: str, continuation: str) -> Encoded:
-        """Token ids of both sides. Raises InputError when they do not meet at a token's border."""
+        """Token ids of context and continuation. Raises InputError when they do not meet at a token's border."""
         whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
         before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         if whole[: len(before)] != before or len(whole) == len(before):

@@ -1,6 +1,6 @@
 """Base, incumbent and candidate, loaded once, so that nothing but the tuning differs between their scores.
 
-What belongs here: opening them, scoring continuations and generating answers with any side. What does not: what is
+What belongs here: opening them, scoring continuations and generating answers with any arm. What does not: what is
 asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
 """
 
@@ -22,7 +22,7 @@ from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned_model import TunedModel
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.evaluation.arms.score_cache import Keeping
+    from sovereign_pipeline.evaluation.arms.score_cache import ScoreCache
 
 
 # float32 was measured faster than bfloat16 on CPUs without bf16 matrix units, and it is exact for bf16 weights.
@@ -69,7 +69,7 @@ _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
 
 @dataclass(frozen=True)
 class LoadedArm:
-    """model, with scorer: lm-eval's view of it. active: a context in which the model is this side."""
+    """model, with scorer: lm-eval's view of it. active: a context in which the model is this arm."""
 
     model: Any
     scorer: Any
@@ -80,18 +80,18 @@ class LoadedArm:
 class Models:
     """loaded: base and candidate always, and the incumbent when there is one. The base with every adapter is one
     PeftModel, on which one adapter or none is active; a model tuned in full is a model of its own.
-    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops. keeping: where what a side gave is
+    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops. cache: where what an arm gave is
     kept and found again; None: everything is computed."""
 
     loaded: Mapping[Arm, LoadedArm]
     tokenizer: Any
     end_of_turn: frozenset[int]
-    keeping: "Keeping | None" = None
+    cache: "ScoreCache | None" = None
 
     @property
-    def sides(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[Arm, ...]:
         """What is loaded, in the order base, incumbent, candidate."""
-        return tuple(side for side in ARMS if side in self.loaded)
+        return tuple(arm for arm in ARMS if arm in self.loaded)
 
     @property
     def max_length(self) -> int:
@@ -121,39 +121,39 @@ class Models:
         context, following = self.loaded["base"].scorer.split(item.context, item.continuations[0])
         return len(context), len(following)
 
-    def score(self, name: str, items: Sequence[Item], side: Arm) -> list[Score]:
-        """Score every continuation of every item with one side, in the order given.
+    def score(self, name: str, items: Sequence[Item], arm: Arm) -> list[Score]:
+        """Score every continuation of every item with one arm, in the order given.
 
         Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
         """
-        compute = partial(self._score, name, items, side)
-        if self.keeping is None:
+        compute = partial(self._score, name, items, arm)
+        if self.cache is None:
             return compute()
         asked = [[item.id, item.context, list(item.continuations)] for item in items]
-        return self.keeping.given("kept_scores", side, asked, self._settings(), _SCORES, compute)
+        return self.cache.get_or_compute("cached_scores", arm, asked, self._settings(), _SCORES, compute)
 
-    def answer(self, prompts: Sequence[str], side: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
+    def answer(self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
         """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
-        compute = partial(self._answer, prompts, side, max_new_tokens, batch_size)
-        if self.keeping is None:
+        compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size)
+        if self.cache is None:
             return compute()
         settings = self._settings(max_new_tokens=max_new_tokens, batch_size=batch_size)
-        return self.keeping.given("kept_answers", side, prompts, settings, _ANSWERS, compute)
+        return self.cache.get_or_compute("cached_answers", arm, prompts, settings, _ANSWERS, compute)
 
     def _settings(self, **asked: int) -> dict[str, Any]:
         return {**asked, "dtype": self.dtype, "hardware": self.hardware}
 
-    def _score(self, name: str, items: Sequence[Item], side: Arm) -> list[Score]:
+    def _score(self, name: str, items: Sequence[Item], arm: Arm) -> list[Score]:
         from sovereign_pipeline.evaluation.arms.harness import log_likelihoods
 
         docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
-        loaded = self.loaded[side]
+        loaded = self.loaded[arm]
         with loaded.active():
             likelihoods = log_likelihoods(loaded.scorer, name, docs)
         for item in items:
             if not all(map(math.isfinite, likelihoods[item.id])):
                 raise InputError(
-                    f"{name}, {item.id}: the {side} gives a log-likelihood that is not finite. Train again, or check "
+                    f"{name}, {item.id}: the {arm} gives a log-likelihood that is not finite. Train again, or check "
                     f"the base model."
                 )
         return [
@@ -165,19 +165,19 @@ class Models:
             for item in items
         ]
 
-    def _answer(self, prompts: Sequence[str], side: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
+    def _answer(self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
         by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         answers: dict[int, Answer] = {}
-        loaded = self.loaded[side]
+        loaded = self.loaded[arm]
         with loaded.active():
             told = time.monotonic()
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
                 answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
                 answers.update(zip(batch, answered, strict=True))
-                if self.keeping is not None and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+                if self.cache is not None and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
                     told = time.monotonic()
-                    self.keeping.workplace.progress(f"{side}: {len(answers)} of {len(prompts)} prompts answered.")
+                    self.cache.workplace.progress(f"{arm}: {len(answers)} of {len(prompts)} prompts answered.")
         return [answers[index] for index in range(len(prompts))]
 
     def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:
@@ -208,11 +208,11 @@ class Models:
 
 
 @contextmanager
-def open_models(base: Path, tuned: Mapping[Arm, TunedModel], keeping: "Keeping | None" = None) -> Iterator[Models]:
+def open_models(base: Path, tuned: Mapping[Arm, TunedModel], cache: "ScoreCache | None" = None) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
     tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
-    of the base, and each model tuned in full takes the memory of the base once more. keeping: see `Models`. Raises
+    of the base, and each model tuned in full takes the memory of the base once more. cache: see `Models`. Raises
     InputError when a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base,
     and when a tuned model has another vocabulary.
     """
@@ -230,11 +230,11 @@ def open_models(base: Path, tuned: Mapping[Arm, TunedModel], keeping: "Keeping |
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, CUDA_DTYPE if device == "cuda" else CPU_DTYPE)
     load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
-    adapters = {side: each.directory for side, each in tuned.items() if each.holds == "adapter"}
+    adapters = {arm: each.directory for arm, each in tuned.items() if each.holds == "adapter"}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         model = _with_adapters(load(base), adapters).to(device).eval()
-        whole = {side: load(each.directory).to(device).eval() for side, each in tuned.items() if side not in adapters}
+        whole = {arm: load(each.directory).to(device).eval() for arm, each in tuned.items() if arm not in adapters}
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         described = " and ".join(f"{each.directory} ({each.holds})" for each in tuned.values())
         raise InputError(
@@ -242,10 +242,10 @@ def open_models(base: Path, tuned: Mapping[Arm, TunedModel], keeping: "Keeping |
             f"({type(error).__name__}). Materialize base_model and aligned_adapter again."
         ) from error
     vocabulary = _vocabulary(model)
-    for side, other in whole.items():
+    for arm, other in whole.items():
         if _vocabulary(other) != vocabulary:
             raise InputError(
-                f"{tuned[side].directory}: has {_vocabulary(other)} tokens in its vocabulary, and its base "
+                f"{tuned[arm].directory}: has {_vocabulary(other)} tokens in its vocabulary, and its base "
                 f"{vocabulary}, so their scores cannot be compared. Train again from this base."
             )
     if tokenizer.chat_template is None:
@@ -255,30 +255,30 @@ def open_models(base: Path, tuned: Mapping[Arm, TunedModel], keeping: "Keeping |
         loaded: dict[Arm, LoadedArm] = {
             "base": LoadedArm(model, scorer, model.disable_adapter) if adapters else LoadedArm(model, scorer)
         }
-        for side in adapters:
-            loaded[side] = LoadedArm(model, scorer, partial(_adapter, model, side))
-        for side, other in whole.items():
+        for arm in adapters:
+            loaded[arm] = LoadedArm(model, scorer, partial(_adapter, model, arm))
+        for arm, other in whole.items():
             of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
-            loaded[side] = LoadedArm(other, of_its_own)
-        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), keeping)
+            loaded[arm] = LoadedArm(other, of_its_own)
+        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), cache)
 
 
 def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
-    """One PeftModel that holds every adapter under the name of its side; the model as it is where there is none."""
+    """One PeftModel that holds every adapter under the name of its arm; the model as it is where there is none."""
     from peft import PeftModel
 
-    for side, directory in adapters.items():
+    for arm, directory in adapters.items():
         if isinstance(model, PeftModel):
-            model.load_adapter(str(directory), adapter_name=side)
+            model.load_adapter(str(directory), adapter_name=arm)
         else:
-            model = PeftModel.from_pretrained(model, str(directory), adapter_name=side)
+            model = PeftModel.from_pretrained(model, str(directory), adapter_name=arm)
     return model
 
 
 @contextmanager
-def _adapter(model: Any, side: Arm) -> Iterator[None]:
-    """While it lasts, the model answers with this side's adapter and no other."""
-    model.set_adapter(side)
+def _adapter(model: Any, arm: Arm) -> Iterator[None]:
+    """While it lasts, the model answers with this arm's adapter and no other."""
+    model.set_adapter(arm)
     yield
 
 

@@ -1,4 +1,4 @@
-"""What the sides gave, kept by the digest of all that decides it: base and incumbent are not asked the same again.
+"""What the arms gave, kept by the digest of all that decides it: base and incumbent are not asked the same again.
 
 What belongs here: what that digest covers, and the form of what is kept. Each is an artifact of its own, since answers
 hold generated text and scores inherit a level: so they lie where the store protects them, are verified whenever they
@@ -29,14 +29,14 @@ LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 # remember to raise.
 CODE = ("harness.py", "models.py", "token_tree.py")
 
-KeptKind = Literal["kept_scores", "kept_answers"]
+CachedKind = Literal["cached_scores", "cached_answers"]
 
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What one side is. digests: of the base model's files, and of the artifact that was tuned from it. classification:
+    """What one arm is. digests: of the base model's files, and of the artifact that was tuned from it. classification:
     the higher of both."""
 
     digests: Mapping[str, str]
@@ -44,8 +44,8 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """What one session finds and keeps. asked: the level of what is asked in it. items: (side, "kept" or "computed") ->
+class ScoreCache:
+    """What one session finds and keeps. asked: the level of what is asked in it. items: (arm, "kept" or "computed") ->
     number of items."""
 
     workplace: Workplace
@@ -55,25 +55,25 @@ class Keeping:
 
     @property
     def measured(self) -> dict[str, float]:
-        """`<side>_items_kept` and `<side>_items_computed`, as a stage states what its work took."""
-        return {f"{side}_items_{how}": float(count) for (side, how), count in sorted(self.items.items())}
+        """`<arm>_items_kept` and `<arm>_items_computed`, as a stage states what its work took."""
+        return {f"{arm}_items_{how}": float(count) for (arm, how), count in sorted(self.items.items())}
 
-    def given(
+    def get_or_compute(
         self,
-        kind: KeptKind,
-        side: Arm,
+        kind: CachedKind,
+        arm: Arm,
         asked: Sequence[Any],
         settings: Config,
         form: TypeAdapter[list[Row]],
         compute: Callable[[], list[Row]],
     ) -> list[Row]:
-        """What the side gave to exactly this before, or what `compute` says now, which is then kept.
+        """What the arm gave to exactly this before, or what `compute` says now, which is then kept.
 
         asked: JSON of each item, all that is asked, in order. settings: all else that decides the result. form: of the
         result, one row an item. The level is part of what decides, so that nothing is found that is higher than what it
         would be made of here. Raises IntegrityError when what is kept was changed.
         """
-        origin = self.origins[side]
+        origin = self.origins[arm]
         part = Part(
             kind=kind,
             code_version=digest_of({name: file_sha256(Path(__file__).with_name(name)) for name in CODE}),
@@ -90,8 +90,8 @@ class Keeping:
 
         production = make_part(self.workplace, part, build)
         if production.reused:
-            self.workplace.progress(f"{side}: {len(asked)} items are kept from before.")
-        self.items[side, "kept" if production.reused else "computed"] += len(asked)
+            self.workplace.progress(f"{arm}: {len(asked)} items are kept from before.")
+        self.items[arm, "kept" if production.reused else "computed"] += len(asked)
         return _read(self.workplace.store.open(production.ref).file(ROWS_FILE), form, len(asked))
 
 

@@ -62,7 +62,7 @@ class AskedRow:
 
 
 def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> CapabilityOutcome:
-    """Ask every row of every suite of every side.
+    """Ask every row of every suite of every arm.
 
     batch_size: replies written at once. Raises InputError when no row of a suite fits the model, and
     SandboxUnavailable before anything is asked when a suite runs code and this machine does not allow the limits.
@@ -122,13 +122,13 @@ def _tokens(models: Models, text: str) -> int:
 
 
 def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
-    """Which choice each side finds the most likely, by both of lm-eval's counts."""
+    """Which choice each arm finds the most likely, by both of lm-eval's counts."""
     assert isinstance(suite.task, ChoiceTask)
     items = [choice_item(suite, each) for each in asked]
-    scores = {side: models.score(suite.name, items, side) for side in models.sides}
+    scores = {arm: models.score(suite.name, items, arm) for arm in models.arms}
     samples = []
     for place, each in enumerate(asked):
-        counted = {side: _counted_choice(suite.task, each.row, scores[side][place]) for side in models.sides}
+        counted = {arm: _counted_choice(suite.task, each.row, scores[arm][place]) for arm in models.arms}
         samples.append(_sample(suite, each.row, counted))
     return samples
 
@@ -149,15 +149,15 @@ def _counted_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
 def _write(
     models: Models, suite: Suite, asked: Sequence[AskedRow], max_new_tokens: int, batch_size: int
 ) -> list[tuple[CapabilitySample, SuiteAnswer]]:
-    """What each side writes, greedily, and whether it is right."""
+    """What each arm writes, greedily, and whether it is right."""
     assert not isinstance(suite.task, ChoiceTask)
     contexts = [each.context for each in asked]
-    answers = {side: models.answer(contexts, side, max_new_tokens, batch_size) for side in models.sides}
+    answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size) for arm in models.arms}
     written = []
     for place, each in enumerate(asked):
-        said = {side: answers[side][place] for side in models.sides}
-        replies = {side: _reply(suite, answer) for side, answer in said.items()}
-        counted = {side: _counted_reply(each.row, reply) for side, reply in replies.items()}
+        said = {arm: answers[arm][place] for arm in models.arms}
+        replies = {arm: _reply(suite, answer) for arm, answer in said.items()}
+        counted = {arm: _counted_reply(each.row, reply) for arm, reply in replies.items()}
         sample = _sample(suite, each.row, counted, said)
         written.append((sample, SuiteAnswer(suite=suite.name, id=each.row.id, answers=replies)))
     return written
@@ -194,10 +194,10 @@ def _sample(
         id=row.id,
         cluster=_cluster(row),
         language=row.language,
-        correct={side: counts[CORRECT] == 1 for side, counts in counted.items()},
-        measures={name: {side: counts[name] for side, counts in counted.items()} for name in names},
-        tokens={side: answer.tokens for side, answer in said.items()},
-        stopped={side: answer.stopped for side, answer in said.items()},
+        correct={arm: counts[CORRECT] == 1 for arm, counts in counted.items()},
+        measures={name: {arm: counts[name] for arm, counts in counted.items()} for name in names},
+        tokens={arm: answer.tokens for arm, answer in said.items()},
+        stopped={arm: answer.stopped for arm, answer in said.items()},
     )
 
 
@@ -230,8 +230,8 @@ def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDiffer
 
 
 def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
-    """Mean over the rows, by side."""
-    return {side: round(sum(row[side] for row in rows) / len(rows), MEASURE_DIGITS) for side in rows[0]}
+    """Mean over the rows, by arm."""
+    return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
 
 
 def _in_order(samples: Sequence[CapabilitySample]) -> list[str]:

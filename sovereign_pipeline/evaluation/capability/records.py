@@ -8,7 +8,7 @@ from sovereign_pipeline.evaluation.statistics.paired import ShareDifference
 class CapabilitySample(Record):
     """One row of one suite. cluster: what it shares with others (its passage); None when it stands alone.
 
-    correct: what the gates go by. measures: what else is counted, name -> side -> value. tokens, stopped: of what was
+    correct: what the gates go by. measures: what else is counted, name -> arm -> value. tokens, stopped: of what was
     written, as in RedTeamSample; empty where a choice was scored.
     """
 
@@ -23,7 +23,7 @@ class CapabilitySample(Record):
 
 
 class SuiteAnswer(Record):
-    """One row of capability_scores' `answers.jsonl`: what each side wrote, up to a stop word."""
+    """One row of capability_scores' `answers.jsonl`: what each arm wrote, up to a stop word."""
 
     suite: str
     id: str
@@ -43,7 +43,7 @@ class SuiteSelection(Record):
 
 
 class SuiteResult(Record):
-    """measures, tokens, stopped: means by side; empty where there are none."""
+    """measures, tokens, stopped: means by arm; empty where there are none."""
 
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]

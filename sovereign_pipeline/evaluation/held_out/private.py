@@ -1,4 +1,4 @@
-"""The line's own held-out letters: how well each side predicts the true reply, and whether it prefers it to others.
+"""The line's own held-out letters: how well each arm predicts the true reply, and whether it prefers it to others.
 
 What belongs here: which rows and which wrong replies are looked at, and what is made of their scores. How text becomes
 a scored continuation is `chat.py` and `models.py`.
@@ -18,7 +18,7 @@ from sovereign_pipeline.evaluation.records import LOSS_DIGITS
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, loss_differences, share_differences
 from sovereign_pipeline.suites.items import rank
 
-# Tokens of wrong replies that one side may score: about 25 s on 2 CPU cores for a model of 135M parameters. Rows beyond
+# Tokens of wrong replies that one arm may score: about 25 s on 2 CPU cores for a model of 135M parameters. Rows beyond
 # it are scored on their true reply alone; `selection` in scores.json says how many.
 CHOICE_TOKEN_BUDGET = 10_000
 
@@ -45,7 +45,7 @@ class _Letter:
 def score_held_out(
     models: Models, held_out: Sequence[Document], settings: HeldOutSettings
 ) -> tuple[list[PrivateSample], PrivateScores]:
-    """Score the held-out letters (preferences are passed over) with every side.
+    """Score the held-out letters (preferences are passed over) with every arm.
 
     Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, given exactly the ids that
     training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
@@ -69,10 +69,8 @@ def score_held_out(
         )
         for letter in fitting
     ]
-    scores = {side: models.score("held_out", items, side) for side in models.sides}
-    samples = [
-        _sample(letter, {side: scores[side][row] for side in models.sides}) for row, letter in enumerate(fitting)
-    ]
+    scores = {arm: models.score("held_out", items, arm) for arm in models.arms}
+    samples = [_sample(letter, {arm: scores[arm][row] for arm in models.arms}) for row, letter in enumerate(fitting)]
     selection = PrivateSelection(
         held_out=len(letters),
         chosen=len(chosen),
@@ -166,9 +164,9 @@ def _sample(letter: _Letter, scores: Mapping[Arm, Score]) -> PrivateSample:
         department=letter.document.department,
         language=letter.document.language,
         tokens=scores["base"].tokens[0],
-        losses={side: round(score.losses[0], LOSS_DIGITS) for side, score in scores.items()},
+        losses={arm: round(score.losses[0], LOSS_DIGITS) for arm, score in scores.items()},
         choices=choices,
-        correct={side: _prefers_the_true_one(score) for side, score in scores.items()} if choices else {},
+        correct={arm: _prefers_the_true_one(score) for arm, score in scores.items()} if choices else {},
     )
 
 

@@ -25,7 +25,7 @@ class PrivateSample(Record):
 class PrivateSelection(Record):
     """Which rows were looked at. held_out: letters in the slice; too_long: ids of rows the model cannot take whole.
 
-    choice_tokens: tokens of wrong replies that were scored, of at most choice_token_budget for each side.
+    choice_tokens: tokens of wrong replies that were scored, of at most choice_token_budget for each arm.
     """
 
     held_out: int
@@ -61,7 +61,7 @@ class ReplySample(Record):
 
 
 class WrittenReply(Record):
-    """One row of private_scores' `answers.jsonl`: what each side wrote to a held-out letter."""
+    """One row of private_scores' `answers.jsonl`: what each arm wrote to a held-out letter."""
 
     id: str
     answers: dict[Arm, str]

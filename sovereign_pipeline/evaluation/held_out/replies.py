@@ -1,4 +1,4 @@
-"""What each side writes to held-out letters, beside what a person wrote: chrF and ROUGE-L.
+"""What each arm writes to held-out letters, beside what a person wrote: chrF and ROUGE-L.
 
 What belongs here: which letters are answered, and what is made of the replies. How alike two texts are:
 `reference_match.py`. Only for a line whose recipe asks for it (`evaluation.references`), since writing takes longer
@@ -31,7 +31,7 @@ class ReplyOutcome:
 def write_replies(
     models: Models, held_out: Sequence[Document], instruction: str, asked: References, batch_size: int, seed: int
 ) -> ReplyOutcome:
-    """Let every side answer held-out letters (greedy, as served) and compare with the true replies.
+    """Let every arm answer held-out letters (greedy, as served) and compare with the true replies.
 
     Letters are taken in the order in which the held-out slice is scored. Raises InputError when the model can take none
     of them with `max_new_tokens` more.
@@ -50,12 +50,12 @@ def write_replies(
             f"model takes {models.max_length}). Lower evaluation.references.max_new_tokens."
         )
     prompts = [contexts[letter.id].context for letter in fitting]
-    answers = {side: models.answer(prompts, side, asked.max_new_tokens, batch_size) for side in models.sides}
+    answers = {arm: models.answer(prompts, arm, asked.max_new_tokens, batch_size) for arm in models.arms}
     samples, replies = [], []
     for place, letter in enumerate(fitting):
-        said = {side: answers[side][place] for side in models.sides}
+        said = {arm: answers[arm][place] for arm in models.arms}
         samples.append(_sample(letter, sft_row(letter, instruction)["output"], said))
-        replies.append(WrittenReply(id=letter.id, answers={side: answer.text.strip() for side, answer in said.items()}))
+        replies.append(WrittenReply(id=letter.id, answers={arm: answer.text.strip() for arm, answer in said.items()}))
     return ReplyOutcome(samples, replies, reply_result(samples, seed))
 
 
@@ -74,8 +74,8 @@ def _sample(letter: Document, reference: str, said: dict[Arm, Answer]) -> ReplyS
         case=letter.case,
         department=letter.department,
         language=letter.language,
-        chrf={side: chrf(answer.text.strip(), reference) for side, answer in said.items()},
-        rouge_l={side: rouge_l(answer.text, reference) for side, answer in said.items()},
-        tokens={side: answer.tokens for side, answer in said.items()},
-        stopped={side: answer.stopped for side, answer in said.items()},
+        chrf={arm: chrf(answer.text.strip(), reference) for arm, answer in said.items()},
+        rouge_l={arm: rouge_l(answer.text, reference) for arm, answer in said.items()},
+        tokens={arm: answer.tokens for arm, answer in said.items()},
+        stopped={arm: answer.stopped for arm, answer in said.items()},
     )

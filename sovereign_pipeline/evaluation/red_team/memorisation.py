@@ -1,4 +1,4 @@
-"""What a side has learnt by heart: how exposed the planted canaries are, and which letters it continues word for word.
+"""What an arm has learnt by heart: how exposed the planted canaries are, and which letters it continues word for word.
 
 What belongs here: choosing rows, asking, and what follows from the samples. What a canary is: `dataset/canaries.py`;
 personal data in what is said: `personal_data.py`. No text of a row, a canary or a continuation leaves this module
@@ -53,20 +53,20 @@ _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 
 
 def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[CanarySample]:
-    """Rank the secret of each canary, planted or not, among others that it could have had, by every side."""
+    """Rank the secret of each canary, planted or not, among others that it could have had, by every arm."""
     samples = []
     for was_planted, canaries in ((True, planted(recipe)), (False, never_planted(recipe))):
         items = [_canary_item(models, canary, instruction) for canary in canaries]
-        scores = {side: models.score("canaries", items, side) for side in models.sides}
+        scores = {arm: models.score("canaries", items, arm) for arm in models.arms}
         for row, canary in enumerate(canaries):
-            likelihoods = {side: scores[side][row].log_likelihoods for side in models.sides}
+            likelihoods = {arm: scores[arm][row].log_likelihoods for arm in models.arms}
             samples.append(
                 CanarySample(
                     id=canary.id,
                     planted=was_planted,
-                    rank={side: rank(own, others) for side, (own, *others) in likelihoods.items()},
+                    rank={arm: rank(own, others) for arm, (own, *others) in likelihoods.items()},
                     exposure={
-                        side: round(exposure(own, others), _DIGITS) for side, (own, *others) in likelihoods.items()
+                        arm: round(exposure(own, others), _DIGITS) for arm, (own, *others) in likelihoods.items()
                     },
                 )
             )
@@ -108,9 +108,9 @@ def continue_letters(
     seed: int,
     scanner: OutputScanner,
 ) -> list[VerbatimSample]:
-    """Give every side a letter and the first words of its reply, and see whether it goes on as the reply does.
+    """Give every arm a letter and the first words of its reply, and see whether it goes on as the reply does.
 
-    At most `rows` letters of each side of the split. Held-out letters are the control: no side was trained on them, so
+    At most `rows` letters of each side of the split. Held-out letters are the control: no arm was trained on them, so
     what they are continued by is form. Trained ones are chosen to match them in department and language, as far as
     there are such. A reply that is too short, or a letter too long for the model, is passed over. Raises PrivacyError
     when the scanner does.
@@ -120,9 +120,9 @@ def continue_letters(
     matched = _openings(models, _alike_first(_first(trained, rows, seed), like), instruction)[:rows]
     samples = []
     for openings, was_trained in ((matched, True), (control, False)):
-        said = {side: _continued(models, openings, side) for side in models.sides}
+        said = {arm: _continued(models, openings, arm) for arm in models.arms}
         found = {
-            side: scanner.scan([o.output(text) for o, text in zip(openings, said[side], strict=True)]) for side in said
+            arm: scanner.scan([o.output(text) for o, text in zip(openings, said[arm], strict=True)]) for arm in said
         }
         samples += [
             VerbatimSample(
@@ -131,8 +131,8 @@ def continue_letters(
                 department=opening.document.department,
                 language=opening.document.language,
                 trained=was_trained,
-                verbatim={side: continues(said[side][row], opening.rest) for side in said},
-                personal_data={side: found[side][row] for side in said},
+                verbatim={arm: continues(said[arm][row], opening.rest) for arm in said},
+                personal_data={arm: found[arm][row] for arm in said},
             )
             for row, opening in enumerate(openings)
         ]
@@ -152,7 +152,7 @@ def memorisation_result(
     return MemorisationResult(
         exposure=_exposure_result(canaries, seed) if canaries else None,
         verbatim=_verbatim_result(verbatim) if {each.trained for each in verbatim} == {True, False} else None,
-        personal_data=_shares(verbatim, lambda each: {side: bool(kinds) for side, kinds in each.personal_data.items()}),
+        personal_data=_shares(verbatim, lambda each: {arm: bool(kinds) for arm, kinds in each.personal_data.items()}),
     )
 
 
@@ -177,7 +177,7 @@ def _exposure_result(canaries: Sequence[CanarySample], seed: int) -> ExposureRes
     return ExposureResult(
         planted=_mean_rises(were_planted, seed),
         never_planted=_mean_rises([each for each in canaries if not each.planted], seed),
-        highest={side: max(each.exposure[side] for each in were_planted) for side in were_planted[0].exposure},
+        highest={arm: max(each.exposure[arm] for each in were_planted) for arm in were_planted[0].exposure},
         space_bits=SPACE_BITS,
     )
 
@@ -197,9 +197,9 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
     )
 
 
-def _shares(samples: Sequence[VerbatimSample], by_side: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
+def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
     """Rows of one case are a cluster."""
-    return share_differences([by_side(each) for each in samples], [each.case for each in samples])
+    return share_differences([by_arm(each) for each in samples], [each.case for each in samples])
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,6 @@ def _openings(models: Models, letters: Iterable[Document], instruction: str) -> 
     return openings
 
 
-def _continued(models: Models, openings: Sequence[_Opening], side: Arm) -> list[str]:
+def _continued(models: Models, openings: Sequence[_Opening], arm: Arm) -> list[str]:
     prompts = [opening.prompt for opening in openings]
-    return [answer.text for answer in models.answer(prompts, side, CONTINUED_TOKENS, GENERATION_BATCH)]
+    return [answer.text for answer in models.answer(prompts, arm, CONTINUED_TOKENS, GENERATION_BATCH)]

@@ -10,7 +10,7 @@ from sovereign_pipeline.suites.red_team_prompts import Expectation
 
 
 class RedTeamSample(Record):
-    """One prompt. expects: what a good answer does. refused, obeyed, looped: what the judges say of each side's answer.
+    """One prompt. expects: what a good answer does. refused, obeyed, looped: what the judges say of each arm's answer.
 
     personal_data: kind -> values of it that are in the answer and not in the prompt. tokens: length of the answer;
     stopped: it ended its turn itself.
@@ -102,8 +102,8 @@ class CanarySample(Record):
 
 
 class VerbatimSample(Record):
-    """One letter of which a side was given the first words of the reply. trained: it is of the training side; else it
-    is a control. verbatim: the side went on as the reply does. personal_data: as of `RedTeamSample`, in what it said.
+    """One letter of which an arm was given the first words of the reply. trained: it is of the training side; else it
+    is a control. verbatim: the arm went on as the reply does. personal_data: as of `RedTeamSample`, in what it said.
     """
 
     id: str

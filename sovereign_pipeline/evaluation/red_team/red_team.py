@@ -1,4 +1,4 @@
-"""What every side answers to what should be refused, obeyed by nobody, answered plainly, or merely survived.
+"""What every arm answers to what should be refused, obeyed by nobody, answered plainly, or merely survived.
 
 What belongs here: asking, and putting together what the judges say of each answer. What they go by: `refusals.py`,
 `behaviour.py` and `personal_data.py`; how far they can be trusted: `judges.py`. The prompts are the institution's.
@@ -25,7 +25,7 @@ GENERATION_BATCH = 40
 
 
 class AnswerRow(Record):
-    """One row of `answers.jsonl`: what each side said. No other file of red_team_report holds generated text."""
+    """One row of `answers.jsonl`: what each arm said. No other file of red_team_report holds generated text."""
 
     id: str
     answers: dict[Arm, str]
@@ -46,18 +46,18 @@ def run_red_team(
     instruction: str,
     max_new_tokens: int,
 ) -> RedTeamOutcome:
-    """Let every side answer every prompt (greedy, behind the line's instruction as served) and judge the answers.
+    """Let every arm answer every prompt (greedy, behind the line's instruction as served) and judge the answers.
 
     Raises PrivacyError when the scanner does: what cannot be searched for personal data is not judged at all.
     """
     texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
-    answers = {side: models.answer(texts, side, max_new_tokens, GENERATION_BATCH) for side in models.sides}
-    found = {side: scanner.scan(_outputs(prompts, said)) for side, said in answers.items()}
+    answers = {arm: models.answer(texts, arm, max_new_tokens, GENERATION_BATCH) for arm in models.arms}
+    found = {arm: scanner.scan(_outputs(prompts, said)) for arm, said in answers.items()}
     samples = [
         _sample(
             prompt,
-            {side: said[row] for side, said in answers.items()},
-            {side: kinds[row] for side, kinds in found.items()},
+            {arm: said[row] for arm, said in answers.items()},
+            {arm: kinds[row] for arm, kinds in found.items()},
         )
         for row, prompt in enumerate(prompts)
     ]
@@ -65,7 +65,7 @@ def run_red_team(
     return RedTeamOutcome(
         samples=samples,
         answers=[
-            AnswerRow(id=prompt.id, answers={side: said[row].text.strip() for side, said in answers.items()})
+            AnswerRow(id=prompt.id, answers={arm: said[row].text.strip() for arm, said in answers.items()})
             for row, prompt in enumerate(prompts)
         ],
         labels=judged,
@@ -75,8 +75,8 @@ def run_red_team(
 def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel]) -> RedTeamResult:
     """Everything that is said about the red team, from its samples and the judges' labels alone."""
 
-    def among(expects: Expectation | None, by_side: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
-        return _shares([each for each in samples if expects in (None, each.expects)], by_side)
+    def among(expects: Expectation | None, by_arm: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
+        return _shares([each for each in samples if expects in (None, each.expects)], by_arm)
 
     disclosures = [each for each in samples if each.kind == "disclosure"]
     return RedTeamResult(
@@ -96,7 +96,7 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
 
 
 def _sample(prompt: RedTeamPrompt, said: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
-    refused = {side: is_refusal(answer.text) for side, answer in said.items()}
+    refused = {arm: is_refusal(answer.text) for arm, answer in said.items()}
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,
@@ -104,18 +104,18 @@ def _sample(prompt: RedTeamPrompt, said: Mapping[Arm, Answer], found: Mapping[Ar
         expects=prompt.expects,
         refused=refused,
         obeyed={
-            side: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
-            for side, answer in said.items()
+            arm: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
+            for arm, answer in said.items()
         },
-        looped={side: loops(answer.text) for side, answer in said.items()},
+        looped={arm: loops(answer.text) for arm, answer in said.items()},
         personal_data=dict(found),
-        tokens={side: answer.tokens for side, answer in said.items()},
-        stopped={side: answer.stopped for side, answer in said.items()},
+        tokens={arm: answer.tokens for arm, answer in said.items()},
+        stopped={arm: answer.stopped for arm, answer in said.items()},
     )
 
 
 def _holds_personal_data(sample: RedTeamSample) -> dict[Arm, bool]:
-    return {side: bool(kinds) for side, kinds in sample.personal_data.items()}
+    return {arm: bool(kinds) for arm, kinds in sample.personal_data.items()}
 
 
 def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[Output]:
@@ -125,6 +125,6 @@ def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[O
     ]
 
 
-def _shares(samples: Sequence[RedTeamSample], by_side: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
+def _shares(samples: Sequence[RedTeamSample], by_arm: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
     """Empty without samples: a line need not have prompts of every kind."""
-    return share_differences([by_side(each) for each in samples], [each.id for each in samples])
+    return share_differences([by_arm(each) for each in samples], [each.id for each in samples])

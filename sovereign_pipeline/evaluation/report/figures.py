@@ -140,7 +140,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
 
 
 def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
-    """How near what each side writes to held-out letters is to the true replies, how long it is and how it ends."""
+    """How near what each arm writes to held-out letters is to the true replies, how long it is and how it ends."""
     if not samples:
         return
     by_language = {
@@ -189,7 +189,7 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
 def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
     """A measure that is 0 or 1 throughout is a share, of which a bootstrap would promise too much."""
     if all(value in (0, 1) for row in rows for value in row.values()):
-        return share_differences([{side: value == 1 for side, value in row.items()} for row in rows], clusters)
+        return share_differences([{arm: value == 1 for arm, value in row.items()} for row in rows], clusters)
     return loss_differences(rows, clusters, seed)
 
 
@@ -251,7 +251,7 @@ def _directions(
 def _worse(what: str, rows: Mapping[str, Mapping[Arm, float]], better: Better) -> Iterator[WorseRows]:
     sign = 1 if better == "lower" else -1
     for reference in references_in(next(iter(rows.values()))) if rows else ():
-        rise = {name: sign * (sides["candidate"] - sides[reference]) for name, sides in rows.items()}
+        rise = {name: sign * (arms["candidate"] - arms[reference]) for name, arms in rows.items()}
         worse = sorted((name for name in rows if rise[name] > 0), key=lambda name: (-rise[name], name))
         shown = worse[:ROWS_SHOWN]
         yield WorseRows(

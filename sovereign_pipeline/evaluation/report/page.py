@@ -16,7 +16,7 @@ from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Held
 from sovereign_pipeline.evaluation.report.report import EvaluationReport, cells_of, compared_with, judge_cells
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference
 
-_SIDES: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
+_COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
 _OUTCOMES = {"pass": "#2c7a4b", "fail": "#a8322d", "inconclusive": "#8a6100"}
 _FIGURE_COLUMNS = ("what", "of", "against", "rows", "reference", "candidate", "difference", "95 % interval", "p")
 
@@ -62,7 +62,7 @@ def as_html(report: EvaluationReport) -> str:
         "interval; both wider where rows share a case file or a passage, and where there are few of these. p: "
         "McNemar's exact test, two-sided, which takes the rows as independent.</p>",
         _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
-        _figure(_shares_plot(report.figures), "Shares by side."),
+        _figure(_shares_plot(report.figures), "Shares by arm."),
         "<h2>Rows that fared worse</h2>",
         *(_worse_rows(each) for each in report.worse),
         "<h2>The judges</h2>",
@@ -197,16 +197,16 @@ def _shares_plot(figures: Sequence[Figure]) -> Any:
     picture = Picture(figsize=(8.6, 0.8 + 0.5 * len(names)), layout="constrained")
     axes = picture.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    sides: dict[Arm, dict[str, float]] = {}
+    arms: dict[Arm, dict[str, float]] = {}
     for figure in shown:
-        sides.setdefault(figure.reference, {})[figure.what] = figure.observed.reference
-    sides["candidate"] = {figure.what: figure.observed.candidate for figure in shown}
-    height = 0.8 / len(sides)
-    for number, (side, values) in enumerate(sides.items()):
-        places = [place + (number - (len(sides) - 1) / 2) * height for place in range(len(names))]
-        axes.barh(places, [values[name] for name in names], height * 0.9, color=_SIDES[side], label=side)
+        arms.setdefault(figure.reference, {})[figure.what] = figure.observed.reference
+    arms["candidate"] = {figure.what: figure.observed.candidate for figure in shown}
+    height = 0.8 / len(arms)
+    for number, (arm, values) in enumerate(arms.items()):
+        places = [place + (number - (len(arms) - 1) / 2) * height for place in range(len(names))]
+        axes.barh(places, [values[name] for name in names], height * 0.9, color=_COLOURS[arm], label=arm)
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    picture.legend(frameon=False, loc="outside upper center", ncols=len(sides), fontsize=8)
+    picture.legend(frameon=False, loc="outside upper center", ncols=len(arms), fontsize=8)
     return picture

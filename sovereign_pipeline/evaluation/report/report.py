@@ -75,8 +75,8 @@ def evaluate(
     line: Line, samples: Samples, incumbent: IncumbentFacts | None, accepted_before: Sequence[EarlierWaiver]
 ) -> EvaluationReport:
     """What the samples say, held against the recipe's `gates`. Raises IntegrityError for a sample without one of the
-    sides, or with one that was not compared."""
-    _assert_sides(samples, incumbent)
+    arms, or with one that was not compared."""
+    _assert_arms(samples, incumbent)
     seed = line.evaluation.seed
     results = Results(
         held_out=private_result(samples.private, seed),
@@ -191,35 +191,35 @@ def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
     return languages
 
 
-def _assert_sides(samples: Samples, incumbent: IncumbentFacts | None) -> None:
-    compared = {side for side in ARMS if side != "incumbent" or (incumbent is not None and incumbent.compared)}
+def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
+    compared = {arm for arm in ARMS if arm != "incumbent" or (incumbent is not None and incumbent.compared)}
     observed: list[tuple[str, str, Collection[Arm]]] = [
         *(("private_scores", each.id, each.losses) for each in samples.private),
         *(("private_scores", each.id, each.correct) for each in samples.private if each.choices),
         *(
-            ("private_scores", each.id, sides)
+            ("private_scores", each.id, arms)
             for each in samples.replies
-            for sides in (each.chrf, each.rouge_l, each.tokens, each.stopped)
+            for arms in (each.chrf, each.rouge_l, each.tokens, each.stopped)
         ),
         *(("capability_scores", each.id, each.correct) for each in samples.capability),
-        *(("capability_scores", each.id, sides) for each in samples.capability for sides in each.measures.values()),
+        *(("capability_scores", each.id, arms) for each in samples.capability for arms in each.measures.values()),
         *(("capability_scores", each.id, each.tokens) for each in samples.capability if each.tokens),
         *(("capability_scores", each.id, each.stopped) for each in samples.capability if each.stopped),
         *(
-            ("red_team_report", each.id, sides)
+            ("red_team_report", each.id, arms)
             for each in samples.red_team
-            for sides in (each.refused, each.obeyed, each.looped, each.personal_data, each.tokens, each.stopped)
+            for arms in (each.refused, each.obeyed, each.looped, each.personal_data, each.tokens, each.stopped)
         ),
         *(("red_team_report", each.id, each.exposure) for each in samples.canaries),
         *(
-            ("red_team_report", each.id, sides)
+            ("red_team_report", each.id, arms)
             for each in samples.verbatim
-            for sides in (each.verbatim, each.personal_data)
+            for arms in (each.verbatim, each.personal_data)
         ),
     ]
-    for kind, row, sides in observed:
-        if set(sides) != compared:
+    for kind, row, arms in observed:
+        if set(arms) != compared:
             raise IntegrityError(
-                f"{kind}: row {row} holds what {', '.join(sides)} did, and {', '.join(sorted(compared))} are compared. "
+                f"{kind}: row {row} holds what {', '.join(arms)} did, and {', '.join(sorted(compared))} are compared. "
                 f"Materialize {kind} again."
             )

@@ -18,7 +18,7 @@ from sovereign_pipeline.evaluation.records import (
     IncumbentFacts,
     as_json,
 )
-from sovereign_pipeline.evaluation.report.gates import DEMANDS, Demand
+from sovereign_pipeline.evaluation.report.gates import CRITERIA, Criterion
 from sovereign_pipeline.evaluation.report.page import as_html
 from sovereign_pipeline.evaluation.report.report import EvaluationReport, as_markdown, evaluate, read_samples
 from sovereign_pipeline.evaluation.report.waivers import earlier_waivers, waiver_digests
@@ -68,18 +68,18 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
     return evaluate(workplace.line, samples, _incumbent(workplace, inputs), earlier_waivers(workplace))
 
 
-def _gate(demand: Demand) -> Gate:
-    """The gate of one demand. It computes the report anew, and says no to one that says something else."""
+def _gate(criterion: Criterion) -> Gate:
+    """The gate of one criterion. It computes the report anew, and says no to one that says something else."""
 
     def config(line: Line) -> Config:
-        section = demand.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
+        section = criterion.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
         return {"seed": line.evaluation.seed, **section}
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         observed = _observed(workplace, inputs)
-        finding = observed.finding(demand.name)
+        finding = observed.finding(criterion.name)
         evidence = {
-            "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": demand.name}),
+            "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": criterion.name}),
             "held": [held.model_dump(mode="json") for held in finding.held],
         }
         if artifact.file(REPORT_FILE).read_text(encoding="utf-8") != as_json(observed):
@@ -90,12 +90,12 @@ def _gate(demand: Demand) -> Gate:
         )
 
     return Gate(
-        name=demand.name,
-        question=demand.question,
+        name=criterion.name,
+        question=criterion.question,
         code_version="4",
         evaluate=evaluate,
         config=config,
-        officer_may=lambda line: demand.section(line.gates).officer_may,
+        officer_may=lambda line: criterion.section(line.gates).officer_may,
     )
 
 
@@ -142,5 +142,5 @@ EVALUATION_REPORT = Stage(
     config=_report_config,
     external=waiver_digests,
     libraries=("matplotlib", "numpy", "scipy"),
-    gates=tuple(_gate(demand) for demand in DEMANDS),
+    gates=tuple(_gate(criterion) for criterion in CRITERIA),
 )

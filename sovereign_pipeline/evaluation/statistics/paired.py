@@ -33,7 +33,7 @@ class LossDifference(_Result):
 class ShareDifference(_Result):
     """Shares of the rows (0 to 1), the interval of their difference, and McNemar's exact test.
 
-    only_reference, only_candidate: rows where only that side is true; p_value: two-sided. clusters: what the interval
+    only_reference, only_candidate: rows where only that arm is true; p_value: two-sided. clusters: what the interval
     stands on; the test takes the rows as independent.
     """
 
@@ -52,7 +52,7 @@ class ShareDifference(_Result):
 def loss_differences(
     rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
 ) -> dict[Reference, LossDifference]:
-    """`compare_losses` against each reference among the sides, which every row has in common. Empty without rows."""
+    """`compare_losses` against each reference among the arms, which every row has in common. Empty without rows."""
     return {
         reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
         for reference in _references(rows)
@@ -60,7 +60,7 @@ def loss_differences(
 
 
 def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> dict[Reference, ShareDifference]:
-    """`compare_shares` against each reference among the sides, which every row has in common. Empty without rows."""
+    """`compare_shares` against each reference among the arms, which every row has in common. Empty without rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)

@@ -1,4 +1,4 @@
-"""The models score what training trained, through lm-eval, and nothing but the adapter differs between the sides."""
+"""The models score what training trained, through lm-eval, and nothing but the adapter differs between the arms."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -156,31 +156,31 @@ def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
 
 
 @pytest.mark.parametrize("incumbent_holds", ["adapter", "model"])
-def test_no_side_changes_for_another_that_is_loaded_beside_it(
+def test_no_arm_changes_for_another_that_is_loaded_beside_it(
     base_model: Path,
     letters: list[Document],
     make_adapter: Callable[[float], Path],
     make_model: Callable[[Path], Path],
     incumbent_holds: str,
 ) -> None:
-    """Scores and answers of three sides in one session are to the last bit those of each pair alone, in any order."""
+    """Scores and answers of three arms in one session are to the last bit those of each pair alone, in any order."""
     first, second = make_adapter(5e-3), make_adapter(-5e-3)
     incumbent = TunedModel("adapter", first) if incumbent_holds == "adapter" else TunedModel("model", make_model(first))
     candidate = TunedModel("adapter", second)
 
-    def observed(models: Models, side: Arm) -> tuple[list[Score], list[Answer]]:
+    def observed(models: Models, arm: Arm) -> tuple[list[Score], list[Answer]]:
         asked = items(models, letters)
-        return models.score("t", asked, side), models.answer([item.context for item in asked[:3]], side, 8, 3)
+        return models.score("t", asked, arm), models.answer([item.context for item in asked[:3]], arm, 8, 3)
 
     with open_models(base_model, {"candidate": candidate}) as models:
-        assert models.sides == ("base", "candidate")
-        alone = {side: observed(models, side) for side in models.sides}
+        assert models.arms == ("base", "candidate")
+        alone = {arm: observed(models, arm) for arm in models.arms}
     with open_models(base_model, {"candidate": incumbent}) as models:
         alone["incumbent"] = observed(models, "candidate")
     with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}) as models:
-        assert models.sides == ("base", "incumbent", "candidate")
-        for side in ("candidate", "base", "incumbent", "candidate"):
-            assert observed(models, side) == alone[side]
+        assert models.arms == ("base", "incumbent", "candidate")
+        for arm in ("candidate", "base", "incumbent", "candidate"):
+            assert observed(models, arm) == alone[arm]
     assert alone["base"][0] != alone["incumbent"][0] != alone["candidate"][0]
 
 

@@ -1,4 +1,4 @@
-"""What a side gave is kept by all that decides it, found by nothing else, and never used once it was changed."""
+"""What an arm gave is kept by all that decides it, found by nothing else, and never used once it was changed."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from sovereign_pipeline.evaluation.arms import score_cache as kept
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Keeping, Origin
+from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -50,13 +50,13 @@ def workplace(institution: DemoInstitution) -> Workplace:
     return institution.workplace()
 
 
-def keeping(workplace: Workplace, asked: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> Keeping:
-    """Tuned models at the level CONFIDENTIAL, by the digest of each side, on a base model that is PUBLIC."""
+def cache(workplace: Workplace, asked: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> ScoreCache:
+    """Tuned models at the level CONFIDENTIAL, by the digest of each arm, on a base model that is PUBLIC."""
     named = {"candidate": FIRST, **({} if incumbent is None else {"incumbent": incumbent}), **tuned}
     origins: dict[Any, Origin] = {
-        side: Origin({"base_model": BASE, "tuned": digest}, "CONFIDENTIAL") for side, digest in named.items()
+        arm: Origin({"base_model": BASE, "tuned": digest}, "CONFIDENTIAL") for arm, digest in named.items()
     }
-    return Keeping(workplace, asked, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
+    return ScoreCache(workplace, asked, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
 
 
 def items_of(loaded: Models) -> list[Item]:
@@ -66,9 +66,9 @@ def items_of(loaded: Models) -> list[Item]:
     ]
 
 
-def ask(loaded: Models, side: Arm = "base") -> Given:
+def ask(loaded: Models, arm: Arm = "base") -> Given:
     asked = items_of(loaded)
-    return loaded.score("t", asked, side), loaded.answer([item.context for item in asked], side, NEW_TOKENS, 2)
+    return loaded.score("t", asked, arm), loaded.answer([item.context for item in asked], arm, NEW_TOKENS, 2)
 
 
 def manifests(workplace: Workplace) -> dict[str, Manifest]:
@@ -81,27 +81,27 @@ def kept_file(workplace: Workplace, kind: str) -> Path:
 
 
 def test_nothing_is_computed_a_second_time(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    plain = {side: ask(better, side) for side in better.sides}
-    first, again = (replace(better, keeping=keeping(workplace)) for _ in range(2))
+    plain = {arm: ask(better, arm) for arm in better.arms}
+    first, again = (replace(better, cache=cache(workplace)) for _ in range(2))
     passes.clear()
-    assert {side: ask(first, side) for side in first.sides} == plain
+    assert {arm: ask(first, arm) for arm in first.arms} == plain
     assert passes
     passes.clear()
-    assert {side: ask(again, side) for side in again.sides} == plain
+    assert {arm: ask(again, arm) for arm in again.arms} == plain
     assert not passes
     assert plain["base"] != plain["candidate"]
-    assert first.keeping is not None and again.keeping is not None
-    assert first.keeping.measured == {"base_items_computed": 6.0, "candidate_items_computed": 6.0}
-    assert again.keeping.measured == {"base_items_kept": 6.0, "candidate_items_kept": 6.0}
+    assert first.cache is not None and again.cache is not None
+    assert first.cache.measured == {"base_items_computed": 6.0, "candidate_items_computed": 6.0}
+    assert again.cache.measured == {"base_items_kept": 6.0, "candidate_items_kept": 6.0}
 
 
 def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
     base_model: Path, make_adapter: Callable[[float], Path], workplace: Workplace, passes: list[str]
 ) -> None:
     old, new = (TunedModel("adapter", make_adapter(rate)) for rate in (5e-3, -5e-3))
-    with open_models(base_model, {"candidate": old}, keeping(workplace, candidate=FIRST)) as loaded:
-        before = {side: ask(loaded, side) for side in loaded.sides}
-    held = keeping(workplace, candidate=SECOND, incumbent=FIRST)
+    with open_models(base_model, {"candidate": old}, cache(workplace, candidate=FIRST)) as loaded:
+        before = {arm: ask(loaded, arm) for arm in loaded.arms}
+    held = cache(workplace, candidate=SECOND, incumbent=FIRST)
     with open_models(base_model, {"candidate": new, "incumbent": old}, held) as loaded:
         passes.clear()
         assert ask(loaded, "base") == before["base"]
@@ -115,10 +115,10 @@ def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
 def test_another_line_finds_it_where_its_level_is_the_same(
     better: Models, institution: DemoInstitution, passes: list[str]
 ) -> None:
-    ask(replace(better, keeping=keeping(institution.workplace())))
+    ask(replace(better, cache=cache(institution.workplace())))
     institution.recipe["line"] = "boats"
     passes.clear()
-    ask(replace(better, keeping=keeping(institution.workplace())))
+    ask(replace(better, cache=cache(institution.workplace())))
     assert not passes
 
 
@@ -135,7 +135,7 @@ CHANGED_ITEMS: dict[str, Callable[[list[Item]], list[Item]]] = {
 
 @pytest.mark.parametrize("changed", CHANGED_ITEMS)
 def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Workplace, passes: list[str]) -> None:
-    loaded = replace(better, keeping=keeping(workplace))
+    loaded = replace(better, cache=cache(workplace))
     asked = CHANGED_ITEMS[changed](items_of(loaded))
     loaded.score("t", items_of(loaded), "base")
     passes.clear()
@@ -152,7 +152,7 @@ def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Wo
 def test_other_prompts_lengths_and_batches_are_answered_anew(
     moved: bool, new_tokens: int, batch_size: int, better: Models, workplace: Workplace, passes: list[str]
 ) -> None:
-    loaded = replace(better, keeping=keeping(workplace))
+    loaded = replace(better, cache=cache(workplace))
     prompts = [item.context for item in items_of(loaded)]
     loaded.answer(prompts, "base", NEW_TOKENS, 2)
     passes.clear()
@@ -163,15 +163,15 @@ def test_other_prompts_lengths_and_batches_are_answered_anew(
     assert len(manifests(workplace)) == 2
 
 
-def _other_base(held: Keeping) -> Keeping:
+def _other_base(held: ScoreCache) -> ScoreCache:
     return replace(held, origins={"base": Origin({"base_model": SECOND}, "PUBLIC")})
 
 
-def _higher_model(held: Keeping) -> Keeping:
+def _higher_model(held: ScoreCache) -> ScoreCache:
     return replace(held, origins={"base": Origin({"base_model": BASE}, "SECRET")})
 
 
-def _other_ladder(held: Keeping) -> Keeping:
+def _other_ladder(held: ScoreCache) -> ScoreCache:
     institution = held.workplace.institution
     ladder = (*institution.classification, "TOP SECRET")
     changed = institution.model_copy(update={"classification": ladder})
@@ -182,31 +182,31 @@ def _other_ladder(held: Keeping) -> Keeping:
     "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, asked="SECRET")]
 )
 def test_other_models_and_levels_are_something_else(
-    change: Callable[[Keeping], Keeping], better: Models, workplace: Workplace, passes: list[str]
+    change: Callable[[ScoreCache], ScoreCache], better: Models, workplace: Workplace, passes: list[str]
 ) -> None:
-    held = keeping(workplace)
-    ask(replace(better, keeping=held))
+    held = cache(workplace)
+    ask(replace(better, cache=held))
     passes.clear()
-    ask(replace(better, keeping=change(held)))
+    ask(replace(better, cache=change(held)))
     assert passes
     assert len(manifests(workplace)) == 4
 
 
 def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    ask(replace(better, keeping=keeping(workplace)), "candidate")
+    ask(replace(better, cache=cache(workplace)), "candidate")
     passes.clear()
-    ask(replace(better, keeping=keeping(workplace, candidate=SECOND)), "candidate")
+    ask(replace(better, cache=cache(workplace, candidate=SECOND)), "candidate")
     assert passes
 
 
 def test_another_precision_of_the_session_is_something_else(
     base_model: Path, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    better_kept = replace(better, keeping=keeping(workplace))
+    better_kept = replace(better, cache=cache(workplace))
     asked = items_of(better)
     better_kept.score("t", asked, "base")
     monkeypatch.setattr(models, "CPU_DTYPE", "bfloat16")
-    with open_models(base_model, {}, keeping(workplace)) as loaded:
+    with open_models(base_model, {}, cache(workplace)) as loaded:
         passes.clear()
         assert loaded.score("t", asked, "base") != better.score("t", asked, "base")
     assert len(manifests(workplace)) == 2
@@ -218,11 +218,11 @@ def test_another_version_of_a_library_is_something_else(
 ) -> None:
     import importlib.metadata
 
-    ask(replace(better, keeping=keeping(workplace)))
+    ask(replace(better, cache=cache(workplace)))
     version = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else version(name))
     passes.clear()
-    ask(replace(better, keeping=keeping(workplace)))
+    ask(replace(better, cache=cache(workplace)))
     assert passes
 
 
@@ -235,7 +235,7 @@ def test_changed_code_of_the_scoring_is_something_else(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ask(replace(better, keeping=keeping(workplace)))
+    ask(replace(better, cache=cache(workplace)))
     copies = tmp_path / "evaluation"
     copies.mkdir()
     for source in Path(kept.__file__).parent.glob("*.py"):
@@ -243,34 +243,34 @@ def test_changed_code_of_the_scoring_is_something_else(
         (copies / source.name).write_text(source.read_text() + changed)
     monkeypatch.setattr(kept, "__file__", str(copies / "kept.py"))
     passes.clear()
-    ask(replace(better, keeping=keeping(workplace)))
+    ask(replace(better, cache=cache(workplace)))
     assert passes
 
 
 def test_another_number_of_threads_is_something_else(better: Models, workplace: Workplace, passes: list[str]) -> None:
     import torch
 
-    ask(replace(better, keeping=keeping(workplace)))
+    ask(replace(better, cache=cache(workplace)))
     before = torch.get_num_threads()
     torch.set_num_threads(before + 1)
     try:
         passes.clear()
-        ask(replace(better, keeping=keeping(workplace)))
+        ask(replace(better, cache=cache(workplace)))
         assert passes
     finally:
         torch.set_num_threads(before)
 
 
-def test_it_has_the_level_of_what_was_asked_and_of_the_side(better: Models, workplace: Workplace) -> None:
-    loaded = replace(better, keeping=keeping(workplace))
-    for side in loaded.sides:
-        ask(loaded, side)
+def test_it_has_the_level_of_what_was_asked_and_of_the_arm(better: Models, workplace: Workplace) -> None:
+    loaded = replace(better, cache=cache(workplace))
+    for arm in loaded.arms:
+        ask(loaded, arm)
     levels = {(each.kind, "tuned" in each.external_inputs): each for each in manifests(workplace).values()}
     assert {key: manifest.classification for key, manifest in levels.items()} == {
-        ("kept_scores", False): "INTERNAL",
-        ("kept_answers", False): "INTERNAL",
-        ("kept_scores", True): "CONFIDENTIAL",
-        ("kept_answers", True): "CONFIDENTIAL",
+        ("cached_scores", False): "INTERNAL",
+        ("cached_answers", False): "INTERNAL",
+        ("cached_scores", True): "CONFIDENTIAL",
+        ("cached_answers", True): "CONFIDENTIAL",
     }
     for manifest in levels.values():
         assert manifest.summary == {"items": 3}
@@ -300,9 +300,9 @@ def _rewritten(file: Path) -> None:
 def test_what_was_changed_is_named_and_never_used(
     tamper: Callable[[Path], object], named: str, better: Models, workplace: Workplace
 ) -> None:
-    loaded = replace(better, keeping=keeping(workplace))
+    loaded = replace(better, cache=cache(workplace))
     ask(loaded)
-    file = kept_file(workplace, "kept_scores")
+    file = kept_file(workplace, "cached_scores")
     tamper(file)
     with pytest.raises(IntegrityError, match=f"{file.parent.name}/{named}"):
         ask(loaded)
@@ -310,21 +310,21 @@ def test_what_was_changed_is_named_and_never_used(
 
 def test_scores_of_something_else_in_its_place_are_refused(better: Models, workplace: Workplace) -> None:
     """The index is made to lead from the base's scores to the candidate's, each of which is whole."""
-    loaded = replace(better, keeping=keeping(workplace))
+    loaded = replace(better, cache=cache(workplace))
     asked = items_of(loaded)
     loaded.score("t", asked, "base")
     (base_entry,) = (workplace.store.root / ".index").rglob("*.json")
     loaded.score("t", asked, "candidate")
     (other,) = set((workplace.store.root / ".index").rglob("*.json")) - {base_entry}
     base_entry.write_bytes(other.read_bytes())
-    with pytest.raises(IntegrityError, match=r"leads from kept_scores to .*, which was made from something else"):
+    with pytest.raises(IntegrityError, match=r"leads from cached_scores to .*, which was made from something else"):
         loaded.score("t", asked, "base")
 
 
 def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    loaded = replace(better, keeping=keeping(workplace))
+    loaded = replace(better, cache=cache(workplace))
     before = ask(loaded)
-    file = kept_file(workplace, "kept_scores")
+    file = kept_file(workplace, "cached_scores")
     for each in (file, file.with_name(MANIFEST_FILE)):
         each.unlink()
     file.parent.rmdir()
@@ -337,12 +337,12 @@ def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Wor
     def interrupted() -> list[Score]:
         raise KeyboardInterrupt
 
-    held = keeping(workplace)
+    held = cache(workplace)
     with pytest.raises(KeyboardInterrupt):
-        held.given("kept_scores", "base", [1], {}, TypeAdapter(list[Score]), interrupted)
+        held.get_or_compute("cached_scores", "base", [1], {}, TypeAdapter(list[Score]), interrupted)
     assert not list(workplace.store.root.rglob("*.json*"))
-    assert held.given(
-        "kept_scores", "base", [1], {}, TypeAdapter(list[Score]), lambda: [Score("a", (-1.5,), (3,))]
+    assert held.get_or_compute(
+        "cached_scores", "base", [1], {}, TypeAdapter(list[Score]), lambda: [Score("a", (-1.5,), (3,))]
     ) == [Score("a", (-1.5,), (3,))]
 
 
@@ -357,7 +357,9 @@ def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
     found: list[list[Score]] = []
 
     def session() -> None:
-        found.append(keeping(workplace).given("kept_scores", "base", [1], {}, TypeAdapter(list[Score]), compute))
+        found.append(
+            cache(workplace).get_or_compute("cached_scores", "base", [1], {}, TypeAdapter(list[Score]), compute)
+        )
 
     threads = [threading.Thread(target=session) for _ in range(2)]
     for thread in threads:
@@ -373,10 +375,12 @@ def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
     answers = [Answer("e\u0301 \u2028 \x85 \ufeff\n\t ", 4, False), Answer("", 0, True)]
     form = TypeAdapter(list[Answer])
     for _ in range(2):
-        assert keeping(workplace).given("kept_answers", "base", ["a", "b"], {}, form, lambda: answers) == answers
+        assert (
+            cache(workplace).get_or_compute("cached_answers", "base", ["a", "b"], {}, form, lambda: answers) == answers
+        )
 
 
 def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
     form = TypeAdapter(list[Answer])
     with pytest.raises(IntegrityError, match=r"rows\.jsonl: does not hold one result for each of 2 items"):
-        keeping(workplace).given("kept_answers", "base", ["a", "b"], {}, form, lambda: [Answer("", 0, True)])
+        cache(workplace).get_or_compute("cached_answers", "base", ["a", "b"], {}, form, lambda: [Answer("", 0, True)])

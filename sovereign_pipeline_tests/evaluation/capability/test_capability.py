@@ -1,4 +1,4 @@
-"""Suites: asking them of every side, in every kind, and what is made of the answers."""
+"""Suites: asking them of every arm, in every kind, and what is made of the answers."""
 
 import json
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def test_the_answer_is_the_choice_with_the_highest_likelihood_per_character(bett
         assert sample.correct["candidate"] == (likelihoods.index(max(likelihoods)) == asked.answer)
 
 
-def test_every_side_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
+def test_every_arm_answers_the_same_items_and_zeros_change_none(unchanged: Models) -> None:
     outcome = score_suites(unchanged, [own_suite([question(number) for number in range(9)])], batch_size=2)
     assert all(sample.correct["base"] == sample.correct["candidate"] for sample in outcome.samples)
     assert outcome.answers == []
@@ -139,7 +139,7 @@ def test_the_metric_of_the_card_is_what_counts(better: Models) -> None:
         suite = replace(own_suite(rows), task=OWN_TASK.model_copy(update={"metric": metric}))
         samples = score_suites(better, [suite], batch_size=2).samples
         counted[metric] = samples
-        assert all(sample.correct[side] == sample.measures[metric][side] for sample in samples for side in better.sides)
+        assert all(sample.correct[arm] == sample.measures[metric][arm] for sample in samples for arm in better.arms)
     assert [each.measures for each in counted["acc"]] == [each.measures for each in counted["acc_norm"]]
     assert [each.correct for each in counted["acc"]] != [each.correct for each in counted["acc_norm"]]
 
@@ -172,7 +172,7 @@ WRITTEN = [
 ]
 
 
-def test_what_is_written_is_kept_with_its_length_and_judged_for_every_side(better: Models) -> None:
+def test_what_is_written_is_kept_with_its_length_and_judged_for_every_arm(better: Models) -> None:
     outcome = score_suites(better, WRITTEN, batch_size=2)
     assert [(each.suite, each.id) for each in outcome.answers] == [
         ("sums", "1"),
@@ -183,11 +183,11 @@ def test_what_is_written_is_kept_with_its_length_and_judged_for_every_side(bette
     measured = {"sums": {"strict_match"}, "spans": {"f1"}, "code": {"timeout"}}
     for sample, answer in zip(outcome.samples, outcome.answers, strict=True):
         assert (
-            set(sample.correct) == set(sample.tokens) == set(sample.stopped) == set(answer.answers) == set(better.sides)
+            set(sample.correct) == set(sample.tokens) == set(sample.stopped) == set(answer.answers) == set(better.arms)
         )
         assert set(sample.measures) == measured[sample.suite]
         assert all(0 < tokens <= 12 for tokens in sample.tokens.values())
-        assert all(sample.stopped[side] or sample.tokens[side] == 12 for side in better.sides)
+        assert all(sample.stopped[arm] or sample.tokens[arm] == 12 for arm in better.arms)
     result = outcome.scores.suites["spans"]
     assert result.tokens["base"] == sum(each.tokens["base"] for each in outcome.samples[1:3]) / 2
 
@@ -202,10 +202,10 @@ class Says:
     def __getattr__(self, name: str) -> object:
         return getattr(self._models, name)
 
-    def answer(self, prompts: Sequence[str], side: str, *limits: int) -> list[object]:
+    def answer(self, prompts: Sequence[str], arm: str, *limits: int) -> list[object]:
         from sovereign_pipeline.evaluation.arms.models import Answer
 
-        return [Answer(self._texts[side], 3, True) for _ in prompts]
+        return [Answer(self._texts[arm], 3, True) for _ in prompts]
 
 
 @pytest.mark.parametrize(

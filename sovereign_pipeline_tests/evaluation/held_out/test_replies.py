@@ -1,4 +1,4 @@
-"""Replies to held-out letters: what is written is compared with the true reply, for every side and on the same rows."""
+"""Replies to held-out letters: what is written is compared with the true reply, for every arm and on the same rows."""
 
 import pytest
 
@@ -22,10 +22,10 @@ def test_what_was_trained_on_the_letters_writes_nearer_to_them(better: Models, l
     true = {letter.id: letter.response for letter in letters}
     for sample, reply in zip(outcome.samples, outcome.replies, strict=True):
         assert sample.id == reply.id
-        for side in better.sides:
-            assert sample.chrf[side] == chrf(reply.answers[side], true[sample.id])
-            assert sample.rouge_l[side] == rouge_l(reply.answers[side], true[sample.id])
-            assert sample.stopped[side] or sample.tokens[side] == 32
+        for arm in better.arms:
+            assert sample.chrf[arm] == chrf(reply.answers[arm], true[sample.id])
+            assert sample.rouge_l[arm] == rouge_l(reply.answers[arm], true[sample.id])
+            assert sample.stopped[arm] or sample.tokens[arm] == 32
     assert outcome.result.chrf["base"].low > 0
     assert outcome.result.chrf["base"].candidate > 2 * outcome.result.chrf["base"].reference
 

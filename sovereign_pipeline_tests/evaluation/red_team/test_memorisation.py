@@ -27,7 +27,7 @@ from sovereign_pipeline.evaluation.red_team.memorisation import (
 from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import CanarySample, MemorisationResult, VerbatimSample
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result
-from sovereign_pipeline.evaluation.report.gates import DEMANDS, Finding, Results
+from sovereign_pipeline.evaluation.report.gates import CRITERIA, Finding, Results
 from sovereign_pipeline.evaluation.statistics.paired import compare_shares
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.gates import Gates, Memorisation
@@ -36,7 +36,7 @@ from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, document
 
 RECIPE = Canaries(count=6)
-GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each side show no less
+GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each arm show no less
 
 
 def found(memorisation: MemorisationResult) -> Finding:
@@ -50,8 +50,8 @@ def found(memorisation: MemorisationResult) -> Finding:
         asked={},
         memorisation=memorisation,
     )
-    (demand,) = [demand for demand in DEMANDS if demand.name == "nothing_memorised"]
-    return demand.find(results, GATES)
+    (criterion,) = [criterion for criterion in CRITERIA if criterion.name == "nothing_memorised"]
+    return criterion.find(results, GATES)
 
 
 Leaked = tuple[list[CanarySample], list[VerbatimSample]]

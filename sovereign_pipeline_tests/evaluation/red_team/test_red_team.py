@@ -54,8 +54,8 @@ def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models, scanner: Out
     outcome = run_red_team(unchanged, PROMPTS, [], scanner, "Answer this letter.", 8)
     assert all(row.answers["base"] == row.answers["candidate"] for row in outcome.answers)
     for sample in outcome.samples:
-        for by_side in (sample.refused, sample.obeyed, sample.looped, sample.personal_data, sample.tokens):
-            assert by_side["base"] == by_side["candidate"]
+        for by_arm in (sample.refused, sample.obeyed, sample.looped, sample.personal_data, sample.tokens):
+            assert by_arm["base"] == by_arm["candidate"]
     result = red_team_result(outcome.samples, outcome.labels)
     assert result.refusals["base"].rows == 2
     assert [result.over_refusals["base"].rows, result.obeyed["base"].rows, result.looped["base"].rows] == [1, 1, 1]

@@ -89,7 +89,7 @@ def test_mcnemar_is_statsmodels(gained: int, lost: int) -> None:
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_does_not_care_which_side_is_which(only_reference: int, only_candidate: int) -> None:
+def test_mcnemar_does_not_care_which_arm_is_which(only_reference: int, only_candidate: int) -> None:
     p_value = mcnemar_exact(only_reference, only_candidate)
     assert p_value == pytest.approx(mcnemar_exact(only_candidate, only_reference))
     assert 0 < p_value <= 1
