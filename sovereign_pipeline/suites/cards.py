@@ -22,21 +22,25 @@ SUBJECT = "{subject}"
 
 
 class SuiteFiles(RecipeModel):
-    """Where the rows are, relative to the suite's folder in the mirror, in the publisher's own format.
+    """The files of a suite in the mirror, in the publisher's own format."""
 
-    test: the rows that are asked. few_shot: the rows that may be shown as examples. `*` stands for any name,
-    `{subject}` for that of a part of the suite; examples are of the subject of the row that is asked.
-    layout: `rows` are JSONL, JSON, CSV, TSV or Parquet, optionally gzipped, with `columns` (field -> column, where they
-    are named otherwise); `mmlu` is CSV with question, choices and answer in that order, with or without a header;
-    `squad` is the JSON of SQuAD (titles, paragraphs, questions).
-    choices: where every row has the same; then the answer is one of these words.
-    """
+    test: str = Field(examples=["test*.jsonl"])
+    """Files of the rows that are asked, relative to the suite's folder. `*` is any name, `{subject}` that of a part of
+    the suite."""
 
-    test: str
-    few_shot: str | None = None
+    few_shot: str | None = Field(default=None, examples=["train.jsonl*"])
+    """Files of the rows that may be shown as examples. With `{subject}`, examples are of the asked row's subject."""
+
     layout: Literal["rows", "mmlu", "squad"] = "rows"
-    columns: dict[str, str | tuple[str, ...]] = {}
-    choices: tuple[str, ...] = ()
+    """`rows`: JSONL, JSON, CSV, TSV or Parquet, optionally gzipped. `mmlu`: CSV with question, choices and answer in
+    that order, with or without a header. `squad`: the JSON of SQuAD (titles, paragraphs, questions)."""
+
+    columns: dict[str, str | tuple[str, ...]] = Field(default={}, examples=[{"question": "query", "answer": "gold"}])
+    """With `layout: rows`: field -> column, or a column for each choice. A field that is not named is read from the
+    column of its own name."""
+
+    choices: tuple[str, ...] = Field(default=(), examples=[["Yes", "No"]])
+    """The choices, where every row has the same; the answer is then one of these words."""
 
     @model_validator(mode="after")
     def _stay_in_the_folder(self) -> "SuiteFiles":
@@ -49,14 +53,16 @@ class SuiteFiles(RecipeModel):
 
 
 class _Asked(RecipeModel):
-    """instruction, prompt: what the user's turn says, the wording of lm-eval's own task where it has one.
-
-    few_shot_rows: examples in front of the question unless the recipe says how many, the first of their file.
-    """
+    """What all kinds of tasks have."""
 
     instruction: str = ""
-    prompt: str
+    """Text before the examples; it may name {subject}."""
+
+    prompt: str = Field(examples=["{question}\nAnswer:"])
+    """The user's turn, in the wording of lm-eval's own task where it has one."""
+
     few_shot_rows: int = Field(default=0, ge=0)
+    """Examples before the question unless the recipe states a number: the first of their file."""
 
     def hold_prompt_to(self, **allowed: bool) -> None:
         """Hold the prompt to the fields it may name (name -> whether it must). Raises ValueError."""
@@ -70,12 +76,16 @@ class _Asked(RecipeModel):
 
 
 class ChoiceTask(_Asked):
-    """The most likely choice counts. continuation: what is scored, the choice's letter (then the prompt lists them) or
-    its text. metric: lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
+    """Choose the most likely of several choices."""
 
     kind: Literal["choice"]
+    """Choose the most likely of several choices."""
+
     continuation: Literal["letter", "text"]
+    """What is scored: the choice's letter, which the prompt then lists, or its text."""
+
     metric: Literal["acc", "acc_norm"]
+    """lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
 
     @model_validator(mode="after")
     def _prompt_shows_what_is_chosen_from(self) -> "ChoiceTask":
@@ -84,16 +94,20 @@ class ChoiceTask(_Asked):
 
 
 class _Generated(_Asked):
-    """The model writes, greedily, at most max_new_tokens; what stands behind one of `stop` is not looked at."""
+    """What tasks have for which the model generates greedily."""
 
     max_new_tokens: int = Field(ge=1)
-    stop: tuple[str, ...] = ()
+    """Longest answer, in tokens."""
+
+    stop: tuple[str, ...] = Field(default=(), examples=[["Question:"]])
+    """Texts that end the answer; what follows is ignored."""
 
 
 class NumberTask(_Generated):
     """A worked answer that ends in a number (GSM8K)."""
 
     kind: Literal["number"]
+    """A worked answer that ends in a number (GSM8K)."""
 
     @model_validator(mode="after")
     def _prompt_shows_the_question(self) -> "NumberTask":
@@ -102,9 +116,10 @@ class NumberTask(_Generated):
 
 
 class SpanTask(_Generated):
-    """A few words that a passage holds (SQuAD, ARCD)."""
+    """A few words of a passage (SQuAD, ARCD)."""
 
     kind: Literal["span"]
+    """A few words of a passage (SQuAD, ARCD)."""
 
     @model_validator(mode="after")
     def _prompt_shows_passage_and_question(self) -> "SpanTask":
@@ -113,11 +128,13 @@ class SpanTask(_Generated):
 
 
 class CodeTask(_Generated):
-    """The rest of a Python function, which the row's own test then runs in the sandbox (HumanEval). prefix: how the
-    reply is made to begin."""
+    """The rest of a Python function, which the row's own test then runs in the sandbox (HumanEval)."""
 
     kind: Literal["code"]
+    """The rest of a Python function, which the row's own test runs in the sandbox (HumanEval)."""
+
     prefix: str = ""
+    """Beginning of the reply; it may name {prompt}."""
 
     @model_validator(mode="after")
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
@@ -131,31 +148,50 @@ AnyTask = ChoiceTask | NumberTask | SpanTask | CodeTask
 
 
 class SuiteCard(RecipeModel):
-    """`data/suites/<suite>.yaml`. source: where an institution gets the files, on a machine with internet.
+    """A published suite: `data/suites/<suite>.yaml`."""
 
-    version: of the publisher. folder: in the mirror, by default the suite's name. sha256: of all the files together, as
-    `sovereign suites check` prints it; when it is said, other files are refused.
-    """
+    suite: str = Field(pattern=r"^[a-z0-9_]+$", examples=["gsm8k"])
+    """Name of the suite, and of the file."""
 
-    suite: str = Field(pattern=r"^[a-z0-9_]+$")
-    title: str
-    source: str
-    version: str
-    licence: str
-    language: str
-    sector: str
+    title: str = Field(examples=["Grade School Math 8K"])
+    """Title, as the publisher writes it."""
+
+    source: str = Field(examples=["https://github.com/openai/grade-school-math"])
+    """Where an institution gets the files, on a machine with internet."""
+
+    version: str = Field(examples=["2021"])
+    """The publisher's version."""
+
+    licence: str = Field(examples=["MIT"])
+    """The publisher's licence."""
+
+    language: str = Field(examples=["en"])
+    """Language of the rows."""
+
+    sector: str = Field(examples=["mathematics"])
+    """Subject matter; shown in lists."""
+
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    """Folder in the mirror; null: the suite's name."""
+
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of all files together; other files are then refused. null: any files."""
+
     files: SuiteFiles
+    """The files of the suite in the mirror."""
+
     task: Annotated[AnyTask, Field(discriminator="kind")]
+    """How a row is asked and scored."""
 
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """One file of the mirror. subject: what `{subject}` stood for in the card's pattern; "" without one."""
+    """One file of the mirror."""
 
     path: Path
+
     subject: str
+    """What `{subject}` stands for in the card's pattern; "" without one."""
 
 
 def card_path(settings: Settings, name: str) -> Path:
