@@ -4,17 +4,24 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INSTALL := $(BIN)/pip install --quiet --progress-bar off --disable-pip-version-check
+# cpu: the CPU build where one is at hand (a folder of wheels, PyTorch's own index); cuda: the build of the package index.
+TORCH ?= cpu
 LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup prepare demo test check up bench bench-corpus bench-training bench-evaluation clean
+.PHONY: help setup lock prepare demo test test-fast coverage docs check up bench bench-corpus bench-training bench-evaluation clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
 	@echo "make test    all tests"
+	@echo "make test-fast   tests that load no model, under two minutes"
+	@echo "make coverage   all tests, and which lines they did not run"
 	@echo "make up      Dagster UI and daemon on http://127.0.0.1:3000, MLflow on :5000, review page on :8600"
-	@echo "make check   format, lint, types"
+	@echo "make check   format, lint, types, and the order of the rooms"
+	@echo "make docs    write the generated pages anew"
+	@echo "make lock    write requirements/*.txt anew (needs uv)"
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
@@ -22,12 +29,24 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
-	@echo "Installing into $(VENV) (some minutes the first time) …"
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
+$(READY): pyproject.toml $(wildcard requirements/*.txt)
+	@echo "Installing into $(VENV), every file checked against its hash (some minutes the first time) …"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11, 5) <= sys.version_info[:3] < (3, 12) else "Python 3.11.5 or a later 3.11 is needed: make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --progress-bar off --disable-pip-version-check -c constraints.txt -e '.[dev]'
+ifeq ($(TORCH),cpu)
+	@$(INSTALL) --require-hashes --requirement requirements/torch-cpu.txt 2>/dev/null || { \
+		echo "No CPU build of torch is at hand; taking the larger one of the package index."; \
+		$(INSTALL) --require-hashes --requirement requirements/torch-cuda.txt; }
+else
+	@$(INSTALL) --require-hashes --requirement requirements/torch-$(TORCH).txt
+endif
+	@$(INSTALL) --require-hashes --requirement requirements/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+# Writes requirements/*.txt anew from pyproject.toml; needs uv. UPGRADE=1 takes the newest versions.
+lock:
+	@$(PYTHON) requirements/compile.py $(if $(UPGRADE),--upgrade)
 
 # What an institution does once: the base model, and the key pair of the vault (on an offline machine, in earnest).
 prepare: setup
@@ -41,6 +60,16 @@ demo: prepare
 test: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-fast: setup
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser and not postgresql and not gpu"
+
+coverage: setup
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov sovereign_pipeline --cov-report term --cov-report html
+
+docs: setup
+	@$(BIN)/python docs/make.py
 
 check: setup
 	@$(BIN)/ruff format --check .
