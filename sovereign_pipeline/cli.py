@@ -4,6 +4,7 @@ What belongs here: the commands that stand alone. What does not: those of a grou
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
+import importlib.metadata
 import sys
 from typing import Annotated
 
@@ -31,7 +32,7 @@ HELP = """From a classified corpus to a registered adapter, every step on record
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(lines, name="lines")
 app.add_typer(models, name="models")
 app.add_typer(suites, name="suites")
@@ -40,6 +41,21 @@ app.add_typer(adapters, name="adapters")
 app.add_typer(gates, name="gates")
 app.add_typer(review, name="review")
 app.add_typer(audit, name="audit")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"sovereign-pipeline {importlib.metadata.version('sovereign-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
 
 
 def main() -> None:

@@ -6,7 +6,16 @@ from typing import Any
 import typer
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.terminal import AsJson, OfLine, only, out, print_facts, print_json, print_rows
+from sovereign_pipeline.commands.terminal import (
+    AdapterId,
+    AsJson,
+    OfLine,
+    only,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+)
 from sovereign_pipeline.commands.verification import verify
 from sovereign_pipeline.settings import Settings
 
@@ -27,7 +36,7 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
 
 
 @adapters.command("show")
-def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
+def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     """What one adapter is, what it was made of and what the gates said of it; with --json every fact and digest."""
     from sovereign_pipeline.ledger.catalog import show_adapter
     from sovereign_pipeline.ledger.database import open_registry
@@ -40,7 +49,7 @@ def adapters_show(adapter_id: str, as_json: AsJson = False) -> None:
 
 
 @adapters.command("verify")
-def adapters_verify(adapter_id: str, as_json: AsJson = False) -> None:
+def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     """Re-hash everything an adapter was made from, down to the source files. Ends 1, naming the file, at a change."""
     from sovereign_pipeline.registry.verification import verify_adapter
 

@@ -32,7 +32,7 @@ def audit_verify(
 
 
 @audit.command("export")
-def audit_export(file: Path) -> None:
+def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
     """Verify, and write every entry as one line of JSON. Keep it elsewhere: it shows if the log is cut short later."""
     from sovereign_pipeline.ledger.audit_log import export
     from sovereign_pipeline.ledger.database import open_registry

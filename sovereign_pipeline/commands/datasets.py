@@ -3,7 +3,16 @@
 import typer
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.commands.terminal import AsJson, OfLine, only, out, print_facts, print_json, print_rows
+from sovereign_pipeline.commands.terminal import (
+    AsJson,
+    DatasetDigest,
+    OfLine,
+    only,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+)
 from sovereign_pipeline.commands.verification import verify
 from sovereign_pipeline.settings import Settings
 
@@ -22,7 +31,7 @@ def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
 
 
 @datasets.command("show")
-def datasets_show(digest: str, as_json: AsJson = False) -> None:
+def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     """The data card of one dataset, and what the registry knows of it. DIGEST may be shortened while unambiguous."""
     from sovereign_pipeline.ledger.catalog import show_dataset
     from sovereign_pipeline.ledger.database import open_registry
@@ -39,7 +48,7 @@ def datasets_show(digest: str, as_json: AsJson = False) -> None:
 
 
 @datasets.command("verify")
-def datasets_verify(digest: str, as_json: AsJson = False) -> None:
+def datasets_verify(digest: DatasetDigest, as_json: AsJson = False) -> None:
     """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
     from sovereign_pipeline.registry.verification import verify_dataset
 

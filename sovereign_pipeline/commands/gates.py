@@ -10,7 +10,7 @@ from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.waiver import read_waiver
-from sovereign_pipeline.commands.terminal import AsJson, out, print_json
+from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
@@ -21,7 +21,7 @@ gates = typer.Typer(no_args_is_help=True, help="What the gates of a line say, an
 
 
 @gates.command("list")
-def gates_list(line: str, as_json: AsJson = False) -> None:
+def gates_list(line: LineName, as_json: AsJson = False) -> None:
     """Every gate of the line's current artifacts: outcome, message, record, and who accepted what."""
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
@@ -45,7 +45,7 @@ def gates_list(line: str, as_json: AsJson = False) -> None:
 
 @gates.command("waive")
 def gates_waive(
-    line: str,
+    line: LineName,
     gate: Annotated[str, typer.Argument(help="As `sovereign gates list` names it.")],
     officer: Annotated[str, typer.Option(help="Name of the officer who takes it on.")],
     reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.commands.terminal import AsJson, out, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, RecipeFile, out, print_rows
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
@@ -42,7 +42,7 @@ def lines_list(as_json: AsJson = False) -> None:
 
 @lines.command("check")
 def lines_check(
-    file: Path,
+    file: RecipeFile,
     show_mask: Annotated[
         bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
     ] = False,
@@ -63,7 +63,7 @@ def lines_check(
 
 
 @lines.command("add")
-def lines_add(file: Path) -> None:
+def lines_add(file: RecipeFile) -> None:
     """Validate a recipe file and put it among the institution's lines."""
     recipe = _checked(file)
     settings = Settings.from_environment()

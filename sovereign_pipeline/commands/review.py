@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_json, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings
@@ -23,7 +23,7 @@ review = typer.Typer(no_args_is_help=True, help="Blind reviews: people compare a
 
 @review.command("open")
 def review_open(
-    line: str,
+    line: LineName,
     operators: Annotated[str, typer.Option(help="Their names, with commas between; else the recipe's.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="A prompt file, in place of the held-out letters.")] = None,
     adapter: Annotated[str | None, typer.Option(help="The candidate; else the line's current registered one.")] = None,
@@ -56,8 +56,8 @@ def review_open(
 
 @review.command("link")
 def review_link(
-    line: str,
-    operator: str,
+    line: LineName,
+    operator: Annotated[str, typer.Argument(help="Name of the operator, as the recipe has it.")],
     url: Annotated[str, typer.Option(help="Where operators reach the page.")] = "",
 ) -> None:
     """One more one-time link for an operator of the open review, such as for another device."""
@@ -79,7 +79,7 @@ def review_serve(port: Annotated[int, typer.Option(help="Port of the page.")] = 
 
 
 @review.command("status")
-def review_status(line: str, as_json: AsJson = False) -> None:
+def review_status(line: LineName, as_json: AsJson = False) -> None:
     """How many ballots each operator has given. What they said is not shown before the review is closed."""
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.ballots import find_last, progress
@@ -114,7 +114,7 @@ def review_status(line: str, as_json: AsJson = False) -> None:
 
 @review.command("close")
 def review_close(
-    line: str,
+    line: LineName,
     officer: Annotated[str | None, typer.Option(help="Who closes before the pre-registered number is reached.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why. It is recorded and shown.")] = None,
 ) -> None:

@@ -13,18 +13,20 @@ def size(
     model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
     rows: Annotated[int, typer.Option(min=1, help="Rows to train on.")],
     tokens: Annotated[float, typer.Option(min=1, help="Mean tokens of a row; of a pair, both replies with prompts.")],
-    method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option()] = "sft",
+    method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
     adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
-    rank: Annotated[int, typer.Option(min=1)] = 16,
-    precision: Annotated[Literal["float32", "bfloat16"], typer.Option()] = "bfloat16",
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 16,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are held in.")] = "bfloat16",
     max_length: Annotated[
         int, typer.Option(min=32, help="Tokens of a pack; of a pair, each reply with its prompt.")
     ] = 1024,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Packs, pairs or replies a device takes at once; 1, for kto 4.")
     ] = None,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
-    epochs: Annotated[float, typer.Option(min=0.01)] = 1.0,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, hold fewer.")
+    ] = False,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the rows.")] = 1.0,
     utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,11 @@ WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+LineName = Annotated[str, typer.Argument(help="Name of the line.")]
+ModelName = Annotated[str, typer.Argument(help="Name of the base model, as its card has it.")]
+AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
+DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
