@@ -1,6 +1,7 @@
-"""How a line stands: what each gate says of the line's current artifacts.
+"""Gate status: the recorded verdict of each gate for a line's current artifacts.
 
-What belongs here: walking the stages that one is given. It changes nothing; what protects is `production.py`.
+What belongs here: listing and finding gates of the stages that one is given. It changes nothing and protects nothing;
+what protects is `gates.assert_usable`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ from sovereign_pipeline.policy.recipe_model import nearest_known
 
 @dataclass(frozen=True)
 class GateStatus:
-    """ref: the line's current artifact. answer: None when the gate was not asked about it under today's recipe."""
+    """One gate of a line's current artifact."""
 
     stage: Stage
     gate: Gate
     ref: ArtifactRef
-    answer: RecordedVerdict | None
+    """The current artifact."""
+    recorded: RecordedVerdict | None
+    """None when the gate was not evaluated for it under today's recipe."""
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
@@ -36,19 +39,27 @@ def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[Gat
 def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
     """The gate of that name, as `gate` or as `stage.gate`.
 
-    Raises NotFoundError that names the nearest, also for a name that gates of several stages share.
+    Raises NotFoundError for an unknown name, with the nearest, and for a name that gates of several stages share.
     """
     every = list(gate_statuses(stages, workplace))
-    named = [each for each in every if name in (each.gate.name, f"{each.stage.kind}.{each.gate.name}")]
+    named = [each for each in every if name in (each.gate.name, _full_name(each))]
     if len(named) == 1:
         return named[0]
     line = workplace.line.line
     if named:
-        full = ", ".join(f"{each.stage.kind}.{each.gate.name}" for each in named)
-        raise NotFoundError(f"Line {line}: several gates are called '{name}'. Name one of {full}.")
+        full = ", ".join(map(_full_name, named))
+        raise NotFoundError(f"Line {line}: several gates are called '{name}'.", f"Name one of {full}.")
+    if not every:
+        raise NotFoundError(
+            f"Line {line}: there is no gate '{name}', because nothing was materialized yet.",
+            "Run the line first.",
+            act="run_line",
+            line=line,
+        )
     names = [each.gate.name for each in every]
-    known = [
-        each.gate.name if names.count(each.gate.name) == 1 else f"{each.stage.kind}.{each.gate.name}" for each in every
-    ]
-    hint = nearest_known(name, known) if known else "nothing of the line was materialized yet."
-    raise NotFoundError(f"Line {line}: no current artifact has a gate '{name}'; {hint}")
+    known = [each.gate.name if names.count(each.gate.name) == 1 else _full_name(each) for each in every]
+    raise NotFoundError(f"Line {line}: no current artifact has a gate '{name}'; {nearest_known(name, known)}")
+
+
+def _full_name(status: GateStatus) -> str:
+    return f"{status.stage.kind}.{status.gate.name}"

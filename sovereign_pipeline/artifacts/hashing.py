@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 20
+"""Bytes read at once."""
 
 
 def canonical_json(value: Any) -> bytes:

@@ -1,4 +1,8 @@
-"""MODULE DOCSTRING."""
+"""Making an artifact, or finding the one that the same work made before.
+
+What belongs here: the identity of an artifact, its fingerprint, and the one function that stores an artifact. What does
+not: which inputs may be used (`production.py`, `gates.py`).
+"""
 
 import datetime
 import importlib.metadata
@@ -9,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
+from sovereign_pipeline.artifacts.lineage import input_refs
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError
@@ -16,15 +21,16 @@ from sovereign_pipeline.errors import IntegrityError
 
 @dataclass(frozen=True)
 class Production:
-    """reused: the same work had been done before; its artifact was verified and taken."""
+    """The artifact of a stage, made or reused."""
 
     ref: ArtifactRef
     reused: bool
+    """The same work had been done before; its artifact was verified and taken."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides an artifact's bytes; equal fingerprints mean that the work need not be done again."""
+    """Everything that decides an artifact's bytes; for an equal identity the artifact is reused."""
 
     kind: str
     line: str
@@ -41,23 +47,8 @@ class Identity:
         return digest_of({**asdict(self), "inputs": inputs})
 
 
-def fingerprint(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> str:
-    """Digest of everything that decides what the stage would make from these inputs."""
-    return identity_of(stage, workplace, inputs).fingerprint
-
-
-def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in sorted(names)}
-
-
-@cache
-def source_digest() -> str:
-    """SHA-256 over this package's own source files, so that a record says exactly which code ran."""
-    package = Path(__file__).resolve().parent.parent
-    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
-
-
 def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Identity:
+    """The identity of what the stage would make now from these inputs."""
     return Identity(
         kind=stage.kind,
         line=workplace.line.line,
@@ -70,47 +61,71 @@ def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, Artifac
     )
 
 
-def find_made(workplace: Workplace, identity: Identity) -> ArtifactRef | None:
-    """What was made from exactly this before. The index that leads there is not trusted: the manifest must say so."""
-    ref = workplace.store.find(identity.fingerprint)
-    if ref is None:
-        return None
-    manifest = workplace.store.read_manifest(ref)
-    said = Identity(
+def stated_identity(manifest: Manifest) -> Identity:
+    """The identity that a stored artifact states in its manifest."""
+    return Identity(
         kind=manifest.kind,
         line=manifest.line,
         ladder=manifest.ladder,
         code_version=manifest.producer.code_version,
         config=manifest.producer.config,
-        inputs={kind: ref.model_copy(update={"digest": digest}) for kind, digest in manifest.inputs.items()},
+        inputs={ref.kind: ref for ref in input_refs(manifest)},
         external_inputs=manifest.external_inputs,
         libraries=manifest.producer.libraries,
     )
-    if said.fingerprint != identity.fingerprint:
+
+
+def library_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Distribution -> installed version, sorted by name."""
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 over this package's own source files, so that a record states exactly which code ran."""
+    package = Path(__file__).resolve().parent.parent
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def find_artifact(workplace: Workplace, identity: Identity) -> ArtifactRef | None:
+    """The stored artifact of exactly this identity, or None.
+
+    The store's index is not trusted. Raises IntegrityError when it leads to an artifact of another identity.
+    """
+    ref = workplace.store.find(identity.fingerprint)
+    if ref is None:
+        return None
+    if stated_identity(workplace.store.read_manifest(ref)).fingerprint != identity.fingerprint:
         raise IntegrityError(
-            f"The index of the store leads from {identity.kind} to {short(ref.digest)}, which was made from something "
-            f"else. Someone changed {workplace.store.root / '.index'}; delete it, and find out who."
+            f"{workplace.store.root / '.index'}: leads from {identity.kind} to {short(ref.digest)}, which was made "
+            f"from something else. Someone changed the index of the store.",
+            "Delete the index, run again, and find out who changed it.",
         )
     return ref
 
 
 def make_artifact(workplace: Workplace, identity: Identity, build: Callable[[Path], Built]) -> Production:
+    """Build and store the artifact of an identity, or reuse and verify the stored one.
+
+    Raises IntegrityError when a stored byte changed, and whatever the build raises; no artifact is left then.
+    """
     store = workplace.store
-    found = find_made(workplace, identity)
-    if found is not None:
-        store.open(found)
-        return Production(found, reused=True)
+    stored = find_artifact(workplace, identity)
+    if stored is not None:
+        store.open(stored)
+        return Production(stored, reused=True)
     started = time.monotonic()
     with store.workspace() as workspace:
         built = build(workspace)
-        inherited = [store.read_manifest(ref).classification for ref in identity.inputs.values()]
-        own = [built.classification] if built.classification is not None else []
+        levels = [store.read_manifest(ref).classification for ref in identity.inputs.values()]
+        if built.classification is not None:
+            levels.append(built.classification)
 
         def describe(files: tuple[FileEntry, ...]) -> Manifest:
             return Manifest(
                 kind=identity.kind,
                 line=identity.line,
-                classification=workplace.institution.ladder.highest(inherited + own),
+                classification=workplace.institution.ladder.highest(levels),
                 ladder=identity.ladder,
                 files=files,
                 inputs={kind: ref.digest for kind, ref in identity.inputs.items()},

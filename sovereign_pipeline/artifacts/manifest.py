@@ -1,97 +1,109 @@
-"""What every artifact says of itself.
+"""The manifest: the description that is stored with every artifact.
 
-An artifact's digest covers its identity: files, inputs, producer, classification, line, summary. When it was made and
-what that took differ between two runs of the same work, so they stand apart as `circumstances` and do not change the
-digest; whoever uses an artifact records the hash of the whole manifest as well, so they cannot be altered either.
+An artifact's digest covers its identity: files, inputs, producer, classification, line, summary. Time and duration
+differ between two runs of the same work, so they are kept apart as `circumstances` and do not change the digest. A
+consumer also records the hash of the whole manifest, so the circumstances cannot be altered either.
+
+What belongs here: the fields of a manifest and its canonical bytes. What does not: directories (`store.py`).
 """
 
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ArtifactRef(_Record):
-    """The typed reference that goes from asset to asset: 64 hex digits each."""
+class ArtifactRef(Frozen):
+    """The typed reference that is passed from asset to asset."""
 
     kind: str
     line: str
     digest: str
+    """Of the artifact, 64 hex digits."""
     manifest_sha256: str
+    """Of the manifest's bytes, 64 hex digits."""
 
 
-class FileEntry(_Record):
-    """path: relative, with forward slashes; size: bytes."""
+class FileEntry(Frozen):
+    """One file of an artifact."""
 
     path: str
+    """Relative, with forward slashes."""
     size: int
+    """In bytes."""
     sha256: str
 
 
-class Producer(_Record):
-    """code_version: of the stage; config: the part of the recipe that the stage reads; libraries: name -> version."""
+class Producer(Frozen):
+    """The stage that made an artifact, in the version and configuration it had then."""
 
     code_version: str
     config: dict[str, Any]
+    """The part of the recipe and of the institution's policy that the stage reads."""
     config_sha256: str
     libraries: dict[str, str]
+    """Distribution -> version, of those whose version changes the result."""
 
 
-class Circumstances(_Record):
-    """created_at: UTC, ISO 8601. source_sha256: digest of this package's own source when it ran. measured: durations,
-    rates. input_manifests: kind -> hash of the manifest that was read."""
+class Circumstances(Frozen):
+    """What differs between two runs of the same work."""
 
     created_at: str
+    """UTC, ISO 8601."""
     source_sha256: str
+    """Digest of this package's own source code when it ran."""
     measured: dict[str, float]
+    """Durations and rates."""
     input_manifests: dict[str, str]
+    """Kind -> SHA-256 of the manifest that was read."""
 
 
-class Manifest(_Record):
-    """ladder: the levels, lowest first, on which the classification stands.
-    inputs: kind -> artifact digest. external_inputs: name of a file outside the store -> its SHA-256.
-    summary: counts and other facts; never document text."""
+class Manifest(Frozen):
+    """The content of `manifest.json`."""
 
     format: int = FORMAT
     kind: str
     line: str
     classification: str
     ladder: tuple[str, ...]
+    """The classification levels of the institution, lowest first."""
     files: tuple[FileEntry, ...]
     inputs: dict[str, str]
+    """Kind -> digest of the input artifact."""
     external_inputs: dict[str, str]
+    """Name of a file outside the store -> its SHA-256."""
     producer: Producer
     summary: dict[str, Any]
+    """Counts and other facts; never document text."""
     circumstances: Circumstances
 
     @property
     def digest(self) -> str:
+        """The artifact's digest: over everything but the circumstances."""
         return digest_of(self.model_dump(mode="json", exclude={"circumstances"}))
 
     def to_bytes(self) -> bytes:
+        """The bytes of `manifest.json`: canonical JSON and a newline."""
         return canonical_json(self.model_dump(mode="json")) + b"\n"
 
     @classmethod
     def from_file(cls, path: Path) -> "Manifest":
-        """Raises IntegrityError unless the file is exactly the canonical form of what it says."""
+        """Read and validate. Raises IntegrityError unless the file is in exactly the canonical form."""
         try:
             content = path.read_bytes()
             manifest = cls.model_validate_json(content)
         except (OSError, ValueError) as error:
             raise IntegrityError(
-                f"{path}: the manifest is missing or unreadable ({type(error).__name__}). Restore the artifact from a "
-                f"copy."
+                f"{path}: the manifest is missing or unreadable ({type(error).__name__}).",
+                "Restore the artifact from a copy.",
             ) from None
         if manifest.to_bytes() != content:
-            raise IntegrityError(f"{path}: the manifest was changed after it was written. Restore it from a copy.")
+            raise IntegrityError(
+                f"{path}: the manifest was changed after it was written.", "Restore the artifact from a copy."
+            )
         return manifest

@@ -1,7 +1,7 @@
-"""Making artifacts: `produce` is the only way one comes into being, `judge` the only way a gate's record does, `accept`
-the only way an officer's acceptance of one does, and `keep` the only way a part of a stage's work is kept by itself.
+"""Running a stage: `produce` for its whole artifact, `make_part` for a part of its work that other lines share.
 
-`assert_usable` is the consumer's half of every gate. What an artifact is: `manifest.py`; what a stage is: `stage.py`.
+What belongs here: which inputs a stage may use, and what it is given. What does not: storing (`making.py`), evaluating
+gates and waiving them (`gates.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,28 +15,27 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError
 
 EVERY_LINE = "*"
-"""The line of what is kept for all of them; none can have this name."""
+"""The line of a part that all lines share; no line can have this name."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a stage's work that is kept by itself, and found again by whichever line needs exactly this.
-
-    config: settings that decide the result. inputs: name -> digest of all that it is made from. libraries:
-    distributions whose version changes the result. classification: the highest of all that it is made from; what was
-    made from the same at another level is something else.
-    """
+    """A part of a stage's work that is stored by itself and reused by every line that needs exactly this."""
 
     kind: str
     code_version: str
     config: Config
+    """Settings that decide the result."""
     inputs: Mapping[str, str]
+    """Name -> digest of everything it is made from."""
     libraries: tuple[str, ...]
+    """Distributions whose version changes the result."""
     classification: str
+    """The highest of its inputs; part of the identity."""
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
-    """Make the stage's artifact, or find it made. `inputs`: one reference for each of `stage.inputs`, by kind.
+    """Make the stage's artifact, or reuse it. `inputs`: one reference for each of `stage.inputs`, by kind.
 
     Raises StaleInput or GateRefused when an input may not be used, IntegrityError when bytes changed, and whatever the
     build raises. Nothing is left behind on any error.
@@ -52,17 +51,17 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
     def build(workspace: Path) -> Built:
         built = stage.build(workplace, opened, workspace)
         if stage.external(workplace) != identity.external_inputs:
-            raise IntegrityError(f"A file that {stage.kind} reads was changed while it was read. Run again.")
+            raise IntegrityError(f"A file that {stage.kind} reads was changed while it was read.", "Run again.")
         return built
 
     return make_artifact(workplace, identity, build)
 
 
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
-    """Make a part of a stage's work, or find it made. build: fills the workspace and returns the summary.
+    """Make a part of a stage's work, or reuse it. `build` fills the workspace and returns the summary.
 
-    It has no gates of its own and is nobody's input: what may be made from it, the stage decides whose work it is.
-    Raises IntegrityError when bytes changed, and whatever the build raises. Nothing is left behind on any error.
+    A part has no gates and is no stage's input: the stage that uses it is responsible for it. Raises IntegrityError
+    when bytes changed, and whatever the build raises. Nothing is left behind on any error.
     """
     identity = Identity(
         kind=part.kind,

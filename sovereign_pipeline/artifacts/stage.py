@@ -1,7 +1,9 @@
-"""A stage: how one artifact of the chain is made from others, and the gates that hold it.
+"""A stage: how one artifact of the chain is made from others, and the gates on it.
 
-Each room declares its stages with the function that builds them. What identifies an artifact (code version,
-configuration, inputs, libraries) is kept apart from how it is run. Running one is `production.py`.
+Each package declares its stages beside the functions that build them.
+
+What belongs here: the types that a stage is declared with and that its functions get. What does not: running a stage
+(`production.py`) and evaluating a gate (`gates.py`).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.policy.gates import OfficerMay
 from sovereign_pipeline.policy.institution import Institution
@@ -16,70 +19,78 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings
 
 Config = dict[str, Any]
+"""A part of the recipe or of the institution's policy, as JSON; it is part of an artifact's identity."""
+
 Inputs = Mapping[str, Artifact]
+"""Kind -> verified artifact, one for each input of a stage."""
 
-
-# Where a stage tells people how far it is. Never given document text.
 Progress = Callable[[str], None]
+"""Reports how far a stage is. Never given document text."""
+
+OutsideFiles = Callable[["Workplace"], dict[str, str]]
+"""Name -> SHA-256 of each file outside the store that a stage or a gate reads."""
 
 
 class Launch(Protocol):
-    """Runs the trainer's process with a job file and waits. Raises TrainingFailed when it ends without a result."""
+    """Runs the trainer's process with a job file and waits.
+
+    Raises TrainingFailed when the process ends without a result.
+    """
 
     def __call__(self, job: Path) -> None: ...
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a stage may use besides its inputs: the recipe, the paths, and three ways to reach the outside.
-
-    lost_review: line -> digests of its adapters that lost their blind review. Reviews come after the evaluation in the
-    order of the work, so whoever opens a workplace hands the look-up in.
-    """
+    """What a stage may use besides its inputs."""
 
     store: ArtifactStore
     settings: Settings
     institution: Institution
     line: Line
+    """The recipe."""
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
+    """Line -> digests of its adapters that lost their blind review.
+
+    A function, because reviews come after the stages that need it.
+    """
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a stage's build function returns once its files are in the workspace.
-
-    summary: deterministic facts (counts, shares, names); part of the identity. measured: durations and rates; not.
-    classification: the level of what the stage itself read from outside; the inputs' levels are always joined to it.
-    after_commit: called once the artifact is in the store; removes what an interrupted build resumes from.
-    """
+    """What a stage's build function returns once its files are in the workspace."""
 
     summary: dict[str, Any]
+    """Deterministic facts (counts, shares, names); part of the artifact's identity."""
     measured: dict[str, float] = field(default_factory=dict)
+    """Durations and rates; not part of the identity."""
     classification: str | None = None
+    """Of what the stage read from outside the store; the inputs' levels are always joined to it."""
     after_commit: Callable[[], None] = lambda: None
+    """Called once the artifact is stored; removes what an interrupted build resumes from."""
 
 
-# inconclusive: what was observed shows neither; nothing may be made from the artifact then either.
 Outcome = Literal["pass", "fail", "inconclusive"]
+"""`inconclusive`: the observations show neither; nothing may be made from the artifact then either."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A gate's answer. message: one sentence with numbers and row ids, never text. evidence: numbers, JSON.
-
-    listed: what is too long for both, such as every row id with what was found there; a file of its own in the record.
-    classification: the level of what the gate itself read from outside; the artifact's is always joined to it.
-    inconclusive: that it did not pass does not say that it failed.
-    """
+    """What a gate finds about one artifact."""
 
     passed: bool
     message: str
+    """One sentence with numbers and row ids, never document text."""
     evidence: dict[str, Any] = field(default_factory=dict)
+    """Numbers, as JSON."""
     listed: tuple[dict[str, Any], ...] = ()
+    """What is too long for message and evidence, such as every row id; a file of its own in the record."""
     classification: str | None = None
+    """Of what the gate read from outside the store; the artifact's level is always joined to it."""
     inconclusive: bool = False
+    """That it did not pass does not mean that it failed."""
 
     def __post_init__(self) -> None:
         if self.passed and self.inconclusive:
@@ -94,50 +105,61 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """A question about one artifact whose answer is recorded and bound to the artifact's digest.
-
-    evaluate: reads the artifact and its inputs, and answers; it must not trust what the build claims of itself.
-    external: name -> SHA-256 of files outside the store that it reads; when one changes, the gate is asked again.
-    policy: the part of `institution.yaml` it goes by, for this line. officer_may: what an officer may do when it does
-    not pass; nothing, unless the line's recipe says otherwise.
-    """
+    """A criterion for one artifact; its verdict is recorded and bound to the artifact's digest."""
 
     name: str
     question: str
+    """What it evaluates, as a yes-or-no question for people."""
     code_version: str
     evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
+    """Reads the artifact and its inputs. It recomputes, and does not trust what the build states about itself."""
     config: Callable[[Line], Config] = lambda line: {}
-    external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
+    """The part of the recipe that decides the verdict."""
+    external: OutsideFiles = lambda workplace: {}
+    """When one of these files changes, the gate is evaluated again."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
+    """The part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
+    """What an officer may do when the gate does not pass."""
 
     def recipe(self, line: Line) -> Config:
-        """All of the recipe that decides the answer and what it stands for."""
+        """All of the recipe that decides the verdict and whether it may be waived."""
         may = self.officer_may(line)
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """kind: the asset's key and the artifact's kind. inputs: the stages whose artifacts it reads.
-
-    config: exactly the part of the recipe the build reads. policy: the part of `institution.yaml` it reads, for this
-    line. external: name -> SHA-256 of files outside the store.
-    libraries: distributions whose version changes the result. passthrough_of: the kind of the input that is this
-    stage's artifact as well, for a line where the stage has nothing to do (None: always build).
-    """
+    """How one kind of artifact is made, and everything that decides its bytes."""
 
     kind: str
+    """The asset's key and the artifact's kind."""
     code_version: str
     build: Callable[[Workplace, Inputs, Path], Built]
+    """Writes the artifact's files into a workspace directory."""
     inputs: tuple["Stage", ...] = ()
+    """The stages whose artifacts it reads."""
     config: Callable[[Line], Config] = lambda line: {}
+    """Exactly the part of the recipe that the build reads."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
-    external: Callable[[Workplace], dict[str, str]] = lambda workplace: {}
+    """Exactly the part of `institution.yaml` that the build reads."""
+    external: OutsideFiles = lambda workplace: {}
     libraries: tuple[str, ...] = ()
+    """Distributions whose version changes the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
+    """The kind of the input that is also this stage's artifact, for a line where the stage has nothing to do.
+
+    None: the stage builds an artifact of its own.
+    """
+    is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
+    """Whether the artifact is on record where this stage enters it, such as in the registry."""
 
     def config_at(self, workplace: Workplace) -> Config:
         """All of the recipe and of the institution's policy that decides what the build makes."""
         return {**self.config(workplace.line), **self.policy(workplace.institution, workplace.line)}
+
+    def passthrough_input(self, line: Line) -> "Stage | None":
+        """The input stage whose artifact this stage passes through, or None where it builds its own."""
+        kind = self.passthrough_of(line)
+        return next(each for each in self.inputs if each.kind == kind) if kind is not None else None

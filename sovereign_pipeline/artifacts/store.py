@@ -1,7 +1,9 @@
 """The content-addressed store: `<root>/<digest>/` with a manifest, written aside and renamed whole.
 
-The store also keeps one small index entry for each fingerprint (what went in) that leads to the digest (what came
-out), which is how unchanged work is found again, and one reference for each line and kind: the line's current artifact.
+`.index/` maps the fingerprint of an artifact's identity to its digest, so that unchanged work is reused.
+`.current/<line>/` holds one reference per kind: the line's current artifact.
+
+What belongs here: reading and writing artifacts on disk. What does not: deciding when one is made (`making.py`).
 """
 
 import os
@@ -26,7 +28,7 @@ class Artifact:
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """Path of one of its files. Raises NotFoundError for a name the manifest does not hold."""
+        """Path of one of its files. Raises NotFoundError for a name that the manifest does not list."""
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
         return self.path / name
@@ -34,38 +36,42 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """root: the directory that holds all artifacts of one installation."""
+    """All artifacts of one installation."""
 
     root: Path
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Verify and open. Raises IntegrityError naming the first file that is missing, extra or different."""
+        """Verify every byte and open. Raises IntegrityError naming the first file that is missing, extra or changed."""
         manifest = self.read_manifest(ref)
         path = self.path_of(ref.digest)
         verify_files(path, manifest)
         return Artifact(ref, path, manifest)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """The verified manifest alone, for looking up an ancestor without hashing its files. Raises IntegrityError."""
+        """The verified manifest alone: its files are not hashed. Raises IntegrityError."""
         path = self.path_of(ref.digest) / MANIFEST_FILE
         manifest = Manifest.from_file(path)
         if manifest.digest != ref.digest or file_sha256(path) != ref.manifest_sha256:
-            raise IntegrityError(f"{path}: differs from the manifest that was recorded when it was used. Restore it.")
+            raise IntegrityError(
+                f"{path}: this is not the manifest that was recorded when the artifact was used.",
+                "Restore the artifact from a copy.",
+            )
         return manifest
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
-        """The reference to what an artifact was made from, holding it to the very manifest that was read then."""
+        """The reference to one input of an artifact, with the hash of the manifest that was read then."""
         digest = manifest.inputs[kind]
         return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
 
     def open_input(self, manifest: Manifest, kind: str) -> Artifact:
+        """Verify and open one input of an artifact. Raises IntegrityError."""
         return self.open(self.input_ref(manifest, kind))
 
     def ref_of(self, digest: str) -> ArtifactRef:
-        """The reference to an artifact that is there. Raises NotFoundError when it is not."""
+        """The reference to a stored artifact. Raises NotFoundError when the store does not hold it."""
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
-            raise NotFoundError(f"{path}: there is no artifact {short(digest)}. Restore it from a copy.")
+            raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
         manifest = Manifest.from_file(path)
         return ArtifactRef(kind=manifest.kind, line=manifest.line, digest=digest, manifest_sha256=file_sha256(path))
 
@@ -74,26 +80,26 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A directory to build in, on the store's own disk; gone afterwards unless `seal` moved it into place.
+        """A directory to build in, on the store's own disk; removed afterwards unless `seal` moved it into place.
 
-        The name holds the process id: what a killed process left behind is removed by the next one that builds.
+        Its name begins with the process id, so the next build removes what a killed process left.
         """
-        aside = self.root / ".building"
-        aside.mkdir(parents=True, exist_ok=True)
-        for left_behind in aside.iterdir():
-            owner = left_behind.name.split("-")[0]
+        building = self.root / ".building"
+        building.mkdir(parents=True, exist_ok=True)
+        for leftover in building.iterdir():
+            owner = leftover.name.split("-")[0]
             if owner.isdigit() and not _is_alive(int(owner)):
-                shutil.rmtree(left_behind, ignore_errors=True)
-        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=aside))
+                shutil.rmtree(leftover, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=building))
         try:
             yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
-        """Hash the files of a workspace, write the manifest last, and rename the whole into its place.
+        """Hash the files of a workspace, write the manifest last, and rename the whole into place.
 
-        When the same artifact is there already it is kept, and its first manifest with it.
+        An artifact of the same digest that is stored already is kept, with its first manifest.
         """
         manifest = describe(tuple(_entries(workspace)))
         (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
@@ -104,12 +110,12 @@ class ArtifactStore:
             try:
                 workspace.rename(target)
             except OSError:
-                if not target.exists():  # another process that made the same artifact may have been first
+                if not target.exists():  # another process may have stored the same artifact first
                     raise
         return self.ref_of(manifest.digest)
 
     def find(self, fingerprint: str) -> ArtifactRef | None:
-        """The artifact that was made from exactly these inputs, or None when there is none that still stands."""
+        """The stored artifact whose identity has this fingerprint, or None."""
         entry = self._index_entry(fingerprint)
         if not entry.is_file():
             return None
@@ -117,15 +123,23 @@ class ArtifactStore:
         return ref if (self.path_of(ref.digest) / MANIFEST_FILE).is_file() else None
 
     def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
+        """Enter an artifact into the index."""
         _write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
 
+    def indexed(self, kind: str) -> Iterator[ArtifactRef]:
+        """Every stored artifact of one kind, of all lines, in no particular order."""
+        for entry in (self.root / ".index").glob("*/*.json"):
+            ref = _read_ref(entry)
+            if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
+                yield ref
+
     def current(self, line: str, kind: str) -> ArtifactRef | None:
-        """The line's current artifact of a kind, or None before it was first materialized."""
+        """The line's current artifact of a kind, or None before the first one."""
         path = self._current_path(line, kind)
         return _read_ref(path) if path.is_file() else None
 
     def make_current(self, line: str, kind: str, ref: ArtifactRef) -> None:
-        """`kind` is the asset's name; it differs from `ref.kind` only where an asset hands on what it was given."""
+        """Let this be the line's current artifact. `kind`: of the asset; for a passthrough it is not `ref.kind`."""
         _write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
 
     def _index_entry(self, fingerprint: str) -> Path:
@@ -136,7 +150,7 @@ class ArtifactStore:
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError naming the first file of the directory that is missing, extra or different."""
+    """Raise IntegrityError naming the first file of the directory that is missing, extra or changed."""
     expected = {entry.path: entry for entry in manifest.files}
     present = {
         file.relative_to(path).as_posix()
@@ -144,13 +158,13 @@ def verify_files(path: Path, manifest: Manifest) -> None:
         if not file.is_dir() and file != path / MANIFEST_FILE
     }
     for name in sorted(present - expected.keys()):
-        raise IntegrityError(f"{path / name}: this file does not belong to the artifact. Remove it.")
+        raise IntegrityError(f"{path / name}: this file does not belong to the artifact.", "Remove it.")
     for name, entry in expected.items():
         file = path / name
         if name not in present:
-            raise IntegrityError(f"{file}: the file is missing. Restore it from a copy.")
+            raise IntegrityError(f"{file}: the file is missing.", "Restore it from a copy.")
         if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
-            raise IntegrityError(f"{file}: the bytes are not the recorded ones. Restore the file from a copy.")
+            raise IntegrityError(f"{file}: the bytes are not the recorded ones.", "Restore the file from a copy.")
 
 
 def _entries(directory: Path) -> Iterator[FileEntry]:
@@ -172,7 +186,7 @@ def _read_ref(path: Path) -> ArtifactRef:
         return ArtifactRef.model_validate_json(path.read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{path}: not a reference to an artifact any more. Delete this file and run again."
+            f"{path}: this file is not a reference to an artifact.", "Delete it and run again."
         ) from None
 
 

@@ -1,51 +1,55 @@
-"""An officer's word that an artifact may be used although a gate did not let it pass: by name and with a reason.
+"""A waiver: an officer's decision, by name and with a reason, to use an artifact that did not pass a gate.
 
-What belongs here: what an acceptance says and how it is read. How one is made and found: `production.py`; which gates
-know an officer: `policy/gates.py`. There is no other way past a gate.
+What belongs here: what a waiver holds and how it is read. How one is made and found: `gates.py`; which gates may be
+waived: `policy/gates.py`. There is no other way past a gate.
 """
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
 
-GATE_WAIVER = "gate_acceptance"
+GATE_WAIVER = "gate_acceptance"  # the stored kind and file keep their first name, so old homes stay valid
 WAIVER_FILE = "acceptance.json"
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
-"""What letting an answer with this outcome pass is called."""
+"""The kind of waiver that an outcome needs."""
 
 
-class Waiver(BaseModel):
-    """What `acceptance.json` holds. When it was given stands in the manifest's circumstances; what it was given for is
-    the manifest's one input, the record of the gate.
+class Waiver(Frozen):
+    """The content of `acceptance.json`.
 
-    officer: as typed by whoever gave it. That it was that officer is not proved here: the artifact is an ordinary one,
-    so a signature over its directory can be required wherever `read_waiver` is called, and nowhere else.
+    Its time is in the manifest's circumstances. What is waived is the manifest's one input: the gate's record.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     gate: str
     kind: WaiverKind
     officer: str
+    """As typed on the command line; not proved here.
+
+    A waiver is an ordinary artifact, and every use of one passes `read_waiver`: a signature can be required there.
+    """
     reason: str
 
 
 def read_waiver(artifact: Artifact) -> Waiver:
-    """Raises IntegrityError for a file that is no acceptance, or of another gate or kind than its manifest says."""
+    """Read a waiver. Raises IntegrityError for a file that is none, or that differs from its manifest."""
     path = artifact.file(WAIVER_FILE)
     try:
-        acceptance = Waiver.model_validate_json(path.read_bytes())
+        waiver = Waiver.model_validate_json(path.read_bytes())
     except ValidationError:
         raise IntegrityError(
-            f"{path}: not an officer's acceptance. Remove the artifact, and find out who put it there."
+            f"{path}: this file is not an officer's waiver.", "Remove the artifact and find out who put it there."
         ) from None
-    said = artifact.manifest.producer.config
-    if (acceptance.gate, acceptance.kind) != (said.get("gate"), said.get("kind")):
-        raise IntegrityError(f"{path}: is of another gate or kind than the manifest says. Restore it from a copy.")
-    return acceptance
+    stated = artifact.manifest.producer.config
+    if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
+        raise IntegrityError(
+            f"{path}: the waiver is for another gate or of another kind than its manifest states.",
+            "Restore it from a copy.",
+        )
+    return waiver

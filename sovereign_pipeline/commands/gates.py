@@ -65,7 +65,7 @@ def gates_waive(
 
 
 def _facts(workplace: Workplace, standing: GateStatus) -> dict[str, Any]:
-    answer = standing.answer
+    answer = standing.recorded
     return {
         "stage": standing.stage.kind,
         "gate": standing.gate.name,
@@ -80,8 +80,8 @@ def _facts(workplace: Workplace, standing: GateStatus) -> dict[str, Any]:
 
 
 def _acceptance(workplace: Workplace, standing: GateStatus) -> dict[str, Any] | None:
-    if standing.answer is None or standing.answer.waiver is None:
+    if standing.recorded is None or standing.recorded.waiver is None:
         return None
-    artifact = workplace.store.open(standing.answer.waiver)
+    artifact = workplace.store.open(standing.recorded.waiver)
     said = read_waiver(artifact).model_dump(mode="json", exclude={"gate"})
     return {"digest": artifact.ref.digest, **said, "at": artifact.manifest.circumstances.created_at}

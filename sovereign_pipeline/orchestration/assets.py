@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates, recorded_verdict, waiver_hint
+from sovereign_pipeline.artifacts.gates import evaluate_gates, may_be_waived, recorded_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
@@ -121,9 +121,9 @@ def _check_result(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: V
         shown |= {"let pass by": said.officer, "reason": said.reason, "as": said.kind}
         description, severity = f"{description} {said.officer} let it pass: {said.reason}", dg.AssetCheckSeverity.WARN
     elif not verdict.passed:
-        way = waiver_hint(gate, workplace, verdict)
-        shown["officer may"] = way.strip() or "nothing"
-        description += way
+        shown["officer may"] = gate.officer_may(workplace.line).replace("_", " ")
+        if may_be_waived(gate, workplace, verdict):
+            description += " An officer may waive it."
     return dg.AssetCheckResult(
         check_name=gate.name, passed=verdict.passed, severity=severity, description=description, metadata=shown
     )

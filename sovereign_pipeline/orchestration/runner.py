@@ -12,9 +12,10 @@ from pathlib import Path
 import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.errors import RunStopped
+from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.orchestration.plan import stale_kinds
 
 Tell = Callable[[str], None]
 
@@ -37,7 +38,7 @@ def run_line(
     """
     started = time.monotonic()
     register_lines(instance, workplace.settings)
-    stale = stale_kinds(workplace)
+    stale = stale_kinds(CHAIN, workplace)
     if not stale:
         return LineRun([], None, time.monotonic() - started)
     log = workplace.settings.home / "logs" / f"run-{workplace.line.line}.log"

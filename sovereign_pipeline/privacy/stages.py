@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.artifacts.making import fingerprint
+from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents
@@ -38,7 +38,9 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     job = ScrubJob(
         source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
         line=line.line,
-        run=fingerprint(SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}),
+        run=identity_of(
+            SCRUBBED_CORPUS, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}
+        ).fingerprint,
         privacy=line.privacy,
         treatments=treatments,
         detector=detector_digest(line.privacy, treatments, digests, libraries),

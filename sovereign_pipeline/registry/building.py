@@ -19,6 +19,8 @@ from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
+from sovereign_pipeline.ledger.catalog import is_registered
+from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
 from sovereign_pipeline.registry.record import (
@@ -47,6 +49,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
+        is_recorded=_is_registered,
         gates=(
             Gate(
                 name="record_matches_artifacts",
@@ -57,6 +60,10 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
             ),
         ),
     )
+
+
+def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
+    return is_registered(open_registry(workplace.settings), record.digest)
 
 
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

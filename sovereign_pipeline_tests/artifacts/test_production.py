@@ -119,7 +119,7 @@ def test_a_damaged_file_is_named(workplace: Workplace, damage: str) -> None:
 def test_a_gate_that_said_no_stops_the_consumer_with_its_numbers(workplace: Workplace) -> None:
     long = replace(FIRST, build=writes("far too long a text"))
     ref = make(long, workplace)
-    with pytest.raises(GateRefused, match=r"'is_short' said no to first .*it has 19 bytes"):
+    with pytest.raises(GateRefused, match=r"'is_short' failed for first .*it has 19 bytes"):
         produce(SECOND, workplace, {"first": ref})
 
 
@@ -163,7 +163,7 @@ def test_a_gate_that_reads_an_outside_file_is_asked_again_when_it_changes(workpl
     with pytest.raises(GateRefused, match="'within' has no record"):
         produce(second, workplace, {"first": ref})
     evaluate_gates(first, workplace, ref)
-    with pytest.raises(GateRefused, match="'within' said no"):
+    with pytest.raises(GateRefused, match="'within' failed"):
         produce(second, workplace, {"first": ref})
     limit.write_text("5")
     assert produce(second, workplace, {"first": ref}).reused
@@ -240,7 +240,7 @@ def test_an_input_made_from_what_is_no_longer_current_is_refused(workplace: Work
     third = Stage("third", "1", writes("third"), inputs=(SECOND,))
     second = make(SECOND, workplace, first=make(FIRST, workplace))
     make(replace(FIRST, build=writes("new"), code_version="2"), workplace)
-    with pytest.raises(StaleInput, match=r"first .* was used further down"):
+    with pytest.raises(StaleInput, match=r"first .* is stale"):
         produce(third, workplace, {"second": second})
 
 

@@ -13,7 +13,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.waiver import read_waiver
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError
+from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, Remedy
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.policy.gates import Gates, OfficerMay
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -80,9 +80,9 @@ def test_a_verdict_is_not_both() -> None:
 def test_inconclusive_does_not_pass(workplace: Workplace) -> None:
     stage = stage_that("inconclusive", "nothing")
     ref = make(stage, workplace)
-    with pytest.raises(GateRefused, match="could not tell, which is not a yes") as refused:
+    with pytest.raises(GateRefused, match="is inconclusive") as refused:
         consume(stage, workplace, ref)
-    assert "sovereign gates waive" not in str(refused.value)
+    assert refused.value.remedy is None
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,9 @@ def test_what_the_recipe_allows_lets_exactly_this_artifact_pass(
 ) -> None:
     stage = stage_that(outcome, may)
     ref = make(stage, workplace)
-    with pytest.raises(GateRefused, match="sovereign gates waive lamps scores --officer NAME --reason TEXT"):
+    with pytest.raises(GateRefused, match="Or an officer waives the gate") as refused:
         consume(stage, workplace, ref)
+    assert refused.value.remedy == Remedy("waive_gate", {"line": "lamps", "gate": "scores"})
     made, _ = waive(stage, stage.gates[0], workplace, ref, "  A. Officer ", "The suite is being enlarged.")
     consume(stage, workplace, ref)
     answer = passing_verdict(stage, stage.gates[0], workplace, ref)
@@ -118,9 +119,9 @@ def test_what_the_recipe_allows_lets_exactly_this_artifact_pass(
 @pytest.mark.parametrize(
     ("outcome", "may", "said"),
     [
-        ("inconclusive", "nothing", "lets an officer do nothing"),
-        ("fail", "nothing", "lets an officer do nothing"),
-        ("fail", "accept_inconclusive", "accept an inconclusive answer only"),
+        ("inconclusive", "nothing", "lets an officer waive nothing"),
+        ("fail", "nothing", "lets an officer waive nothing"),
+        ("fail", "accept_inconclusive", "waive an inconclusive verdict only"),
     ],
 )
 def test_what_the_recipe_does_not_allow_is_refused_when_it_is_made(
@@ -137,13 +138,13 @@ def test_another_candidate_and_another_policy_are_not_accepted_with_it(workplace
     stage = stage_that("inconclusive", "accept_inconclusive")
     waive(stage, stage.gates[0], workplace, make(stage, workplace), "A. Officer", "Because.")
     candidate = stage_that("inconclusive", "accept_inconclusive", text="other")
-    with pytest.raises(GateRefused, match="could not tell"):
+    with pytest.raises(GateRefused, match="is inconclusive"):
         consume(candidate, workplace, make(candidate, workplace))
     policy = stage_that("inconclusive", "accept_inconclusive", margin=0.2)
-    with pytest.raises(GateRefused, match="could not tell"):
+    with pytest.raises(GateRefused, match="is inconclusive"):
         consume(policy, workplace, make(policy, workplace))
     wider = stage_that("inconclusive", "override")
-    with pytest.raises(GateRefused, match="could not tell"):
+    with pytest.raises(GateRefused, match="is inconclusive"):
         consume(wider, workplace, make(wider, workplace))
     consume(stage, workplace, make(stage, workplace))
 
@@ -158,12 +159,12 @@ def test_an_acceptance_of_the_doubt_is_none_of_a_later_no(workplace: Workplace) 
     waive(stage, gate, workplace, ref, "A. Officer", "Because.")
     rows["suite"] = "2"
     later = replace(stage, gates=(replace(gate, evaluate=says("fail")),))
-    with pytest.raises(GateRefused, match="said no"):
+    with pytest.raises(GateRefused, match="failed for"):
         consume(later, workplace, make(later, workplace))
 
 
 def test_an_acceptance_that_was_planted_counts_for_nothing(workplace: Workplace) -> None:
-    """One of exactly the record, in the store and in its index, made past `accept`."""
+    """One of exactly the record, in the store and in its index, made past `waive`."""
     strict = stage_that("fail", "nothing")
     ref = make(strict, workplace)
     answer = recorded_verdict(strict.gates[0], workplace, ref)
@@ -183,7 +184,7 @@ def test_an_acceptance_that_was_planted_counts_for_nothing(workplace: Workplace)
         config=lambda line: {"gate": "scores", "kind": "override"},
     )
     produce(planted, workplace, {"gate_record": answer.record})
-    with pytest.raises(GateRefused, match="said no"):
+    with pytest.raises(GateRefused, match="failed for"):
         consume(strict, workplace, ref)
     again = recorded_verdict(strict.gates[0], workplace, ref)
     assert again is not None and again.waiver is None
@@ -228,17 +229,17 @@ def test_a_changed_name_is_found_out(workplace: Workplace) -> None:
 def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
     stage = stage_that("inconclusive", "accept_inconclusive")
     ref = produce(stage, workplace, {}).ref
-    with pytest.raises(GateRefused, match="nothing to accept"):
+    with pytest.raises(GateRefused, match="nothing to waive"):
         waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
     evaluate_gates(stage, workplace, ref)
     for officer, reason in (("", "Because."), ("A. Officer", "  ")):
-        with pytest.raises(InputError, match="a name and a reason"):
+        with pytest.raises(InputError, match="officer's name and a reason"):
             waive(stage, stage.gates[0], workplace, ref, officer, reason)
     waive(stage, stage.gates[0], workplace, ref, "A. Officer", "Because.")
-    with pytest.raises(InputError, match=r"A\. Officer accepted this answer"):
+    with pytest.raises(InputError, match=r"A\. Officer waived this verdict"):
         waive(stage, stage.gates[0], workplace, ref, "B. Officer", "Because.")
     passed = stage_that("pass", "override", text="good")
-    with pytest.raises(InputError, match="passed, so there is nothing to accept"):
+    with pytest.raises(InputError, match="passed, so there is nothing to waive"):
         waive(passed, passed.gates[0], workplace, make(passed, workplace), "A. Officer", "Because.")
 
 

@@ -129,7 +129,7 @@ def test_a_planted_item_is_listed_by_row_and_item_and_blocks_the_trainer(
     assert not verdict.passed
     assert all(id in verdict.message for id in planted & trained)
     assert "larch" not in verdict.message + json.dumps(verdict.evidence)
-    with pytest.raises(GateRefused, match=f"{NOT_CONTAMINATED}.*said no"):
+    with pytest.raises(GateRefused, match=f"{NOT_CONTAMINATED}.*failed"):
         assert_usable(STAGE, institution.workplace(), dataset.ref)
 
 
@@ -181,7 +181,7 @@ def test_another_suite_file_asks_the_gate_again_and_makes_no_other_dataset(insti
     with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
         assert_usable(STAGE, workplace, before.ref)
     assert not evaluate_gates(STAGE, workplace, before.ref)[NOT_CONTAMINATED].passed
-    with pytest.raises(GateRefused, match="said no"):
+    with pytest.raises(GateRefused, match="failed for"):
         assert_usable(STAGE, workplace, before.ref)
     after, _, _ = materialized(institution)
     assert after.ref == before.ref

@@ -11,14 +11,14 @@ from pyrage import x25519
 
 from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.orchestration import plan
 from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, chain_asset
+from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.orchestration.plan import stale_kinds
 from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution
@@ -179,7 +179,7 @@ def test_a_later_run_that_selects_only_what_is_below_a_failed_check_is_refused(l
     line.materialize(CORPUS, instead={"leakage_safe_split": FAULTY_SPLIT})
     result = line.materialize(["training_dataset"])
     assert not result.success
-    assert "'no_crossing_groups' said no" in reasons(result)
+    assert "'no_crossing_groups' failed" in reasons(result)
 
 
 def test_training_alone_is_refused_after_the_split_failed_even_with_an_older_dataset(line: Line) -> None:
@@ -201,7 +201,7 @@ def test_a_question_that_a_row_holds_stops_the_trainer_until_one_of_them_is_gone
     result = line.materialize(["training_dataset"])
     assert [each.check_name for each in result.get_asset_check_evaluations() if not each.passed] == ["not_contaminated"]
     result = line.materialize(["sft_adapter"])
-    assert "'not_contaminated' said no" in reasons(result)
+    assert "'not_contaminated' failed" in reasons(result)
     assert "out of the suite" in reasons(result)
     line.institution.write_items("suites/suite.jsonl", QUESTIONS)
     assert line.materialize(["training_dataset"]).success
@@ -214,13 +214,13 @@ def test_an_asset_whose_input_was_never_made_says_which(line: Line) -> None:
 
 
 def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
-    below = stale_kinds(line.workplace)
+    below = stale_kinds(CHAIN, line.workplace)
     assert below[:6] == CORPUS
     line.materialize(CORPUS)
-    assert not set(stale_kinds(line.workplace)) & set(CORPUS)
+    assert not set(stale_kinds(CHAIN, line.workplace)) & set(CORPUS)
     line.institution.rows[0]["response"] += " Indeed."
     line.institution.write()
-    assert set(CORPUS) <= set(stale_kinds(line.workplace))
+    assert set(CORPUS) <= set(stale_kinds(CHAIN, line.workplace))
 
 
 def in_doubt(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -247,22 +247,19 @@ def test_an_inconclusive_check_stops_the_run_and_says_that_no_officer_may_help(l
     assert line.workplace.store.current("lamps", "training_dataset") is None
 
 
-def test_what_an_officer_accepted_goes_on_and_still_shows_that_the_gate_did_not_pass(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_officer_waived_goes_on_and_still_shows_that_the_gate_did_not_pass(line: Line) -> None:
     line.institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
     assert check.severity == dg.AssetCheckSeverity.ERROR
-    assert "sovereign gates waive lamps in_doubt --officer NAME" in check.metadata["officer may"].value
+    assert check.metadata["officer may"].value == "accept inconclusive"
     workplace = line.institution.workplace()
     split = workplace.store.current("lamps", "leakage_safe_split")
     assert split is not None
-    stages = tuple(INSTEAD.get(stage.kind, stage) for stage in plan.CHAIN)
-    monkeypatch.setattr(plan, "CHAIN", stages)
-    assert "leakage_safe_split" in stale_kinds(workplace)
+    stages = tuple(INSTEAD.get(stage.kind, stage) for stage in CHAIN)
+    assert "leakage_safe_split" in stale_kinds(stages, workplace)
     waive(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
-    assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(workplace))
-    assert "training_dataset" in stale_kinds(workplace)
+    assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(stages, workplace))
+    assert "training_dataset" in stale_kinds(stages, workplace)
     result = line.materialize(UNTIL_DATASET, instead=INSTEAD)
     assert result.success
     check = check_of_doubt(result)

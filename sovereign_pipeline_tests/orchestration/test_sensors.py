@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
+from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.orchestration.assets import chain_asset
+from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import LINES, register_lines
-from sovereign_pipeline.orchestration.plan import stale_kinds
 from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.orchestration.sensors import closed_reviews
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, room  # noqa: F401 (fixtures)
@@ -59,7 +60,7 @@ def test_the_asset_shows_the_result_and_a_no_fails_its_step(
     room.open()
     room.vote_all(-1)
     room.close()
-    stale = stale_kinds(room.bench.workplace())
+    stale = stale_kinds(CHAIN, room.bench.workplace())
     assert "blind_review" not in stale
     asset = chain_asset(
         BLIND_REVIEW, group="release", owner="team:test", kinds={"fastapi"}, description="as the real one"
@@ -82,4 +83,4 @@ def test_the_asset_shows_the_result_and_a_no_fails_its_step(
     page = event.step_materialization_data.materialization.metadata
     assert "net preference" in str(page["review"].value)
     assert "wording" not in repr(page)
-    assert stale_kinds(room.bench.workplace()) == stale
+    assert stale_kinds(CHAIN, room.bench.workplace()) == stale

@@ -141,7 +141,7 @@ def test_the_gate_finds_an_evaluation_of_another_adapter(bench: Bench) -> None:
     assert not verdict.passed
     assert "evaluation_report was not made from the record's aligned_adapter" in verdict.message
     assert "more than one sft_adapter" in verdict.message
-    with pytest.raises(GateRefused, match="said no"):
+    with pytest.raises(GateRefused, match="failed for"):
         register(bench.open_registry(), bench.workplace(), mixed, REGISTERED_ADAPTER)
 
 

@@ -126,7 +126,7 @@ def test_an_adapter_that_is_no_longer_current_is_refused(bench: Bench) -> None:
     record = bench.run()
     bench.institution.rows.append(letter(902))
     bench.run()
-    _refused(bench, record, StaleInput, "was used further down")
+    _refused(bench, record, StaleInput, "is stale")
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,7 @@ def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
     chain = Chain(with_preference(institution.workplace()), tamper)
     verdicts = chain.make(chain.sft)
     assert not verdicts[gate].passed
-    with pytest.raises(GateRefused, match="said no to sft_adapter"):
+    with pytest.raises(GateRefused, match="failed for sft_adapter"):
         chain.make(chain.aligned)
 
 
