@@ -20,7 +20,7 @@ from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.suites import suites
-from sovereign_pipeline.commands.terminal import AsJson, out, print_error, print_json
+from sovereign_pipeline.commands.terminal import AsJson, out, print_error
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
@@ -121,15 +121,11 @@ def up(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Look at everything a run needs, and say what is missing. Ends 1 when something is."""
-    from sovereign_pipeline.commands.examination import examine
+    """Examine everything that a run needs. Ends 1 when something is missing."""
+    from sovereign_pipeline.commands.examination import examine, print_findings
 
     findings = examine(Settings.from_environment())
-    if as_json:
-        print_json([{"what": each.what, "ok": each.ok, "found": each.found} for each in findings])
-    else:
-        for each in findings:
-            out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {each.what}: {escape(each.found)}")
+    print_findings(findings, as_json)
     raise typer.Exit(0 if all(each.ok for each in findings) else 1)
 
 

@@ -1,36 +1,63 @@
-"""`sovereign doctor`: what a run needs from this machine, looked at one by one. Changes nothing."""
+"""`sovereign doctor`: what a run needs from this machine, examined one by one. Changes nothing."""
 
 import importlib.util
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import advice_of, out, print_json
 from sovereign_pipeline.errors import SovereignError
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import line_names, load_line
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.settings import Settings
 
-NEEDED_BYTES = 6 << 30  # base model, two lines of artifacts, MLflow and Dagster, with room to spare
+NEEDED_BYTES = 6 << 30
+"""Free disk that a run needs: base model, two lines of artifacts, MLflow and Dagster, with room to spare."""
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One thing that a run needs."""
+
     what: str
     ok: bool
     found: str
 
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """What puts it right, by its label, such as `Hint`."""
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """Print a line for each finding, and below it what puts it right."""
+    if as_json:
+        print_json([asdict(each) for each in findings])
+        return
+    for each in findings:
+        out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {each.what}: {escape(each.found)}")
+        for label, advice in each.advice.items():
+            out.print(f"  [bold]{label}:[/] {escape(advice)}")
+
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a run would meet it."""
-    return [
-        _python(),
-        _disk(settings),
-        _device(),
-        _vault(settings),
-        _trainer(settings),
-        *_lines_and_models(settings),
-    ]
+    findings = [_python(), _disk(settings), _device(), _vault(settings)]
+    try:
+        institution = load_institution(settings.data)
+    except SovereignError as error:
+        return [*findings, _failed("institution", error)]
+    recipes = load_lines(settings.data, institution)
+    findings += [_trainer(institution), *(_failed(f"line {name}", error) for name, error in recipes.broken.items())]
+    findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
+    if not recipes.valid and not recipes.broken:
+        findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
+    return [*findings, *_base_models(settings, recipes.valid)]
+
+
+_ADD = "sovereign lines add FILE"
 
 
 def _python() -> Finding:
@@ -56,34 +83,31 @@ def _vault(settings: Settings) -> Finding:
     if settings.vault_public_key.is_file():
         return Finding("vault key", True, f"public key at {settings.vault_public_key}")
     command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
-    return Finding("vault key", False, f"no public key. On the offline machine: {command}")
+    return Finding("vault key", False, "no public key", {"Hint": "Make one offline.", "Command": command})
 
 
-def _trainer(settings: Settings) -> Finding:
-    try:
-        where = load_institution(settings.data).trainer.where
-    except SovereignError as error:
-        return Finding("trainer", False, str(error))
-    needed = {"kubernetes": "dagster_k8s", "ray": "ray"}.get(where)
-    if needed is not None and importlib.util.find_spec(needed) is None:
-        return Finding("trainer", False, f"runs on {where}: pip install 'sovereign-pipeline[{where}]'")
+def _trainer(institution: Institution) -> Finding:
+    where = institution.trainer.where
+    package = {"kubernetes": "dagster_k8s", "ray": "ray"}.get(where)
+    if package is not None and importlib.util.find_spec(package) is None:
+        command = f"pip install 'sovereign-pipeline[{where}]'"
+        return Finding("trainer", False, f"runs on {where}; {package} is missing", {"Command": command})
     return Finding("trainer", True, f"runs {where}" if where == "here" else f"runs on {where}")
 
 
-def _lines_and_models(settings: Settings) -> list[Finding]:
+def _base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
     from sovereign_pipeline.base_models.cards import load_card
     from sovereign_pipeline.base_models.verified import verify
 
-    try:
-        institution = load_institution(settings.data)
-        recipes = [load_line(settings.data, name, institution) for name in line_names(settings.data)]
-    except SovereignError as error:
-        return [Finding("recipes", False, str(error))]
-    findings = [Finding("recipes", bool(recipes), ", ".join(recipe.line for recipe in recipes) or "no line yet")]
+    findings = []
     for name in sorted({recipe.training.base_model for recipe in recipes}):
         try:
             verify(settings, load_card(settings, name))
             findings.append(Finding(f"base model {name}", True, "every file is the pinned one"))
         except SovereignError as error:
-            findings.append(Finding(f"base model {name}", False, str(error)))
+            findings.append(_failed(f"base model {name}", error))
     return findings
+
+
+def _failed(what: str, error: SovereignError) -> Finding:
+    return Finding(what, False, error.message, advice_of(error))

@@ -1,4 +1,4 @@
-"""`sovereign lines`: the recipes, held to what they name before anything runs."""
+"""`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
 
 import shutil
 from pathlib import Path
@@ -8,36 +8,33 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.commands.terminal import AsJson, RecipeFile, out, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, RecipeFile, out, print_error, print_json, print_rows
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import Line, line_names, load_line, read_line
+from sovereign_pipeline.policy.line import Line, load_lines, read_line
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
-lines = typer.Typer(no_args_is_help=True, help="Recipes of lines of adapters.")
+lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
 
 
 @lines.command("list")
 def lines_list(as_json: AsJson = False) -> None:
-    """Every line that has a recipe."""
+    """List every line that has a recipe. Ends 1 when a recipe is broken."""
     settings = Settings.from_environment()
-    institution = load_institution(settings.data)
-    recipes = [load_line(settings.data, name, institution) for name in line_names(settings.data)]
-    rows = [
-        {
-            "line": recipe.line,
-            "purpose": recipe.purpose,
-            "owner": recipe.owner,
-            "ceiling": recipe.ceiling,
-            "base_model": recipe.training.base_model,
-            "adapter": recipe.training.sft.adapter,
-            "preference": recipe.training.preference.method if recipe.training.preference else None,
-        }
-        for recipe in recipes
-    ]
-    print_rows(rows, as_json, "Lines")
+    recipes = load_lines(settings.data, load_institution(settings.data))
+    rows = [_row(recipe) for recipe in recipes.valid]
+    for name, error in recipes.broken.items():
+        rows.append(dict.fromkeys(rows[0] if rows else ("line",)) | {"line": name, "error": str(error)})
+    rows.sort(key=lambda row: str(row["line"]))
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows([_shown(row) for row in rows], False, "Lines")
+        for error in recipes.broken.values():
+            print_error(error)
+    raise typer.Exit(1 if recipes.broken else 0)
 
 
 @lines.command("check")
@@ -48,10 +45,9 @@ def lines_check(
     ] = False,
     row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
 ) -> None:
-    """Validate a recipe file: keys, levels, whether what it names is there, every row of own suites and prompts. Says
-    what is mostly a mistake."""
+    """Check a recipe and every file, model and suite that it names, and warn of common mistakes."""
     if row is not None and not show_mask:
-        raise InputError("--row names the row for --show-mask. Give both, or neither.")
+        raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
     recipe = _checked(file)
     out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
     for warning in warnings(recipe.training):
@@ -64,15 +60,53 @@ def lines_check(
 
 @lines.command("add")
 def lines_add(file: RecipeFile) -> None:
-    """Validate a recipe file and put it among the institution's lines."""
+    """Check a recipe and copy it into the institution's lines."""
     recipe = _checked(file)
     settings = Settings.from_environment()
     target = settings.data / "lines" / f"{recipe.line}.yaml"
     if target.exists() and target.resolve() != file.resolve():
-        raise InputError(f"{target} exists already. Edit that file, or give the new line another name.")
+        raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     if not target.exists():
         shutil.copyfile(file, target)
     out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}`")
+
+
+@lines.command("schema")
+def lines_schema(
+    institution: Annotated[bool, typer.Option("--institution", help="That of institution.yaml instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference of all files that an institution edits.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema by which an editor completes and checks a recipe."""
+    from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, recipe_markdown
+    from sovereign_pipeline.policy.reference import json_schema
+
+    if markdown:
+        typer.echo(recipe_markdown(), nl=False)
+    else:
+        print_json(json_schema(INSTITUTION if institution else LINE))
+
+
+def _row(recipe: Line) -> dict[str, Any]:
+    training = recipe.training
+    return {
+        "line": recipe.line,
+        "purpose": recipe.purpose,
+        "owner": recipe.owner,
+        "ceiling": recipe.ceiling,
+        "base_model": training.base_model,
+        "adapter": training.sft.adapter,
+        "preference": training.preference.method if training.preference else None,
+        "error": None,
+    }
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table; the error itself is printed below it."""
+    return {key: value for key, value in row.items() if key != "error"} | (
+        {"purpose": "✗ broken"} if row["error"] else {}
+    )
 
 
 def _checked(file: Path) -> Line:
@@ -92,9 +126,7 @@ def _checked(file: Path) -> Line:
     named += [recipe.evaluation.red_team.prompts, recipe.evaluation.red_team.judge_labels]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
-        raise InputError(
-            f"{file}: these files are not there: {', '.join(missing)}. Put them there or correct the paths."
-        )
+        raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
     for suite in recipe.evaluation.capability:
         check_suite(settings, suite)
@@ -110,7 +142,7 @@ def _checked(file: Path) -> Line:
 
 
 def _print_mask(row: Any) -> None:
-    """The only place that prints a row's text: to whoever asked to see it."""
+    """Print a row with its mask: the only place that prints a row's text, to whoever asked to see it."""
     out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
     for each in row.completions:
         ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer refuses it"

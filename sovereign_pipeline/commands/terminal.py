@@ -61,10 +61,14 @@ def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def print_error(error: SovereignError) -> None:
     """What went wrong, what to do, and the command that does it, each on lines of its own."""
     err.print(f"[bold red]✗[/] {escape(error.message)}")
-    if error.hint:
-        err.print(f"  [bold]Hint:[/] {escape(error.hint)}")
-    if error.remedy is not None:
-        err.print(f"  [bold]Command:[/] {escape(command_for(error.remedy))}")
+    for label, advice in advice_of(error).items():
+        err.print(f"  [bold]{label}:[/] {escape(advice)}")
+
+
+def advice_of(error: SovereignError) -> dict[str, str]:
+    """What puts an error right, by its label: `Hint` and `Command`, where there is one."""
+    hint = {"Hint": error.hint} if error.hint else {}
+    return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
 
 
 def print_json(value: Any) -> None:

@@ -5,6 +5,8 @@ holds exactly the sections that its stage reads: changing the red team's limits 
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -141,3 +143,24 @@ def load_line(data: Path, name: str, institution: Institution) -> Line:
         known = ", ".join(line_names(data)) or "none"
         raise NotFoundError(f"There is no line '{name}' under {data / 'lines'}.", f"Known lines: {known}.")
     return read_line(data / "lines" / f"{name}.yaml", institution)
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """The recipes of all lines of an institution."""
+
+    valid: tuple[Line, ...]
+
+    broken: Mapping[str, RecipeError]
+    """Line -> what is wrong with its recipe."""
+
+
+def load_lines(data: Path, institution: Institution) -> Recipes:
+    """The recipes of all lines, sorted by name; a broken one does not hide the others."""
+    valid, broken = [], {}
+    for name in line_names(data):
+        try:
+            valid.append(load_line(data, name, institution))
+        except RecipeError as error:
+            broken[name] = error
+    return Recipes(tuple(valid), broken)

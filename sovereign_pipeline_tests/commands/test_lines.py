@@ -1,0 +1,143 @@
+"""`sovereign lines` and `doctor`: every line is shown beside a broken one; the schema is that of the models."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import BaseModel
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.base_models.cards import BaseModelCard
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import models_in
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.suites.cards import SuiteCard
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+DATA = PROJECT_ROOT / "data"
+SCHEMAS = {"line": DATA / "schemas" / "line.schema.json", "institution": DATA / "schemas" / "institution.schema.json"}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def schema(name: str) -> Any:
+    return json.loads(SCHEMAS[name].read_bytes())
+
+
+@pytest.fixture
+def lines(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an institution's recipes: one that is valid, and one that is not."""
+    institution.write()
+    monkeypatch.setenv("SOVEREIGN_HOME", str(institution.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
+    folder = institution.settings.data / "lines"
+    recipe = yaml.safe_load((folder / "lamps.yaml").read_text())
+    (folder / "buoys.yaml").write_text(yaml.safe_dump({**recipe, "line": "buoys", "ceilling": "SECRET"}))
+    return folder
+
+
+def test_a_broken_recipe_does_not_hide_the_other_lines(lines: Path) -> None:
+    shown = run("lines", "list")
+    assert shown.exit_code == 1
+    assert "lamps" in shown.stdout and "✗ broken" in shown.stdout
+    assert "did you mean 'ceiling'?" in shown.stderr and "sovereign lines check" in shown.stderr
+    answer = run("lines", "list", "--json")
+    buoys, lamps = json.loads(answer.stdout)
+    assert answer.exit_code == 1
+    assert (buoys["line"], buoys["owner"], lamps["line"], lamps["error"]) == ("buoys", None, "lamps", None)
+    assert "did you mean 'ceiling'?" in buoys["error"]
+
+
+def test_a_list_of_broken_recipes_alone_is_shown(lines: Path) -> None:
+    (lines / "lamps.yaml").write_text("line: [")
+    shown = run("lines", "list")
+    assert shown.exit_code == 1
+    assert "buoys" in shown.stdout and "lamps" in shown.stdout
+    assert [row["line"] for row in json.loads(run("lines", "list", "--json").stdout)] == ["buoys", "lamps"]
+
+
+def test_without_a_broken_recipe_the_list_ends_well(lines: Path) -> None:
+    (lines / "buoys.yaml").unlink()
+    shown = run("lines", "list")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "broken" not in shown.stdout
+
+
+def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["line lamps"]["ok"] and findings["base model tiny"]["ok"]
+    assert not findings["line buoys"]["ok"]
+    assert findings["line buoys"]["advice"]["Command"] == f"sovereign lines check {lines / 'buoys.yaml'}"
+    shown = run("doctor")
+    assert shown.exit_code == 1
+    assert "✓ line lamps" in shown.stdout and "✗ line buoys" in shown.stdout
+
+
+@pytest.mark.parametrize(("name", "options"), [("line", []), ("institution", ["--institution"])])
+def test_the_schema_is_printed_as_it_is_kept(name: str, options: list[str]) -> None:
+    assert run("lines", "schema", *options).stdout == SCHEMAS[name].read_text(encoding="utf-8")
+
+
+def test_the_reference_is_printed_as_it_is_kept() -> None:
+    page = (PROJECT_ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert run("lines", "schema", "--markdown").stdout == page
+
+
+def files_with_a_schema() -> Iterator[Path]:
+    yield DATA / "institution.yaml"
+    yield from sorted((DATA / "lines").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", files_with_a_schema(), ids=lambda file: file.name)
+def test_a_file_of_the_demonstration_names_its_schema_and_is_valid_by_it(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    named = file.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert named.resolve() in SCHEMAS.values()
+    jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), json.loads(named.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ceilling": "SECRET"}, "ceilling"),
+        ({"split": {"held_out_share": 0.05}}, "minimum of 0.1"),
+        ({"split": {"held_out_share": "0.2"}}, "is not of type 'number'"),
+        ({"quarantine": {"max_share": 1}}, "maximum of 1"),
+        ({"corpus": {"engine": "threads"}}, "is not one of"),
+    ],
+)
+def test_an_editor_is_told_what_the_program_refuses(change: dict[str, Any], message: str) -> None:
+    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate({**recipe, **change}, schema("line"))
+
+
+def test_a_published_suite_needs_no_name_in_an_editor() -> None:
+    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
+    recipe["evaluation"]["capability"] = [{"suite": "gsm8k", "classification": "PUBLIC"}]
+    jsonschema.validate(recipe, schema("line"))
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for nested in models_in(field.annotation):
+            yield from models(nested)
+
+
+@pytest.mark.parametrize("model", [Line, Institution, BaseModelCard, SuiteCard])
+def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
+    every = set(models(model))
+    without = [
+        f"{each.__name__}.{key}" for each in every for key, field in each.model_fields.items() if not field.description
+    ]
+    without += [each.__name__ for each in every if not each.__doc__]
+    assert not without, f"{', '.join(without)}: write a docstring below it"
