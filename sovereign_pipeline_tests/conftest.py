@@ -22,13 +22,20 @@ from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_of
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 
 go_offline()
-# Whoever runs the suite may have a database of their own, which no test may touch. The home holds the base model.
-for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
-    os.environ.pop(variable, None)
 # The suite gives one verdict on one state of the code. `HYPOTHESIS_PROFILE=explore make test` looks for new cases.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.register_profile("explore", print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+def pytest_configure() -> None:
+    """Forget variables of whoever runs the suite: no test may touch their database. The home holds the base model.
+
+    Not at import: a test's child process imports this module and needs what the test has set.
+    """
+    for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
+        os.environ.pop(variable, None)
+
 
 LADDER = ["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]
 
