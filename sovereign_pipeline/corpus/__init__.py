@@ -1,5 +1,5 @@
-"""Reading an institution's files, validating and quarantining rows, and inheriting classification.
+"""Reading an institution's files, quarantining broken rows, and inheriting classification.
 
-What belongs here: everything up to a document with its level. What does not: personal data (`privacy/`), who may learn
-from what (`split/`).
+What belongs here: everything up to a document with its classification level. What does not: personal data (`privacy/`),
+what is trained and what is held out (`split/`).
 """

@@ -1,43 +1,51 @@
-"""One document: a letter with its reply, with a chosen and a rejected one, or with a labelled one; and its JSONL."""
+"""One document of the corpus, and the JSONL in which documents and other rows are stored.
+
+What belongs here: the typed document and the one JSONL format of this project. What does not: reading an institution's
+own files (`rows.py`, `reading.py`).
+"""
 
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
+from typing import Literal
 
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
 
-# The order of the fields is the order of the keys in every JSONL file of the corpus rooms.
+Role = Literal["letters", "preferences", "labels"]
+"""What the rows of a source are: requests with their replies, pairs of replies, or replies with binary feedback."""
 
 
-class Document(BaseModel):
-    """source: name of the source in the recipe. date: ISO day. request: the incoming letter. response: the reply that
-    the institution sent (the chosen one where there is a rejected). label: whether people found that reply good; None
-    where nobody was asked. links: ids of rows that belong to the same matter.
-    """
+class Document(Frozen):
+    """A request with its reply, a chosen and a rejected reply, or a reply with binary feedback."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The order of the fields is the order of the keys in every JSONL file of documents.
 
     id: str
     source: str
+    """Name of the source in the recipe."""
     case: str
     department: str
     author: str
     date: str
+    """ISO day."""
     classification: str
     language: str
     subject: str
     request: str
+    """What was written to the institution."""
     response: str
+    """The reply that the institution sent; the chosen one where there is a rejected reply."""
     rejected: str | None = None
     label: bool | None = None
+    """Binary feedback: whether people found the reply good; None without feedback."""
     links: tuple[str, ...] = ()
+    """Ids of rows that belong to the same matter."""
 
     @property
     def is_preference(self) -> bool:
-        """It says what people prefer: a pair, or a labelled reply. Its response is then no reply that was sent."""
+        """Whether it is a pair or a labelled reply. Its response is then not a reply that the institution sent."""
         return self.rejected is not None or self.label is not None
 
     @property
@@ -48,21 +56,26 @@ class Document(BaseModel):
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write one JSON object a line (UTF-8, NFC, newline). Returns the number of rows. Never holds more than one."""
+    """Write one JSON object a line (UTF-8, NFC, newline), one document in memory at a time. Returns their number."""
     return write_jsonl(path, (document.model_dump() for document in documents))
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Stream documents. Raises IntegrityError naming file and line for one that is not a document."""
+    """Stream documents. Raises IntegrityError with file and line for a row that is not a document."""
     for number, row in enumerate(read_jsonl(path), start=1):
         try:
             yield Document.model_validate(row)
         except ValueError:
-            raise IntegrityError(f"{path}, line {number}: not a document. Materialize the corpus again.") from None
+            raise not_a_document(path, number) from None
+
+
+def not_a_document(path: Path, line: int) -> IntegrityError:
+    """The error for a stored row that is not a document. line: from 1."""
+    return IntegrityError(f"{path}, line {line}: not a document.", "Materialize the corpus again.")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """The canonical JSONL of this project: keys as given, NFC, no spaces, one newline a row."""
+    """Write the canonical JSONL: keys in the given order, NFC, no spaces, a newline after each. Returns the rows."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
@@ -72,13 +85,13 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 def jsonl_line(row: Mapping[str, object]) -> str:
-    """One row as `write_jsonl` writes it. Raises ValueError for NaN and TypeError for what JSON does not know."""
+    """One row as `write_jsonl` writes it. Raises ValueError for NaN and TypeError for a type that JSON has not."""
     return json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _composed(value: object) -> object:
-    """The value with every text in NFC. Not the written line: there an accent after a newline would join the `n` of
-    its escape."""
+    """The value with every text in NFC."""
+    # Not the written line: there an accent after a newline would join the `n` of its escape.
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, Mapping):
@@ -87,6 +100,7 @@ def _composed(value: object) -> object:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
+    """Stream the rows of a file that `write_jsonl` wrote."""
     with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
             yield json.loads(line)

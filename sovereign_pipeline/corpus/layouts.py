@@ -1,12 +1,12 @@
-"""Layouts in which instruction and preference data is handed about, and how one row of each becomes request and reply.
+"""ShareGPT, Alpaca and HH rows, and how one row of each becomes request and reply.
 
-What belongs here: ShareGPT, Alpaca and HH rows to the text fields of a document. What does not: reading the file
-(`rows.py`), the other fields of a document and their checks (`reading.py`).
+What belongs here: from such a row to the text fields of a document. What does not: reading the file (`rows.py`), the
+other fields of a document and their checks (`reading.py`).
 
-A conversation of several turns becomes one request and one reply: the reply is its last turn; the request is all that
-stood before it. Where that is more than one turn of the human, the turns are kept as a transcript, each begun with
-`Human: ` or `Assistant: ` and separated by an empty line, as in the HH data (Bai et al. 2022, "Training a Helpful and
-Harmless Assistant with RLHF", appendix). A system turn stands in front without a mark. No turn is left out.
+A conversation of several turns becomes one request and one reply: the reply is its last turn, the request is everything
+before it. A request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, an
+empty line between them, as in the HH data (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF",
+appendix). A system turn comes first, without a mark. No turn is left out.
 """
 
 import re
@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sovereign_pipeline.corpus.document import Role
+from sovereign_pipeline.corpus.quarantine import RowRejected
+
 Layout = Literal["sharegpt", "alpaca", "hh"]
-Role = Literal["letters", "preferences", "labels"]
 Speaker = Literal["system", "human", "assistant"]
 
 _SPEAKERS: Mapping[str, Speaker] = {
@@ -27,33 +29,34 @@ _SPEAKERS: Mapping[str, Speaker] = {
 }
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
-_SIDES = ("chosen", "rejected")
-
-
-class NotInLayoutError(Exception):
-    """One row is not as its layout asks. The message is the reason for quarantine and holds no text of the row."""
+_PAIR = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
 class Turn:
+    """What one speaker says at once."""
+
     speaker: Speaker
     text: str
 
 
 def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str, str]:
-    """`request` and `response` of a row, and `rejected` for the role preferences. Raises NotInLayoutError."""
-    asked, replies = {"sharegpt": _sharegpt, "alpaca": _alpaca, "hh": _hh}[layout](role, row)
-    return {"request": _request(asked), **dict(zip(("response", "rejected"), replies, strict=False))}
+    """`request` and `response` of a row, and `rejected` for the role preferences.
+
+    Raises RowRejected for a row that is not in the layout.
+    """
+    conversation, replies = {"sharegpt": _sharegpt, "alpaca": _alpaca, "hh": _hh}[layout](role, row)
+    return {"request": _request(conversation), **dict(zip(("response", "rejected"), replies, strict=False))}
 
 
 def _sharegpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
     conversation = next((row[name] for name in ("conversations", "messages") if isinstance(row.get(name), list)), None)
     if conversation is None:
-        raise NotInLayoutError("no list of turns under conversations or messages")
+        raise RowRejected("no list of turns under conversations or messages")
     turns = [*_system(row), *_turns(conversation)]
     if role == "preferences":
         _check_order(turns, "human")
-        return turns, [_reply(row, side) for side in _SIDES]
+        return turns, [_reply(row, name) for name in _PAIR]
     _check_order(turns, "assistant")
     return turns[:-1], [turns[-1].text]
 
@@ -61,30 +64,30 @@ def _sharegpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Seque
 def _alpaca(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
     parts = [_text(row, "instruction"), _text(row, "input", required=False)]
     turns = [*_system(row), *_history(row), Turn("human", "\n\n".join(part for part in parts if part))]
-    sides = _SIDES if role == "preferences" else ("output",)
-    return turns, [_text(row, side) for side in sides]
+    replies = _PAIR if role == "preferences" else ("output",)
+    return turns, [_text(row, name) for name in replies]
 
 
 def _hh(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
-    chosen, rejected = (_whole(row, side) for side in _SIDES)
+    chosen, rejected = (_conversation(row, name) for name in _PAIR)
     if chosen[:-1] != rejected[:-1]:
-        raise NotInLayoutError("chosen and rejected differ before their last reply")
+        raise RowRejected("chosen and rejected differ before their last reply")
     _check_order(chosen, "assistant")
     _check_order(rejected, "assistant")
     return chosen[:-1], [chosen[-1].text, rejected[-1].text]
 
 
-def _whole(row: Mapping[str, Any], side: str) -> list[Turn]:
-    """The conversation up to and with one side's reply: told whole, or as what follows `prompt`."""
-    value = row.get(side)
+def _conversation(row: Mapping[str, Any], name: str) -> list[Turn]:
+    """The conversation that ends in the chosen or rejected reply: the whole of it, or what follows `prompt`."""
+    value = row.get(name)
     if isinstance(value, list):
         turns = _turns(value)
-        told_whole = not turns or turns[0].speaker != "assistant"
+        is_whole = not turns or turns[0].speaker != "assistant"
     elif isinstance(value, str) and _is_transcript(value):
-        turns, told_whole = _transcript(value), True
+        turns, is_whole = _transcript(value), True
     else:
-        turns, told_whole = [Turn("assistant", _reply(row, side))], False
-    return turns if told_whole else [*_prompt(row), *turns]
+        turns, is_whole = [Turn("assistant", _reply(row, name))], False
+    return turns if is_whole else [*_prompt(row), *turns]
 
 
 def _prompt(row: Mapping[str, Any]) -> list[Turn]:
@@ -102,11 +105,11 @@ def _is_transcript(text: str) -> bool:
 def _transcript(text: str) -> list[Turn]:
     """Turns of `Human: …`, `Assistant: …` with an empty line between. A turn cannot itself hold such a mark."""
     _, *parts = _MARK.split(text.strip())
-    spoken = zip(parts[::2], parts[1::2], strict=True)
-    turns = [Turn("human" if speaker == "Human" else "assistant", said.strip()) for speaker, said in spoken]
+    marked = zip(parts[::2], parts[1::2], strict=True)
+    turns = [Turn("human" if speaker == "Human" else "assistant", text.strip()) for speaker, text in marked]
     for number, turn in enumerate(turns, start=1):
         if not turn.text:
-            raise NotInLayoutError(f"turn {number} is empty")
+            raise RowRejected(f"turn {number} is empty")
     return turns
 
 
@@ -118,14 +121,14 @@ def _turn(value: Any, number: int) -> Turn:
     """`{from, value}` or `{role, content}`."""
     names = next((pair for pair in (("from", "value"), ("role", "content")) if _has(value, pair)), None)
     if names is None:
-        raise NotInLayoutError(f"turn {number} has neither from and value nor role and content")
+        raise RowRejected(f"turn {number} has neither from and value nor role and content")
     speaker, text = (value[name] for name in names)
     if not isinstance(speaker, str) or speaker.lower() not in _SPEAKERS:
-        raise NotInLayoutError(f"turn {number} is of an unknown speaker; known: {', '.join(_SPEAKERS)}")
+        raise RowRejected(f"turn {number} is of an unknown speaker; known: {', '.join(_SPEAKERS)}")
     if not isinstance(text, str):
-        raise NotInLayoutError(f"turn {number} is not text")
+        raise RowRejected(f"turn {number} is not text")
     if not text.strip():
-        raise NotInLayoutError(f"turn {number} is empty")
+        raise RowRejected(f"turn {number} is empty")
     return Turn(_SPEAKERS[speaker.lower()], text.strip())
 
 
@@ -142,7 +145,7 @@ def _reply(row: Mapping[str, Any], name: str) -> str:
         return _text(row, name)
     turn = _turn(value, 1)
     if turn.speaker != "assistant":
-        raise NotInLayoutError(f"{name} is not a turn of the assistant")
+        raise RowRejected(f"{name} is not a turn of the assistant")
     return turn.text
 
 
@@ -155,13 +158,13 @@ def _history(row: Mapping[str, Any]) -> list[Turn]:
     """Earlier exchanges, a list of [request, reply], as some Alpaca files have them."""
     history = row.get("history") or []
     if not isinstance(history, list):
-        raise NotInLayoutError("history is not a list")
+        raise RowRejected("history is not a list")
     turns = []
     for number, exchange in enumerate(history, start=1):
         if not isinstance(exchange, list) or len(exchange) != 2 or not all(isinstance(each, str) for each in exchange):
-            raise NotInLayoutError(f"history {number} is not a request and a reply")
+            raise RowRejected(f"history {number} is not a request and a reply")
         if not all(each.strip() for each in exchange):
-            raise NotInLayoutError(f"history {number} has an empty turn")
+            raise RowRejected(f"history {number} has an empty turn")
         turns += [Turn("human", exchange[0].strip()), Turn("assistant", exchange[1].strip())]
     return turns
 
@@ -171,24 +174,25 @@ def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
     if value is None:
         value = ""
     if not isinstance(value, str):
-        raise NotInLayoutError(f"{name} is not text")
+        raise RowRejected(f"{name} is not text")
     if required and not value.strip():
-        raise NotInLayoutError(f"missing field: {name}")
+        raise RowRejected(f"missing field: {name}")
     return value.strip()
 
 
 def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
-    """At most one system turn, in front; then human and assistant in turn, the human first and `last` at the end."""
+    """Raise RowRejected unless human and assistant alternate, the human first and `last` last, after one system turn at
+    most."""
     offset = 1 if turns and turns[0].speaker == "system" else 0
     for place, turn in enumerate(turns[offset:]):
         if turn.speaker != ("assistant" if place % 2 else "human"):
-            raise NotInLayoutError(f"turn {place + offset + 1} is out of order: human and assistant must alternate")
+            raise RowRejected(f"turn {place + offset + 1} is out of order: human and assistant must alternate")
     if len(turns) == offset or turns[-1].speaker != last:
-        raise NotInLayoutError(f"the last turn is not the {last}'s")
+        raise RowRejected(f"the last turn is not the {last}'s")
 
 
 def _request(turns: Sequence[Turn]) -> str:
-    """What was asked; a transcript where it took more than one turn."""
-    alone = sum(turn.speaker == "human" for turn in turns) == 1
-    marks: dict[Speaker, str] = {"system": "", "human": "" if alone else "Human: ", "assistant": "Assistant: "}
+    """The request as text; a transcript where it has more than one human turn."""
+    is_single = sum(turn.speaker == "human" for turn in turns) == 1
+    marks: dict[Speaker, str] = {"system": "", "human": "" if is_single else "Human: ", "assistant": "Assistant: "}
     return "\n\n".join(f"{marks[turn.speaker]}{turn.text}" for turn in turns)

@@ -1,19 +1,26 @@
-"""The two stages of the corpus room: raw_corpus (read and quarantine) and classified_corpus (inherit levels)."""
+"""The stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates.
+
+What belongs here: what the two stages make of the documents, and where a line stops. What does not: reading one row
+(`reading.py`).
+"""
 
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
-from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
+from sovereign_pipeline.corpus.quarantine import Quarantined
+from sovereign_pipeline.corpus.reading import SourceCount, SourceReader
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.wording import and_more, counted
 
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
@@ -21,6 +28,7 @@ SOURCES = "sources.json"
 
 
 def source_path(workplace: Workplace, source: Source) -> Path:
+    """Where the institution's file of a source lies."""
     return workplace.settings.data / source.path
 
 
@@ -32,8 +40,8 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
     path = source_path(workplace, source)
     if not path.is_file():
         raise SourceError(
-            f"Line {workplace.line.line}: source '{source.name}' should be at {path}, and is not. Correct its path in "
-            f"the recipe, or put the file there."
+            f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
+            "Correct `path` in the recipe, or put the file there.",
         )
     return file_sha256(path)
 
@@ -46,48 +54,51 @@ def _raw_config(line: Line) -> Config:
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the documents of every source, and a line of quarantine for each row that is none.
+    """Write the documents of every source, and the quarantined rows with their reasons.
 
-    The files themselves stay where they are and are pinned by digest: a copy would carry quarantined rows along, whose
-    level may be unknown. Raises SourceError for an unreadable file and QuarantineExceeded above the share, per source.
+    The source files stay where they are and are pinned by digest: a copy would hold quarantined rows as well, whose
+    classification level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a
+    source with too many broken rows.
     """
     seen: set[str] = set()
-    kept = []
+    described: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
 
     def documents() -> Iterator[Document]:
         for source in workplace.line.sources:
             path = source_path(workplace, source)
-            reader = SourceReader(source, path, workplace.line.quarantine, workplace.institution.ladder, seen)
+            reader = _reader_of(workplace, source, seen)
+            broken: list[Quarantined] = []
             for outcome in reader:
                 if isinstance(outcome, Document):
                     yield outcome
                 else:
-                    quarantined.append(outcome)
+                    broken.append(outcome)
             count = reader.count
             workplace.progress(
-                f"{source.name}: {count.documents:,} documents, {count.quarantined:,} quarantined, "
+                f"source '{source.name}': {count.documents:,} documents, {count.quarantined:,} rows quarantined, "
                 f"{count.not_selected:,} not selected"
             )
-            _stop_above_share(workplace, source, path, count.rows - count.not_selected, quarantined)
-            described = source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
-            kept.append({**described, "sha256": file_sha256(path), **asdict(count)})
+            _stop_above_share(workplace, source, path, count, broken)
+            quarantined.extend(broken)
+            terms = source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
+            described.append({**terms, "sha256": file_sha256(path), **asdict(count)})
 
     rows = write_documents(workspace / DOCUMENTS, documents())
     if rows == 0:
         raise SourceError(
-            f"Line {workplace.line.line}: its sources hold no document at all. Look at `where` and paths."
+            f"Line {workplace.line.line}: the sources hold no document.", "Check `where` and `path` of each source."
         )
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
-    (workspace / SOURCES).write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     reasons = Counter(row.reason for row in quarantined)
     return Built(
         summary={
             "rows": rows,
             "quarantined": len(quarantined),
-            "not_selected": sum(source["not_selected"] for source in kept),
+            "not_selected": sum(source["not_selected"] for source in described),
             "quarantine_reasons": dict(sorted(reasons.items())),
-            "sources": {source["name"]: source["documents"] for source in kept},
+            "sources": {source["name"]: source["documents"] for source in described},
         },
         classification=workplace.institution.ladder.highest(
             document.classification for document in read_documents(workspace / DOCUMENTS)
@@ -95,26 +106,30 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     )
 
 
+def _reader_of(workplace: Workplace, source: Source, seen: set[str]) -> SourceReader:
+    limits, ladder = workplace.line.quarantine, workplace.institution.ladder
+    return SourceReader(source, source_path(workplace, source), limits, ladder, seen)
+
+
 def _stop_above_share(
-    workplace: Workplace, source: Source, path: Path, rows: int, quarantined: list[Quarantined]
+    workplace: Workplace, source: Source, path: Path, count: SourceCount, broken: list[Quarantined]
 ) -> None:
-    broken = [row for row in quarantined if row.source == source.name]
+    rows = count.rows - count.not_selected
     limit = workplace.line.quarantine.max_share
     if not broken or len(broken) <= limit * rows:
         return
-    shown = "; ".join(f"row {row.row}{f' ({row.id})' if row.id else ''}: {row.reason}" for row in broken[:10])
-    more = f"; and {len(broken) - 10} more" if len(broken) > 10 else ""
+    shown = (f"row {row.row}{f' ({row.id})' if row.id else ''}: {row.reason}" for row in broken)
     raise QuarantineExceeded(
-        f"Line {workplace.line.line}: {len(broken)} of {rows} rows of source '{source.name}' ({path}) are broken, "
-        f"{len(broken) / rows:.1%}, and the recipe allows {limit:.1%}. {shown}{more}. Correct the rows, or raise "
-        f"quarantine.max_share in the recipe if that is right."
+        f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{source.name}' ({path}) are broken, "
+        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {and_more(shown, separator='; ')}.",
+        "Correct the rows, or raise quarantine.max_share in the recipe if that is right.",
     )
 
 
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Inherit classification: a document is at least as high as the highest document of its case file.
 
-    Raises CeilingExceeded, naming row id and level, before anything further is made of the line.
+    Raises CeilingExceeded with row id and classification level, before anything else is made of the line.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
@@ -155,16 +170,16 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
     ]
     if not above:
         return
-    shown = "; ".join(f"row {id} of source '{source}' is {level}" for id, level, source in above[:10])
-    more = f"; and {len(above) - 10} more" if len(above) > 10 else ""
+    shown = (f"row {id} of source '{source}' is {level}" for id, level, source in above)
     raise CeilingExceeded(
-        f"Line {workplace.line.line} may hold {ceiling} at most: {shown}{more}. Nothing further was made. Take these "
-        f"documents out of the line's sources, or have the ceiling of the line raised."
+        f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(shown, separator='; ')}. "
+        f"Nothing more was made of the line.",
+        "Take these documents out of the line's sources, or have the line's ceiling raised.",
     )
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Recomputed from the raw documents: no level fell, each case has one level, the manifest has the highest."""
+    """Recompute from the raw documents that no level fell, each case has one, and the manifest has the highest."""
     ladder = workplace.institution.ladder
     fallen: list[str] = []
     level_of: dict[str, str] = {}
@@ -181,28 +196,31 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
         highest = ladder.highest((highest, after.classification))
     evidence = {"lowered": len(fallen), "cases_with_mixed_levels": len(mixed), "highest": highest}
     if fallen:
-        return Verdict(False, f"{len(fallen)} documents lost their level or place, first {fallen[0]}.", evidence)
+        documents = counted(len(fallen), "document has", "documents have")
+        return Verdict(False, f"{documents} a lower level or another place: {and_more(fallen)}.", evidence)
     if mixed:
-        return Verdict(False, f"{len(mixed)} case files hold more than one level, first {next(iter(mixed))}.", evidence)
+        cases = counted(len(mixed), "case file holds", "case files hold")
+        return Verdict(False, f"{cases} more than one level: {and_more(mixed)}.", evidence)
     if artifact.manifest.classification != highest:
-        return Verdict(False, f"the corpus says {artifact.manifest.classification}, its documents {highest}.", evidence)
+        stated = artifact.manifest.classification
+        return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
     if ladder.exceeds(highest, workplace.line.ceiling):
         return Verdict(False, f"{highest} is above the line's ceiling {workplace.line.ceiling}.", evidence)
-    return Verdict(True, f"no level fell; {len(level_of):,} case files; the corpus is {highest}.", evidence)
+    cases = counted(len(level_of), "case file")
+    return Verdict(True, f"no level fell; {cases}; the corpus is {highest}.", evidence)
 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """The source files, read again: every row is a document, quarantined, or not selected."""
+    """Read the source files again: every row is a document, quarantined, or not selected."""
     if artifact.manifest.external_inputs != _source_digests(workplace):
-        return Verdict(False, "a source file was changed since it was read.", {})
+        return Verdict(False, "a source file has changed since it was read.", {})
     documents = sum(1 for _ in read_documents(artifact.file(DOCUMENTS)))
     with artifact.file(QUARANTINE).open("rb") as stream:
         quarantined = sum(1 for _ in stream)
     seen: set[str] = set()
     read = 0
     for source in workplace.line.sources:
-        path = source_path(workplace, source)
-        reader = SourceReader(source, path, workplace.line.quarantine, workplace.institution.ladder, seen)
+        reader = _reader_of(workplace, source, seen)
         for _ in reader:
             pass
         read += reader.count.rows - reader.count.not_selected

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
-from sovereign_pipeline.corpus.reading import Quarantined, SourceReader
+from sovereign_pipeline.corpus.quarantine import Quarantined
+from sovereign_pipeline.corpus.reading import SourceReader
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
@@ -170,7 +172,7 @@ def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "there is no such source file"),
-        ("letters.docx", b"PK", "must be named .jsonl, .json, .csv, .tsv, .parquet"),
+        ("letters.docx", b"PK", "must end in .jsonl, .json, .csv, .tsv, .parquet"),
         ("letters.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:40], "cannot be read to its end"),
         ("letters.parquet", b"PAR1 and no more", "not readable as Parquet"),
         ("letters.csv", b"", "no header row"),
@@ -203,8 +205,6 @@ text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(text, text), max_size=5))
 def test_documents_come_back_as_they_were_written(tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
-    import unicodedata
-
     documents = [
         Document(**{**letter(number), "source": "letters", "request": request, "response": response})
         for number, (request, response) in enumerate(pairs)

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 
@@ -47,7 +49,7 @@ def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitu
     institution.rows[3]["case"] = institution.rows[4]["case"]
     institution.rows[4]["classification"] = "CONFIDENTIAL"
     _, classified = run(institution)
-    levels = {document.id: document.classification for document in read_documents(classified.file("documents.jsonl"))}
+    levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
     assert levels["R-00003"] == levels["R-00004"] == "CONFIDENTIAL"
     assert classified.manifest.summary["raised_by_case"] == 1
 
@@ -75,7 +77,7 @@ def test_every_document_gets_the_highest_level_of_its_case_whatever_the_order_of
             if floor is not None:
                 institution.recipe["sources"][0]["classification_floor"] = floor
             raw, classified = run(institution)
-            documents = list(read_documents(classified.file("documents.jsonl")))
+            documents = list(read_documents(classified.file(DOCUMENTS)))
         assert raw.manifest.classification == classified.manifest.classification == max(own.values(), key=rank)
         assert [document.id for document in documents] == [each["id"] for each in order]
         levels.append({document.id: document.classification for document in documents})
@@ -87,7 +89,7 @@ def test_quarantine_is_a_file_with_reasons_and_counts(institution: DemoInstituti
     institution.recipe["quarantine"] = {"max_share": 0.10}
     institution.rows += [letter(50, classification="RESTRICTED"), letter(51, response=""), letter(3)]
     raw, _ = run(institution)
-    rows = [json.loads(line) for line in raw.file("quarantine.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in raw.file(QUARANTINE).read_text().splitlines()]
     assert [(row["row"], row["id"]) for row in rows] == [(41, "R-00050"), (42, "R-00051"), (43, "R-00003")]
     assert raw.manifest.summary["quarantined"] == 3
     assert raw.manifest.summary["quarantine_reasons"]["duplicate id"] == 1
@@ -102,7 +104,7 @@ def test_more_broken_rows_than_allowed_stop_the_line(institution: DemoInstitutio
 def test_a_missing_source_is_named_with_its_remedy(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     institution.source.unlink()
-    with pytest.raises(SourceError, match="source 'letters' should be at"):
+    with pytest.raises(SourceError, match="the file of source 'letters' is missing"):
         produce(RAW_CORPUS, workplace, {})
 
 
@@ -118,15 +120,12 @@ def test_a_changed_document_is_a_new_corpus_and_an_unchanged_one_is_not(institut
 @pytest.mark.parametrize("fault", ["level", "manifest"])
 def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, tmp_path: Path, fault: str) -> None:
     """A classified corpus whose levels were lowered, sealed as if a faulty build had made it."""
-    from dataclasses import replace
-
-    from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 
     def faulty(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        documents = list(read_documents(inputs["raw_corpus"].file("documents.jsonl")))
+        documents = list(read_documents(inputs["raw_corpus"].file(DOCUMENTS)))
         if fault == "level":
             documents[5] = documents[5].model_copy(update={"classification": "PUBLIC"})
-        write_documents(workspace / "documents.jsonl", documents)
+        write_documents(workspace / DOCUMENTS, documents)
         return Built(summary={}, classification="SECRET" if fault == "manifest" else None)
 
     institution.rows[5]["classification"] = "CONFIDENTIAL"
@@ -140,6 +139,4 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
     assert not verdict.passed
     workplace.store.make_current("lamps", "classified_corpus", ref)
     with pytest.raises(GateRefused, match="classification_inherited"):
-        from sovereign_pipeline.artifacts.gates import assert_usable
-
         assert_usable(CLASSIFIED_CORPUS, workplace, ref)
