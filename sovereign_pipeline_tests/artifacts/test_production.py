@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,44 +16,14 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
-from sovereign_pipeline_tests.conftest import DemoInstitution
-
-
-def writes(text: str, classification: str | None = None) -> Callable[[Workplace, Inputs, Path], Built]:
-    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        (workspace / "content.txt").write_text(text)
-        return Built(summary={"length": len(text)}, measured={"pace": time.monotonic()}, classification=classification)
-
-    return build
-
-
-def is_short(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
-    length = artifact.file("content.txt").stat().st_size  # type: ignore[attr-defined]
-    return Verdict(length < 10, f"it has {length} bytes.", {"bytes": length})
-
-
-SHORT = Gate("is_short", "Is it short?", "1", is_short)
-FIRST = Stage("first", "1", writes("abc", "INTERNAL"), gates=(SHORT,))
-SECOND = Stage("second", "1", writes("second"), inputs=(FIRST,))
+from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 
 def verdict_of(workplace: Workplace, reference: str) -> str:
     ref = ArtifactRef.model_validate_json(reference)
     return (workplace.store.path_of(ref.digest) / "verdict.json").read_text()
-
-
-@pytest.fixture
-def workplace(institution: DemoInstitution) -> Workplace:
-    return institution.workplace()
-
-
-def make(stage: Stage, workplace: Workplace, **inputs: ArtifactRef) -> ArtifactRef:
-    """What an asset does: produce, judge, become current."""
-    ref = produce(stage, workplace, inputs).ref
-    evaluate_gates(stage, workplace, ref)
-    workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    return ref
 
 
 def test_the_same_work_is_found_and_has_one_digest(workplace: Workplace) -> None:
@@ -150,8 +118,8 @@ def test_a_gate_that_reads_an_outside_file_is_asked_again_when_it_changes(workpl
     limit = tmp_path / "limit"
     limit.write_text("5")
 
-    def within(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
-        size = artifact.file("content.txt").stat().st_size  # type: ignore[attr-defined]
+    def within(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        size = artifact.file("content.txt").stat().st_size
         return Verdict(size < int(limit.read_text()), f"it has {size} bytes.")
 
     gate = Gate("within", "Is it within?", "1", within, external=lambda workplace: {"limit": file_sha256(limit)})
@@ -175,7 +143,7 @@ def test_a_gate_whose_outside_file_changes_while_it_judges_leaves_no_record(
     limit = tmp_path / "limit"
     limit.write_text("5")
 
-    def meddles(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+    def meddles(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         limit.write_text("6")
         return Verdict(True, "yes.")
 
@@ -188,7 +156,7 @@ def test_a_gate_whose_outside_file_changes_while_it_judges_leaves_no_record(
 
 
 def test_what_a_gate_lists_is_a_verified_file_of_its_record(workplace: Workplace) -> None:
-    def lists(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+    def lists(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         return Verdict(True, "two.", listed=({"row": "R-1"}, {"row": "R-2"}))
 
     first = replace(FIRST, gates=(replace(SHORT, evaluate=lists),))
@@ -224,7 +192,7 @@ def test_another_ladder_is_another_artifact(workplace: Workplace) -> None:
 
 
 def test_a_gate_that_raises_leaves_the_artifact_unusable(workplace: Workplace) -> None:
-    def breaks(workplace: Workplace, artifact: object, inputs: Inputs) -> Verdict:
+    def breaks(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         raise RuntimeError("broken gate")
 
     stage = replace(FIRST, gates=(replace(SHORT, evaluate=breaks),))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,15 +17,8 @@ from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, Remedy
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.policy.gates import Gates, OfficerMay
+from sovereign_pipeline_tests.artifacts.small_stages import make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
-
-
-def writes(text: str) -> Callable[[Workplace, Inputs, Path], Built]:
-    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        (workspace / "content.txt").write_text(text)
-        return Built(summary={"length": len(text)}, classification="SECRET")
-
-    return build
 
 
 def says(outcome: Outcome) -> Callable[[Workplace, object, Inputs], Verdict]:
@@ -42,19 +36,7 @@ def stage_that(outcome: Outcome, may: OfficerMay, text: str = "abc", margin: flo
         config=lambda line: {"margin": margin},
         officer_may=lambda line: may,
     )
-    return Stage("first", "1", writes(text), config=lambda line: {"text": text}, gates=(gate,))
-
-
-@pytest.fixture
-def workplace(institution: DemoInstitution) -> Workplace:
-    return institution.workplace()
-
-
-def make(stage: Stage, workplace: Workplace) -> ArtifactRef:
-    ref = produce(stage, workplace, {}).ref
-    evaluate_gates(stage, workplace, ref)
-    workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    return ref
+    return Stage("first", "1", writes(text, "SECRET"), config=lambda line: {"text": text}, gates=(gate,))
 
 
 def consume(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
@@ -62,8 +44,8 @@ def consume(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
 
 
 def test_the_record_states_which_of_three_outcomes_it_was(workplace: Workplace) -> None:
-    for outcome in ("pass", "fail", "inconclusive"):
-        stage = stage_that(outcome, "nothing", text=outcome)  # type: ignore[arg-type]
+    for outcome in get_args(Outcome):
+        stage = stage_that(outcome, "nothing", text=outcome)
         answer = recorded_verdict(stage.gates[0], workplace, make(stage, workplace))
         assert answer is not None
         record = workplace.store.open(answer.record)

@@ -1,0 +1,206 @@
+"""Staleness: each kind of change is planted once, and the explanation names it and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from sovereign_pipeline.artifacts import making
+from sovereign_pipeline.artifacts.gates import waive
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
+
+CONFIG = {"rate": 1, "gone": True, "sources": [{"path": "a"}], "levels": ["low", "high"], "note": "x" * 200}
+DETAILED = replace(
+    FIRST,
+    config=lambda line: CONFIG,
+    external=lambda workplace: {"suite": "1" * 64, "old": "2" * 64},
+    libraries=("pydantic",),
+)
+
+
+def of(stage: Stage, workplace: Workplace) -> tuple[Reason, ...]:
+    """The explanation of one stage, after holding it to the decision that `stale_kinds` makes."""
+    (explanation,) = explain([stage], workplace)
+    assert explanation.is_stale == bool(stale_kinds([stage], workplace))
+    return explanation.reasons
+
+
+def change_of(stage: Stage, workplace: Workplace) -> Change:
+    (reason,) = of(stage, workplace)
+    assert reason.cause == "identity changed"
+    (change,) = reason.changes
+    return change
+
+
+def test_what_was_made_under_the_present_recipe_has_no_reason(workplace: Workplace) -> None:
+    make(SECOND, workplace, first=make(FIRST, workplace))
+    assert [each.reasons for each in explain([FIRST, SECOND], workplace)] == [(), ()]
+    assert stale_kinds([FIRST, SECOND], workplace) == []
+
+
+def test_nothing_made_yet_makes_all_below_stale(workplace: Workplace) -> None:
+    first, second = explain([FIRST, SECOND], workplace)
+    assert first.reasons == (Reason("never made"),)
+    assert second.reasons == (Reason("upstream stale", "first"), Reason("never made"))
+    assert stale_kinds([FIRST, SECOND], workplace) == ["first", "second"]
+
+
+def config(**changes: object) -> Callable[[Stage], Stage]:
+    given = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
+    return lambda stage: replace(stage, config=lambda line: given)
+
+
+def files(**digests: str) -> Callable[[Stage], Stage]:
+    return lambda stage: replace(stage, external=lambda workplace: digests)
+
+
+LONG = "x" * (LONGEST_VALUE - 1) + "…"
+
+
+@pytest.mark.parametrize(
+    ("alter", "change"),
+    [
+        (lambda stage: replace(stage, code_version="2"), Change("code version", "", "1", "2")),
+        (config(rate=1.0), Change("recipe", "rate", "1", "1.0")),
+        (config(gone=None), Change("recipe", "gone", "true", None)),
+        (config(new={"depth": 3}), Change("recipe", "new.depth", None, "3")),
+        (config(sources=[{"path": "b"}]), Change("recipe", "sources.0.path", "a", "b")),
+        (config(levels=["low"]), Change("recipe", "levels", '["low","high"]', '["low"]')),
+        (config(note="y"), Change("recipe", "note", LONG, "y")),
+        (files(suite="3" * 64, old="2" * 64), Change("outside file", "suite", "1" * 12, "3" * 12)),
+        (files(suite="1" * 64), Change("outside file", "old", "2" * 12, None)),
+        (files(suite="1" * 64, old="2" * 64, new="4" * 64), Change("outside file", "new", None, "4" * 12)),
+    ],
+)
+def test_the_field_that_changed_is_named_with_both_values(
+    workplace: Workplace, alter: Callable[[Stage], Stage], change: Change
+) -> None:
+    make(DETAILED, workplace)
+    assert of(DETAILED, workplace) == ()
+    altered = replace(alter(DETAILED), gates=DETAILED.gates)
+    assert change_of(altered, workplace) == change
+
+
+def test_another_version_of_a_library_is_named(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "library_versions", lambda names: dict.fromkeys(names, "1.0"))
+    make(DETAILED, workplace)
+    monkeypatch.setattr(making, "library_versions", lambda names: dict.fromkeys(names, "2.0"))
+    assert change_of(DETAILED, workplace) == Change("library", "pydantic", "1.0", "2.0")
+
+
+def test_another_ladder_is_named_for_the_artifact_and_for_its_gate(workplace: Workplace) -> None:
+    make(FIRST, workplace)
+    levels = workplace.institution.classification
+    institution = workplace.institution.model_copy(update={"classification": (*levels, "MORE")})
+    gate, identity = of(FIRST, replace(workplace, institution=institution))
+    assert (gate.cause, identity.cause) == ("gate without record", "identity changed")
+    assert gate.changes == identity.changes
+    (change,) = identity.changes
+    assert change.field == "classification ladder"
+    assert "MORE" in (change.now or "") and "MORE" not in (change.before or "")
+
+
+def test_another_input_is_named_although_it_is_itself_current(workplace: Workplace) -> None:
+    old = make(FIRST, workplace)
+    make(SECOND, workplace, first=old)
+    renewed = replace(FIRST, build=writes("new"), code_version="2")
+    new = make(renewed, workplace)
+    second = replace(SECOND, inputs=(renewed,))
+    assert change_of(second, workplace) == Change("input", "first", short(old.digest), short(new.digest))
+
+
+def test_the_change_upstream_is_told_where_it_is_and_only_its_effect_below(workplace: Workplace) -> None:
+    make(SECOND, workplace, first=make(FIRST, workplace))
+    altered = replace(FIRST, code_version="2")
+    first, second = explain([altered, SECOND], workplace)
+    assert [reason.cause for reason in first.reasons] == ["identity changed"]
+    assert second.reasons == (Reason("upstream stale", "first"),)
+
+
+def test_a_gate_without_a_record_says_what_changed_since_it_was_evaluated(workplace: Workplace) -> None:
+    ref = produce(FIRST, workplace, {}).ref
+    workplace.store.make_current("lamps", "first", ref)
+    assert of(FIRST, workplace) == (Reason("gate without record", "is_short"),)
+    make(FIRST, workplace)
+    stricter = replace(FIRST, gates=(replace(SHORT, config=lambda line: {"margin": 5}),))
+    (reason,) = of(stricter, workplace)
+    assert reason == Reason("gate without record", "is_short", (Change("recipe", "margin", None, "5"),))
+    assert str(reason) == "gate is_short was not evaluated since a change: recipe margin: added, 5"
+
+
+def in_doubt(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    return Verdict(False, "3 rows show neither.", inconclusive=True)
+
+
+def test_a_gate_that_did_not_pass_is_named_until_it_is_waived(workplace: Workplace) -> None:
+    doubt = Gate("doubt", "Is it?", "1", in_doubt, officer_may=lambda line: "override")
+    stage = replace(FIRST, gates=(SHORT, doubt))
+    ref = make(stage, workplace)
+    assert of(stage, workplace) == (Reason("gate not passed", "doubt"),)
+    waive(stage, doubt, workplace, ref, "A. Officer", "Because.")
+    assert of(stage, workplace) == ()
+
+
+def test_an_artifact_that_is_not_on_record_is_stale(workplace: Workplace) -> None:
+    on_record: list[ArtifactRef] = []
+    stage = replace(FIRST, is_recorded=lambda workplace, ref: ref in on_record)
+    ref = make(stage, workplace)
+    assert of(stage, workplace) == (Reason("not recorded"),)
+    on_record.append(ref)
+    assert of(stage, workplace) == ()
+
+
+def test_a_lost_index_is_told_and_not_taken_for_a_change(workplace: Workplace) -> None:
+    ungated = replace(FIRST, gates=())
+    make(ungated, workplace)
+    for entry in (workplace.store.root / ".index").rglob("*.json"):
+        entry.unlink()
+    assert of(ungated, workplace) == (Reason("not in the index"),)
+
+
+def test_a_passthrough_is_stale_with_its_input_and_when_the_recipe_ends_or_begins_it(workplace: Workplace) -> None:
+    idle = Stage("idle", "1", writes("own"), inputs=(FIRST,), passthrough_of=lambda line: "first")
+    first = make(FIRST, workplace)
+    make(idle, workplace, first=first)
+    assert of(idle, workplace) == ()
+    renewed = replace(FIRST, build=writes("new"), code_version="2")
+    new = make(renewed, workplace)
+    behind = replace(idle, inputs=(renewed,))
+    assert change_of(behind, workplace) == Change("input", "first", short(first.digest), short(new.digest))
+    busy = replace(behind, passthrough_of=lambda line: None)
+    assert of(busy, workplace) == (Reason("passthrough changed"),)
+    make(busy, workplace, first=new)
+    assert of(behind, workplace) == (Reason("passthrough changed"),)
+
+
+def test_a_stage_of_the_chain_that_was_replaced_by_name_is_the_one_that_counts(workplace: Workplace) -> None:
+    make(SECOND, workplace, first=make(FIRST, workplace))
+    replaced = replace(FIRST, code_version="2")
+    assert stale_kinds([SECOND, replaced], workplace) == ["second", "first"]
+
+
+def test_equal_identities_do_not_differ(workplace: Workplace) -> None:
+    identity = making.identity_of(DETAILED, workplace, {})
+    assert compare(identity, identity) == ()
+    stored = making.stated_identity(workplace.store.read_manifest(make(DETAILED, workplace)))
+    assert compare(stored, identity) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (Change("recipe", "sft.rank", "4", "8"), "recipe sft.rank: 4 → 8"),
+        (Change("outside file", "suite", None, "1" * 12), "outside file suite: added, 111111111111"),
+        (Change("library", "peft", "0.18", None), "library peft: removed, was 0.18"),
+        (Change("code version", "", "1", "2"), "code version: 1 → 2"),
+    ],
+)
+def test_a_change_reads_as_a_line(change: Change, text: str) -> None:
+    assert str(change) == text
+    assert str(Reason("identity changed", changes=(change, change))) == f"{text}; {text}"
