@@ -72,7 +72,7 @@ def main() -> None:
 def run(
     line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
 ) -> None:
-    """Take each line from raw corpus to registered adapter; what is unchanged is not done again."""
+    """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
     from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
@@ -109,7 +109,7 @@ def up(
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
     review_port: Annotated[int, typer.Option(help="Port of the review page.")] = REVIEW_PORT,
 ) -> None:
-    """Dagster's web UI and daemon, MLflow's and the review page, on loopback, until Ctrl-C."""
+    """Serve Dagster's UI and daemon, MLflow's UI and the review page on loopback until Ctrl-C."""
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.partitions import register_lines
     from sovereign_pipeline.orchestration.services import serve_until_interrupted
@@ -121,7 +121,10 @@ def up(
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Examine everything that a run needs. Ends 1 when something is missing."""
+    """Examine everything that a run needs.
+
+    Ends 1 when something is missing.
+    """
     from sovereign_pipeline.commands.examination import examine, print_findings
 
     findings = examine(Settings.from_environment())

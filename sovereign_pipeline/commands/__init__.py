@@ -1,5 +1,5 @@
-"""The command line in its parts, by what they are about, and what all parts share: printing and opening.
+"""The groups of commands of the command line, by subject, and how they print.
 
-What belongs here: words, tables, exit status. What does not: deciding anything; each command calls a room. `cli.py`
-mounts the parts and holds the commands that stand alone.
+What belongs here: wording, tables, exit status. What does not: any decision; each command calls a package below.
+`cli.py` adds the groups and holds the commands that stand alone.
 """

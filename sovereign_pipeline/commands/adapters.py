@@ -1,4 +1,4 @@
-"""`sovereign datasets` and `sovereign adapters`: what the registry holds, shown and hashed anew."""
+"""`sovereign adapters`: registered adapters, what each was made of, and their verification."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,12 +19,12 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.commands.verification import verify
 from sovereign_pipeline.settings import Settings
 
-adapters = typer.Typer(no_args_is_help=True, help="Registered adapters.")
+adapters = typer.Typer(no_args_is_help=True, help="List, show and verify registered adapters.")
 
 
 @adapters.command("list")
 def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
-    """Every registered adapter."""
+    """List every registered adapter."""
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
 
@@ -37,7 +37,7 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
 
 @adapters.command("show")
 def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
-    """What one adapter is, what it was made of and what the gates said of it; with --json every fact and digest."""
+    """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest."""
     from sovereign_pipeline.ledger.catalog import show_adapter
     from sovereign_pipeline.ledger.database import open_registry
 
@@ -50,7 +50,10 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
 @adapters.command("verify")
 def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False) -> None:
-    """Re-hash everything an adapter was made from, down to the source files. Ends 1, naming the file, at a change."""
+    """Verify an adapter and all its inputs, down to the source files.
+
+    Every file is hashed again. Ends 1, naming the file, when one was changed.
+    """
     from sovereign_pipeline.registry.verification import verify_adapter
 
     verify(verify_adapter, adapter_id, as_json)
@@ -73,12 +76,10 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
 
 def _gate(record: Mapping[str, Any], accepted: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
     acceptance = accepted.get((record["stage"], record["gate"]))
-    said = (
-        f"{acceptance['outcome']}; let pass by {acceptance['officer']}: {acceptance['reason']}"
-        if acceptance
-        else "pass"
+    outcome = (
+        f"{acceptance['outcome']}; waived by {acceptance['officer']}: {acceptance['reason']}" if acceptance else "pass"
     )
-    return {**only(record, "stage", "gate"), "outcome": said, "record": short(record["digest"])}
+    return {**only(record, "stage", "gate"), "outcome": outcome, "record": short(record["digest"])}
 
 
 def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`sovereign audit`: verifying the audit log, and writing it out to be kept elsewhere."""
+"""`sovereign audit`: verifying the audit log, and exporting it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json
 from sovereign_pipeline.settings import Settings
 
-audit = typer.Typer(no_args_is_help=True, help="The audit log.")
+audit = typer.Typer(no_args_is_help=True, help="Verify and export the audit log.")
 
 
 @audit.command("verify")
@@ -18,7 +18,10 @@ def audit_verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compute the hash chain anew. Ends 1, naming the entry, when one is missing, changed or out of place."""
+    """Verify the hash chain of the audit log.
+
+    Ends 1, naming the entry, when one is missing, changed or out of order.
+    """
     from sovereign_pipeline.ledger.audit_log import checkpoint_of, entries, verify
     from sovereign_pipeline.ledger.database import open_registry
 
@@ -33,7 +36,10 @@ def audit_verify(
 
 @audit.command("export")
 def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
-    """Verify, and write every entry as one line of JSON. Keep it elsewhere: it shows if the log is cut short later."""
+    """Verify the audit log and write it to a file, one line of JSON an entry.
+
+    Keep the file elsewhere: compared with it, a log that was cut short is found.
+    """
     from sovereign_pipeline.ledger.audit_log import export
     from sovereign_pipeline.ledger.database import open_registry
 

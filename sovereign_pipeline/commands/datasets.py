@@ -1,4 +1,4 @@
-"""MODULE DOCSTRING."""
+"""`sovereign datasets`: registered datasets, their data cards, and their verification."""
 
 import typer
 
@@ -16,12 +16,12 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.commands.verification import verify
 from sovereign_pipeline.settings import Settings
 
-datasets = typer.Typer(no_args_is_help=True, help="Registered datasets.")
+datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registered datasets.")
 
 
 @datasets.command("list")
 def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
-    """Every dataset an adapter in the registry was made from."""
+    """List every dataset of which a registered adapter was made."""
     from sovereign_pipeline.ledger.catalog import list_datasets
     from sovereign_pipeline.ledger.database import open_registry
 
@@ -32,7 +32,7 @@ def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
 
 @datasets.command("show")
 def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
-    """The data card of one dataset, and what the registry knows of it. DIGEST may be shortened while unambiguous."""
+    """Show the data card of a dataset, and its entry in the registry."""
     from sovereign_pipeline.ledger.catalog import show_dataset
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.registry.dataset_cards import card_of_dataset
@@ -49,7 +49,10 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
 
 @datasets.command("verify")
 def datasets_verify(digest: DatasetDigest, as_json: AsJson = False) -> None:
-    """Re-hash a dataset and everything it was made from. Ends 1, naming the file, when a byte is different."""
+    """Verify a dataset and all its inputs, down to the source files.
+
+    Every file is hashed again. Ends 1, naming the file, when one was changed.
+    """
     from sovereign_pipeline.registry.verification import verify_dataset
 
     verify(verify_dataset, digest, as_json)

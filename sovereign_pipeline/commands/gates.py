@@ -1,4 +1,4 @@
-"""`sovereign gates`: what each gate says of a line's current artifacts, and an officer's acceptance of one answer."""
+"""`sovereign gates`: the verdict of each gate on a line's current artifacts, and an officer's waiver of one."""
 
 from typing import Annotated, Any
 
@@ -10,78 +10,92 @@ from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.waiver import read_waiver
-from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json
+from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json, print_rows
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
-NOT_ASKED = "not asked"
-MARKS = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "inconclusive": "[yellow]?[/]", NOT_ASKED: "·"}
+NOT_EVALUATED = "not asked"
+"""The outcome that `--json` states for a gate without a record; the word is kept for programs that read it."""
 
-gates = typer.Typer(no_args_is_help=True, help="What the gates of a line say, and an officer's acceptance.")
+SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
+"""Outcome -> what the table shows."""
+
+gates = typer.Typer(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
 
 
 @gates.command("list")
 def gates_list(line: LineName, as_json: AsJson = False) -> None:
-    """Every gate of the line's current artifacts: outcome, message, record, and who accepted what."""
+    """List every gate of the line's current artifacts with its outcome, its message and its waiver."""
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
     workplace = open_workplace(Settings.from_environment(), line)
     rows = [_facts(workplace, each) for each in gate_statuses((*CHAIN, *AFTER_PEOPLE), workplace)]
     if as_json:
         print_json(rows)
-        return
-    if not rows:
-        out.print(f"Line {line}: nothing was materialized yet, so no gate was asked.")
-    for row in rows:
-        out.print(f"{MARKS[row['outcome']]} {row['stage']}  [bold]{row['gate']}[/]  {escape(row['message'] or '')}")
-        if row["acceptance"]:
-            said = row["acceptance"]
-            out.print(
-                f"    let pass by {escape(said['officer'])} ({said['kind']}, {said['at']}): {escape(said['reason'])}"
-            )
-        elif row["officer_may"] != "nothing" and row["outcome"] not in ("pass", NOT_ASKED):
-            out.print(f"    an officer may: {row['officer_may'].replace('_', ' ')}")
+    elif rows:
+        print_rows([_row(each) for each in rows], False, f"Gates of {line}")
+    else:
+        out.print(f"Line {line}: nothing was materialized yet, so no gate was evaluated.")
 
 
 @gates.command("waive")
 def gates_waive(
     line: LineName,
-    gate: Annotated[str, typer.Argument(help="As `sovereign gates list` names it.")],
-    officer: Annotated[str, typer.Option(help="Name of the officer who takes it on.")],
+    gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer who waives it.")],
     reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
 ) -> None:
-    """Let the line's current artifact pass a gate that did not. Ends 1 where the line's recipe does not allow it.
+    """Waive a gate that the line's current artifact did not pass.
 
-    It counts for exactly this answer: another candidate, suite, incumbent or recipe has to be accepted anew.
+    The waiver holds for exactly this verdict: another candidate, suite, incumbent or recipe needs a new one. Ends 1
+    where the recipe does not allow it.
     """
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
     workplace = open_workplace(Settings.from_environment(), line)
     found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
-    ref, acceptance = waive(found.stage, found.gate, workplace, found.ref, officer, reason)
-    done = "accepted" if acceptance.kind == "accept" else "overridden"
-    out.print(f"[green]✓[/] {gate}: {done} by {escape(acceptance.officer)} ({short(ref.digest)}); it stays on record")
+    ref, waiver = waive(found.stage, found.gate, workplace, found.ref, officer, reason)
+    out.print(
+        f"[green]✓[/] {gate}: waived by {escape(waiver.officer)} ({waiver.kind}); on record as {short(ref.digest)}"
+    )
     out.print(f"Next: [bold]sovereign run {line}[/]")
 
 
-def _facts(workplace: Workplace, standing: GateStatus) -> dict[str, Any]:
-    answer = standing.recorded
+def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
+    recorded = status.recorded
     return {
-        "stage": standing.stage.kind,
-        "gate": standing.gate.name,
-        "question": standing.gate.question,
-        "judged": standing.ref.digest,
-        "outcome": answer.verdict.outcome if answer else NOT_ASKED,
-        "message": answer.verdict.message if answer else None,
-        "record": answer.record.digest if answer else None,
-        "officer_may": standing.gate.officer_may(workplace.line),
-        "acceptance": _acceptance(workplace, standing),
+        "stage": status.stage.kind,
+        "gate": status.gate.name,
+        "question": status.gate.question,
+        "judged": status.ref.digest,
+        "outcome": recorded.verdict.outcome if recorded else NOT_EVALUATED,
+        "message": recorded.verdict.message if recorded else None,
+        "record": recorded.record.digest if recorded else None,
+        "officer_may": status.gate.officer_may(workplace.line),
+        "acceptance": _waiver(workplace, status),
     }
 
 
-def _acceptance(workplace: Workplace, standing: GateStatus) -> dict[str, Any] | None:
-    if standing.recorded is None or standing.recorded.waiver is None:
+def _waiver(workplace: Workplace, status: GateStatus) -> dict[str, Any] | None:
+    if status.recorded is None or status.recorded.waiver is None:
         return None
-    artifact = workplace.store.open(standing.recorded.waiver)
-    said = read_waiver(artifact).model_dump(mode="json", exclude={"gate"})
-    return {"digest": artifact.ref.digest, **said, "at": artifact.manifest.circumstances.created_at}
+    artifact = workplace.store.open(status.recorded.waiver)
+    waiver = read_waiver(artifact).model_dump(mode="json", exclude={"gate"})
+    return {"digest": artifact.ref.digest, **waiver, "at": artifact.manifest.circumstances.created_at}
+
+
+def _row(facts: dict[str, Any]) -> dict[str, Any]:
+    waiver = facts["acceptance"]
+    if waiver:
+        waived = f"waived by {waiver['officer']} ({waiver['kind']}, {waiver['at'][:10]}): {waiver['reason']}"
+    elif facts["officer_may"] != "nothing" and facts["outcome"] not in ("pass", NOT_EVALUATED):
+        waived = f"an officer may: {facts['officer_may'].replace('_', ' ')}"
+    else:
+        waived = None
+    return {
+        "stage": facts["stage"],
+        "gate": facts["gate"],
+        "outcome": SHOWN[facts["outcome"]],
+        "message": facts["message"],
+        "waiver": waived,
+    }

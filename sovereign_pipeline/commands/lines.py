@@ -1,6 +1,7 @@
 """`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.commands.terminal import AsJson, RecipeFile, out, print_error, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, LineName, RecipeFile, out, print_error, print_json, print_rows
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_lines, read_line
@@ -21,7 +22,10 @@ lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes 
 
 @lines.command("list")
 def lines_list(as_json: AsJson = False) -> None:
-    """List every line that has a recipe. Ends 1 when a recipe is broken."""
+    """List every line that has a recipe.
+
+    Ends 1 when a recipe is broken.
+    """
     settings = Settings.from_environment()
     recipes = load_lines(settings.data, load_institution(settings.data))
     rows = [_row(recipe) for recipe in recipes.valid]
@@ -69,6 +73,33 @@ def lines_add(file: RecipeFile) -> None:
     if not target.exists():
         shutil.copyfile(file, target)
     out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}`")
+
+
+@lines.command("explain")
+def lines_explain(line: LineName, as_json: AsJson = False) -> None:
+    """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
+    from sovereign_pipeline.artifacts.staleness import explain
+    from sovereign_pipeline.orchestration.chain import CHAIN
+
+    explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
+    if as_json:
+        facts = [asdict(each) for each in explanations]
+        print_json(
+            [{"stage": each["kind"], "stale": bool(each["reasons"]), "reasons": each["reasons"]} for each in facts]
+        )
+        return
+    print_rows(
+        [
+            {
+                "stage": each.kind,
+                "state": "✗ stale" if each.is_stale else "✓ current",
+                "why": "\n".join(map(str, each.reasons)),
+            }
+            for each in explanations
+        ],
+        False,
+        f"Stages of {line}",
+    )
 
 
 @lines.command("schema")

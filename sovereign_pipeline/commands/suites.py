@@ -1,4 +1,4 @@
-"""`sovereign suites`: published suites, and what of them the local mirror holds."""
+"""`sovereign suites`: published evaluation suites, and which of them the local mirror holds."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,17 +8,17 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.terminal import AsJson, only, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, only, out, print_error, print_json, print_rows
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import line_names, load_line
+from sovereign_pipeline.policy.line import load_lines
 from sovereign_pipeline.settings import Settings
 
-suites = typer.Typer(no_args_is_help=True, help="Published evaluation suites and their local mirror.")
+suites = typer.Typer(no_args_is_help=True, help="List published evaluation suites, and check their files.")
 
 
 @suites.command("list")
 def suites_list(as_json: AsJson = False) -> None:
-    """Every published suite that has a card, whether its files are here or not."""
+    """List every published suite that has a card, whether its files are in the mirror or not."""
     from sovereign_pipeline.suites.cards import load_suite_card, suite_names
 
     settings = Settings.from_environment()
@@ -36,22 +36,27 @@ def suites_list(as_json: AsJson = False) -> None:
 
 @suites.command("check")
 def suites_check(as_json: AsJson = False) -> None:
-    """Read every published suite and say what is here and what is missing. Ends 1 when one that a line names is not."""
+    """Read every published suite of the mirror and list what is missing.
+
+    Ends 1 when a suite that a line names is missing, or a recipe is broken.
+    """
     from sovereign_pipeline.suites.suites import examine_suites
 
     settings = Settings.from_environment()
-    institution = load_institution(settings.data)
+    recipes = load_lines(settings.data, load_institution(settings.data))
     used_by: dict[str, list[str]] = {}
-    for name in line_names(settings.data):
-        for entry in load_line(settings.data, name, institution).evaluation.capability:
+    for recipe in recipes.valid:
+        for entry in recipe.evaluation.capability:
             if entry.suite is not None:
-                used_by.setdefault(entry.suite, []).append(name)
+                used_by.setdefault(entry.suite, []).append(recipe.line)
     states = examine_suites(settings, used_by)
     if as_json:
         print_json([state.to_dict() for state in states])
     else:
         _print_suites(states, settings.suites)
-    raise typer.Exit(1 if any(state.problem and state.lines for state in states) else 0)
+    for error in recipes.broken.values():
+        print_error(error)
+    raise typer.Exit(1 if recipes.broken or any(state.problem and state.lines for state in states) else 0)
 
 
 def _print_suites(states: Iterable[Any], mirror: Path) -> None:

@@ -1,4 +1,4 @@
-"""MODULE DOCSTRING."""
+"""How `adapters verify` and `datasets verify` verify and print. What is verified: `registry/verification.py`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,11 @@ from sovereign_pipeline.settings import Settings
 
 
 def verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
-    """verify: `verify_adapter` or `verify_dataset`. subject: an id, or a digest."""
+    """Verify an adapter by its id, or a dataset by its digest, and print what was read.
+
+    Args:
+        verify: `verify_adapter` or `verify_dataset`.
+    """
     from sovereign_pipeline.ledger.database import open_registry
 
     settings = Settings.from_environment()
@@ -23,4 +27,4 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
         out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
     for note in report.notes:
         out.print(f"[yellow]•[/] {escape(note)}")
-    out.print(f"[green]✓[/] {report.subject} is what the registry says")
+    out.print(f"[green]✓[/] {report.subject} matches the registry")

@@ -1,4 +1,4 @@
-"""`sovereign lines` and `doctor`: every line is shown beside a broken one; the schema is that of the models."""
+"""Commands about recipes: a broken one does not hide the others, a stale stage is explained, the schema is current."""
 
 import json
 from collections.abc import Iterator
@@ -11,8 +11,11 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base_models.cards import BaseModelCard
 from sovereign_pipeline.cli import app
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import models_in
@@ -79,6 +82,31 @@ def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
     shown = run("doctor")
     assert shown.exit_code == 1
     assert "✓ line lamps" in shown.stdout and "✗ line buoys" in shown.stdout
+
+
+def test_suites_check_reads_the_suites_of_the_other_lines(lines: Path) -> None:
+    answer = run("suites", "check")
+    assert answer.exit_code == 1 and "did you mean 'ceiling'?" in answer.stderr
+    (lines / "buoys.yaml").unlink()
+    assert run("suites", "check").exit_code == 0
+
+
+def test_a_stale_stage_is_explained_field_by_field(institution: DemoInstitution, lines: Path) -> None:
+    workplace = institution.workplace_as_written()
+    made = produce(RAW_CORPUS, workplace, {}).ref
+    evaluate_gates(RAW_CORPUS, workplace, made)
+    workplace.store.make_current("lamps", RAW_CORPUS.kind, made)
+    raw, classified, *_ = json.loads(run("lines", "explain", "lamps", "--json").stdout)
+    assert (raw["stage"], raw["stale"], raw["reasons"]) == ("raw_corpus", False, [])
+    assert classified["stale"] and [reason["cause"] for reason in classified["reasons"]] == ["never made"]
+    institution.recipe["quarantine"] = {"max_share": 0.5}
+    institution.write()
+    raw, *_ = json.loads(run("lines", "explain", "lamps", "--json").stdout)
+    changes = [change for reason in raw["reasons"] for change in reason["changes"]]
+    assert {"field": "recipe", "name": "quarantine.max_share", "before": "0.02", "now": "0.5"} in changes
+    shown = run("lines", "explain", "lamps")
+    assert shown.exit_code == 0
+    assert "✗ stale" in shown.stdout and "quarantine.max_share: 0.02 → 0.5" in shown.stdout
 
 
 @pytest.mark.parametrize(("name", "options"), [("line", []), ("institution", ["--institution"])])

@@ -28,6 +28,7 @@ from sovereign_pipeline_tests.registry.conftest import (
 )
 
 GATE = "capability_not_inferior"
+HEADINGS = ["stage", "gate", "outcome", "message", "waiver"]
 
 
 class Demanding(Bench):
@@ -98,7 +99,7 @@ def test_a_person_is_shown_who_let_it_pass_and_what_was_measured(demanding: Dema
     shown = CliRunner().invoke(app, ["adapters", "show", accepted(demanding).id])
     assert shown.exit_code == 0, shown.output
     (gate,) = [line for line in shown.stdout.splitlines() if GATE in line]
-    assert "inconclusive; let pass by A. Officer: The suite is being enlarged." in gate
+    assert "inconclusive; waived by A. Officer: The suite is being enlarged." in gate
     (figure,) = [line for line in shown.stdout.splitlines() if "held-out loss, against the base" in line]
     assert [each.strip() for each in figure.split("│")[2:-1]] == ["2.500", "2.250", "-0.250", "-0.375 to -0.125", "4"]
     assert "{" not in shown.stdout
@@ -197,12 +198,14 @@ def test_an_officer_accepts_on_the_command_line_and_sees_it_listed(demanding: De
     assert before[GATE]["officer_may"] == "accept_inconclusive"
     assert {row["outcome"] for name, row in before.items() if name != GATE} == {"pass"}
     said = ask("waive", "lamps", GATE, "--officer", "A. Officer", "--reason", "Enlarged next week.")
-    assert said.exit_code == 0 and "accepted by A. Officer" in said.stdout
+    assert said.exit_code == 0 and "waived by A. Officer (accept)" in said.stdout
     (row,) = [row for row in json.loads(ask("list", "lamps", "--json").stdout) if row["gate"] == GATE]
     assert row["acceptance"]["officer"] == "A. Officer"
     assert row["acceptance"]["at"].endswith("+00:00")
     listed = ask("list", "lamps").stdout
-    assert "let pass by A. Officer (accept, " in listed and "Enlarged next week." in listed
+    assert [name.strip() for name in listed.splitlines()[2].split("┃")[1:-1]] == HEADINGS
+    assert "? inconclusive" in listed and "✓ pass" in listed
+    assert "waived by A. Officer" in listed and "(accept, " in listed and "Enlarged next week." in listed
     assert demanding.register().id == "lamps-1.0.0"
 
 
