@@ -1,21 +1,32 @@
-"""What Dagster loads. `build_definitions` is the seam for tests: give it other paths."""
+"""What Dagster loads. Tests build definitions of their own, with other settings or another stage."""
+
+from collections.abc import Mapping
 
 import dagster as dg
 
-from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, REVIEW_ASSETS
+from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.orchestration.assets import stage_asset
+from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, EXECUTOR, REVIEW_JOB
-from sovereign_pipeline.orchestration.resources import Installation, References
+from sovereign_pipeline.orchestration.resources import resources
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
+from sovereign_pipeline.settings import Settings
 
 
-def build_definitions(installation: Installation | None = None) -> dg.Definitions:
-    installation = installation or Installation()
+def build_definitions(
+    installation: Settings | None = None, stages: Mapping[str, Stage] | None = None
+) -> dg.Definitions:
+    """
+    Args:
+        installation: None takes the settings from the environment when a step runs.
+        stages: name -> the stage to use in place of the real one.
+    """
     return dg.Definitions(
-        assets=[*CHAIN_ASSETS, *REVIEW_ASSETS],
+        assets=[stage_asset(stage) for stage in chain_with(stages or {})],
         jobs=[CHAIN_JOB, REVIEW_JOB],
         sensors=[new_lines, closed_reviews],
         executor=EXECUTOR,
-        resources={"installation": installation, "references": References(installation=installation)},
+        resources=resources(installation),
     )
 
 

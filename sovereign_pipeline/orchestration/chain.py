@@ -1,5 +1,11 @@
-"""The chain in order, and what comes after it only when people have done their part. Every other place that walks
-stages takes them from here."""
+"""The chain in order, and how each of its assets is shown. Every other place that walks stages takes them from here.
+
+What belongs here: the order, and what an operator reads before anything is made. What does not: what a stage does (its
+room), and what its page shows once it is made (`pages/`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.base_models.stages import BASE_MODEL
@@ -12,6 +18,9 @@ from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+
+DEVICE_POOL = "gpu"
+"""One at a time, whether the device is a GPU or the CPU."""
 
 CHAIN: tuple[Stage, ...] = (
     RAW_CORPUS,
@@ -30,5 +39,171 @@ CHAIN: tuple[Stage, ...] = (
     REGISTERED_ADAPTER,
 )
 
-# Not part of what `sovereign run` makes: each waits for people, and a sensor materializes it when they are done.
 AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
+"""Not part of a run of the line: each waits for people, and a sensor materializes it when they are done."""
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How the asset of one stage is shown before it is made."""
+
+    group: str
+    owner: str
+    kinds: frozenset[str]
+    holds: str
+    """What the asset is."""
+
+    materializing: str
+    """What its materialization does, and what that costs."""
+
+    pool: str | None = None
+
+    @property
+    def description(self) -> str:
+        return f"{self.holds}\n\n**Materializing it** {self.materializing}"
+
+
+PRESENTATION: Mapping[str, Presentation] = {
+    "raw_corpus": Presentation(
+        "corpus",
+        "team:records",
+        frozenset({"jsonl"}),
+        "The line's source files, row by row as documents. A row that cannot be one is in quarantine with its file, "
+        "row number and reason.",
+        "reads every source file of the recipe; seconds. The line stops when a source has more broken rows than the "
+        "recipe tolerates.",
+    ),
+    "classified_corpus": Presentation(
+        "corpus",
+        "team:records",
+        frozenset({"jsonl"}),
+        "Every document with its classification level: its own, its source's floor or its case file's, whichever is "
+        "highest.",
+        "compares levels; seconds. The line stops when a document is above its ceiling, before anything is made of it.",
+    ),
+    "scrubbed_corpus": Presentation(
+        "corpus",
+        "team:privacy",
+        frozenset({"jsonl", "spacy"}),
+        "The documents with personal data replaced by placeholders, numbered within each case file.",
+        "searches every text with all detectors, a minute for some thousand documents; texts that were searched before "
+        "are cached. The originals go encrypted into the vault, which only the holder of the private key can read.",
+    ),
+    "leakage_safe_split": Presentation(
+        "corpus",
+        "team:privacy",
+        frozenset({"jsonl"}),
+        "The documents as a training side and a held-out side, and the proof that no case file, near-duplicate or "
+        "linked row is on both.",
+        "compares all documents with each other; seconds for thousands.",
+    ),
+    "training_dataset": Presentation(
+        "corpus",
+        "team:records",
+        frozenset({"jsonl"}),
+        "The training side as instruction, input and output, with its data card. No held-out row is in it.",
+        "writes the rows, counts their tokens and looks for evaluation items in them; seconds.",
+    ),
+    "preference_dataset": Presentation(
+        "corpus",
+        "team:records",
+        frozenset({"jsonl"}),
+        "Prompts with a chosen and a rejected reply, or with binary feedback, from the training side. Empty for a line "
+        "whose recipe has no preference training.",
+        "writes the rows, counts their tokens and looks for evaluation items in them; seconds.",
+    ),
+    "base_model": Presentation(
+        "training",
+        "team:model-office",
+        frozenset({"huggingface"}),
+        "The open-weight model that the line starts from, described by the digest of every file.",
+        "reads every byte of the local mirror and compares it with the pinned digests; minutes for a large model.",
+    ),
+    "sft_adapter": Presentation(
+        "training",
+        "team:model-office",
+        frozenset({"pytorch", "huggingface"}),
+        "A LoRA or QLoRA adapter, or a whole model, after supervised fine-tuning on the training dataset.",
+        "trains in a process of its own, minutes to days; the log reports each step and what is left. A stopped "
+        "training resumes from its last checkpoint.",
+        DEVICE_POOL,
+    ),
+    "aligned_adapter": Presentation(
+        "training",
+        "team:model-office",
+        frozenset({"pytorch", "huggingface"}),
+        "The adapter after preference training. For a line without preferences it is the SFT adapter, passed through.",
+        "trains in a process of its own, minutes to days; the log reports each step and what is left. For a line "
+        "without preferences nothing is done.",
+        DEVICE_POOL,
+    ),
+    "capability_scores": Presentation(
+        "evaluation",
+        "team:evaluation",
+        frozenset({"lm-eval"}),
+        "Scores of the published suites in the recipe; base, incumbent and candidate on the same items, paired.",
+        "scores every item with each model; minutes to hours on the device. Scores of the base and the incumbent are "
+        "cached.",
+        DEVICE_POOL,
+    ),
+    "private_scores": Presentation(
+        "evaluation",
+        "team:evaluation",
+        frozenset({"lm-eval"}),
+        "Scores on the held-out documents: loss per token of the institution's own reply, and choice of the right "
+        "reply among others; base, incumbent and candidate on the same rows, paired.",
+        "scores every held-out row with each model; minutes on the device. Scores of the base and the incumbent are "
+        "cached.",
+        DEVICE_POOL,
+    ),
+    "red_team_report": Presentation(
+        "evaluation",
+        "team:security",
+        frozenset({"pytorch"}),
+        "Refusal of harmful, disclosing and injecting prompts, over-refusal of benign ones, and what was memorised; "
+        "base, incumbent and candidate on the same prompts, paired.",
+        "has each model answer every prompt; minutes to hours on the device. Answers of the base and the incumbent are "
+        "cached.",
+        DEVICE_POOL,
+    ),
+    "evaluation_report": Presentation(
+        "evaluation",
+        "team:evaluation",
+        frozenset({"html"}),
+        "One page with every score, its interval, and the verdict of each gate under the recipe's margins.",
+        "computes every figure again from the samples and evaluates the gates; seconds.",
+    ),
+    "registered_adapter": Presentation(
+        "release",
+        "team:model-office",
+        frozenset({"sqlite", "mlflow"}),
+        "The adapter's record: version, digests of adapter, datasets and base model, libraries, classification level, "
+        "evaluation, review date.",
+        "verifies everything the adapter was made from, gives it the next version, records it in the registry, which "
+        "only grows, and mirrors it into MLflow; seconds.",
+    ),
+    "blind_review": Presentation(
+        "release",
+        "team:evaluation",
+        frozenset({"fastapi"}),
+        "The result of a blind comparison by people: net preference with its interval, criteria, agreement, guesses, "
+        "and the ladder of versions.",
+        "counts the ballots of the closed review; seconds. A sensor starts it when a review is closed.",
+    ),
+}
+
+
+def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
+    """Every stage in order, some of them replaced by name. A stage that reads a replaced one reads its replacement.
+
+    Raises ValueError for a name that no stage has.
+    """
+    real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
+    if unknown := sorted(replacements.keys() - real.keys()):
+        raise ValueError(f"no stage has the name {', '.join(unknown)}")
+    made: dict[str, Stage] = {}
+    for kind, stage in real.items():
+        own = replacements.get(kind, stage)
+        inputs = tuple(made[each.kind] if each is real.get(each.kind) else each for each in own.inputs)
+        made[kind] = own if inputs == own.inputs else replace(own, inputs=inputs)
+    return tuple(made.values())

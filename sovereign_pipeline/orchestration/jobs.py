@@ -1,22 +1,23 @@
-"""MODULE DOCSTRING."""
+"""What runs together: the chain of one line, and the result of one review.
+
+What belongs here: jobs and how their steps are executed. What does not: when a job is started (`sensors.py`).
+"""
 
 import dagster as dg
 
-from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
     selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN)),
-    description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is found.",
+    description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is reused.",
 )
-
 
 REVIEW_JOB = dg.define_asset_job(
     name="closed_review",
-    selection=dg.AssetSelection.assets("blind_review"),
-    description="What a closed review amounts to. Started by the sensor closed_reviews.",
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in AFTER_PEOPLE)),
+    description="The result of a closed review. Started by the sensor closed_reviews.",
 )
 
-
-# A step is a process of its own, so that what one library leaves in memory never meets another step.
 EXECUTOR = dg.multiprocess_executor.configured({"max_concurrent": 2})
+"""A step is a process of its own, so that what one library leaves in memory never meets another step."""

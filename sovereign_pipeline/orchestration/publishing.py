@@ -1,34 +1,40 @@
-"""What happens once an asset's artifact is there and its gates were asked: the registry, and the mirror in MLflow.
+"""What follows once an artifact is there and its gates were evaluated: the registry, and the mirror in MLflow.
 
-Each is idempotent, so that materializing an unchanged asset again changes nothing. MLflow is a view: nothing reads it.
+What belongs here: which stage is published where, and under which verdict. What does not: how (`registry/`). Each
+publication is idempotent, so that materializing an unchanged asset again changes nothing.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
+from sovereign_pipeline.registry.registration import register
 
-After = Callable[[Workplace, ArtifactRef], dict[str, Any]]
+Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 
 
-def mirror_training(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    from sovereign_pipeline.registry.mlflow_mirror import mirror_training
+def publish(stage: Stage, workplace: Workplace, ref: ArtifactRef, *, passed: bool) -> dict[str, Any]:
+    """Publish an artifact. passed: every gate passed or was waived. Returns what the asset's page shows of it."""
+    published: dict[str, Any] = {}
+    if stage.kind in WHATEVER_THE_VERDICT:
+        published |= WHATEVER_THE_VERDICT[stage.kind](workplace, ref)
+    if passed and stage.kind in ONCE_PASSED:
+        published |= ONCE_PASSED[stage.kind](workplace, ref)
+    return published
 
+
+def _mirror_training(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     return {"mlflow run": mirror_training(workplace.settings, workplace.store.open(ref))}
 
 
-def mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    from sovereign_pipeline.registry.mlflow_mirror import mirror_evaluation
-
+def _mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     return {"mlflow run": mirror_evaluation(workplace.settings, workplace.store.open(ref))}
 
 
-def register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter
-    from sovereign_pipeline.registry.registration import register
-
+def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     adapter = register(open_registry(workplace.settings), workplace, ref)
     version = mirror_adapter(workplace.settings, workplace.store, adapter)
     return {
@@ -39,14 +45,14 @@ def register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     }
 
 
-# Whatever the gates said: a report that they refused is looked at most.
-ONCE_JUDGED: Mapping[str, After] = {
-    "evaluation_report": mirror_evaluation,
+WHATEVER_THE_VERDICT: Mapping[str, Publication] = {
+    "evaluation_report": _mirror_evaluation,
 }
+"""A report whose gates did not pass is looked at most."""
 
-# Once every gate said yes, or an officer let it pass.
-ONCE_PASSED: Mapping[str, After] = {
-    "sft_adapter": mirror_training,
-    "aligned_adapter": mirror_training,
-    "registered_adapter": register,
+ONCE_PASSED: Mapping[str, Publication] = {
+    "sft_adapter": _mirror_training,
+    "aligned_adapter": _mirror_training,
+    "registered_adapter": _register,
 }
+"""Once every gate passed or was waived."""

@@ -1,39 +1,28 @@
-"""What assets are given: the installation's settings, from which each asset builds its plain-Python workplace."""
+"""What assets and sensors are given: the settings of this installation, and the references from asset to asset.
+
+Neither has a configuration: paths come from the environment alone, so that no launchpad and no run configuration can
+put another policy beneath a line.
+"""
 
 import dagster as dg
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.workplace import open_workplace
+
+NO_CONFIGURATION: dict[str, dg.Field] = {}
+"""Refuses every key. Dagster takes a resource without a schema to accept anything."""
 
 
-class Installation(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The paths of this installation. An empty one is taken from the environment when an asset runs."""
-
-    home: str = ""
-    data: str = ""
-    vault: str = ""
-
-    @property
-    def settings(self) -> Settings:
-        named = {"SOVEREIGN_HOME": self.home, "SOVEREIGN_DATA": self.data, "SOVEREIGN_VAULT": self.vault}
-        return Settings.from_environment({name: path for name, path in named.items() if path} or None)
-
-    def workplace(self, line: str, progress: Progress, launch: Launch) -> Workplace:
-        """Raises RecipeError or NotFoundError for a line that has no valid recipe."""
-        return open_workplace(self.settings, line, progress, launch)
-
-
-class References(dg.ConfigurableIOManager):
-    """Hands a typed reference from asset to asset: never a pickle, never the data itself.
+class References(dg.IOManager):
+    """Passes a typed reference from asset to asset: never a pickle, never the data itself.
 
     The reference also becomes the line's current artifact of that kind; whoever uses it verifies every byte.
     """
 
-    installation: dg.ResourceDependency[Installation]
+    def __init__(self, settings: Settings) -> None:
+        self._store = ArtifactStore(settings.artifacts)
 
     def handle_output(self, context: dg.OutputContext, obj: ArtifactRef) -> None:
         self._store.make_current(context.partition_key, context.asset_key.path[-1], obj)
@@ -42,10 +31,23 @@ class References(dg.ConfigurableIOManager):
         kind = context.asset_key.path[-1]
         ref = self._store.current(context.partition_key, kind)
         if ref is None:
-            message = f"Line {context.partition_key} has no {kind} yet. Materialize {kind} first."
-            raise dg.Failure(message, allow_retries=False) from NotFoundError(message)
+            error = NotFoundError(f"Line {context.partition_key} has no {kind} yet.", f"Materialize {kind} first.")
+            raise dg.Failure(str(error), allow_retries=False) from error
         return ref
 
-    @property
-    def _store(self) -> ArtifactStore:
-        return ArtifactStore(self.installation.settings.artifacts)
+
+def resources(settings: Settings | None = None) -> dict[str, dg.ResourceDefinition]:
+    """The resources by name. settings: None takes them from the environment of the process that runs the step."""
+
+    def installation(_: dg.InitResourceContext) -> Settings:
+        return settings or Settings.from_environment()
+
+    def references(context: dg.InitResourceContext) -> References:
+        return References(context.resources.installation)
+
+    return {
+        "installation": dg.ResourceDefinition(installation, config_schema=NO_CONFIGURATION),
+        "references": dg.IOManagerDefinition(
+            references, config_schema=NO_CONFIGURATION, required_resource_keys={"installation"}
+        ),
+    }

@@ -1,4 +1,4 @@
-"""Jobs and sensors: what runs as one, and what happens without being asked."""
+"""Sensors: what is started without a person starting it. What is started is in `jobs.py`."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ import dagster as dg
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.orchestration.resources import Installation
+from sovereign_pipeline.settings import Settings
 
 
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes a partition of every recipe under data/lines, so that a new line shows up without a restart.",
+    description="Makes a partition of every recipe under data/lines, so that a new line appears without a restart.",
 )
-def new_lines(context: dg.SensorEvaluationContext, installation: Installation) -> dg.SkipReason:
-    new = register_lines(context.instance, installation.settings)
+def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
+    new = register_lines(context.instance, installation)
     return dg.SkipReason(f"New lines: {', '.join(new)}." if new else "No new line.")
 
 
@@ -27,14 +27,13 @@ def new_lines(context: dg.SensorEvaluationContext, installation: Installation) -
     description="Materializes blind_review of a line once a review of its current registered adapter is closed.",
 )
 def closed_reviews(
-    context: dg.SensorEvaluationContext, installation: Installation
+    context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     from sovereign_pipeline.ledger.catalog import registered_as
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.review.ballots import find_closed_of
 
-    settings = installation.settings
-    store, registry = ArtifactStore(settings.artifacts), open_registry(settings)
+    store, registry = ArtifactStore(installation.artifacts), open_registry(installation)
     requested = False
     for line in context.instance.get_dynamic_partitions("line"):
         current = store.current(line, "registered_adapter")

@@ -15,11 +15,9 @@ from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.orchestration.assets import CHAIN_ASSETS, chain_asset
-from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.definitions import build_definitions
+from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.orchestration.resources import Installation, References
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution
 
@@ -42,30 +40,18 @@ class Line:
         self.workplace = institution.workplace()
         settings = institution.settings
         settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
-        self.installation = Installation(home=str(settings.home), data=str(settings.data), vault=str(settings.vault))
         register_lines(instance, settings)
 
     def materialize(self, kinds: Sequence[str], instead: dict[str, Stage] | None = None) -> dg.ExecuteInProcessResult:
         """Run the named assets, some of them with another stage than the real one."""
         self.institution.write()
-        assets = [self._asset(definition, instead or {}) for definition in CHAIN_ASSETS]
-        return dg.materialize(
-            assets,
-            selection=list(kinds),
-            partition_key="lamps",
+        definitions = build_definitions(self.institution.settings, instead)
+        return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            asset_selection=[dg.AssetKey(kind) for kind in kinds],
+            partition_key=self.institution.recipe["line"],
             instance=self.instance,
-            resources={
-                "installation": self.installation,
-                "references": References(installation=self.installation),
-            },
             raise_on_error=False,
         )
-
-    def _asset(self, definition: dg.AssetsDefinition, instead: dict[str, Stage]) -> dg.AssetsDefinition:
-        stage = instead.get(definition.key.to_user_string())
-        if stage is None:
-            return definition
-        return chain_asset(stage, group="corpus", owner="team:test", kinds={"jsonl"}, description="planted fault")
 
 
 @pytest.fixture
@@ -123,7 +109,7 @@ def test_pages_show_counts_classification_and_links_and_no_document_text(line: L
     page = metadata(result, "training_dataset")
     assert page["classification"].value == "PUBLIC"
     assert page["dagster/row_count"].value > 30
-    assert "leakage_safe_split" in page["made from leakage_safe_split"].value
+    assert "leakage_safe_split" in page["input leakage_safe_split"].value
     assert [record.data for record in page["contamination"].records] == [
         {"suite": "red-team prompts", "items": 4, "items_in_rows": 0, "rows": 0},
         {"suite": "suite", "items": 2, "items_in_rows": 0, "rows": 0},
@@ -155,7 +141,7 @@ def test_a_second_run_finds_everything_and_changes_nothing(line: Line) -> None:
     again = line.materialize(CORPUS)
     for kind in CORPUS:
         assert metadata(again, kind)["sha256"] == metadata(first, kind)["sha256"]
-        assert metadata(again, kind)["found, not made again"].value is True
+        assert metadata(again, kind)["reused"].value is True
 
 
 def test_a_document_above_the_ceiling_stops_the_run_before_anything_further(line: Line) -> None:
@@ -210,7 +196,7 @@ def test_a_question_that_a_row_holds_stops_the_trainer_until_one_of_them_is_gone
 
 def test_an_asset_whose_input_was_never_made_says_which(line: Line) -> None:
     result = line.materialize(["classified_corpus"])
-    assert "has no raw_corpus yet. Materialize raw_corpus first" in reasons(result)
+    assert "has no raw_corpus yet.\nHint: Materialize raw_corpus first" in reasons(result)
 
 
 def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
@@ -229,8 +215,7 @@ def in_doubt(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdic
 
 DOUBT = Gate("in_doubt", "Is it?", "1", in_doubt, officer_may=lambda line: line.gates.capability.officer_may)
 DOUBTED_SPLIT = replace(LEAKAGE_SAFE_SPLIT, gates=(*LEAKAGE_SAFE_SPLIT.gates, DOUBT))
-DATASET_OF_DOUBT = replace(TRAINING_DATASET, inputs=(DOUBTED_SPLIT, *TRAINING_DATASET.inputs[1:]))
-INSTEAD = {"leakage_safe_split": DOUBTED_SPLIT, "training_dataset": DATASET_OF_DOUBT}
+INSTEAD = {"leakage_safe_split": DOUBTED_SPLIT}
 UNTIL_DATASET = CORPUS[:5]
 
 
@@ -247,15 +232,16 @@ def test_an_inconclusive_check_stops_the_run_and_says_that_no_officer_may_help(l
     assert line.workplace.store.current("lamps", "training_dataset") is None
 
 
-def test_what_an_officer_waived_goes_on_and_still_shows_that_the_gate_did_not_pass(line: Line) -> None:
+def test_what_an_officer_waived_continues_and_still_shows_that_the_gate_did_not_pass(line: Line) -> None:
     line.institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
     assert check.severity == dg.AssetCheckSeverity.ERROR
     assert check.metadata["officer may"].value == "accept inconclusive"
+    assert "sovereign gates waive lamps in_doubt --officer NAME" in check.metadata["command"].value
     workplace = line.institution.workplace()
     split = workplace.store.current("lamps", "leakage_safe_split")
     assert split is not None
-    stages = tuple(INSTEAD.get(stage.kind, stage) for stage in CHAIN)
+    stages = chain_with(INSTEAD)
     assert "leakage_safe_split" in stale_kinds(stages, workplace)
     waive(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
     assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(stages, workplace))
@@ -264,6 +250,6 @@ def test_what_an_officer_waived_goes_on_and_still_shows_that_the_gate_did_not_pa
     assert result.success
     check = check_of_doubt(result)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert (check.metadata["let pass by"].value, check.metadata["as"].value) == ("A. Officer", "accept")
-    assert "A. Officer let it pass: More letters come in March." in check.description
+    assert (check.metadata["waived by"].value, check.metadata["waiver"].value) == ("A. Officer", "accept")
+    assert "Waived by A. Officer: More letters come in March." in check.description
     assert workplace.store.current("lamps", "training_dataset") is not None

@@ -1,15 +1,15 @@
 """The sensor of closed reviews, ticked by hand, and the asset that it asks for."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from sovereign_pipeline.artifacts.staleness import stale_kinds
-from sovereign_pipeline.orchestration.assets import chain_asset
+from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.chain import CHAIN
-from sovereign_pipeline.orchestration.partitions import LINES, register_lines
-from sovereign_pipeline.orchestration.resources import Installation, References
+from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.sensors import closed_reviews
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, room  # noqa: F401 (fixtures)
 
@@ -21,15 +21,10 @@ def instance(room: ReviewBench) -> Iterator[dg.DagsterInstance]:  # noqa: F811
         yield instance
 
 
-def installation(room: ReviewBench) -> Installation:  # noqa: F811
-    settings = room.bench.settings
-    return Installation(home=str(settings.home), data=str(settings.data), vault=str(settings.vault))
-
-
 def tick(room: ReviewBench, instance: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:  # noqa: F811
     """(run key, partition) of every run that is asked for."""
-    context = dg.build_sensor_context(instance=instance, resources={"installation": installation(room)})
-    given = list(closed_reviews(context))  # type: ignore[call-overload]
+    context = dg.build_sensor_context(instance=instance, resources={"installation": room.bench.settings})
+    given: Any = closed_reviews(context)
     return [(each.run_key, each.partition_key) for each in given if isinstance(each, dg.RunRequest)]
 
 
@@ -62,25 +57,15 @@ def test_the_asset_shows_the_result_and_a_no_fails_its_step(
     room.close()
     stale = stale_kinds(CHAIN, room.bench.workplace())
     assert "blind_review" not in stale
-    asset = chain_asset(
-        BLIND_REVIEW, group="release", owner="team:test", kinds={"fastapi"}, description="as the real one"
-    )
-    upstream = dg.AssetSpec("registered_adapter", partitions_def=LINES).with_io_manager_key("references")
-    result = dg.materialize(
-        [asset, upstream],
-        selection=["blind_review"],
-        partition_key="lamps",
-        instance=instance,
-        resources={
-            "installation": installation(room),
-            "references": References(installation=installation(room)),
-        },
-        raise_on_error=False,
+    definitions = build_definitions(room.bench.settings, {"blind_review": BLIND_REVIEW})
+    result = definitions.resolve_job_def("closed_review").execute_in_process(
+        partition_key="lamps", instance=instance, raise_on_error=False
     )
     (check,) = result.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("net_preference_not_negative", False)
     (event,) = result.get_asset_materialization_events()
     page = event.step_materialization_data.materialization.metadata
-    assert "net preference" in str(page["review"].value)
+    assert "net preference" in str(page["result"].value)
+    assert page["net preference"].value == -1.0
     assert "wording" not in repr(page)
     assert stale_kinds(CHAIN, room.bench.workplace()) == stale

@@ -1,4 +1,7 @@
-"""MODULE DOCSTRING."""
+"""The pieces a page is put together from: links, pictures and tables as Dagster's metadata.
+
+What belongs here: how a value becomes metadata. What does not: which values a page shows.
+"""
 
 import base64
 import json
@@ -14,6 +17,7 @@ Page = dict[str, Any]
 
 
 def link(kind: str, digest: str) -> dg.MetadataValue:
+    """To the page of another asset, with the digest that was read."""
     return dg.MetadataValue.md(f"[{kind}](/assets/{kind}) `{short(digest)}`")
 
 
@@ -32,7 +36,7 @@ def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
-    """Cells become text where they are no number, since a table of the UI knows no other kinds."""
+    """A cell that is no number becomes text: Dagster's tables know nothing else."""
     records = [
         dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
         for row in rows
@@ -47,3 +51,8 @@ def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_number(value: object) -> bool:
+    """A truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

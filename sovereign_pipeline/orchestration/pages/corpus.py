@@ -1,4 +1,7 @@
-"""MODULE DOCSTRING."""
+"""What the pages of the corpus's assets show besides figures: their columns, and tables of counts.
+
+What belongs here: the assets of the group `corpus`. Row ids, counts and reasons, never text of a document.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,9 +13,12 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
+from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
+
+QUARANTINED_SHOWN = 50
 
 _DOCUMENT_COLUMNS = {
     "id": "row id in the source",
@@ -24,32 +30,31 @@ _DOCUMENT_COLUMNS = {
     "classification": "level on the institution's ladder",
     "language": "",
     "subject": "",
-    "request": "the incoming letter",
+    "request": "the incoming document",
     "response": "the reply that was sent, or the chosen one",
     "rejected": "the rejected reply of a preference pair, else null",
-    "label": "whether people found the reply good, else null",
+    "label": "binary feedback: whether people found the reply good, else null",
     "links": "ids of rows of the same matter",
 }
-
 
 _COLUMNS: Mapping[str, Mapping[str, str]] = {
     **{
         kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
     },
-    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and letter", "output": "the reply"},
+    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and request", "output": "the reply"},
     "preference_dataset": {
         "id": "row id",
         "prompt": "whole user message",
-        "chosen": "of a pair",
-        "rejected": "of a pair",
-        "completion": "in place of a pair: a reply that people judged",
-        "label": "whether they found it good",
+        "chosen": "reply of a pair",
+        "rejected": "reply of a pair",
+        "completion": "in place of a pair: a reply with binary feedback",
+        "label": "binary feedback: whether people found it good",
     },
 }
 
 
 def schema_of(kind: str) -> dict[str, dg.TableSchema]:
-    """The column schema shown on the asset's definition, for assets that hold rows."""
+    """The column schema shown on the asset's definition, for assets of rows."""
     columns = _COLUMNS.get(kind)
     if columns is None:
         return {}
@@ -61,25 +66,28 @@ def raw_corpus(artifact: Artifact) -> Page:
     sources = read_json(artifact.file("sources.json"))
     shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention", "sha256")
     quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file("quarantine.jsonl"))]
-    page: Page = {
-        "sources": table([{name: source[name] for name in shown} for source in sources]),
-        "quarantined": artifact.manifest.summary["quarantined"],
-    }
+    page: Page = {"sources": table([{name: source[name] for name in shown} for source in sources])}
     if quarantined:
-        page["quarantine (first 50)"] = table(quarantined[:50])
+        page[f"quarantine (first {QUARANTINED_SHOWN})"] = table(quarantined[:QUARANTINED_SHOWN])
     return page
 
 
 def classified_corpus(artifact: Artifact) -> Page:
     summary = artifact.manifest.summary
     return {
-        "levels": table([{"level": level, "documents": count} for level, count in summary["levels"].items()]),
         "ceiling": summary["ceiling"],
-        "raised by their case file": summary["raised_by_case"],
+        "levels": table([{"level": level, "documents": count} for level, count in summary["levels"].items()]),
     }
 
 
-def proof(artifact: Artifact) -> Page:
+def scrubbed_corpus(artifact: Artifact) -> Page:
+    replaced = artifact.manifest.summary["replaced"]
+    return {
+        "replaced": table([{"personal data": kind, "occurrences": count} for kind, count in sorted(replaced.items())])
+    }
+
+
+def leakage_safe_split(artifact: Artifact) -> Page:
     proof = read_json(artifact.file("proof.json"))
     return {"proof": table([{"fact": name, "value": value} for name, value in _flat(proof)])}
 
@@ -94,13 +102,11 @@ def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
             yield label, str(value)
 
 
-def build_card(artifact: Artifact) -> Page:
-    card = DatasetCard.model_validate_json(artifact.file("card.json").read_bytes())
+def dataset(artifact: Artifact) -> Page:
+    card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
     return {
-        "findings to look at": sum(finding.warns for finding in card.findings),
         "quality": table([_finding(finding) for finding in card.findings]),
         "tokens": table([dict(side) for side in as_table(card.tokens)]),
-        "data card": dg.MetadataValue.md(card.to_markdown()),
     }
 
 

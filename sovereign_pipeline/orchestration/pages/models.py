@@ -1,28 +1,47 @@
-"""MODULE DOCSTRING."""
+"""What the pages of models, adapters, scores and releases show besides figures.
+
+What belongs here: the assets of the groups `training`, `evaluation` and `release`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
+from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
+from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
+
+
+def base_model(artifact: Artifact) -> Page:
+    summary = artifact.manifest.summary
+    return {name: summary[name] for name in ("name", "licence", "architecture") if name in summary}
 
 
 def adapter(artifact: Artifact) -> Page:
-    from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
-
     report = read_json(artifact.file("report.json"))
     return {
         "loss curve": picture(loss_curve_png(artifact.file("training_log.jsonl"))),
-        "report": facts(report),
+        "training report, every value": facts(report),
     }
 
 
-def red_team(artifact: Artifact) -> Page:
-    from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
-    from sovereign_pipeline.evaluation.report.report import judge_cells
+def capability_scores(artifact: Artifact) -> Page:
+    return {"accuracy by suite": _compared(artifact.manifest.summary)}
 
+
+def private_scores(artifact: Artifact) -> Page:
+    scores = read_json(artifact.file("scores.json"))
+    return {
+        "held-out rows": _compared({"loss": scores["result"]["loss"], "choice": scores["result"]["choice"]}),
+        "selection": facts(scores["selection"]),
+    }
+
+
+def red_team_report(artifact: Artifact) -> Page:
     report = RedTeamReport.model_validate_json(artifact.file("report.json").read_bytes())
     result, memorisation = report.result, report.memorisation
     shares = {
@@ -36,8 +55,8 @@ def red_team(artifact: Artifact) -> Page:
         "answers ended by the model": result.stopped,
         **(
             {
-                "continued word for word, trained letters": memorisation.verbatim.trained,
-                "continued word for word, held-out letters": memorisation.verbatim.control,
+                "continued verbatim, trained documents": memorisation.verbatim.trained,
+                "continued verbatim, held-out documents": memorisation.verbatim.control,
             }
             if memorisation.verbatim
             else {}
@@ -60,34 +79,35 @@ def red_team(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """One row for each difference and reference."""
+    """One row for each difference and reference; a difference is a record or its JSON."""
     return table(
         [
             {
                 "what": what,
                 "against": reference,
-                "rows": each.rows,
-                "reference": round(each.reference, 4),
-                "candidate": round(each.candidate, 4),
-                "difference": round(each.difference, 4),
-                "95 % interval": f"{each.low:+.3f} to {each.high:+.3f}",
+                "rows": each["rows"],
+                "reference": round(each["reference"], 4),
+                "candidate": round(each["candidate"], 4),
+                "difference": round(each["difference"], 4),
+                "95 % interval": f"{each['low']:+.3f} to {each['high']:+.3f}",
             }
             for what, by_reference in differences.items()
-            for reference, each in by_reference.items()
+            for reference, each in _as_json(by_reference).items()
         ]
     )
 
 
-def training_report(artifact: Artifact) -> Page:
-    return {
-        "report": dg.MetadataValue.md(artifact.file("report.md").read_text(encoding="utf-8")),
-        "report page": dg.MetadataValue.path(artifact.file("report.html")),
-    }
+def _as_json(by_reference: Mapping[Any, Any]) -> Mapping[str, Any]:
+    return {name: each.model_dump() if isinstance(each, BaseModel) else each for name, each in by_reference.items()}
 
 
-def registered(artifact: Artifact) -> Page:
-    return {"record": dg.MetadataValue.json(read_json(artifact.file("record.json")))}
+def evaluation_report(artifact: Artifact) -> Page:
+    return {"report": dg.MetadataValue.md(artifact.file("report.md").read_text(encoding="utf-8"))}
 
 
-def review(artifact: Artifact) -> Page:
-    return {"review": dg.MetadataValue.md(artifact.file("review.md").read_text(encoding="utf-8"))}
+def registered_adapter(artifact: Artifact) -> Page:
+    return {"whole record": dg.MetadataValue.json(read_json(artifact.file("record.json")))}
+
+
+def blind_review(artifact: Artifact) -> Page:
+    return {"result": dg.MetadataValue.md(artifact.file("review.md").read_text(encoding="utf-8"))}

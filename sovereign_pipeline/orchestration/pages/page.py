@@ -1,77 +1,143 @@
-"""What an asset's page shows of its artifact: counts, digests, tables and plots, read from the artifact's own files.
+"""One asset's page: the verdict and the headline figures first, digests and producer last.
 
-What belongs here: presentation. What does not: judging, or anything that would show text of a document.
+What belongs here: the order, and what is true of every artifact. What each kind has to show is in `figures.py`
+(numbers), `corpus.py` and `models.py` (tables and texts), and `links.py` (files that open in a browser).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from sovereign_pipeline.artifacts.making import Production
-from sovereign_pipeline.artifacts.stage import Verdict, Workplace
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.orchestration.checks import WAIVED_BY
+from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
-from sovereign_pipeline.orchestration.pages.corpus import (
-    build_card,
-    classified_corpus,
-    contamination,
-    proof,
-    raw_corpus,
-)
-from sovereign_pipeline.orchestration.pages.models import adapter, red_team, registered, review, training_report
+from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
+from sovereign_pipeline.orchestration.pages.links import links_to_files
 
 
-def page_of(workplace: Workplace, production: Production, verdicts: Mapping[str, Verdict]) -> Page:
-    """Metadata of one materialization: what is true of every artifact, then what its kind has to show."""
+def page_of(
+    workplace: Workplace,
+    production: Production,
+    verdicts: Mapping[str, Verdict],
+    checks: Sequence[dg.AssetCheckResult] = (),
+    published: Mapping[str, Any] | None = None,
+    idle: str | None = None,
+) -> Page:
+    """Metadata of one materialization, in the order in which the page shows it.
+
+    Args:
+        published: what publishing gave, such as the adapter's id and version.
+        idle: why there was nothing to do (`nothing_to_do`); the page is short then.
+    """
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
-    page: Page = {
+    if idle is not None:
+        return {"verdict": idle, "reused": production.reused, **_inputs(manifest), "sha256": artifact.ref.digest}
+    figures = figures_of(artifact)
+    return {
+        "verdict": _verdict(checks),
+        **(published or {}),
+        **dict(list(figures.items())[:HEADLINES]),
+        **links_to_files(workplace.settings, artifact),
         "classification": manifest.classification,
+        "took, seconds": manifest.circumstances.measured["seconds"],
+        "reused": production.reused,
+        "created at": manifest.circumstances.created_at,
         "line owner": workplace.line.owner,
+        **dict(list(figures.items())[HEADLINES:]),
+        **_DETAILS.get(artifact.ref.kind, _no_details)(artifact),
+        **corpus.contamination(verdicts),
+        **_row_count(manifest),
+        **_history(workplace.line.line, figures),
+        **_inputs(manifest),
         "sha256": artifact.ref.digest,
         "dagster/uri": artifact.path.as_uri(),
-        "made at": manifest.circumstances.created_at,
-        "found, not made again": production.reused,
-        **_PAGES.get(artifact.ref.kind, _summary)(artifact),
-        **contamination(verdicts),
-        "files": table([{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in manifest.files]),
-        "producer": dg.MetadataValue.json(
-            {
+        "files and producer": _provenance(artifact),
+    }
+
+
+def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str | None:
+    """Why the stage had nothing to do for this line, in one sentence; None when it had."""
+    passthrough = stage.passthrough_of(workplace.line)
+    if passthrough is not None:
+        return f"nothing to do: the line has no preference training; {passthrough} is passed through"
+    if stage.kind == "preference_dataset" and workplace.store.read_manifest(ref).summary["rows"] == 0:
+        return "nothing to do: the line has no preference training; the dataset is empty"
+    return None
+
+
+def _verdict(checks: Sequence[dg.AssetCheckResult]) -> str:
+    passed = sum(check.passed for check in checks)
+    parts = [f"{passed} of {len(checks)} gates passed"]
+    for check in checks:
+        if not check.passed:
+            waived = check.metadata.get(WAIVED_BY)
+            what = f"waived by {waived.value}" if waived is not None else str(check.metadata["outcome"].value).upper()
+            parts.append(f"{check.check_name}: {what}")
+    return "; ".join(parts)
+
+
+def _history(line: str, figures: Figures) -> Page:
+    """The headline figures under the line's name: Dagster's plot over time draws one curve for each label, from the
+    events of all lines."""
+    return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
+
+
+def _row_count(manifest: Manifest) -> Page:
+    return {"dagster/row_count": manifest.summary["rows"]} if "rows" in manifest.summary else {}
+
+
+def _inputs(manifest: Manifest) -> Page:
+    page: Page = {f"input {kind}": link(kind, digest) for kind, digest in manifest.inputs.items()}
+    if manifest.external_inputs:
+        page["input files"] = table(
+            [{"file": name, "sha256": sha256} for name, sha256 in manifest.external_inputs.items()]
+        )
+    return page
+
+
+def _provenance(artifact: Artifact) -> dg.MetadataValue:
+    """Everything by which an auditor holds the artifact to its record. The page shows JSON of this length folded."""
+    manifest = artifact.manifest
+    return dg.MetadataValue.json(
+        {
+            "sha256": artifact.ref.digest,
+            "manifest_sha256": artifact.ref.manifest_sha256,
+            "files": [entry.model_dump(mode="json") for entry in manifest.files],
+            "producer": {
                 "code_version": manifest.producer.code_version,
                 "source_sha256": manifest.circumstances.source_sha256,
                 "config": manifest.producer.config,
                 "libraries": manifest.producer.libraries,
-            }
-        ),
-        **{f"made from {kind}": link(kind, digest) for kind, digest in manifest.inputs.items()},
-    }
-    if manifest.external_inputs:
-        page["outside files"] = table(
-            [{"file": name, "sha256": sha256} for name, sha256 in manifest.external_inputs.items()]
-        )
-    if artifact.manifest.circumstances.measured:
-        page["measured"] = table(
-            [{"what": name, "value": value} for name, value in manifest.circumstances.measured.items()]
-        )
-    if "rows" in manifest.summary:
-        page["dagster/row_count"] = manifest.summary["rows"]
-    return page
+            },
+            "measured": manifest.circumstances.measured,
+        }
+    )
 
 
-def _summary(artifact: Artifact) -> Page:
-    return {"summary": dg.MetadataValue.json(artifact.manifest.summary)}
+def _no_details(artifact: Artifact) -> Page:
+    return {}
 
 
-_PAGES: Mapping[str, Callable[[Artifact], Page]] = {
-    "raw_corpus": raw_corpus,
-    "classified_corpus": classified_corpus,
-    "leakage_safe_split": proof,
-    "training_dataset": build_card,
-    "preference_dataset": build_card,
-    "sft_adapter": adapter,
-    "aligned_adapter": adapter,
-    "red_team_report": red_team,
-    "evaluation_report": training_report,
-    "registered_adapter": registered,
-    "blind_review": review,
+_DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
+    "raw_corpus": corpus.raw_corpus,
+    "classified_corpus": corpus.classified_corpus,
+    "scrubbed_corpus": corpus.scrubbed_corpus,
+    "leakage_safe_split": corpus.leakage_safe_split,
+    "training_dataset": corpus.dataset,
+    "preference_dataset": corpus.dataset,
+    "base_model": models.base_model,
+    "sft_adapter": models.adapter,
+    "aligned_adapter": models.adapter,
+    "capability_scores": models.capability_scores,
+    "private_scores": models.private_scores,
+    "red_team_report": models.red_team_report,
+    "evaluation_report": models.evaluation_report,
+    "registered_adapter": models.registered_adapter,
+    "blind_review": models.blind_review,
 }

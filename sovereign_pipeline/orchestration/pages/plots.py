@@ -1,4 +1,7 @@
-"""Pictures of a training, for people."""
+"""Pictures of a training.
+
+What belongs here: drawing what a training log says. What does not: where a picture is shown (`models.py`).
+"""
 
 import io
 from pathlib import Path

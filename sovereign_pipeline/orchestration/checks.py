@@ -1,0 +1,68 @@
+"""A gate as a Dagster check, and its verdict as the check's result.
+
+A check shows an operator what a gate found, line by line. It does not protect: whoever depends on an artifact evaluates
+its gates again (`artifacts/gates.py`).
+"""
+
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.gates import may_be_waived, recorded_verdict
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.orchestration.pages.cells import is_number
+from sovereign_pipeline.orchestration.partitions import LINES
+
+NOT_REPEATED = "not repeated"
+"""Metadata of a check whose result says nothing new; the terminal leaves it out."""
+
+WAIVED_BY = "waived by"
+
+
+def check_specs(stage: Stage) -> list[dg.AssetCheckSpec]:
+    """One check for each gate. Each line has results of its own."""
+    return [
+        dg.AssetCheckSpec(
+            name=gate.name, asset=stage.kind, description=gate.question, blocking=True, partitions_def=LINES
+        )
+        for gate in stage.gates
+    ]
+
+
+def check_result(
+    gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict, not_repeated: str | None = None
+) -> dg.AssetCheckResult:
+    """The verdict as a check's result. A waived gate gives a warning: the run continues, and the page shows that the
+    gate did not pass.
+
+    not_repeated: one sentence to show in place of the message, where the verdict says nothing of this asset.
+    """
+    description, severity = not_repeated or verdict.message, dg.AssetCheckSeverity.ERROR
+    metadata: dict[str, Any] = {"outcome": verdict.outcome, "message": description}
+    record = recorded_verdict(gate, workplace, ref)
+    if record is not None and record.waiver is not None:
+        waiver = read_waiver(workplace.store.open(record.waiver))
+        metadata |= {WAIVED_BY: waiver.officer, "reason": waiver.reason, "waiver": waiver.kind}
+        description, severity = f"{description} Waived by {waiver.officer}: {waiver.reason}", dg.AssetCheckSeverity.WARN
+    elif not verdict.passed:
+        line = workplace.line
+        metadata["officer may"] = gate.officer_may(line).replace("_", " ")
+        if may_be_waived(gate, workplace, verdict):
+            description += " An officer may waive it."
+            metadata["command"] = f"sovereign gates waive {line.line} {gate.name} --officer NAME --reason TEXT"
+    if not_repeated is None:
+        numbers = {name: value for name, value in verdict.evidence.items() if is_number(value)}
+        metadata |= {name.replace("_", " "): value for name, value in numbers.items()}
+        metadata["evidence"] = dg.MetadataValue.json(verdict.evidence)
+    elif verdict.passed:
+        metadata[NOT_REPEATED] = True
+    return dg.AssetCheckResult(
+        check_name=gate.name, passed=verdict.passed, severity=severity, description=description, metadata=metadata
+    )
+
+
+def lets_through(check: dg.AssetCheckResult) -> bool:
+    """Whether the gate passed or was waived."""
+    return check.passed or check.severity == dg.AssetCheckSeverity.WARN
