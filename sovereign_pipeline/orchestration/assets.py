@@ -17,7 +17,7 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.orchestration.chain import PRESENTATION
-from sovereign_pipeline.orchestration.checks import check_result, check_specs, lets_through
+from sovereign_pipeline.orchestration.checks import check_result, check_specs, in_one_line, lets_through
 from sovereign_pipeline.orchestration.launching.pipes import launch_with_pipes
 from sovereign_pipeline.orchestration.pages.corpus import schema_of
 from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
@@ -85,7 +85,7 @@ def _materialization(
     return dg.MaterializeResult(
         value=production.ref,
         data_version=dg.DataVersion(production.ref.digest),
-        metadata=page_of(workplace, production, verdicts, checks, published, idle),
+        metadata=page_of(workplace, production, verdicts, in_one_line(checks), published, idle),
         check_results=checks,
     )
 

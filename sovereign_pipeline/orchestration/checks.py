@@ -4,6 +4,7 @@ A check shows an operator what a gate found, line by line. It does not protect: 
 its gates again (`artifacts/gates.py`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -66,3 +67,14 @@ def check_result(
 def lets_through(check: dg.AssetCheckResult) -> bool:
     """Whether the gate passed or was waived."""
     return check.passed or check.severity == dg.AssetCheckSeverity.WARN
+
+
+def in_one_line(checks: Sequence[dg.AssetCheckResult]) -> str:
+    """How many gates passed, and each that did not."""
+    parts = [f"{sum(check.passed for check in checks)} of {len(checks)} gates passed"]
+    for check in checks:
+        if not check.passed:
+            waived = check.metadata.get(WAIVED_BY)
+            what = f"waived by {waived.value}" if waived is not None else str(check.metadata["outcome"].value).upper()
+            parts.append(f"{check.check_name}: {what}")
+    return "; ".join(parts)

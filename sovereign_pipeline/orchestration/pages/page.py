@@ -4,7 +4,7 @@ What belongs here: the order, and what is true of every artifact. What each kind
 (numbers), `corpus.py` and `models.py` (tables and texts), and `links.py` (files that open in a browser).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -13,7 +13,6 @@ from sovereign_pipeline.artifacts.making import Production
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.orchestration.checks import WAIVED_BY
 from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
@@ -24,13 +23,14 @@ def page_of(
     workplace: Workplace,
     production: Production,
     verdicts: Mapping[str, Verdict],
-    checks: Sequence[dg.AssetCheckResult] = (),
+    outcome: str = "",
     published: Mapping[str, Any] | None = None,
     idle: str | None = None,
 ) -> Page:
     """Metadata of one materialization, in the order in which the page shows it.
 
     Args:
+        outcome: the verdicts of all gates in one line.
         published: what publishing gave, such as the adapter's id and version.
         idle: why there was nothing to do (`nothing_to_do`); the page is short then.
     """
@@ -40,7 +40,7 @@ def page_of(
         return {"verdict": idle, "reused": production.reused, **_inputs(manifest), "sha256": artifact.ref.digest}
     figures = figures_of(artifact)
     return {
-        "verdict": _verdict(checks),
+        "verdict": outcome,
         **(published or {}),
         **dict(list(figures.items())[:HEADLINES]),
         **links_to_files(workplace.settings, artifact),
@@ -63,23 +63,12 @@ def page_of(
 
 def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str | None:
     """Why the stage had nothing to do for this line, in one sentence; None when it had."""
-    passthrough = stage.passthrough_of(workplace.line)
+    passthrough = stage.passthrough_input(workplace.line)
     if passthrough is not None:
-        return f"nothing to do: the line has no preference training; {passthrough} is passed through"
+        return f"nothing to do: the line has no preference training; {passthrough.kind} is passed through"
     if stage.kind == "preference_dataset" and workplace.store.read_manifest(ref).summary["rows"] == 0:
         return "nothing to do: the line has no preference training; the dataset is empty"
     return None
-
-
-def _verdict(checks: Sequence[dg.AssetCheckResult]) -> str:
-    passed = sum(check.passed for check in checks)
-    parts = [f"{passed} of {len(checks)} gates passed"]
-    for check in checks:
-        if not check.passed:
-            waived = check.metadata.get(WAIVED_BY)
-            what = f"waived by {waived.value}" if waived is not None else str(check.metadata["outcome"].value).upper()
-            parts.append(f"{check.check_name}: {what}")
-    return "; ".join(parts)
 
 
 def _history(line: str, figures: Figures) -> Page:
