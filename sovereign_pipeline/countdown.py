@@ -9,6 +9,10 @@ from collections.abc import Callable
 SECONDS_BETWEEN_MESSAGES = 5.0
 
 
+def silent(message: str) -> None:
+    """Progress of work that nobody waits for."""
+
+
 class Countdown:
     """Reports the progress of work of a known size; says nothing when it ends before the first message is due."""
 

@@ -22,7 +22,8 @@ from sovereign_pipeline.dataset.formats import (
 from sovereign_pipeline.dataset.layouts import LABELS, TRAINING, Layout, Row, preference_layout, writes_messages
 from sovereign_pipeline.dataset.measuring import Measured, build_card
 from sovereign_pipeline.dataset.tokens import tokenizer_digests
-from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.split.files import HELD_OUT
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 
 def _evaluate_card(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> list[str]:

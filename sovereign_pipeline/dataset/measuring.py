@@ -28,7 +28,8 @@ from sovereign_pipeline.dataset.layouts import Layout, Row, writes_messages
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, PROOF, TRAIN
+from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 
 class Measured:

@@ -41,7 +41,8 @@ from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
-from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, TRAIN
+from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, open_suite

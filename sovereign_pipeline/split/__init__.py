@@ -1,5 +1,5 @@
 """Which documents are held out: near-duplicates, groups that stay together, the assignment and its proof.
 
-What belongs here: deciding the side of every document and showing that nothing crosses. What does not: the shape of
-training rows (`dataset/`), what the held-out side is used for (`evaluation/`).
+What belongs here: assigning every document to training or held-out, and proving that nothing crosses. What does not:
+the training rows (`dataset/`), the use of the held-out documents (`evaluation/`).
 """

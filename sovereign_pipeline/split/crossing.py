@@ -1,7 +1,7 @@
-"""What crosses from one side of a split to the other, measured exhaustively and without MinHash or components.
+"""What crosses between the two sides of a split, measured exhaustively, without MinHash or components.
 
 What belongs here: the measurement that the proof states and that the gate repeats on the files. What does not: how the
-sides were made.
+sides were chosen.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _MEETINGS_PER_BLOCK = 1 << 22
 
-# A posting is one of the rarest shingles of a row. key: what it is looked up by; rest: how many shingles of its row do
-# not come before it.
+# A posting is one of the rarest shingles of a row. key: for looking it up; rest: how many shingles of its row do not
+# come before it.
 _POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
 _SIZE_BITS = 64 - HASH_BITS
 _ROUNDING = 1e-9
@@ -35,10 +35,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Crossing:
-    """pairs: (n, 2) (held-out row, training row), ordered. compared: how many pairs were compared in full."""
+    """The near-duplicate pairs that cross."""
 
     pairs: "NDArray[np.int64]"
+    """(n, 2): held-out row, training row; ordered."""
     compared: int
+    """How many pairs were compared in full."""
 
 
 def crossing_keys(held_out: "NDArray[np.uint64]", train: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
@@ -61,9 +63,9 @@ def crossing_near_duplicates(
     rows with n <= m <= rest/a - n; each pair that meets so, and whose longer row has a·(n+m) left as well, is compared
     in full.
 
-    With the rarest shingles first few rows meet that are not similar, and what all letters have in common is looked up
-    only in letters that consist of little else. scratch: a directory for the postings, which are cut by shingle into
-    parts of a bounded size, so that memory does not grow with the corpus.
+    With the rarest shingles first, few rows meet that are not similar, and what all documents have in common is looked
+    up only in documents that consist of little else. scratch: a directory for the postings, which are cut by shingle
+    into parts of a bounded size, so that memory does not grow with the corpus.
     """
     import numpy as np
 
@@ -87,12 +89,13 @@ def crossing_near_duplicates(
 
 @dataclass(frozen=True)
 class _Postings:
-    """One part of a side's postings, by key. sizes: of all rows of the side."""
+    """One part of a side's postings, ordered by key."""
 
     keys: "NDArray[np.uint64]"
     rows: "NDArray[np.int32]"
     rest: "NDArray[np.int32]"
     sizes: "NDArray[np.int64]"
+    """Shingles of every row of the side."""
 
 
 def _postings(

@@ -1,6 +1,6 @@
 """Which documents must stay together: connected components over case, links, author and similarity.
 
-What belongs here: the ties. What does not: which side a component goes to (`hold_out.py`).
+What belongs here: the ties and their components. What does not: which components are held out (`hold_out.py`).
 """
 
 import hashlib
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ties:
-    """Documents with an equal key are tied. rows: document numbers, ascending; keys: as many, from `key_of`.
-
-    A document may stand here several times, once for each key, or not at all.
-    """
+    """Documents with an equal key are tied. A document may have several keys, or none."""
 
     rows: "NDArray[np.int64]"
+    """Document numbers, ascending."""
     keys: "NDArray[np.uint64]"
+    """As many, from `key_of`."""
 
     def on(self, side: "NDArray[np.bool_]") -> "NDArray[np.uint64]":
         """The keys of the documents that `side` marks."""
@@ -31,14 +30,19 @@ class Ties:
 
 
 def key_of(value: str) -> int:
-    """64 bits that stand for a case file, an author or an id. Two that should differ and are the same (one chance in 37
-    million among a million values) tie documents that need not be tied; they never let any cross."""
+    """64 bits that stand for a case file, an author or an id.
+
+    A collision (one chance in 37 million among a million values) ties documents that need not be tied; it never lets
+    any cross.
+    """
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """A document carries its own id and the ids it links to, so two documents that link to the same third one are tied
-    even where that third one was quarantined."""
+    """The document's own id and the ids that it links to.
+
+    So two documents that link to the same third one are tied even where that third one was quarantined.
+    """
     return (document.id, *document.links)
 
 

@@ -1,6 +1,6 @@
-"""Which components are held out: a deterministic choice by seed, or by date, that counts letters, not components.
+"""Which components are held out: a deterministic choice by seed or by date that counts letters, not components.
 
-What belongs here: the choice. What does not: how components come about (`grouping.py`).
+What belongs here: the choice. What does not: how components are found (`grouping.py`).
 """
 
 import datetime
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
-"""How far above the asked share (in shares of the rows) a component may lift the held-out side before it is skipped."""
+"""How far above the requested share of the rows a component may lift the held-out rows before it is skipped."""
 
 
 def hold_out(
@@ -40,7 +40,7 @@ def hold_out(
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
     if len(letters) < 2:
-        raise InputError(_cannot_split(letters))
+        raise _cannot_split(letters)
     key_of: dict[int, str] = {}
     for id, component in zip(ids, component_of.tolist(), strict=True):
         if id < key_of.setdefault(component, id):
@@ -60,21 +60,22 @@ def hold_out(
 
 @dataclass(frozen=True)
 class DateCut:
-    """Every document of this day or a later one is held out, and with it all that is tied to it."""
+    """A choice by date: documents of the cut day or later are held out, with everything tied to them."""
 
     is_held_out: "NDArray[np.bool_]"
+    """By document number."""
     day: datetime.date
 
 
 def hold_out_newest(
     days: "NDArray[np.int64]", is_preference: "NDArray[np.bool_]", component_of: "NDArray[np.int64]", share: float
 ) -> DateCut:
-    """Hold out every component with a document of the cut day or later: the latest day for which these components have
-    max(share, 10 %) of the letters.
+    """Hold out every component with a document of the cut day or later.
 
-    days: ordinal numbers. So no training document is of the cut day or later, and every held-out component reaches it;
-    its older documents are held out with it. Preference documents follow the same day. Raises InputError when no
-    letter would be left for training.
+    The cut day is the latest one for which these components have max(share, 10 %) of the letters. So no training
+    document is of the cut day or later, and every held-out component reaches it; its older documents are held out with
+    it. Preference documents follow the same day. days: ordinals. Raises InputError when no letter would be left for
+    training.
     """
     import numpy as np
 
@@ -83,13 +84,13 @@ def hold_out_newest(
     reaches = newest[component_of]
     of_letters = np.sort(reaches[~is_preference])[::-1]
     if of_letters.size == 0:
-        raise InputError(_cannot_split(Counter()))
+        raise _cannot_split(Counter())
     cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
     if of_letters[-1] >= cut:
         raise InputError(
-            f"By date, all {of_letters.size} letters of the corpus would be held out, because each is of "
-            f"{datetime.date.fromordinal(cut)} or later or tied to one that is. Add older letters of other matters, or "
-            f"set by_date: false in the recipe's `split`."
+            f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
+            f"{datetime.date.fromordinal(cut)} or later, or tied to one that is.",
+            "Add older letters of other matters, or set split.by_date: false in the recipe.",
         )
     return DateCut(reaches >= cut, datetime.date.fromordinal(cut))
 
@@ -100,11 +101,15 @@ def needed(share: float, rows: int) -> int:
 
 
 def choose(rows: Counter[int], target: int, order: dict[int, str]) -> set[int]:
-    """Components that together hold at least `target` rows and, where that can be, little more.
+    """Components that together hold at least `target` rows and, where possible, little more.
 
-    In the seeded order a component is taken until the target is reached, and skipped when it would lift the total more
-    than OVERSHOOT of all rows above the target. Only if those that fit do not suffice, the smallest skipped one is
-    taken too, and what has become superfluous is given back, largest first.
+    In the seeded order components are taken until the target is reached. One that would lift the total more than
+    OVERSHOOT of all rows above the target is skipped. If those that fit do not suffice, the smallest skipped one is
+    taken too, and components that are no longer needed are returned, largest first.
+
+    Args:
+        rows: component -> its number of rows.
+        order: component -> its place in the seeded order.
     """
     tolerated = target + max(1, math.floor(OVERSHOOT * rows.total()))
     taken: list[int] = []
@@ -134,12 +139,12 @@ def _position(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def _cannot_split(letters: Counter[int]) -> str:
+def _cannot_split(letters: Counter[int]) -> InputError:
     if not letters:
-        return "The corpus holds no letter, so nothing can be held out. Add a source with the role 'letters'."
-    return (
-        f"All {letters.total()} letters of the corpus are tied together (same case, links, near-duplicates or, where "
-        f"asked, author), so no slice can be held out without a leak. Add letters of other matters, correct case "
-        f"numbers and links in the sources, or in the recipe's `split` set by_author: false or raise "
-        f"near_duplicate_jaccard."
+        return InputError("The corpus holds no letter to hold out.", "Add a source with the role 'letters'.")
+    return InputError(
+        f"All {letters.total():,} letters of the corpus are tied together by case, links, near-duplicates or, with "
+        f"split.by_author, author. No slice can be held out without a leak.",
+        "Add letters of other matters, correct case numbers and links in the sources, set split.by_author: false, or "
+        "raise split.near_duplicate_jaccard.",
     )

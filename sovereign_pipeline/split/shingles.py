@@ -1,7 +1,7 @@
 """The shingles of a whole corpus: the file that keeps them, their order by rarity, and the Jaccard of many pairs.
 
-What belongs here: what works on the sets of many documents and holds few of them in memory. What does not: what a
-shingle is (`similarity.py`), and which pairs are worth a comparison (`near_duplicates.py`, `crossing.py`).
+What belongs here: work on the sets of many documents with few of them in memory. What does not: the definition of a
+shingle (`similarity.py`), and which pairs are worth a comparison (`near_duplicates.py`, `crossing.py`).
 """
 
 import itertools
@@ -28,10 +28,12 @@ TOKEN_BITS = 52
 
 @dataclass(frozen=True)
 class Block:
-    """The shingles of some rows in memory. values: all rows one after another; sizes: how many belong to each row."""
+    """The shingles of some rows in memory."""
 
     values: "NDArray[np.uint64]"
+    """All rows, one after another."""
     sizes: "NDArray[np.int64]"
+    """How many values belong to each row."""
 
     @property
     def rows(self) -> "NDArray[np.int64]":
@@ -56,13 +58,14 @@ class Block:
 class Shingles:
     """The shingles of many documents, in a file: about 8 bytes a word (Arabic: a character) of the corpus, no text.
 
-    starts, sizes: where the hashes of each row lie in the file, counted in hashes of 8 bytes. Only the rows that are
-    asked for are in memory, and the file is mapped only while they are read.
+    Only the rows that are read are in memory, and the file is mapped only while they are read.
     """
 
     path: Path
     starts: "NDArray[np.int64]"
+    """Where the hashes of each row begin in the file, in hashes of 8 bytes."""
     sizes: "NDArray[np.int64]"
+    """How many hashes each row has."""
 
     def __len__(self) -> int:
         return int(self.sizes.size)
@@ -124,14 +127,13 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """One order of all shingles, rarest first, that every part of the split uses.
+    """One order of all shingles, rarest first, for the search and the check.
 
-    levels: for each slot of a hash table the logarithm of how often the commonest of its shingles occurs; 0 where none
-    occurs twice. The finding and the check are right with any order; they are fast with one that puts what many letters
-    share at the end.
+    Both are correct with any order; they are fast with one that puts last what many documents share.
     """
 
     levels: "NDArray[np.uint8]"
+    """For each slot of a hash table the logarithm of how often its commonest shingle occurs; 0 where none repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":
@@ -145,9 +147,8 @@ class Rarity:
                 first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
                 counts = np.diff(first, append=hashes.size)
                 repeated = np.flatnonzero(counts > 1)
-                repeated = repeated[
-                    np.argsort(counts[repeated])
-                ]  # so that the commonest of a slot comes last and stays
+                # The commonest shingle of a slot comes last and stays.
+                repeated = repeated[np.argsort(counts[repeated])]
                 slots = _slots(hashes[first[repeated]])
                 level = (np.log2(counts[repeated]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
                 levels[slots] = np.maximum(levels[slots], level)
@@ -156,8 +157,8 @@ class Rarity:
     def rarest_first(self, block: Block) -> Block:
         """The same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order: rarest first.
 
-        A token is the level of its shingle and 44 bits of its hash. Two shingles that become one token cost time in
-        what searches for equal tokens and lose nothing, since equal shingles are always equal tokens.
+        A token is the level of its shingle and 44 bits of its hash. Two shingles that become one token cost a search
+        time and lose nothing, since equal shingles are always equal tokens.
         """
         import numpy as np
 
@@ -169,7 +170,7 @@ class Rarity:
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Into how many parts to cut what is made of all shingles of the sides, so that one part fits well into memory."""
+    """How many parts to cut the records of all shingles of the sides into, so that one part fits well into memory."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
@@ -179,7 +180,7 @@ def cut_into_parts(
 ) -> Iterator[list[Path]]:
     """Files under `scratch`, one for each part, with the records of all blocks that belong to it.
 
-    blocks: (records, as many numbers of HASH_BITS bits that decide the part, equal ones the same).
+    blocks: (records, as many numbers of HASH_BITS bits); records with equal numbers get into the same part.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What similar means: how a document becomes a set of shingles, whose Jaccard similarity is what counts.
+"""The definition of similarity: how a document becomes a set of shingles, which are compared by Jaccard similarity.
 
 What belongs here: the definition. What does not: the shingles of a whole corpus (`shingles.py`), finding pairs in it
 (`near_duplicates.py`) and the exhaustive check across the two sides (`crossing.py`).
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
-# carries articles, prepositions and pronouns on the word, so one changed affix would break five word shingles; there
-# characters are taken, 9 of them (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.2.2).
+# carries articles, prepositions and pronouns on the word, so one changed affix would break five word shingles; it is
+# cut into runs of 9 characters (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.2.2).
 WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 
@@ -51,6 +51,7 @@ def normal_text(text: str) -> str:
 
 
 def without_placeholder_numbers(text: str) -> str:
+    """The text with `NAME_3` as ` NAME `."""
     return PLACEHOLDER.sub(r" \1 ", text)
 
 

@@ -21,7 +21,9 @@ from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINI
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.split.stages import HELD_OUT, LEAKAGE_SAFE_SPLIT, shared_with_held_out
+from sovereign_pipeline.split.files import HELD_OUT
+from sovereign_pipeline.split.overlap import shared_with_held_out
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.gates import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import tuned_model
 

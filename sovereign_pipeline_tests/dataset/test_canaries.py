@@ -15,7 +15,7 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.split.stages import HELD_OUT
+from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.test_stages import card_of, dataset_stage, rows_of, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize

@@ -25,7 +25,7 @@ from sovereign_pipeline.dataset.files import (
 from sovereign_pipeline.dataset.formats import label_row, messages_row, preference_row, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import GateRefused, IntegrityError
-from sovereign_pipeline.split.stages import HELD_OUT, TRAIN
+from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.split.chain import documents_of, materialize, split_stage
 

@@ -19,11 +19,12 @@ thresholds = st.sampled_from([0.05, 0.2, 1 / 3, 0.5, 0.6, 0.7, 0.8, 1.0])
 
 def found_in(held_out: Rows, train: Rows, threshold: float) -> list[tuple[int, ...]]:
     with tempfile.TemporaryDirectory() as directory:
-        sides = [
+        left, right = (
             write_shingles(Path(directory) / name, [np.sort(mixed(np.array(sorted(row), np.uint64))) for row in side])
             for name, side in (("held_out", held_out), ("train", train))
-        ]
-        found = crossing_near_duplicates(*sides, Rarity.of(Path(directory), *sides), threshold, Path(directory))
+        )
+        rarity = Rarity.of(Path(directory), left, right)
+        found = crossing_near_duplicates(left, right, rarity, threshold, Path(directory))
     return [tuple(pair) for pair in found.pairs.tolist()]
 
 
@@ -65,7 +66,7 @@ def test_equals_the_brute_force_in_many_small_blocks(monkeypatch: pytest.MonkeyP
 def test_what_all_rows_share_costs_no_comparisons(tmp_path: Path) -> None:
     """Half of each row is a letterhead that all have: were it looked up, every row would meet every other."""
     letterhead = np.arange(50)
-    sides = [
+    held_out, train = (
         write_shingles(
             tmp_path / str(side),
             [
@@ -74,8 +75,8 @@ def test_what_all_rows_share_costs_no_comparisons(tmp_path: Path) -> None:
             ],
         )
         for side in (100, 500)
-    ]
-    found = crossing_near_duplicates(*sides, Rarity.of(tmp_path, *sides), 0.7, tmp_path)
+    )
+    found = crossing_near_duplicates(held_out, train, Rarity.of(tmp_path, held_out, train), 0.7, tmp_path)
     assert found.compared == 0
     assert not len(found.pairs)
 

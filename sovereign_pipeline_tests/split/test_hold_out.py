@@ -112,7 +112,7 @@ Dated = list[tuple[int, bool, int]]
 dated = st.lists(st.tuples(st.integers(0, 25), st.booleans(), st.integers(1, 60)), min_size=2, max_size=80)
 
 
-def columns(rows: Dated) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:  # type: ignore[type-arg]
+def columns(rows: Dated) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
     component_of, is_preference, days = zip(*rows, strict=True)
     return np.array(days, np.int64), np.array(is_preference, np.bool_), np.array(component_of, np.int64)
 
@@ -149,7 +149,7 @@ def test_by_date_an_old_document_follows_the_newest_of_its_group() -> None:
 
 
 def test_by_date_letters_of_one_day_cannot_be_split() -> None:
-    with pytest.raises(InputError, match=r"all 3 letters .* would be held out, because each is of 2024-05-01 or later"):
+    with pytest.raises(InputError, match=r"all 3 letters .* would be held out: each is of 2024-05-01 or later"):
         hold_out_newest(
             np.full(3, datetime.date(2024, 5, 1).toordinal()), np.zeros(3, np.bool_), np.array([0, 1, 2]), 0.12
         )

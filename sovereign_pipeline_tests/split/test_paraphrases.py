@@ -81,7 +81,7 @@ MATTER_OF = [number % 8 if number < 8 else (0, 1, 3, 5, 7)[number - 8] for numbe
 def embedded(directory: Path, texts: list[str]) -> Any:
     rows = [letter(number, source="letters", request=text, response="") for number, text in enumerate(texts)]
     write_documents(directory / "documents.jsonl", [Document(**row) for row in rows])
-    return embed_documents(directory / "documents.jsonl")
+    return embed_documents(directory / "documents.jsonl", len(texts))
 
 
 def test_wordings_of_one_letter_are_tied_and_unrelated_letters_never(tmp_path: Path) -> None:

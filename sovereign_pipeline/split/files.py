@@ -1,0 +1,5 @@
+"""Names of the files in a split."""
+
+TRAIN = "train.jsonl"
+HELD_OUT = "held_out.jsonl"
+PROOF = "proof.json"

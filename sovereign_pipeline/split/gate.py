@@ -1,0 +1,126 @@
+"""The gate no_crossing_groups: two files alone, measured again; what the proof claims is not read.
+
+What belongs here: the questions that the gate answers beyond `overlap.py`: that the sides are exactly the input, that
+enough is held out and, by date, that the newest is.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.split.crossing import crossing_near_duplicates
+from sovereign_pipeline.split.features import Features, author_keys_of, read_features
+from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split.grouping import components
+from sovereign_pipeline.split.hold_out import MIN_SHARE, needed
+from sovereign_pipeline.split.near_duplicates import near_duplicates
+from sovereign_pipeline.split.overlap import overlap_of
+from sovereign_pipeline.split.paraphrases import ROUNDING, paraphrase_pairs
+from sovereign_pipeline.split.shingles import Rarity
+from sovereign_pipeline.wording import and_more
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Measure what crosses between the two files, and whether enough is held out."""
+    recipe = workplace.line.split
+    scrubbed = inputs[SCRUBBED_CORPUS.kind]
+    author_keys = author_keys_of(workplace, scrubbed)
+    with workplace.store.workspace() as scratch:
+        train = read_features(artifact.file(TRAIN), recipe, author_keys, scratch, workplace.progress)
+        held = read_features(artifact.file(HELD_OUT), recipe, author_keys, scratch, workplace.progress)
+        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
+        workplace.progress("checking every pair across the split for near-duplicates")
+        overlap = overlap_of(held, train, rarity, recipe, scratch)
+        not_newest = _held_out_without_a_newer(held, train, rarity, recipe, scratch) if recipe.by_date else []
+    problems = [*_differences_from_input(scrubbed.file(DOCUMENTS), artifact), *overlap.problems]
+    if not_newest:
+        problems.append(
+            f"{len(not_newest):,} held-out documents are neither newer than all training documents nor tied to one "
+            f"that is ({and_more(not_newest)})"
+        )
+    held_letters = int((~held.columns.is_preference).sum())
+    letters = held_letters + int((~train.columns.is_preference).sum())
+    least = max(MIN_SHARE, recipe.held_out_share)
+    if not 0 < held_letters < letters or held_letters < needed(least, letters):
+        problems.append(f"{held_letters:,} of {letters:,} letters are held out; the recipe asks for {least:.0%}")
+    evidence: dict[str, Any] = {
+        "rows_train": len(train.columns),
+        "rows_held_out": len(held.columns),
+        "letters": letters,
+        "letters_held_out": held_letters,
+        "crossing_near_duplicate_pairs": overlap.near_duplicates,
+        "complaints": len(problems),
+    }
+    by_date = ""
+    if recipe.by_date and len(train.columns):
+        newest = date.fromordinal(int(train.columns.days.max())).isoformat()
+        evidence["newest_training_day"] = newest
+        by_date = f" No training document is newer than {newest}; every held-out one is, or is tied to one that is."
+    if problems:
+        return Verdict(False, f"{'; '.join(problems)}.", evidence)
+    kinds = ["case", "link", *(["author"] if recipe.by_author else []), *(["paraphrase"] if recipe.paraphrases else [])]
+    return Verdict(
+        True,
+        f"No {', '.join(kinds)} or near-duplicate crosses; {held_letters:,} of {letters:,} letters are held out "
+        f"({held_letters / letters:.1%}).{by_date}",
+        evidence,
+    )
+
+
+def _held_out_without_a_newer(
+    held: Features, train: Features, rarity: Rarity, recipe: Split, scratch: Path
+) -> list[str]:
+    """Ids of held-out documents in whose group none is newer than every training document.
+
+    The groups are found as in the build; those that seem to have none are then compared with all others exactly.
+    """
+    import numpy as np
+
+    if not len(train.columns):
+        return []
+    shingles, days = held.columns.shingles, held.columns.days
+    tied = [near_duplicates(shingles, rarity, recipe.near_duplicate_jaccard).pairs]
+    if recipe.paraphrases and held.vectors is not None:
+        tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING))
+
+    def rows_without() -> "NDArray[np.int64]":
+        component_of = components(len(held.columns), held.ties.values(), tied)
+        reaching = component_of[days > train.columns.days.max()]
+        return np.flatnonzero(~np.isin(component_of, reaching))
+
+    rows = rows_without()
+    if rows.size:
+        missed = crossing_near_duplicates(
+            shingles.subset(rows), shingles, rarity, recipe.near_duplicate_jaccard, scratch
+        ).pairs
+        tied.append(np.column_stack((rows[missed[:, 0]], missed[:, 1])))
+        rows = rows_without()
+    return [held.columns.ids[row] for row in rows.tolist()]
+
+
+def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
+    """Problems unless the lines of the two files together are exactly those of the input, in its order."""
+    with (
+        documents.open("rb") as lines,
+        artifact.file(TRAIN).open("rb") as train,
+        artifact.file(HELD_OUT).open("rb") as held_out,
+    ):
+        sides: list[Iterator[bytes]] = [iter(train), iter(held_out)]
+        heads = [next(side, None) for side in sides]
+        for number, line in enumerate(lines, start=1):
+            if line not in heads:
+                return [f"line {number:,} of the scrubbed corpus is missing, changed or out of order"]
+            side = heads.index(line)
+            heads[side] = next(sides[side], None)
+        left = [name for name, head in zip((TRAIN, HELD_OUT), heads, strict=True) if head is not None]
+    return [f"{name} holds lines that are not in the scrubbed corpus, or are there twice" for name in left]

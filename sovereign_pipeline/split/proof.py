@@ -1,0 +1,189 @@
+"""`proof.json` of a split: how it was made, what it holds, and that nothing crosses. Numbers and ids, no text.
+
+What belongs here: the record and its JSON. What does not: the assignment that it reports (`assignment.py`), and the
+gate, which recomputes and does not read it (`gate.py`).
+"""
+
+import json
+from datetime import date
+from typing import TYPE_CHECKING, Literal
+
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.split.assignment import Assignment
+from sovereign_pipeline.split.hold_out import MIN_SHARE
+from sovereign_pipeline.split.near_duplicates import (
+    BANDS,
+    MINHASH_SEED,
+    PERMUTATIONS,
+    RECALL,
+    ROWS_PER_BAND,
+    compared_share,
+)
+from sovereign_pipeline.split.reading import Columns
+from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# The order of the fields is the order of the keys in the file.
+
+
+class MinHash(Frozen):
+    """How candidates for near-duplicates were found."""
+
+    permutations: int = PERMUTATIONS
+    seed: int = MINHASH_SEED
+    bands: int = BANDS
+    rows_per_band: int = ROWS_PER_BAND
+    compared_share: float
+    """Share of its shingles, rarest first, by which a document was compared."""
+    recall_at_threshold: float = round(RECALL, 6)
+
+
+class Parameters(Split):
+    """The recipe's `split`, and the constants of the method."""
+
+    least_held_out_share: float = MIN_SHARE
+    words_per_shingle: int = WORDS_PER_SHINGLE
+    characters_per_shingle_arabic: int = CHARACTERS_PER_SHINGLE
+    minhash: MinHash
+
+
+class SideCounts(Frozen):
+    """Documents for training and held out."""
+
+    train: int
+    held_out: int
+
+
+class LargestComponent(Frozen):
+    """The largest group of documents that stays together."""
+
+    rows: int
+    first_id: str
+    side: Literal["train", "held_out"]
+
+
+class Components(Frozen):
+    """The groups of documents that stay together."""
+
+    count: int
+    held_out: int
+    largest: LargestComponent
+
+
+class NearDuplicateCounts(Frozen):
+    """Near-duplicates that were kept on one side."""
+
+    pairs: int
+    copies: int
+    candidates_compared: int
+    rows_in_large_buckets: int
+    found_by_exhaustive_check_only: int
+
+
+class CrossingMethod(Frozen):
+    """How crossing near-duplicates were looked for."""
+
+    near_duplicates: str = "every pair across the sides that prefix, size and position do not rule out, exactly"
+    recall: float = 1.0
+    pairs_compared: int
+
+
+class ParaphraseCounts(Frozen):
+    """Paraphrases that were kept on one side."""
+
+    pairs: int
+
+
+class DateCut(Frozen):
+    """Where the split by date lies."""
+
+    first_day_held_out: str
+    newest_training_day: str
+    older_documents_held_out_with_their_group: int
+
+
+class Proof(Frozen):
+    """What `proof.json` holds. Components and their sizes are counted in documents."""
+
+    parameters: Parameters
+    rows: SideCounts
+    letters: SideCounts
+    preferences: SideCounts
+    held_out_share_of_letters: float
+    components: Components
+    near_duplicates: NearDuplicateCounts
+    crossing: dict[str, int]
+    """Kind of tie -> how many cross."""
+    crossing_check: CrossingMethod
+    paraphrases: ParaphraseCounts | None = None
+    """Absent unless the line keeps paraphrases together."""
+    date_cut: DateCut | None = None
+    """Absent unless the line splits by date."""
+
+    def to_json(self) -> str:
+        """The content of the file."""
+        absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
+        return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
+
+
+def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
+    """The proof of an assignment."""
+    is_held_out, is_letter = assignment.is_held_out, ~columns.is_preference
+    rows, letters = _side_counts(is_held_out), _side_counts(is_held_out[is_letter])
+    similar = assignment.similar
+    return Proof(
+        parameters=Parameters(
+            **recipe.model_dump(),
+            minhash=MinHash(compared_share=round(compared_share(recipe.near_duplicate_jaccard), 6)),
+        ),
+        rows=rows,
+        letters=letters,
+        preferences=SideCounts(train=rows.train - letters.train, held_out=rows.held_out - letters.held_out),
+        held_out_share_of_letters=round(letters.held_out / (letters.train + letters.held_out), 6),
+        components=_components(columns, assignment),
+        near_duplicates=NearDuplicateCounts(
+            pairs=len(similar.pairs) + assignment.late_pairs,
+            copies=similar.copies,
+            candidates_compared=similar.candidates,
+            rows_in_large_buckets=similar.rows_in_large_buckets,
+            found_by_exhaustive_check_only=assignment.late_pairs,
+        ),
+        crossing=assignment.check.found,
+        crossing_check=CrossingMethod(pairs_compared=assignment.check.compared),
+        paraphrases=ParaphraseCounts(pairs=assignment.paraphrases) if recipe.paraphrases else None,
+        date_cut=_date_cut(columns, is_held_out, assignment.cut) if assignment.cut else None,
+    )
+
+
+def _side_counts(is_held_out: "NDArray[np.bool_]") -> SideCounts:
+    return SideCounts(train=int((~is_held_out).sum()), held_out=int(is_held_out.sum()))
+
+
+def _components(columns: Columns, assignment: Assignment) -> Components:
+    import numpy as np
+
+    is_held_out, component_of = assignment.is_held_out, assignment.component_of
+    sizes = np.bincount(component_of, minlength=len(columns))
+    largest = int(sizes.argmax())  # a component has the number of its first document
+    return Components(
+        count=int((sizes > 0).sum()),
+        held_out=int(np.unique(component_of[is_held_out]).size),
+        largest=LargestComponent(
+            rows=int(sizes[largest]),
+            first_id=columns.ids[largest],
+            side="held_out" if is_held_out[largest] else "train",
+        ),
+    )
+
+
+def _date_cut(columns: Columns, is_held_out: "NDArray[np.bool_]", cut: date) -> DateCut:
+    is_older = columns.days < cut.toordinal()
+    return DateCut(
+        first_day_held_out=cut.isoformat(),
+        newest_training_day=date.fromordinal(int(columns.days[~is_held_out].max())).isoformat(),
+        older_documents_held_out_with_their_group=int((is_held_out & is_older).sum()),
+    )
