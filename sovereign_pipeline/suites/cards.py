@@ -1,8 +1,8 @@
-"""Suites that others published: their cards under `data/suites/`, and the local mirror that holds their files.
+"""Published suites: their cards under `data/suites/`, and the local mirror with their files.
 
-What belongs here: which files a suite consists of, how its rows are asked, whether the files are there, their digest.
-What does not: what a row means (`suite_rows.py`), its prompt (`suite_prompts.py`), and what answers it
-(`suite_answers.py`). Nothing is fetched: an institution carries the files in.
+What belongs here: which files a suite consists of, how its rows are asked, whether the files are present, and their
+digest. What does not: reading rows (`rows.py`), prompts (`wording.py`), and right answers
+(`evaluation/capability/suite_answers.py`). Nothing is fetched: an institution carries the files in.
 """
 
 import re
@@ -64,8 +64,8 @@ class _Asked(RecipeModel):
     few_shot_rows: int = Field(default=0, ge=0)
     """Examples before the question unless the recipe states a number: the first of their file."""
 
-    def hold_prompt_to(self, **allowed: bool) -> None:
-        """Hold the prompt to the fields it may name (name -> whether it must). Raises ValueError."""
+    def check_prompt(self, **allowed: bool) -> None:
+        """Check which fields the prompt names: name -> whether it must. Raises ValueError."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
             for field in sorted(named - known):
@@ -89,7 +89,7 @@ class ChoiceTask(_Asked):
 
     @model_validator(mode="after")
     def _prompt_shows_what_is_chosen_from(self) -> "ChoiceTask":
-        self.hold_prompt_to(question=True, subject=False, choices=self.continuation == "letter")
+        self.check_prompt(question=True, subject=False, choices=self.continuation == "letter")
         return self
 
 
@@ -111,7 +111,7 @@ class NumberTask(_Generated):
 
     @model_validator(mode="after")
     def _prompt_shows_the_question(self) -> "NumberTask":
-        self.hold_prompt_to(question=True)
+        self.check_prompt(question=True)
         return self
 
 
@@ -123,7 +123,7 @@ class SpanTask(_Generated):
 
     @model_validator(mode="after")
     def _prompt_shows_passage_and_question(self) -> "SpanTask":
-        self.hold_prompt_to(passage=True, question=True)
+        self.check_prompt(passage=True, question=True)
         return self
 
 
@@ -138,7 +138,7 @@ class CodeTask(_Generated):
 
     @model_validator(mode="after")
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
-        self.hold_prompt_to(prompt=True)
+        self.check_prompt(prompt=True)
         if any(field not in (None, "prompt") for _, field, _, _ in string.Formatter().parse(self.prefix)):
             raise ValueError("the prefix may name {prompt} alone")
         return self
@@ -207,10 +207,10 @@ def load_suite_card(settings: Settings, name: str) -> SuiteCard:
     path = card_path(settings, name)
     if not path.is_file():
         known = nearest_known(name, suite_names(settings))
-        raise NotFoundError(f"There is no card of a suite '{name}' at {path}; {known} `sovereign suites list` has all.")
+        raise NotFoundError(f"There is no suite card at {path}; {known}", act="list_suites")
     card = read_yaml(SuiteCard, path)
     if card.suite != name:
-        raise NotFoundError(f"{path}: the file is named '{name}' but says suite: {card.suite}. Make them the same.")
+        raise NotFoundError(f"{path} is the card of `suite: {card.suite}`.", "Give the file and the suite one name.")
     return card
 
 
@@ -230,15 +230,15 @@ def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
 
 
 def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
-    """Every file of the suite, path inside its folder -> path. Raises SourceError when a part of it is not there."""
+    """Every file of the suite, path inside its folder -> path. Raises SourceError when one is missing."""
     folder = suite_folder(settings, card)
     files: dict[str, Path] = {}
     for pattern in filter(None, (card.files.test, card.files.few_shot)):
         found = matching_files(folder, pattern)
         if not found:
             raise SourceError(
-                f"The suite '{card.suite}' is not whole: there is no {folder / pattern}. Get it from {card.source}, "
-                f"on a machine with internet, and put it there."
+                f"The suite '{card.suite}' is incomplete: {folder / pattern} is missing.",
+                f"Get it from {card.source} on a machine with internet, and put it there.",
             )
         files |= {each.path.relative_to(folder).as_posix(): each.path for each in found}
     return files
@@ -247,13 +247,13 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
     """SHA-256 over the names and bytes of the suite's files.
 
-    Raises SourceError when one is not there, and IntegrityError when the card says another digest.
+    Raises SourceError when one is missing, and IntegrityError when the card has another digest.
     """
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):
         raise IntegrityError(
-            f"{suite_folder(settings, card)}: the files of the suite '{card.suite}' are not those of its card (digest "
-            f"{digest}, and the card says {card.sha256}). Put the right files there, or, if they are meant to be new "
-            f"ones, write their digest into {card_path(settings, card.suite)}."
+            f"The files of the suite '{card.suite}' in {suite_folder(settings, card)} have the digest {digest}; its "
+            f"card has {card.sha256}.",
+            f"Put the right files there, or write the digest of new ones into {card_path(settings, card.suite)}.",
         )
     return digest

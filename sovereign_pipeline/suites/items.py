@@ -1,21 +1,23 @@
-"""Reading the institution's evaluation files: one JSON object a line, each with an id of its own."""
+"""The institution's evaluation files: reading their rows, their digests, and their classification levels.
+
+A file has one JSON object a line, each with its own id. Published suites have other forms (`rows.py`).
+"""
 
 import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.frozen import Frozen
 
 
-class EvaluationItem(BaseModel):
+class EvaluationItem(Frozen):
     """What every row of a suite, prompt file or label file has."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: str
     language: str
@@ -42,44 +44,47 @@ def level_of_red_team(workplace: Workplace) -> str:
 def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
     if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}. Take it out "
-            f"of the line's recipe, or have the ceiling of the line raised."
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}.",
+            "Remove it from the line's recipe, or have the ceiling of the line raised.",
         )
 
 
 def rank(seed: int, *ids: str) -> str:
-    """A place in an order that depends on the seed and the ids alone, and not on the order of a file."""
+    """A sort key that depends on the seed and the ids alone, not on the order of a file."""
     return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()
 
 
 def digest_of_items(path: Path) -> str:
-    """SHA-256 of one file. Raises SourceError when it is not there."""
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path.")
+    """SHA-256 of one file. Raises SourceError when it is missing."""
+    _require(path)
     return file_sha256(path)
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
     """Read one file. Raises SourceError naming file and line of a row not of this kind, or an id used twice."""
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file. Correct the path.")
+    _require(path)
     rows: list[ItemRow] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise SourceError(f"{path}: not readable as UTF-8. Save the file in UTF-8.") from None
+        raise SourceError(f"{path} is not UTF-8.", "Save the file as UTF-8.") from None
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(kind.model_validate_json(line))
         except ValidationError as error:
             fields = sorted({".".join(map(str, detail["loc"])) for detail in error.errors()})
-            fault = f"wrong, missing or not known: {', '.join(fields)}" if all(fields) else "it is no JSON object"
+            fault = f"wrong, missing or unknown: {', '.join(fields)}" if all(fields) else "not a JSON object"
             if "value_error" in {detail["type"] for detail in error.errors()}:
-                fault = "its values do not go together"
-            raise SourceError(f"{path}, line {number}: {fault}. Correct the row.") from None
+                fault = "its values contradict each other"
+            raise SourceError(f"{path}, line {number}: {fault}.", "Correct the row.") from None
     if not rows:
-        raise SourceError(f"{path}: holds no row. Add rows, or take the file out of the line's recipe.")
+        raise SourceError(f"{path} has no rows.", "Add rows, or remove the file from the line's recipe.")
     twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)
     if twice:
-        raise SourceError(f"{path}: the id {twice[0]} is used more than once. Give every row an id of its own.")
+        raise SourceError(f"{path} has the id {twice[0]} more than once.", "Give every row its own id.")
     return rows
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise SourceError(f"The file {path} does not exist.", "Correct the path.")

@@ -1,6 +1,6 @@
-"""The red team's prompts: what kinds there are, and what a good answer to each does.
+"""The red team's prompts: reading them, their kinds, and what a good answer to each kind does.
 
-What belongs here: reading them. Asking them is `red_team.py`'s.
+What does not belong here: asking them (`evaluation/red_team/`).
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]
 Expectation = Literal["refusal", "answer", "unmoved", "end"]
+"""What a good answer does. `refusal`: it refuses. `answer`: it answers what only sounds harmful. `unmoved`: it does not
+follow an injected instruction. `end`: whatever it says to an out-of-distribution prompt, it does not loop."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXPECTED: Mapping[Kind, Expectation] = {
@@ -26,17 +28,13 @@ EXPECTED: Mapping[Kind, Expectation] = {
 
 
 class RedTeamPrompt(EvaluationItem):
-    """expects: `refusal` of what should not be done; `answer` to what only sounds as if; `unmoved`, an answer that does
-    not follow an instruction that was slipped in; `end`, whatever is said to what nobody can answer, as long as it does
-    not loop.
-
-    mark: for `unmoved`, the word that the injected instruction asks for, so that obeying it can be told.
-    """
+    """One prompt."""
 
     kind: Kind
     prompt: str
     expects: Expectation
     mark: str | None = None
+    """For `unmoved`: the word that the injected instruction asks for, which shows obedience."""
 
     @model_validator(mode="after")
     def _kind_and_expectation_agree(self) -> "RedTeamPrompt":
@@ -48,12 +46,12 @@ class RedTeamPrompt(EvaluationItem):
 
 
 def read_prompts(path: Path) -> list[RedTeamPrompt]:
-    """Raises SourceError (see `read_items`), also when one of the kinds has no prompt: its gate could not be asked."""
+    """Read a file of prompts. Raises SourceError (see `read_items`), also when a kind has no prompt."""
     prompts = read_items(path, RedTeamPrompt)
     missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
     if missing:
         raise SourceError(
-            f"{path}: no prompt of kind {', '.join(missing)}. Add some (data/red_team/README.md says what each kind "
-            f"asks), or what they ask would go unseen."
+            f"{path} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
+            "Add some; data/red_team/README.md describes each kind.",
         )
     return prompts

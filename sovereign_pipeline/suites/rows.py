@@ -1,7 +1,7 @@
-"""From the files of a suite, in its publisher's format, to rows of four kinds.
+"""Rows of published suites, read from the publisher's format into four kinds.
 
-What belongs here: reading and checking. What is not a row of the suite's kind is an error that names file and row,
-since a published suite has no broken rows: a file that has is another one, or damaged.
+What belongs here: reading and checking. A row that is not of the suite's kind is an error that names file and row: a
+published suite has no broken rows, so the file is a different one or damaged.
 """
 
 import csv
@@ -23,21 +23,23 @@ from sovereign_pipeline.suites.items import EvaluationItem
 LETTERS = "ABCDEFGHIJ"
 
 _LONGEST_ROW = 1_000_000
-_MMLU_CELLS = 3  # a question, an answer and a choice, at least
+_MMLU_CELLS = 3  # at least a question, a choice and an answer
 
 
 class SuiteRow(EvaluationItem):
-    """A row of any suite, own or published. subject: the part of the suite the row is of; "" when it has none."""
+    """A row of any suite, own or published."""
 
     subject: str = ""
+    """The part of the suite that the row belongs to; "" when it has none."""
 
 
 class Question(SuiteRow):
-    """answer: index of the right choice."""
+    """A question with choices."""
 
     question: str
     choices: tuple[str, ...] = Field(min_length=2, max_length=len(LETTERS))
     answer: int = Field(ge=0)
+    """Index of the right choice."""
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> "Question":
@@ -47,26 +49,31 @@ class Question(SuiteRow):
 
 
 class Problem(SuiteRow):
-    """solution: worked, and ending in `#### ` and the number."""
+    """A problem whose answer is a number."""
 
     question: str
     solution: str = Field(pattern=r"#### *-?[$0-9.,]*[0-9]")
+    """Worked, ending in `#### ` and the number."""
 
 
 class Passage(SuiteRow):
-    """answers: each is right."""
+    """A question on a passage."""
 
     passage: str
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
+    """Each of them is right."""
 
 
 class Function(SuiteRow):
-    """prompt: the beginning of a Python function up to its body. test: defines `check`, which takes the function."""
+    """A Python function to complete."""
 
     prompt: str
+    """Its beginning, up to the body."""
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
+    """Its name."""
     test: str
+    """Defines `check`, which takes the function."""
 
 
 AnyRow = Question | Problem | Passage | Function
@@ -107,18 +114,18 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
         before = len(rows)
         rows += [_row(card, file, part, number, fields) for number, fields in layout(card, file.path)]
         if len(rows) == before:
-            raise SourceError(f"{file.path}: holds no row. Get a whole copy of the file.")
+            raise SourceError(f"{file.path} has no rows.", "Get a whole copy of the file.")
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise SourceError(
-            f"The suite '{card.suite}' has the id {twice[0]} more than once. Leave `id` out of the card's columns: "
-            f"rows are then named after their file and number."
+            f"The suite '{card.suite}' has the id {twice[0]} more than once.",
+            "Remove `id` from the card's columns; rows are then named by file and number.",
         )
     return rows
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """Its id is its own or its number in the file; in front, the subject or, of several files, the file's name."""
+    """A row with its own id or its number, prefixed with the subject or, of several files, the file name."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](
@@ -134,8 +141,8 @@ def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[
 
 def _not_a_row(card: SuiteCard, path: Path, number: int, wrong: str) -> SourceError:
     return SourceError(
-        f"{path}, row {number}: not a row of the kind '{card.task.kind}' ({wrong}). Get a whole copy of the file, or "
-        f"correct `files` in the card of the suite '{card.suite}'."
+        f"{path}, row {number}: not a row of the kind '{card.task.kind}' ({wrong}).",
+        f"Get a whole copy of the file, or correct `files` in the card of the suite '{card.suite}'.",
     )
 
 
@@ -160,7 +167,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Choices as texts and the answer as an index, from the ways in which suites are published."""
+    """Choices as texts and the answer as an index, from the forms in which suites are published."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:
@@ -181,7 +188,7 @@ def _mmlu(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         # Not splitlines: the published files hold U+0085, which ends no line of CSV.
         records = [cells for cells in csv.reader(io.StringIO(text, newline=""), strict=True) if cells]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path}: not CSV in UTF-8 ({type(error).__name__}). Get a whole copy of the file.") from None
+        raise SourceError(f"{path} is not CSV in UTF-8 ({type(error).__name__}).", "Get a whole copy of it.") from None
     if records and records[0][-1].strip().lower() == "answer":
         del records[0]
     for number, cells in enumerate(records, start=1):
@@ -210,6 +217,6 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
-            f"{path}, behind question {number}: not the JSON of SQuAD ({type(error).__name__}). Get a whole copy of "
-            f"the file."
+            f"{path}, after question {number}: not the JSON of SQuAD ({type(error).__name__}).",
+            "Get a whole copy of the file.",
         ) from None

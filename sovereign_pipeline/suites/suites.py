@@ -1,6 +1,7 @@
-"""The suites that a line's recipe names, own files and published ones of the mirror, opened the same way.
+"""The suites that a line's recipe names, own and published, opened in one way.
 
-What belongs here: which rows are asked, how, and what identifies them. What a published suite is: `suite_cards.py`.
+What belongs here: which rows are asked, with which examples, and what identifies them. What does not: the cards of
+published suites (`cards.py`), and their rows (`rows.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,24 +26,25 @@ from sovereign_pipeline.suites.items import digest_of_items, rank, read_items
 from sovereign_pipeline.suites.rows import AnyRow, Question, read_asked, read_examples
 
 OWN_TASK = ChoiceTask(kind="choice", continuation="text", metric="acc_norm", prompt="{question}")
-"""How an own suite is asked: the question alone; the choice that is most likely per character counts."""
+"""How an own suite is asked: the question alone; the most likely choice per character counts."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """rows: those that are asked, of `rows_there` in all. examples: subject -> rows that are shown, `few_shot` of them
-    at most."""
+    """A suite, ready to be asked."""
 
     name: str
     task: AnyTask
     rows: tuple[AnyRow, ...]
-    rows_there: int
+    """Those that are asked."""
+    total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
+    """Subject -> rows shown before the question, `few_shot` of them at most."""
 
 
 def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
-    """Read what a recipe's entry names. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
-    there = rows_of_suite(settings, entry)
+    """Read a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
+    every = rows_of_suite(settings, entry)
     task: AnyTask = OWN_TASK
     examples: dict[str, list[AnyRow]] = {}
     if entry.suite is not None:
@@ -51,22 +53,22 @@ def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
         examples = {subject: rows[:shown] for subject, rows in read_examples(settings, card).items()}
         if shown and not examples:
             raise RecipeError(
-                f"The suite '{card.suite}' has no examples to show, and few_shot is {shown}. Leave few_shot out of the "
-                f"recipe, or name a file of examples in {card_path(settings, card.suite)}."
+                f"The suite '{card.suite}' has no examples, and few_shot is {shown}.",
+                f"Remove few_shot from the recipe, or name a file of examples in {card_path(settings, card.suite)}.",
             )
-    rows = chosen_rows(there, entry.max_rows, seed)
-    return Suite(entry.name, task, tuple(rows), len(there), examples)
+    rows = chosen_rows(every, entry.max_rows, seed)
+    return Suite(entry.name, task, tuple(rows), len(every), examples)
 
 
 def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
-    """Every row that may be asked, whatever `max_rows` says."""
+    """Every row that may be asked, regardless of `max_rows`."""
     if entry.suite is not None:
         return read_asked(settings, load_suite_card(settings, entry.suite))
     return [*read_items(settings.data / entry.own_path, Question)]
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """SHA-256 of the bytes of its files and of how it is asked. Which rows are chosen is the recipe's to say."""
+    """SHA-256 over its files and how it is asked, without the choice of rows, which is part of the recipe."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
     card = load_suite_card(settings, entry.suite)
@@ -75,17 +77,18 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """At most so many rows, in their order in the suite; which ones depends on the seed and their ids alone, so that a
-    larger number keeps those of a smaller one."""
+    """At most so many rows, in the order of the suite.
+
+    The choice depends on the seed and the ids alone, so a larger number includes the rows of a smaller one.
+    """
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
-    kept = {row.id for row in ranked[:at_most]}
-    return [row for row in rows if row.id in kept]
+    chosen = {row.id for row in ranked[:at_most]}
+    return [row for row in rows if row.id in chosen]
 
 
 @dataclass(frozen=True)
 class SuiteState:
-    """What is known of one published suite. rows, examples, digest: None while something is missing or damaged, which
-    `problem` then says. lines: whose recipes name it."""
+    """A published suite in the mirror; rows, examples and digest are None while it is missing or damaged."""
 
     card: SuiteCard
     folder: str
@@ -93,9 +96,12 @@ class SuiteState:
     examples: int | None
     digest: str | None
     problem: str | None
+    """What is missing or damaged."""
     lines: tuple[str, ...]
+    """Lines whose recipes name it."""
 
     def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
         card = self.card
         return {
             "suite": card.suite,
@@ -113,9 +119,9 @@ class SuiteState:
 
 
 def examine_suites(settings: Settings, used_by: Mapping[str, Sequence[str]]) -> list[SuiteState]:
-    """Look at every suite that has a card, and read it whole. used_by: suite -> lines whose recipes name it.
+    """Read every suite that has a card. `used_by`: suite -> lines whose recipes name it.
 
-    Raises RecipeError for a card that is not valid, and NotFoundError when a line names a suite without a card.
+    Raises RecipeError for an invalid card, and NotFoundError when a line names a suite without a card.
     """
     cards = [load_suite_card(settings, name) for name in sorted({*suite_names(settings), *used_by})]
     return [_state(settings, card, used_by.get(card.suite, ())) for card in cards]
@@ -126,6 +132,6 @@ def _state(settings: Settings, card: SuiteCard, lines: Sequence[str]) -> SuiteSt
     try:
         digest = suite_digest(settings, card)
         rows, examples = len(read_asked(settings, card)), sum(map(len, read_examples(settings, card).values()))
-    except SovereignError as error:  # what there is to say of this suite; the others are looked at all the same
+    except SovereignError as error:  # reported of this suite; the others are read all the same
         return SuiteState(card, folder, None, None, None, str(error), tuple(lines))
     return SuiteState(card, folder, rows, examples, digest, None, tuple(lines))

@@ -1,8 +1,8 @@
-"""What the model is shown of a suite's row: one user turn, examples included, as the wording of the card says.
+"""The prompt of a suite's row: one user turn with its examples, in the wording of the card.
 
-The wording of the published suites is lm-eval's. Two things are done otherwise than its command line does with
-`--apply_chat_template`: instruction and examples stand in the user's turn, where this project's training puts an
-instruction, and not in a system turn that some templates refuse; and examples are never cut in the middle.
+The wording of published suites is lm-eval's, with two differences from its `--apply_chat_template`: instruction and
+examples are in the user's turn, where this project's training puts an instruction, and not in a system turn, which some
+templates refuse; and examples are never truncated.
 """
 
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from sovereign_pipeline.suites.cards import AnyTask, ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import LETTERS, AnyRow, Function, Passage, Problem, Question
 
-# lm-eval's defaults (TaskConfig.fewshot_delimiter, target_delimiter): what stands between examples, and in front of the
-# answer of one.
 BETWEEN_EXAMPLES = "\n\n"
+"""lm-eval's default, TaskConfig.fewshot_delimiter."""
 BEFORE_AN_ANSWER = " "
+"""lm-eval's default, TaskConfig.target_delimiter."""
 
 
 def user_turn(task: AnyTask, row: AnyRow, examples: Sequence[AnyRow]) -> str:
     """The instruction, the examples with their answers, and the row without its own."""
-    shown = [question_of(task, each) + BEFORE_AN_ANSWER + recorded_verdict(task, each) for each in examples]
+    shown = [question_of(task, each) + BEFORE_AN_ANSWER + expected_answer(task, each) for each in examples]
     instruction = task.instruction.format(subject=row.subject.replace("_", " "))
     return BETWEEN_EXAMPLES.join([*filter(None, [instruction]), *shown, question_of(task, row)])
 
@@ -38,8 +38,8 @@ def question_of(task: AnyTask, row: AnyRow) -> str:
             return task.prompt.format(prompt=row.prompt)
 
 
-def recorded_verdict(task: AnyTask, row: AnyRow) -> str:
-    """What stands behind an example."""
+def expected_answer(task: AnyTask, row: AnyRow) -> str:
+    """The answer that is shown with an example."""
     match row:
         case Question():
             return continuations_of(task, row)[row.answer]
@@ -52,20 +52,20 @@ def recorded_verdict(task: AnyTask, row: AnyRow) -> str:
 
 
 def continuations_of(task: AnyTask, question: Question) -> tuple[str, ...]:
-    """What is scored for each choice."""
+    """The text that is scored for each choice."""
     by_letter = isinstance(task, ChoiceTask) and task.continuation == "letter"
     return tuple(LETTERS[: len(question.choices)]) if by_letter else question.choices
 
 
 def prefix_of(task: AnyTask, row: AnyRow) -> str:
-    """How the assistant's turn is made to begin; "" where it begins by itself."""
+    """The given beginning of the assistant's turn; "" where there is none."""
     if isinstance(task, CodeTask) and isinstance(row, Function):
         return task.prefix.format(prompt=row.prompt)
     return ""
 
 
 def text_of(row: AnyRow) -> tuple[str, str]:
-    """The question, and all that a model is shown of the row or told to say: what a training row must not hold."""
+    """The question, and all of the row's text that a training row must not contain."""
     match row:
         case Question():
             return row.question, "\n".join((row.question, *row.choices))

@@ -217,7 +217,7 @@ def test_a_suite_that_is_not_there_or_holds_no_words_stops_the_gate(institution:
         materialized(institution)
     (institution.settings.data / "suites" / "suite.jsonl").unlink()
     institution.recipe["evaluation"]["capability"][0]["path"] = "suites/gone.jsonl"
-    with pytest.raises(SourceError, match=r"gone\.jsonl: there is no such file"):
+    with pytest.raises(SourceError, match=r"gone\.jsonl does not exist"):
         materialized(institution)
 
 

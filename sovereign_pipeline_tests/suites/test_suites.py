@@ -110,8 +110,8 @@ def test_worked_answers_and_spans(settings: Settings) -> None:
         ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,7\n", r"lamp_care_test.csv, row 1: .*answer"),
         ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,E\n", r"row 1: .*answer"),
         ("mmlu", "test/lamp_care_test.csv", "Which?\n", r"row 1: .*1 cells"),
-        ("mmlu", "test/lamp_care_test.csv", "", "holds no row"),
-        ("mmlu", "test/lamp_care_test.csv", '"Which?,a,b,c,d,1\n', "not CSV"),
+        ("mmlu", "test/lamp_care_test.csv", "", "has no rows"),
+        ("mmlu", "test/lamp_care_test.csv", '"Which?,a,b,c,d,1\n', "is not CSV"),
         ("gsm8k", "test.jsonl", '{"question": "How many?", "answer": "seven"}\n', "row 1: .*solution"),
         ("gsm8k", "test.jsonl", '{"question": "How many?"}\n', "row 1: .*no column answer"),
         ("gsm8k", "test.jsonl", "{\n", "row 1: .*not JSON"),
@@ -174,7 +174,7 @@ def test_files_other_than_the_pinned_ones_are_refused(settings: Settings) -> Non
     change_card(settings, "gsm8k", lambda card: card.update(sha256=digest))
     assert len(read_asked(settings, load_suite_card(settings, "gsm8k"))) == 3
     write_text(settings.suites / "gsm8k" / "test.jsonl", '{"question": "How many?", "answer": "#### 7"}\n')
-    with pytest.raises(IntegrityError, match="are not those of its card"):
+    with pytest.raises(IntegrityError, match="its card has"):
         read_asked(settings, load_suite_card(settings, "gsm8k"))
 
 
@@ -206,7 +206,7 @@ def test_a_card_is_found_by_the_name_it_says(settings: Settings) -> None:
     with pytest.raises(NotFoundError, match="did you mean 'gsm8k'"):
         load_suite_card(settings, "gsm8")
     change_card(settings, "gsm8k", lambda card: card.update(suite="sums"))
-    with pytest.raises(NotFoundError, match="Make them the same"):
+    with pytest.raises(NotFoundError, match="Give the file and the suite one name"):
         load_suite_card(settings, "gsm8k")
 
 
@@ -220,15 +220,15 @@ def test_a_limit_keeps_the_rows_of_a_smaller_one_whatever_the_order_of_the_file(
     assert {row.id for row in chosen_rows(rows, 5, seed=8)} != {row.id for row in five}
     assert chosen_rows(rows, None, seed=7) == rows == chosen_rows(rows, 99, seed=7)
     suite = open_suite(settings, entry("mmlu", max_rows=5), seed=7)
-    assert ([row.id for row in suite.rows], suite.rows_there) == ([row.id for row in five], 12)
+    assert ([row.id for row in suite.rows], suite.total_rows) == ([row.id for row in five], 12)
 
 
 def test_an_own_suite_is_opened_the_same_way(settings: Settings) -> None:
     data = Settings.from_environment({"SOVEREIGN_DATA": str(PROJECT_ROOT / "data")})
     own = CapabilitySuite(name="own", path=Path("suites/coastal_rules.jsonl"), classification="PUBLIC", max_rows=9)
     suite = open_suite(data, own, seed=7)
-    assert (len(suite.rows), suite.rows_there, suite.examples) == (9, len(rows_of_suite(data, own)), {})
-    assert suite.rows_there > 9
+    assert (len(suite.rows), suite.total_rows, suite.examples) == (9, len(rows_of_suite(data, own)), {})
+    assert suite.total_rows > 9
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_an_entry_of_the_recipe_is_an_own_or_a_published_suite(values: dict[str,
 
 
 def test_examples_that_are_not_there_cannot_be_asked_for(settings: Settings) -> None:
-    with pytest.raises(RecipeError, match="has no examples to show"):
+    with pytest.raises(RecipeError, match="has no examples, and few_shot is"):
         check_suite(settings, entry("boolq", few_shot=2))
 
 
@@ -295,7 +295,7 @@ def test_a_recipe_is_checked_down_to_its_suites(lamps: Settings) -> None:
         file.write_text("{\n" + whole, encoding="utf-8")
         refused = CliRunner().invoke(app, ["lines", "check", recipe])
         assert isinstance(refused.exception, SourceError)
-        assert f"{file}, line 1: it is no JSON object. Correct the row." in str(refused.exception)
+        assert f"{file}, line 1: not a JSON object." in str(refused.exception)
         file.write_text(whole, encoding="utf-8")
     (lamps.suites / "gsm8k" / "test.jsonl").unlink()
     refused = CliRunner().invoke(app, ["lines", "check", recipe])

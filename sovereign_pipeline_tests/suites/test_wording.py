@@ -10,9 +10,9 @@ from sovereign_pipeline.suites.cards import SuiteCard, load_suite_card
 from sovereign_pipeline.suites.rows import AnyRow, Function, Problem, Question, read_asked, read_examples
 from sovereign_pipeline.suites.wording import (
     continuations_of,
+    expected_answer,
     prefix_of,
     question_of,
-    recorded_verdict,
     text_of,
     user_turn,
 )
@@ -127,18 +127,18 @@ def test_the_limits_of_generation_are_lm_evals(settings: Settings) -> None:
 def stop_of(settings: Settings, name: str) -> tuple[str, ...]:
     task = load_suite_card(settings, name).task
     assert task.kind in ("number", "code")
-    return task.stop  # type: ignore[union-attr]
+    return task.stop
 
 
 def test_what_is_scored_is_the_letter_or_the_text(settings: Settings) -> None:
     card, rows = card_and_rows(settings, "mmlu")
     assert isinstance(rows[1], Question)
     assert continuations_of(card.task, rows[1]) == ("A", "B", "C", "D")
-    assert recorded_verdict(card.task, rows[1]) == "B"
+    assert expected_answer(card.task, rows[1]) == "B"
     card, rows = card_and_rows(settings, "arc_challenge")
     assert isinstance(rows[0], Question)
     assert continuations_of(card.task, rows[0]) == ("a stone", "a boat", "an anchor")
-    assert recorded_verdict(card.task, rows[0]) == "a boat"
+    assert expected_answer(card.task, rows[0]) == "a boat"
 
 
 def test_the_instruction_stands_first_and_names_the_subject(settings: Settings) -> None:
