@@ -1,15 +1,14 @@
-"""Running code that a model wrote: in a process of its own, without network, behind limits that the kernel holds.
+"""Running generated code in a process of its own, without network, within limits that the kernel enforces.
 
-What belongs here: starting that process, waiting for it, and what its ending means. What happens inside it is
-`sandbox_inside.py`; what is run and what follows from it is `suite_answers.py`.
+What belongs here: starting that process, waiting for it, and the meaning of its end. What happens inside it is in
+`sandbox_inside.py`; which program is run, and what its end means for an answer, in `suite_answers.py`.
 
-What holds: no network, not even the machine's own loopback; no file of this machine but Python, its standard library
-and the shared libraries that these load, and they cannot be written, so no installed package, no vault and no home is
-there, nor the account's key ring; an empty environment; time, memory, size and number of files, number of processes;
-and nothing that was started outlives the run. What does not: memory is limited for each process, so a program may use
-`memory_bytes` times `processes`, and some MiB that the kernel keeps for its pipes and sockets; and a program that means
-to cheat its own test can, since both run in one process, as HumanEval defines it. Where the kernel does not allow a
-limit to be set, nothing is run: there is no way to run without them.
+Guaranteed: no network, not even the machine's loopback; no file of this machine except Python, its standard library and
+the shared libraries that these load, all read-only, so no installed package, vault, home or key ring; an empty
+environment; limits on time, memory, size and number of files, and number of processes; and nothing that was started
+outlives the run. Not guaranteed: memory is limited for each process, so a program may use `memory_bytes` times
+`processes`, and some MiB that the kernel keeps for its pipes and sockets; and a program may cheat its own test, since
+both run in one process, as HumanEval defines it. Where the kernel does not allow a limit, nothing is run.
 """
 
 import json
@@ -33,8 +32,8 @@ INSIDE = Path(__file__).with_name("sandbox_inside.py")
 # Python of the standard library alone; the virtual environment, if there is one, is left out.
 _PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
 
-# Prints what such a Python consists of: where it looks for modules, and what the loader loads for all of these, by the
-# names under which it looks for them.
+# Prints what such a Python consists of: its module directories, and the shared libraries loaded for all of them, by the
+# names under which the loader finds them.
 _PARTS = """
 import ctypes, glob, os, sys
 class Loaded(ctypes.Structure):
@@ -55,36 +54,40 @@ ctypes.CDLL(None).dl_iterate_phdr(show, None)
 
 Ending = Literal["passed", "failed", "timeout"]
 
-# The most that is read of what a run reports of itself; a pipe holds no less (pipe(7)).
 _REPORT_BYTES = 4_096
+"""Most bytes read of a run's report; a pipe holds no fewer (pipe(7))."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """cpu_seconds: of processor time, each process; wall_seconds: on the clock, so much longer that a busy machine does
-    not decide whether an answer is right. memory_bytes: address space of each process. file_bytes: of one file;
-    disk_bytes: of all together. files: that may exist at once. processes: at once, threads counted, with up to three of
-    the sandbox's own.
+    """What a program may use.
 
-    The reference implementation of Chen et al. 2021 (Evaluating Large Language Models Trained on Code) has 3 s, on the
-    clock.
+    The reference implementation of Chen et al. 2021 (Evaluating Large Language Models Trained on Code) allows 3 s of
+    wall-clock time.
     """
 
     cpu_seconds: int = 3
+    """Processor time of each process."""
     wall_seconds: float = 20.0
+    """Wall-clock time, so long that a busy machine does not decide whether an answer is right."""
     memory_bytes: int = 512 << 20
+    """Address space of each process."""
     file_bytes: int = 1 << 20
+    """Of one file."""
     disk_bytes: int = 4 << 20
+    """Of all files together."""
     files: int = 16
+    """That may exist at once."""
     processes: int = 8
+    """At once, threads counted, with up to three of the sandbox's own."""
 
 
 def run_program(program: str, limits: Limits | None = None) -> Ending:
-    """Run Python source and say how it ended: "passed" when its last line was reached and nothing was raised.
+    """Run Python source: "passed" when its last line was reached and nothing was raised.
 
-    What the program prints is not kept. An ordinary exit before the last line (`sys.exit(0)`, `os._exit(0)`) is
-    "failed": the run reports a number drawn for it, after the last line only. Raises SandboxUnavailable when a limit
-    cannot be set on this machine; then nothing was run.
+    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed": the run reports a
+    nonce, after the last line only. Raises SandboxUnavailable when this machine does not allow a limit; then nothing
+    was run.
     """
     limits = limits or Limits()
     nonce = secrets.token_hex(16)
@@ -95,32 +98,35 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
             process.stdin.write(json.dumps(order).encode())
             process.stdin.close()
         timed_out = _timed_out(process, limits.wall_seconds)
-        said = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
-    if said == f"{nonce}:passed":
+        reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
+    if reported == f"{nonce}:passed":
         return "passed"
-    if said.startswith(nonce):
+    if reported.startswith(nonce):
         raise SandboxUnavailable(
-            f"Code that a model wrote is run only behind limits, and this machine does not allow one of them "
-            f"({said.removeprefix(nonce + ':')}). It takes Linux 5.12 or newer, with seccomp filters, that lets this "
-            f"account make user, mount, network and process namespaces: see 'Suites that run code' in "
-            f"docs/administrator.md. Or take the suite out of the recipe."
+            f"Generated code is run only within limits, and this machine does not allow one of them "
+            f"({reported.removeprefix(nonce + ':')}).",
+            "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
+            "account: see 'Suites that run code' in docs/administrator.md. Or remove the suite from the recipe.",
         )
     return "timeout" if timed_out else "failed"
 
 
 def require_sandbox() -> None:
-    """Raise SandboxUnavailable when programs cannot be run here, before anything is generated for nothing."""
+    """Raise SandboxUnavailable when this machine cannot run programs, before answers are generated in vain."""
     if run_program("assert True") != "passed":
         raise SandboxUnavailable(
-            "A program of one line does not run in the sandbox within its limits, so nothing that it says of a model's "
-            "code could be believed. Look at the load of this machine."
+            "A program of one line does not run in the sandbox within its limits, so its verdicts cannot be trusted.",
+            "Check the load of this machine.",
         )
 
 
 @contextmanager
 def _started() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The process, and the reading end of its report, which is read when it is over and without waiting: a program that
-    writes without end blocks on a full pipe instead of filling this process's memory. Nothing is left running."""
+    """The process, and the reading end of its report. Nothing is left running.
+
+    The report is read after the end, without waiting: a program that writes endlessly blocks on a full pipe instead of
+    filling this process's memory.
+    """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     report = os.fdopen(reading, "rb", buffering=0)
@@ -149,7 +155,7 @@ def _started() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
 
 
 def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
-    """Wait for the end; True when time ended it, on the clock or on the processor."""
+    """Wait for the end; True when a time limit ended it, wall-clock or processor."""
     try:
         return process.wait(timeout=wall_seconds) == OUT_OF_TIME
     except subprocess.TimeoutExpired:
@@ -158,12 +164,16 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 @cache
 def _shown() -> list[str]:
-    """What the program may read of this machine: Python, its standard library, and the shared libraries of both. Each
-    library by itself, for a directory of them (/usr/lib) holds packages and much else. What is installed in the
-    directory of the standard library is covered inside."""
+    """What the program may read of this machine: Python, its standard library, and the shared libraries of both.
+
+    Each library by itself: a directory of them (/usr/lib) holds packages and much else. Packages in the directory of
+    the standard library are covered inside the sandbox.
+    """
     listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
-        raise SandboxUnavailable(f"{_PYTHON[0]} could not list the files that it consists of, so nothing is run.")
+        raise SandboxUnavailable(
+            f"{_PYTHON[0]} could not list the files that it consists of.", "Check this installation of Python."
+        )
     parts = [_PYTHON[0], *os.fsdecode(listed.stdout).splitlines()]
-    # The program itself has no name in the list, and a part of the kernel that is in it (vdso) no file.
+    # The list has no name for the program itself, and a part of the kernel in it (vdso) has no file.
     return [path for path in parts if Path(path).is_absolute() and Path(path).exists()]

@@ -1,11 +1,11 @@
-"""The first process of the sandbox: takes away what a program must not have, then starts it. Run by `sandbox.py`.
+"""The first process of the sandbox: it drops what a program must not have, then starts it. Run by `sandbox.py`.
 
-A script of the standard library alone, started with no environment and no packages. It reads one JSON object from its
-standard input: `program`, `nonce`, `shown` (paths that stay readable), `limits`. Its argument is the descriptor of its
-report: the nonce and "passed", or the nonce and why a limit could not be set. Anything else, or nothing: failed.
+A script of the standard library alone, started without environment and packages. It reads one JSON object from standard
+input: `program`, `nonce`, `shown` (paths that stay readable), `limits`. Its argument is the descriptor of its report:
+the nonce and "passed", or the nonce and why a limit could not be set. Anything else, or nothing, means failed.
 
 Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
-child of that one gives up what is left and becomes the program.
+grandchild drops its privileges and becomes the program.
 """
 
 import ctypes
@@ -29,8 +29,8 @@ PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NE
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
-# The calls that are refused, by their numbers on these machines. RLIMIT_AS counts what a process has mapped, so memory
-# that is kept without being mapped would have no limit.
+# Refused system calls, by their numbers on these machines. RLIMIT_AS counts what a process has mapped; memory held
+# without being mapped would have no limit.
 MACHINES = ("x86_64", "aarch64")
 REFUSED = {
     "shmget": (29, 194),
@@ -51,7 +51,7 @@ REFUSED = {
 SYS_MMAP = (9, 222)  # its flags are the fourth argument
 MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 
-# A filter of calls, in the kernel's words (linux/filter.h, linux/seccomp.h, linux/audit.h).
+# A filter of system calls (linux/filter.h, linux/seccomp.h, linux/audit.h).
 LOAD, AND, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # where they lie in seccomp_data; of the last, its low half
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
@@ -102,7 +102,7 @@ def _name(arguments: tuple[Any, ...]) -> str:
 
 
 def make_namespaces(order: Order, report: int) -> None:
-    """User, mount, process, network, IPC and host name of its own; inside, no further user namespace can be made."""
+    """Make own user, mount, process, network, IPC and host-name namespaces; inside, no user namespace can be made."""
     is_root = order["is_root"]
     maps = {"uid_map": f"0 {os.getuid()} 1\n", "gid_map": f"0 {os.getgid()} 1\n"}
     if is_root:
@@ -138,7 +138,7 @@ def _map(pid: int, maps: dict[str, str]) -> bool:
 
 
 def make_root(shown: list[str], limits: dict[str, Any]) -> None:
-    """A root that holds what is shown, read-only, and an empty directory /tmp that ends when the run ends."""
+    """Make a root with what is shown, read-only, and an empty /tmp that ends with the run."""
     called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
     called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"size=1m,nr_inodes=1k,mode=755")
@@ -177,7 +177,7 @@ def _make_read_only(path: str, flags: int) -> None:
 
 
 def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
-    """No capability, no way to get one, another account where there is one, and the limits of the kernel."""
+    """Drop every capability for good, change the account where possible, and set the kernel's limits."""
     called("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     capability = 0
     while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 behind the last one this kernel knows
@@ -202,8 +202,10 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
 
 
 def refuse_calls() -> None:
-    """From here on the kernel answers EPERM to the calls in REFUSED, and to memory that is shared without a file: of
-    that, too, a process can keep all and map one page."""
+    """Make the kernel answer EPERM to the calls in REFUSED, and to memory that is shared without a file.
+
+    Of the latter, too, a process can hold all and map one page.
+    """
     machine = MACHINES.index(os.uname().machine)
     refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
     shared = MAP_SHARED | MAP_ANONYMOUS
@@ -235,7 +237,7 @@ def become_program(order: Order, report: int) -> None:
 
 
 def init(order: Order, report: int) -> None:
-    """The init of the process namespace: when it ends, the kernel kills what is left there."""
+    """Be the init of the process namespace: when it ends, the kernel kills what is left there."""
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     make_root(order["shown"], order["limits"])
     program = in_child(become_program, order, report)
@@ -246,7 +248,7 @@ def init(order: Order, report: int) -> None:
 
 
 def in_child(does: Does, order: Order, report: int) -> int:
-    """Start a process that does something and never comes back from it; the number of the process."""
+    """Start a process that calls `does` and never returns; its process id."""
     pid = os.fork()
     if pid == 0:
         reporting(does, order, report)
@@ -255,7 +257,7 @@ def in_child(does: Does, order: Order, report: int) -> int:
 
 
 def reporting(does: Does, order: Order, report: int) -> None:
-    """Do something of the setting up. When it fails, report why and end this process: no program was started."""
+    """Call a step of the set-up. When it fails, report why and end this process: no program was started."""
     try:
         does(order, report)
     except (OSError, KeyError, ValueError) as error:

@@ -41,9 +41,9 @@ def test_the_demonstration_suite_is_readable_and_balanced() -> None:
     ("rows", "message"),
     [
         ([{**ROW, "answer": 2}], "line 1"),
-        ([ROW, {**ROW, "id": "Q2", "answr": 1}], r"line 2: wrong, missing or not known: answr"),
+        ([ROW, {**ROW, "id": "Q2", "answr": 1}], r"line 2: wrong, missing or unknown: answr"),
         ([ROW, ROW], "id Q1"),
-        ([], "holds no row"),
+        ([], "has no rows"),
     ],
 )
 def test_a_broken_suite_is_refused_with_its_place(rows: list[object], message: str, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_a_row_that_the_model_cannot_take_is_named_and_the_others_are_asked(bett
     selection = outcome.scores.selections["suite"]
     assert (selection.rows, selection.asked, selection.too_long) == (2, 1, ("long",))
     assert [sample.id for sample in outcome.samples] == ["Q0"]
-    with pytest.raises(InputError, match="No row of the suite 'suite' can be asked") as caught:
+    with pytest.raises(InputError, match="No row of the suite 'suite' fits the model") as caught:
         score_suites(better, [own_suite([too_long])], batch_size=2)
     assert "boat" not in str(caught.value)
 
