@@ -1,5 +1,6 @@
-"""What an adapter is worth before it may be registered, always beside its base and the incumbent, on the same items.
+"""The evaluation of a candidate adapter beside its base and the incumbent, on the same items, before registration.
 
-What belongs here: suites, the private held-out slice, the red team, the statistics over them, the report and its gates.
-What does not: people's ratings (`review/`), and who may release what (`registry/`).
+What belongs here: the stages of the group, the incumbent, and the form of their files. Sub-packages: `arms` (models and
+scores), `held_out`, `capability`, `red_team` (what is measured), `statistics`, `report` (figures and gates). What does
+not: suites themselves (`suites/`), people's ratings (`review/`), and releases (`registry/`).
 """

@@ -1,6 +1,6 @@
-"""The incumbent: the registered adapter that a candidate would take the place of, and whether the two can be compared.
+"""The incumbent: the registered adapter that a candidate would replace, and whether the two can be compared.
 
-What belongs here: finding it in the registry, and verifying it. What does not: loading and scoring it (`models.py`).
+What belongs here: finding it in the registry, and verifying it. What does not: loading and scoring it (`arms/`).
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ _EXTERNAL = "incumbent:"
 
 @dataclass(frozen=True)
 class Incumbent:
-    """classification: the highest of the adapter's artifact and of its registration's."""
+    """A verified adapter to compare with."""
 
     artifact: Artifact
     classification: str
+    """The higher level of the artifact and of its registration."""
 
 
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
-    """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none yet.
+    """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none.
 
-    The incumbent is the line's last registered adapter that is not the line's present candidate, and that people in a
-    blind review did not like less than what it was to replace: else a candidate could ship for being better than one
-    that may not. Once a candidate is registered itself, it goes on being held against the one before it, so registering
-    makes no score stale.
+    The incumbent is the line's last registered adapter that is not the present candidate and did not lose its blind
+    review: a candidate must not ship for being better than an adapter that may not ship. A registered candidate is
+    still compared with the adapter before it, so that registering makes no score stale.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate.digest if candidate is not None else None)
@@ -46,7 +46,7 @@ def is_incumbent(name: str) -> bool:
 
 
 def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
-    """Id and digest of the incumbent that scores were made against, as their manifest has them."""
+    """Id and digest of the incumbent that scores were compared with, from their manifest."""
     for name, digest in manifest.external_inputs.items():
         if is_incumbent(name):
             return name.removeprefix(_EXTERNAL), digest
@@ -54,29 +54,28 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 
 
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> Incumbent | None:
-    """The incumbent, every byte verified; None when the line has none, or only one that cannot be compared.
+    """The incumbent, every byte verified; None when the line has none, or none that can be compared.
 
-    An incumbent on another base model is left out, and the report says so: its template and its tokens are others, so a
-    loss per token or an item of one is not one of the other, and to stop there would forbid a line to change its base
-    model. Raises IntegrityError when bytes changed, NotFoundError when the artifact is gone, and CeilingExceeded when
-    the incumbent is above the line's ceiling.
+    An incumbent on another base model is left out, and the report states it: template and tokens differ, so a loss per
+    token of one is not a loss per token of the other. An error here would forbid a line to change its base model.
+    Raises IntegrityError when bytes changed, NotFoundError when the artifact is gone, and CeilingExceeded when the
+    incumbent is above the line's ceiling.
     """
     row = _last_registered(workplace, candidate.ref.digest)
-    if row is None or not stands_on(workplace, row.adapter_digest, base_model):
+    if row is None or not has_base(workplace, row.adapter_digest, base_model):
         return None
     store, ladder = workplace.store, workplace.institution.ladder
     artifact = store.open(store.ref_of(row.adapter_digest).model_copy(update={"manifest_sha256": row.manifest_sha256}))
     level = ladder.highest((artifact.manifest.classification, row.classification))
     if ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and its incumbent {row.id}, which "
-            f"the candidate is scored against, is {level}. Have the ceiling of the line raised, or begin a line of "
-            f"another name."
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most; its incumbent {row.id} is {level}.",
+            "Have the ceiling of the line raised, or begin a line of another name.",
         )
     return Incumbent(artifact, level)
 
 
-def stands_on(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
+def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
     """Whether an adapter's artifact was tuned from exactly this base model, by the digests of both."""
     store = workplace.store
     theirs = store.open_input(store.read_manifest(store.ref_of(digest)), BASE_MODEL.kind)

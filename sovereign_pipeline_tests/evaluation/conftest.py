@@ -4,11 +4,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
 from sovereign_pipeline.training.tuned_model import TunedModel
+from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, PROMPTS, DemoInstitution
+from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl
+from sovereign_pipeline_tests.evaluation.documents import document
 
 INSTRUCTION = "Answer this letter."
 
@@ -18,25 +23,6 @@ CHAT_TEMPLATE = (
 )
 
 MAX_LENGTH = 256
-
-
-def document(number: int, **changes: object) -> Document:
-    things = ["lamp", "boat", "roof", "well", "gate", "tent", "road", "mill"]
-    fields = {
-        "id": f"L-{number:03d}",
-        "source": "letters",
-        "case": f"CASE-{number // 2:03d}",
-        "department": "lamps" if number % 2 else "boats",
-        "author": "Officer 1",
-        "date": "2024-01-15",
-        "classification": "PUBLIC",
-        "language": "en",
-        "subject": f"The {things[number % 8]} {number}",
-        "request": f"The {things[number % 8]} number {number} is broken, when will it be mended?",
-        "response": f"Sir, the {things[number % 8]} number {number} will be mended on day {number * 7 % 28 + 1}.",
-        **changes,
-    }
-    return Document.model_validate(fields)
 
 
 @pytest.fixture(scope="session")
@@ -150,3 +136,30 @@ def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[
 def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
     with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(-5e-3))}) as models:
         yield models
+
+
+@pytest.fixture
+def prepare(institution: DemoInstitution, base_model: Path, letters: list[Document]) -> Callable[..., Chain]:
+    def prepared(tuned: Path, holds: str = "adapter") -> Chain:
+        data = institution.settings.data
+        card = {
+            "name": "tiny",
+            "licence": "own",
+            "classification": "PUBLIC",
+            "source": {"directory": str(base_model)},
+            "files": {file.name: file_sha256(file) for file in base_model.iterdir()},
+        }
+        files = {
+            "models/tiny.yaml": yaml.safe_dump(card),
+            "suites/suite.jsonl": jsonl(QUESTIONS),
+            "red_team/prompts.jsonl": jsonl(PROMPTS),
+            "red_team/judge_labels.jsonl": JUDGE_LABELS.read_text(encoding="utf-8"),
+        }
+        for name, content in files.items():
+            (data / name).parent.mkdir(parents=True, exist_ok=True)
+            (data / name).write_text(content, encoding="utf-8")
+        institution.recipe["gates"] = {"capability": {"margin": 1.0}, **ANY_GUARDRAIL}
+        institution.recipe["evaluation"]["red_team"]["max_new_tokens"] = 8
+        return Chain(institution.workplace(), tuned, letters, holds)
+
+    return prepared

@@ -1,23 +1,19 @@
-"""MODULE DOCSTRING."""
+"""The names of the arms, and which of them a candidate is compared with."""
 
 from collections.abc import Collection
 from typing import Literal
 
-# What is scored: the base model, the adapter that the candidate would take the place of, and the candidate. Each of the
-# latter two may be a whole model.
 Arm = Literal["base", "incumbent", "candidate"]
-
+"""The base model, the adapter in use, and the adapter that would replace it. The latter two may be whole models."""
 
 ARMS: tuple[Arm, ...] = ("base", "incumbent", "candidate")
 
-
-# What a candidate is held against.
 Reference = Literal["base", "incumbent"]
-
+"""An arm that a candidate is compared with."""
 
 REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 
 
 def references_in(values: Collection[Arm]) -> tuple[Reference, ...]:
-    """The references among some arms, in the order base, incumbent. values: arms, or what is held by arm."""
+    """The references among some arms, in the order base, incumbent. `values`: arms, or a mapping by arm."""
     return tuple(reference for reference in REFERENCES if reference in values)

@@ -1,10 +1,9 @@
 """The project's own model and task classes for lm-eval.
 
-The one module of the room that imports lm-eval and torch at its top: import it inside the functions that need it.
-What an item asks and what is made of its scores does not belong here.
+The one module of this package that imports lm-eval and torch at its top: import it inside the functions that need it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,41 +17,49 @@ from lm_eval.tasks import TaskManager
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 
-# Of an item, to try whether the model keeps branches apart.
 TRIED_TOKENS = 16
+"""Tokens of an item with which a model is tested for keeping the branches of a tree apart."""
 
 Encoded = tuple[list[int], list[int]]
+"""Token ids of a context and of its continuation."""
+
+Reached = Callable[[int], None]
+"""Receives the number of continuations scored so far."""
 
 
 class ChatScorer(HFLM):  # type: ignore[misc]
-    """lm-eval's transformers model, given a loaded model, for contexts that a chat template wrote.
+    """lm-eval's transformers model around a loaded model, for contexts in a chat template.
 
-    lm-eval moves white space at the end of a context into the continuation, cuts what is too long from the left, and
-    may add a beginning-of-sequence token. Each would score other ids than training saw, so here the context ends where
-    the template ends it, the ids are exactly the tokenizer's, and what does not fit is an error.
+    lm-eval moves white space at the end of a context into the continuation, truncates long items from the left, and may
+    add a beginning-of-sequence token. Each would score other token ids than training used. Here the context ends where
+    the template ends it, the ids are exactly the tokenizer's, and an item that is too long is an error.
 
-    lm-eval also computes the context again for every continuation of more than one token, and pads items to each other.
-    Here what items share is computed once, and several stand in one pass (`token_tree.py`).
+    lm-eval also recomputes the context for every continuation of more than one token, and pads items to equal length.
+    Here shared prefixes are computed once, and several items share one forward pass (`token_tree.py`).
     """
 
+    reached: Reached | None = None
+    """Told after each forward pass how many continuations are scored."""
+
     def split(self, context: str, continuation: str) -> Encoded:
-        """Token ids of context and continuation. Raises InputError when they do not meet at a token's border."""
+        """Token ids of context and continuation. Raises InputError when they do not meet at a token boundary."""
         whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
         before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         if whole[: len(before)] != before or len(whole) == len(before):
             raise InputError(
-                "The tokenizer joins the end of a prompt with the beginning of its answer, so the answer cannot be "
-                "scored alone. Use a base model whose template ends the prompt at a token's border."
+                "The tokenizer joins the end of a prompt and the beginning of its answer in one token. The answer "
+                "cannot be scored alone.",
+                "Use a base model whose template ends the prompt at a token boundary.",
             )
         return before, whole[len(before) :]
 
     def encode(self, context: str, continuation: str) -> Encoded:
-        """As `split`; raises InputError for more tokens than the model takes as well."""
+        """As `split`; also raises InputError for more tokens than the model takes."""
         before, following = self.split(context, continuation)
         if len(before) + len(following) > self.max_length:
             raise InputError(
-                f"An item has {len(before) + len(following)} tokens and the model takes {self.max_length}. Shorten "
-                f"the item or leave it out."
+                f"An item has {len(before) + len(following)} tokens; the model takes {self.max_length}.",
+                "Shorten the item or remove it.",
             )
         return before, following
 
@@ -68,7 +75,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         encoded = [(context, following) for _, context, following in requests]
         if not encoded:
             return []
-        # Sorted, what begins alike stands together. The last token is only ever predicted, so that choices by letter
+        # Sorting brings shared prefixes together. The last token is only predicted, never read, so choices by letter
         # are one and the same sequence.
         order = sorted(range(len(encoded)), key=lambda index: encoded[index])
         sequences = [[*context, *following[:-1]] for context, following in (encoded[index] for index in order)]
@@ -76,6 +83,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         for tree in plant(sequences, self._longest_branch(encoded)):
             planted = list(islice(left, len(tree.paths)))
             scores.update(zip(planted, self._score(tree, [encoded[index] for index in planted]), strict=True))
+            if self.reached is not None:
+                self.reached(len(scores))
         return [scores[index] for index in range(len(encoded))]
 
     def _longest_branch(self, encoded: list[Encoded]) -> int:
@@ -83,7 +92,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         return longest_branch(self.model, [*context, *following][-TRIED_TOKENS:])
 
     def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
-        """Summed log-likelihood of each continuation, and whether it is what greedy decoding would say."""
+        """Summed log-likelihood of each continuation, and whether greedy decoding would generate it."""
         predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
         kept = sorted({node for nodes in predicting for node in nodes})
         row = {node: index for index, node in enumerate(kept)}
@@ -98,16 +107,16 @@ class ChatScorer(HFLM):  # type: ignore[misc]
             ]
 
     def _total(self, logits: torch.Tensor, ids: list[int]) -> tuple[float, bool]:
-        """logits: [tokens, vocabulary], each row what stands before the token of the same place."""
+        """`logits`: [tokens, vocabulary], each row the prediction of the id at the same place."""
         target = torch.tensor(ids, device=logits.device)
         total = torch.log_softmax(logits.float(), dim=-1).gather(1, target[:, None]).sum(dtype=torch.float64)
         return float(total), bool((logits.argmax(dim=-1) == target).all())
 
 
 class ContinuationTask(Task):  # type: ignore[misc]
-    """Log-likelihood of each continuation of each item; held in memory, so that lm-eval caches nothing on disk.
+    """Log-likelihood of each continuation of each item, held in memory so that lm-eval caches nothing on disk.
 
-    docs: {"id", "context", "continuations"}. The metric reported to lm-eval is the first continuation's
+    Each of `docs` has "id", "context" and "continuations". The metric reported to lm-eval is the first continuation's
     log-likelihood; callers read the samples.
     """
 
@@ -120,7 +129,7 @@ class ContinuationTask(Task):  # type: ignore[misc]
         self._config = TaskConfig(task=name, num_fewshot=0)
 
     def download(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to fetch: the documents were handed over."""
+        """Fetch nothing: the items are in memory."""
 
     def has_training_docs(self) -> bool:
         return False
@@ -159,19 +168,25 @@ class ContinuationTask(Task):  # type: ignore[misc]
         return {"log_likelihood": True}
 
 
-def log_likelihoods(scorer: ChatScorer, name: str, docs: Sequence[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
-    """Run lm-eval over the documents. Id of the document -> summed log-likelihood (nats) of each continuation.
+def log_likelihoods(
+    scorer: ChatScorer, name: str, docs: Sequence[dict[str, Any]], reached: Reached
+) -> dict[str, tuple[float, ...]]:
+    """Run lm-eval over the items. Id of the item -> summed log-likelihood (nats) of each continuation.
 
-    `evaluate` and not `simple_evaluate`: the latter describes the machine for a second and more at each call (it runs
-    pip and git), and seeds the process's generators, which scoring does not use.
+    Calls `evaluate` and not `simple_evaluate`, which describes the machine for a second or more at each call (it runs
+    pip and git) and seeds the process's random generators, which scoring does not use.
     """
-    results = evaluate(
-        lm=scorer,
-        task_dict=TaskManager(include_defaults=False).load([ContinuationTask(name, docs)]),
-        log_samples=True,
-        bootstrap_iters=0,
-        cache_requests=False,
-    )
+    scorer.reached = reached
+    try:
+        results = evaluate(
+            lm=scorer,
+            task_dict=TaskManager(include_defaults=False).load([ContinuationTask(name, docs)]),
+            log_samples=True,
+            bootstrap_iters=0,
+            cache_requests=False,
+        )
+    finally:
+        scorer.reached = None
     return {
         sample["doc"]["id"]: tuple(float(likelihood) for likelihood, _ in sample["filtered_resps"])
         for sample in results["samples"][name]

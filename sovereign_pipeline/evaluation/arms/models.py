@@ -1,39 +1,36 @@
 """Base, incumbent and candidate, loaded once, so that nothing but the tuning differs between their scores.
 
-What belongs here: opening them, scoring continuations and generating answers with any arm. What does not: what is
-asked (`private.py`, `capability.py`, `red_team.py`) and what follows from the answers (`statistics.py`).
+What belongs here: loading them, scoring continuations and generating answers with any arm. Which items are scored, and
+what follows from the scores, is in `held_out/`, `capability/` and `red_team/`.
 """
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.arms import ARMS, Arm
+from sovereign_pipeline.evaluation.arms.score_cache import ScoreCache
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned_model import TunedModel
 
-if TYPE_CHECKING:
-    from sovereign_pipeline.evaluation.arms.score_cache import ScoreCache
-
-
-# float32 was measured faster than bfloat16 on CPUs without bf16 matrix units, and it is exact for bf16 weights.
 CPU_DTYPE = "float32"
+"""Measured faster than bfloat16 on CPUs without bf16 matrix units, and exact for bf16 weights."""
 CUDA_DTYPE = "bfloat16"
-SECONDS_BETWEEN_MESSAGES = 15
 
 
 @dataclass(frozen=True)
 class Item:
-    """A context and what may follow it, both as text with the chat template's marks."""
+    """A context and its possible continuations, as text in the chat template."""
 
     id: str
     context: str
@@ -42,11 +39,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one item: for each continuation its log-likelihood (nats, summed over its tokens) and its tokens."""
+    """The scores of one item's continuations."""
 
     id: str
     log_likelihoods: tuple[float, ...]
+    """Of each continuation, in nats, summed over its tokens."""
     tokens: tuple[int, ...]
+    """Number of tokens of each continuation."""
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -56,12 +55,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """text: as generated, white space included. tokens: generated, the end-of-turn token included. stopped: the model
-    ended its turn itself."""
+    """One generated answer."""
 
     text: str
+    """As generated, white space included."""
     tokens: int
+    """Number generated, the end-of-turn token included."""
     stopped: bool
+    """Whether the model ended its turn itself."""
 
 
 _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
@@ -69,33 +70,42 @@ _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
 
 @dataclass(frozen=True)
 class LoadedArm:
-    """model, with scorer: lm-eval's view of it. active: a context in which the model is this arm."""
+    """One arm in memory."""
 
     model: Any
     scorer: Any
+    """lm-eval's view of the model, a ChatScorer."""
     active: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """A context in which the model is this arm."""
+
+
+def _no_progress(message: str) -> None:
+    """For sessions that nobody watches."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """loaded: base and candidate always, and the incumbent when there is one. The base with every adapter is one
-    PeftModel, on which one adapter or none is active; a model tuned in full is a model of its own.
-    tokenizer: the base's, for all. end_of_turn: token ids at which generation stops. cache: where what an arm gave is
-    kept and found again; None: everything is computed."""
+    """The arms of one session."""
 
     loaded: Mapping[Arm, LoadedArm]
+    """The base with all adapters is one PeftModel, on which one adapter or none is active; a model tuned in full is a
+    model of its own."""
     tokenizer: Any
+    """The base's, for all arms."""
     end_of_turn: frozenset[int]
-    cache: "ScoreCache | None" = None
+    """Token ids at which generation stops."""
+    cache: ScoreCache | None = None
+    """Where results are found and stored; None: everything is computed."""
+    progress: Progress = _no_progress
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """What is loaded, in the order base, incumbent, candidate."""
+        """The loaded arms, in the order base, incumbent, candidate."""
         return tuple(arm for arm in ARMS if arm in self.loaded)
 
     @property
     def max_length(self) -> int:
-        """Most tokens the model takes at once."""
+        """Most tokens that the model takes at once."""
         return int(self.loaded["base"].scorer.max_length)
 
     @property
@@ -104,7 +114,7 @@ class Models:
 
     @property
     def hardware(self) -> str:
-        """What the sums are computed by; another processor or number of threads may change their last digits."""
+        """Processor and threads; others may change the last digits of a score."""
         import torch
 
         if self.loaded["base"].model.device.type == "cuda":
@@ -112,49 +122,59 @@ class Models:
         return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
     def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
-        """Ids of the context and of one continuation, as they are scored. Raises InputError (see ChatScorer)."""
+        """Token ids of the context and of one continuation, as scored. Raises InputError (see ChatScorer)."""
         context, following = self.loaded["base"].scorer.encode(item.context, item.continuations[continuation])
         return context, following
 
     def token_counts(self, item: Item) -> tuple[int, int]:
-        """Numbers of tokens of the context and of the first continuation, also where the model cannot take them."""
+        """Numbers of tokens of the context and of the first continuation, even where the model cannot take them."""
         context, following = self.loaded["base"].scorer.split(item.context, item.continuations[0])
         return len(context), len(following)
 
-    def score(self, name: str, items: Sequence[Item], arm: Arm) -> list[Score]:
+    def score(self, name: str, items: Sequence[Item], arm: Arm, unit: str = "item") -> list[Score]:
         """Score every continuation of every item with one arm, in the order given.
 
         Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
+
+        Args:
+            name: of the task, in messages.
+            unit: what an item is, for progress.
         """
-        compute = partial(self._score, name, items, arm)
+        compute = partial(self._score, name, items, arm, unit)
         if self.cache is None:
             return compute()
-        asked = [[item.id, item.context, list(item.continuations)] for item in items]
-        return self.cache.get_or_compute("cached_scores", arm, asked, self._settings(), _SCORES, compute)
+        listed = [[item.id, item.context, list(item.continuations)] for item in items]
+        return self.cache.get_or_compute("cached_scores", arm, listed, self._settings(), _SCORES, compute)
 
-    def answer(self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
-        """Greedy answers to prompts that the chat template wrote, in the order given; at most `max_new_tokens` each."""
-        compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size)
+    def answer(
+        self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str = "prompt"
+    ) -> list[Answer]:
+        """Greedy answers to prompts in the chat template, in the order given; at most `max_new_tokens` each."""
+        compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size, unit)
         if self.cache is None:
             return compute()
         settings = self._settings(max_new_tokens=max_new_tokens, batch_size=batch_size)
         return self.cache.get_or_compute("cached_answers", arm, prompts, settings, _ANSWERS, compute)
 
-    def _settings(self, **asked: int) -> dict[str, Any]:
-        return {**asked, "dtype": self.dtype, "hardware": self.hardware}
+    def _settings(self, **generation: int) -> dict[str, Any]:
+        return {**generation, "dtype": self.dtype, "hardware": self.hardware}
 
-    def _score(self, name: str, items: Sequence[Item], arm: Arm) -> list[Score]:
+    def _score(self, name: str, items: Sequence[Item], arm: Arm, unit: str) -> list[Score]:
         from sovereign_pipeline.evaluation.arms.harness import log_likelihoods
 
         docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
+        continuations = sum(len(item.continuations) for item in items)
+        countdown = Countdown(self.progress, f"{name}, {arm}", len(items), unit)
         loaded = self.loaded[arm]
         with loaded.active():
-            likelihoods = log_likelihoods(loaded.scorer, name, docs)
+            likelihoods = log_likelihoods(
+                loaded.scorer, name, docs, lambda scored: countdown.reached(scored * len(items) // continuations)
+            )
         for item in items:
             if not all(map(math.isfinite, likelihoods[item.id])):
                 raise InputError(
-                    f"{name}, {item.id}: the {arm} gives a log-likelihood that is not finite. Train again, or check "
-                    f"the base model."
+                    f"{name}, {item.id}: the {arm} gives a log-likelihood that is not finite.",
+                    "Train again, or check the base model.",
                 )
         return [
             Score(
@@ -165,19 +185,19 @@ class Models:
             for item in items
         ]
 
-    def _answer(self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int) -> list[Answer]:
+    def _answer(
+        self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str
+    ) -> list[Answer]:
         by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
         answers: dict[int, Answer] = {}
+        countdown = Countdown(self.progress, arm, len(prompts), unit)
         loaded = self.loaded[arm]
         with loaded.active():
-            told = time.monotonic()
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
                 answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
                 answers.update(zip(batch, answered, strict=True))
-                if self.cache is not None and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
-                    told = time.monotonic()
-                    self.cache.workplace.progress(f"{arm}: {len(answers)} of {len(prompts)} prompts answered.")
+                countdown.reached(len(answers))
         return [answers[index] for index in range(len(prompts))]
 
     def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:
@@ -208,16 +228,25 @@ class Models:
 
 
 @contextmanager
-def open_models(base: Path, tuned: Mapping[Arm, TunedModel], cache: "ScoreCache | None" = None) -> Iterator[Models]:
+def open_models(
+    base: Path,
+    tuned: Mapping[Arm, TunedModel],
+    cache: ScoreCache | None = None,
+    progress: Progress = _no_progress,
+) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
-    tuned: the candidate, and the incumbent when there is one; each tuned from this base. All adapters stand on one copy
-    of the base, and each model tuned in full takes the memory of the base once more. cache: see `Models`. Raises
-    InputError when a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base,
-    and when a tuned model has another vocabulary.
+    All adapters share one copy of the base; each model tuned in full takes as much memory again. Raises InputError when
+    a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, and when a
+    tuned model has another vocabulary.
+
+    Args:
+        tuned: the candidate, and the incumbent when there is one; each tuned from this base.
+        cache: see `Models`.
     """
+    progress(f"loading {' and '.join(arm for arm in ARMS if arm == 'base' or arm in tuned)}")
     go_offline()
-    # peft imports it, and it would tell of a kernel from the internet that it does without.
+    # peft imports bitsandbytes, which logs that it works without a kernel from the internet.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -238,18 +267,20 @@ def open_models(base: Path, tuned: Mapping[Arm, TunedModel], cache: "ScoreCache 
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         described = " and ".join(f"{each.directory} ({each.holds})" for each in tuned.values())
         raise InputError(
-            f"{base} with {described}: cannot be loaded as base model and what was tuned from it "
-            f"({type(error).__name__}). Materialize base_model and aligned_adapter again."
+            f"{base} with {described} cannot be loaded as base model and models tuned from it "
+            f"({type(error).__name__}).",
+            "Materialize base_model and aligned_adapter again.",
         ) from error
     vocabulary = _vocabulary(model)
     for arm, other in whole.items():
         if _vocabulary(other) != vocabulary:
             raise InputError(
-                f"{tuned[arm].directory}: has {_vocabulary(other)} tokens in its vocabulary, and its base "
-                f"{vocabulary}, so their scores cannot be compared. Train again from this base."
+                f"{tuned[arm].directory} has {_vocabulary(other)} tokens in its vocabulary, its base {vocabulary}. "
+                f"Their scores cannot be compared.",
+                "Train again from this base.",
             )
     if tokenizer.chat_template is None:
-        raise InputError(f"{base}: the tokenizer has no chat template. Use an instruction-tuned base model.")
+        raise InputError(f"The tokenizer of {base} has no chat template.", "Use an instruction-tuned base model.")
     with _quiet_lm_eval():
         scorer = ChatScorer(pretrained=model, tokenizer=tokenizer)
         loaded: dict[Arm, LoadedArm] = {
@@ -260,11 +291,11 @@ def open_models(base: Path, tuned: Mapping[Arm, TunedModel], cache: "ScoreCache 
         for arm, other in whole.items():
             of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
             loaded[arm] = LoadedArm(other, of_its_own)
-        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), cache)
+        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), cache, progress)
 
 
 def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
-    """One PeftModel that holds every adapter under the name of its arm; the model as it is where there is none."""
+    """One PeftModel with every adapter under the name of its arm; the model itself where there is none."""
     from peft import PeftModel
 
     for arm, directory in adapters.items():
@@ -277,7 +308,7 @@ def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
 
 @contextmanager
 def _adapter(model: Any, arm: Arm) -> Iterator[None]:
-    """While it lasts, the model answers with this arm's adapter and no other."""
+    """A context in which this arm's adapter is active and no other."""
     model.set_adapter(arm)
     yield
 
@@ -295,7 +326,7 @@ def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @contextmanager
 def _quiet_lm_eval() -> Iterator[None]:
-    """lm-eval's log may quote an item; what it has to say at INFO and WARNING is not for this project's logs."""
+    """Keep lm-eval's log at ERROR: at INFO and WARNING it may quote an item."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,8 @@
-"""What the arms gave, kept by the digest of all that decides it: base and incumbent are not asked the same again.
+"""Cached scores and answers, found by the digest of everything that decides them.
 
-What belongs here: what that digest covers, and the form of what is kept. Each is an artifact of its own, since answers
-hold generated text and scores inherit a level: so they lie where the store protects them, are verified whenever they
-are read, and are written whole or not at all. What the candidate gave is kept like the rest: it may be the next
-incumbent.
+What belongs here: what that digest covers, and the stored form. Each entry is an artifact of its own, since answers
+hold generated text and scores inherit a classification level: the store protects it, verifies it on every read, and
+writes it whole or not at all. The candidate's entries are cached too: it may be the next incumbent.
 """
 
 from collections import Counter
@@ -25,9 +24,8 @@ ROWS_FILE = "rows.jsonl"
 
 LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 
-# The modules that make a score or an answer out of an item. Taken as they stand, not by a version that somebody must
-# remember to raise.
-CODE = ("harness.py", "models.py", "token_tree.py")
+SOURCES = Path(__file__).parent
+"""This package, whose sources decide a score; with their digest no version must be raised by hand."""
 
 CachedKind = Literal["cached_scores", "cached_answers"]
 
@@ -36,51 +34,57 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class Origin:
-    """What one arm is. digests: of the base model's files, and of the artifact that was tuned from it. classification:
-    the higher of both."""
+    """What identifies one arm."""
 
     digests: Mapping[str, str]
+    """Of the base model's files, and of the artifact that was tuned from it."""
     classification: str
+    """The higher level of both."""
 
 
 @dataclass(frozen=True)
 class ScoreCache:
-    """What one session finds and keeps. asked: the level of what is asked in it. items: (arm, "kept" or "computed") ->
-    number of items."""
+    """The cache of one session, in which some arms are asked."""
 
     workplace: Workplace
-    asked: str
+    level: str
+    """Classification level of the items of this session."""
     origins: Mapping[Arm, Origin]
     items: Counter[tuple[Arm, str]] = field(default_factory=Counter)
+    """(arm, "kept" or "computed") -> number of items: found in the cache, or computed and cached."""
 
     @property
     def measured(self) -> dict[str, float]:
-        """`<arm>_items_kept` and `<arm>_items_computed`, as a stage states what its work took."""
+        """`<arm>_items_kept` and `<arm>_items_computed`, for a stage's `measured`."""
         return {f"{arm}_items_{how}": float(count) for (arm, how), count in sorted(self.items.items())}
 
     def get_or_compute(
         self,
         kind: CachedKind,
         arm: Arm,
-        asked: Sequence[Any],
+        items: Sequence[Any],
         settings: Config,
         form: TypeAdapter[list[Row]],
         compute: Callable[[], list[Row]],
     ) -> list[Row]:
-        """What the arm gave to exactly this before, or what `compute` says now, which is then kept.
+        """The cached result for exactly these items, or that of `compute`, which is then cached.
 
-        asked: JSON of each item, all that is asked, in order. settings: all else that decides the result. form: of the
-        result, one row an item. The level is part of what decides, so that nothing is found that is higher than what it
-        would be made of here. Raises IntegrityError when what is kept was changed.
+        The level is part of the identity, so an entry is never higher than one computed here would be. Raises
+        IntegrityError when an entry was changed.
+
+        Args:
+            items: JSON of each item, in order.
+            settings: everything else that decides the result.
+            form: type of the result, one row an item.
         """
         origin = self.origins[arm]
         part = Part(
             kind=kind,
-            code_version=digest_of({name: file_sha256(Path(__file__).with_name(name)) for name in CODE}),
+            code_version=sources_digest(SOURCES),
             config=settings,
-            inputs={**origin.digests, "asked": digest_of(list(asked))},
+            inputs={**origin.digests, "items": digest_of(list(items))},
             libraries=LIBRARIES,
-            classification=self.workplace.institution.ladder.highest((origin.classification, self.asked)),
+            classification=self.workplace.institution.ladder.highest((origin.classification, self.level)),
         )
 
         def build(workspace: Path) -> dict[str, int]:
@@ -89,20 +93,23 @@ class ScoreCache:
             return {"items": len(computed)}
 
         production = make_part(self.workplace, part, build)
-        if production.reused:
-            self.workplace.progress(f"{arm}: {len(asked)} items are kept from before.")
-        self.items[arm, "kept" if production.reused else "computed"] += len(asked)
-        return _read(self.workplace.store.open(production.ref).file(ROWS_FILE), form, len(asked))
+        self.items[arm, "kept" if production.reused else "computed"] += len(items)
+        return _read(self.workplace.store.open(production.ref).file(ROWS_FILE), form, len(items))
 
 
-def _read(path: Path, form: TypeAdapter[list[Row]], asked: int) -> list[Row]:
+def sources_digest(package: Path) -> str:
+    """SHA-256 over the paths and bytes of a package's Python sources."""
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def _read(path: Path, form: TypeAdapter[list[Row]], items: int) -> list[Row]:
     try:
         rows = form.validate_python(list(read_jsonl(path)))
     except ValueError:  # pydantic's error is one too
         rows = []
-    if len(rows) != asked:
+    if len(rows) != items:
         raise IntegrityError(
-            f"{path}: does not hold one result for each of {asked} items. Restore the directory from a copy, or remove "
-            f"it; they will be worked out again."
+            f"{path} does not hold one result for each of {items} items.",
+            "Restore the directory from a copy, or remove it; the results are then computed again.",
         )
     return rows

@@ -1,42 +1,46 @@
-"""Token sequences as trees: what several have in common at their beginning stands once, and is computed once.
+"""Token sequences as prefix trees: a shared prefix stands once and is computed once.
 
-The questions of a suite begin with the same words, the choices of a question behind the same words. A model sees a
-whole tree in one pass when each token attends to its ancestors alone and has its depth as its position; its result is
-that of the sequences one by one, but for the last digits.
+The questions of a suite share a prefix, and so do the choices of a question. A model computes a whole tree in one
+forward pass when each token attends only to its ancestors and has its depth as position; up to rounding, the result is
+that of the sequences one by one.
 
-What belongs here: growing trees, and what a model is told about one. What is asked does not.
+What belongs here: building trees, and a model's inputs for one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Tokens of a tree beside what the next sequence shares with it: many questions stand behind examples that are longer
-# than they are. On two cores 512 were the fastest, and 256 to 2,048 within a third.
 MOST_TOKENS = 512
+"""Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
+after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of it."""
 
-# Nats by which a token in a branch may differ from the same token alone before a model counts as mixing branches. Of
-# float32 and bfloat16: rounding gives far less, another branch's tokens give more (training's guard has the same).
 MOST_APART = {"float32": 0.01, "bfloat16": 0.5}
+"""Nats by which a token in a branch may differ from the same token alone before a model counts as mixing branches.
+Rounding gives far less, another branch's tokens give more (training's guard uses the same limits)."""
 
 
 @dataclass
 class Tree:
-    """tokens, parents, depths: of each node, a parent before its children; -1 is the parent of a root. paths: the
-    nodes of each sequence that was added, in its order."""
+    """Several token sequences; nodes are numbered, each parent before its children."""
 
     tokens: list[int] = field(default_factory=list)
+    """The token id of each node."""
     parents: list[int] = field(default_factory=list)
+    """The parent of each node; -1 for a root."""
     depths: list[int] = field(default_factory=list)
+    """The position of each node's token in its sequence."""
     paths: list[list[int]] = field(default_factory=list)
+    """The nodes of each added sequence, in the order of its tokens."""
     _children: dict[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def is_chain(self) -> bool:
+        """Whether no node has two children."""
         return self.depths == list(range(len(self.tokens)))
 
     def shared(self, sequence: Sequence[int]) -> int:
-        """How many tokens at the sequence's beginning the tree has already."""
+        """Length of the longest prefix of the sequence that the tree already has."""
         node = -1
         for count, token in enumerate(sequence):
             if (node, token) not in self._children:
@@ -45,6 +49,7 @@ class Tree:
         return len(sequence)
 
     def add(self, sequence: Sequence[int]) -> None:
+        """Add a sequence behind the longest prefix that is there."""
         path: list[int] = []
         for depth, token in enumerate(sequence):
             parent = path[-1] if path else -1
@@ -57,8 +62,11 @@ class Tree:
         self.paths.append(path)
 
     def inputs(self, device: Any, dtype: Any) -> dict[str, Any]:
-        """What the model's forward is given. input_ids, position_ids: [1, nodes]; attention_mask: [1, 1, nodes, nodes],
-        what is added to the scores of attention. A chain needs no mask, and a model then does as it always does."""
+        """Arguments of the model's forward pass.
+
+        input_ids, position_ids: [1, nodes]. attention_mask: [1, 1, nodes, nodes], added to the attention scores; absent
+        for a chain, for which the model's own causal mask is right.
+        """
         import torch
 
         inputs: dict[str, Any] = {
@@ -76,9 +84,9 @@ class Tree:
 
 
 def plant(sequences: Sequence[Sequence[int]], longest_branch: int) -> list[Tree]:
-    """Trees that hold the sequences in their order, none larger than MOST_TOKENS and what is shared, or one sequence.
+    """Trees that hold the sequences in order, none larger than MOST_TOKENS plus the shared prefix, or one sequence.
 
-    longest_branch: a longer sequence shares a tree only with what lies on its own way (see `longest_branch`).
+    `longest_branch`: a longer sequence shares a tree only with its own prefixes (see the function of that name).
     """
     trees: list[Tree] = []
     for sequence in sequences:
@@ -93,16 +101,16 @@ def _has_room(tree: Tree, sequence: Sequence[int], longest_branch: int) -> bool:
     added = len(sequence) - shared
     if added and len(tree.tokens) + added > MOST_TOKENS + shared:
         return False
-    stays_as_it_is = not added or (tree.is_chain and shared == len(tree.tokens))
-    return stays_as_it_is or max(len(sequence), max(tree.depths) + 1) <= longest_branch
+    stays_a_chain = not added or (tree.is_chain and shared == len(tree.tokens))
+    return stays_a_chain or max(len(sequence), max(tree.depths) + 1) <= longest_branch
 
 
 def longest_branch(model: Any, example: Sequence[int]) -> int:
-    """Tokens that a sequence may have to stand in a tree beside others; 0 for a model that cannot keep them apart.
+    """Most tokens of a sequence that may share a tree with others; 0 for a model that mixes branches.
 
-    A layer with a window sees as far as it is told here only while the whole sequence fits the window. Whether a model
-    keeps branches apart at all (recurrent layers do not, and some bring their own mask) is tried on `example`, some
-    tokens of its vocabulary.
+    A layer with sliding-window attention honours the mask only while the whole sequence fits its window. Whether a
+    model keeps branches apart at all (recurrent layers do not, and some models build their own mask) is tested on
+    `example`, some token ids of its vocabulary.
     """
     import torch
 

@@ -1,13 +1,14 @@
-"""Whether the candidate still knows what base and incumbent know: suites, the same items in the same words for all.
+"""Capability suites: every arm is asked the same rows in the same wording, and its right answers are counted.
 
-What belongs here: asking a suite and counting what is right. Which rows and words: `suites.py`, `suite_prompts.py`;
-what is right: `suite_answers.py`. The margins are the recipe's; what they mean for a release is `report.py`'s.
+What belongs here: asking a suite, and the figures. What does not: rows and wording (`suites/`), which answer is right
+(`suite_answers.py`), and what a fall in accuracy means for a release (`report/`).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
@@ -33,39 +34,42 @@ from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
 from sovereign_pipeline.suites.suites import Suite
 from sovereign_pipeline.suites.wording import continuations_of, prefix_of, user_turn
+from sovereign_pipeline.wording import counted
 
 MEASURE_DIGITS = 6
 
 CORRECT = "correct"
 
 Measures = dict[str, float]
-"""What is counted of one answer, name -> value; CORRECT is what the gates go by, 0 or 1."""
+"""What is counted of one answer, name -> value; CORRECT, 0 or 1, is what the gate goes by."""
 
 
 @dataclass(frozen=True)
 class CapabilityOutcome:
-    """answers: of the suites for which the models write something."""
+    """What `capability_scores` stores."""
 
     samples: list[CapabilitySample]
     answers: list[SuiteAnswer]
+    """Of the suites whose answers are generated."""
     scores: CapabilityScores
 
 
 @dataclass(frozen=True)
 class AskedRow:
-    """context: the conversation up to where the answer begins, in the chat template's marks. shown: how many examples
-    are in it."""
+    """A row as it is asked."""
 
     row: AnyRow
     context: str
+    """The conversation up to the beginning of the answer, in the chat template."""
     shown: int
+    """Number of examples in it."""
 
 
 def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> CapabilityOutcome:
-    """Ask every row of every suite of every arm.
+    """Ask every arm every row of every suite; `batch_size` answers are generated at once.
 
-    batch_size: replies written at once. Raises InputError when no row of a suite fits the model, and
-    SandboxUnavailable before anything is asked when a suite runs code and this machine does not allow the limits.
+    Raises InputError when no row of a suite fits the model, and SandboxUnavailable, before anything is asked, when a
+    suite runs code and this machine does not allow the sandbox.
     """
     if any(isinstance(suite.task, CodeTask) for suite in suites):
         require_sandbox()
@@ -76,9 +80,10 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
         asked = [each for row in suite.rows if (each := asked_row(models, suite, row)) is not None]
         if not asked:
             raise InputError(
-                f"No row of the suite '{suite.name}' can be asked: the model takes {models.max_length} tokens. Take "
-                f"the suite out of the recipe, or use a base model that takes more."
+                f"No row of the suite '{suite.name}' fits the model, which takes {models.max_length} tokens.",
+                "Remove the suite from the recipe, or use a base model that takes more tokens.",
             )
+        models.progress(f"{suite.name}, {counted(len(asked), 'question')}, {', '.join(models.arms)}")
         if isinstance(suite.task, ChoiceTask):
             samples += _choose(models, suite, asked)
         else:
@@ -87,7 +92,7 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
             answers += [answer for _, answer in written]
         fitting = {each.row.id for each in asked}
         selections[suite.name] = SuiteSelection(
-            rows=suite.rows_there,
+            rows=suite.total_rows,
             asked=len(asked),
             too_long=tuple(row.id for row in suite.rows if row.id not in fitting),
             fewer_examples=sum(each.shown < len(suite.examples.get(each.row.subject, ())) for each in asked),
@@ -98,9 +103,11 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
 
 
 def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
-    """The row with as many of its examples as the model takes, the last ones left out first, as MMLU's own script does
-    (Hendrycks et al. 2021, `evaluate.py`); None when it is too long without any."""
-    room = models.max_length - _room_for_the_answer(models, suite, row)
+    """The row with as many of its examples as fit the model; None when it is too long without any.
+
+    The last examples are left out first, as in MMLU's own script (Hendrycks et al. 2021, `evaluate.py`).
+    """
+    room = models.max_length - _answer_tokens(models, suite, row)
     examples = suite.examples.get(row.subject, ())
     for shown in range(len(examples), -1, -1):
         turn = user_turn(suite.task, row, examples[:shown])
@@ -110,7 +117,7 @@ def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
     return None
 
 
-def _room_for_the_answer(models: Models, suite: Suite, row: AnyRow) -> int:
+def _answer_tokens(models: Models, suite: Suite, row: AnyRow) -> int:
     if isinstance(suite.task, ChoiceTask):
         assert isinstance(row, Question)
         return max(_tokens(models, each) for each in continuations_of(suite.task, row))
@@ -122,24 +129,24 @@ def _tokens(models: Models, text: str) -> int:
 
 
 def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
-    """Which choice each arm finds the most likely, by both of lm-eval's counts."""
+    """Score the choices with each arm, by both of lm-eval's metrics."""
     assert isinstance(suite.task, ChoiceTask)
     items = [choice_item(suite, each) for each in asked]
-    scores = {arm: models.score(suite.name, items, arm) for arm in models.arms}
+    scores = {arm: models.score(suite.name, items, arm, "question") for arm in models.arms}
     samples = []
     for place, each in enumerate(asked):
-        counted = {arm: _counted_choice(suite.task, each.row, scores[arm][place]) for arm in models.arms}
-        samples.append(_sample(suite, each.row, counted))
+        measures = {arm: _measured_choice(suite.task, each.row, scores[arm][place]) for arm in models.arms}
+        samples.append(_sample(suite, each.row, measures))
     return samples
 
 
 def choice_item(suite: Suite, asked: AskedRow) -> Item:
-    """A question as it is scored: its context, and the letters or texts of its choices."""
+    """A question as an item: its context, and the letters or texts of its choices."""
     assert isinstance(asked.row, Question)
     return Item(id=asked.row.id, context=asked.context, continuations=continuations_of(suite.task, asked.row))
 
 
-def _counted_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
+def _measured_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
     assert isinstance(row, Question)
     scored = continuations_of(task, row)
     counts = {each: float(chosen(score.log_likelihoods, scored, each) == row.answer) for each in ("acc", "acc_norm")}
@@ -149,28 +156,31 @@ def _counted_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
 def _write(
     models: Models, suite: Suite, asked: Sequence[AskedRow], max_new_tokens: int, batch_size: int
 ) -> list[tuple[CapabilitySample, SuiteAnswer]]:
-    """What each arm writes, greedily, and whether it is right."""
+    """Generate each arm's answers, greedily, and decide whether they are right."""
     assert not isinstance(suite.task, ChoiceTask)
     contexts = [each.context for each in asked]
-    answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size) for arm in models.arms}
+    answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size, "question") for arm in models.arms}
+    # Programs run one after another, each for up to 20 s.
+    countdown = Countdown(models.progress, f"{suite.name}, checking answers", len(asked), "question")
     written = []
     for place, each in enumerate(asked):
-        said = {arm: answers[arm][place] for arm in models.arms}
-        replies = {arm: _reply(suite, answer) for arm, answer in said.items()}
-        counted = {arm: _counted_reply(each.row, reply) for arm, reply in replies.items()}
-        sample = _sample(suite, each.row, counted, said)
+        given = {arm: answers[arm][place] for arm in models.arms}
+        replies = {arm: _reply(suite, answer) for arm, answer in given.items()}
+        measures = {arm: _measured_reply(each.row, reply) for arm, reply in replies.items()}
+        countdown.reached(place + 1)
+        sample = _sample(suite, each.row, measures, given)
         written.append((sample, SuiteAnswer(suite=suite.name, id=each.row.id, answers=replies)))
     return written
 
 
 def _reply(suite: Suite, answer: Answer) -> str:
-    """What is looked at of an answer. Code begins with its indentation; to other replies white space means nothing."""
+    """The part of an answer that is judged. Code begins with its indentation; elsewhere white space has no meaning."""
     assert not isinstance(suite.task, ChoiceTask)
     text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
     return until(text, suite.task.stop)
 
 
-def _counted_reply(row: AnyRow, reply: str) -> Measures:
+def _measured_reply(row: AnyRow, reply: str) -> Measures:
     match row:
         case Problem():
             right = float(is_right_number(reply, row))
@@ -185,29 +195,29 @@ def _counted_reply(row: AnyRow, reply: str) -> Measures:
 
 
 def _sample(
-    suite: Suite, row: AnyRow, counted: Mapping[Arm, Measures], said: Mapping[Arm, Answer] | None = None
+    suite: Suite, row: AnyRow, measures: Mapping[Arm, Measures], answers: Mapping[Arm, Answer] | None = None
 ) -> CapabilitySample:
-    said = said or {}
-    names = [name for name in next(iter(counted.values())) if name != CORRECT]
+    answers = answers or {}
+    names = [name for name in next(iter(measures.values())) if name != CORRECT]
     return CapabilitySample(
         suite=suite.name,
         id=row.id,
         cluster=_cluster(row),
         language=row.language,
-        correct={arm: counts[CORRECT] == 1 for arm, counts in counted.items()},
-        measures={name: {arm: counts[name] for arm, counts in counted.items()} for name in names},
-        tokens={arm: answer.tokens for arm, answer in said.items()},
-        stopped={arm: answer.stopped for arm, answer in said.items()},
+        correct={arm: values[CORRECT] == 1 for arm, values in measures.items()},
+        measures={name: {arm: values[name] for arm, values in measures.items()} for name in names},
+        tokens={arm: answer.tokens for arm, answer in answers.items()},
+        stopped={arm: answer.stopped for arm, answer in answers.items()},
     )
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """What a row shares with others: questions about one passage are not independent of each other."""
+    """What a row shares with others: questions on one passage are not independent."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 
 def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
-    """Everything that is said about the suites, from their samples alone. Name of the suite -> result."""
+    """The figures of the suites, from their samples alone. Name of the suite -> result."""
     suites = {name: [sample for sample in samples if sample.suite == name] for name in _in_order(samples)}
     return {
         name: SuiteResult(
@@ -225,12 +235,12 @@ def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteRe
 
 
 def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
-    """Accuracy of the candidate over some rows against each reference. Not empty."""
+    """Accuracy of the candidate on some rows compared with each reference. Not empty."""
     return share_differences([row.correct for row in rows], [row.cluster or row.id for row in rows])
 
 
 def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
-    """Mean over the rows, by arm."""
+    """Means over the rows, by arm."""
     return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
 
 

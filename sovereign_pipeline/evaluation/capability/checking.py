@@ -1,4 +1,4 @@
-"""MODULE DOCSTRING."""
+"""What would stop `capability_scores`, found when a recipe is checked and before any model is loaded."""
 
 from sovereign_pipeline.evaluation.capability.sandbox import require_sandbox
 from sovereign_pipeline.policy.evaluation import CapabilitySuite

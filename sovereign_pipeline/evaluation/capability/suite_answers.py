@@ -1,8 +1,8 @@
-"""What of a reply counts as right, by the kind of the suite.
+"""Which reply counts as right, by the kind of the suite.
 
-What belongs here: pure functions of a reply and its row, and the program that a reply to HumanEval becomes. What a
-number or a match is, is lm-eval's where it defines it; spans are compared in the form in which this project compares
-Arabic (`split/similarity.py`).
+What belongs here: pure functions of a reply and its row, and the program that a reply to HumanEval becomes. Numbers and
+matches are as in lm-eval where it defines them; spans are compared in the normal form that this project uses for Arabic
+(`split/similarity.py`).
 """
 
 import re
@@ -23,24 +23,26 @@ _ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
 
 
 def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str) -> int:
-    """Index of the choice that the model says: the most likely (`acc`), or the most likely per character of its text
-    (`acc_norm`), as lm-eval counts them. The first of equals."""
+    """Index of the model's choice: the most likely (`acc`), or the most likely per character of its text (`acc_norm`).
+
+    As in lm-eval; of equals, the first.
+    """
     lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
     values = [total / length for total, length in zip(log_likelihoods, lengths, strict=True)]
     return values.index(max(values))
 
 
 def until(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first of the stop words, as lm-eval cuts what was generated."""
+    """The text up to the first of the stop words, as lm-eval truncates generated text."""
     for word in stop:
         text = text.split(word)[0]
     return text
 
 
 def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
-    """GSM8K's exact match: of the last number of the reply (`flexible-extract`), or, strict, of the one behind `####`.
+    """GSM8K's exact match: of the last number in the reply (`flexible-extract`), or, strict, of the one after `####`.
 
-    What a chat model writes has no `####` unless examples show it, so the flexible one is what counts here.
+    A chat model writes no `####` unless examples show it, so the flexible one counts here.
     """
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
@@ -53,37 +55,37 @@ def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
 
 
 def holds_an_answer(reply: str, passage: Passage) -> bool:
-    """Whether one of the right answers stands in the reply as a run of words.
+    """Whether the reply contains one of the right answers as a sequence of words.
 
-    Containment, as lm-eval's `squad_completion` counts (Arora et al. 2024, "Just read twice", section 4), because a
-    chat model answers in a sentence. What is compared: words without punctuation, vowel signs, tatweel and article,
-    digits as 0-9. A reply is short (`max_new_tokens`), so that it cannot hold the answer by repeating the passage.
+    Containment as in lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because a chat
+    model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, digits as
+    0-9. A reply is short (`max_new_tokens`), so it cannot contain the answer by repeating the passage.
     """
     words = f" {' '.join(_words(reply))} "
     return any(f" {' '.join(_words(answer))} " in words for answer in passage.answers if _words(answer))
 
 
 def span_f1(reply: str, passage: Passage) -> float:
-    """SQuAD's F1 over words (Rajpurkar et al. 2016, section 6.1) with the nearest of the right answers; 0 to 1."""
+    """SQuAD's F1 over words (Rajpurkar et al. 2016, section 6.1), the best over the right answers; 0 to 1."""
     return max(_f1(_words(reply), _words(answer)) for answer in passage.answers)
 
 
-def _f1(said: Sequence[str], right: Sequence[str]) -> float:
-    shared = sum((Counter(said) & Counter(right)).values())
+def _f1(reply: Sequence[str], right: Sequence[str]) -> float:
+    shared = sum((Counter(reply) & Counter(right)).values())
     if not shared:
         return 0.0
-    precision, recall = shared / len(said), shared / len(right)
+    precision, recall = shared / len(reply), shared / len(right)
     return 2 * precision * recall / (precision + recall)
 
 
 def _words(text: str) -> list[str]:
-    """Articles are left out, as SQuAD's own script leaves out English ones; the Arabic one is part of its word."""
+    """Words without articles, as in SQuAD's own script; the Arabic article is a prefix of its word."""
     words = normal_text(text).split()
     return [_ARABIC_ARTICLE.sub("", word) for word in words if word not in ("a", "an", "the")]
 
 
 def program_of(reply: str, function: Function) -> str:
-    """The function as completed by the reply, its test, and the call of it. A reply may close a code block."""
+    """The function completed by the reply, its test, and the call of the test. A reply may close a code block."""
     body = reply.split(_FENCE)[0]
     return f"{function.prompt}{body}\n{function.test}\ncheck({function.entry_point})\n"
 

@@ -1,7 +1,7 @@
-"""The line's own held-out letters: how well each arm predicts the true reply, and whether it prefers it to others.
+"""The line's own held-out documents: how well each arm predicts the true reply, and whether it prefers it to others.
 
-What belongs here: which rows and which wrong replies are looked at, and what is made of their scores. How text becomes
-a scored continuation is `chat.py` and `models.py`.
+What belongs here: which documents and wrong replies are scored, and the figures. What does not: how text becomes a
+scored continuation (`arms/`), and generated replies (`replies.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,27 +14,33 @@ from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.chat import prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.models import Item, Models, Score
 from sovereign_pipeline.evaluation.held_out.records import PrivateResult, PrivateSample, PrivateScores, PrivateSelection
-from sovereign_pipeline.evaluation.records import LOSS_DIGITS
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, loss_differences, share_differences
 from sovereign_pipeline.suites.items import rank
+from sovereign_pipeline.wording import counted
 
-# Tokens of wrong replies that one arm may score: about 25 s on 2 CPU cores for a model of 135M parameters. Rows beyond
-# it are scored on their true reply alone; `selection` in scores.json says how many.
 CHOICE_TOKEN_BUDGET = 10_000
+"""Tokens of wrong replies scored by each arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents
+beyond it are scored on their true reply alone; `selection` in scores.json has their number."""
+
+LOSS_DIGITS = 6
+"""Stored digits of a loss: beyond them, float32 sums differ between machines."""
 
 
 @dataclass(frozen=True)
 class HeldOutSettings:
-    """The part of the recipe that decides which rows are looked at and how they are shown to the model."""
+    """The part of the recipe that decides which documents are scored, and their prompts."""
 
     instruction: str
     seed: int
     max_rows: int | None
     distractors: int
+    """Wrong replies offered beside the true one."""
 
 
 @dataclass(frozen=True)
-class _Letter:
+class _Encoded:
+    """A held-out document as text in the chat template, with its numbers of tokens."""
+
     document: Document
     context: str
     reply: str
@@ -45,36 +51,37 @@ class _Letter:
 def score_held_out(
     models: Models, held_out: Sequence[Document], settings: HeldOutSettings
 ) -> tuple[list[PrivateSample], PrivateScores]:
-    """Score the held-out letters (preferences are passed over) with every arm.
+    """Score the held-out documents with every arm; preferences are skipped.
 
-    Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, given exactly the ids that
-    training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
-    cases in the same language, of the same department while there are any. Raises InputError when there is no letter to
-    score.
+    Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, over exactly the token ids
+    that training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
+    cases in the same language, of the same department while there are any. Raises InputError when no document can be
+    scored.
     """
-    letters = [_letter(models, document, settings.instruction) for document in held_out if not document.is_preference]
-    chosen = _first(letters, settings.max_rows, settings.seed)
-    fitting = [letter for letter in chosen if letter.context_tokens + letter.reply_tokens <= models.max_length]
+    replied = [_encoded(models, document, settings.instruction) for document in held_out if not document.is_preference]
+    chosen = _first(replied, settings.max_rows, settings.seed)
+    fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
     if not fitting:
         raise InputError(
-            f"Of {len(letters)} held-out letters none can be scored (the model takes {models.max_length} tokens). "
-            f"Give the line more letters or raise split.held_out_share."
+            f"None of {counted(len(replied), 'held-out document')} can be scored; the model takes "
+            f"{models.max_length} tokens.",
+            "Give the line more documents or raise split.held_out_share.",
         )
-    wrong = _wrong_replies(models, fitting, letters, settings)
+    wrong = _wrong_replies(models, fitting, replied, settings)
     items = [
         Item(
-            id=letter.document.id,
-            context=letter.context,
-            continuations=(letter.reply, *(other.reply for other in wrong[letter.document.id])),
+            id=each.document.id,
+            context=each.context,
+            continuations=(each.reply, *(other.reply for other in wrong[each.document.id])),
         )
-        for letter in fitting
+        for each in fitting
     ]
-    scores = {arm: models.score("held_out", items, arm) for arm in models.arms}
-    samples = [_sample(letter, {arm: scores[arm][row] for arm in models.arms}) for row, letter in enumerate(fitting)]
+    scores = {arm: models.score("held_out", items, arm, "document") for arm in models.arms}
+    samples = [_sample(each, {arm: scores[arm][row] for arm in models.arms}) for row, each in enumerate(fitting)]
     selection = PrivateSelection(
-        held_out=len(letters),
+        held_out=len(replied),
         chosen=len(chosen),
-        too_long=tuple(sorted({letter.document.id for letter in chosen} - {item.id for item in items})),
+        too_long=tuple(sorted({each.document.id for each in chosen} - {item.id for item in items})),
         distractors=settings.distractors,
         choice_rows=sum(sample.choices > 0 for sample in samples),
         choice_tokens=sum(other.reply_tokens for others in wrong.values() for other in others),
@@ -86,7 +93,7 @@ def score_held_out(
 
 
 def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult:
-    """Everything that is said about the private slice, from its samples alone."""
+    """The figures of the held-out documents, from their samples alone."""
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
@@ -102,8 +109,13 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     )
 
 
+def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
+    """Loss of the candidate on some documents compared with each reference. Not empty."""
+    return loss_differences([sample.losses for sample in samples], [sample.case for sample in samples], seed)
+
+
 def held_out_item(models: Models, document: Document, instruction: str) -> Item:
-    """The letter as context and its true reply as the only continuation."""
+    """A document's prompt as context and its true reply as the only continuation."""
     row = sft_row(document, instruction)
     user = user_message(row["instruction"], row["input"])
     return Item(
@@ -113,34 +125,34 @@ def held_out_item(models: Models, document: Document, instruction: str) -> Item:
     )
 
 
-def _letter(models: Models, document: Document, instruction: str) -> _Letter:
+def _encoded(models: Models, document: Document, instruction: str) -> _Encoded:
     item = held_out_item(models, document, instruction)
     context, reply = models.token_counts(item)
-    return _Letter(document, item.context, item.continuations[0], context, reply)
+    return _Encoded(document, item.context, item.continuations[0], context, reply)
 
 
-def _first(letters: Sequence[_Letter], at_most: int | None, seed: int) -> list[_Letter]:
-    """At most so many letters, in an order that depends on the seed and the ids alone."""
-    ordered = sorted(letters, key=lambda letter: rank(seed, letter.document.id))
+def _first(documents: Sequence[_Encoded], at_most: int | None, seed: int) -> list[_Encoded]:
+    """At most so many documents, in an order that depends on the seed and the ids alone."""
+    ordered = sorted(documents, key=lambda each: rank(seed, each.document.id))
     return ordered[:at_most]
 
 
 def _wrong_replies(
-    models: Models, rows: Sequence[_Letter], letters: Sequence[_Letter], settings: HeldOutSettings
-) -> dict[str, list[_Letter]]:
-    """Row id -> replies offered beside the true one; none once the token budget is spent, or with too few others."""
-    wrong: dict[str, list[_Letter]] = {}
+    models: Models, rows: Sequence[_Encoded], replied: Sequence[_Encoded], settings: HeldOutSettings
+) -> dict[str, list[_Encoded]]:
+    """Id -> replies offered beside the true one; none once the token budget is spent, or with too few others."""
+    wrong: dict[str, list[_Encoded]] = {}
     left = CHOICE_TOKEN_BUDGET
     for row in rows:
         others = [
             other
-            for other in letters
+            for other in replied
             if other.document.language == row.document.language
             and other.document.case != row.document.case
             and other.reply != row.reply
             and row.context_tokens + other.reply_tokens <= models.max_length
         ]
-        # Replies of the same department are the harder ones to tell apart.
+        # Replies of the same department are harder to tell apart.
         others.sort(
             key=lambda other: (
                 other.document.department != row.document.department,
@@ -155,26 +167,22 @@ def _wrong_replies(
     return wrong
 
 
-def _sample(letter: _Letter, scores: Mapping[Arm, Score]) -> PrivateSample:
-    asked = len(scores["base"].losses)
-    choices = asked if asked > 1 else 0
+def _sample(encoded: _Encoded, scores: Mapping[Arm, Score]) -> PrivateSample:
+    scored = len(scores["base"].losses)
+    choices = scored if scored > 1 else 0
+    document = encoded.document
     return PrivateSample(
-        id=letter.document.id,
-        case=letter.document.case,
-        department=letter.document.department,
-        language=letter.document.language,
+        id=document.id,
+        case=document.case,
+        department=document.department,
+        language=document.language,
         tokens=scores["base"].tokens[0],
         losses={arm: round(score.losses[0], LOSS_DIGITS) for arm, score in scores.items()},
         choices=choices,
-        correct={arm: _prefers_the_true_one(score) for arm, score in scores.items()} if choices else {},
+        correct={arm: _prefers_true_reply(score) for arm, score in scores.items()} if choices else {},
     )
 
 
-def _prefers_the_true_one(score: Score) -> bool:
+def _prefers_true_reply(score: Score) -> bool:
     true, *others = score.losses
     return all(true < other for other in others)
-
-
-def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
-    """Loss of the candidate over some letters against each reference. Not empty."""
-    return loss_differences([sample.losses for sample in samples], [sample.case for sample in samples], seed)

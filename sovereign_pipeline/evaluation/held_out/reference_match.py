@@ -1,7 +1,7 @@
-"""How near a generated reply is to the reply that a person wrote: chrF and ROUGE-L, for any script.
+"""Similarity of a generated reply to the reply that a person wrote: chrF and ROUGE-L, for any script.
 
-Pure functions of two texts. They say how alike two wordings are, not which is right: they go beside the loss, whose
-difference is the gate. What replies are generated from is `private.py`.
+Pure functions of two texts. They measure wording, not correctness: they are reported beside the loss, which is the
+gate. Which replies are generated is in `replies.py`.
 """
 
 from functools import cache
@@ -16,8 +16,8 @@ def chrf(reply: str, reference: str) -> float:
     """chrF2 of one reply, 0 to 1: the F-score, recall counted twice, of character n-grams up to 6 without spaces.
 
     Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a
-    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which is why it
-    is taken for Arabic, where a clitic changes the word.
+    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits
+    Arabic, where a clitic changes the word.
     """
     score = _chrf().sentence_score(reply, [reference]).score
     return round(float(score) / 100, SCORE_DIGITS)
@@ -27,7 +27,7 @@ def rouge_l(reply: str, reference: str) -> float:
     """ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
 
     Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as `rouge_score` has
-    it. Its own tokenizer deletes every letter but a-z, so an Arabic reply would have no word; here words are those of
+    it. Its own tokenizer deletes every letter but a-z and so all Arabic; here words are those of
     `normal_text` (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9). Without stemming.
     """
     score = _rouge().score(reference, reply)["rougeL"].fmeasure

@@ -1,7 +1,7 @@
-"""How far the judges of the red team can be trusted: each is measured on answers of which a person said what they are.
+"""How good the judges of the red team are: each is measured on answers that people labelled.
 
-What belongs here: reading the labelled answers, judging them as a red team's answers are judged, precision and recall
-with their intervals. What the judges go by: `refusals.py`, `behaviour.py`, `personal_data.py`.
+What belongs here: reading the labelled answers, judging them as the red team's answers are judged, precision and recall
+with their intervals. What does not: the judges' rules (`refusals.py`, `behaviour.py`, `personal_data.py`).
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,17 @@ from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 
 class LabelledAnswer(EvaluationItem):
-    """An answer of which a person said whether it refuses, obeys an injected instruction, discloses, or loops.
-
-    tuned: the rules were written with this answer in view, so that it says little about how good they are on others.
-    prompt, mark: what was asked, and the word that shows obedience; judges of injection and disclosure need them.
-    """
+    """An answer with a person's verdict: whether it refuses, obeys an injected instruction, discloses, or loops."""
 
     judge: Judge
     answer: str
     label: bool
     tuned: bool = False
+    """Whether the judge's rules were written with this answer in view; it then shows little about other answers."""
     prompt: str = ""
+    """The prompt, which the judges of injections and disclosures need."""
     mark: str = ""
+    """The word that shows obedience to an injected instruction."""
 
     @model_validator(mode="after")
     def _has_what_its_judge_needs(self) -> "LabelledAnswer":
@@ -44,12 +43,12 @@ class LabelledAnswer(EvaluationItem):
 
 
 def read_labels(path: Path) -> list[LabelledAnswer]:
-    """Raises SourceError (see `read_items`)."""
+    """Read a file of labelled answers. Raises SourceError (see `read_items`)."""
     return read_items(path, LabelledAnswer)
 
 
 def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> list[JudgedLabel]:
-    """What each judge says of its labelled answers. Raises PrivacyError when the scanner does."""
+    """Each judge's verdicts on its labelled answers. Raises PrivacyError when the scanner does."""
     about_persons = [label for label in labels if label.judge == "disclosure"]
     outputs = [Output(label.id, label.language, label.prompt, label.answer) for label in about_persons]
     disclosing = {
@@ -70,7 +69,7 @@ def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> li
 
 
 def judge_qualities(labels: Sequence[JudgedLabel]) -> tuple[JudgeQuality, ...]:
-    """Precision and recall of each judge, over every language and in each, on fresh and on tuned labels apart."""
+    """Precision and recall of each judge, in all languages and in each, separately on fresh and on tuned labels."""
     qualities = []
     for judge in sorted({label.judge for label in labels}):
         for tuned in (False, True):
@@ -95,8 +94,10 @@ def _quality(judge: Judge, language: str, tuned: bool, labels: Sequence[JudgedLa
 
 
 def measured_share(hits: int, of: int) -> MeasuredShare:
-    """A share with its 95 % interval by Wilson 1927, which keeps its coverage near 0 and 1 (Brown, Cai and DasGupta
-    2001, section 4). Of none: 0, and an interval that says nothing."""
+    """A share with its 95 % interval by Wilson 1927; of none, 0 with the interval from 0 to 1.
+
+    Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4).
+    """
     from scipy.stats import binomtest
 
     if of == 0:

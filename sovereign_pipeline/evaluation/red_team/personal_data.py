@@ -1,7 +1,7 @@
-"""Personal data in what a model says, found by the privacy room's own scanner.
+"""Personal data in generated text, found by the detectors of `privacy/`.
 
-What belongs here: handing outputs to the scanner and counting what it finds. What a name or an identifier looks like,
-and the canaries that prove that the detectors ran, are the privacy room's. Counts of kinds leave this module, no text.
+What belongs here: handing outputs to the detectors and counting the findings. What does not: what a name or an
+identifier looks like, and the canaries that prove that the detectors ran. Only counts by kind leave this module.
 """
 
 import re
@@ -15,7 +15,7 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 
-# With the brackets that models like to put around them. What Arabic writes onto one, as in `وNAME_3`, may stay.
+# With the brackets that models often put around them. An Arabic prefix, as in `وNAME_3`, may stay.
 _PLACEHOLDER = re.compile(rf"[\[<{{(]?(?:{'|'.join(KINDS)})_\d+[\]>}})]?")
 _NEVER_A_PLACEHOLDER = "…"
 
@@ -24,29 +24,30 @@ FoundKinds = dict[Kind, int]
 
 @dataclass(frozen=True)
 class Output:
-    """What a model said. prompt: what it had been shown, so that repeating the writer's own words is no disclosure."""
+    """One generated text."""
 
     id: str
     language: str
     prompt: str
+    """Its prompt: repeating personal data from there is no disclosure."""
     text: str
 
 
 class OutputScanner:
-    """The detectors of one line, over outputs instead of letters.
+    """The detectors of one line, applied to generated text.
 
-    Placeholders such as NAME_1 are what training put in the place of persons, so they are no personal data. A kind that
-    the institution's policy keeps in letters is not counted.
+    Placeholders such as NAME_1 stand for persons in the training rows and are no personal data. A kind that the
+    institution's policy keeps in documents is not counted.
     """
 
     def __init__(self, line: str, privacy: Privacy, treatments: Treatments) -> None:
         self._scrubber = Scrubber(line, "outputs", privacy, treatments)
 
     def scan(self, outputs: Sequence[Output]) -> list[FoundKinds]:
-        """For each output the number of values of each kind that are in it and not in its prompt.
+        """For each output, the number of values of each kind that are in it and not in its prompt.
 
-        Raises PrivacyError, naming the row, when a detector raises, and when the canaries that are searched with the
-        outputs come out with a planted value left: then nothing is known about any output.
+        Raises PrivacyError, naming the row, when a detector raises, and when it misses a canary planted among the
+        outputs: then nothing is known about any of them.
         """
         found = []
         for case in self._scrubber.scrub([[_document(output)] for output in outputs]):
@@ -61,7 +62,7 @@ class OutputScanner:
 
 
 def _document(output: Output) -> Document:
-    """A case file of its own, so that what is found in one output decides nothing about another."""
+    """A case file of its own, so that findings in one output do not affect another."""
     return Document(
         id=output.id,
         source="outputs",

@@ -1,56 +1,63 @@
-"""MODULE DOCSTRING."""
+"""The rows and results of the red team and of memorisation, as `red_team_report` stores them."""
 
 from typing import Literal
 
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
-from sovereign_pipeline.evaluation.records import Record, Shares
 from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds
-from sovereign_pipeline.evaluation.statistics.paired import LossDifference
+from sovereign_pipeline.evaluation.statistics.paired import LossDifference, Shares
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.suites.red_team_prompts import Expectation
 
+EVERY_LANGUAGE = "all"
 
-class RedTeamSample(Record):
-    """One prompt. expects: what a good answer does. refused, obeyed, looped: what the judges say of each arm's answer.
+Judge = Literal["refusal", "injection", "disclosure", "loop"]
+"""What a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or repetition."""
 
-    personal_data: kind -> values of it that are in the answer and not in the prompt. tokens: length of the answer;
-    stopped: it ended its turn itself.
-    """
+
+class RedTeamSample(Frozen):
+    """One prompt, in `samples.jsonl`, with the judges' verdicts on the answer of each arm."""
 
     id: str
     kind: str
     language: str
     expects: Expectation
+    """What a good answer does."""
     refused: dict[Arm, bool]
     obeyed: dict[Arm, bool]
+    """Whether the answer obeys an injected instruction."""
     looped: dict[Arm, bool]
+    """Whether the answer degenerates into repetition."""
     personal_data: dict[Arm, FoundKinds]
+    """Kind -> number of values in the answer that are not in the prompt."""
     tokens: dict[Arm, int]
+    """Length of the answer."""
     stopped: dict[Arm, bool]
+    """Whether the model ended its turn itself."""
 
 
-EVERY_LANGUAGE = "all"
+class AnswerRow(Frozen):
+    """The answer of each arm to one prompt, in `answers.jsonl`."""
+
+    id: str
+    answers: dict[Arm, str]
 
 
-Judge = Literal["refusal", "injection", "disclosure", "loop"]
-"""What a judge tells of an answer: it refuses, obeys an injected instruction, discloses personal data, or loops."""
-
-
-class JudgedLabel(Record):
-    """One answer of a judge's test set: what a person says of it (label) and what the judge says.
-
-    tuned: the judge's rules were written with this answer in view.
-    """
+class JudgedLabel(Frozen):
+    """One labelled answer of a judge's test set, in `judge.jsonl`."""
 
     id: str
     judge: Judge
     language: str
     tuned: bool
+    """Whether the judge's rules were written with this answer in view."""
     label: bool
+    """A person's verdict."""
     judged: bool
+    """The judge's verdict."""
 
 
-class MeasuredShare(Record):
-    """hits of so many, and the 95 % interval of the share."""
+class MeasuredShare(Frozen):
+    """A share and its 95 % interval."""
 
     hits: int
     of: int
@@ -62,9 +69,8 @@ class MeasuredShare(Record):
         return f"{self.share:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-class JudgeQuality(Record):
-    """Of one judge's labelled answers in one language, or in "all": how many of those it names are such (precision),
-    and how many of those that are such it names (recall)."""
+class JudgeQuality(Frozen):
+    """Precision and recall of one judge on its labelled answers in one language, or in "all"."""
 
     judge: Judge
     language: str
@@ -74,59 +80,68 @@ class JudgeQuality(Record):
     recall: MeasuredShare
 
 
-class RedTeamResult(Record):
-    """Shares of answers. refusals: on prompts that expect one. over_refusals: on prompts that expect an answer. obeyed:
-    on injections. disclosed: with personal data, on requests for it. looped: on input out of distribution.
-    personal_data, stopped: on all prompts. by_kind: kind -> shares refused. Empty where no prompt is of the kind.
-    """
+class RedTeamResult(Frozen):
+    """Shares of answers by reference; empty where no prompt is of the kind."""
 
     refusals: Shares
+    """Refused, of prompts that expect a refusal."""
     over_refusals: Shares
+    """Refused, of prompts that expect an answer."""
     obeyed: Shares
+    """Injected instructions obeyed."""
     disclosed: Shares
+    """With personal data, of requests for it."""
     looped: Shares
+    """Degenerated into repetition, of out-of-distribution prompts."""
     personal_data: Shares
+    """With personal data, of all prompts."""
     stopped: Shares
+    """Ended by the model itself, of all prompts."""
     by_kind: dict[str, Shares]
+    """Kind of prompt -> refused."""
     judges: tuple[JudgeQuality, ...]
 
 
-class CanarySample(Record):
-    """One canary. planted: in the training rows; else it is a control. rank: of its secret among others that it could
-    have had, by likelihood; 1 is the likeliest. exposure: in bits."""
+class CanarySample(Frozen):
+    """One canary, in `canaries.jsonl`."""
 
     id: str
     planted: bool
+    """Whether it is in the training rows; else it is a control."""
     rank: dict[Arm, int]
+    """Place of its secret by likelihood among others that it could have had; 1 is the most likely."""
     exposure: dict[Arm, float]
+    """In bits."""
 
 
-class VerbatimSample(Record):
-    """One letter of which an arm was given the first words of the reply. trained: it is of the training side; else it
-    is a control. verbatim: the arm went on as the reply does. personal_data: as of `RedTeamSample`, in what it said.
-    """
+class VerbatimSample(Frozen):
+    """One document that each arm continued from the first words of its reply, in `verbatim.jsonl`."""
 
     id: str
     case: str
     department: str
     language: str
     trained: bool
+    """Whether it is a training row; else it is a control."""
     verbatim: dict[Arm, bool]
+    """Whether the arm continued as the reply does, word for word."""
     personal_data: dict[Arm, FoundKinds]
+    """As in `RedTeamSample`, in the continuation."""
 
 
-class ExposureResult(Record):
-    """Means of exposures are compared as means of losses are, but in bits. highest: of any planted canary. space_bits:
-    what no exposure exceeds."""
+class ExposureResult(Frozen):
+    """Mean exposures in bits, compared as mean losses are."""
 
     planted: dict[Reference, LossDifference]
     never_planted: dict[Reference, LossDifference]
     highest: dict[Arm, float]
+    """Of any planted canary."""
     space_bits: float
+    """The upper bound of an exposure."""
 
 
-class RiseOverControl(Record):
-    """reference, candidate: by how much the share on trained rows exceeds that on the control. rows: trained ones."""
+class RiseOverControl(Frozen):
+    """How much a share on training rows exceeds that on the control, for both arms, and the interval of the rise."""
 
     reference: float
     candidate: float
@@ -134,26 +149,29 @@ class RiseOverControl(Record):
     low: float
     high: float
     rows: int
+    """Training rows."""
 
 
-class VerbatimResult(Record):
-    """Shares of letters that are continued word for word."""
+class VerbatimResult(Frozen):
+    """Shares of documents that are continued word for word."""
 
     trained: Shares
     control: Shares
     rise: dict[Reference, RiseOverControl]
 
 
-class MemorisationResult(Record):
-    """exposure: None where the recipe plants no canary. verbatim: None where no letter could be asked for.
-    personal_data: shares of continuations that hold some."""
+class MemorisationResult(Frozen):
+    """The figures of memorisation."""
 
     exposure: ExposureResult | None
+    """None where the recipe plants no canary."""
     verbatim: VerbatimResult | None
+    """None where no document could be continued."""
     personal_data: Shares
+    """Continuations that hold personal data."""
 
 
-class RedTeamReport(Record):
+class RedTeamReport(Frozen):
     """red_team_report's `report.json`."""
 
     dtype: str

@@ -1,7 +1,7 @@
-"""What every arm answers to what should be refused, obeyed by nobody, answered plainly, or merely survived.
+"""The red team: every arm answers the institution's prompts, and the judges classify the answers.
 
-What belongs here: asking, and putting together what the judges say of each answer. What they go by: `refusals.py`,
-`behaviour.py` and `personal_data.py`; how far they can be trusted: `judges.py`. The prompts are the institution's.
+What belongs here: asking, and combining the judges' verdicts. What does not: the judges' rules (`refusals.py`,
+`behaviour.py`, `personal_data.py`), and how good they are (`judges.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,28 +11,23 @@ from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Models
-from sovereign_pipeline.evaluation.records import Record, Shares
 from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
 from sovereign_pipeline.evaluation.red_team.judges import LabelledAnswer, judge_labels, judge_qualities
 from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds, Output, OutputScanner
-from sovereign_pipeline.evaluation.red_team.records import JudgedLabel, RedTeamResult, RedTeamSample
+from sovereign_pipeline.evaluation.red_team.records import AnswerRow, JudgedLabel, RedTeamResult, RedTeamSample
 from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
-from sovereign_pipeline.evaluation.statistics.paired import share_differences
+from sovereign_pipeline.evaluation.statistics.paired import Shares, share_differences
 from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
+from sovereign_pipeline.wording import counted
 
-# Prompts answered at once: the largest that was measured to pay on 2 CPU cores.
 GENERATION_BATCH = 40
-
-
-class AnswerRow(Record):
-    """One row of `answers.jsonl`: what each arm said. No other file of red_team_report holds generated text."""
-
-    id: str
-    answers: dict[Arm, str]
+"""Prompts answered at once: larger batches were measured no faster on 2 CPU cores."""
 
 
 @dataclass(frozen=True)
 class RedTeamOutcome:
+    """What `red_team_report` stores of the prompts."""
+
     samples: list[RedTeamSample]
     answers: list[AnswerRow]
     labels: list[JudgedLabel]
@@ -46,17 +41,19 @@ def run_red_team(
     instruction: str,
     max_new_tokens: int,
 ) -> RedTeamOutcome:
-    """Let every arm answer every prompt (greedy, behind the line's instruction as served) and judge the answers.
+    """Let every arm answer every prompt (greedy, after the line's instruction, as served) and judge the answers.
 
-    Raises PrivacyError when the scanner does: what cannot be searched for personal data is not judged at all.
+    Raises PrivacyError when the scanner does: answers that cannot be searched for personal data are not judged.
     """
     texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
+    models.progress(f"answers to {counted(len(texts), 'prompt')}, {', '.join(models.arms)}")
     answers = {arm: models.answer(texts, arm, max_new_tokens, GENERATION_BATCH) for arm in models.arms}
-    found = {arm: scanner.scan(_outputs(prompts, said)) for arm, said in answers.items()}
+    models.progress("searching the answers for personal data")
+    found = {arm: scanner.scan(_outputs(prompts, given)) for arm, given in answers.items()}
     samples = [
         _sample(
             prompt,
-            {arm: said[row] for arm, said in answers.items()},
+            {arm: given[row] for arm, given in answers.items()},
             {arm: kinds[row] for arm, kinds in found.items()},
         )
         for row, prompt in enumerate(prompts)
@@ -65,7 +62,7 @@ def run_red_team(
     return RedTeamOutcome(
         samples=samples,
         answers=[
-            AnswerRow(id=prompt.id, answers={arm: said[row].text.strip() for arm, said in answers.items()})
+            AnswerRow(id=prompt.id, answers={arm: given[row].text.strip() for arm, given in answers.items()})
             for row, prompt in enumerate(prompts)
         ],
         labels=judged,
@@ -73,7 +70,7 @@ def run_red_team(
 
 
 def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLabel]) -> RedTeamResult:
-    """Everything that is said about the red team, from its samples and the judges' labels alone."""
+    """The figures of the red team, from its samples and the judges' labels alone."""
 
     def among(expects: Expectation | None, by_arm: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
         return _shares([each for each in samples if expects in (None, each.expects)], by_arm)
@@ -95,8 +92,8 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
     )
 
 
-def _sample(prompt: RedTeamPrompt, said: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
-    refused = {arm: is_refusal(answer.text) for arm, answer in said.items()}
+def _sample(prompt: RedTeamPrompt, answers: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
+    refused = {arm: is_refusal(answer.text) for arm, answer in answers.items()}
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,
@@ -105,12 +102,12 @@ def _sample(prompt: RedTeamPrompt, said: Mapping[Arm, Answer], found: Mapping[Ar
         refused=refused,
         obeyed={
             arm: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
-            for arm, answer in said.items()
+            for arm, answer in answers.items()
         },
-        looped={arm: loops(answer.text) for arm, answer in said.items()},
+        looped={arm: loops(answer.text) for arm, answer in answers.items()},
         personal_data=dict(found),
-        tokens={arm: answer.tokens for arm, answer in said.items()},
-        stopped={arm: answer.stopped for arm, answer in said.items()},
+        tokens={arm: answer.tokens for arm, answer in answers.items()},
+        stopped={arm: answer.stopped for arm, answer in answers.items()},
     )
 
 
@@ -118,13 +115,13 @@ def _holds_personal_data(sample: RedTeamSample) -> dict[Arm, bool]:
     return {arm: bool(kinds) for arm, kinds in sample.personal_data.items()}
 
 
-def _outputs(prompts: Sequence[RedTeamPrompt], said: Sequence[Answer]) -> list[Output]:
+def _outputs(prompts: Sequence[RedTeamPrompt], answers: Sequence[Answer]) -> list[Output]:
     return [
         Output(prompt.id, prompt.language, prompt.prompt, answer.text)
-        for prompt, answer in zip(prompts, said, strict=True)
+        for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
 
 def _shares(samples: Sequence[RedTeamSample], by_arm: Callable[[RedTeamSample], Mapping[Arm, bool]]) -> Shares:
-    """Empty without samples: a line need not have prompts of every kind."""
+    """Shares of independent answers; empty without samples, since a line need not have prompts of every kind."""
     return share_differences([by_arm(each) for each in samples], [each.id for each in samples])

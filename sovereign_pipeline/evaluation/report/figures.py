@@ -1,6 +1,7 @@
-"""Every figure of the report on one list: what was measured, of which slice, against which reference.
+"""Every figure of the report in one list: what was measured, on which slice, compared with which reference.
 
-What belongs here: the list, which of it is a regression, and which rows fared worst. What is demanded: `gates.py`.
+What belongs here: the list, which figures are regressions, and which rows got worse. What does not: the criteria
+(`gates.py`), and labels for people (`labels.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from sovereign_pipeline.evaluation.capability.records import CapabilitySample
 from sovereign_pipeline.evaluation.held_out.private import losses_of
 from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
 from sovereign_pipeline.evaluation.held_out.replies import reply_result
-from sovereign_pipeline.evaluation.records import Record
 from sovereign_pipeline.evaluation.red_team.records import CanarySample, JudgedLabel, RedTeamSample, VerbatimSample
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Results
 from sovereign_pipeline.evaluation.statistics.non_inferiority import Better
@@ -23,43 +23,46 @@ from sovereign_pipeline.evaluation.statistics.paired import (
     loss_differences,
     share_differences,
 )
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.wording import IDS_IN_A_MESSAGE
 
 ALL = "all"
-ROWS_SHOWN = 10
-# Languages written from right to left, by their ISO 639 codes (Unicode CLDR, characterOrder right-to-left).
 _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
+"""ISO 639 codes of languages written from right to left (Unicode CLDR, characterOrder right-to-left)."""
 
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
 
 FEWEST_CLUSTERS = 6
-"""Case files, passages or rows alone that an interval must stand on before it says that something is worse beyond
-chance: as `HeldOutLoss.minimum_cases`, where the project's simulation is (and in `test_statistics.py`). A bootstrap of
-one has no width, and of two lies on one side of 0 in every second figure that does not differ."""
+"""Case files, passages or independent rows that a significant figure needs: as `HeldOutLoss.minimum_cases`, which has
+the simulation (also in the tests of `statistics/paired.py`). A bootstrap interval of one cluster has no width, and that
+of two lies on one side of 0 in every second figure without a difference."""
 BY_CHANCE = (
-    f"of figures that do not differ, one in 40 is so by chance, and up to one in 25 where there are few case files; "
-    f"with fewer than {FEWEST_CLUSTERS} none is counted"
+    f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
+    f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
 )
 
 Unit = Literal["nats per token", "share", "tokens", "bits"]
-Row = TypeVar("Row", bound=Record)
+Row = TypeVar("Row", bound=Frozen)
 ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
 
 
-class Figure(Record):
-    """slice: "all", or by what and which, such as "language ar". better: None where neither more nor less is."""
+class Figure(Frozen):
+    """One figure on one slice, compared with one reference."""
 
     what: str
+    """Its stored name; `labels.py` has the label."""
     slice: str
+    """"all", or by what and which, such as "language ar"."""
     unit: Unit
     better: Better | None
+    """None where neither direction is better."""
     reference: Reference
     observed: LossDifference | ShareDifference
 
     @property
     def is_regression(self) -> bool:
-        """Worse than the reference beyond chance. Of figures that do not differ, one in 40 is so by chance, and one in
-        25 with FEWEST_CLUSTERS; with fewer nothing is."""
+        """Whether it is significantly worse than the reference (95 % interval); never below FEWEST_CLUSTERS."""
         if self.observed.clusters < FEWEST_CLUSTERS:
             return False
         return (self.better == "higher" and self.observed.high < 0) or (
@@ -67,26 +70,28 @@ class Figure(Record):
         )
 
 
-class WorseRows(Record):
-    """ids: of the rows that fared worst, worst first, ROWS_SHOWN at most; worse: how many fared worse at all.
-
-    before, after: what the reference and the candidate did with each: a loss, or 1 for right or refused and else 0.
-    """
+class WorseRows(Frozen):
+    """The rows on which the candidate is worse than a reference."""
 
     what: str
     reference: Reference
     worse: int
+    """Their number."""
     ids: tuple[str, ...]
+    """Of the worst, worst first, IDS_IN_A_MESSAGE at most."""
     before: tuple[float, ...]
+    """The reference's value of each: a loss, or 1 for right or refused and 0 otherwise."""
     after: tuple[float, ...]
+    """The candidate's."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that was observed, row by row. replies: none where the recipe does not ask for them."""
+    """Everything that was observed, row by row."""
 
     private: Sequence[PrivateSample]
     replies: Sequence[ReplySample]
+    """Empty where the recipe asks for none."""
     capability: Sequence[CapabilitySample]
     red_team: Sequence[RedTeamSample]
     labels: Sequence[JudgedLabel]
@@ -95,7 +100,7 @@ class Samples:
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
-    """In the order in which the report's tables show them. seed: of the intervals of means."""
+    """All figures, in the order of the report's tables. `seed`: of the bootstrap."""
     return (
         *_held_out(results, samples.private, seed),
         *_replies(samples.replies, seed),
@@ -106,9 +111,9 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
 
 
 def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
-    """Of letters, questions and prompts, those that the candidate did worse than a reference."""
+    """The documents, questions and prompts on which the candidate is worse than a reference."""
     suites = dict.fromkeys(sample.suite for sample in samples.capability)
-    refusable = [sample for sample in samples.red_team if sample.expects == "refusal"]
+    to_refuse = [sample for sample in samples.red_team if sample.expects == "refusal"]
     return (
         *_worse("held-out loss", {sample.id: sample.losses for sample in samples.private}, "lower"),
         *(
@@ -118,12 +123,12 @@ def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
                 suite, {sample.id: sample.correct for sample in samples.capability if sample.suite == suite}, "higher"
             )
         ),
-        *_worse("refused, should be", {sample.id: sample.refused for sample in refusable}, "higher"),
+        *_worse("refused, should be", {sample.id: sample.refused for sample in to_refuse}, "higher"),
     )
 
 
 def direction_of(language: str) -> str:
-    """ "right-to-left" or "left-to-right", by the first part of a language code."""
+    """The direction of writing, by the first part of a language code: "right-to-left" or "left-to-right"."""
     return "right-to-left" if language.split("-")[0].lower() in _RIGHT_TO_LEFT else "left-to-right"
 
 
@@ -140,7 +145,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
 
 
 def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
-    """How near what each arm writes to held-out letters is to the true replies, how long it is and how it ends."""
+    """Similarity of generated replies to the true ones, their length, and how they end."""
     if not samples:
         return
     by_language = {
@@ -171,7 +176,7 @@ def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int
 
 
 def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
-    """What else is counted of a suite's answers. A measure that says of each row what the accuracy says is left out."""
+    """A suite's other measures; one that equals the accuracy on every row is left out."""
     clusters = [row.cluster or row.id for row in rows]
     for name in rows[0].measures:
         values = [row.measures[name] for row in rows]
@@ -187,7 +192,7 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
 
 
 def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
-    """A measure that is 0 or 1 throughout is a share, of which a bootstrap would promise too much."""
+    """A measure that is always 0 or 1 is a share, for which a bootstrap interval would be too narrow."""
     if all(value in (0, 1) for row in rows for value in row.values()):
         return share_differences([{arm: value == 1 for arm, value in row.items()} for row in rows], clusters)
     return loss_differences(rows, clusters, seed)
@@ -230,14 +235,14 @@ def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: B
 
 
 def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
-    """Slices with their names in full; none where there is but one, which is all."""
+    """Slices under their full names; none where there is only one, which is all."""
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 
 def _directions(
     samples: Sequence[Row], language: Callable[[Row], str], compared: Callable[[Sequence[Row]], ByReference]
 ) -> dict[str, ByReference]:
-    """Slices by direction of writing, where they are not the languages themselves."""
+    """Slices by direction of writing, where they differ from the languages."""
     languages = {language(sample) for sample in samples}
     directions = {direction_of(each) for each in languages}
     if len(directions) < 2 or len(languages) == len(directions):
@@ -251,9 +256,9 @@ def _directions(
 def _worse(what: str, rows: Mapping[str, Mapping[Arm, float]], better: Better) -> Iterator[WorseRows]:
     sign = 1 if better == "lower" else -1
     for reference in references_in(next(iter(rows.values()))) if rows else ():
-        rise = {name: sign * (arms["candidate"] - arms[reference]) for name, arms in rows.items()}
+        rise = {name: sign * (values["candidate"] - values[reference]) for name, values in rows.items()}
         worse = sorted((name for name in rows if rise[name] > 0), key=lambda name: (-rise[name], name))
-        shown = worse[:ROWS_SHOWN]
+        shown = worse[:IDS_IN_A_MESSAGE]
         yield WorseRows(
             what=what,
             reference=reference,

@@ -1,6 +1,6 @@
-"""The evaluation report as one self-contained HTML page: tables and pictures inside it, nothing fetched.
+"""The evaluation report as one self-contained HTML page: tables and pictures inline, nothing fetched.
 
-What belongs here: how the report looks. Figures come from `report.py`; nothing is computed here.
+What belongs here: how the report looks. What does not: computing a figure (`report.py`).
 """
 
 import base64
@@ -11,14 +11,32 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.evaluation.arms.arms import Arm
-from sovereign_pipeline.evaluation.report.figures import ALL, BY_CHANCE, Figure, WorseRows
+from sovereign_pipeline.evaluation.report.figures import ALL, Figure, WorseRows
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Held
-from sovereign_pipeline.evaluation.report.report import EvaluationReport, cells_of, compared_with, judge_cells
+from sovereign_pipeline.evaluation.report.labels import label_of
+from sovereign_pipeline.evaluation.report.report import (
+    EvaluationReport,
+    cells_of,
+    compared_with,
+    judge_cells,
+    regressions_note,
+)
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference
+from sovereign_pipeline.wording import counted
 
 _COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
 _OUTCOMES = {"pass": "#2c7a4b", "fail": "#a8322d", "inconclusive": "#8a6100"}
-_FIGURE_COLUMNS = ("what", "of", "against", "rows", "reference", "candidate", "difference", "95 % interval", "p")
+_FIGURE_COLUMNS = (
+    "figure",
+    "slice",
+    "reference",
+    "rows",
+    "reference value",
+    "candidate",
+    "difference",
+    "95 % CI",
+    "McNemar p",
+)
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
@@ -33,41 +51,42 @@ figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size
 
 
 def as_html(report: EvaluationReport) -> str:
+    """The whole page."""
     held = [each for finding in report.findings for each in finding.held]
     body = [
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
         f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
-        "<h2>What was demanded</h2>",
+        "<h2>Criteria</h2>",
         _figure(
             _forest_plot(held),
-            "Right is better. Each bar is a difference with its 95 % interval; the whole bar must lie right of the "
-            "black mark, which is the largest loss accepted.",
+            "Right is better. Each bar is a difference with its 95 % confidence interval; a criterion is met when the "
+            "whole bar lies right of the black mark, the margin.",
         ),
         *(
             f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
             for finding in report.findings
         ),
         _table(
-            ("what", "against", "difference", "95 % interval", "margin", "these rows can show", "outcome"),
+            ("figure", "reference", "difference", "95 % CI", "margin", "minimum detectable difference", "outcome"),
             [_held_cells(each) for each in held],
         ),
-        "<p class=note>Inconclusive: neither that the loss stays within the margin is shown, nor that it does not. "
-        "“Can show”: the smallest true difference that so many rows show with a probability of 80 %.</p>",
-        *_accepted(report),
+        "<p class=note>Inconclusive: neither a loss within the margin nor a loss beyond it is shown. Minimum "
+        "detectable difference: the smallest true difference that these rows detect with 80 % power.</p>",
+        *_earlier_waivers(report),
         "<h2>Regressions</h2>",
         *_regressions(report),
-        "<h2>Everything that was compared</h2>",
-        "<p class=note>Losses per token of the true reply in nats, lower is better; accuracies and refusals as shares; "
-        "lengths in tokens. Intervals are 95 %: of means a bootstrap over case files, of shares Tango's score "
-        "interval; both wider where rows share a case file or a passage, and where there are few of these. p: "
-        "McNemar's exact test, two-sided, which takes the rows as independent.</p>",
+        "<h2>All figures</h2>",
+        "<p class=note>Losses in nats per token of the true reply, lower is better; accuracies and refusals as shares; "
+        "lengths in tokens. 95 % confidence intervals: of means by bootstrap over case files, of shares Tango's score "
+        "interval; both are wider where rows share a case file or a passage, and where there are few of these. "
+        "McNemar p: exact test, two-sided, which takes the rows as independent.</p>",
         _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
         _figure(_shares_plot(report.figures), "Shares by arm."),
-        "<h2>Rows that fared worse</h2>",
+        "<h2>Rows that got worse</h2>",
         *(_worse_rows(each) for each in report.worse),
-        "<h2>The judges</h2>",
-        "<p class=note>Each judge of the red team on labelled answers, with 95 % intervals (Wilson): answers that its "
-        "rules were written in view of (tuned on), and others (fresh).</p>",
+        "<h2>Judges</h2>",
+        "<p class=note>Each judge of the red team on labelled answers, with 95 % confidence intervals (Wilson): "
+        "answers that its rules were written in view of (tuned on), and others (fresh).</p>",
         _table(
             ("judge", "labelled answers", "language", "n", "precision", "recall"),
             [judge_cells(quality) for quality in report.judges],
@@ -83,23 +102,23 @@ def as_html(report: EvaluationReport) -> str:
 def _held_cells(held: Held) -> tuple[str, ...]:
     observed, judgement = held.observed, held.judgement
     return (
-        held.what,
+        label_of(held.what),
         held.reference,
         f"{observed.difference:+.3f}",
         f"{observed.low:+.3f} to {observed.high:+.3f}",
-        f"{judgement.margin:.3f}" if judgement.margin else "better",
+        f"{judgement.margin:.3f}" if judgement.margin else "superiority",
         f"{judgement.smallest_visible:.3f}",
         judgement.outcome,
     )
 
 
-def _accepted(report: EvaluationReport) -> list[str]:
+def _earlier_waivers(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
-        "<h2>What officers let pass of earlier adapters</h2><div class=words>",
+        "<h2>Earlier waivers</h2><div class=words>",
         _table(
-            ("adapter", "gate", "which gave", "as", "officer", "reason", "at", "record"),
+            ("adapter", "gate", "verdict", "kind", "officer", "reason", "at", "record"),
             [
                 (
                     each.adapter,
@@ -119,17 +138,14 @@ def _accepted(report: EvaluationReport) -> list[str]:
 
 
 def _regressions(report: EvaluationReport) -> list[str]:
-    count, of = len(report.regressions), len(report.figures)
-    note = (
-        f"<p class=note>{count} of {of} figures are worse than a reference beyond chance, demanded or not; "
-        f"{BY_CHANCE}.</p>"
-    )
+    note = f"<p class=note>{html.escape(regressions_note(report))}</p>"
     rows = [cells_of(figure) for figure in report.regressions]
     return [note, _table(_FIGURE_COLUMNS, rows)] if rows else [note]
 
 
 def _worse_rows(worse: WorseRows) -> str:
-    title = f"<p>{html.escape(worse.what)}, against the {worse.reference}: {worse.worse} rows worse.</p>"
+    label = html.escape(label_of(worse.what))
+    title = f"<p>{label}, compared with the {worse.reference}: {counted(worse.worse, 'row')} worse.</p>"
     rows = [
         (name, f"{before:.3f}", f"{after:.3f}")
         for name, before, after in zip(worse.ids, worse.before, worse.after, strict=True)
@@ -157,7 +173,7 @@ def _figure(picture: Any, caption: str) -> str:
 
 
 def _forest_plot(held: Sequence[Held]) -> Any:
-    """One panel for losses, one for shares, for their units differ."""
+    """One panel for each unit."""
     from matplotlib.figure import Figure as Picture
 
     panels = {
@@ -181,15 +197,15 @@ def _forest_plot(held: Sequence[Held]) -> Any:
             axes.plot(ends, [place, place], color=colour, lw=3, solid_capstyle="butt")
             axes.plot([sign * each.observed.difference], [place], marker="o", color=colour)
             axes.plot([-each.judgement.margin] * 2, [place - 0.32, place + 0.32], color="#1c1e21", lw=2)
-        axes.set_yticks(range(len(rows)), [f"{each.what}\nagainst {each.reference}" for each in reversed(rows)])
+        axes.set_yticks(range(len(rows)), [f"{label_of(each.what)}\nvs {each.reference}" for each in reversed(rows)])
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(f"how much better than the reference ({unit})")
+        axes.set_xlabel(f"better than the reference by ({unit})")
     return picture
 
 
 def _shares_plot(figures: Sequence[Figure]) -> Any:
-    """A group of bars for each share over all rows: one bar for each reference, and one for the candidate."""
+    """The shares over all rows, one bar for each arm."""
     from matplotlib.figure import Figure as Picture
 
     shown = [figure for figure in figures if figure.unit == "share" and figure.slice == ALL]
@@ -205,7 +221,7 @@ def _shares_plot(figures: Sequence[Figure]) -> Any:
     for number, (arm, values) in enumerate(arms.items()):
         places = [place + (number - (len(arms) - 1) / 2) * height for place in range(len(names))]
         axes.barh(places, [values[name] for name in names], height * 0.9, color=_COLOURS[arm], label=arm)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [label_of(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     picture.legend(frameon=False, loc="outside upper center", ncols=len(arms), fontsize=8)

@@ -1,7 +1,7 @@
-"""The one report an officer reads before an adapter is registered: what was measured, what was demanded, what follows.
+"""The report that an officer reads before an adapter is registered, computed from the samples of its inputs.
 
-What belongs here: putting the results together, and the report as Markdown. Every figure is computed from the samples
-of the inputs. The list of figures is `figures.py`, the demands are `gates.py`, the page with pictures is `page.py`.
+What belongs here: assembling it, and its Markdown. What does not: the list of figures (`figures.py`), the criteria
+(`gates.py`), and the HTML page (`page.py`).
 """
 
 from collections.abc import Collection, Sequence
@@ -13,9 +13,9 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.evaluation.arms.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.capability.capability import capability_results
 from sovereign_pipeline.evaluation.capability.records import CapabilitySample
+from sovereign_pipeline.evaluation.files import CANARIES, JUDGED_LABELS, REPLIES, SAMPLES, VERBATIM, read_rows
 from sovereign_pipeline.evaluation.held_out.private import private_result
 from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
-from sovereign_pipeline.evaluation.records import CANARIES, REPLIES, VERBATIM, IncumbentFacts, Record, read_rows
 from sovereign_pipeline.evaluation.red_team.memorisation import memorisation_result
 from sovereign_pipeline.evaluation.red_team.records import (
     CanarySample,
@@ -27,45 +27,64 @@ from sovereign_pipeline.evaluation.red_team.records import (
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.figures import BY_CHANCE, Figure, Samples, WorseRows, figures, worse_rows
 from sovereign_pipeline.evaluation.report.gates import Finding, Results, find_all, worst
+from sovereign_pipeline.evaluation.report.labels import label_of
 from sovereign_pipeline.evaluation.report.waivers import EarlierWaiver
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.wording import counted
 
 
-class EvaluationReport(Record):
-    """evaluation_report's `report.json`. Losses in nats per token, shares from 0 to 1, differences candidate minus
-    reference. incumbent: None for a line that has none yet.
+class IncumbentFacts(Frozen):
+    """The adapter that the candidate would replace."""
 
-    findings: one a gate; outcome: the worst of theirs. figures: all that was compared. worse: the rows that the
-    candidate did worst, by id. accepted_before: what officers let pass of the line's earlier adapters; what is let pass
-    of this one comes after its report and stands in its record.
-    """
+    id: str
+    """In the registry."""
+    digest: str
+    """Of its artifact."""
+    compared: bool
+    """Whether it was scored; not when it has another base model than the candidate."""
+
+
+class EvaluationReport(Frozen):
+    """evaluation_report's `report.json`: losses in nats per token, shares from 0 to 1, candidate minus reference."""
 
     line: str
     incumbent: IncumbentFacts | None
+    """None for a line without one."""
     outcome: Outcome
+    """The worst of the findings'."""
     findings: tuple[Finding, ...]
+    """One for each gate."""
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
     judges: tuple[JudgeQuality, ...]
     accepted_before: tuple[EarlierWaiver, ...]
+    """Waivers of the line's earlier adapters. This adapter's own come after its report and are in its record."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
+        """The figures that are significantly worse than a reference."""
         return tuple(figure for figure in self.figures if figure.is_regression)
 
     def finding(self, gate: str) -> Finding:
+        """The finding of one gate."""
         return next(each for each in self.findings if each.gate == gate)
+
+    def without_wording(self) -> "EvaluationReport":
+        """The report without its sentences, which another version of the program may word otherwise."""
+        findings = tuple(finding.model_copy(update={"message": ""}) for finding in self.findings)
+        return self.model_copy(update={"findings": findings})
 
 
 def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
     """Read the samples of three artifacts' directories. Raises IntegrityError."""
     replies = private / REPLIES
     return Samples(
-        private=read_rows(private / "samples.jsonl", PrivateSample),
+        private=read_rows(private / SAMPLES, PrivateSample),
         replies=read_rows(replies, ReplySample) if replies.exists() else [],
-        capability=read_rows(capability / "samples.jsonl", CapabilitySample),
-        red_team=read_rows(red_team / "samples.jsonl", RedTeamSample),
-        labels=read_rows(red_team / "judge.jsonl", JudgedLabel),
+        capability=read_rows(capability / SAMPLES, CapabilitySample),
+        red_team=read_rows(red_team / SAMPLES, RedTeamSample),
+        labels=read_rows(red_team / JUDGED_LABELS, JudgedLabel),
         canaries=read_rows(red_team / CANARIES, CanarySample),
         verbatim=read_rows(red_team / VERBATIM, VerbatimSample),
     )
@@ -74,8 +93,10 @@ def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
 def evaluate(
     line: Line, samples: Samples, incumbent: IncumbentFacts | None, accepted_before: Sequence[EarlierWaiver]
 ) -> EvaluationReport:
-    """What the samples say, held against the recipe's `gates`. Raises IntegrityError for a sample without one of the
-    arms, or with one that was not compared."""
+    """Compute the report from the samples and the recipe's `gates`.
+
+    Raises IntegrityError for a sample that lacks a compared arm, or has one that was not compared.
+    """
     _assert_arms(samples, incumbent)
     seed = line.evaluation.seed
     results = Results(
@@ -83,7 +104,7 @@ def evaluate(
         capability=capability_results(samples.capability),
         suites=[suite.name for suite in line.evaluation.capability],
         red_team=red_team_result(samples.red_team, samples.labels),
-        asked=_languages(samples.red_team),
+        prompt_languages=_languages(samples.red_team),
         memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
     )
     findings = find_all(results, line.gates)
@@ -100,14 +121,14 @@ def evaluate(
 
 
 def compared_with(report: EvaluationReport) -> str:
-    """One sentence: what the candidate is held against."""
+    """One sentence: what the candidate is compared with."""
     incumbent = report.incumbent
     if incumbent is None:
-        return "The candidate against its base model; the line has no other registered adapter."
+        return "The candidate is compared with its base model; the line has no other registered adapter."
     named = f"the incumbent {incumbent.id} ({short(incumbent.digest)})"
     if not incumbent.compared:
-        return f"The candidate against its base model; {named} stands on another base model and is not compared."
-    return f"The candidate against its base model and {named}, on the same rows."
+        return f"The candidate is compared with its base model; {named} has another base model and is not compared."
+    return f"The candidate is compared with its base model and {named}, on the same rows."
 
 
 def as_markdown(report: EvaluationReport) -> str:
@@ -119,19 +140,20 @@ def as_markdown(report: EvaluationReport) -> str:
         "",
         *(f"- **{finding.gate}: {finding.outcome}.** {finding.message}" for finding in report.findings),
         "",
-        *_accepted(report),
-        f"{len(report.regressions)} of {len(report.figures)} figures are worse than a reference beyond chance"
-        + (": " if report.regressions else "; ")
-        + "".join(f"{each.what}, {each.slice} (against the {each.reference}); " for each in report.regressions)
-        + f"{BY_CHANCE}.",
+        *_earlier_waivers(report),
+        regressions_note(report),
+        *(f"- {label_of(each.what)}, {each.slice} (compared with the {each.reference})" for each in report.regressions),
         "",
-        "| what | of | against | rows | reference | candidate | difference | 95 % interval | McNemar p |",
+        "| figure | slice | reference | rows | reference value | candidate | difference | 95 % CI | McNemar p |",
         "|---|---|---|---:|---:|---:|---:|---|---:|",
         *(f"| {' | '.join(cells_of(figure))} |" for figure in report.figures),
         "",
-        "| rows that fared worse | against | how many | first ids |",
+        "| rows that got worse | reference | number | first ids |",
         "|---|---|---:|---|",
-        *(f"| {each.what} | {each.reference} | {each.worse} | {', '.join(each.ids)} |" for each in report.worse),
+        *(
+            f"| {label_of(each.what)} | {each.reference} | {each.worse} | {', '.join(each.ids)} |"
+            for each in report.worse
+        ),
         "",
         "| judge | labelled answers | language | n | precision | recall |",
         "|---|---|---|---:|---|---|",
@@ -140,12 +162,20 @@ def as_markdown(report: EvaluationReport) -> str:
     return "\n".join(rows) + "\n"
 
 
+def regressions_note(report: EvaluationReport) -> str:
+    """How many figures are regressions, and how many would be by chance."""
+    return (
+        f"{len(report.regressions)} of {counted(len(report.figures), 'figure')} significantly worse than a reference, "
+        f"with or without a criterion; {BY_CHANCE}."
+    )
+
+
 def cells_of(figure: Figure) -> tuple[str, ...]:
-    """One figure as a row of the tables: what, slice, reference, rows, both values, difference, interval, p."""
+    """One figure as a row of the tables: label, slice, reference, rows, both values, difference, interval, p."""
     observed, digits = figure.observed, 1 if figure.unit == "tokens" else 3
     p_value = getattr(observed, "p_value", None)
     return (
-        figure.what,
+        label_of(figure.what),
         figure.slice,
         figure.reference,
         str(observed.rows),
@@ -157,11 +187,11 @@ def cells_of(figure: Figure) -> tuple[str, ...]:
     )
 
 
-def _accepted(report: EvaluationReport) -> list[str]:
+def _earlier_waivers(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
-        "| officers let pass before | gate | which gave | as | officer | reason | at |",
+        "| waived for earlier adapters | gate | verdict | kind | officer | reason | at |",
         "|---|---|---|---|---|---|---|",
         *(
             f"| {each.adapter} | {each.gate} | {each.outcome} | {each.kind} | {_cell(each.officer)} | "
@@ -177,14 +207,14 @@ def _cell(text: str) -> str:
 
 
 def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
-    """A judge's row in a table. fresh: labelled answers that its rules were not written in view of."""
-    seen = "tuned on" if quality.tuned else "fresh"
+    """A judge's row in a table. "fresh" answers are those that its rules were not written in view of."""
+    labels = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
-    return quality.judge, seen, quality.language, str(quality.labels), *shares
+    return quality.judge, labels, quality.language, str(quality.labels), *shares
 
 
 def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
-    """Kind of prompt -> languages that there are prompts in."""
+    """Kind of prompt -> languages of its prompts."""
     languages: dict[str, set[str]] = {}
     for sample in samples:
         languages.setdefault(sample.kind, set()).add(sample.language)
@@ -220,6 +250,6 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
     for kind, row, arms in observed:
         if set(arms) != compared:
             raise IntegrityError(
-                f"{kind}: row {row} holds what {', '.join(arms)} did, and {', '.join(sorted(compared))} are compared. "
-                f"Materialize {kind} again."
+                f"{kind}: row {row} has {', '.join(arms)}; {', '.join(sorted(compared))} are compared.",
+                f"Materialize {kind} again.",
             )

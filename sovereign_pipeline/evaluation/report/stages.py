@@ -1,4 +1,8 @@
-"""MODULE DOCSTRING."""
+"""The stage `evaluation_report` with its gates: one for each criterion that a candidate must meet to be registered.
+
+What belongs here: what identifies the report, and what a gate's verdict is bound to. What does not: the criteria
+(`gates.py`), and the other stages of the group (`evaluation/stages.py`).
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,19 +12,17 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.errors import StaleInput
-from sovereign_pipeline.evaluation.incumbent import (
-    incumbent_in,
-    is_incumbent,
-    stands_on,
-)
-from sovereign_pipeline.evaluation.records import (
-    REPORT_FILE,
-    IncumbentFacts,
-    as_json,
-)
+from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_MARKDOWN, REPORT_PAGE, as_json
+from sovereign_pipeline.evaluation.incumbent import has_base, incumbent_in, is_incumbent
 from sovereign_pipeline.evaluation.report.gates import CRITERIA, Criterion
 from sovereign_pipeline.evaluation.report.page import as_html
-from sovereign_pipeline.evaluation.report.report import EvaluationReport, as_markdown, evaluate, read_samples
+from sovereign_pipeline.evaluation.report.report import (
+    EvaluationReport,
+    IncumbentFacts,
+    as_markdown,
+    evaluate,
+    read_samples,
+)
 from sovereign_pipeline.evaluation.report.waivers import earlier_waivers, waiver_digests
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.gates import Gates
@@ -39,10 +41,11 @@ def _report_config(line: Line) -> Config:
 
 
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    workplace.progress("evaluation_report: computing figures and intervals from the samples")
     report = _observed(workplace, inputs)
     (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
-    (workspace / "report.md").write_text(as_markdown(report), encoding="utf-8")
-    (workspace / "report.html").write_text(as_html(report), encoding="utf-8")
+    (workspace / REPORT_MARKDOWN).write_text(as_markdown(report), encoding="utf-8")
+    (workspace / REPORT_PAGE).write_text(as_html(report), encoding="utf-8")
     return Built(
         summary={
             "outcome": report.outcome,
@@ -59,7 +62,7 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
 
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """The report computed anew from the samples of the report's inputs, and from what the registry holds."""
+    """The report computed from the samples of its inputs and the waivers in the registry."""
     samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
         private=inputs[PRIVATE_SCORES.kind].path,
@@ -69,22 +72,24 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
 
 
 def _gate(criterion: Criterion) -> Gate:
-    """The gate of one criterion. It computes the report anew, and says no to one that says something else."""
+    """The gate of one criterion. It computes the report again and fails one that differs."""
 
     def config(line: Line) -> Config:
         section = criterion.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
         return {"seed": line.evaluation.seed, **section}
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        workplace.progress(f"evaluation_report: gate {criterion.name} computes the figures again")
         observed = _observed(workplace, inputs)
         finding = observed.finding(criterion.name)
         evidence = {
             "bound_to": _bound_to(artifact, inputs, observed, {**config(workplace.line), "gate": criterion.name}),
             "held": [held.model_dump(mode="json") for held in finding.held],
         }
-        if artifact.file(REPORT_FILE).read_text(encoding="utf-8") != as_json(observed):
-            said = "report.json does not say what the samples say. Materialize evaluation_report again."
-            return Verdict(False, said, evidence)
+        if not _is_reported(observed, artifact):
+            return Verdict(
+                False, f"{REPORT_FILE} differs from the samples. Materialize evaluation_report again.", evidence
+            )
         return Verdict(
             finding.outcome == "pass", finding.message, evidence, inconclusive=finding.outcome == "inconclusive"
         )
@@ -99,9 +104,21 @@ def _gate(criterion: Criterion) -> Gate:
     )
 
 
+def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
+    """Whether the report states what was observed. Its sentences may be those of an earlier version."""
+    try:
+        reported = EvaluationReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
+    except ValueError:
+        return False
+    return reported.without_wording() == observed.without_wording()
+
+
 def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
-    """The digests of all that an answer stands on. That another of them is another answer follows from the record's
-    identity, its one input being the report; here they are by name. A signature of the record covers them."""
+    """The digests of everything that a verdict rests on, by name.
+
+    The record's identity depends on them already, through its one input, the report. A signature of the record covers
+    them.
+    """
     scores = [each.manifest for each in inputs.values()]
     return {
         "report": artifact.ref.digest,
@@ -119,19 +136,22 @@ def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, po
 
 
 def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
-    """The one incumbent of all three scores. Raises StaleInput when they were made against different ones."""
+    """The one incumbent of all three scores. Raises StaleInput when they were compared with different ones."""
     found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
     if len(found) > 1:
         named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
         raise StaleInput(
-            f"Line {workplace.line.line}: its scores were made against different incumbents ({named}), since an "
-            f"adapter was registered between them. Run the line again: `sovereign run {workplace.line.line}`."
+            f"The scores of line {workplace.line.line} were compared with different incumbents ({named}): an adapter "
+            f"was registered between them.",
+            "Run the line again.",
+            act="run_line",
+            line=workplace.line.line,
         )
     incumbent = found.pop()
     if incumbent is None:
         return None
     base_model = workplace.store.open_input(inputs[PRIVATE_SCORES.kind].manifest, BASE_MODEL.kind)
-    return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=stands_on(workplace, incumbent[1], base_model))
+    return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=has_base(workplace, incumbent[1], base_model))
 
 
 EVALUATION_REPORT = Stage(

@@ -1,7 +1,7 @@
-"""The one rule by which a difference to a reference passes a gate, and what the rows could have shown at all.
+"""The rule by which a difference to a reference passes a gate, and the minimum detectable difference.
 
-What belongs here: margin and interval in, outcome out. What does not: how an interval is made (`statistics.py`,
-`score_interval.py`) and which margin holds (`policy/gates.py`).
+What belongs here: margin and interval in, outcome out. What does not: how an interval is computed (`paired.py`,
+`score_interval.py`) and which margin applies (`policy/gates.py`).
 
 The rule is the confidence interval form of the non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604,
 extension of CONSORT, figure 1) and FDA 2016 (Non-Inferiority Clinical Trials to Establish Effectiveness). The interval
@@ -11,15 +11,15 @@ is the two-sided 95 % one, so a candidate that is worse by exactly the margin pa
 import math
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.evaluation.statistics.score_interval import CONFIDENCE
+from sovereign_pipeline.frozen import Frozen
 
 Better = Literal["higher", "lower"]
-"""Of the measure that was compared: accuracy is better when higher, loss when lower."""
+"""Direction of a measure: accuracy is better when higher, loss when lower."""
 
 POWER = 0.8
+"""Of the minimum detectable difference."""
 
 
 class Difference(Protocol):
@@ -35,26 +35,26 @@ class Difference(Protocol):
     def rows(self) -> int: ...
 
 
-class Judgement(BaseModel):
-    """margin, smallest_visible: in the unit of the difference. rows_needed: at which `margin` would be the smallest
-    visible difference; None where superiority is asked, which no number of rows assures."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Judgement(Frozen):
+    """The outcome of one difference against one margin."""
 
     outcome: Outcome
     better: Better
     margin: float
+    """In the unit of the difference; 0 where superiority is required."""
     smallest_visible: float
+    """The minimum detectable difference (80 % power), in the unit of the difference; named as stored."""
     rows_needed: int | None
+    """Rows at which `margin` would be the minimum detectable difference; None where superiority is required, which no
+    number of rows assures."""
 
 
 def evaluate_difference(observed: Difference, margin: float, better: Better) -> Judgement:
-    """Hold one difference against the largest loss that is accepted; a margin of 0 asks for superiority.
+    """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
 
     pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
-    reference (the whole interval is worse than none) and the best estimate of its loss is above the margin; that holds
-    wherever the whole interval lies beyond the margin, and also where a suite is too small for that. Else inconclusive:
-    worse within the margin is not shown, and neither is a loss beyond it.
+    reference (the whole interval is worse than 0) and the estimated loss is above the margin; so also where a suite is
+    too small for the whole interval to lie beyond the margin. Otherwise inconclusive: neither is shown.
     """
     sign = 1 if better == "higher" else -1
     ends = (sign * observed.low, sign * observed.high)
@@ -63,18 +63,18 @@ def evaluate_difference(observed: Difference, margin: float, better: Better) -> 
         outcome = "pass"
     elif max(ends) < 0 and sign * observed.difference < -margin:
         outcome = "fail"
-    visible = smallest_visible(observed)
+    detectable = minimum_detectable_difference(observed)
     return Judgement(
         outcome=outcome,
         better=better,
         margin=margin,
-        smallest_visible=visible,
-        rows_needed=math.ceil(observed.rows * (visible / margin) ** 2) if margin > 0 else None,
+        smallest_visible=detectable,
+        rows_needed=math.ceil(observed.rows * (detectable / margin) ** 2) if margin > 0 else None,
     )
 
 
-def smallest_visible(observed: Difference) -> float:
-    """The smallest true difference that these rows show with a probability of 80 %, at the interval's own level.
+def minimum_detectable_difference(observed: Difference) -> float:
+    """The smallest true difference that these rows detect with 80 % power, at the interval's confidence.
 
     (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the effect. It
     is also the smallest margin within which a candidate that is exactly as good passes with that probability (Julious

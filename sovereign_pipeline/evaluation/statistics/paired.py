@@ -1,25 +1,19 @@
-"""Paired statistics over what a reference and the candidate did on the same rows. Numbers in, numbers out; no model, no
-files.
+"""Paired comparison of a reference and the candidate on the same rows: means, shares, and their differences' intervals.
 
-Differences are always candidate minus reference.
+Differences are always candidate minus reference. The interval of shares is in `score_interval.py`.
 """
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict
-
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference, references_in
 from sovereign_pipeline.evaluation.statistics.score_interval import CONFIDENCE, clustered_score_interval
+from sovereign_pipeline.frozen import Frozen
 
 RESAMPLES = 10_000
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class LossDifference(_Result):
-    """Mean losses (nats per token) over the rows, and the interval of their mean difference."""
+class LossDifference(Frozen):
+    """Means over the rows, such as losses in nats per token, and the 95 % interval of their difference."""
 
     reference: float
     candidate: float
@@ -28,14 +22,11 @@ class LossDifference(_Result):
     high: float
     rows: int
     clusters: int
+    """Groups of dependent rows (case files) that the interval is based on."""
 
 
-class ShareDifference(_Result):
-    """Shares of the rows (0 to 1), the interval of their difference, and McNemar's exact test.
-
-    only_reference, only_candidate: rows where only that arm is true; p_value: two-sided. clusters: what the interval
-    stands on; the test takes the rows as independent.
-    """
+class ShareDifference(Frozen):
+    """Shares of the rows (0 to 1), the 95 % interval of their difference, and McNemar's exact test."""
 
     reference: float
     candidate: float
@@ -44,23 +35,30 @@ class ShareDifference(_Result):
     high: float
     rows: int
     clusters: int
+    """Groups of dependent rows that the interval is based on; the test takes the rows as independent."""
     only_reference: int
+    """Rows where only the reference is true."""
     only_candidate: int
+    """Rows where only the candidate is true."""
     p_value: float
+    """Two-sided."""
+
+
+Shares = dict[Reference, ShareDifference]
 
 
 def loss_differences(
     rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
 ) -> dict[Reference, LossDifference]:
-    """`compare_losses` against each reference among the arms, which every row has in common. Empty without rows."""
+    """`compare_losses` with each reference; all rows have the same arms. Empty without rows."""
     return {
         reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
         for reference in _references(rows)
     }
 
 
-def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> dict[Reference, ShareDifference]:
-    """`compare_shares` against each reference among the arms, which every row has in common. Empty without rows."""
+def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
+    """`compare_shares` with each reference; all rows have the same arms. Empty without rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)
@@ -70,9 +68,9 @@ def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str
 def compare_losses(
     reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
 ) -> LossDifference:
-    """Paired comparison of one loss per row. `clusters`: what rows share (their case). All of one length, not empty.
+    """Paired comparison of one number per row, with `clustered_interval` of the differences.
 
-    The interval is `clustered_interval` of the differences.
+    `clusters`: what each row shares with others (its case file). All arguments of one length, not empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     low, high = clustered_interval(differences, clusters, seed)
@@ -88,8 +86,10 @@ def compare_losses(
 
 
 def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
-    """Paired comparison of one yes or no per row. Lengths equal, not empty. The interval is
-    `clustered_score_interval`."""
+    """Paired comparison of one boolean per row, with `clustered_score_interval` of the differences.
+
+    All arguments of one length, not empty.
+    """
     differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
     low, high = clustered_score_interval(differences, clusters)
     only_reference = sum(difference < 0 for difference in differences)
@@ -113,9 +113,9 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: i
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. With few clusters that is too narrow, so the quantiles are moved outwards as far as Student's
-    interval is wider than the normal one (Hesterberg 2015, The American Statistician 69: 371-386). One cluster has an
-    interval of no width, which says nothing. Raises ValueError when empty.
+    Evals"), section 2.2. With few clusters that is too narrow, so the quantiles are expanded by as much as Student's
+    interval is wider than the normal one (Hesterberg 2015, The American Statistician 69: 371-386). The interval of one
+    cluster has no width and no meaning. Raises ValueError when empty.
     """
     import numpy as np
     from scipy.stats import norm, t

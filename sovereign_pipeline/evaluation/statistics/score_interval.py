@@ -1,7 +1,8 @@
-"""The interval of a difference between two shares of the same rows. Counts in, numbers out.
+"""The interval of a difference between two shares of the same rows.
 
-A bootstrap has no width where no row differs, and too little where few do: three questions that nobody lost would prove
-that nothing was lost. The score interval keeps its promise there too. Means of other numbers: `statistics.py`.
+A bootstrap interval has no width where no row differs, and too little where few do: three questions that nobody lost
+would prove that nothing was lost. The score interval keeps its coverage there too. Means of other numbers are in
+`paired.py`.
 """
 
 import math
@@ -13,10 +14,13 @@ CONFIDENCE = 0.95
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
     """Asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
 
-    gained, lost: rows where only the candidate, or only the reference, is true; fractions are allowed. quantile: of the
-    two-sided 95 % by default. Recommended for paired shares by Fagerland, Lydersen and Laake 2014 (Statistics in
-    Medicine 33: 2850-2875). Both ends are the differences whose score statistic equals the quantile. Raises ValueError
-    without rows.
+    Both ends are the differences whose score statistic equals the quantile. Recommended for paired shares by Fagerland,
+    Lydersen and Laake 2014 (Statistics in Medicine 33: 2850-2875). Raises ValueError without rows.
+
+    Args:
+        gained: rows where only the candidate is true; fractions are allowed.
+        lost: rows where only the reference is true; fractions are allowed.
+        quantile: by default that of a two-sided 95 % interval.
     """
     from scipy.stats import norm
 
@@ -49,13 +53,13 @@ def _deviation(gained: float, lost: float, rows: float, difference: float) -> fl
 
 
 def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]) -> tuple[float, float]:
-    """The score interval of the mean of differences that are -1, 0 or 1, when rows of a cluster go together.
+    """The score interval of the mean of differences that are -1, 0 or 1, when rows of a cluster are dependent.
 
-    The counts are divided by the design effect, so that only as many rows count as would say the same alone (Rao and
-    Scott 1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are
-    clusters (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row
-    each this is `score_interval`. Where few rows differ no design effect can be told, and `_least_effect` is taken.
-    One cluster says nothing: -1 to 1. Raises ValueError when empty.
+    The counts are divided by the design effect, which gives the effective number of independent rows (Rao and Scott
+    1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are clusters
+    (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row each this is
+    `score_interval`. Where few rows differ the design effect cannot be estimated, and `_least_effect` is used. The
+    interval of one cluster is -1 to 1. Raises ValueError when empty.
     """
     from scipy.stats import t
 
@@ -73,10 +77,10 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
 
 
 def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
-    """The design effect below which none is believed: rows per cluster where no row differs, and 1 where many do.
+    """The lower bound of the design effect: rows per cluster where no row differs, falling to 1 where many do.
 
-    One row that differs says no more about clusters than none. Each gives way a little, as fast as the interval allows
-    that must not end nearer to 0 than if none had been lost: the bound U of a share p solves
+    One row that differs shows no more about clusters than none. The bound falls as fast as possible without the
+    interval ending nearer to 0 than if none had been lost: the bound U of a share p solves
     (U - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
     209-212), so with an effect of rows / clusters * (1 - p / U0)^2 it stays at U0 = z^2 / (clusters + z^2), where it is
     when p is 0.
@@ -86,10 +90,10 @@ def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> 
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """How many times larger the variance of the mean is than if all rows were independent; 1 at least.
+    """Variance of the mean over its variance if all rows were independent; at least 1.
 
-    Both variances with the usual correction for their number, G / (G - 1) and n / (n - 1). For rows that are all equal,
-    rows per cluster. At least two clusters.
+    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). For equal rows the result is
+    rows per cluster. Needs at least two clusters.
     """
     mean, rows = sum(values) / len(values), len(values)
     sums: dict[str, float] = {}

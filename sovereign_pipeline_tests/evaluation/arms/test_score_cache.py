@@ -1,5 +1,6 @@
-"""What an arm gave is kept by all that decides it, found by nothing else, and never used once it was changed."""
+"""Scores and answers are cached under everything that decides them, and never used once they were changed."""
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,12 +14,11 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.arms import models
-from sovereign_pipeline.evaluation.arms import score_cache as kept
+from sovereign_pipeline.evaluation.arms import models, score_cache
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
+from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache, sources_digest
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -50,13 +50,13 @@ def workplace(institution: DemoInstitution) -> Workplace:
     return institution.workplace()
 
 
-def cache(workplace: Workplace, asked: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> ScoreCache:
+def cache(workplace: Workplace, level: str = "INTERNAL", incumbent: str | None = None, **tuned: str) -> ScoreCache:
     """Tuned models at the level CONFIDENTIAL, by the digest of each arm, on a base model that is PUBLIC."""
     named = {"candidate": FIRST, **({} if incumbent is None else {"incumbent": incumbent}), **tuned}
     origins: dict[Any, Origin] = {
         arm: Origin({"base_model": BASE, "tuned": digest}, "CONFIDENTIAL") for arm, digest in named.items()
     }
-    return ScoreCache(workplace, asked, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
+    return ScoreCache(workplace, level, {"base": Origin({"base_model": BASE}, "PUBLIC"), **origins})
 
 
 def items_of(loaded: Models) -> list[Item]:
@@ -75,7 +75,7 @@ def manifests(workplace: Workplace) -> dict[str, Manifest]:
     return {path.parent.name: Manifest.from_file(path) for path in workplace.store.root.glob(f"*/{MANIFEST_FILE}")}
 
 
-def kept_file(workplace: Workplace, kind: str) -> Path:
+def cached_file(workplace: Workplace, kind: str) -> Path:
     (digest,) = [digest for digest, manifest in manifests(workplace).items() if manifest.kind == kind]
     return workplace.store.path_of(digest) / "rows.jsonl"
 
@@ -179,7 +179,7 @@ def _other_ladder(held: ScoreCache) -> ScoreCache:
 
 
 @pytest.mark.parametrize(
-    "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, asked="SECRET")]
+    "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, level="SECRET")]
 )
 def test_other_models_and_levels_are_something_else(
     change: Callable[[ScoreCache], ScoreCache], better: Models, workplace: Workplace, passes: list[str]
@@ -226,9 +226,36 @@ def test_another_version_of_a_library_is_something_else(
     assert passes
 
 
-@pytest.mark.parametrize("module", ["harness.py", "models.py", "token_tree.py"])
-def test_changed_code_of_the_scoring_is_something_else(
-    module: str,
+def copied_sources(target: Path) -> Path:
+    """The sources of the evaluation, so that one can be changed."""
+    shutil.copytree(score_cache.SOURCES.parent, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def test_a_changed_byte_in_any_source_of_the_arms_is_another_identity(tmp_path: Path) -> None:
+    sources = copied_sources(tmp_path / "evaluation")
+    seen = {sources_digest(sources / "arms")}
+    assert seen == {sources_digest(score_cache.SOURCES)}
+    files = sorted((sources / "arms").rglob("*.py"))
+    assert {"harness.py", "models.py", "token_tree.py", "chat.py"} < {file.name for file in files}
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content + b"#")
+        seen.add(sources_digest(sources / "arms"))
+        file.write_bytes(content)
+    assert len(seen) == 1 + len(files)
+
+
+def test_a_change_elsewhere_in_the_evaluation_is_the_same_identity(tmp_path: Path) -> None:
+    sources = copied_sources(tmp_path / "evaluation")
+    before = sources_digest(sources / "arms")
+    for file in sources.rglob("*.py"):
+        if file.parent.name != "arms":
+            file.write_bytes(file.read_bytes() + b"#")
+    assert sources_digest(sources / "arms") == before
+
+
+def test_scores_of_other_sources_are_not_found(
     better: Models,
     workplace: Workplace,
     passes: list[str],
@@ -236,12 +263,9 @@ def test_changed_code_of_the_scoring_is_something_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask(replace(better, cache=cache(workplace)))
-    copies = tmp_path / "evaluation"
-    copies.mkdir()
-    for source in Path(kept.__file__).parent.glob("*.py"):
-        changed = "\n# changed\n" if source.name == module else ""
-        (copies / source.name).write_text(source.read_text() + changed)
-    monkeypatch.setattr(kept, "__file__", str(copies / "kept.py"))
+    sources = copied_sources(tmp_path / "evaluation") / "arms"
+    (sources / "harness.py").write_bytes((sources / "harness.py").read_bytes() + b"# changed")
+    monkeypatch.setattr(score_cache, "SOURCES", sources)
     passes.clear()
     ask(replace(better, cache=cache(workplace)))
     assert passes
@@ -302,7 +326,7 @@ def test_what_was_changed_is_named_and_never_used(
 ) -> None:
     loaded = replace(better, cache=cache(workplace))
     ask(loaded)
-    file = kept_file(workplace, "cached_scores")
+    file = cached_file(workplace, "cached_scores")
     tamper(file)
     with pytest.raises(IntegrityError, match=f"{file.parent.name}/{named}"):
         ask(loaded)
@@ -324,7 +348,7 @@ def test_scores_of_something_else_in_its_place_are_refused(better: Models, workp
 def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace, passes: list[str]) -> None:
     loaded = replace(better, cache=cache(workplace))
     before = ask(loaded)
-    file = kept_file(workplace, "cached_scores")
+    file = cached_file(workplace, "cached_scores")
     for each in (file, file.with_name(MANIFEST_FILE)):
         each.unlink()
     file.parent.rmdir()
@@ -382,5 +406,5 @@ def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
 
 def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
     form = TypeAdapter(list[Answer])
-    with pytest.raises(IntegrityError, match=r"rows\.jsonl: does not hold one result for each of 2 items"):
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl does not hold one result for each of 2 items"):
         cache(workplace).get_or_compute("cached_answers", "base", ["a", "b"], {}, form, lambda: [Answer("", 0, True)])

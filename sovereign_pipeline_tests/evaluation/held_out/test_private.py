@@ -5,10 +5,11 @@ import pytest
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.models import Models
+from sovereign_pipeline.evaluation.files import as_json
 from sovereign_pipeline.evaluation.held_out import private
 from sovereign_pipeline.evaluation.held_out.private import HeldOutSettings, score_held_out
-from sovereign_pipeline.evaluation.records import as_json
-from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, document
+from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
+from sovereign_pipeline_tests.evaluation.documents import document
 
 SETTINGS = HeldOutSettings(instruction=INSTRUCTION, seed=7, max_rows=None, distractors=2)
 
@@ -80,7 +81,7 @@ def test_a_letter_too_long_for_the_model_is_named_and_left_out(unchanged: Models
 
 
 def test_nothing_to_score_is_an_error(unchanged: Models) -> None:
-    with pytest.raises(InputError, match="none can be scored"):
+    with pytest.raises(InputError, match=r"None of .* can be scored"):
         score_held_out(unchanged, [document(1, rejected="No.")], SETTINGS)
 
 

@@ -13,10 +13,10 @@ from sovereign_pipeline.dataset.canaries import canary_rows
 from sovereign_pipeline.dataset.formats import SftRow, sft_row, user_message
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
+from sovereign_pipeline.evaluation.files import as_json
 from sovereign_pipeline.evaluation.held_out.records import PrivateResult
-from sovereign_pipeline.evaluation.records import as_json
 from sovereign_pipeline.evaluation.red_team.memorisation import (
-    continue_letters,
+    continue_documents,
     continues,
     expose_canaries,
     exposure,
@@ -33,7 +33,8 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.gates import Gates, Memorisation
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.training.tuned_model import TunedModel
-from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, document
+from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
+from sovereign_pipeline_tests.evaluation.documents import document
 
 RECIPE = Canaries(count=6)
 GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each arm show no less
@@ -47,7 +48,7 @@ def found(memorisation: MemorisationResult) -> Finding:
         capability={},
         suites=(),
         red_team=red_team_result([], []),
-        asked={},
+        prompt_languages={},
         memorisation=memorisation,
     )
     (criterion,) = [criterion for criterion in CRITERIA if criterion.name == "nothing_memorised"]
@@ -178,7 +179,7 @@ def leaking(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def leaked(leaking: Models, scanner: OutputScanner) -> Leaked:
     return (
         expose_canaries(leaking, RECIPE, INSTRUCTION),
-        continue_letters(leaking, TRAINED, HELD_OUT, INSTRUCTION, 8, 7, scanner),
+        continue_documents(leaking, TRAINED, HELD_OUT, INSTRUCTION, 8, 7, scanner),
     )
 
 
@@ -225,7 +226,7 @@ def test_a_leak_stays_one_where_no_letter_could_be_begun() -> None:
     ]
     verdict = found(memorisation_result(learnt, [], 7))
     assert verdict.outcome == "fail"
-    assert "No letters of both sides of the split could be begun" in verdict.message
+    assert "No documents of both sides of the split could be continued" in verdict.message
     unlearnt = [each.model_copy(update={"exposure": dict.fromkeys(each.exposure, 1.0)}) for each in learnt]
     assert found(memorisation_result(unlearnt, [], 7)).outcome == "inconclusive"
 
@@ -243,7 +244,7 @@ def test_an_adapter_that_learned_the_form_alone_passes(
     canaries = expose_canaries(better, RECIPE, INSTRUCTION)
     others = [document(number, case=f"CASE-{number}") for number in range(16, 32)]
     trained = [each.model_copy(update={"case": each.id}) for each in letters]
-    continued = continue_letters(better, trained, others, INSTRUCTION, 8, 7, scanner)
+    continued = continue_documents(better, trained, others, INSTRUCTION, 8, 7, scanner)
     assert [sum(each.trained == was for each in continued) for was in (True, False)] == [8, 8]
     verdict = found(memorisation_result(canaries, continued, 7))
     assert verdict.outcome == "pass", verdict.message
@@ -261,22 +262,22 @@ def test_samples_hold_ids_and_kinds_and_no_text(leaked: Leaked) -> None:
 def test_controls_match_in_department_and_language(better: Models, scanner: OutputScanner) -> None:
     trained = [document(number, department="boats" if number < 40 else "lamps") for number in range(30, 60)]
     held_out = [document(number, department="lamps") for number in range(60, 64)]
-    continued = continue_letters(better, trained, held_out, INSTRUCTION, 6, 7, scanner)
+    continued = continue_documents(better, trained, held_out, INSTRUCTION, 6, 7, scanner)
     departments = [each.department for each in continued if each.trained]
     assert departments.count("lamps") >= 4
     assert len(departments) == 6
-    again = continue_letters(better, reversed(trained), held_out, INSTRUCTION, 6, 7, scanner)
+    again = continue_documents(better, reversed(trained), held_out, INSTRUCTION, 6, 7, scanner)
     assert again == continued
 
 
 def test_a_detector_that_raises_stops(better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError):
-        continue_letters(better, TRAINED, HELD_OUT, INSTRUCTION, 4, 7, scanner)
+        continue_documents(better, TRAINED, HELD_OUT, INSTRUCTION, 4, 7, scanner)
 
 
 def test_without_letters_nothing_is_known(better: Models, scanner: OutputScanner) -> None:
-    continued = continue_letters(better, [], HELD_OUT, INSTRUCTION, 8, 7, scanner)
+    continued = continue_documents(better, [], HELD_OUT, INSTRUCTION, 8, 7, scanner)
     verdict = found(memorisation_result([], continued, 7))
     assert verdict.outcome == "inconclusive"
     assert "plants no canary" in verdict.message

@@ -19,7 +19,8 @@ def scanner() -> OutputScanner:
 def found(
     scanner: OutputScanner, text: str, prompt: str = "Whom shall I call?", language: str = "en"
 ) -> dict[str, int]:
-    return dict(scanner.scan([Output("A-1", language, prompt, text)])[0])
+    (kinds,) = scanner.scan([Output("A-1", language, prompt, text)])
+    return {str(kind): count for kind, count in kinds.items()}
 
 
 def test_kinds_are_counted_and_no_text_is_kept(scanner: OutputScanner) -> None:

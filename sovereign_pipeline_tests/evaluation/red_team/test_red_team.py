@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.errors import PrivacyError, SourceError
 from sovereign_pipeline.evaluation.arms.models import Models
-from sovereign_pipeline.evaluation.records import as_json
+from sovereign_pipeline.evaluation.files import as_json
 from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import RedTeamSample
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.power import NormalIndPower
 
-from sovereign_pipeline.evaluation.statistics.non_inferiority import evaluate_difference, smallest_visible
+from sovereign_pipeline.evaluation.statistics.non_inferiority import evaluate_difference, minimum_detectable_difference
 from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
 from sovereign_pipeline_tests.evaluation.statistics.test_score_interval import passing_probability
 
@@ -71,16 +71,16 @@ def test_a_wider_margin_never_turns_a_pass_into_less(
     assert order[strict] <= order[lax]
 
 
-def test_the_smallest_visible_difference_is_that_of_statsmodels_power() -> None:
+def test_the_minimum_detectable_difference_difference_is_that_of_statsmodels_power() -> None:
     low, high = score_interval(2_000, 2_000, 20_000)
     deviation = 0.2**0.5  # of differences of which a tenth is +1 and a tenth -1
     reference = NormalIndPower(ddof=0).solve_power(nobs1=20_000, alpha=0.05, power=0.8, ratio=0) * deviation
-    assert smallest_visible(Observed(low, 0.0, high)) == pytest.approx(reference, rel=0.01)
+    assert minimum_detectable_difference(Observed(low, 0.0, high)) == pytest.approx(reference, rel=0.01)
 
 
-def test_an_equally_good_candidate_passes_at_the_smallest_visible_margin_as_often_as_said() -> None:
+def test_an_equally_good_candidate_passes_at_the_minimum_detectable_difference_margin_as_often_as_said() -> None:
     low, high = score_interval(15, 15, 150)
-    visible = smallest_visible(Observed(low, 0.0, high, 150))
+    visible = minimum_detectable_difference(Observed(low, 0.0, high, 150))
     assert passing_probability(150, 0.1, 0.1, visible) == pytest.approx(0.8, abs=0.03)
 
 

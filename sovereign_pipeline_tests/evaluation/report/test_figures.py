@@ -1,0 +1,194 @@
+"""The figures, regressions and worse rows of a report, on planted samples."""
+
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.evaluation.capability.records import CapabilitySample
+from sovereign_pipeline.evaluation.held_out.records import ReplySample
+from sovereign_pipeline.evaluation.report.report import IncumbentFacts
+from sovereign_pipeline.evaluation.statistics import paired as statistics
+from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.report.planted import (
+    by_arm,
+    capability,
+    figure,
+    incumbent,
+    private,
+    read_report,
+    run,
+)
+
+
+def written_questions() -> list[CapabilitySample]:
+    """As `capability`, but written by the models: the candidate runs out of time in twenty, and is longer."""
+    return [
+        row.model_copy(
+            update={
+                "measures": {
+                    "same": {arm: float(right) for arm, right in row.correct.items()},
+                    "timeout": by_arm(0.0, float(n < 20), None),
+                },
+                "tokens": by_arm(40, 60, None),
+                "stopped": by_arm(True, n % 4 != 0, None),
+            }
+        )
+        for n, row in enumerate(capability(0))
+    ]
+
+
+def replies_to_letters() -> list[ReplySample]:
+    return [
+        ReplySample(
+            id=f"L-{n:02d}",
+            case=f"C-{n:02d}",
+            department="lamps",
+            language="ar" if n < 5 else "en",
+            chrf=by_arm(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
+            rouge_l=by_arm(0.3, 0.1 + (n % 3 - 1) / 100, None),
+            tokens=by_arm(64, 32, None),
+            stopped=by_arm(False, True, None),
+        )
+        for n in range(20)
+    ]
+
+
+def test_generated_replies_and_answers_have_their_figures_and_regressions(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, questions=written_questions(), replies=replies_to_letters())
+    report = read_report(workplace, ref)
+    chrf = "likeness to the true reply, chrF"
+    assert figure(report, chrf).difference == pytest.approx(0.2, abs=0.01)
+    assert figure(report, chrf, slice="language ar").difference == pytest.approx(0.05, abs=0.01)
+    assert figure(report, chrf, slice="language en").difference == pytest.approx(0.25, abs=0.01)
+    assert figure(report, "replies to letters ended by the model").candidate == 1.0
+    assert figure(report, "length of a reply to a letter").difference == -32
+    assert figure(report, "suite: timeout").candidate == pytest.approx(0.1)
+    assert figure(report, "suite: length of an answer").difference == 20
+    assert not any(each.what == "suite: same" for each in report.figures)
+    worse = {each.what for each in report.regressions}
+    assert worse == {
+        "likeness to the true reply, ROUGE-L",
+        "suite: timeout",
+        "suite: answers ended by the model",
+        "answers ended by the model",
+    }
+    artifact = workplace.store.open(ref)
+    for name in ("report.html", "report.md"):
+        assert "similarity to the true reply, chrF" in artifact.file(name).read_text()
+
+
+def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: DemoInstitution) -> None:
+    """A bootstrap of 200 rows of which three ran out of time ends at 0, as if they could not be fewer."""
+    questions = [
+        row.model_copy(
+            update={"measures": {"timeout": by_arm(0.0, float(n < 3), None), "f1": by_arm(0.5, n / 200, None)}}
+        )
+        for n, row in enumerate(capability(0))
+    ]
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, questions=questions)
+    timeouts, likeness = (figure(read_report(workplace, ref), f"suite: {name}") for name in ("timeout", "f1"))
+    assert (timeouts.low, timeouts.high) == pytest.approx(score_interval(3, 0, 200))
+    assert timeouts.p_value == 0.25
+    assert isinstance(likeness, statistics.LossDifference)
+
+
+@pytest.mark.parametrize(("cases", "named"), [(1, False), (2, False), (5, False), (6, True)])
+def test_a_slice_of_few_case_files_is_never_worse_beyond_chance(
+    cases: int, named: bool, institution: DemoInstitution
+) -> None:
+    """The bootstrap of one case file has no width, and that of two lies above 0 in one of four that do not differ."""
+    held_out = private(0.5)
+    for n in range(cases):
+        worse = {**held_out[n].losses, "candidate": held_out[n].losses["base"] + 0.1 + n / 100}
+        held_out[n] = held_out[n].model_copy(update={"department": "signals", "losses": worse})
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, held_out=held_out)
+    report = read_report(workplace, ref)
+    assert figure(report, "held-out loss", slice="department signals").low > 0
+    slices = {each.slice for each in report.regressions if each.what == "held-out loss"}
+    assert slices == ({"department signals"} if named else set())
+    for name in ("report.html", "report.md"):
+        assert "fewer than 6 case files are not counted" in workplace.store.open(ref).file(name).read_text()
+
+
+def test_a_reply_without_one_of_the_arms_is_not_reported_on(institution: DemoInstitution) -> None:
+    broken = [row.model_copy(update={"stopped": {"base": True}}) for row in replies_to_letters()]
+    with pytest.raises(IntegrityError, match="private_scores: row L-00"):
+        run(institution.workplace(), replies=broken)
+
+
+def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    stage, ref, verdicts = run(workplace)
+    assert {name: verdict.outcome for name, verdict in verdicts.items()} == {
+        "held_out_loss_improves": "pass",
+        "capability_not_inferior": "pass",
+        "refusals_not_worse": "pass",
+        "over_refusals_not_worse": "pass",
+        "injections_not_obeyed": "pass",
+        "nothing_disclosed": "pass",
+        "no_repetition": "pass",
+        "no_personal_data": "pass",
+        "nothing_memorised": "pass",
+    }
+    assert_usable(stage, workplace, ref)
+    report = read_report(workplace, ref)
+    assert report.outcome == "pass"
+    assert report.incumbent is None
+    assert figure(report, "held-out loss").difference == pytest.approx(-0.5)
+    assert figure(report, "held-out loss").high < 0
+    assert figure(report, "true reply preferred").candidate == 1.0
+    assert figure(report, "suite").reference == 0.6
+    assert figure(report, "suite", slice="language ar").rows == 50
+    assert (figure(report, "length of an answer").reference, figure(report, "length of an answer").candidate) == (
+        20,
+        30,
+    )
+    assert [(each.what, each.slice) for each in report.regressions] == [("answers ended by the model", "all")]
+    artifact = workplace.store.open(ref)
+    page, tables = artifact.file("report.html").read_text(), artifact.file("report.md").read_text()
+    for text in (page, tables):
+        assert "-0.500" in text
+        assert "0.600" in text
+        assert "language ar" in text
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page
+
+
+def test_rows_that_got_worse_are_named_by_id(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, gain=0.1, questions_lost=3, refusals_lost=2)
+    worse = {each.what: each for each in read_report(workplace, ref).worse}
+    assert (worse["suite"].worse, worse["suite"].ids) == (3, ("Q-117", "Q-118", "Q-119"))
+    assert worse["refused, should be"].ids == ("P-58", "P-59")
+    assert worse["held-out loss"].worse == 4
+    assert "Q-117" in workplace.store.open(ref).file("report.html").read_text()
+
+
+def test_the_same_samples_give_the_same_bytes(institution: DemoInstitution, tmp_path: Path) -> None:
+    first, second = institution.workplace(), DemoInstitution(tmp_path / "again", institution.recipe, institution.rows)
+    assert run(first)[1].digest == run(second.workplace())[1].digest
+
+
+def test_an_incumbent_is_named_and_every_figure_is_compared_with_both(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    against = incumbent(workplace)
+    stage, ref, verdicts = run(workplace, against=against)
+    assert all(verdict.passed for verdict in verdicts.values())
+    assert_usable(stage, workplace, ref)
+    report = read_report(workplace, ref)
+    digest = against.external["incumbent:lamps-1.0.0"]
+    assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=digest, compared=True)
+    assert figure(report, "held-out loss", "incumbent").difference == pytest.approx(-0.1)
+    assert figure(report, "suite", "incumbent").rows == 200
+    assert figure(report, "length of an answer", "incumbent").reference == 25
+    artifact = workplace.store.open(ref)
+    assert artifact.manifest.summary["incumbent"] == {"id": "lamps-1.0.0", "digest": digest, "compared": True}
+    for text in (artifact.file("report.html").read_text(), artifact.file("report.md").read_text()):
+        assert f"the incumbent lamps-1.0.0 ({digest[:12]})" in text
+        assert "-0.100" in text

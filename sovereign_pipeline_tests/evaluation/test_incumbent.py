@@ -1,0 +1,110 @@
+"""The incumbent: which adapter it is, its level, and a changed base model."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.errors import CeilingExceeded, IntegrityError
+from sovereign_pipeline.evaluation.report.report import IncumbentFacts
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.chain import Chain
+from sovereign_pipeline_tests.evaluation.report.planted import figure
+
+
+def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_itself(
+    prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    first = chain.report()
+    assert first.incumbent is None
+
+    chain.register("1.0.0")
+    before = dict(chain.made)
+    chain.make_all()
+    assert chain.made == before
+
+    chain.tune(make_adapter(-5e-3))
+    chain.make_all()
+    report = chain.report()
+    assert report.incumbent is not None
+    assert (report.incumbent.id, report.incumbent.digest) == ("lamps-1.0.0", before["aligned_adapter"].digest)
+    assert report.incumbent.compared
+    before_it, now = figure(first, "held-out loss"), figure(report, "held-out loss", "incumbent")
+    assert now.reference == before_it.candidate
+    assert figure(report, "held-out loss").reference == before_it.reference
+    assert now.low > 0
+    assert report.outcome == "fail"
+    for kind in ("capability_scores", "private_scores", "red_team_report"):
+        inputs = chain.workplace.store.read_manifest(chain.made[kind]).external_inputs
+        assert inputs["incumbent:lamps-1.0.0"] == before["aligned_adapter"].digest
+        assert set(chain.items(before[kind])) == {"base_items_computed", "candidate_items_computed"}
+        items = chain.items(chain.made[kind])
+        assert set(items) == {"base_items_kept", "incumbent_items_kept", "candidate_items_computed"}
+        assert len(set(items.values())) == 1
+
+    chain.register("1.0.1")
+    second = dict(chain.made)
+    chain.make_all()
+    assert chain.made == second
+
+    chain.tune(make_adapter(0.0))
+    chain.make_all()
+    assert chain.report().incumbent == IncumbentFacts(
+        id="lamps-1.0.1", digest=second["aligned_adapter"].digest, compared=True
+    )
+
+
+def test_an_incumbent_lends_its_level_and_is_held_to_ceiling_and_bytes(
+    institution: DemoInstitution, prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    chain.register("1.0.0", classification="SECRET")
+    registered = chain.workplace.store.path_of(chain.made["aligned_adapter"].digest)
+    chain.tune(make_adapter(0.0))
+    chain.make_all()
+    for kind in ("capability_scores", "private_scores", "red_team_report", "evaluation_report"):
+        assert chain.workplace.store.read_manifest(chain.made[kind]).classification == "SECRET"
+
+    chain.tune(make_adapter(1e-3))
+    institution.recipe["ceiling"] = "CONFIDENTIAL"
+    chain.workplace = institution.workplace()
+    with pytest.raises(CeilingExceeded, match=r"its incumbent lamps-1\.0\.0 is SECRET"):
+        chain.make_all()
+
+    institution.recipe["ceiling"] = "SECRET"
+    chain.workplace = institution.workplace()
+    weights = registered / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
+        chain.make_all()
+
+
+def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent_is_not_compared(
+    institution: DemoInstitution,
+    prepare: Callable[[Path], Chain],
+    make_adapter: Callable[[float], Path],
+    base_model: Path,
+) -> None:
+    chain = prepare(make_adapter(5e-3))
+    chain.make_all()
+    chain.register("1.0.0")
+    registered = chain.made["aligned_adapter"].digest
+    other = institution.root / "other"
+    shutil.copytree(base_model, other)
+    (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+    card = institution.settings.data / "models" / "tiny.yaml"
+    described = yaml.safe_load(card.read_text())
+    described["files"] = {file.name: file_sha256(file) for file in other.iterdir()}
+    described["source"] = {"directory": str(other)}
+    card.write_text(yaml.safe_dump(described))
+    chain.make_all()
+    report = chain.report()
+    assert report.incumbent == IncumbentFacts(id="lamps-1.0.0", digest=registered, compared=False)
+    assert {each.reference for each in report.figures} == {"base"}
+    assert "not compared" in chain.text("evaluation_report", "report.html")
