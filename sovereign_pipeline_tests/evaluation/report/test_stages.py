@@ -88,7 +88,7 @@ def test_what_an_officer_may_waive_is_the_recipes_and_does_not_change_the_report
     assert_usable(stage, workplace, ref)
     stage, other, _ = run(workplace, questions_lost=15)
     assert other != ref
-    with pytest.raises(GateRefused, match="capability_not_inferior"):
+    with pytest.raises(GateRefused, match=r"capability_not_inferior.* is inconclusive"):
         assert_usable(stage, workplace, other)
 
 
