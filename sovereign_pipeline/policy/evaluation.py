@@ -9,18 +9,13 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel
-
-
-def _without_required_name(schema: dict[str, Any]) -> None:
-    """A published suite has its name already, so the schema must not require one."""
-    schema["required"].remove("name")
+from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
 
 
 class CapabilitySuite(RecipeModel):
     """One suite: an own one (`name` and `path`), or a published one of the mirror (`suite`)."""
 
-    model_config = ConfigDict(json_schema_extra=_without_required_name)
+    model_config = ConfigDict(json_schema_extra=optional_in_schema("name"))
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", examples=["coastal_rules"])
     """Name of an own suite; a published suite has the name of its card."""

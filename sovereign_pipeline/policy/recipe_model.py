@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -62,6 +62,16 @@ class RecipeModel(Frozen):
         schema = handler(source)
         _make_numbers_strict(schema)
         return schema
+
+
+def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
+    """For `json_schema_extra`: the schema must not require a key that a validator fills in where it is left out."""
+
+    def make_optional(schema: dict[str, Any]) -> None:
+        required = [each for each in schema.pop("required") if each != key]
+        schema |= {"required": required} if required else {}
+
+    return make_optional
 
 
 class _RecipeLoader(yaml.SafeLoader):

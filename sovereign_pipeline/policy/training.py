@@ -7,9 +7,9 @@ not: the training itself (`training/`). Changing a value that decides an adapter
 import unicodedata
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel
+from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
 
 FULL_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 2e-4
@@ -22,10 +22,6 @@ LARGE_BATCH_FOR_AN_ADAPTER = 32
 def _changed(section: RecipeModel, *names: str) -> list[str]:
     """Names of those fields that do not have their default."""
     return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
-
-
-def _sft_learning_rate(adapter: str | None) -> float:
-    return FULL_LEARNING_RATE if adapter == "none" else ADAPTER_LEARNING_RATE
 
 
 class Tuning(RecipeModel):
@@ -73,6 +69,8 @@ class Sft(Tuning):
     """Supervised fine-tuning on prompt and completion, with the loss on the completion only; and what holds for both
     stages."""
 
+    model_config = ConfigDict(json_schema_extra=optional_in_schema("learning_rate"))
+
     method: Literal["sft"] = "sft"
     """Supervised fine-tuning."""
 
@@ -99,7 +97,7 @@ class Sft(Tuning):
     dora: bool = False
     """Train magnitude and direction apart (Liu et al. 2024). vLLM does not serve such an adapter."""
 
-    learning_rate: float = Field(default_factory=lambda values: _sft_learning_rate(values.get("adapter")), gt=0)
+    learning_rate: float = Field(gt=0)
     """Highest learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
 
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -114,6 +112,14 @@ class Sft(Tuning):
 
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
     """Largest accepted share of rows longer than `max_length`; they are left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_depends_on_adapter(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "learning_rate" in values:
+            return values
+        full = values.get("adapter") == "none"
+        return {**values, "learning_rate": FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE}
 
     @model_validator(mode="after")
     def _full_tuning_has_no_adapter_keys(self) -> "Sft":
@@ -233,7 +239,7 @@ class Training(RecipeModel):
     canaries: Canaries | None = None
     """Canaries to plant; null: none."""
 
-    sft: Sft = Sft()
+    sft: Sft = Field(default_factory=lambda: Sft.model_validate({}))
     """Supervised fine-tuning."""
 
     preference: Preference | None = None
@@ -277,7 +283,7 @@ def warnings(training: Training) -> list[str]:
     """What is allowed and mostly a mistake, one line each; for sources see `Tuning`, `Sft` and `Preference`."""
     full = training.sft.adapter == "none"
     stages: list[tuple[str, Tuning, float, float]] = [
-        ("sft", training.sft, training.sft.learning_rate, _sft_learning_rate(training.sft.adapter))
+        ("sft", training.sft, training.sft.learning_rate, FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE)
     ]
     if training.preference is not None:
         usual = FULL_PREFERENCE_LEARNING_RATE if full else ADAPTER_PREFERENCE_LEARNING_RATE

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.errors import TrainingFailed
@@ -65,7 +66,7 @@ def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
     advised = re.findall(r"training\.sft\.(\w+): (\w+)", said)
     assert {name for name, _ in advised} == {"adapter", "batch_size", "gradient_checkpointing", "max_length"}
     for name, value in advised:
-        changed = Sft.model_validate({**sft.model_dump(exclude_unset=True), name: value})
+        changed = Sft.model_validate({**sft.model_dump(exclude_unset=True), name: yaml.safe_load(value)})
         preflight(model, changed, available_bytes=available, device="cpu")
 
 
