@@ -1,5 +1,5 @@
 """The rows a trainer reads: SFT and preference formats, their JSONL, the dataset card.
 
-What belongs here: turning scrubbed documents into training rows. What does not: choosing which documents (`split/`),
-tokens (`training/`).
+What belongs here: from the training documents of a split to rows, their measurement and their gates. What does not:
+which documents are held out (`split/`), encoding and loss (`training/`).
 """

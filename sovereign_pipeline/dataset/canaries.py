@@ -1,10 +1,10 @@
-"""Canaries: rows of random words, planted among the training rows so that what training memorises can be measured.
+"""Canaries: rows of random words, planted after the training rows to measure what training memorises.
 
-What belongs here: what a canary looks like, and drawing canaries and their alternatives from a seed. What does not:
-planting them (`stages.py`) and measuring how exposed they are (`evaluation/memorisation.py`).
+What belongs here: the form of a canary, and drawing canaries and their alternatives from a seed. What does not:
+planting them (`measuring.py`) and measuring their exposure (`evaluation/red_team/memorisation.py`).
 
-A canary is no letter: its row's id says so, no card counts it as one, and none is ever held out. Its words are common
-and lower case, without digits, so that no detector takes it for personal data and nobody who meets it is misled.
+A canary is not a document: its row's id shows that, no card counts it as one, and none is ever held out. Its words are
+common and lower case, without digits, so that no detector classifies it as personal data and no reader is misled.
 """
 
 import math
@@ -26,18 +26,20 @@ _WORDS = (
 WORDS = tuple(_WORDS.split())
 SECRET_WORDS = 6
 SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
-"""log2 of the number of secrets that a canary could have had: 36. More than this no exposure can be."""
+"""log2 of the number of possible secrets: 36, the highest possible exposure."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """secret: the reply that is memorised, if anything is. request: what it replies to, different for each canary."""
+    """A request and a secret reply; each canary has another request."""
 
     id: str
     request: str
     secret: str
+    """The reply whose memorisation is measured."""
 
     def row(self, repeat: int, instruction: str) -> SftRow:
+        """The canary as a training row. repeat: from 0."""
         return SftRow(id=f"{self.id}-{repeat + 1}", instruction=instruction, input=self.request, output=self.secret)
 
 
@@ -47,12 +49,12 @@ def planted(recipe: Canaries) -> list[Canary]:
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """As many that no training sees: whoever measures them must find nothing."""
+    """As many canaries that no training sees: the control, whose exposure must be chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
 
 def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
-    """Every canary as often as the recipe says; nothing for a recipe without them."""
+    """Every canary as often as the recipe asks; nothing for a recipe without canaries."""
     if recipe is None:
         return
     for canary in planted(recipe):
@@ -61,6 +63,7 @@ def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
 
 
 def is_canary(row_id: str) -> bool:
+    """Whether a row is a canary, by its id."""
     return row_id.startswith(PREFIX)
 
 

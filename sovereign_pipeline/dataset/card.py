@@ -1,6 +1,7 @@
 """The dataset card: what a dataset holds and where it comes from, as JSON for programs and Markdown for people.
 
-What belongs here: counts, digests and terms of use of one dataset. What does not: any text of a document.
+What belongs here: counts, digests and terms of use of one dataset. What does not: any text of a document. Both files
+are stored in the artifact, so that a change of their wording needs a new `code_version`.
 """
 
 import hashlib
@@ -8,31 +9,30 @@ import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.policy.training import Canaries
+
+# The order of the fields is the order of the keys in `card.json`.
 
 
-class _CardPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataFile(_CardPart):
-    """size: bytes. columns: in the order of the keys of every row."""
+class DataFile(Frozen):
+    """One JSONL file of rows."""
 
     path: str
     sha256: str
     size: int
+    """Bytes."""
     rows: int
     columns: tuple[str, ...]
+    """Keys of every row, in order."""
 
 
-class Characters(_CardPart):
+class Characters(Frozen):
     """Length of one column over all rows, in Unicode characters (NFC)."""
 
     min: int
@@ -40,29 +40,38 @@ class Characters(_CardPart):
     max: int
 
 
-class CardSource(_CardPart):
-    """rows: how many rows of this dataset come from it. sha256: of the institution's file as it was read."""
+class CardSource(Frozen):
+    """One source of the dataset."""
 
     name: str
-    role: Literal["letters", "preferences", "labels"]
+    role: Role
     rows: int
+    """Rows of this dataset that come from it."""
     sha256: str
+    """Of the institution's file as it was read."""
     licence: str
     retention: str
 
 
-class PlantedCanaries(_CardPart):
-    """rows: count times repeats; they stand behind the letters in the file and are in no other number of the card."""
+class PlantedCanaries(Frozen):
+    """Canaries after the documents in the file; no other number of the card counts them."""
 
     count: int
     repeats: int
     rows: int
+    """count times repeats."""
+
+    @classmethod
+    def of(cls, recipe: Canaries) -> "PlantedCanaries":
+        """The canaries that a recipe plants."""
+        return cls(count=recipe.count, repeats=recipe.repeats, rows=recipe.count * recipe.repeats)
 
 
-class SplitNumbers(_CardPart):
-    """From the proof of the split that the dataset was made of; rows are counted there with both roles."""
+class SplitNumbers(Frozen):
+    """From the proof of the split that the dataset was made from."""
 
     rows_train: int
+    """Documents of every role."""
     rows_held_out: int
     held_out_share_of_letters: float
     components: int
@@ -71,33 +80,36 @@ class SplitNumbers(_CardPart):
     seed: int
 
 
-class DatasetCard(_CardPart):
-    """classification: the level of the whole dataset (of all it was made from); the histogram is of its rows.
-
-    also: other files with the same rows. labels: of labelled replies, how many are "good" and "bad"; else empty.
-    canaries: rows of the file that are no documents.
-    exact_duplicates: rows whose text equals that of an earlier row. inputs: kind -> digest of each ancestor artifact.
-    """
+class DatasetCard(Frozen):
+    """What `card.json` holds."""
 
     kind: str
     line: str
     classification: str
+    """Classification level of the dataset: the highest of its inputs."""
     file: DataFile
     also: tuple[DataFile, ...]
+    """Other files with the same rows."""
     instruction: str
     by_department: dict[str, int]
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
+    """Classification level -> rows."""
     labels: dict[str, int]
+    """Binary feedback: how many replies are "good" and "bad"; empty without feedback."""
     characters: dict[str, Characters]
+    """Text column -> lengths; empty without rows."""
     exact_duplicates: int
+    """Rows whose text equals that of an earlier row."""
     tokens: TokenNumbers
     findings: tuple[Finding, ...]
     sources: tuple[CardSource, ...]
     split: SplitNumbers
     inputs: dict[str, str]
+    """Kind -> digest of each ancestor artifact."""
     canaries: PlantedCanaries | None = None
+    """Rows of the file that are not documents."""
 
     @property
     def documents(self) -> int:
@@ -105,10 +117,11 @@ class DatasetCard(_CardPart):
         return self.file.rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
+        """The content of `card.json`."""
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """A data card that an auditor reads without tools; the same facts as the JSON."""
+        """The content of `card.md`, which an auditor reads without tools: the same facts as the JSON."""
         file, split = self.file, self.split
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
@@ -172,13 +185,13 @@ class DatasetCard(_CardPart):
 
     @property
     def token_table(self) -> str:
-        """Markdown."""
+        """Lengths of both sides, in Markdown."""
         rows = as_table(self.tokens)
         return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
 
     @property
     def findings_table(self) -> str:
-        """Markdown. What warrants a look comes first; the others show that they were looked for."""
+        """Markdown. Findings that warn come first; the others show that they were looked for."""
         return _table(
             ("", "finding", "rows", "share", "first row ids", "what it counts", "what to do"),
             [
@@ -197,12 +210,10 @@ class DatasetCard(_CardPart):
 
 
 class RowStatistics:
-    """Takes the rows of a dataset one at a time, so that it is never in memory. columns: those that hold text.
-
-    What is kept of a row is its lengths and a digest of its text.
-    """
+    """Takes the rows of a dataset one at a time and keeps their lengths and a digest of each text."""
 
     def __init__(self, columns: Sequence[str]) -> None:
+        """columns: those that hold text."""
         self._columns = columns
         self._lengths = {column: array("L") for column in columns}
         self._texts: set[bytes] = set()
@@ -212,7 +223,7 @@ class RowStatistics:
         self.rows = 0
 
     def add(self, document: Document, row: Mapping[str, object]) -> bool:
-        """Returns whether an earlier row has the same text."""
+        """Count one row. Returns whether an earlier row has the same text."""
         self.rows += 1
         before = len(self._texts)
         for column in self._columns:
@@ -233,6 +244,7 @@ class RowStatistics:
 
     @property
     def exact_duplicates(self) -> int:
+        """Rows whose text equals that of an earlier row."""
         return self.rows - len(self._texts)
 
     def histogram(self, name: str) -> dict[str, int]:

@@ -1,21 +1,22 @@
-"""Whether training rows hold what the line is evaluated on: shared runs of words, and the gate that judges them.
+"""Contamination of training rows by evaluation items: shared runs of words, and the gate not_contaminated.
 
-What belongs here: comparing rows with the capability suites (all that a model is shown or told of a row, and all
-rows, also those that `max_rows` leaves out) and the red-team prompts.
-What does not: the line's own held-out letters, which the split keeps apart (case, link, near-duplicate) and proves; and
-the labelled answers on which the red team's judge is measured, since no model is asked them.
+What belongs here: comparing rows with the capability suites (everything that a model is shown of an item, and all
+items, also those that `max_rows` leaves out) and with the red-team prompts. What does not: the line's own held-out
+documents, which the split keeps apart and proves; and the labelled answers on which the red team's judge is measured,
+since no model is prompted with them.
 """
 
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
@@ -23,6 +24,7 @@ from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, 
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.suites.wording import text_of
+from sovereign_pipeline.wording import and_more
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
@@ -30,10 +32,9 @@ RED_TEAM = "red-team prompts"
 LONGEST_NAME = 6
 """Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
 
-_IDS_IN_A_MESSAGE = 10
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Stands among words for a placeholder; no word is empty."""
+"""Represents a placeholder among words; no word is empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
 
 Words = tuple[str, ...]
@@ -41,12 +42,14 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SuiteItem:
-    """One question or prompt. text: all that a model is shown of it; question: the part without choices."""
+    """One question or prompt."""
 
     suite: str
     id: str
     question: str
+    """Without choices."""
     text: str
+    """Everything that a model is shown of it."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,13 @@ def words_of(text: str) -> Words:
 
 
 class Contamination:
-    """Finds which suite items a row holds. In memory are the words of the items, never a row but the one asked about.
+    """Finds which suite items a row holds. In memory are the words of the items and of one row.
 
     A row holds an item when both have a run of `n` words in common, as in Brown et al. 2020, "Language Models are
     Few-Shot Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They
     cut the run out of the training text, and ignore one that is in more than 10 documents as boilerplate; here the row
-    is listed, boilerplate too, and the recipe's share decides.) An item, or a question without its choices, of fewer
-    than `n` words is held when all of it is in the row as one run.
+    is listed, boilerplate included, and the recipe's share decides.) An item, or a question without its choices, of
+    fewer than `n` words is held when all of it is in the row as one run.
 
     A suite names people where a row has placeholders. So in a run of `n` a placeholder counts as one word and stands
     for any 1 to LONGEST_NAME of the item's. Every run with one placeholder is found; with more, every run in which n/2
@@ -93,8 +96,8 @@ class Contamination:
         )
         if not any(text.words) or not any(question.words):
             raise SourceError(
-                f"Item {item.id} of {item.suite} holds no word, so it cannot be told whether a training row holds it. "
-                f"Correct the item or take it out."
+                f"Item {item.id} of {item.suite} holds no word, so it cannot be compared with training rows.",
+                "Correct the item, or remove it.",
             )
         if len(question.words) < self._n:
             self._short[question.words[:_KEY_OF_SHORT_TEXTS]].append(question)
@@ -126,10 +129,9 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """How many words the row has in common with the item from their beginnings on; the last is none that a placeholder
-    hides."""
+    """How many words row and item have in common from their beginnings; the last one is not a placeholder."""
     shared = 0
-    places = {0}  # how far the item may have been used up
+    places = {0}  # how many words of the item the row's words so far may stand for
     for number, word in enumerate(row, start=1):
         if word == _HIDDEN:
             places = {place + length for place in places for length in range(1, LONGEST_NAME + 1)}
@@ -142,21 +144,21 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
-    """Every item that the line may be evaluated on. Raises SourceError for a file that is not there or is no suite."""
+    """Every item that the line may be evaluated on. Raises SourceError for a file that is missing or not a suite."""
     data, evaluation = workplace.settings.data, workplace.line.evaluation
     for suite in evaluation.capability:
         for row in rows_of_suite(workplace.settings, suite):
             question, text = text_of(row)
             yield SuiteItem(suite.name, row.id, question, text)
     for prompt in read_prompts(data / evaluation.red_team.prompts):
-        # No answer to these can be learnt, and some of them hold no word at all.
+        # No answer to these can be learnt, and some of them hold no word.
         if prompt.kind == "out_of_distribution":
             continue
         yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
 
 
-def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]]) -> Verdict:
-    """Compare every row (all of its columns, in order, but the id) with every item. `listed`: suite, item and row.
+def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
+    """Compare every row (all columns but the id, in order) with every item; the verdict lists suite, item and row.
 
     Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
     """
@@ -166,7 +168,9 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     contamination = Contamination(items, limits.n)
     count = 0
     listed: list[dict[str, Any]] = []
+    countdown = Countdown(workplace.progress, f"gate {NOT_CONTAMINATED}", total, "row")
     for row in rows:
+        countdown.reached(count)
         count += 1
         text = "\n".join(str(value) for column, value in row.items() if column != "id")
         listed += [
@@ -188,13 +192,15 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
             for suite in dict.fromkeys(item.suite for item in items)
         },
     }
-    said = (
-        f"{len(contaminated)} of {count} rows hold {limits.n} words in a row, or the whole of a shorter item, of what "
-        f"the line is evaluated on; the recipe allows {limits.max_share:.2%}"
+    if not count:
+        return Verdict(True, "the dataset is empty.", evidence, classification=level)
+    message = (
+        f"{len(contaminated):,} of {count:,} rows hold {limits.n} words in a row, or the whole of a shorter item, of "
+        f"what the line is evaluated on; the recipe allows {limits.max_share:.2%}"
     )
     passed = len(contaminated) <= limits.max_share * count
     if not contaminated:
-        return Verdict(passed, f"{said}.", evidence, classification=level)
+        return Verdict(passed, f"{message}.", evidence, classification=level)
     remedy = (
         ""
         if passed
@@ -203,7 +209,7 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     )
     return Verdict(
         passed,
-        f"{said}: {_some(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
+        f"{message}: {and_more(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
         evidence,
         tuple(listed),
         level,
@@ -211,13 +217,16 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """The gate of a dataset. file: where the rows of a line are in it.
+    """The gate of a dataset. file: name of the file with the rows of a line.
 
-    It is asked again when a suite, the prompts or the limits change, and nothing is trained again for that.
+    It is evaluated again when a suite, the prompts or the limits change; nothing is trained again for that.
     """
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        return evaluate_contamination(workplace, read_jsonl(artifact.file(file(workplace.line))))
+        rows = artifact.file(file(workplace.line))
+        with rows.open("rb") as lines:
+            total = sum(1 for _ in lines)
+        return evaluate_contamination(workplace, read_jsonl(rows), total)
 
     return Gate(
         name=NOT_CONTAMINATED,
@@ -245,8 +254,3 @@ def _digests(workplace: Workplace) -> dict[str, str]:
     data, evaluation = workplace.settings.data, workplace.line.evaluation
     suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
     return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
-
-
-def _some(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _IDS_IN_A_MESSAGE} more" if len(ids) > _IDS_IN_A_MESSAGE else ""
-    return ", ".join(ids[:_IDS_IN_A_MESSAGE]) + more

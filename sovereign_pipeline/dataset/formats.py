@@ -1,6 +1,7 @@
-"""How a document is shown to a model. Training, evaluation and serving all call these functions and no other.
+"""The rows of a dataset, and the prompt of a document. Training, evaluation and serving all call these functions.
 
-What belongs here: documents to rows, and one format of rows to another. What does not: which documents (`stages.py`).
+What belongs here: from documents to rows, and from one format of rows to another. What does not: which documents
+(`layouts.py`).
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ class SftRow(TypedDict):
 
 
 class Message(TypedDict):
+    """One turn of a conversation."""
+
     role: Literal["user", "assistant"]
     content: str
 
@@ -33,25 +36,28 @@ class MessagesRow(TypedDict):
 
 
 class PreferenceRow(TypedDict):
-    """One row of preference_dataset's `preferences.jsonl`. prompt: the whole user message."""
+    """One row of preference_dataset's `preferences.jsonl`."""
 
     id: str
     prompt: str
+    """The whole user message."""
     chosen: str
     rejected: str
 
 
 class LabelRow(TypedDict):
-    """One row of preference_dataset's `labels.jsonl`, as KTO reads it (Ethayarajh et al. 2024). prompt: the whole user
-    message. label: whether people found the completion good."""
+    """One row of preference_dataset's `labels.jsonl`, as KTO reads it (Ethayarajh et al. 2024)."""
 
     id: str
     prompt: str
+    """The whole user message."""
     completion: str
     label: bool
+    """Binary feedback: whether people found the completion good."""
 
 
 def sft_row(document: Document, instruction: str) -> SftRow:
+    """The document as a row for supervised fine-tuning."""
     parts = (document.subject, document.request)
     return SftRow(
         id=document.id,
@@ -62,11 +68,12 @@ def sft_row(document: Document, instruction: str) -> SftRow:
 
 
 def user_message(instruction: str, input: str) -> str:
-    """The content of the one user turn; the chat template of the base model is put around it."""
+    """The content of the single user turn, around which the base model's chat template is put."""
     return "\n\n".join(part for part in (instruction, input) if part)
 
 
 def messages_row(row: SftRow) -> MessagesRow:
+    """The same row as messages."""
     return MessagesRow(
         id=row["id"],
         messages=[
@@ -77,19 +84,21 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """Back from messages, every character of the text as it was. Raises ValueError for other turns than these two, or
-    for a user's turn that does not begin with the instruction."""
+    """The inverse of `messages_row`, character for character.
+
+    Raises ValueError for other turns than these two, or for a user turn that does not begin with the instruction.
+    """
     user, assistant = row["messages"]
     before = user_message(instruction, " ")[:-1]
     if (user["role"], assistant["role"]) != ("user", "assistant") or not user["content"].startswith(before):
-        raise ValueError(f"row {row['id']} is not the line's instruction with an input, and a reply")
+        raise ValueError(f"row {row['id']} is not the line's instruction with an input and a reply")
     return SftRow(
         id=row["id"], instruction=instruction, input=user["content"][len(before) :], output=assistant["content"]
     )
 
 
 def preference_row(document: Document, instruction: str) -> PreferenceRow:
-    """Raises ValueError for a document without a rejected reply."""
+    """The document as a preference pair. Raises ValueError for a document without a rejected reply."""
     if document.rejected is None:
         raise ValueError(f"document {document.id} has no rejected reply")
     row = sft_row(document, instruction)
@@ -102,7 +111,7 @@ def preference_row(document: Document, instruction: str) -> PreferenceRow:
 
 
 def label_row(document: Document, instruction: str) -> LabelRow:
-    """Raises ValueError for a document whose reply nobody labelled."""
+    """The document as a reply with binary feedback. Raises ValueError for a document without a label."""
     if document.label is None:
         raise ValueError(f"document {document.id} has no label")
     row = sft_row(document, instruction)
@@ -115,11 +124,11 @@ def label_row(document: Document, instruction: str) -> LabelRow:
 
 
 def read_label_rows(path: Path) -> Iterator[LabelRow]:
-    """Stream labelled rows. Raises IntegrityError naming file and line for one that is none."""
+    """Stream rows with binary feedback. Raises IntegrityError with file and line for a row in another form."""
     for number, row in enumerate(read_jsonl(path), start=1):
         if {name: type(value) for name, value in row.items()} != LabelRow.__annotations__:
             raise IntegrityError(
-                f"{path}, line {number}: not a row with id, prompt, completion and a label of true or false. "
-                f"Materialize preference_dataset again."
+                f"{path}, line {number}: not a row with id, prompt, completion and a label of true or false.",
+                "Materialize preference_dataset again.",
             )
         yield cast(LabelRow, row)

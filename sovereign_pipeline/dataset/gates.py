@@ -1,6 +1,10 @@
-"""MODULE DOCSTRING."""
+"""The gate digests_verified of both datasets: rows and card are made again from the split and compared.
 
-from collections.abc import Iterable, Iterator, Sequence
+What belongs here: that comparison, and what makes pairs or binary feedback useless. What does not: comparing rows with
+the evaluation suites (`contamination.py`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import cast
@@ -8,70 +12,107 @@ from typing import cast
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.corpus.document import jsonl_line, read_documents, read_jsonl
+from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.card import (
-    DatasetCard,
-)
-from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, IDS_IN_A_MESSAGE, MESSAGES_ROWS, TRAINING_ROWS
-from sovereign_pipeline.dataset.formats import (
-    MessagesRow,
-    read_label_rows,
-    sft_row_of,
-)
-from sovereign_pipeline.dataset.layouts import LABELS, TRAINING, Layout, Row, preference_layout, writes_messages
-from sovereign_pipeline.dataset.measuring import Measured, build_card
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.formats import MessagesRow, read_label_rows, sft_row_of
+from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
+from sovereign_pipeline.dataset.measuring import Measured
 from sovereign_pipeline.dataset.tokens import tokenizer_digests
 from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.wording import and_more, counted
+
+NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is empty"
 
 
-def _evaluate_card(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> list[str]:
-    """Make rows and card again from the split, and compare; what the card claims is not believed."""
-    split = inputs[LEAKAGE_SAFE_SPLIT.kind]
-    if artifact.manifest.external_inputs != tokenizer_digests(workplace):
-        return ["the base model's tokenizer is another one than when the dataset was made"]
+def evaluate_training_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare with the rows and the card that the split gives."""
+    return _evaluate(SftLayout(), workplace, artifact, inputs)
+
+
+def evaluate_preference_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare with the rows and the card that the split gives, and check that the rows can teach something.
+
+    No pair may be equal or have an empty reply. Replies with binary feedback must not be empty, and both labels must
+    occur.
+    """
+    return _evaluate(preference_layout(workplace.line), workplace, artifact, inputs)
+
+
+def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     file = artifact.file(layout.file)
-    card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
+    problems = _differences(layout, workplace, artifact, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    if layout.role in _PROBLEMS_OF_ROWS:
+        problems += _PROBLEMS_OF_ROWS[layout.role](file)
+    ids = [str(row["id"]) for row in read_jsonl(file)]
+    canaries = sum(map(is_canary, ids))
+    rows = len(ids) - canaries
+    evidence = {"rows": rows, "sha256": file_sha256(file), "complaints": len(problems)}
+    if canaries:
+        evidence["canaries"] = canaries
+    if problems:
+        return Verdict(False, f"{'; '.join(problems)}.", evidence)
+    if layout.role != "letters" and workplace.line.training.preference is None:
+        return Verdict(True, f"{NO_PREFERENCE_TRAINING}.", evidence)
+    planted = f" and {canaries:,} canaries of the recipe" if canaries else ""
+    return Verdict(
+        True,
+        f"{rows:,} rows are exactly those of the training side{planted}; digests and counts agree.",
+        evidence,
+    )
+
+
+def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
+    """Make rows and card again from the split, and compare; what the card states is not trusted."""
+    if artifact.manifest.external_inputs != tokenizer_digests(workplace):
+        return ["the base model's tokenizer has changed since the dataset was made"]
+    file = artifact.file(layout.file)
+    messages = layout.messages_file(workplace.line)
     names = {entry.path for entry in artifact.manifest.files}
-    own = {layout.file, CARD, CARD_FOR_PEOPLE} | ({MESSAGES_ROWS} if writes_messages(layout, workplace.line) else set())
-    if names != own:
-        return [f"it holds other files than its own ({_some(sorted(names))})"]
-    complaints = []
+    if names != {layout.file, CARD, CARD_FOR_PEOPLE} | ({messages} if messages else set()):
+        return [f"it holds other files than its own ({and_more(sorted(names))})"]
+    problems = []
     measured = Measured(layout, workplace, split)
     with file.open(encoding="utf-8", newline="\n") as stream:
         pairs = enumerate(zip_longest(stream, map(jsonl_line, measured.rows())), start=1)
         wrong = [number for number, (line, right) in pairs if line != right]
     if wrong:
-        complaints.append(
-            f"row {wrong[0]} is not the one that the training side of the split, or the recipe, gives there"
-        )
-    if MESSAGES_ROWS in names:
-        complaints += _evaluate_messages(artifact, workplace.line.training.instruction)
-    right_card = build_card(measured, workplace, split, artifact.path)
-    if card.file != right_card.file:
-        complaints.append(f"the card states another digest, size or number of rows than {layout.file} has")
-    differing = [
-        name for name in DatasetCard.model_fields if name != "file" and getattr(card, name) != getattr(right_card, name)
-    ]
-    if differing:
-        complaints.append(f"the card is wrong in {', '.join(differing)}")
+        problems.append(f"row {wrong[0]:,} is not the one that the training side of the split, or the recipe, gives")
+    if messages:
+        problems += _differences_of_messages(artifact, workplace.line.training.instruction)
+    card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
+    problems += _differences_of_cards(card, measured.card(workplace, artifact.path), layout.file)
     if artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8") != card.to_markdown():
-        complaints.append(f"{CARD_FOR_PEOPLE} does not say what {CARD} says")
+        problems.append(f"{CARD_FOR_PEOPLE} states other facts than {CARD}")
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
     leaked = [str(row["id"]) for row in read_jsonl(file) if row.get("id") in held_out]
     if leaked:
-        complaints.append(f"{len(leaked)} held-out documents are in it ({_some(leaked)})")
-    return complaints
+        documents = counted(len(leaked), "held-out document is", "held-out documents are")
+        problems.append(f"{documents} in it ({and_more(leaked)})")
+    return problems
 
 
-def _evaluate_messages(artifact: Artifact, instruction: str) -> list[str]:
-    """Turned back, the messages must be the rows themselves."""
+def _differences_of_cards(card: DatasetCard, right: DatasetCard, file: str) -> list[str]:
+    problems = []
+    if card.file != right.file:
+        problems.append(f"the card states another digest, size or number of rows than {file} has")
+    differing = [
+        name for name in DatasetCard.model_fields if name != "file" and getattr(card, name) != getattr(right, name)
+    ]
+    if differing:
+        problems.append(f"the card is wrong in {', '.join(differing)}")
+    return problems
+
+
+def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
+    """Converted back, the messages must be the rows themselves."""
     messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
     pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
     for number, (turns, row) in enumerate(pairs, start=1):
         if turns is None or row is None or not _is_the_same(turns, row, instruction):
-            return [f"row {number} of {MESSAGES_ROWS} is not that of {TRAINING_ROWS}"]
+            return [f"row {number:,} of {MESSAGES_ROWS} is not that of {TRAINING_ROWS}"]
     return []
 
 
@@ -82,22 +123,8 @@ def _is_the_same(turns: MessagesRow, row: Row, instruction: str) -> bool:
         return False
 
 
-def evaluate_training_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    return _verdict(TRAINING, artifact, _evaluate_card(TRAINING, workplace, artifact, inputs))
-
-
-def evaluate_preference_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """As for the training dataset. No pair may be equal or have an empty side, which would teach nothing; labelled
-    replies must not be empty, and both labels must be there."""
-    layout = preference_layout(workplace.line)
-    complaints = _evaluate_card(layout, workplace, artifact, inputs)
-    of_rows = _evaluate_labels if layout is LABELS else _evaluate_pairs
-    return _verdict(layout, artifact, [*complaints, *of_rows(artifact.file(layout.file))])
-
-
-def _evaluate_pairs(file: Path) -> list[str]:
-    equal = []
-    empty = []
+def _problems_of_pairs(file: Path) -> list[str]:
+    equal, empty = [], []
     for row in read_jsonl(file):
         chosen, rejected = str(row["chosen"]).strip(), str(row["rejected"]).strip()
         if not chosen or not rejected:
@@ -105,44 +132,31 @@ def _evaluate_pairs(file: Path) -> list[str]:
         elif chosen == rejected:
             equal.append(str(row["id"]))
     return [
-        *([f"chosen and rejected are the same in {len(equal)} rows ({_some(equal)})"] if equal else []),
-        *([f"chosen or rejected is empty in {len(empty)} rows ({_some(empty)})"] if empty else []),
+        *_problem("chosen and rejected are the same in", equal),
+        *_problem("chosen or rejected is empty in", empty),
     ]
 
 
-def _evaluate_labels(file: Path) -> list[str]:
+def _problems_of_labels(file: Path) -> list[str]:
     counts = {True: 0, False: 0}
     empty = []
     for row in read_label_rows(file):
         counts[row["label"]] += 1
         if not row["completion"].strip():
             empty.append(row["id"])
-    complaints = [f"the reply is empty in {len(empty)} rows ({_some(empty)})"] if empty else []
+    problems = _problem("the reply is empty in", empty)
     if not all(counts.values()):
-        complaints.append(
-            f"{counts[True]} replies are labelled good and {counts[False]} bad, and KTO needs both on the training side"
+        problems.append(
+            f"{counts[True]:,} replies are labelled good and {counts[False]:,} bad; KTO needs both on the training side"
         )
-    return complaints
+    return problems
 
 
-def _verdict(layout: Layout, artifact: Artifact, complaints: Sequence[str]) -> Verdict:
-    file = artifact.file(layout.file)
-    ids = [str(row["id"]) for row in read_jsonl(file)]
-    canaries = sum(map(is_canary, ids))
-    evidence = {"rows": len(ids) - canaries, "sha256": file_sha256(file), "complaints": len(complaints)}
-    if canaries:
-        evidence["canaries"] = canaries
-    if complaints:
-        return Verdict(False, f"{'; '.join(complaints)}.", evidence)
-    planted = f" and {canaries} canaries of the recipe" if canaries else ""
-    return Verdict(
-        True,
-        f"{evidence['rows']} rows are exactly those of the training side{planted}; digests and counts agree.",
-        evidence,
-    )
+_PROBLEMS_OF_ROWS: dict[Role, Callable[[Path], list[str]]] = {
+    "preferences": _problems_of_pairs,
+    "labels": _problems_of_labels,
+}
 
 
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - IDS_IN_A_MESSAGE} more" if len(names) > IDS_IN_A_MESSAGE else ""
-    return ", ".join(names[:IDS_IN_A_MESSAGE]) + more
+def _problem(what: str, ids: Sequence[str]) -> list[str]:
+    return [f"{what} {counted(len(ids), 'row')} ({and_more(ids)})"] if ids else []

@@ -1,12 +1,15 @@
-"""MODULE DOCSTRING."""
+"""The three kinds of datasets: SFT rows, preference pairs, and replies with binary feedback.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, cast
+What belongs here: what distinguishes them, behind one protocol. What does not: the rows themselves (`formats.py`),
+measuring them (`measuring.py`), the stages (`stages.py`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, cast
 
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.corpus.document import Document, read_documents
-from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.corpus.document import Document, Role, read_documents
+from sovereign_pipeline.dataset.files import LABEL_ROWS, MESSAGES_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.formats import (
     LabelRow,
     PreferenceRow,
@@ -19,95 +22,140 @@ from sovereign_pipeline.dataset.formats import (
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Canaries
 
-Role = Literal["letters", "preferences", "labels"]
-
-
 Row = Mapping[str, object]
+Exchange = tuple[str, str]
+"""A user message and a reply to it."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What tells the datasets apart. text_columns: those whose lengths and duplicates the card states.
-
-    belongs: whether a document is a row of this dataset. exchanges: the user message with each reply of a row.
-    """
+class Layout(Protocol):
+    """What distinguishes one kind of dataset from the others."""
 
     kind: str
+    """Kind of the artifact."""
     file: str
+    """File of the rows in it."""
     role: Role
+    """Role of the sources that it is made from."""
     columns: tuple[str, ...]
+    """Keys of every row, in order."""
     text_columns: tuple[str, ...]
-    belongs: Callable[[Document], bool]
-    row: Callable[[Document, str], Row]
-    exchanges: Callable[[Row], Sequence[tuple[str, str]]]
+    """Columns whose lengths and duplicates the card states."""
 
-    def documents(self, split: Artifact, side: str) -> Iterator[Document]:
-        return (document for document in read_documents(split.file(side)) if self.belongs(document))
+    def includes(self, document: Document) -> bool:
+        """Whether a document is a row of this dataset."""
 
-    def canaries(self, line: Line) -> Canaries | None:
-        """What is planted behind its documents: letters alone may be learnt by heart unnoticed."""
-        return line.training.canaries if self.role == "letters" else None
+    def row(self, document: Document, instruction: str) -> Row: ...
+
+    def exchanges(self, row: Row) -> Sequence[Exchange]:
+        """The user message with each reply of a row."""
 
     def max_length(self, line: Line) -> int:
-        preference = line.training.preference
-        return preference.max_length if self.role != "letters" and preference else line.training.sft.max_length
+        """The recipe's limit of a row, in tokens."""
+
+    def canaries(self, line: Line) -> Canaries | None:
+        """The canaries that are planted after the documents."""
+
+    def messages_file(self, line: Line) -> str | None:
+        """A second file with the same rows as messages, where the recipe has one."""
 
 
-def _exchange(row: Row) -> Sequence[tuple[str, str]]:
-    letter = cast(SftRow, row)
-    return ((user_message(letter["instruction"], letter["input"]), letter["output"]),)
+class SftLayout:
+    """Requests with the replies that the institution sent."""
+
+    kind: str = "training_dataset"
+    file: str = TRAINING_ROWS
+    role: Role = "letters"
+    columns: tuple[str, ...] = tuple(SftRow.__annotations__)
+    text_columns: tuple[str, ...] = ("input", "output")
+
+    def includes(self, document: Document) -> bool:
+        return not document.is_preference
+
+    def row(self, document: Document, instruction: str) -> Row:
+        return cast(Row, sft_row(document, instruction))
+
+    def exchanges(self, row: Row) -> Sequence[Exchange]:
+        letter = cast(SftRow, row)
+        return ((user_message(letter["instruction"], letter["input"]), letter["output"]),)
+
+    def max_length(self, line: Line) -> int:
+        return line.training.sft.max_length
+
+    def canaries(self, line: Line) -> Canaries | None:
+        return line.training.canaries
+
+    def messages_file(self, line: Line) -> str | None:
+        return MESSAGES_ROWS if line.training.format == "messages" else None
 
 
-def _exchanges_of_pair(row: Row) -> Sequence[tuple[str, str]]:
-    pair = cast(PreferenceRow, row)
-    return (pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])
+class PairLayout:
+    """Requests with a chosen and a rejected reply."""
+
+    kind: str = "preference_dataset"
+    file: str = PREFERENCE_ROWS
+    role: Role = "preferences"
+    columns: tuple[str, ...] = tuple(PreferenceRow.__annotations__)
+    text_columns: tuple[str, ...] = ("prompt", "chosen", "rejected")
+
+    def includes(self, document: Document) -> bool:
+        return document.rejected is not None
+
+    def row(self, document: Document, instruction: str) -> Row:
+        return cast(Row, preference_row(document, instruction))
+
+    def exchanges(self, row: Row) -> Sequence[Exchange]:
+        pair = cast(PreferenceRow, row)
+        return (pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])
+
+    def max_length(self, line: Line) -> int:
+        return _max_length_of_preferences(line)
+
+    def canaries(self, line: Line) -> Canaries | None:
+        return None
+
+    def messages_file(self, line: Line) -> str | None:
+        return None
 
 
-def _labelled_exchange(row: Row) -> Sequence[tuple[str, str]]:
-    labelled = cast(LabelRow, row)
-    return ((labelled["prompt"], labelled["completion"]),)
+class LabelLayout:
+    """Requests with a reply and binary feedback on it."""
 
+    kind: str = "preference_dataset"
+    file: str = LABEL_ROWS
+    role: Role = "labels"
+    columns: tuple[str, ...] = tuple(LabelRow.__annotations__)
+    text_columns: tuple[str, ...] = ("prompt", "completion")
 
-TRAINING = Layout(
-    kind="training_dataset",
-    file=TRAINING_ROWS,
-    role="letters",
-    columns=tuple(SftRow.__annotations__),
-    text_columns=("input", "output"),
-    belongs=lambda document: not document.is_preference,
-    row=cast(Callable[[Document, str], Row], sft_row),
-    exchanges=_exchange,
-)
+    def includes(self, document: Document) -> bool:
+        return document.label is not None
 
+    def row(self, document: Document, instruction: str) -> Row:
+        return cast(Row, label_row(document, instruction))
 
-PREFERENCES = Layout(
-    kind="preference_dataset",
-    file=PREFERENCE_ROWS,
-    role="preferences",
-    columns=tuple(PreferenceRow.__annotations__),
-    text_columns=("prompt", "chosen", "rejected"),
-    belongs=lambda document: document.rejected is not None,
-    row=cast(Callable[[Document, str], Row], preference_row),
-    exchanges=_exchanges_of_pair,
-)
+    def exchanges(self, row: Row) -> Sequence[Exchange]:
+        labelled = cast(LabelRow, row)
+        return ((labelled["prompt"], labelled["completion"]),)
 
+    def max_length(self, line: Line) -> int:
+        return _max_length_of_preferences(line)
 
-LABELS = Layout(
-    kind="preference_dataset",
-    file=LABEL_ROWS,
-    role="labels",
-    columns=tuple(LabelRow.__annotations__),
-    text_columns=("prompt", "completion"),
-    belongs=lambda document: document.label is not None,
-    row=cast(Callable[[Document, str], Row], label_row),
-    exchanges=_labelled_exchange,
-)
+    def canaries(self, line: Line) -> Canaries | None:
+        return None
+
+    def messages_file(self, line: Line) -> str | None:
+        return None
 
 
 def preference_layout(line: Line) -> Layout:
-    """Labelled replies where a source has them, else pairs; a line never has both."""
-    return LABELS if any(source.role == "labels" for source in line.sources) else PREFERENCES
+    """Binary feedback where a source of the line has it, else pairs; a line never has both."""
+    return LabelLayout() if any(source.role == "labels" for source in line.sources) else PairLayout()
 
 
-def writes_messages(layout: Layout, line: Line) -> bool:
-    return layout is TRAINING and line.training.format == "messages"
+def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
+    """The documents of one side of a split that are rows of this dataset. side: a file of the split."""
+    return filter(layout.includes, read_documents(split.file(side)))
+
+
+def _max_length_of_preferences(line: Line) -> int:
+    preference = line.training.preference
+    return preference.max_length if preference else line.training.sft.max_length

@@ -1,7 +1,8 @@
-"""What is doubtful about the rows of a dataset: counted, with the first row ids and what to do. Findings only warn.
+"""Quality findings on the rows of a dataset: counts, the first row ids, and what to do. Findings only warn.
 
-What belongs here: looking at one document at a time. What does not: what stops a dataset (the gates in `stages.py`).
-Of a row nothing is kept but numbers, and the ids of the first few that a finding names.
+What belongs here: examining one document at a time; only numbers and the first ids are kept. What does not: what stops
+a dataset (`gates.py`). The wording of a finding is stored in the card, so that a change of it needs a new
+`code_version`.
 """
 
 import re
@@ -10,13 +11,9 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from sovereign_pipeline.corpus.document import Document
-
-Role = Literal["letters", "preferences", "labels"]
+from sovereign_pipeline.corpus.document import Document, Role
+from sovereign_pipeline.frozen import Frozen
 
 NEAR_EMPTY_WORDS = 3
 RUNNING_LINE_WORDS = 8
@@ -24,8 +21,8 @@ RUNNING_LINE_WORDS = 8
 NEAR_LIMIT = 0.9
 MIN_LETTERS = 20
 ONE_SIDED = 0.8
-"""Share of pairs in which the same side is longer, from which length alone nearly tells the chosen reply. Rewards that
-follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+"""Share of pairs with the longer reply chosen (or rejected) from which length predicts the choice. Rewards that follow
+length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 
@@ -113,20 +110,22 @@ _OF_LABELS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Finding(BaseModel):
-    """count, share: of the dataset's rows. rows: ids of the first of them. warns: whether somebody should look at it.
-    numbers: what else is known, such as the median ratio of lengths."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Finding(Frozen):
+    """One kind of doubtful rows."""
 
     name: str
     what: str
+    """Which rows it counts."""
     count: int
     share: float
+    """Of the dataset's rows."""
     rows: tuple[str, ...]
+    """Ids of the first of them."""
     warns: bool
+    """Whether somebody should look at it."""
     todo: str
     numbers: dict[str, float] = {}
+    """Further figures, such as the median ratio of lengths."""
 
 
 @dataclass
@@ -136,9 +135,10 @@ class _Tally:
 
 
 class Quality:
-    """Takes the documents of a dataset one at a time. limit: of a row, in tokens."""
+    """Takes the documents of a dataset one at a time and counts findings."""
 
     def __init__(self, role: Role, limit: int) -> None:
+        """limit: of a row, in tokens."""
         self._kinds = {
             **_COMMON,
             **(_OF_PAIRS if role == "preferences" else _OF_LABELS if role == "labels" else {}),

@@ -1,4 +1,8 @@
-"""The stages training_dataset and preference_dataset: the training side of the split as rows, with a card."""
+"""The stages training_dataset and preference_dataset: the training side of the split as rows, with a card.
+
+What belongs here: the build and the declarations. What does not: what distinguishes the datasets (`layouts.py`), the
+rows and their measurement (`measuring.py`), the gates (`gates.py`, `contamination.py`).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,30 +11,50 @@ from typing import cast
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.contamination import not_contaminated
-from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
-from sovereign_pipeline.dataset.formats import (
-    SftRow,
-    messages_row,
+from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.dataset.formats import SftRow, messages_row
+from sovereign_pipeline.dataset.gates import (
+    NO_PREFERENCE_TRAINING,
+    evaluate_preference_dataset,
+    evaluate_training_dataset,
 )
-from sovereign_pipeline.dataset.gates import evaluate_preference_dataset, evaluate_training_dataset
-from sovereign_pipeline.dataset.layouts import PREFERENCES, TRAINING, Layout, Row, preference_layout, writes_messages
-from sovereign_pipeline.dataset.measuring import Measured, build_card
+from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
+from sovereign_pipeline.dataset.measuring import Measured
 from sovereign_pipeline.dataset.tokens import tokenizer_digests
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 
+def build_training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Write the letters of the training side as `SftRow`s. Of the held-out side only lengths and ids are read.
+
+    Raises IntegrityError when the base model's tokenizer is missing or not the pinned one.
+    """
+    return _build(SftLayout(), workplace, inputs, workspace)
+
+
+def build_preference_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Write the preference documents of the training side as `PreferenceRow`s or, with binary feedback, `LabelRow`s.
+
+    The file is empty where the line has no preference training. Raises as `build_training_dataset`.
+    """
+    return _build(preference_layout(workplace.line), workplace, inputs, workspace)
+
+
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    split = inputs[LEAKAGE_SAFE_SPLIT.kind]
-    measured = Measured(layout, workplace, split)
+    measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     write_jsonl(workspace / layout.file, measured.rows())
-    if writes_messages(layout, workplace.line):
+    messages = layout.messages_file(workplace.line)
+    if messages:
         rows = cast(Iterator[SftRow], read_jsonl(workspace / layout.file))
-        write_jsonl(workspace / MESSAGES_ROWS, (cast(Row, messages_row(row)) for row in rows))
-    card = build_card(measured, workplace, split, workspace)
+        write_jsonl(workspace / messages, (cast(Row, messages_row(row)) for row in rows))
+    card = measured.card(workplace, workspace)
     (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
     (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
-    workplace.progress(f"{layout.kind}: {card.documents:,} rows")
+    if layout.role != "letters" and workplace.line.training.preference is None:
+        workplace.progress(f"{workplace.line.line}: {NO_PREFERENCE_TRAINING}.")
+    else:
+        workplace.progress(f"{layout.kind}: {card.documents:,} rows")
     return Built(
         summary={
             "rows": card.documents,
@@ -46,27 +70,13 @@ def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path
     )
 
 
-def build_training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Letters of the training side as `SftRow`s. Of the held-out side only lengths and ids are taken.
-
-    Raises IntegrityError when the base model's tokenizer is not there or not the pinned one.
-    """
-    return _build(TRAINING, workplace, inputs, workspace)
-
-
-def build_preference_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Preference documents of the training side as `PreferenceRow`s or, for a line with labels, as `LabelRow`s; an
-    empty file where the line has none. Raises as `build_training_dataset`."""
-    return _build(preference_layout(workplace.line), workplace, inputs, workspace)
-
-
 def _config(layout: Layout, line: Line) -> Config:
     canaries = layout.canaries(line)
     return {
         "instruction": line.training.instruction,
         "base_model": line.training.base_model,
         "max_length": layout.max_length(line),
-        **({"format": line.training.format} if layout is TRAINING else {}),
+        **({"format": line.training.format} if layout.role == "letters" else {}),
         "sources": [
             source.model_dump(mode="json", include={"name", "role", "licence", "retention"})
             for source in line.sources
@@ -77,7 +87,7 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _training_config(line: Line) -> Config:
-    return _config(TRAINING, line)
+    return _config(SftLayout(), line)
 
 
 def _preference_config(line: Line) -> Config:
@@ -85,7 +95,7 @@ def _preference_config(line: Line) -> Config:
 
 
 TRAINING_DATASET = Stage(
-    kind=TRAINING.kind,
+    kind="training_dataset",
     code_version="3",
     build=build_training_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
@@ -96,19 +106,19 @@ TRAINING_DATASET = Stage(
         Gate(
             name="digests_verified",
             question=(
-                "Are the rows exactly those of the training side and the recipe's canaries, and does the card say what "
-                "they give?"
+                "Are the rows exactly those of the training side and the recipe's canaries, and does the card state "
+                "what they give?"
             ),
             code_version="3",
             evaluate=evaluate_training_dataset,
             config=_training_config,
         ),
-        not_contaminated(lambda line: TRAINING_ROWS),
+        not_contaminated(lambda line: SftLayout.file),
     ),
 )
 
 PREFERENCE_DATASET = Stage(
-    kind=PREFERENCES.kind,
+    kind="preference_dataset",
     code_version="3",
     build=build_preference_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),

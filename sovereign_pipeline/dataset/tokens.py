@@ -1,6 +1,7 @@
-"""How long rows are in tokens of the line's base model, and how many the recipe's limit would cut.
+"""Lengths of rows in tokens of the line's base model, and how many rows exceed the recipe's limit.
 
-What belongs here: counting, as `training/rows.py` encodes. What does not: what is done about long rows (`quality.py`).
+What belongs here: counting, with the encoding of `training/loop/rows.py`. What does not: the findings about long rows
+(`quality.py`).
 """
 
 from collections import Counter
@@ -9,27 +10,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base_models.cards import load_card, model_directory
 from sovereign_pipeline.base_models.verified import eos_ids
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.settings import go_offline
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _IDS_SHOWN = 10
 
 
-class TokenLengths(BaseModel):
-    """Prompt and reply together, in tokens; of a pair the longer side. Percentiles by nearest rank; 0 for no rows.
-
-    over_limit: rows that training leaves out, since a row without its end teaches the model not to stop.
-    over_limit_rows: ids of the first of them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TokenLengths(Frozen):
+    """Prompt and reply together, in tokens; of a pair the longer reply. Percentiles by nearest rank; 0 for no rows."""
 
     rows: int
     shortest: int
@@ -39,21 +33,23 @@ class TokenLengths(BaseModel):
     p99: int
     longest: int
     over_limit: int
+    """Rows that training leaves out: a row without its end teaches the model not to stop."""
     over_limit_rows: tuple[str, ...]
+    """Ids of the first of them."""
 
     @property
     def over_limit_share(self) -> float:
         return self.over_limit / self.rows if self.rows else 0.0
 
 
-class TokenNumbers(BaseModel):
-    """limit: the recipe's max_length. tokenizer: name of each file it is read from -> SHA-256."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TokenNumbers(Frozen):
+    """Lengths of the training and the held-out rows of one dataset."""
 
     base_model: str
     tokenizer: dict[str, str]
+    """Name of each file that the tokenizer is read from -> SHA-256."""
     limit: int
+    """The recipe's max_length."""
     training: TokenLengths
     held_out: TokenLengths
 
@@ -61,8 +57,7 @@ class TokenNumbers(BaseModel):
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
     """Name -> SHA-256 of every file of the base model but its weights: what a tokenizer is read from.
 
-    Raises NotFoundError for an unknown model, and IntegrityError naming the command that fetches it when a file is not
-    there, or naming the file that is not the pinned one.
+    Raises NotFoundError for an unknown model, and IntegrityError for a file that is missing or not the pinned one.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
@@ -73,32 +68,40 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
         path = directory / name
         if not path.is_file():
             raise IntegrityError(
-                f"{path}: the tokenizer of the base model {card.name} is not there, and a dataset states how long its "
-                f"rows are in its tokens. Run `sovereign models fetch {card.name}`, or restore it."
+                f"{path}: the tokenizer of the base model {card.name} is missing, and a dataset states lengths in its "
+                f"tokens.",
+                "Fetch the model, or restore the file.",
+                act="fetch_model",
+                model=card.name,
             )
         digests[f"models/{card.name}/{name}"] = file_sha256(path)
         if digests[f"models/{card.name}/{name}"] != pinned:
             raise IntegrityError(
-                f"{path}: not the pinned bytes of the base model {card.name}. Restore it, or remove {directory} and "
-                f"run `sovereign models fetch {card.name}`."
+                f"{path}: not the pinned bytes of the base model {card.name}.",
+                f"Restore the file, or remove {directory} and fetch the model again.",
+                act="fetch_model",
+                model=card.name,
             )
     return digests
 
 
 @dataclass(frozen=True)
 class BaseTokenizer:
-    """The tokenizer of a line's base model, read when it is first asked for."""
+    """The tokenizer of a line's base model, loaded when it is first used."""
 
     workplace: Workplace
 
     def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
-        """Tokens of each user message with its reply, in the chat template, up to the last end of a turn: as long as
-        `training.rows` makes them, with every exchange encoded once and in batches."""
+        """Tokens of each user message with its reply, in the chat template, up to the last end of a turn.
+
+        The lengths are those of `training/loop/rows.py`; here every exchange is encoded once, and in batches.
+        """
         if not exchanges:
             return []
         tokenizer, ends = self.loaded
         conversations = [
-            [{"role": "user", "content": asked}, {"role": "assistant", "content": reply}] for asked, reply in exchanges
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+            for prompt, reply in exchanges
         ]
         shown = tokenizer.apply_chat_template(conversations, tokenize=False)
         encoded = tokenizer(shown, add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -120,18 +123,20 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """Takes lengths one at a time; memory grows with the number of different lengths only."""
+    """Takes lengths one at a time; memory grows only with the number of different lengths."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)
     _over: list[str] = field(default_factory=list)
 
     def add(self, row_id: str, tokens: int) -> None:
+        """Count one row."""
         self._lengths[tokens] += 1
         if tokens > self.limit and len(self._over) < _IDS_SHOWN:
             self._over.append(row_id)
 
     def result(self) -> TokenLengths:
+        """The lengths of all rows so far."""
         return TokenLengths(
             rows=self._lengths.total(),
             shortest=min(self._lengths, default=0),
@@ -145,7 +150,7 @@ class TokenCounts:
         )
 
     def _percentile(self, percent: int) -> int:
-        """The smallest length that at least so many percent of the rows do not exceed."""
+        """The smallest length that at least `percent` % of the rows do not exceed."""
         wanted = -(-self._lengths.total() * percent // 100)
         seen = 0
         for tokens, count in sorted(self._lengths.items()):
@@ -156,7 +161,7 @@ class TokenCounts:
 
 
 def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
-    """One row a side, for people."""
+    """One row for each side of the split, for people."""
     sides = {"training": numbers.training, "held out": numbers.held_out}
     return [
         {

@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
-from sovereign_pipeline_tests.dataset.test_stages import card_of, dataset_stage, rows_of, split_of
+from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, rows_of, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
 
 RECIPE = Canaries(count=6, repeats=3)
@@ -136,5 +136,5 @@ def test_canaries_that_are_not_the_recipes_are_refused(institution: DemoInstitut
 def test_a_document_that_would_pass_for_one_stops_the_line(institution: DemoInstitution) -> None:
     institution.rows = [letter(number, id=f"canary-{number}") for number in range(40)]
     institution.recipe["training"]["canaries"] = {}
-    with pytest.raises(InputError, match="Give it another id"):
+    with pytest.raises(InputError, match="is for the canaries of the recipe"):
         materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.dataset.quality import Finding, Quality, Role, is_clipped, is_in_other_script
+from sovereign_pipeline.corpus.document import Document, Role
+from sovereign_pipeline.dataset.quality import Finding, Quality, is_clipped, is_in_other_script
 from sovereign_pipeline_tests.conftest import letter
 
 ENGLISH = "The lamp at the north pier was mended on Monday and burns again."

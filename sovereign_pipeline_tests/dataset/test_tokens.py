@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, Remedy
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
-from sovereign_pipeline_tests.dataset.test_stages import card_of, dataset_stage, split_of
+from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
 
 # Of the tiny template: <|im_start|>user\n … <|im_end|>\n<|im_start|>assistant\n … <|im_end|>, one token a byte else.
@@ -77,11 +77,12 @@ def test_percentiles_are_the_nearest_rank(lengths: list[int], limit: int) -> Non
     assert (result.rows, result.over_limit) == (len(lengths), sum(length > limit for length in lengths))
 
 
-def test_a_model_that_was_not_fetched_is_named_with_the_command(institution: DemoInstitution) -> None:
+def test_a_model_that_was_not_fetched_is_named_with_its_remedy(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     (institution.settings.data / "models" / "tiny" / "tokenizer.json").unlink()
-    with pytest.raises(IntegrityError, match=r"tokenizer\.json.*sovereign models fetch tiny"):
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json: the tokenizer of the base model tiny") as refused:
         materialize(workplace, dataset_stage(TRAINING_DATASET))
+    assert refused.value.remedy == Remedy("fetch_model", {"model": "tiny"})
 
 
 def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(institution: DemoInstitution) -> None:

@@ -1,0 +1,116 @@
+"""The dataset card: it states what is in the file, holds no text of a document, and a wrong one is refused."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.files import (
+    CARD,
+    CARD_FOR_PEOPLE,
+    PREFERENCE_ROWS,
+    TRAINING_ROWS,
+)
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.split.files import TRAIN
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.dataset.chain import (
+    GATE,
+    card_of,
+    dataset_stage,
+    rows_of,
+    split_of,
+)
+from sovereign_pipeline_tests.split.chain import documents_of, materialize
+
+
+def test_the_card_states_what_is_in_the_file(institution: DemoInstitution) -> None:
+    institution.rows = [
+        letter(number, classification="INTERNAL" if number % 2 else "PUBLIC", date=f"{2020 + number % 3}-01-01")
+        for number in range(40)
+    ]
+    copied = letter(7, id="COPY-1", subject=letter(7)["subject"])
+    institution.rows.append(copied)
+    workplace = institution.workplace()
+    dataset, _ = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    documents = documents_of(split_of(workplace), TRAIN)
+    rows = rows_of(dataset, TRAINING_ROWS)
+    card = card_of(dataset)
+    assert card.file.sha256 == file_sha256(dataset.file(TRAINING_ROWS))
+    assert card.file.size == dataset.file(TRAINING_ROWS).stat().st_size
+    assert card.file.rows == len(rows) == len(documents)
+    assert card.by_year == dict(Counter(document.date[:4] for document in documents))
+    assert card.by_classification == dict(Counter(document.classification for document in documents))
+    assert card.by_department == {"lamps": len(rows)}
+    lengths = sorted(len(row["output"]) for row in rows)
+    assert (card.characters["output"].min, card.characters["output"].max) == (lengths[0], lengths[-1])
+    assert lengths[0] <= card.characters["output"].median <= lengths[-1]
+    assert card.exact_duplicates == len(rows) - len({(row["input"], row["output"]) for row in rows})
+    (source,) = card.sources
+    assert source.sha256 == file_sha256(institution.source)
+    assert (source.rows, source.licence, source.retention) == (len(rows), "own", "1 year")
+    assert card.classification == "INTERNAL" == dataset.manifest.classification
+    assert card.split.rows_train == len(rows)
+    assert set(card.inputs) == {"leakage_safe_split", "scrubbed_corpus", "classified_corpus", "raw_corpus"}
+
+
+def test_a_copy_on_the_training_side_is_counted(institution: DemoInstitution) -> None:
+    institution.rows += [letter(number, id=f"COPY-{number}") for number in range(40)]
+    dataset, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    card = card_of(dataset)
+    assert card.exact_duplicates == card.file.rows // 2 > 0
+
+
+def test_the_card_for_people_holds_no_text_of_a_letter(with_preferences: DemoInstitution) -> None:
+    workplace = with_preferences.workplace()
+    for stage, file in ((TRAINING_DATASET, TRAINING_ROWS), (PREFERENCE_DATASET, PREFERENCE_ROWS)):
+        dataset, _ = materialize(workplace, dataset_stage(stage))
+        page = dataset.file(CARD_FOR_PEOPLE).read_text()
+        assert card_of(dataset).file.sha256 in page
+        assert "own" in page
+        for row in rows_of(dataset, file):
+            assert str(row.get("output") or row["chosen"]) not in page
+    assert "own \\| internal" in page
+
+
+@pytest.mark.parametrize(
+    ("fact", "lie"),
+    [
+        ("tokens", lambda card: {**card["tokens"], "limit": 4096}),
+        ("findings", lambda card: card["findings"][1:]),
+        ("by_classification", lambda card: {"PUBLIC": 1}),
+        ("exact_duplicates", lambda card: 3),
+        ("sources", lambda card: []),
+    ],
+)
+def test_a_card_that_lies_is_refused(institution: DemoInstitution, fact: str, lie: Any) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        card = json.loads((workspace / CARD).read_text())
+        card[fact] = lie(card)
+        lying = DatasetCard.model_validate(card)
+        (workspace / CARD).write_text(lying.to_json())
+        (workspace / CARD_FOR_PEOPLE).write_text(lying.to_markdown())
+        return built
+
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert f"the card is wrong in {fact}" in verdicts[GATE].message
+
+
+def test_findings_are_in_the_card_by_row_id_and_do_not_stop_the_dataset(institution: DemoInstitution) -> None:
+    institution.rows += [letter(number, response=f"<p>Denied {number} for the") for number in range(100, 120)]
+    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    found = {finding.name: finding for finding in card_of(dataset).findings if finding.warns}
+    assert set(found) == {"clipped answers", "HTML left in"}
+    assert all(row.startswith("R-001") for row in found["HTML left in"].rows)
+    assert dataset.manifest.summary["findings"] == {name: finding.count for name, finding in found.items()}
+    page = dataset.file(CARD_FOR_PEOPLE).read_text()
+    assert found["HTML left in"].rows[0] in page
+    assert found["clipped answers"].todo in page
+    assert "Denied" not in page
