@@ -123,7 +123,7 @@ def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--method", "kto", "--batch-size", "1"], "batch_size must be 2"),
+        (["--method", "kto", "--batch-size", "1"], "batch_size must be at least 2"),
         (["--batch-size", "65"], "gradient_accumulation"),
         (["--model", "/no/such/model"], "neither one of 7B"),
     ],
