@@ -15,10 +15,12 @@ from typing import ClassVar, Literal
 Act = Literal[
     "check_recipe",
     "close_review",
+    "close_review_early",
     "fetch_model",
     "list_suites",
     "make_vault_key",
     "open_review",
+    "open_review_with_prompts",
     "review_status",
     "run_line",
     "show_mask",

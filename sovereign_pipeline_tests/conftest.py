@@ -17,7 +17,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.review.building import adapters_that_lost
+from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 

@@ -23,8 +23,8 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.review.opening import open_review
-from sovereign_pipeline.review.page import server_config
+from sovereign_pipeline.review.opening import ReviewRequest, open_review
+from sovereign_pipeline.review.page.server import server_config
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
@@ -114,7 +114,7 @@ def take_review(browser: Any, copy: Path) -> None:
     for language, name in REVIEWED.items():
         line = load_line(settings.data, name, institution)
         workplace = Workplace(store, settings, institution, line, print_to_stderr, launch=lambda job: None)
-        opened = open_review(engine, workplace, "pictures")
+        opened = open_review(engine, workplace, ReviewRequest(actor="pictures"))
         for link in opened.links.values():
             page = new_page(browser, 1200, 760, locale=language)
             page.goto(f"http://127.0.0.1:{port}/sign-in#{link}")

@@ -10,10 +10,12 @@ from sovereign_pipeline.errors import Act, Remedy
 COMMANDS: Mapping[Act, str] = {
     "check_recipe": "sovereign lines check {file}",
     "close_review": "sovereign review close {line}",
+    "close_review_early": "sovereign review close {line} --officer NAME --reason TEXT",
     "fetch_model": "sovereign models fetch {model}",
     "list_suites": "sovereign suites list",
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
+    "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
     "review_status": "sovereign review status {line}",
     "run_line": "sovereign run {line}",
     "show_mask": "sovereign lines check {file} --show-mask",

@@ -31,7 +31,7 @@ def closed_reviews(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     from sovereign_pipeline.ledger.catalog import registered_as
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.review.ballots import find_closed_of
+    from sovereign_pipeline.review.catalog import find_closed_of
 
     store, registry = ArtifactStore(installation.artifacts), open_registry(installation)
     requested = False

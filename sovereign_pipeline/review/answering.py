@@ -1,10 +1,10 @@
-"""Both sides of a review, loaded to answer the same prompts under the same settings.
+"""Both arms of a review, loaded to answer the same prompts under the same settings.
 
-What belongs here: which models the two sides are, and their answers. What does not: which prompts (`prompts.py`).
+What belongs here: which models the two arms are, and their answers. What does not: which prompts (`prompts.py`).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,32 +19,40 @@ from sovereign_pipeline.review.plan import AnswerPair, Prompt
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
-class Answering(Protocol):
-    """What opening a review asks of its two sides."""
+class Contenders(Protocol):
+    """Candidate and opponent, as opening a review needs them."""
 
     @property
     def dtype(self) -> str: ...
 
-    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool: ...
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Whether both arms can take the whole prompt and still write `max_new_tokens`."""
+        ...
 
-    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]: ...
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
+        """Answer greedily with both arms, trimmed, in the order of the prompts."""
+        ...
+
+
+OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
+"""Loads the arms of two registered_adapter artifacts: the candidate's, and the opponent's or None."""
 
 
 @dataclass(frozen=True)
-class Contenders:
-    """instruction: the line's, put before every prompt as in training. The two models are one and the same where both
-    sides stand on one base."""
+class LoadedContenders:
+    """Candidate and opponent in memory."""
 
     instruction: str
+    """The line's, put before every prompt as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
+    """The same models as the candidate's where both arms have one base model."""
 
     @property
     def dtype(self) -> str:
         return self.candidate[0].dtype
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Both sides can take the whole prompt and still write `max_new_tokens`."""
         return all(
             len(models.tokenizer(self._text(models, prompt), add_special_tokens=False)["input_ids"]) + max_new_tokens
             <= models.max_length
@@ -52,47 +60,45 @@ class Contenders:
         )
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Greedy answers of both sides, trimmed, in the order of the prompts."""
-
-        def of(models: Models, side: Arm) -> list[str]:
+        def of(models: Models, arm: Arm) -> list[str]:
             texts = [self._text(models, prompt) for prompt in prompts]
-            return [answer.text.strip() for answer in models.answer(texts, side, max_new_tokens, batch_size)]
+            return [answer.text.strip() for answer in models.answer(texts, arm, max_new_tokens, batch_size)]
 
         answered = zip(prompts, of(*self.candidate), of(*self.opponent), strict=True)
-        return [AnswerPair(id=prompt.id, candidate=mine, opponent=other) for prompt, mine, other in answered]
+        return [AnswerPair(id=prompt.id, candidate=ours, opponent=theirs) for prompt, ours, theirs in answered]
 
     def _text(self, models: Models, prompt: Prompt) -> str:
         return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
 
 
 @contextmanager
-def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Contenders]:
-    """Load the adapter of each record, or the candidate's base model where there is no opponent.
+def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
+    """Load the adapter of each registered_adapter artifact, or the base model where there is no opponent.
 
-    candidate, opponent: registered_adapter artifacts. Where they stand on different base models, both are loaded.
-    Raises InputError for a model that cannot be loaded, and IntegrityError for one whose bytes changed.
+    Two base models are loaded where candidate and opponent have different ones. Raises InputError for a model that
+    cannot be loaded, and IntegrityError for one whose bytes changed.
     """
     store = workplace.store
     instruction = workplace.line.training.instruction
 
-    def sides(record: Artifact) -> tuple[Artifact, TunedModel]:
+    def base_and_adapter(record: Artifact) -> tuple[Artifact, TunedModel]:
         base = store.open_input(record.manifest, "base_model")
         return base, tuned_model(store.open_input(record.manifest, "aligned_adapter"))
 
-    base, tuned = sides(candidate)
+    base, tuned = base_and_adapter(candidate)
     directory = open_base_model(workplace.settings, base)
     with ExitStack() as opened:
         if opponent is None:
             models = opened.enter_context(open_models(directory, {"candidate": tuned}))
-            yield Contenders(instruction, (models, "candidate"), (models, "base"))
+            yield LoadedContenders(instruction, (models, "candidate"), (models, "base"))
             return
-        other_base, other = sides(opponent)
+        other_base, other = base_and_adapter(opponent)
         if open_base_model(workplace.settings, other_base) == directory:
             models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}))
-            yield Contenders(instruction, (models, "candidate"), (models, "incumbent"))
+            yield LoadedContenders(instruction, (models, "candidate"), (models, "incumbent"))
             return
         models = opened.enter_context(open_models(directory, {"candidate": tuned}))
         others = opened.enter_context(
             open_models(open_base_model(workplace.settings, other_base), {"candidate": other})
         )
-        yield Contenders(instruction, (models, "candidate"), (others, "candidate"))
+        yield LoadedContenders(instruction, (models, "candidate"), (others, "candidate"))

@@ -1,8 +1,8 @@
-"""Who is shown what, in which order and on which side: all of it from one sealed seed.
+"""Who is shown what, in which order and at which position (A or B): all of it from one sealed seed.
 
-What belongs here: pure functions from a seed to a plan. Whoever has the seed derives every side again; whoever has not
-cannot tell a side from anything (HMAC-SHA256 under the seed, RFC 2104). What does not: answers and files
-(`opening.py`).
+What belongs here: pure functions from a seed to a plan. Whoever has the seed derives every position again; for anybody
+else the positions are indistinguishable from random (HMAC-SHA256 under the seed, RFC 2104). What does not: answers and
+files (`plan_stage.py`).
 """
 
 import hashlib
@@ -10,30 +10,28 @@ import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
 
-Arm = Literal["a", "b"]
+Position = Literal["a", "b"]
+"""Where an answer is shown: as answer A or as answer B."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Prompt(_Record):
-    """One prompt as an operator reads it. text: subject and letter; what the model was given adds the instruction."""
+class Prompt(Frozen):
+    """One prompt as an operator reads it."""
 
     id: str
     language: str
     text: str
+    """Without the line's instruction, which the models were given before it."""
 
 
-class AnswerPair(_Record):
-    """What both sides answered to one prompt (its id), both trimmed in the same way."""
+class AnswerPair(Frozen):
+    """The answers of both arms to one prompt, both trimmed in the same way."""
 
     id: str
+    """Of the prompt."""
     candidate: str
     opponent: str
 
@@ -42,41 +40,44 @@ class AnswerPair(_Record):
         return self.candidate == self.opponent
 
 
-class PlannedPair(_Record):
-    """pair: its id for one operator, which says nothing. prompt: id of the prompt. shared: every operator rates it."""
+class PlannedPair(Frozen):
+    """One prompt of one operator."""
 
     pair: str
+    """Random id for this operator; it reveals nothing."""
     prompt: str
+    """Id of the prompt."""
     shared: bool
+    """Whether every operator rates this prompt."""
 
 
-class ReviewPlan(_Record):
-    """What `plan.json` holds; pre-registered before the first ballot.
-
-    adapter: the candidate's id; opponent: the id of the adapter that it would replace, None for the base model.
-    candidate_digest, opponent_digest: of what answered, whatever it is registered as. seed_sha256: of the sealed seed.
-    operators: name -> pairs in the order in which they are shown. ballots: the number of pairs that people were asked
-    about at which the review may be closed. margin, officer_may, may_close_early: the recipe's at that time; it is
-    judged and closed by these, whatever the recipe says once the ballots are known. settings: what decided the
-    answers, for both sides alike.
-    """
+class ReviewPlan(Frozen):
+    """`plan.json`: what is pre-registered before the first ballot."""
 
     line: str
     adapter: str
+    """Id of the candidate."""
     opponent: str | None
+    """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str
     candidate_digest: str
+    """Of the artifact that answered, under whichever version it is registered."""
     opponent_digest: str
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
+    """Commitment to the sealed seed."""
     operators: dict[str, tuple[PlannedPair, ...]]
+    """Name -> pairs in the order in which they are shown."""
     ballots: int
+    """How many ballots close the review; ties for identical answers do not count."""
     margin: float
+    """This and the next two fields: the recipe's when the review was opened. Later changes do not count."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
     criteria: tuple[Criterion, ...]
     settings: dict[str, int | str]
+    """What decided the answers, for both arms alike."""
 
     @property
     def pairs(self) -> int:
@@ -84,17 +85,19 @@ class ReviewPlan(_Record):
 
 
 def commitment(seed: bytes) -> str:
-    """SHA-256 (64 hex digits) of a seed, published when the review is opened."""
+    """SHA-256 of a seed, 64 hex digits, published when the review is opened."""
     return hashlib.sha256(seed).hexdigest()
 
 
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts and deal them out. languages: prompt id -> its language; at least `review.prompts` of them.
+    """Choose prompts at random under the seed and deal them out. Operator -> pairs in an order of their own.
 
-    The choice is random under the seed. What was chosen is dealt round by round within each language, so that operators
-    get the same mix. Each operator's pairs are in an order of their own.
+    Prompts are dealt round by round within each language, so that operators get the same mix.
+
+    Args:
+        languages: prompt id -> its language; at least `review.prompts` of them.
     """
     chosen = sorted(languages, key=lambda id: _rank(seed, "prompt", id))[: review.prompts]
     shared, own = chosen[: review.shared_prompts], chosen[review.shared_prompts :]
@@ -110,34 +113,41 @@ def deal(
     return planned
 
 
-def candidate_arms(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Arm]:
-    """Pair -> the side on which the candidate's answer stands. Of an operator's own pairs, and of those that are
-    shared, the candidate is A in exactly half."""
-    sides: dict[str, Arm] = {}
+def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
+    """Pair -> the position of the candidate's answer.
+
+    The candidate is A in exactly half of an operator's own pairs, and in exactly half of the shared ones.
+    """
+    positions: dict[str, Position] = {}
     planned = list(pairs)
     for is_shared in (False, True):
         ids = sorted(
             (each.pair for each in planned if each.shared == is_shared),
             key=lambda id: _rank(seed, "side", operator, id),
         )
-        sides |= {id: "a" if place < len(ids) // 2 else "b" for place, id in enumerate(ids)}
-    return sides
+        positions |= {id: "a" if place < len(ids) // 2 else "b" for place, id in enumerate(ids)}
+    return positions
 
 
 def pairs_to_guess(
     seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: set[str], count: int
 ) -> list[str]:
-    """The pairs of an operator's own that are shown again at the end: as many with the candidate as A as with it as B,
-    `count` at most. identical: prompts whose answers are the same; there is nothing to guess."""
+    """Choose which of an operator's own pairs are shown again at the end, `count` at most.
+
+    The candidate is A in exactly half of them.
+
+    Args:
+        identical: ids of prompts whose answers are identical, about which nothing can be guessed.
+    """
     planned = list(pairs)
-    sides = candidate_arms(seed, operator, planned)
+    positions = candidate_positions(seed, operator, planned)
     ids = sorted(
         (each.pair for each in planned if not each.shared and each.prompt not in identical),
         key=lambda id: _rank(seed, "guess", operator, id),
     )
-    of_side = [[id for id in ids if sides[id] == side] for side in ("a", "b")]
-    each_side = min(count // 2, *(len(found) for found in of_side))
-    chosen = {id for found in of_side for id in found[:each_side]}
+    by_position = [[id for id in ids if positions[id] == position] for position in ("a", "b")]
+    of_each = min(count // 2, *(len(found) for found in by_position))
+    chosen = {id for found in by_position for id in found[:of_each]}
     return [id for id in ids if id in chosen]
 
 

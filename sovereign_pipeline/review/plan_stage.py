@@ -1,7 +1,10 @@
-"""MODULE DOCSTRING."""
+"""The `review_plan` artifact: the answers of both arms to every prompt of a review, and the plan that shows them.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+What belongs here: its stage and its build. What does not: what the plan holds (`plan.py`), which prompts there are
+(`prompts.py`), and who may open a review (`opening.py`). It is no asset: only opening a review makes it.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,42 +14,45 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.errors import (
-    CeilingExceeded,
-    InputError,
-    IntegrityError,
-)
+from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.errors import CeilingExceeded, InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline.review.answering import Answering
-from sovereign_pipeline.review.plan import ReviewPlan, commitment, deal
-from sovereign_pipeline.review.prompts import Available, assert_enough, file_prompts, held_out_prompts
-from sovereign_pipeline.review.sealed import (
-    ANSWERS_FILE,
-    PLAN_FILE,
-    PROMPTS_FILE,
-    REVIEW_PLAN,
-)
+from sovereign_pipeline.review.answering import Contenders, OpenContenders
+from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment, deal
+from sovereign_pipeline.review.prompts import UsablePrompts, assert_enough, file_prompts, held_out_prompts
+from sovereign_pipeline.review.sealed import ANSWERS_FILE, PLAN_FILE, PROMPTS_FILE, REVIEW_PLAN
 from sovereign_pipeline.suites.items import digest_of_items
 
-OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Answering]]
+Pairs = Mapping[str, Sequence[PlannedPair]]
+"""Operator -> pairs in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
-class Request:
+class PlanRequest:
+    """Everything beside the recipe that decides a plan."""
+
     registry: Registry
     candidate: Adapter
     opponent: Adapter | None
+    """None for the candidate's base model."""
     operators: tuple[str, ...]
     prompt_file: Path | None
+    """None for the candidate's held-out documents."""
     seed: bytes
     open_contenders: OpenContenders
 
+    @property
+    def opponent_digest(self) -> str:
+        """Of the artifact that answers for the opponent."""
+        return self.candidate.base_model_digest if self.opponent is None else self.opponent.adapter_digest
 
-def plan_stage(request: Request, upstream: Stage) -> Stage:
-    """The stage of one opening. Its identity holds the seed's commitment, so each opening is a plan of its own."""
+
+def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
+    """The stage of one opening. Its identity holds the seed's commitment, so every opening makes a plan of its own."""
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -76,64 +82,28 @@ def plan_stage(request: Request, upstream: Stage) -> Stage:
     )
 
 
-def _build_plan(request: Request, workplace: Workplace, record: Artifact, workspace: Path) -> Built:
-    line, review, store = workplace.line, workplace.line.gates.review, workplace.store
-    opponent_record = None if request.opponent is None else store.open(_record_of(request.opponent))
+def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, workspace: Path) -> Built:
+    line, review = workplace.line, workplace.line.gates.review
+    opponent_record = None if request.opponent is None else workplace.store.open(_record_of(request.opponent))
     if opponent_record is not None:
-        _stop_above_ceiling(workplace, opponent_record)
-    available = _prompts(request, workplace, record, opponent_record)
-    where = "the held-out slice" if request.prompt_file is None else str(request.prompt_file)
-    assert_enough(line.line, len(available.prompts), review, where)
-    with request.open_contenders(workplace, record, opponent_record) as models:
-        fitting = [each for each in available.prompts if models.fits(each, review.max_new_tokens)]
+        _assert_below_ceiling(workplace, opponent_record)
+    usable = _usable_prompts(request, workplace, record, opponent_record)
+    where = "The held-out slice" if request.prompt_file is None else str(request.prompt_file)
+    assert_enough(line.line, len(usable.prompts), review, where)
+    workplace.progress("Loading the candidate and its opponent.")
+    with request.open_contenders(workplace, record, opponent_record) as contenders:
+        fitting = [each for each in usable.prompts if contenders.fits(each, review.max_new_tokens)]
         assert_enough(line.line, len(fitting), review, f"{where}, without what is too long for a model,")
-        operators = deal(request.seed, {each.id: each.language for each in fitting}, request.operators, review)
-        used = {each.prompt for pairs in operators.values() for each in pairs}
+        pairs = deal(request.seed, {each.id: each.language for each in fitting}, request.operators, review)
+        used = {each.prompt for planned in pairs.values() for each in planned}
         prompts = [each for each in fitting if each.id in used]
-        workplace.progress(f"Answering {len(prompts)} prompts with both sides.")
-        answers = []
-        for start in range(0, len(prompts), review.batch_size):
-            batch = prompts[start : start + review.batch_size]
-            answers += models.answer(batch, review.max_new_tokens, review.batch_size)
-            workplace.progress(f"{len(answers)} of {len(prompts)} prompts answered.")
-        differing = {each.id for each in answers if not each.is_identical}
-        asked = sum(each.prompt in differing for pairs in operators.values() for each in pairs)
-        if not any(each.prompt in differing and not each.shared for pairs in operators.values() for each in pairs):
-            raise InputError(
-                f"Line {line.line}: both sides gave the same answer to every prompt, so there is nothing to compare. "
-                f"Use other prompts (--prompts FILE), or train a candidate that differs."
-            )
-        settings: dict[str, int | str] = {
-            "decoding": "greedy",
-            "dtype": models.dtype,
-            "max_new_tokens": review.max_new_tokens,
-            "batch_size": review.batch_size,
-            "instruction_sha256": digest_of(line.training.instruction),
-        }
-    plan = ReviewPlan(
-        line=line.line,
-        adapter=request.candidate.id,
-        opponent=request.opponent.id if request.opponent is not None else None,
-        base_model=request.candidate.base_model,
-        candidate_digest=request.candidate.adapter_digest,
-        opponent_digest=(
-            request.opponent.adapter_digest if request.opponent is not None else request.candidate.base_model_digest
-        ),
-        prompts_from="held_out" if request.prompt_file is None else "file",
-        seed_sha256=commitment(request.seed),
-        operators={name: tuple(pairs) for name, pairs in operators.items()},
-        ballots=min(review.ballots_to_close, asked),
-        margin=review.margin,
-        officer_may=review.officer_may,
-        may_close_early=review.may_close_early,
-        guess_pairs=review.guess_pairs,
-        criteria=review.criteria,
-        settings=settings,
-    )
+        answers = _answers(contenders, prompts, workplace)
+        dtype = contenders.dtype
+    plan = _plan(request, workplace, pairs, answers, dtype)
     (workspace / PLAN_FILE).write_bytes(canonical_json(plan.model_dump(mode="json")) + b"\n")
     write_jsonl(workspace / PROMPTS_FILE, (each.model_dump() for each in prompts))
     write_jsonl(workspace / ANSWERS_FILE, (each.model_dump() for each in answers))
-    levels = [available.level] if available.level is not None else []
+    levels = [usable.classification] if usable.classification is not None else []
     levels += [opponent_record.manifest.classification] if opponent_record is not None else []
     return Built(
         summary={
@@ -144,38 +114,103 @@ def _build_plan(request: Request, workplace: Workplace, record: Artifact, worksp
             "pairs": plan.pairs,
             "identical_answers": sum(answer.is_identical for answer in answers),
             "ballots_to_close": plan.ballots,
-            "left_out_as_trained_by_opponent": available.seen,
-            "left_out_as_too_long": len(available.prompts) - len(fitting),
+            "left_out_as_trained_by_opponent": usable.trained_by_opponent,
+            "left_out_as_too_long": len(usable.prompts) - len(fitting),
         },
         classification=workplace.institution.ladder.highest(levels) if levels else None,
     )
 
 
-def _stop_above_ceiling(workplace: Workplace, opponent: Artifact) -> None:
+def _answers(contenders: Contenders, prompts: Sequence[Prompt], workplace: Workplace) -> list[AnswerPair]:
+    """Let both arms answer every prompt, batch by batch."""
+    review = workplace.line.gates.review
+    workplace.progress(f"Answering {len(prompts)} prompts with the candidate and its opponent.")
+    countdown = Countdown(workplace.progress, "answers of candidate and opponent", len(prompts), "prompt")
+    answers: list[AnswerPair] = []
+    for start in range(0, len(prompts), review.batch_size):
+        batch = prompts[start : start + review.batch_size]
+        answers += contenders.answer(batch, review.max_new_tokens, review.batch_size)
+        countdown.reached(len(answers))
+    return answers
+
+
+def _plan(
+    request: PlanRequest, workplace: Workplace, pairs: Pairs, answers: Sequence[AnswerPair], dtype: str
+) -> ReviewPlan:
+    """Raises InputError where no operator would rate a pair of their own."""
+    line, review = workplace.line, workplace.line.gates.review
+    candidate, opponent = request.candidate, request.opponent
+    return ReviewPlan(
+        line=line.line,
+        adapter=candidate.id,
+        opponent=opponent.id if opponent is not None else None,
+        base_model=candidate.base_model,
+        candidate_digest=candidate.adapter_digest,
+        opponent_digest=request.opponent_digest,
+        prompts_from="held_out" if request.prompt_file is None else "file",
+        seed_sha256=commitment(request.seed),
+        operators={name: tuple(planned) for name, planned in pairs.items()},
+        ballots=_ballots_to_close(line.line, review, pairs, answers),
+        margin=review.margin,
+        officer_may=review.officer_may,
+        may_close_early=review.may_close_early,
+        guess_pairs=review.guess_pairs,
+        criteria=review.criteria,
+        settings={
+            "decoding": "greedy",
+            "dtype": dtype,
+            "max_new_tokens": review.max_new_tokens,
+            "batch_size": review.batch_size,
+            "instruction_sha256": digest_of(line.training.instruction),
+        },
+    )
+
+
+def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
+    """The recipe's number, or as many as can be given: nobody rates identical answers.
+
+    Raises InputError where no operator would rate a pair of their own.
+    """
+    differing = {each.id for each in answers if not each.is_identical}
+    rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
+    if all(each.shared for each in rated):
+        raise InputError(
+            f"Line {line}: candidate and opponent gave the same answer to every prompt. There is nothing to compare.",
+            "Use a prompt file with other prompts, or train a candidate that differs.",
+            act="open_review_with_prompts",
+            line=line,
+        )
+    return min(review.ballots_to_close, len(rated))
+
+
+def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
     level, ceiling = opponent.manifest.classification, workplace.line.ceiling
     if workplace.institution.ladder.exceeds(level, ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {ceiling} at most, and the adapter that the candidate would replace "
-            f"is {level}, so its answers cannot be shown. Have the ceiling of the line raised."
+            f"The ceiling of line {workplace.line.line} is {ceiling}. The adapter that the candidate would replace is "
+            f"{level}, so its answers may not be shown.",
+            "Have the ceiling of the line raised.",
         )
 
 
-def _prompts(request: Request, workplace: Workplace, record: Artifact, opponent: Artifact | None) -> Available:
-    own, *earlier = _splits(request.registry, workplace.store, record)
-    of_opponent = [] if opponent is None else _splits(request.registry, workplace.store, opponent)
+def _usable_prompts(
+    request: PlanRequest, workplace: Workplace, record: Artifact, opponent: Artifact | None
+) -> UsablePrompts:
+    own, *earlier = _training_splits(request.registry, workplace.store, record)
+    of_opponent = [] if opponent is None else _training_splits(request.registry, workplace.store, opponent)
     if request.prompt_file is not None:
         return file_prompts(workplace, request.prompt_file, [own, *earlier, *of_opponent])
     return held_out_prompts(own, of_opponent)
 
 
-def _splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
-    """The split that an adapter was trained on, by its record, and those of the adapters that it went on from."""
+def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
+    """The split that an adapter was trained on, and those of its parent adapters."""
     found = [store.open(ref) for ref, _ in lineage(store, record.manifest) if ref.kind == "leakage_safe_split"]
     if not found:
-        raise IntegrityError(f"{record.path}: this record was made from no leakage_safe_split. Register it anew.")
-    start = read_record(record).started_from
-    if start is not None:
-        found += _splits(registry, store, store.open(_record_of(find_adapter(registry, start.adapter))))
+        raise IntegrityError(f"{record.path}: no leakage_safe_split is among its inputs.", "Register the adapter anew.")
+    parent = read_record(record).started_from
+    if parent is not None:
+        found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent.adapter))))
     return found
 
 

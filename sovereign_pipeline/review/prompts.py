@@ -1,6 +1,7 @@
-"""The prompts that a review may use: held-out letters that neither side was trained on, or the institution's own file.
+"""The prompts that a review may use: held-out documents that neither arm was trained on, or the institution's own file.
 
-What belongs here: reading them, and leaving out what a side has seen. What does not: choosing among them (`plan.py`).
+What belongs here: reading them, and leaving out what an arm was trained on. What does not: choosing among them
+(`plan.py`).
 """
 
 from collections.abc import Sequence
@@ -16,58 +17,69 @@ from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
+from sovereign_pipeline.wording import and_more, counted
 
 
 class PromptRow(EvaluationItem):
-    """One row of a prompt file. prompt: what a user would write, without the line's instruction."""
+    """One row of a prompt file."""
 
     classification: str
     prompt: str
+    """What a user would write, without the line's instruction."""
 
 
 @dataclass(frozen=True)
-class Available:
-    """prompts: that may be shown. level: of all of them, None where the split's own holds. seen: how many were left out
-    because the opponent was trained on them or on their case."""
+class UsablePrompts:
+    """The prompts that may be shown."""
 
     prompts: tuple[Prompt, ...]
-    level: str | None
-    seen: int
+    classification: str | None
+    """The highest of all prompts; None where the split's own holds."""
+    trained_by_opponent: int
+    """How many were left out because the opponent was trained on them or on their case."""
 
 
-def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> Available:
-    """The letters of the candidate's own held-out slice. trained_by_opponent: the splits that the opponent, and what it
-    went on from, were trained on: a letter or a case of theirs would favour it."""
+def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
+    """The documents of the candidate's own held-out slice.
+
+    Args:
+        trained_by_opponent: the splits that the opponent and its parent adapters were trained on. Their documents and
+            cases are left out: they would favour it.
+    """
     ids, cases = set(), set()
     for each in trained_by_opponent:
         for document in read_documents(each.file("train.jsonl")):
             ids.add(document.id)
             cases.add(document.case)
-    letters = [each for each in read_documents(split.file("held_out.jsonl")) if not each.is_preference]
-    fresh = [each for each in letters if each.id not in ids and each.case not in cases]
+    documents = [each for each in read_documents(split.file("held_out.jsonl")) if not each.is_preference]
+    fresh = [each for each in documents if each.id not in ids and each.case not in cases]
     prompts = tuple(Prompt(id=each.id, language=each.language, text=_shown(each)) for each in fresh)
-    return Available(prompts, None, len(letters) - len(fresh))
+    return UsablePrompts(prompts, None, len(documents) - len(fresh))
 
 
-def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) -> Available:
-    """The rows of a prompt file. trained: every split that a side was trained on.
+def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) -> UsablePrompts:
+    """The rows of a prompt file.
 
-    Raises SourceError for a file or row that cannot be read, for a level that is not on the ladder, and for a row that
-    is a training letter, with or without its subject, whatever its signs and spaces; CeilingExceeded for one above the
-    line's ceiling.
+    Args:
+        trained: every split that an arm was trained on.
+
+    Raises SourceError for a file or row that cannot be read, for an unknown classification level, and for a row that is
+    a training document, with or without its subject, whatever its punctuation and spacing; CeilingExceeded for a row
+    above the line's ceiling.
     """
     rows = read_items(path, PromptRow)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
     for row in rows:
         if row.classification not in ladder:
             raise SourceError(
-                f"{path}: row {row.id} is '{row.classification}', which is not on the ladder "
-                f"{', '.join(ladder.levels)}. Use one of these."
+                f"{path}: row {row.id} is classified as '{row.classification}', which is no level of the institution.",
+                f"Use one of {', '.join(ladder.levels)}.",
             )
         if ladder.exceeds(row.classification, ceiling):
             raise CeilingExceeded(
-                f"{path}: row {row.id} is {row.classification}, and line {workplace.line.line} may hold {ceiling} at "
-                f"most. Take the row out, or have the ceiling of the line raised."
+                f"{path}: row {row.id} is {row.classification}. The ceiling of line {workplace.line.line} is "
+                f"{ceiling}.",
+                "Remove the row, or have the ceiling of the line raised.",
             )
     texts = {
         normal_text(text)
@@ -78,10 +90,10 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     known = [row.id for row in rows if normal_text(row.prompt) in texts]
     if known:
         raise SourceError(
-            f"{path}: {len(known)} rows are letters that a side was trained on ({', '.join(known[:10])}). Take them "
-            f"out: an answer that was learned by heart says nothing."
+            f"{path}: an arm was trained on {counted(len(known), 'row')} ({and_more(known)}).",
+            "Remove them: a memorised answer shows nothing.",
         )
-    return Available(
+    return UsablePrompts(
         tuple(Prompt(id=row.id, language=row.language, text=row.prompt) for row in rows),
         ladder.highest(row.classification for row in rows),
         0,
@@ -89,15 +101,17 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
 
 
 def assert_enough(line: str, count: int, review: Review, where: str) -> None:
-    """Raise InputError with the numbers when there are fewer prompts than a review needs: none is used twice."""
+    """Raise InputError when there are fewer prompts than a review needs, of which it uses none twice."""
     if count >= review.prompts:
         return
     fits = (count - review.shared_prompts) // review.operator_count // 2 * 2
-    advice = f"gates.review.prompts_each: {fits} in the line's recipe would do, or" if fits >= 2 else "Use"
+    advice = f"Set gates.review.prompts_each to {fits} in the line's recipe, or use" if fits >= 2 else "Use"
     raise InputError(
         f"Line {line}: {review.operator_count} operators with {review.prompts_each} prompts each and "
-        f"{review.shared_prompts} for all need {review.prompts} different prompts, and {where} has {count}. {advice} "
-        f"`sovereign review open {line} --prompts FILE` with a file of at least {review.prompts} rows."
+        f"{review.shared_prompts} for all need {review.prompts} different prompts. {where} has {count}.",
+        f"{advice} a prompt file of at least {review.prompts} rows.",
+        act="open_review_with_prompts",
+        line=line,
     )
 
 

@@ -1,169 +1,94 @@
-"""What the ballots of a closed review amount to, and whether the candidate may ship on them.
+"""The result of a closed review: its figures, the verdict on them, and its tables.
 
-What belongs here: undoing the sides, the figures, the gate's answer, and the tables. What does not: how an interval is
-computed (`statistics.py`), and where ballots lie (`ballots.py`).
+What belongs here: what follows from ballots that are unblinded. What does not: undoing the positions
+(`unblinding.py`), and how an interval is computed (`statistics.py`).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.artifacts.stage import Outcome, Verdict
-from sovereign_pipeline.errors import GateRefused, IntegrityError
-from sovereign_pipeline.ledger.tables import Ballot, Guess
+from sovereign_pipeline.errors import GateRefused
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.review import Criterion
-from sovereign_pipeline.review.plan import Arm, PlannedPair, candidate_arms, commitment
-from sovereign_pipeline.review.sealed import PlanContents
-from sovereign_pipeline.review.statistics import Agreement, Estimate, Rung, agreement, estimate, ladder
+from sovereign_pipeline.review.statistics import Agreement, Estimate, RankedVersion, agreement, estimate, rank_versions
+from sovereign_pipeline.review.unblinding import (
+    ClosedReview,
+    EarlyClosing,
+    UnblindedBallot,
+    counted_ballots,
+    unblind_ballots,
+    unblind_guesses,
+)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rating(_Record):
-    """One ballot with its sides undone. preference: 1 for the candidate, -1 for the opponent, 0 for a tie.
-
-    candidate_side: what the candidate was shown as. candidate, opponent: criterion -> 1 to 5; empty where both answers
-    were the same and nobody was asked.
-    """
-
-    operator: str
-    pair: str
-    prompt: str
-    shared: bool
-    candidate_side: Arm
-    preference: int
-    candidate: dict[Criterion, int]
-    opponent: dict[Criterion, int]
-
-
-class GuessOf(_Record):
-    """One guess at the end. right: the operator took the candidate's answer for the new side's."""
-
-    operator: str
-    pair: str
-    right: bool
-
-
-class Compared(_Record):
-    """One criterion: mean ratings (1 to 5) of both, and the mean of the paired differences."""
+class CriterionResult(Frozen):
+    """One criterion: the mean rating of each arm, 1 to 5, and the mean of the paired differences."""
 
     candidate: float
     opponent: float
     difference: Estimate
 
 
-class EarlyClosing(_Record):
-    officer: str
-    reason: str
+class ReviewResult(Frozen):
+    """`review.json`. All but `agreement` is over the own pairs of operators who rated one of them."""
 
-
-class ReviewResult(_Record):
-    """`review.json`. Everything but `agreement` is over the own pairs of operators who rated one of them; nothing is
-    over shared ones twice.
-
-    opponent: the id of an adapter, or the name of the base model. seed: revealed, to derive every side again. ballots:
-    given, of ballots_registered that the review was to have; margin: pre-registered with that number. net_preference:
-    (wins - losses) / pairs, ties counting 0. identical: ties that nobody was asked for. agreement: of the preference,
-    and by criterion, over the shared pairs. guesses: share of guesses that were right; by chance one half, whatever the
-    operators think of the answers, since as many of the pairs have the candidate as A as have it as B. ladder: over
-    this and all earlier reviews of the line, of the versions that comparisons link to this candidate; the same weights
-    under several versions stand there once, by the newest.
-    """
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
     review: str
     line: str
     adapter: str
+    """Id of the candidate."""
     opponent: str
+    """Id of the adapter that the candidate would replace, or name of the base model."""
     seed: str
+    """Revealed, so that every position can be derived again; 64 hex digits."""
     operators: int
     ballots: int
+    """How many were given."""
     ballots_registered: int
+    """How many the review was to have."""
     margin: float
+    """Pre-registered."""
     closed_early: EarlyClosing | None
     wins: int
     losses: int
     ties: int
     identical: int
+    """Ties for identical answers, which nobody rated."""
     net_preference: Estimate
-    criteria: dict[Criterion, Compared]
+    """(wins - losses) / pairs; ties count 0."""
+    criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
+    """Over the shared pairs: of the preference, and by criterion."""
     guesses: Estimate | None
-    ladder: tuple[Rung, ...]
+    """Share of guesses that were right. By chance it is one half, since the candidate is A in half of the pairs."""
+    ranking: tuple[RankedVersion, ...] = Field(validation_alias="ladder", serialization_alias="ladder")
+    """Over this and all earlier reviews of the line, of the versions that comparisons link to this candidate.
 
-
-@dataclass(frozen=True)
-class ClosedReview:
-    """All that a result is computed from. review: its id."""
-
-    review: str
-    contents: PlanContents
-    seed: bytes
-    ballots: Sequence[Ballot]
-    guesses: Sequence[Guess]
-    closed_early: EarlyClosing | None
-
-    @property
-    def opponent(self) -> str:
-        return self.contents.plan.opponent or self.contents.plan.base_model
-
-
-def ratings_of(closed: ClosedReview) -> list[Rating]:
-    """Undo the sides. Raises IntegrityError for a seed that is not the committed one, and for a ballot that
-    cannot be."""
-    plan = closed.contents.plan
-    if commitment(closed.seed) != plan.seed_sha256:
-        raise IntegrityError(f"Review {closed.review}: the revealed seed is not the one that was committed to.")
-    sides, planned = _sides(closed), _planned(closed)
-    ratings = []
-    for ballot in closed.ballots:
-        key = (ballot.operator, ballot.pair)
-        if key not in planned:
-            raise IntegrityError(f"Review {closed.review}: there is a ballot of a pair that was never shown.")
-        if (ballot.ratings is None) != (planned[key].prompt in closed.contents.identical):
-            raise IntegrityError(f"Review {closed.review}: a tie stands without having been asked, or the other way.")
-        side: Arm = sides[key]
-        other: Arm = "b" if side == "a" else "a"
-        ratings.append(
-            Rating(
-                operator=ballot.operator,
-                pair=ballot.pair,
-                prompt=planned[key].prompt,
-                shared=planned[key].shared,
-                candidate_side=side,
-                preference=0 if ballot.preference == "tie" else 1 if ballot.preference == side else -1,
-                candidate=_of_side(ballot, side),
-                opponent=_of_side(ballot, other),
-            )
-        )
-    return ratings
-
-
-def guesses_of(closed: ClosedReview) -> list[GuessOf]:
-    sides = _sides(closed)
-    return [
-        GuessOf(operator=each.operator, pair=each.pair, right=each.choice == sides[each.operator, each.pair])
-        for each in closed.guesses
-    ]
+    The same weights under several versions are there once, under the newest.
+    """
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
-    """Every figure of one review. earlier: the line's reviews that were closed before, for the ladder.
+    """Compute every figure of one review.
 
-    Raises GateRefused when no operator rated a pair of their own, and as `ratings_of`.
+    Args:
+        earlier: the line's reviews that were closed before, for the ranking.
+
+    Raises GateRefused when no operator rated a pair of their own, and as `unblind_ballots`.
     """
     plan = closed.contents.plan
-    ratings = ratings_of(closed)
-    own = _counted(ratings)
+    ballots = unblind_ballots(closed)
+    own = counted_ballots(ballots)
     if not own:
         raise GateRefused(
-            f"Review {closed.review} of line {plan.line} was closed without a ballot to count. Open another one: "
-            f"`sovereign review open {plan.line}`."
+            f"Review {closed.review} of line {plan.line} was closed without a ballot to count.",
+            "Open another one.",
+            act="open_review",
+            line=plan.line,
         )
-    guesses = guesses_of(closed)
     return ReviewResult(
         review=closed.review,
         line=plan.line,
@@ -171,33 +96,31 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         opponent=closed.opponent,
         seed=closed.seed.hex(),
         operators=len({each.operator for each in own}),
-        ballots=sum(bool(each.candidate) for each in ratings),
+        ballots=sum(each.was_asked for each in ballots),
         ballots_registered=plan.ballots,
         margin=plan.margin,
         closed_early=closed.closed_early,
         wins=sum(each.preference > 0 for each in own),
         losses=sum(each.preference < 0 for each in own),
         ties=sum(each.preference == 0 for each in own),
-        identical=sum(not each.candidate for each in own),
+        identical=sum(not each.was_asked for each in own),
         net_preference=estimate([float(each.preference) for each in own], [each.operator for each in own], (-1.0, 1.0)),
         criteria=_criteria(plan.criteria, own),
-        agreement=_agreement(plan.criteria, [each for each in ratings if each.shared and each.candidate]),
-        guesses=estimate([float(each.right) for each in guesses], [each.operator for each in guesses], (0.0, 1.0))
-        if guesses
-        else None,
-        ladder=_ladder([*earlier, closed]),
+        agreement=_agreement(plan.criteria, [each for each in ballots if each.shared and each.was_asked]),
+        guesses=_guesses(closed),
+        ranking=_ranking([*earlier, closed]),
     )
 
 
-def is_rejection(closed: ClosedReview) -> bool:
-    """Whether people liked the candidate less. False also where no ballot counts."""
-    return sum(each.preference for each in _counted(ratings_of(closed))) < 0
+def has_lost(closed: ClosedReview) -> bool:
+    """Whether the candidate lost more pairs than it won. False also where no ballot counts."""
+    return sum(each.preference for each in counted_ballots(unblind_ballots(closed))) < 0
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """No below zero; yes when the whole interval lies at or above -margin; else inconclusive.
+    """Fail below zero; pass when the whole interval is at or above -margin; else inconclusive.
 
-    So a candidate whose true net preference is -margin or worse gets a yes in at most 2.5 % of reviews.
+    A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews.
     """
     if net.mean < 0:
         return "fail"
@@ -205,34 +128,46 @@ def outcome_of(net: Estimate, margin: float) -> Outcome:
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """`outcome_of` with its numbers. An officer may accept what is inconclusive where the recipe allows it; never
-    a no."""
-    net, margin = result.net_preference, result.margin
-    said = (
+    """The outcome with its numbers. An officer may waive it only where it is inconclusive and the recipe allows it."""
+    outcome = outcome_of(result.net_preference, result.margin)
+    return Verdict(
+        outcome == "pass",
+        _message(result, outcome),
+        {
+            "review": result.review,
+            "outcome": outcome,
+            "net_preference": result.net_preference.model_dump(mode="json"),
+            "wins": result.wins,
+            "losses": result.losses,
+            "ties": result.ties,
+        },
+        inconclusive=outcome == "inconclusive",
+    )
+
+
+def _message(result: ReviewResult, outcome: Outcome) -> str:
+    net = result.net_preference
+    sentences = [
         f"{result.adapter} against {result.opponent}: net preference {net.mean:+.3f} ({result.wins} won, "
         f"{result.losses} lost, {result.ties} tied, {result.identical} of them identical) over "
         f"{result.operators} operators"
-    )
-    if net.low is None or net.high is None or net.detectable is None:
-        interval = "; one operator alone gives no interval."
-    else:
-        interval = (
-            f", 95 % interval {net.low:+.3f} to {net.high:+.3f}; it may not be negative, and the interval may reach "
-            f"{-margin + 0.0:+.3f}."
+        + (
+            "; one operator alone gives no interval."
+            if net.low is None or net.high is None
+            else f", 95 % CI {net.low:+.3f} to {net.high:+.3f}, margin {-result.margin + 0.0:+.3f}."
         )
+    ]
     early = result.closed_early
     if early is not None:
-        interval += (
-            f" Closed early by {early.officer} with {result.ballots} of {result.ballots_registered} ballots: "
+        sentences.append(
+            f"Closed early by {early.officer} with {result.ballots} of {result.ballots_registered} ballots: "
             f"{early.reason}"
         )
-    outcome = outcome_of(net, margin)
-    after = ""
     if outcome == "fail":
-        after = " A candidate that people like less does not ship."
+        sentences.append("A candidate that lost the blind review does not ship.")
     elif outcome == "inconclusive" and net.detectable is not None:
-        after = f" This review could have seen {net.detectable:+.3f} and more."
-    return _verdict(outcome, f"{said}{interval}{after}", result)
+        sentences.append(f"Minimum detectable net preference (80 % power): {net.detectable:+.3f}.")
+    return " ".join(sentences)
 
 
 def as_markdown(result: ReviewResult) -> str:
@@ -262,7 +197,7 @@ def as_markdown(result: ReviewResult) -> str:
         "",
         "| version | strength (Bradley-Terry, log scale) | pairs |",
         "|---|---:|---:|",
-        *(f"| {rung.version} | {rung.strength:.3f} | {rung.pairs} |" for rung in result.ladder),
+        *(f"| {each.version} | {each.strength:.3f} | {each.pairs} |" for each in result.ranking),
         "",
         "Which answer was the new one was not guessed."
         if result.guesses is None
@@ -278,31 +213,12 @@ def _interval(each: Estimate) -> str:
     return "none" if each.low is None or each.high is None else f"{each.low:+.3f} to {each.high:+.3f}"
 
 
-def _sides(closed: ClosedReview) -> dict[tuple[str, str], Arm]:
-    return {
-        (operator, pair): side
-        for operator, pairs in closed.contents.plan.operators.items()
-        for pair, side in candidate_arms(closed.seed, operator, pairs).items()
-    }
-
-
-def _planned(closed: ClosedReview) -> dict[tuple[str, str], PlannedPair]:
-    return {(operator, each.pair): each for operator, pairs in closed.contents.plan.operators.items() for each in pairs}
-
-
-def _of_side(ballot: Ballot, side: Arm) -> dict[Any, int]:
-    prefix = f"{side}."
-    return {
-        name.removeprefix(prefix): value for name, value in (ballot.ratings or {}).items() if name.startswith(prefix)
-    }
-
-
-def _criteria(criteria: Sequence[Criterion], own: Sequence[Rating]) -> dict[Criterion, Compared]:
-    asked = [each for each in own if each.candidate]
+def _criteria(criteria: Sequence[Criterion], own: Sequence[UnblindedBallot]) -> dict[Criterion, CriterionResult]:
+    asked = [each for each in own if each.was_asked]
     if not asked:
         return {}
     return {
-        criterion: Compared(
+        criterion: CriterionResult(
             candidate=sum(each.candidate[criterion] for each in asked) / len(asked),
             opponent=sum(each.opponent[criterion] for each in asked) / len(asked),
             difference=estimate(
@@ -315,15 +231,22 @@ def _criteria(criteria: Sequence[Criterion], own: Sequence[Rating]) -> dict[Crit
     }
 
 
-def _agreement(criteria: Sequence[Criterion], shared: Sequence[Rating]) -> dict[str, Agreement]:
-    """Ordinal: that "better" and "worse" are further apart than either from a tie is all that is assumed."""
+def _guesses(closed: ClosedReview) -> Estimate | None:
+    guesses = unblind_guesses(closed)
+    if not guesses:
+        return None
+    return estimate([float(each.right) for each in guesses], [each.operator for each in guesses], (0.0, 1.0))
+
+
+def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot]) -> dict[str, Agreement]:
+    """Ordinal: no more is assumed than that a win and a loss are further apart than either is from a tie."""
     preferences = [(each.operator, each.prompt, float(each.preference)) for each in shared]
 
     def rated(criterion: Criterion) -> list[tuple[str, tuple[str, str], float]]:
         return [
-            (each.operator, (each.prompt, side), float(values[criterion]))
+            (each.operator, (each.prompt, arm), float(values[criterion]))
             for each in shared
-            for side, values in (("candidate", each.candidate), ("opponent", each.opponent))
+            for arm, values in (("candidate", each.candidate), ("opponent", each.opponent))
         ]
 
     return {
@@ -332,34 +255,14 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[Rating]) -> dict[
     }
 
 
-def _counted(ratings: Sequence[Rating]) -> list[Rating]:
-    """The own pairs of every operator who rated one. Ties for identical answers are on record for operators who never
-    came; counted, each of those would be one more opinion."""
-    own = [each for each in ratings if not each.shared]
-    came = {each.operator for each in own if each.candidate}
-    return [each for each in own if each.operator in came]
-
-
-def _ladder(reviews: Sequence[ClosedReview]) -> tuple[Rung, ...]:
-    """reviews: in the order of closing; the last one's candidate is whom the ladder is about."""
+def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
+    """Rank the last review's candidate among the versions it is linked to. reviews: in the order of closing."""
     names: dict[str, str] = {}
     outcomes = []
     for each in reviews:
         plan = each.contents.plan
         names |= {plan.opponent_digest: each.opponent, plan.candidate_digest: plan.adapter}
-        counted = _counted(ratings_of(each))
+        counted = counted_ballots(unblind_ballots(each))
         outcomes += [(plan.candidate_digest, plan.opponent_digest, (one.preference + 1) / 2) for one in counted]
-    rungs = ladder(outcomes, of=reviews[-1].contents.plan.candidate_digest)
-    return tuple(rung.model_copy(update={"version": names[rung.version]}) for rung in rungs)
-
-
-def _verdict(outcome: Outcome, message: str, result: ReviewResult) -> Verdict:
-    evidence: Mapping[str, Any] = {
-        "review": result.review,
-        "outcome": outcome,
-        "net_preference": result.net_preference.model_dump(mode="json"),
-        "wins": result.wins,
-        "losses": result.losses,
-        "ties": result.ties,
-    }
-    return Verdict(outcome == "pass", message, dict(evidence), inconclusive=outcome == "inconclusive")
+    ranked = rank_versions(outcomes, of=reviews[-1].contents.plan.candidate_digest)
+    return tuple(each.model_copy(update={"version": names[each.version]}) for each in ranked)

@@ -1,58 +1,58 @@
 """Statistics over few operators with many pairs each. Numbers in, numbers out; no files, no registry.
 
-What belongs here: means with intervals over operators, agreement, and the ladder. Differences are candidate minus
-opponent. What does not: the paired statistics of automated scores, which stand on many documents (`evaluation/`).
+What belongs here: means with intervals over operators, agreement, and the ranking of versions. Differences are
+candidate minus opponent. What does not: the paired statistics of automated scores, which have many documents
+(`evaluation/statistics/`).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from sovereign_pipeline.frozen import Frozen
 
 CONFIDENCE = 0.95
 POWER = 0.8
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(_Result):
-    """A mean over values, with its 95 % interval over clusters. low, high and detectable: None with fewer than two.
-
-    detectable: the smallest true mean whose interval would have excluded zero in 80 % of such samples.
-    """
+class Estimate(Frozen):
+    """A mean over values, with its 95 % interval over clusters."""
 
     mean: float
     low: float | None
+    """None with fewer than two clusters, as `high` and `detectable`."""
     high: float | None
     detectable: float | None
+    """Minimum detectable mean: the smallest true one whose interval excludes zero in 80 % of such samples."""
     values: int
     clusters: int
 
 
-class Agreement(_Result):
-    """Krippendorff's alpha. None where it is not defined: fewer than two raters of one unit, or no value varies.
-
-    units: what several raters rated; raters: how many there are.
-    """
+class Agreement(Frozen):
+    """Agreement of several raters about the same units."""
 
     alpha: float | None
+    """Krippendorff's alpha; None where fewer than two raters rated one unit, or no value varies."""
     units: int
     raters: int
 
 
-class Rung(_Result):
-    """One version on the ladder. strength: log of the Bradley-Terry parameter, 0 for the lowest; a version wins against
-    another with probability 1 / (1 + exp(-(difference))). pairs: that it was compared in."""
+class RankedVersion(Frozen):
+    """One version in the ranking."""
 
     version: str
     strength: float
+    """Log of the Bradley-Terry parameter, 0 for the lowest; one version wins against another with probability
+    1 / (1 + exp(-difference))."""
     pairs: int
+    """How many pairs it was compared in."""
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
-    """Mean of values (all of one length with `clusters`, not empty) and its 95 % interval, cut to the values' bounds.
+    """Mean of values and its 95 % interval over clusters, cut to the values' bounds.
+
+    Args:
+        clusters: of each value, the cluster it belongs to.
 
     The variance is the larger of two: the one between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) / n², and the one
     that independent values would give, with half a value added at each bound. The quantile is Student's with G-1
@@ -62,7 +62,9 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
     (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
     bootstrap, as the automated scores have it, is too narrow below some 20 clusters. The second keeps unanimous
     operators from giving an interval without width (half values as in Agresti and Min 2005, "Simple improved confidence
-    intervals for comparing matched proportions"). Raises ValueError when empty.
+    intervals for comparing matched proportions").
+
+    Raises ValueError for no values, and for another number of clusters than of values.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -93,9 +95,9 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
 def agreement(
     ratings: Sequence[tuple[str, Hashable, float]], level: Literal["nominal", "ordinal", "interval"]
 ) -> Agreement:
-    """Krippendorff's alpha over (rater, unit, value); a rater may have left units out.
+    """Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 that of chance.
 
-    Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"; 1 is perfect agreement, 0 what chance gives.
+    A rater need not have rated every unit. Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability".
     """
     import evalica
     import pandas as pd
@@ -113,17 +115,16 @@ def agreement(
     return Agreement(alpha=float(evalica.alpha(table, level).alpha), units=units, raters=raters)
 
 
-def ladder(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[Rung]:
-    """Bradley-Terry strengths of the versions that comparisons link to one of them, strongest first; ties count half
-    to each. Between versions that nothing links, no strength is defined (Agresti 2002, section 10.6).
+def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[RankedVersion]:
+    """Bradley-Terry strengths of the versions that comparisons link to `of`, strongest first.
 
-    outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie). of: the version that the
-    ladder is about. Every pair of versions
-    that met is given one tie more: without it a version that won or lost every time would stand infinitely far from
-    the others. Model: Bradley and Terry 1952; Agresti 2002, section 10.6.
+    Between versions that nothing links, no strength is defined. Every two versions that were compared get one tie
+    more: without it the strength of a version that won or lost every time would be infinite. Source: Bradley and Terry
+    1952; Agresti 2002, section 10.6.
+
+    Args:
+        outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie).
     """
-    import math
-
     import evalica
 
     linked = {of}
@@ -133,8 +134,8 @@ def ladder(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[Rung]:
     if not outcomes:
         return []
     winner = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
-    met = sorted({tuple(sorted(each[:2])) for each in outcomes})
-    games = [*outcomes, *((one, other, 0.5) for one, other in met)]
+    compared = sorted({tuple(sorted(each[:2])) for each in outcomes})
+    games = [*outcomes, *((one, other, 0.5) for one, other in compared)]
     scores = evalica.bradley_terry(
         [one for one, _, _ in games],
         [other for _, other, _ in games],
@@ -143,11 +144,12 @@ def ladder(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[Rung]:
         limit=100_000,
     ).scores
     lowest = math.log(min(scores))
-    counts: Mapping[str, int] = {
-        version: sum(version in each[:2] for each in outcomes) for version in map(str, scores.index)
-    }
-    rungs = [
-        Rung(version=str(version), strength=math.log(score) - lowest, pairs=counts[str(version)])
+    ranked = [
+        RankedVersion(
+            version=str(version),
+            strength=math.log(score) - lowest,
+            pairs=sum(version in each[:2] for each in outcomes),
+        )
         for version, score in scores.items()
     ]
-    return sorted(rungs, key=lambda rung: (-rung.strength, rung.version))
+    return sorted(ranked, key=lambda each: (-each.strength, each.version))

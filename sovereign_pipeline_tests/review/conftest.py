@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
-from sovereign_pipeline.review.opening import Opened, open_review
-from sovereign_pipeline.review.plan import AnswerPair, Arm, PlannedPair, Prompt, candidate_arms
+from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.opening import Opened, ReviewRequest, open_review
+from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Position, Prompt, candidate_positions
 from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -106,8 +107,9 @@ class ReviewBench:
         self.opened = open_review(
             self.registry,
             self.bench.workplace(),
-            "clerk",
-            **{"stage": REGISTERED_ADAPTER, "contenders": self.planted.open, **changes},
+            replace(
+                ReviewRequest("clerk", candidate_stage=REGISTERED_ADAPTER, open_contenders=self.planted.open), **changes
+            ),
         )
         return self.opened
 
@@ -132,17 +134,18 @@ class ReviewBench:
     def asked(self, operator: str) -> list[PlannedPair]:
         return self.contents.asked(operator)
 
-    def side_of(self, operator: str, pair: str) -> Arm:
-        return candidate_arms(self.seed, operator, self.contents.plan.operators[operator])[pair]
+    def position_of(self, operator: str, pair: str) -> Position:
+        """Where the candidate's answer is shown."""
+        return candidate_positions(self.seed, operator, self.contents.plan.operators[operator])[pair]
 
     def vote(self, operator: str, pair: str, outcome: int, ratings: tuple[int, int] = (3, 3)) -> None:
         """outcome: 1 for the candidate, -1 for its opponent, 0 for a tie. ratings: of candidate and opponent."""
-        side = self.side_of(operator, pair)
-        other: Arm = "b" if side == "a" else "a"
-        preference: ballots.Preference = "tie" if outcome == 0 else side if outcome > 0 else other
-        of_side = {side: ratings[0], other: ratings[1]}
+        position = self.position_of(operator, pair)
+        other: Position = "b" if position == "a" else "a"
+        preference: ballots.Preference = "tie" if outcome == 0 else position if outcome > 0 else other
+        rating_at = {position: ratings[0], other: ratings[1]}
         given = {
-            name: of_side["a" if name.startswith("a.") else "b"]
+            name: rating_at["a" if name.startswith("a.") else "b"]
             for name in ballots.ratings_asked(self.contents.plan.criteria)
         }
         ballots.give_ballot(self.registry, self.review.id, operator, pair, preference, given)
@@ -153,7 +156,7 @@ class ReviewBench:
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
 
     def close(self, **early: str) -> ReviewClosing:
-        return ballots.close(self.registry, self.review, self.seed, self.contents.plan, "clerk", **early)
+        return close(self.registry, self.review, self.seed, self.contents.plan, "clerk", **early)
 
     def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:
         workplace = self.bench.workplace()
@@ -171,12 +174,12 @@ def bench(institution: DemoInstitution) -> Bench:
 
 
 @pytest.fixture
-def room(bench: Bench) -> ReviewBench:
+def reviews(bench: Bench) -> ReviewBench:
     """A registered adapter; five operators with two letters each and two for all."""
-    room = ReviewBench(bench)
-    room.recipe()
-    room.with_adapter()
-    return room
+    reviews = ReviewBench(bench)
+    reviews.recipe()
+    reviews.with_adapter()
+    return reviews
 
 
 def free_port() -> int:
@@ -198,15 +201,15 @@ class Sent:
 class InThisProcess:
     """The page on a free port of loopback, in a thread. sent: every response to anybody."""
 
-    def __init__(self, room: ReviewBench) -> None:
+    def __init__(self, reviews: ReviewBench) -> None:
         import uvicorn
 
-        from sovereign_pipeline.review.page import server_config
+        from sovereign_pipeline.review.page.server import server_config
 
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.sent: list[Sent] = []
-        config = server_config(room.bench.settings, room.registry, self.port)
+        config = server_config(reviews.bench.settings, reviews.registry, self.port)
         config.app = self._recorded(config.app)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
@@ -237,10 +240,10 @@ class InThisProcess:
 class InItsOwnProcess:
     """`sovereign review serve`, as an administrator starts it."""
 
-    def __init__(self, room: ReviewBench, port: int | None = None) -> None:
+    def __init__(self, reviews: ReviewBench, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        settings = room.bench.settings
+        settings = reviews.bench.settings
         environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
         program = "from sovereign_pipeline.cli import main; main()"
         command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]

@@ -10,9 +10,10 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import Ballot
-from sovereign_pipeline.review.ballots import give_guess, given, progress, read_ballots
+from sovereign_pipeline.review.ballots import give_guess, given, progress
+from sovereign_pipeline.review.closing import read_ballots
+from sovereign_pipeline.review.links import SignedIn, issue_link, use_link
 from sovereign_pipeline.review.plan import commitment
-from sovereign_pipeline.review.sign_in import SignedIn, issue_link, use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 TABLES = {"audit_entry": "actor", "blind_review": "ballots", "sign_in_link": "operator", "sign_in_use": "used_at"}
@@ -20,34 +21,34 @@ TABLES |= dict.fromkeys(("ballot", "guess", "review_closing"), "review_id")
 
 
 @pytest.fixture
-def room(bench: Any, database: str) -> ReviewBench:
-    """As the room of every test, on either kind of database."""
-    room = ReviewBench(bench)
-    room.recipe(may_close_early=["officer.salim"])
-    room.with_adapter()
-    return room
+def reviews(bench: Any, database: str) -> ReviewBench:
+    """As the reviews of every test, on either kind of database."""
+    reviews = ReviewBench(bench)
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.with_adapter()
+    return reviews
 
 
-def test_a_second_ballot_is_refused_and_the_first_stands(room: ReviewBench) -> None:
-    room.open()
-    pair = room.asked("operator-1")[0].pair
-    room.vote("operator-1", pair, 1)
+def test_a_second_ballot_is_refused_and_the_first_stands(reviews: ReviewBench) -> None:
+    reviews.open()
+    pair = reviews.asked("operator-1")[0].pair
+    reviews.vote("operator-1", pair, 1)
     with pytest.raises(ConflictError, match="first rating stands"):
-        room.vote("operator-1", pair, -1)
-    with room.registry.reading() as session:
+        reviews.vote("operator-1", pair, -1)
+    with reviews.registry.reading() as session:
         (ballot,) = session.query(Ballot)
-        assert ballot.preference == room.side_of("operator-1", pair)
-    assert given(room.registry, room.review.id, "operator-1").ballots == {pair}
+        assert ballot.preference == reviews.position_of("operator-1", pair)
+    assert given(reviews.registry, reviews.review.id, "operator-1").ballots == {pair}
 
 
-def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(room: ReviewBench) -> None:
-    room.open()
-    pair = room.asked("operator-1")[0].pair
+def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(reviews: ReviewBench) -> None:
+    reviews.open()
+    pair = reviews.asked("operator-1")[0].pair
     refused: list[ConflictError] = []
 
     def vote(outcome: int) -> None:
         try:
-            room.vote("operator-1", pair, outcome)
+            reviews.vote("operator-1", pair, outcome)
         except ConflictError as error:
             refused.append(error)
 
@@ -57,18 +58,18 @@ def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(room: 
     for thread in threads:
         thread.join()
     assert len(refused) == 5
-    log = entries(room.registry)
+    log = entries(reviews.registry)
     verify(log)
     assert [entry.action for entry in log].count("ballot given") == 1
 
 
-def test_a_link_signs_in_once_also_when_many_try(room: ReviewBench) -> None:
-    token = room.open().links["operator-2"]
+def test_a_link_signs_in_once_also_when_many_try(reviews: ReviewBench) -> None:
+    token = reviews.open().links["operator-2"]
     found: list[SignedIn | SignInError] = []
 
     def sign_in() -> None:
         try:
-            found.append(use_link(room.registry, token))
+            found.append(use_link(reviews.registry, token))
         except SignInError as error:
             found.append(error)
 
@@ -77,106 +78,106 @@ def test_a_link_signs_in_once_also_when_many_try(room: ReviewBench) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [each for each in found if isinstance(each, SignedIn)] == [SignedIn(room.review.id, "operator-2")]
+    assert [each for each in found if isinstance(each, SignedIn)] == [SignedIn(reviews.review.id, "operator-2")]
     assert all("used already" in str(each) for each in found if isinstance(each, SignInError))
 
 
-def test_a_link_that_is_unknown_or_too_old_signs_nobody_in(room: ReviewBench) -> None:
-    opened = room.open()
+def test_a_link_that_is_unknown_or_too_old_signs_nobody_in(reviews: ReviewBench) -> None:
+    opened = reviews.open()
     with pytest.raises(SignInError, match="not one of ours"):
-        use_link(room.registry, "guessed")
-    with room.registry.writing() as session:
+        use_link(reviews.registry, "guessed")
+    with reviews.registry.writing() as session:
         token = issue_link(session, opened.review, "operator-1", days=0, actor="clerk")
     with pytest.raises(SignInError, match="too old"):
-        use_link(room.registry, token)
+        use_link(reviews.registry, token)
 
 
-def test_nothing_is_summed_up_before_the_review_is_closed(room: ReviewBench) -> None:
+def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) -> None:
     """What can be read of an open review is how many; the ballots themselves say A and B and no more."""
-    room.open()
-    for operator in room.operators:
-        room.vote(operator, room.asked(operator)[0].pair, 1)
-    counts = progress(room.registry, room.review, dict.fromkeys(room.operators, 4))
+    reviews.open()
+    for operator in reviews.operators:
+        reviews.vote(operator, reviews.asked(operator)[0].pair, 1)
+    counts = progress(reviews.registry, reviews.review, dict.fromkeys(reviews.operators, 4))
     assert [(each.ballots, each.pairs, each.guesses) for each in counts] == [(1, 4, 0)] * 5
-    said = repr([entry.subjects for entry in entries(room.registry)] + counts)
+    said = repr([entry.subjects for entry in entries(reviews.registry)] + counts)
     assert not any(word in said for word in ("preference", "tie", "'a'", "'b'", "accuracy"))
     with pytest.raises(Exception, match="no review of its current registered adapter was closed"):
-        room.materialize()
+        reviews.materialize()
 
 
-def test_it_closes_at_the_registered_number_and_reveals_the_seed_it_committed_to(room: ReviewBench) -> None:
-    room.open()
-    room.vote_all(1)
-    closing = room.close()
-    assert commitment(bytes.fromhex(closing.seed)) == room.review.seed_sha256
+def test_it_closes_at_the_registered_number_and_reveals_the_seed_it_committed_to(reviews: ReviewBench) -> None:
+    reviews.open()
+    reviews.vote_all(1)
+    closing = reviews.close()
+    assert commitment(bytes.fromhex(closing.seed)) == reviews.review.seed_sha256
     assert (closing.ballots, closing.officer, closing.reason) == (20, None, None)
-    entry = entries(room.registry)[-1]
+    entry = entries(reviews.registry)[-1]
     assert (entry.action, entry.subjects["ballots_sha256"]) == ("review closed", closing.ballots_sha256)
     with pytest.raises(ConflictError, match="is closed"):
-        room.close()
-    pair = room.asked("operator-1")[0].pair
+        reviews.close()
+    pair = reviews.asked("operator-1")[0].pair
     with pytest.raises(ConflictError, match="is closed"):
-        give_guess(room.registry, room.review.id, "operator-1", pair, "a")
+        give_guess(reviews.registry, reviews.review.id, "operator-1", pair, "a")
 
 
-def test_below_that_number_only_a_named_officer_closes_with_a_reason(room: ReviewBench) -> None:
-    room.open()
-    room.vote("operator-1", room.asked("operator-1")[0].pair, 1)
+def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: ReviewBench) -> None:
+    reviews.open()
+    reviews.vote("operator-1", reviews.asked("operator-1")[0].pair, 1)
     with pytest.raises(GateRefused, match="1 of the 20 pre-registered ballots"):
-        room.close()
+        reviews.close()
     for early in ({"officer": "officer.salim"}, {"reason": "late"}, {"officer": "officer.salim", "reason": "  "}):
         with pytest.raises(InputError, match="takes both"):
-            room.close(**early)
-    with pytest.raises(InputError, match=r"officer\.x may not close .* it was opened allows officer\.salim"):
-        room.close(officer="officer.x", reason="late")
-    closing = room.close(officer="officer.salim", reason="two operators are on leave")
+            reviews.close(**early)
+    with pytest.raises(InputError, match=r"officer\.x may not close .* it was opened under allows officer\.salim"):
+        reviews.close(officer="officer.x", reason="late")
+    closing = reviews.close(officer="officer.salim", reason="two operators are on leave")
     assert (closing.ballots, closing.officer, closing.reason) == (1, "officer.salim", "two operators are on leave")
-    entry = entries(room.registry)[-1]
+    entry = entries(reviews.registry)[-1]
     assert (entry.actor, entry.action) == ("clerk", "review closed early")
     assert (entry.subjects["officer"], entry.subjects["reason"]) == ("officer.salim", "two operators are on leave")
 
 
-def test_a_lower_registered_number_lets_it_close_without_the_rest(room: ReviewBench) -> None:
-    room.recipe(ballots=3)
-    room.open()
-    for each in room.asked("operator-1")[:3]:
-        room.vote("operator-1", each.pair, 1)
-    assert room.close().officer is None
+def test_a_lower_registered_number_lets_it_close_without_the_rest(reviews: ReviewBench) -> None:
+    reviews.recipe(ballots=3)
+    reviews.open()
+    for each in reviews.asked("operator-1")[:3]:
+        reviews.vote("operator-1", each.pair, 1)
+    assert reviews.close().officer is None
 
 
-def test_no_row_of_a_review_can_be_changed_or_deleted(room: ReviewBench) -> None:
-    opened = room.open()
-    use_link(room.registry, opened.links["operator-1"])
-    room.vote_all(1)
-    give_guess(room.registry, room.review.id, "operator-1", room.asked("operator-1")[0].pair, "a")
-    room.close()
+def test_no_row_of_a_review_can_be_changed_or_deleted(reviews: ReviewBench) -> None:
+    opened = reviews.open()
+    use_link(reviews.registry, opened.links["operator-1"])
+    reviews.vote_all(1)
+    give_guess(reviews.registry, reviews.review.id, "operator-1", reviews.asked("operator-1")[0].pair, "a")
+    reviews.close()
     for table, column in TABLES.items():
         for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):
             refused = pytest.raises(DBAPIError, match=f"{table}: the registry only grows")
-            with refused, room.registry.writing() as session:
+            with refused, reviews.registry.writing() as session:
                 session.execute(text(statement))
-    verify(entries(room.registry))
+    verify(entries(reviews.registry))
 
 
-def test_a_ballot_that_was_put_in_past_the_page_is_found(room: ReviewBench) -> None:
+def test_a_ballot_that_was_put_in_past_the_page_is_found(reviews: ReviewBench) -> None:
     """Whoever owns the database can add a row; the audit log does not know it."""
-    room.open()
-    room.vote_all(-1)
-    closing = room.close()
-    read_ballots(room.registry, closing)
-    with room.registry.writing() as session:
+    reviews.open()
+    reviews.vote_all(-1)
+    closing = reviews.close()
+    read_ballots(reviews.registry, closing)
+    with reviews.registry.writing() as session:
         session.execute(
             text(
                 "INSERT INTO ballot SELECT review_id, 'ghost', pair, preference, ratings, given_at FROM ballot LIMIT 1"
             )
         )
     with pytest.raises(IntegrityError, match="are not those of the audit log"):
-        read_ballots(room.registry, closing)
+        read_ballots(reviews.registry, closing)
 
 
-def past_the_triggers(room: ReviewBench, statement: str) -> None:
+def past_the_triggers(reviews: ReviewBench, statement: str) -> None:
     """As whoever owns the database can change the table of ballots."""
-    engine = room.registry.engine
+    engine = reviews.registry.engine
     of_sqlite = ("DROP TRIGGER ballot_no_update", "DROP TRIGGER ballot_no_delete")
     triggers = of_sqlite if engine.dialect.name == "sqlite" else ("DROP TRIGGER ballot_no_change ON ballot",)
     with engine.begin() as connection:
@@ -184,50 +185,50 @@ def past_the_triggers(room: ReviewBench, statement: str) -> None:
             connection.execute(text(each))
 
 
-def test_a_ballot_that_was_exchanged_before_closing_is_found(room: ReviewBench) -> None:
+def test_a_ballot_that_was_exchanged_before_closing_is_found(reviews: ReviewBench) -> None:
     """With the triggers gone a ballot can be rewritten, and the closing's digest then fits; its audit entry does
     not."""
-    room.open()
-    room.vote_all(-1)
-    past_the_triggers(room, "UPDATE ballot SET preference = CASE preference WHEN 'a' THEN 'b' ELSE 'a' END")
+    reviews.open()
+    reviews.vote_all(-1)
+    past_the_triggers(reviews, "UPDATE ballot SET preference = CASE preference WHEN 'a' THEN 'b' ELSE 'a' END")
     with pytest.raises(IntegrityError, match="are not those of the audit log"):
-        room.close()
+        reviews.close()
 
 
-def test_a_ballot_that_was_removed_before_closing_is_found(room: ReviewBench) -> None:
+def test_a_ballot_that_was_removed_before_closing_is_found(reviews: ReviewBench) -> None:
     """A lower number is enough to close, so nobody would miss it."""
-    room.recipe(ballots=3)
-    room.open()
-    room.vote_all(-1)
-    past_the_triggers(room, "DELETE FROM ballot WHERE operator = 'operator-1'")
+    reviews.recipe(ballots=3)
+    reviews.open()
+    reviews.vote_all(-1)
+    past_the_triggers(reviews, "DELETE FROM ballot WHERE operator = 'operator-1'")
     with pytest.raises(IntegrityError, match="one was added, changed or removed"):
-        room.close()
+        reviews.close()
 
 
-def test_ties_that_nobody_was_asked_for_do_not_bring_a_review_to_its_number(room: ReviewBench) -> None:
+def test_ties_that_nobody_was_asked_for_do_not_bring_a_review_to_its_number(reviews: ReviewBench) -> None:
     """Nine prompts are ties on record from the beginning, which are more than the number."""
-    room.planted.same = frozenset(range(3, 12))
-    room.recipe(ballots=2)
-    room.open()
-    came = next(name for name in room.operators if room.asked(name))
-    room.vote(came, room.asked(came)[0].pair, 1)
-    counts = progress(room.registry, room.review, {name: len(room.asked(name)) for name in room.operators})
+    reviews.planted.same = frozenset(range(3, 12))
+    reviews.recipe(ballots=2)
+    reviews.open()
+    came = next(name for name in reviews.operators if reviews.asked(name))
+    reviews.vote(came, reviews.asked(came)[0].pair, 1)
+    counts = progress(reviews.registry, reviews.review, {name: len(reviews.asked(name)) for name in reviews.operators})
     assert sum(each.ballots for each in counts) == 1
     with pytest.raises(GateRefused, match="1 of the 2 pre-registered ballots"):
-        room.close()
+        reviews.close()
 
 
-def test_the_registered_number_is_no_more_than_what_can_be_asked(room: ReviewBench) -> None:
-    room.planted.same = frozenset({0})
-    room.open()
-    asked = sum(len(room.asked(name)) for name in room.operators)
+def test_the_registered_number_is_no_more_than_what_can_be_asked(reviews: ReviewBench) -> None:
+    reviews.planted.same = frozenset({0})
+    reviews.open()
+    asked = sum(len(reviews.asked(name)) for name in reviews.operators)
     assert asked < 20
-    room.vote_all(1)
-    assert room.close().ballots == asked
+    reviews.vote_all(1)
+    assert reviews.close().ballots == asked
 
 
-def test_a_link_is_logged_under_the_name_of_whoever_had_it_made(room: ReviewBench) -> None:
-    room.open()
-    issued = [entry for entry in entries(room.registry) if entry.action == "sign-in link issued"]
+def test_a_link_is_logged_under_the_name_of_whoever_had_it_made(reviews: ReviewBench) -> None:
+    reviews.open()
+    issued = [entry for entry in entries(reviews.registry) if entry.action == "sign-in link issued"]
     assert {entry.actor for entry in issued} == {"clerk"}
-    assert [entry.subjects["operator"] for entry in issued] == room.operators
+    assert [entry.subjects["operator"] for entry in issued] == reviews.operators

@@ -86,9 +86,9 @@ class Operators:
 
 
 @pytest.fixture
-def operators(chromium: Browser, room: ReviewBench) -> Iterator[Operators]:
-    room.open()
-    served = InThisProcess(room)
+def operators(chromium: Browser, reviews: ReviewBench) -> Iterator[Operators]:
+    reviews.open()
+    served = InThisProcess(reviews)
     operators = Operators(chromium, served, served.url)
     yield operators
     for context in operators.contexts:
@@ -96,21 +96,21 @@ def operators(chromium: Browser, room: ReviewBench) -> Iterator[Operators]:
     served.stop()
 
 
-def token(room: ReviewBench, name: str) -> str:
-    assert room.opened is not None
-    return room.opened.links[name]
+def token(reviews: ReviewBench, name: str) -> str:
+    assert reviews.opened is not None
+    return reviews.opened.links[name]
 
 
-def ballots(room: ReviewBench, name: str) -> dict[str, Ballot]:
-    with room.registry.reading() as session:
+def ballots(reviews: ReviewBench, name: str) -> dict[str, Ballot]:
+    with reviews.registry.reading() as session:
         return {each.pair: each for each in session.query(Ballot).filter(Ballot.operator == name)}
 
 
-def whole_review(operator: Operator, room: ReviewBench, pictures: Path, language: str) -> None:
+def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, language: str) -> None:
     """Rate everything by keyboard alone, and guess. Each pair gets other ratings."""
-    operator.sign_in(token(room, operator.name))
+    operator.sign_in(token(reviews, operator.name))
     page = operator.page
-    for number, planned in enumerate(room.asked(operator.name)):
+    for number, planned in enumerate(reviews.asked(operator.name)):
         assert operator.pair == planned.pair
         assert page.inner_text(".progress").split()[:3] == [str(4 - number), {"en": "of", "ar": "من"}[language], "4"]
         operator.type(f"1234{number + 1}5")
@@ -136,15 +136,15 @@ def whole_review(operator: Operator, room: ReviewBench, pictures: Path, language
 
 
 def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_received_tells_the_sides(
-    operators: Operators, room: ReviewBench, output: Path
+    operators: Operators, reviews: ReviewBench, output: Path
 ) -> None:
     english, arabic = operators("operator-1"), operators("operator-2", "ar")
-    whole_review(english, room, output, "en")
-    whole_review(arabic, room, output, "ar")
+    whole_review(english, reviews, output, "en")
+    whole_review(arabic, reviews, output, "ar")
     for operator in (english, arabic):
         assert operator.complaints == []
-        given = ballots(room, operator.name)
-        for number, planned in enumerate(room.asked(operator.name)):
+        given = ballots(reviews, operator.name)
+        for number, planned in enumerate(reviews.asked(operator.name)):
             ratings = given[planned.pair].ratings
             assert ratings == {
                 "a.accuracy": 1,
@@ -156,23 +156,23 @@ def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_receiv
             }
             expected = "tie" if operator is arabic else ("a", "b", "tie")[number % 3]
             assert given[planned.pair].preference == expected
-        with room.registry.reading() as session:
+        with reviews.registry.reading() as session:
             guessed = [each.choice for each in session.query(Guess).filter(Guess.operator == operator.name)]
         assert sorted(guessed) == ["a", "b"]
-        assert_nothing_tells(operator, room, operators.served.sent)
-    assert_pages_are_alike(room, operators.served.sent)
+        assert_nothing_tells(operator, reviews, operators.served.sent)
+    assert_pages_are_alike(reviews, operators.served.sent)
     assert sorted(each.name for each in output.iterdir()) == [
         f"{language}-{what}.png" for language in ("ar", "en") for what in ("done", "guess", "pair", "phone")
     ]
 
 
-def assert_nothing_tells(operator: Operator, room: ReviewBench, sent: list[Sent]) -> None:
+def assert_nothing_tells(operator: Operator, reviews: ReviewBench, sent: list[Sent]) -> None:
     """No name, version, digest or seed in any URL, header, cookie, page, script or style."""
-    plan, review = room.contents.plan, room.review
+    plan, review = reviews.contents.plan, reviews.review
     digests = [review.plan_digest, plan.candidate_digest, plan.opponent_digest, plan.seed_sha256, review.record_digest]
     names = ["candidate", "opponent", "incumbent", "adapter", "base", "tiny", "lamps", "1.0.0", "sha256", "uvicorn"]
-    forbidden = [*names, *(digest[:10] for digest in digests), room.seed.hex()[:10]]
-    texts = [text for prompt in room.contents.prompts.values() for text in prompt.text.split("\n")]
+    forbidden = [*names, *(digest[:10] for digest in digests), reviews.seed.hex()[:10]]
+    texts = [text for prompt in reviews.contents.prompts.values() for text in prompt.text.split("\n")]
     seen = []
     for each in sent:
         body = each.body
@@ -188,25 +188,25 @@ def assert_nothing_tells(operator: Operator, room: ReviewBench, sent: list[Sent]
     assert [word for word in forbidden if re.search(rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])", everything)] == []
 
 
-def assert_pages_are_alike(room: ReviewBench, sent: list[Sent]) -> None:
+def assert_pages_are_alike(reviews: ReviewBench, sent: list[Sent]) -> None:
     """With the texts and the ids taken out, a page on which the candidate is A is byte for byte one on which it is
     B."""
     shapes: dict[tuple[str, str], set[str]] = {}
     sides: Counter[str] = Counter()
-    of_pair = {one.pair: (operator, one.prompt) for operator in room.operators for one in room.asked(operator)}
+    of_pair = {one.pair: (operator, one.prompt) for operator in reviews.operators for one in reviews.asked(operator)}
     for each in sent:
         body = each.body
         pair = next(iter(re.findall(r'data-pair="([^"]+)"', body)), None)
         if pair is None:
             continue
         operator, prompt = of_pair[pair]
-        side = room.side_of(operator, pair)
-        answers = room.contents.answers[prompt]
+        side = reviews.position_of(operator, pair)
+        answers = reviews.contents.answers[prompt]
         shown = {"a": answers.candidate, "b": answers.opponent}
         if side == "b":
             shown = {"a": answers.opponent, "b": answers.candidate}
         assert body.index(shown["a"]) < body.index(shown["b"])
-        for text in (room.contents.prompts[prompt].text, *shown.values()):
+        for text in (reviews.contents.prompts[prompt].text, *shown.values()):
             body = body.replace(text, "TEXT")
         body = re.sub(r'<div class="text" dir="(ltr|rtl)">', '<div class="text">', body)
         body = re.sub(r'data-(pair|form-token)="[^"]+"|<progress [^>]*>|<b>\d+</b>', "", body)
@@ -224,12 +224,12 @@ def assert_pages_are_alike(room: ReviewBench, sent: list[Sent]) -> None:
 
 
 def test_texts_run_in_their_own_direction_and_every_choice_has_a_name_and_enough_contrast(
-    operators: Operators, room: ReviewBench
+    operators: Operators, reviews: ReviewBench
 ) -> None:
     operator = operators("operator-1")
-    operator.sign_in(token(room, "operator-1"))
-    for planned in room.asked("operator-1"):
-        expected = "rtl" if room.contents.prompts[planned.prompt].language == "ar" else "ltr"
+    operator.sign_in(token(reviews, "operator-1"))
+    for planned in reviews.asked("operator-1"):
+        expected = "rtl" if reviews.contents.prompts[planned.prompt].language == "ar" else "ltr"
         found = operator.page.eval_on_selector_all(
             ".text", "texts => texts.map(text => [text.dir, getComputedStyle(text).direction])"
         )
@@ -238,7 +238,7 @@ def test_texts_run_in_their_own_direction_and_every_choice_has_a_name_and_enough
         operator.record()
     operator.page.goto(operator.url)
     operator = operators("operator-2")
-    operator.sign_in(token(room, "operator-2"))
+    operator.sign_in(token(reviews, "operator-2"))
     page = operator.page
     for side in ("A", "B"):
         for criterion in ("accuracy", "helpfulness", "tone"):
@@ -270,21 +270,21 @@ LOWEST_CONTRAST = """() => {
 }"""
 
 
-def test_two_operators_at_once_rate_their_own_pairs(operators: Operators, room: ReviewBench) -> None:
+def test_two_operators_at_once_rate_their_own_pairs(operators: Operators, reviews: ReviewBench) -> None:
     one, other = operators("operator-1"), operators("operator-2")
-    one.sign_in(token(room, "operator-1"))
-    other.sign_in(token(room, "operator-2"))
+    one.sign_in(token(reviews, "operator-1"))
+    other.sign_in(token(reviews, "operator-2"))
     for _ in range(4):
         one.type("111111a")
         other.type("555555b")
         one.record()
         other.record()
     for operator, rating, preference in ((one, 1, "a"), (other, 5, "b")):
-        given = ballots(room, operator.name)
-        assert given.keys() == {each.pair for each in room.asked(operator.name)}
+        given = ballots(reviews, operator.name)
+        assert given.keys() == {each.pair for each in reviews.asked(operator.name)}
         assert {each.preference for each in given.values()} == {preference}
         assert {value for each in given.values() for value in (each.ratings or {}).values()} == {rating}
-    own, others = (room.asked(name)[0].pair for name in ("operator-1", "operator-2"))
+    own, others = (reviews.asked(name)[0].pair for name in ("operator-1", "operator-2"))
     assert own != others
     assert send_twice(one, [others, "0" * 16]) == [404, 404]
 
@@ -300,23 +300,23 @@ def send_twice(operator: Operator, pairs: list[str]) -> list[int]:
     return sorted(found)
 
 
-def test_a_double_submit_gives_one_ballot(operators: Operators, room: ReviewBench) -> None:
+def test_a_double_submit_gives_one_ballot(operators: Operators, reviews: ReviewBench) -> None:
     operator = operators("operator-1")
-    operator.sign_in(token(room, "operator-1"))
+    operator.sign_in(token(reviews, "operator-1"))
     first = operator.pair
     assert send_twice(operator, [first, first, first]) == [204, 409, 409]
-    assert ballots(room, "operator-1")[first].preference == "tie"
+    assert ballots(reviews, "operator-1")[first].preference == "tie"
     operator.type("222222b")  # the page still shows it, as in a second tab
     operator.record()
-    assert operator.pair == room.asked("operator-1")[1].pair
-    assert ballots(room, "operator-1")[first].preference == "tie"
+    assert operator.pair == reviews.asked("operator-1")[1].pair
+    assert ballots(reviews, "operator-1")[first].preference == "tie"
     posts: list[str] = []
     operator.page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
     operator.type("333333t")
     before = operator.pair
     with operator.page.expect_navigation():
         operator.page.evaluate(THREE_TIMES_ENTER)  # one script: the page leaves when the first is recorded
-    assert operator.pair == room.asked("operator-1")[2].pair
+    assert operator.pair == reviews.asked("operator-1")[2].pair
     assert posts == [f"{operator.url}/pairs/{before}"]
 
 
@@ -328,13 +328,13 @@ THREE_TIMES_ENTER = """() => {
 
 
 def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on_where_it_stopped(
-    operators: Operators, room: ReviewBench
+    operators: Operators, reviews: ReviewBench
 ) -> None:
-    served = InItsOwnProcess(room)
+    served = InItsOwnProcess(reviews)
     operators.url = served.url
     operator = operators("operator-1")
-    operator.sign_in(token(room, "operator-1"))
-    page, (first, second, third, _) = operator.page, room.asked("operator-1")
+    operator.sign_in(token(reviews, "operator-1"))
+    page, (first, second, third, _) = operator.page, reviews.asked("operator-1")
 
     def is_told() -> None:
         page.wait_for_selector("#notice:not([hidden])")
@@ -345,10 +345,10 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
     operator.context.set_offline(True)
     page.keyboard.press("Enter")
     is_told()
-    assert ballots(room, "operator-1") == {}
+    assert ballots(reviews, "operator-1") == {}
     operator.context.set_offline(False)
     operator.record()
-    assert ballots(room, "operator-1")[first.pair].preference == "a"
+    assert ballots(reviews, "operator-1")[first.pair].preference == "a"
 
     # The ballot reached the server and its answer was lost: sent again it is refused, and the first one stands.
     def lose_the_answer(route: Route) -> None:
@@ -361,8 +361,8 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
     is_told()
     page.unroute("**/pairs/*")
     operator.record()
-    assert ballots(room, "operator-1")[second.pair].preference == "b"
-    assert len(ballots(room, "operator-1")) == 2
+    assert ballots(reviews, "operator-1")[second.pair].preference == "b"
+    assert len(ballots(reviews, "operator-1")) == 2
 
     # The server dies with half a ballot on the page; a new one takes it up, and so does a new tab.
     operator.type("5432")
@@ -370,13 +370,13 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
     operator.type("15t")
     page.keyboard.press("Enter")
     is_told()
-    again = InItsOwnProcess(room, served.port)
+    again = InItsOwnProcess(reviews, served.port)
     try:
         page.reload()
         assert operator.pair == third.pair
         assert page.locator("input:checked").count() == 7
         operator.record()
-        kept = ballots(room, "operator-1")[third.pair]
+        kept = ballots(reviews, "operator-1")[third.pair]
         assert (kept.preference, list((kept.ratings or {}).values())) == ("tie", [5, 4, 3, 2, 1, 5])
         tab = operator.context.new_page()
         tab.goto(operator.url)
@@ -386,11 +386,11 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
 
 
 def test_a_link_works_once_and_a_cookie_that_was_tampered_with_not_at_all(
-    operators: Operators, room: ReviewBench
+    operators: Operators, reviews: ReviewBench
 ) -> None:
     owner, thief = operators("operator-1"), operators("thief")
-    owner.sign_in(token(room, "operator-1"))
-    thief.page.goto(f"{thief.url}/sign-in#{token(room, 'operator-1')}")
+    owner.sign_in(token(reviews, "operator-1"))
+    thief.page.goto(f"{thief.url}/sign-in#{token(reviews, 'operator-1')}")
     thief.page.keyboard.press("Enter")
     thief.page.wait_for_selector("#notice:not([hidden])")
     assert "This link was used already" in thief.page.inner_text("#notice")

@@ -14,11 +14,11 @@ from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
 @pytest.fixture
-def ask(room: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> "Ask":
-    monkeypatch.setenv("SOVEREIGN_HOME", str(room.bench.settings.home))
-    monkeypatch.setenv("SOVEREIGN_DATA", str(room.bench.settings.data))
-    room.recipe(may_close_early=["officer.salim"])
-    room.bench.workplace()
+def ask(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> "Ask":
+    monkeypatch.setenv("SOVEREIGN_HOME", str(reviews.bench.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(reviews.bench.settings.data))
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.bench.workplace()
     return Ask()
 
 
@@ -35,9 +35,9 @@ def test_a_page_whose_port_is_taken_is_not_announced(ask: Ask) -> None:
     assert "review page" not in result.output
 
 
-def test_status_says_how_many_and_nothing_of_what_was_said(room: ReviewBench, ask: Ask) -> None:
-    room.open()
-    room.vote("operator-2", room.asked("operator-2")[0].pair, 1)
+def test_status_says_how_many_and_nothing_of_what_was_said(reviews: ReviewBench, ask: Ask) -> None:
+    reviews.open()
+    reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     facts = json.loads(ask("review", "status", "lamps", "--json").stdout)
     assert (facts["state"], facts["ballots"], facts["ballots_to_close"]) == ("open", 1, 20)
     assert facts["operators"][1] == {"operator": "operator-2", "ballots": 1, "pairs": 4, "guesses": 0}
@@ -47,15 +47,15 @@ def test_status_says_how_many_and_nothing_of_what_was_said(room: ReviewBench, as
 
 
 def test_closing_ends_1_while_ballots_are_missing_and_an_officer_closes_with_a_reason(
-    room: ReviewBench, ask: Ask
+    reviews: ReviewBench, ask: Ask
 ) -> None:
-    opened = room.open()
+    opened = reviews.open()
     refused = ask("review", "close", "lamps")
     assert isinstance(refused.exception, GateRefused)
     assert (refused.exception.exit_status, "0 of the 20" in str(refused.exception)) == (1, True)
-    seed = room.seed.hex()
+    seed = reviews.seed.hex()
     assert seed not in refused.stdout
-    room.vote("operator-2", room.asked("operator-2")[0].pair, 1)
+    reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     closed = ask("review", "close", "lamps", "--officer", "officer.salim", "--reason", "on leave")
     assert closed.exit_code == 0
     assert f"closed with 1 of 20 ballots; seed {seed}" in closed.stdout
@@ -63,26 +63,26 @@ def test_closing_ends_1_while_ballots_are_missing_and_an_officer_closes_with_a_r
     assert (facts["state"], facts["review"]) == ("closed", opened.review)
 
 
-def test_a_link_for_another_device_holds_its_token_where_no_proxy_sees_it(room: ReviewBench, ask: Ask) -> None:
-    room.open()
+def test_a_link_for_another_device_holds_its_token_where_no_proxy_sees_it(reviews: ReviewBench, ask: Ask) -> None:
+    reviews.open()
     answer = ask("review", "link", "lamps", "operator-1", "--url", "https://review.institution.example/")
     assert re.fullmatch(r"https://review\.institution\.example/sign-in#[\w-]{43}", answer.stdout.strip())
 
 
-def test_opening_through_the_command_line_asserts_the_real_chain(room: ReviewBench, ask: Ask) -> None:
+def test_opening_through_the_command_line_asserts_the_real_chain(reviews: ReviewBench, ask: Ask) -> None:
     """The real stage has inputs that this small line never made, so its record may not be used."""
     answer = ask("review", "open", "lamps")
     assert isinstance(answer.exception, StaleInput | GateRefused | IntegrityError | KeyError), answer.exception
 
 
 def test_the_audit_log_is_verified_exported_and_held_against_an_export(
-    room: ReviewBench, ask: Ask, tmp_path: Path
+    reviews: ReviewBench, ask: Ask, tmp_path: Path
 ) -> None:
-    room.open()
+    reviews.open()
     assert json.loads(ask("audit", "verify", "--json").stdout)["entries"] == 6
     file = tmp_path / "audit.jsonl"
     assert "6 entries" in ask("audit", "export", str(file)).stdout
-    room.vote("operator-2", room.asked("operator-2")[0].pair, 1)
+    reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     answer = ask("audit", "verify", "--export", str(file))
     assert (answer.exit_code, "7 entries" in answer.stdout) == (0, True)
     *before, last = file.read_text().splitlines()

@@ -20,27 +20,28 @@ from sovereign_pipeline.errors import (
     InputError,
     IntegrityError,
     NotFoundError,
+    Remedy,
     SourceError,
     StaleInput,
 )
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
-from sovereign_pipeline.review.answering import Answering
+from sovereign_pipeline.review.answering import Contenders
 from sovereign_pipeline.review.ballots import given, progress
-from sovereign_pipeline.review.opening import renew_link
+from sovereign_pipeline.review.links import issue_another_link
 from sovereign_pipeline.review.plan import commitment, deal
 from sovereign_pipeline.review.sealed import sealed_seed
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
-def held_out(room: ReviewBench) -> set[str]:
-    split = room.bench.artifact("leakage_safe_split")
+def held_out(reviews: ReviewBench) -> set[str]:
+    split = reviews.bench.artifact("leakage_safe_split")
     return {each.id for each in read_documents(split.file("held_out.jsonl"))}
 
 
-def trained(room: ReviewBench) -> set[str]:
-    split = room.bench.artifact("leakage_safe_split")
+def trained(reviews: ReviewBench) -> set[str]:
+    split = reviews.bench.artifact("leakage_safe_split")
     return {each.id for each in read_documents(split.file("train.jsonl"))}
 
 
@@ -53,96 +54,101 @@ def prompt_file(path: Path, count: int, **changes: Any) -> Path:
     return path
 
 
-def nothing_was_opened(room: ReviewBench) -> bool:
-    with room.registry.reading() as session:
-        seeds = list(room.bench.settings.review_secrets.glob("*.seed"))
+def nothing_was_opened(reviews: ReviewBench) -> bool:
+    with reviews.registry.reading() as session:
+        seeds = list(reviews.bench.settings.review_secrets.glob("*.seed"))
         return session.query(BlindReview).count() == session.query(SignInLink).count() == len(seeds) == 0
 
 
-def test_a_review_is_of_held_out_letters_against_the_base_when_nothing_came_before(room: ReviewBench) -> None:
-    opened = room.open(operators=["amal", "badr", "dana", "eid", "fahd"])
-    plan, contents = opened.plan, room.contents
+def test_a_review_is_of_held_out_letters_against_the_base_when_nothing_came_before(reviews: ReviewBench) -> None:
+    opened = reviews.open(operators=["amal", "badr", "dana", "eid", "fahd"])
+    plan, contents = opened.plan, reviews.contents
     assert contents.plan == plan
     assert (plan.adapter, plan.opponent, plan.base_model) == ("lamps-1.0.0", None, "tiny")
     assert (plan.ballots, plan.pairs, plan.prompts_from) == (20, 20, "held_out")
-    assert contents.prompts.keys() <= held_out(room)
+    assert contents.prompts.keys() <= held_out(reviews)
     assert len(contents.prompts) == 5 * 2 + 2
     assert opened.links.keys() == plan.operators.keys() == {"amal", "badr", "dana", "eid", "fahd"}
     assert plan.settings["decoding"] == "greedy"
-    manifest = room.bench.store.read_manifest(room.bench.store.ref_of(room.review.plan_digest))
-    assert manifest.inputs == {"registered_adapter": room.bench.refs["registered_adapter"].digest}
+    manifest = reviews.bench.store.read_manifest(reviews.bench.store.ref_of(reviews.review.plan_digest))
+    assert manifest.inputs == {"registered_adapter": reviews.bench.refs["registered_adapter"].digest}
     assert manifest.classification == "PUBLIC"
     summary = json.dumps(manifest.summary)
     assert "wording" not in summary and "lamp" not in summary.replace("lamps-1.0.0", "")
 
 
-def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(room: ReviewBench) -> None:
-    opened = room.open()
-    seed = room.seed
-    assert commitment(seed) == opened.plan.seed_sha256 == room.review.seed_sha256
-    path = room.bench.settings.review_secrets / f"{opened.review}.seed"
+def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(reviews: ReviewBench) -> None:
+    opened = reviews.open()
+    seed = reviews.seed
+    assert commitment(seed) == opened.plan.seed_sha256 == reviews.review.seed_sha256
+    path = reviews.bench.settings.review_secrets / f"{opened.review}.seed"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    everything = b"".join(file.read_bytes() for file in room.bench.store.path_of(room.review.plan_digest).iterdir())
-    everything += (room.bench.settings.home / "registry.db").read_bytes()
+    everything = b"".join(
+        file.read_bytes() for file in reviews.bench.store.path_of(reviews.review.plan_digest).iterdir()
+    )
+    everything += (reviews.bench.settings.home / "registry.db").read_bytes()
     assert seed not in everything and seed.hex().encode() not in everything
-    ids = {id: each.language for id, each in room.contents.prompts.items()}
-    review = room.bench.workplace().line.gates.review
+    ids = {id: each.language for id, each in reviews.contents.prompts.items()}
+    review = reviews.bench.workplace().line.gates.review
     assert {pair.prompt for pairs in deal(seed, ids, list(opened.links), review).values() for pair in pairs} == set(ids)
     path.write_bytes(b"x" * 32)
     with pytest.raises(IntegrityError, match="not the seed that was committed to"):
-        sealed_seed(room.bench.settings, room.review)
+        sealed_seed(reviews.bench.settings, reviews.review)
     path.unlink()
-    with pytest.raises(IntegrityError, match="is gone"):
-        sealed_seed(room.bench.settings, room.review)
+    with pytest.raises(IntegrityError, match="is missing"):
+        sealed_seed(reviews.bench.settings, reviews.review)
 
 
-def test_no_token_is_stored_and_opening_is_on_record(room: ReviewBench) -> None:
-    opened = room.open()
-    database = (room.bench.settings.home / "registry.db").read_bytes()
+def test_no_token_is_stored_and_opening_is_on_record(reviews: ReviewBench) -> None:
+    opened = reviews.open()
+    database = (reviews.bench.settings.home / "registry.db").read_bytes()
     assert not any(token.encode() in database for token in opened.links.values())
-    log = entries(room.registry)
+    log = entries(reviews.registry)
     verify(log)
     assert [entry.action for entry in log] == ["review opened", *["sign-in link issued"] * 5]
     assert log[0].actor == "clerk"
     assert log[0].subjects["seed"] == opened.plan.seed_sha256
-    assert log[0].subjects["plan"] == room.review.plan_digest
+    assert log[0].subjects["plan"] == reviews.review.plan_digest
 
 
-def test_too_few_held_out_letters_are_refused_with_numbers_and_with_what_would_do(room: ReviewBench) -> None:
-    room.recipe(prompts_each=20)
+def test_too_few_held_out_letters_are_refused_with_numbers_and_with_what_would_do(reviews: ReviewBench) -> None:
+    reviews.recipe(prompts_each=20)
     with pytest.raises(InputError) as refusal:
-        room.open()
+        reviews.open()
     said = str(refusal.value)
     assert "5 operators with 20 prompts each and 2 for all need 102 different prompts" in said
-    assert "the held-out slice has 20" in said
-    assert "prompts_each: 2" in said and "--prompts FILE" in said
-    assert nothing_was_opened(room)
+    assert "The held-out slice has 20" in said
+    assert "prompts_each to 2" in said and "a prompt file of at least 102 rows" in said
+    assert refusal.value.remedy == Remedy("open_review_with_prompts", {"line": "lamps"})
+    assert nothing_was_opened(reviews)
 
 
-def test_a_later_version_is_held_against_the_one_before_it_on_letters_that_neither_saw(room: ReviewBench) -> None:
-    """The earlier one was trained on letters that the later one's split holds out: those are not shown."""
-    trained_before = trained(room)
-    room.bench.institution.rows = room.bench.institution.rows[15:] + [letter(number) for number in range(90, 120)]
-    room.bench.register()
-    assert len(held_out(room) & trained_before) == 20
-    with pytest.raises(InputError, match="need 12 different prompts, and the held-out slice has 5"):
-        room.open()
-    trained_before = trained(room)
-    room.bench.institution.rows = [letter(number) for number in range(200, 210)] + room.bench.institution.rows[25:]
-    room.bench.institution.rows = [letter(number) for number in range(210, 220)] + room.bench.institution.rows
-    adapter = room.bench.register()
-    opened = room.open()
+def test_a_later_version_is_held_against_the_one_before_it_on_letters_that_neither_saw(reviews: ReviewBench) -> None:
+    """The earlier one was trained on documents that the later one's split holds out: those are not shown."""
+    trained_before = trained(reviews)
+    reviews.bench.institution.rows = reviews.bench.institution.rows[15:] + [letter(number) for number in range(90, 120)]
+    reviews.bench.register()
+    assert len(held_out(reviews) & trained_before) == 20
+    with pytest.raises(InputError, match=r"need 12 different prompts\. The held-out slice has 5"):
+        reviews.open()
+    trained_before = trained(reviews)
+    reviews.bench.institution.rows = [letter(number) for number in range(200, 210)] + reviews.bench.institution.rows[
+        25:
+    ]
+    reviews.bench.institution.rows = [letter(number) for number in range(210, 220)] + reviews.bench.institution.rows
+    adapter = reviews.bench.register()
+    opened = reviews.open()
     assert (opened.plan.adapter, opened.plan.opponent) == (adapter.id, "lamps-1.1.0")
-    assert held_out(room) & trained_before
-    assert not room.contents.prompts.keys() & trained_before
+    assert held_out(reviews) & trained_before
+    assert not reviews.contents.prompts.keys() & trained_before
 
 
-def test_prompts_from_a_file_raise_the_level_of_all_that_is_made(room: ReviewBench, tmp_path: Path) -> None:
+def test_prompts_from_a_file_raise_the_level_of_all_that_is_made(reviews: ReviewBench, tmp_path: Path) -> None:
     file = prompt_file(tmp_path / "prompts.jsonl", 12)
-    opened = room.open(prompt_file=file)
+    opened = reviews.open(prompt_file=file)
     assert opened.plan.prompts_from == "file"
-    assert {each.text for each in room.contents.prompts.values()} == {f"When is lamp {n} lit?" for n in range(12)}
-    manifest = room.bench.store.read_manifest(room.bench.store.ref_of(room.review.plan_digest))
+    assert {each.text for each in reviews.contents.prompts.values()} == {f"When is lamp {n} lit?" for n in range(12)}
+    manifest = reviews.bench.store.read_manifest(reviews.bench.store.ref_of(reviews.review.plan_digest))
     assert manifest.classification == "INTERNAL"
     assert manifest.external_inputs["prompts"] == file_sha256(file)
 
@@ -151,23 +157,25 @@ def test_prompts_from_a_file_raise_the_level_of_all_that_is_made(room: ReviewBen
     ("changes", "error", "said"),
     [
         ({"classification": "SECRET"}, CeilingExceeded, "row P-0 is SECRET"),
-        ({"classification": "HIDDEN"}, SourceError, "row P-0 is 'HIDDEN'"),
+        ({"classification": "HIDDEN"}, SourceError, "row P-0 is classified as 'HIDDEN'"),
         ({"level": "PUBLIC"}, SourceError, "line 1: "),
     ],
 )
 def test_a_prompt_file_that_says_something_wrong_is_refused(
-    room: ReviewBench, tmp_path: Path, changes: dict[str, str], error: type[Exception], said: str
+    reviews: ReviewBench, tmp_path: Path, changes: dict[str, str], error: type[Exception], said: str
 ) -> None:
-    room.bench.recipe["ceiling"] = "CONFIDENTIAL"
-    room.bench.register()
+    reviews.bench.recipe["ceiling"] = "CONFIDENTIAL"
+    reviews.bench.register()
     with pytest.raises(error, match=said):
-        room.open(prompt_file=prompt_file(tmp_path / "prompts.jsonl", 12, **changes))
-    assert nothing_was_opened(room)
+        reviews.open(prompt_file=prompt_file(tmp_path / "prompts.jsonl", 12, **changes))
+    assert nothing_was_opened(reviews)
 
 
 @pytest.mark.parametrize("form", ["whole", "without its subject", "other signs"])
-def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(room: ReviewBench, tmp_path: Path, form: str) -> None:
-    split = room.bench.artifact("leakage_safe_split")
+def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(
+    reviews: ReviewBench, tmp_path: Path, form: str
+) -> None:
+    split = reviews.bench.artifact("leakage_safe_split")
     trained = next(read_documents(split.file("train.jsonl")))
     text = trained.request if form == "without its subject" else f"{trained.subject}\n\n{trained.request}"
     file = prompt_file(tmp_path / "prompts.jsonl", 12)
@@ -175,109 +183,113 @@ def test_a_training_letter_in_a_prompt_file_is_refused_by_its_id(room: ReviewBen
     with file.open("a") as rows:
         prompt = text.upper().replace(" ", "  ") if form == "other signs" else text
         rows.write(json.dumps({**row, "prompt": prompt}) + "\n")
-    with pytest.raises(SourceError, match=r"1 rows are letters that a side was trained on \(P-x\)"):
-        room.open(prompt_file=file)
+    with pytest.raises(SourceError, match=r"an arm was trained on 1 row \(P-x\)"):
+        reviews.open(prompt_file=file)
 
 
-def test_what_both_answer_alike_is_a_tie_on_record_that_nobody_is_asked_about(room: ReviewBench) -> None:
-    room.planted.same = frozenset(range(3, 12))
-    room.open()
-    assert len(room.contents.identical) == 9
-    for name in room.operators:
-        on_record, asked = given(room.registry, room.review.id, name).ballots, {each.pair for each in room.asked(name)}
-        assert on_record == {each.pair for each in room.contents.plan.operators[name]} - asked
-    counts = progress(room.registry, room.review, {name: len(room.asked(name)) for name in room.operators})
+def test_what_both_answer_alike_is_a_tie_on_record_that_nobody_is_asked_about(reviews: ReviewBench) -> None:
+    reviews.planted.same = frozenset(range(3, 12))
+    reviews.open()
+    assert len(reviews.contents.identical) == 9
+    for name in reviews.operators:
+        on_record, asked = (
+            given(reviews.registry, reviews.review.id, name).ballots,
+            {each.pair for each in reviews.asked(name)},
+        )
+        assert on_record == {each.pair for each in reviews.contents.plan.operators[name]} - asked
+    counts = progress(reviews.registry, reviews.review, {name: len(reviews.asked(name)) for name in reviews.operators})
     assert {each.ballots for each in counts} == {0}
 
 
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["amal", "badr", "dana", "eid"], "4 different operators are named, and the recipe asks for 5"),
+        (["amal", "badr", "dana", "eid"], "4 different operators are named. The recipe requires 5"),
         (["amal", "badr", "dana", "eid", "amal"], "4 different operators"),
         (["amal", "badr", "dana", "eid", "a\nb"], "letters, digits"),
     ],
 )
-def test_operators_must_be_as_many_as_the_recipe_asks_for(room: ReviewBench, names: list[str], said: str) -> None:
+def test_operators_must_be_as_many_as_the_recipe_asks_for(reviews: ReviewBench, names: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        room.open(operators=names)
+        reviews.open(operators=names)
 
 
-def test_operators_of_the_recipe_are_taken_and_no_others(room: ReviewBench) -> None:
+def test_operators_of_the_recipe_are_taken_and_no_others(reviews: ReviewBench) -> None:
     names = ["amal", "badr", "dana", "eid", "fahd", "ghada"]
-    room.recipe(operators=names)
+    reviews.recipe(operators=names)
     with pytest.raises(InputError, match="The recipe names the operators"):
-        room.open(operators=["x1", "x2", "x3", "x4", "x5", "x6"])
-    assert list(room.open().links) == names
+        reviews.open(operators=["x1", "x2", "x3", "x4", "x5", "x6"])
+    assert list(reviews.open().links) == names
 
 
-def test_only_what_is_registered_and_current_and_passed_its_gates_can_be_reviewed(room: ReviewBench) -> None:
+def test_only_what_is_registered_and_current_and_passed_its_gates_can_be_reviewed(reviews: ReviewBench) -> None:
     with pytest.raises(NotFoundError, match="no registered adapter 'lamps-9'"):
-        room.open(adapter_id="lamps-9")
-    room.another_adapter()
-    with pytest.raises(StaleInput, match=r"its current registered adapter is lamps-1\.1\.0"):
-        room.open(adapter_id="lamps-1.0.0")
-    room.bench.forget_answers("evaluation_report")
+        reviews.open(adapter_id="lamps-9")
+    reviews.another_adapter()
+    with pytest.raises(StaleInput, match=r"current registered adapter of line lamps is lamps-1\.1\.0"):
+        reviews.open(adapter_id="lamps-1.0.0")
+    reviews.bench.forget_answers("evaluation_report")
     with pytest.raises(GateRefused, match="'not_empty' has no record"):
-        room.open()
-    assert nothing_was_opened(room)
+        reviews.open()
+    assert nothing_was_opened(reviews)
 
 
-def test_a_line_without_a_registered_adapter_is_told_to_run(room: ReviewBench) -> None:
-    (room.bench.settings.home / "registry.db").unlink()
-    for left in room.bench.settings.home.glob("registry.db-*"):
+def test_a_line_without_a_registered_adapter_is_told_to_run(reviews: ReviewBench) -> None:
+    (reviews.bench.settings.home / "registry.db").unlink()
+    for left in reviews.bench.settings.home.glob("registry.db-*"):
         left.unlink()
-    with pytest.raises(NotFoundError, match="sovereign run lamps"):
-        room.open()
+    with pytest.raises(NotFoundError, match="no registered adapter to review") as refusal:
+        reviews.open()
+    assert refusal.value.remedy == Remedy("run_line", {"line": "lamps"})
 
 
-def test_one_review_at_a_time_and_one_answer_for_the_same_two(room: ReviewBench) -> None:
-    room.open()
+def test_one_review_at_a_time_and_one_answer_for_the_same_two(reviews: ReviewBench) -> None:
+    reviews.open()
     with pytest.raises(ConflictError, match="open review already"):
-        room.open()
-    room.vote_all(1)
-    room.close()
-    with pytest.raises(ConflictError, match="was reviewed against tiny already; that answer stands"):
-        room.open()
-    room.another_adapter()
-    assert room.open().plan.opponent == "lamps-1.0.0"
+        reviews.open()
+    reviews.vote_all(1)
+    reviews.close()
+    with pytest.raises(ConflictError, match=r"was reviewed against tiny already\. That result is final"):
+        reviews.open()
+    reviews.another_adapter()
+    assert reviews.open().plan.opponent == "lamps-1.0.0"
 
 
-def test_a_review_of_equal_answers_is_not_opened(room: ReviewBench) -> None:
-    room.planted.same = frozenset(range(99))
+def test_a_review_of_equal_answers_is_not_opened(reviews: ReviewBench) -> None:
+    reviews.planted.same = frozenset(range(99))
     with pytest.raises(InputError, match="nothing to compare"):
-        room.open()
-    assert nothing_was_opened(room)
+        reviews.open()
+    assert nothing_was_opened(reviews)
 
 
-def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anything(room: ReviewBench) -> None:
+def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anything(reviews: ReviewBench) -> None:
     refused: list[ConflictError] = []
 
     @contextmanager
-    def opening_once_more(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Answering]:
+    def opening_once_more(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Contenders]:
         with pytest.raises(ConflictError, match="is being opened by another process") as error:
-            room.open()
+            reviews.open()
         refused.append(error.value)
-        with room.planted.open(workplace, candidate, opponent) as answering:
+        with reviews.planted.open(workplace, candidate, opponent) as answering:
             yield answering
 
-    room.open(contenders=opening_once_more)
+    reviews.open(open_contenders=opening_once_more)
     assert refused
-    assert room.planted.given == len(room.contents.answers)
+    assert reviews.planted.given == len(reviews.contents.answers)
 
 
-def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(room: ReviewBench) -> None:
-    room.recipe(may_close_early=["officer.salim"])
-    room.open()
-    room.close(officer="officer.salim", reason="wrong operators")
-    room.open()
+def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(reviews: ReviewBench) -> None:
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.open()
+    reviews.close(officer="officer.salim", reason="wrong operators")
+    reviews.open()
 
 
-def test_another_link_is_for_an_operator_of_the_open_review_alone(room: ReviewBench) -> None:
-    workplace = room.bench.workplace()
+def test_another_link_is_for_an_operator_of_the_open_review_alone(reviews: ReviewBench) -> None:
+    workplace = reviews.bench.workplace()
     with pytest.raises(NotFoundError, match="has no open review"):
-        renew_link(room.registry, workplace, "operator-1", "clerk")
-    opened = room.open()
-    assert renew_link(room.registry, workplace, "operator-1", "clerk") not in opened.links.values()
+        issue_another_link(reviews.registry, workplace, "operator-1", "clerk")
+    opened = reviews.open()
+    assert issue_another_link(reviews.registry, workplace, "operator-1", "clerk") not in opened.links.values()
     with pytest.raises(NotFoundError, match="'stranger' takes no part"):
-        renew_link(room.registry, workplace, "stranger", "clerk")
+        issue_another_link(reviews.registry, workplace, "stranger", "clerk")

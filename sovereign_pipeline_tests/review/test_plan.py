@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.review import Review
-from sovereign_pipeline.review.plan import candidate_arms, commitment, deal, pairs_to_guess
+from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess
 
 seeds = st.binary(min_size=32, max_size=32)
 shapes = st.builds(
@@ -43,9 +43,9 @@ def test_prompts_are_distinct_for_each_operator_but_for_the_shared_ones(seed: by
 @given(seed=seeds, review=shapes)
 def test_the_candidate_is_a_in_exactly_half_of_each_operators_pairs(seed: bytes, review: Review) -> None:
     for operator, pairs in deal(seed, languages(review), operators(review), review).items():
-        sides = candidate_arms(seed, operator, pairs)
+        positions = candidate_positions(seed, operator, pairs)
         for shared in (False, True):
-            found = Counter(sides[each.pair] for each in pairs if each.shared == shared)
+            found = Counter(positions[each.pair] for each in pairs if each.shared == shared)
             assert found["a"] == found["b"]
 
 
@@ -63,8 +63,8 @@ def test_what_is_guessed_at_has_the_candidate_as_a_as_often_as_as_b(seed: bytes)
     for operator, pairs in deal(seed, languages(review), operators(review), review).items():
         identical = {each.prompt for each in pairs[::7]}
         chosen = pairs_to_guess(seed, operator, pairs, identical, 4)
-        sides = candidate_arms(seed, operator, pairs)
-        assert Counter(sides[pair] for pair in chosen) == {"a": 2, "b": 2}
+        positions = candidate_positions(seed, operator, pairs)
+        assert Counter(positions[pair] for pair in chosen) == {"a": 2, "b": 2}
         by_pair = {each.pair: each for each in pairs}
         assert not any(by_pair[pair].shared or by_pair[pair].prompt in identical for pair in chosen)
 
@@ -86,10 +86,10 @@ def test_neither_place_nor_id_tells_the_side(what: str) -> None:
     for number in range(400):
         seed = number.to_bytes(32, "big")
         for operator, pairs in deal(seed, languages(review), operators(review), review).items():
-            sides = candidate_arms(seed, operator, pairs)
+            positions = candidate_positions(seed, operator, pairs)
             for place, each in enumerate(pairs):
                 key = str(place) if what == "place" else each.pair[0]
                 counts[key] += 1
-                as_a[key] += sides[each.pair] == "a"
+                as_a[key] += positions[each.pair] == "a"
     for key, count in counts.items():
         assert abs(as_a[key] / count - 0.5) < 4 * 0.5 / count**0.5, key

@@ -1,7 +1,7 @@
-"""The words of the page, in its two languages, and the direction in which a text is read.
+"""The sentences of the page in its two languages, and the direction in which a text is read.
 
-What belongs here: translations, keyed by the English sentence, and script. What does not: where a sentence stands
-(`templates/`).
+What belongs here: translations, keyed by the English sentence, and writing direction. What does not: where a sentence
+is shown (`templates/`, `refusals.py`).
 """
 
 import unicodedata
@@ -14,7 +14,7 @@ Direction = Literal["ltr", "rtl"]
 
 ARABIC = {
     "Blind comparison": "مقارنة عمياء",
-    "Letter": "الرسالة",
+    "Message": "الرسالة",
     "Answer A": "الجواب أ",
     "Answer B": "الجواب ب",
     "A": "أ",
@@ -24,7 +24,7 @@ ARABIC = {
     "helpfulness": "الفائدة",
     "tone": "النبرة",
     "What it says is right and nothing is made up.": "ما يقوله صحيح وليس فيه شيء مختلق.",
-    "Whoever wrote the letter can act on it.": "يستطيع كاتب الرسالة أن يعمل به.",
+    "Whoever wrote the message can act on it.": "يستطيع كاتب الرسالة أن يعمل به.",
     "It sounds as we would write.": "يبدو كما نكتب نحن.",
     "Rate each answer from 1 (poor) to 5 (very good)": "قيّم كل جواب من ١ (ضعيف) إلى ٥ (جيد جداً)",
     "Which answer would you rather send?": "أي الجوابين تفضل أن ترسله؟",
@@ -36,19 +36,19 @@ ARABIC = {
     "another row": "سطر آخر",
     "the better answer, or a tie": "الجواب الأفضل، أو التعادل",
     "record": "تسجيل",
-    "the newer side's answer": "جواب الجهة الأحدث",
+    "the newer version's answer": "جواب النسخة الأحدث",
     "A ballot is final. You may stop at any time; the page goes on where you stopped.": (
         "التقييم نهائي. يمكنك التوقف متى شئت، وتعود الصفحة إلى حيث توقفت."
     ),
     "(no answer)": "(لا جواب)",
     "One more question": "سؤال أخير",
-    "One of the two sides is newer than the other. Which answer do you think is the newer side's?": (
-        "إحدى الجهتين أحدث من الأخرى. أي الجوابين تظن أنه للجهة الأحدث؟"
+    "One of the two answers is from a newer version. Which one do you think it is?": (
+        "أحد الجوابين من نسخة أحدث. أي الجوابين تظن أنه منها؟"
     ),
     "If you cannot tell, guess: that is an answer too. What you rated stays as it is.": (
         "إن لم تعرف فخمّن، فهذا جواب أيضاً. وما قيّمته يبقى كما هو."
     ),
-    "The newer side's answer is": "جواب الجهة الأحدث هو",
+    "The newer version's answer is": "جواب النسخة الأحدث هو",
     "Choose one of the two; if you cannot tell, guess.": "اختر أحد الجوابين؛ وإن لم تعرف فخمّن.",
     "Thank you": "شكراً لك",
     "All your pairs are rated. You can close this page.": "قيّمت كل ما لديك. يمكنك إغلاق هذه الصفحة.",
@@ -93,24 +93,24 @@ ARABIC = {
     "This page needs JavaScript.": "تحتاج هذه الصفحة إلى جافاسكربت.",
 }
 
-MEANING = {
+CRITERION_MEANINGS = {
     "accuracy": "What it says is right and nothing is made up.",
-    "helpfulness": "Whoever wrote the letter can act on it.",
+    "helpfulness": "Whoever wrote the message can act on it.",
     "tone": "It sounds as we would write.",
 }
 
 
 def translate(sentence: str, language: Language) -> str:
-    """The sentence in a language; as it is where there is no translation."""
+    """Translate a sentence; one without a translation stays English."""
     return ARABIC.get(sentence, sentence) if language == "ar" else sentence
 
 
 def direction(text: str) -> Direction:
-    """Of the script that most letters are in (Unicode's bidirectional classes); placeholders such as NAME_1 are none.
+    """The direction of most characters (Unicode's bidirectional classes); placeholders such as NAME_1 do not count.
 
-    The first strong letter, as browsers' `auto` takes it, would turn an Arabic answer over that begins with a Latin
-    name.
+    The first strong character, as browsers' `auto` takes it, would set an Arabic answer that begins with a Latin name
+    from left to right.
     """
-    classes = [unicodedata.bidirectional(letter) for letter in PLACEHOLDER.sub(" ", text)]
+    classes = [unicodedata.bidirectional(character) for character in PLACEHOLDER.sub(" ", text)]
     right_to_left = sum(each in ("R", "AL") for each in classes)
     return "rtl" if right_to_left > classes.count("L") else "ltr"

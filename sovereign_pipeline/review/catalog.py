@@ -1,0 +1,58 @@
+"""Finding reviews in the registry: open, last, closed.
+
+What belongs here: look-ups of whole reviews. What does not: their ballots (`ballots.py`).
+"""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
+
+
+def find_open(session: Session, line: str) -> BlindReview | None:
+    """Find the line's review that was opened and not closed."""
+    closed = select(ReviewClosing.review_id)
+    query = select(BlindReview).where(BlindReview.line == line, BlindReview.id.not_in(closed))
+    return session.scalars(query).one_or_none()
+
+
+def find_all_open(registry: Registry) -> list[BlindReview]:
+    """Find every open review of the installation, the oldest first."""
+    query = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.review_id)))
+    with registry.reading() as session:
+        return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
+
+
+def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
+    """Find the line's open review, or else the one that was opened last. Raises NotFoundError for neither."""
+    with registry.reading() as session:
+        query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
+        review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
+        if review is None:
+            raise NotFoundError(f"Line {line} has had no review.", "Open one.", act="open_review", line=line)
+        return review, session.get(ReviewClosing, review.id)
+
+
+def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Find every closed review of a line, in the order of closing."""
+    query = (
+        select(BlindReview, ReviewClosing)
+        .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
+        .where(BlindReview.line == line)
+        .order_by(ReviewClosing.closed_at, BlindReview.id)
+    )
+    with registry.reading() as session:
+        return [(review, closing) for review, closing in session.execute(query)]
+
+
+def find_closed_of(registry: Registry, line: str, adapter_digest: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Find the line's closed reviews whose candidate was this aligned_adapter, under any registered version.
+
+    A changed recipe or release registers the same weights once more.
+    """
+    of_artifact = select(Adapter.id).where(Adapter.line == line, Adapter.adapter_digest == adapter_digest)
+    with registry.reading() as session:
+        ids = set(session.scalars(of_artifact))
+    return [each for each in find_closed(registry, line) if each[0].adapter_id in ids]

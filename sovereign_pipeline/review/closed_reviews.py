@@ -1,0 +1,94 @@
+"""Closed reviews, read back verified from the registry, the store and the revealed seed.
+
+What belongs here: which closed review is about an adapter, and which adapters lost theirs. What does not: the figures
+(`result.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.ledger.catalog import registered_as
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
+from sovereign_pipeline.review.catalog import find_closed, find_closed_of
+from sovereign_pipeline.review.closing import has_ballots, read_ballots
+from sovereign_pipeline.review.result import has_lost
+from sovereign_pipeline.review.sealed import plan_of
+from sovereign_pipeline.review.unblinding import ClosedReview, EarlyClosing
+
+Rows = tuple[BlindReview, ReviewClosing]
+"""What the registry holds of one closed review, beside its ballots."""
+
+
+@dataclass(frozen=True)
+class ReviewsToDate:
+    """The newest closed review of a line's current registered adapter, and every review closed before it."""
+
+    newest: Rows
+    earlier: Sequence[Rows]
+
+    def digests(self) -> dict[str, str]:
+        """Name -> digest of everything that a result is computed from."""
+        review, closing = self.newest
+        return {
+            "review_plan": review.plan_digest,
+            "ballots": closing.ballots_sha256,
+            "earlier_reviews": digest_of([[each.plan_digest, ended.ballots_sha256] for each, ended in self.earlier]),
+        }
+
+    def read(self, registry: Registry, store: ArtifactStore) -> tuple[ClosedReview, list[ClosedReview]]:
+        """The newest review and the earlier ones, verified. Raises IntegrityError."""
+        return _read(registry, store, *self.newest), [_read(registry, store, *each) for each in self.earlier]
+
+
+def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
+    """Find the reviews of a line's current registered_adapter artifact, under any version of its weights.
+
+    Raises NotFoundError when none was closed.
+    """
+    line, registry = workplace.line.line, open_registry(workplace.settings)
+    adapter = registered_as(registry, registered.digest) if registered is not None else None
+    of_adapter = find_closed_of(registry, line, adapter.adapter_digest) if adapter is not None else []
+    closed = find_closed(registry, line)
+    ids = {review.id for review, _ in of_adapter}
+    numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
+    if not numbers:
+        raise NotFoundError(
+            f"Line {line}: no review of its current registered adapter was closed.",
+            "Open a review, and close it when every ballot is given.",
+            act="open_review",
+            line=line,
+        )
+    return ReviewsToDate(closed[numbers[-1]], closed[: numbers[-1]])
+
+
+def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
+    """Digests of the adapters of a line that lost their newest blind review. None of them becomes an incumbent.
+
+    Raises IntegrityError for a review that was changed.
+    """
+    newest = {}
+    for review, closing in find_closed(registry, line):
+        if has_ballots(registry, closing):
+            closed = _read(registry, store, review, closing)
+            newest[closed.contents.plan.candidate_digest] = closed
+    return {digest for digest, closed in newest.items() if has_lost(closed)}
+
+
+def _read(registry: Registry, store: ArtifactStore, review: BlindReview, closing: ReviewClosing) -> ClosedReview:
+    ballots, guesses = read_ballots(registry, closing)
+    return ClosedReview(
+        review=review.id,
+        contents=plan_of(store, review),
+        seed=bytes.fromhex(closing.seed),
+        ballots=ballots,
+        guesses=guesses,
+        closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
+        if closing.officer is not None
+        else None,
+    )

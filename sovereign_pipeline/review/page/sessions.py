@@ -1,0 +1,62 @@
+"""Sessions: signed text in a cookie, for which nothing is stored on the server.
+
+What belongs here: signing and checking. What does not: one-time links (`review/links.py`), cookies (`sign_in.py`).
+"""
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+
+from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
+
+from sovereign_pipeline.errors import SignInError
+from sovereign_pipeline.review.links import SignedIn
+from sovereign_pipeline.settings import Settings
+
+SESSION_SECONDS = 7 * 24 * 3600
+_KEY_BYTES = 32
+_SIGNER = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+
+
+class Sessions:
+    """Sessions that only this installation can have signed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key = _signing_key(settings)
+        self._serializer = URLSafeTimedSerializer(self._key, salt="session", signer_kwargs=_SIGNER)
+
+    def sign(self, who: SignedIn) -> str:
+        return str(self._serializer.dumps([who.review, who.operator]))
+
+    def read(self, signed: str) -> SignedIn:
+        """Raises SignInError for text that was changed, or signed more than `SESSION_SECONDS` ago."""
+        try:
+            review, operator = self._serializer.loads(signed, max_age=SESSION_SECONDS)
+        except SignatureExpired:
+            raise SignInError("You were signed in too long ago.", "Ask for a new link; no rating is lost.") from None
+        except (BadSignature, ValueError):
+            raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
+        return SignedIn(review, operator)
+
+    def form_token(self, who: SignedIn) -> str:
+        """What our pages put into each request that changes something, so that no other site can make one (CSRF)."""
+        content = f"form\n{who.review}\n{who.operator}".encode()
+        return hmac.new(self._key, content, hashlib.sha256).hexdigest()
+
+    def is_form_token(self, who: SignedIn, token: str) -> bool:
+        return hmac.compare_digest(self.form_token(who).encode(), token.encode())
+
+
+def _signing_key(settings: Settings) -> bytes:
+    """The installation's key, made at first use; deleting its file signs everybody out."""
+    path = settings.review_secrets / "session.key"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        aside = path.with_name(f".session.key-{secrets.token_hex(8)}")
+        aside.touch(mode=0o600)
+        aside.write_bytes(secrets.token_bytes(_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):  # another process of this installation was first
+            path.hardlink_to(aside)
+        aside.unlink()
+    return path.read_bytes()
