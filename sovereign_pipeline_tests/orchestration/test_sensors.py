@@ -11,53 +11,53 @@ from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.sensors import closed_reviews
-from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, room  # noqa: F401 (fixtures)
+from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, reviews  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
-def instance(room: ReviewBench) -> Iterator[dg.DagsterInstance]:  # noqa: F811
+def instance(reviews: ReviewBench) -> Iterator[dg.DagsterInstance]:  # noqa: F811
     with dg.instance_for_test() as instance:
-        register_lines(instance, room.bench.settings)
+        register_lines(instance, reviews.bench.settings)
         yield instance
 
 
-def tick(room: ReviewBench, instance: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:  # noqa: F811
+def tick(reviews: ReviewBench, instance: dg.DagsterInstance) -> list[tuple[str | None, str | None]]:  # noqa: F811
     """(run key, partition) of every run that is asked for."""
-    context = dg.build_sensor_context(instance=instance, resources={"installation": room.bench.settings})
+    context = dg.build_sensor_context(instance=instance, resources={"installation": reviews.bench.settings})
     given: Any = closed_reviews(context)
     return [(each.run_key, each.partition_key) for each in given if isinstance(each, dg.RunRequest)]
 
 
 def test_a_run_is_asked_for_once_a_review_is_closed_and_not_before(
-    room: ReviewBench,  # noqa: F811
+    reviews: ReviewBench,  # noqa: F811
     instance: dg.DagsterInstance,
 ) -> None:
-    assert tick(room, instance) == []
-    opened = room.open()
-    room.vote_all(1)
-    assert tick(room, instance) == []
-    room.close()
+    assert tick(reviews, instance) == []
+    opened = reviews.open()
+    reviews.vote_all(1)
+    assert tick(reviews, instance) == []
+    reviews.close()
     # Dagster launches one run a key, however often it is asked for.
-    key = f"review-{opened.review}-{room.bench.refs['registered_adapter'].digest[:12]}"
-    assert tick(room, instance) == tick(room, instance) == [(key, "lamps")]
-    room.bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
-    room.bench.register()
-    ((again, _),) = tick(room, instance)  # the same weights under another version: the answer is theirs too
+    key = f"review-{opened.review}-{reviews.bench.refs['registered_adapter'].digest[:12]}"
+    assert tick(reviews, instance) == tick(reviews, instance) == [(key, "lamps")]
+    reviews.bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
+    reviews.bench.register()
+    ((again, _),) = tick(reviews, instance)  # the same weights under another version: the answer is theirs too
     assert again != key
-    room.another_adapter()
-    assert tick(room, instance) == []  # it was of another candidate than the line's present one
+    reviews.another_adapter()
+    assert tick(reviews, instance) == []  # it was of another candidate than the line's present one
 
 
 def test_the_asset_shows_the_result_and_a_no_fails_its_step(
-    room: ReviewBench,  # noqa: F811
+    reviews: ReviewBench,  # noqa: F811
     instance: dg.DagsterInstance,
 ) -> None:
-    room.open()
-    room.vote_all(-1)
-    room.close()
-    stale = stale_kinds(CHAIN, room.bench.workplace())
+    reviews.open()
+    reviews.vote_all(-1)
+    reviews.close()
+    stale = stale_kinds(CHAIN, reviews.bench.workplace())
     assert "blind_review" not in stale
-    definitions = build_definitions(room.bench.settings, {"blind_review": BLIND_REVIEW})
+    definitions = build_definitions(reviews.bench.settings, {"blind_review": BLIND_REVIEW})
     result = definitions.resolve_job_def("closed_review").execute_in_process(
         partition_key="lamps", instance=instance, raise_on_error=False
     )
@@ -68,4 +68,4 @@ def test_the_asset_shows_the_result_and_a_no_fails_its_step(
     assert "net preference" in str(page["result"].value)
     assert page["net preference"].value == -1.0
     assert "wording" not in repr(page)
-    assert stale_kinds(CHAIN, room.bench.workplace()) == stale
+    assert stale_kinds(CHAIN, reviews.bench.workplace()) == stale
