@@ -1,9 +1,9 @@
-"""Base, incumbent and candidate on every task in one session, through `Models` with what is kept, as the stages do it.
+"""Base, incumbent and candidate on every task in one session, through `Models` with its cache, as the stages do it.
 
     python ours.py --model DIR --tasks DIR --incumbent DIR --candidate DIR --home DIR --answer FILE
         --batch-size N --new-tokens N
 
---home: of the store in which what each arm gives is kept. Started by `run.py`.
+--home: of the store that holds cached scores and answers. Started by `run.py`.
 """
 
 import argparse

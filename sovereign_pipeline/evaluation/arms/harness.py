@@ -94,12 +94,12 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
         """Summed log-likelihood of each continuation, and whether greedy decoding would generate it."""
         predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
-        kept = sorted({node for nodes in predicting for node in nodes})
-        row = {node: index for index, node in enumerate(kept)}
+        predicting_nodes = sorted({node for nodes in predicting for node in nodes})
+        row = {node: index for index, node in enumerate(predicting_nodes)}
         with torch.inference_mode():
             inputs = tree.inputs(self.device, self.model.dtype)
             logits = self.model(
-                **inputs, use_cache=False, logits_to_keep=torch.tensor(kept, device=self.device)
+                **inputs, use_cache=False, logits_to_keep=torch.tensor(predicting_nodes, device=self.device)
             ).logits[0]
             return [
                 self._total(logits[[row[node] for node in nodes]], following)

@@ -219,9 +219,9 @@ class Models:
 
     def _read(self, ids: list[int]) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
-        kept = ids if end is None else ids[:end]
+        content = ids if end is None else ids[:end]
         return Answer(
-            text=self.tokenizer.decode(kept, skip_special_tokens=True),
+            text=self.tokenizer.decode(content, skip_special_tokens=True),
             tokens=len(ids) if end is None else end + 1,
             stopped=end is not None,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.report.figures import ALL, Figure, WorseRows
-from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Held
+from sovereign_pipeline.evaluation.report.gates import EXPOSURE, MarginTest
 from sovereign_pipeline.evaluation.report.labels import label_of
 from sovereign_pipeline.evaluation.report.report import (
     EvaluationReport,
@@ -99,7 +99,7 @@ def as_html(report: EvaluationReport) -> str:
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
 
-def _held_cells(held: Held) -> tuple[str, ...]:
+def _held_cells(held: MarginTest) -> tuple[str, ...]:
     observed, judgement = held.observed, held.judgement
     return (
         label_of(held.what),
@@ -172,7 +172,7 @@ def _figure(picture: Any, caption: str) -> str:
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
-def _forest_plot(held: Sequence[Held]) -> Any:
+def _forest_plot(held: Sequence[MarginTest]) -> Any:
     """One panel for each unit."""
     from matplotlib.figure import Figure as Picture
 

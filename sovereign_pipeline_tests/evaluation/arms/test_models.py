@@ -1,10 +1,12 @@
 """The models score what training trained, through lm-eval, and nothing but the adapter differs between the arms."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline import countdown
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
@@ -104,6 +106,21 @@ def test_answers_in_a_padded_batch_are_those_given_alone(better: Models, letters
     together = better.answer(prompts, "candidate", max_new_tokens=12, batch_size=4)
     assert together == [better.answer([prompt], "candidate", 12, 1)[0] for prompt in prompts]
     assert all(answer.stopped or answer.tokens == 12 for answer in together)
+
+
+def test_scoring_and_answering_report_their_progress(
+    better: Models, letters: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
+    told: list[str] = []
+    watched = replace(better, progress=told.append)
+    asked = items(better, letters)
+    watched.score("suite", asked, "base", "question")
+    assert told and told[-1] == f"suite, base: question {len(asked)} of {len(asked)}, 0 s left"
+    told.clear()
+    watched.answer([item.context for item in asked[:4]], "candidate", 4, 2)
+    assert [message.split(", ")[0] for message in told] == ["candidate: prompt 2 of 4", "candidate: prompt 4 of 4"]
+    assert not any("lamp" in message for message in told)
 
 
 def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: Models) -> None:

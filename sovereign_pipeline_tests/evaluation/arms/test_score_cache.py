@@ -318,7 +318,7 @@ def _rewritten(file: Path) -> None:
         (lambda file: file.write_bytes(file.read_bytes()[:-20]), r"rows\.jsonl: the bytes are not"),
         (lambda file: file.unlink(), r"rows\.jsonl: the file is missing"),
         (lambda file: file.with_name("more.jsonl").write_text(""), r"more\.jsonl: this file does not belong"),
-        (_rewritten, r"manifest\.json: differs"),
+        (_rewritten, r"manifest\.json: this is not the manifest"),
     ],
 )
 def test_what_was_changed_is_named_and_never_used(
