@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sovereign_pipeline.commands.remedies import command_for
 from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.messages import print_message
 
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
@@ -60,9 +61,7 @@ def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def print_error(error: SovereignError) -> None:
     """What went wrong, what to do, and the command that does it, each on lines of its own."""
-    err.print(f"[bold red]✗[/] {escape(error.message)}")
-    for label, advice in advice_of(error).items():
-        err.print(f"  [bold]{label}:[/] {escape(advice)}")
+    print_message(error.message, advice_of(error))
 
 
 def advice_of(error: SovereignError) -> dict[str, str]:

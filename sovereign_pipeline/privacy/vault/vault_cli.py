@@ -1,7 +1,6 @@
 """`sovereign-vault`: the program for the offline machine. It makes the key pair and opens the vault, and nothing else.
 
-What belongs here: commands, their output, the audit line of each opening. What does not: what the vault holds or how
-it is sealed (`vault.py`).
+Exit status: 0 done; 1 the vault could not be opened; 2 wrong input or usage.
 """
 
 import datetime
@@ -9,12 +8,14 @@ import getpass
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sovereign_pipeline.errors import InputError, NotFoundError, SovereignError
+from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.privacy.vault.vault import MappingRow, read_vault
 
 AUDIT_FILE = "audit.jsonl"
@@ -34,7 +35,7 @@ def keygen(
     recipient = str(identity.to_public())
     for path in (private, public):
         if path is not None and path.exists():
-            raise InputError(f"{path}: the file exists already and keys are never overwritten. Name another file.")
+            raise InputError(f"{path}: the file exists already, and keys are never overwritten.", "Name another file.")
     _write_new(private, f"{identity}\n", mode=0o600)
     if public is None:
         typer.echo(recipient)
@@ -51,38 +52,38 @@ def reveal(
     line: Annotated[str | None, typer.Option(help="Only this line; all of them when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """Print what the placeholders of one case stood for, after writing to the audit file who asked."""
+    """Print the originals behind the placeholders of one case, after writing an audit line with the user's name."""
     private_key = _read_key(key)
     if not vault.is_dir():
-        raise NotFoundError(f"{vault}: there is no such directory. Name the vault that was copied to this machine.")
+        raise NotFoundError(f"{vault}: there is no such directory.", "Name the vault that was copied to this machine.")
     rows = list(dict.fromkeys(row for row in read_vault(vault, private_key, line) if row.case == case))
     _write_audit_line(vault, case, line, len(rows))
     if not rows:
         where = f"line {line} of {vault}" if line else str(vault)
-        raise NotFoundError(f"{where} holds nothing for case {case}. Check how the case is written.")
+        raise NotFoundError(f"{where} holds nothing for case {case}.", "Check how the case is written.")
     if as_json:
-        typer.echo(json.dumps([_shown(row) for row in rows], ensure_ascii=False, indent=1))
+        typer.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1))
         return
     _print_table(rows)
 
 
 def main() -> None:
-    """Entry point. A mistake of the user ends in one paragraph on standard error and the error's exit status."""
+    """Entry point. A user's mistake ends in a message, a hint and an exit status, never in a traceback."""
     try:
         app()
     except SovereignError as error:
-        typer.echo(f"sovereign-vault: {error}", err=True)
+        print_message(error.message, {"Hint": error.hint} if error.hint else {})
         sys.exit(error.exit_status)
     except OSError as error:
-        typer.echo(
-            f"sovereign-vault: {error.filename}: {error.strerror}. Check the path and its permissions.", err=True
-        )
-        sys.exit(2)
+        print_message(f"{error.filename}: {error.strerror}.", {"Hint": "Check the path and its permissions."})
+        sys.exit(InputError.exit_status)
 
 
 def _read_key(path: Path) -> str:
     if not path.is_file():
-        raise InputError(f"{path}: there is no such key file. Name the private key made by `sovereign-vault keygen`.")
+        raise InputError(
+            f"{path}: there is no such key file.", "Name the private key made by `sovereign-vault keygen`."
+        )
     return path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -93,7 +94,7 @@ def _write_new(path: Path, content: str, mode: int) -> None:
 
 
 def _write_audit_line(vault: Path, case: str, line: str | None, count: int) -> None:
-    """Appended and on the disk before anything is shown. Holds no originals."""
+    """Append who opened which case, on the disk before anything is shown. Holds no originals."""
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "user": getpass.getuser(),
@@ -108,20 +109,8 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int) -> N
         os.fsync(stream.fileno())
 
 
-def _shown(row: MappingRow) -> dict[str, Any]:
-    return {
-        "line": row.line,
-        "run": row.run,
-        "case": row.case,
-        "row": row.row,
-        "field": row.field,
-        "placeholder": row.placeholder,
-        "original": row.original,
-    }
-
-
 def _print_table(rows: list[MappingRow]) -> None:
-    """Each placeholder with each way it was written, and the documents where that stood."""
+    """One line for each placeholder and each writing of its original, with the rows that hold it."""
     from rich.console import Console
     from rich.table import Table
 

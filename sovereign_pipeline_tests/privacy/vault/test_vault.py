@@ -65,12 +65,14 @@ def test_a_changed_file_is_named(filled: Path, keys: tuple[Path, Path]) -> None:
         list(read_vault(filled, keys[0].read_text()))
 
 
-def test_a_public_key_that_is_absent_or_none_names_keygen(tmp_path: Path) -> None:
-    with pytest.raises(PrivacyError, match="sovereign-vault keygen"):
+def test_a_public_key_that_is_absent_or_none_stops_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(PrivacyError, match="public key is missing") as absent:
         read_public_key(tmp_path / "vault.pub")
     (tmp_path / "vault.pub").write_text("age1nonsense")
-    with pytest.raises(PrivacyError, match="sovereign-vault keygen"):
+    with pytest.raises(PrivacyError, match="not an age public key") as wrong:
         read_public_key(tmp_path / "vault.pub")
+    for stopped in (absent, wrong):
+        assert stopped.value.remedy is not None and stopped.value.remedy.act == "make_vault_key"
 
 
 def test_keygen_guards_the_private_key_and_never_overwrites(keys: tuple[Path, Path], tmp_path: Path) -> None:
@@ -119,6 +121,33 @@ def test_a_mistake_is_one_paragraph_and_a_status(
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def test_a_mistake_is_printed_as_by_the_other_programs(tmp_path: Path) -> None:
+    ended = program("reveal", "A/1", "--key", tmp_path / "absent", "--vault", tmp_path)
+    message, hint = ended.stderr.splitlines()
+    assert message == f"✗ {tmp_path / 'absent'}: there is no such key file."
+    assert hint == "  Hint: Name the private key made by `sovereign-vault keygen`."
+
+
+def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -> None:
+    asks = (
+        "import sys, sovereign_pipeline.privacy.vault.vault_cli\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('sovereign_pipeline.')))\n"
+        "print(*sorted({'dagster', 'numpy', 'spacy', 'sqlalchemy', 'torch', 'yaml'} & sys.modules.keys()))"
+    )
+    own, heavy = subprocess.run(
+        [sys.executable, "-c", asks], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert own.split() == [
+        "sovereign_pipeline.errors",
+        "sovereign_pipeline.messages",
+        "sovereign_pipeline.privacy",
+        "sovereign_pipeline.privacy.vault",
+        "sovereign_pipeline.privacy.vault.vault",
+        "sovereign_pipeline.privacy.vault.vault_cli",
+    ]
+    assert heavy == ""
 
 
 def test_an_asked_case_that_is_absent_is_in_the_audit_too(filled: Path, keys: tuple[Path, Path]) -> None:
