@@ -28,6 +28,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS as ALL_KINDS
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.placeholders import kind_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.settings import Settings, go_offline
 
@@ -143,7 +144,7 @@ def our_spans(language: str, privacy: Privacy) -> Find:
                 continue
             start = scrubbed.index(row.placeholder, position)
             original += start - position
-            spans.append(Span(original, original + len(row.original), row.placeholder.rsplit("_", 1)[0]))
+            spans.append(Span(original, original + len(row.original), kind_of(row.placeholder)))
             original += len(row.original)
             position = start + len(row.placeholder)
         if any(text[span.start : span.end] == "" for span in spans) or original + len(scrubbed[position:]) != len(text):

@@ -30,7 +30,7 @@ from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.detection import detector_digest
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
-from sovereign_pipeline.privacy.engines.engine import scrub_file
+from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.settings import go_offline

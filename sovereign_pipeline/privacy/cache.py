@@ -1,7 +1,7 @@
-"""What the detectors found in a text, remembered by digest, so that a text that was seen is not searched again.
+"""A cache of what the detectors found in a text, by digest, so that no text is searched twice.
 
-What belongs here: the file and the form of its entries: offsets and kinds, never text. What does not: when a finding
-may be remembered (`scrubbing.py`), how it is made (`detection.py`).
+What belongs here: the file and its entries: offsets and kinds, never text. What does not: when a finding may be
+remembered (`scrubbing.py`), its written form (`detection.py`).
 """
 
 import sqlite3
@@ -12,18 +12,23 @@ from pathlib import Path
 from sovereign_pipeline.errors import PrivacyError
 
 SECONDS_TO_WAIT = 120.0  # for other processes that write
-KEYS_A_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
+KEYS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
 CHECK_BYTES = 8
 
 
 class FindingsCache:
     """One SQLite file for each state of the detectors; many processes read and write it.
 
-    An entry carries a checksum over its key and its content: one that was cut, changed or moved is as good as absent.
+    An entry carries a checksum over its key and its content: one that was cut, changed or moved counts as absent.
     """
 
     def __init__(self, directory: Path, detector: str) -> None:
-        """detector: digest of all that decides what is found (`detection.detector_digest`). Raises PrivacyError."""
+        """
+        Args:
+            detector: digest of all that decides what is found (`detection.detector_digest`).
+
+        Raises PrivacyError when the file cannot be used.
+        """
         self._path = directory / f"{detector}.sqlite"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -32,7 +37,7 @@ class FindingsCache:
                 self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = OFF")  # after a loss of power the checksums tell
+            self._connection.execute("PRAGMA synchronous = OFF")  # the checksums find what a loss of power damaged
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
             )
@@ -43,12 +48,10 @@ class FindingsCache:
         """The entries that are there and whole, by key. Raises PrivacyError when the file is no database."""
         found: dict[bytes, bytes] = {}
         try:
-            for start in range(0, len(keys), KEYS_A_QUERY):
-                asked = keys[start : start + KEYS_A_QUERY]
-                marks = ",".join("?" * len(asked))
-                found.update(
-                    self._connection.execute(f"SELECT key, content FROM finding WHERE key IN ({marks})", asked)
-                )
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[start : start + KEYS_PER_QUERY]
+                marks = ",".join("?" * len(some))
+                found.update(self._connection.execute(f"SELECT key, content FROM finding WHERE key IN ({marks})", some))
         except sqlite3.Error as error:
             raise self._unusable(error) from None
         return {key: entry[CHECK_BYTES:] for key, entry in found.items() if _is_whole(key, entry)}
@@ -68,8 +71,8 @@ class FindingsCache:
 
     def _unusable(self, error: sqlite3.Error) -> PrivacyError:
         return PrivacyError(
-            f"{self._path}: what the detectors found before cannot be read or written ({error}). Delete the file, "
-            f"which only costs time, or make room for it, and materialize scrubbed_corpus again."
+            f"{self._path}: the cache of earlier findings cannot be read or written ({error}).",
+            "Delete the file, which only costs time, or make room for it, and run the line again.",
         )
 
 

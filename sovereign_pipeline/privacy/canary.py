@@ -1,4 +1,7 @@
-"""Invented documents that go through every batch and must come out scrubbed; they prove that the detectors ran."""
+"""Invented documents that go through every batch and must come out scrubbed; they prove that the detectors ran.
+
+What belongs here: one document for each language, with a planted value of every kind that is replaced by default.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,10 +15,11 @@ CANARY_CASE = "canary"
 
 @dataclass(frozen=True)
 class Canary:
-    """document: goes through the detectors. planted: what must not be in it afterwards, with what it is."""
+    """One invented document."""
 
     document: Document
     planted: tuple[tuple[Kind, str], ...]
+    """What must not be in it once it was scrubbed, with what it is."""
 
     @property
     def language(self) -> str:
@@ -24,8 +28,8 @@ class Canary:
     def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
         """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there.
 
-        kept: the kinds that the policy leaves in the text; they are not demanded, and neither are those that are kept
-        unless a policy asks for them.
+        Args:
+            kept: the kinds that the policy leaves in the text. These and `KEPT_BY_DEFAULT` are not checked.
         """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
         missed = sum(kind not in kept and value in text for kind, value in self.planted)
@@ -35,8 +39,8 @@ class Canary:
         if missed or absent:
             raise PrivacyError(
                 f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
-                f"{len(absent)} kinds ({', '.join(absent) or 'none'}): this batch is not to be trusted. Nothing was "
-                f"written. Reinstall the detectors, or undo the change to recipe.privacy that hides the canary."
+                f"{len(absent)} kinds ({', '.join(absent) or 'none'}). Nothing was written.",
+                "Reinstall the detectors, or undo the change to recipe.privacy that hides the canary.",
             )
 
 

@@ -1,12 +1,13 @@
-"""What is found in one text, as a pure function of the text: identifiers, names by pattern, names by model.
+"""What is found in one text, as a function of the text alone: identifiers, names by pattern, names by model.
 
-What belongs here: the order in which detectors run, which of two findings wins, their written form, and the digest of
-all that decides them. What does not: what an identifier or a name looks like (`recognizers.py`, `name_patterns.py`),
-anything that depends on the other texts of a case (`scrubbing.py`).
+What belongs here: running the detectors, the written form of their findings, and the digest of all that decides them.
+What does not: what an identifier or a name looks like (`identifiers/`, `names/`), anything that depends on the other
+texts of a case (`case_files.py`, `mentions.py`).
 """
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -14,14 +15,21 @@ from typing import NamedTuple, TypeVar
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import library_versions
+from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy.identifiers.recognizers import Span, structured_spans, value_key, without_overlaps
-from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
-from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, recased
+from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
+from sovereign_pipeline.privacy.names.entities import Entity, NameModel
+from sovereign_pipeline.privacy.names.name_models import load_name_model
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
+from sovereign_pipeline.privacy.names.recasing import recased
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
+from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+
+LETTER = "request"
+"""The field that may end with a signature."""
 
 _SPAN = struct.Struct("<IIBB")  # start, end, index of the kind, flags
 _LABELLED, _BY_LENGTH = 1, 2
@@ -30,13 +38,15 @@ Found = TypeVar("Found")
 
 
 class Text(NamedTuple):
-    """One field of one document. key: digest of all of it that the detectors are given. row: the document's id.
-    is_letter: it may end with a signature."""
+    """One field of one document, as the detectors get it."""
 
     key: bytes
+    """Digest of all that the detectors get; equal for equal texts of different documents."""
     row: str
+    """The document's id."""
     language: str
     is_letter: bool
+    """It may end with a signature."""
     normalised: NormalisedText
     is_canary: bool = False
 
@@ -50,20 +60,45 @@ class Text(NamedTuple):
         return self.normalised.original
 
 
+@dataclass(frozen=True)
+class SearchedText:
+    """A text, the field it is of, and what was found in it: in reading order, without overlaps."""
+
+    field: str
+    text: Text
+    spans: Sequence[Span]
+
+    @property
+    def content(self) -> str:
+        """The normalised text, to which the spans refer."""
+        return self.text.normalised.text
+
+
+def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
+    """Field -> text, in reading order; empty ones too."""
+    return {
+        field: Text.of(document.id, document.language, field == LETTER, original, is_canary)
+        for field, original in document.texts.items()
+    }
+
+
 class Detector:
     """The detectors of one recipe. A name model is loaded when a text of its language is first searched."""
 
     def __init__(self, privacy: Privacy, treatments: Treatments) -> None:
-        """treatments: what is done with each kind; those that are kept unless asked for are searched only then."""
+        """
+        Args:
+            treatments: what is done with each kind; what is kept by default is searched only if it is not kept here.
+        """
         self.patterns = NamePatterns(privacy.keep_words)
-        self._asked = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
+        self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._models: dict[str, NameModel] = {}
         self._name_models = privacy.name_models
 
     def find(self, texts: Sequence[Text]) -> list[bytes]:
         """What is in each text, in its written form (`read_findings`).
 
-        Raises PrivacyError when a detector raises (naming the row), or when a name model finds nobody in the canary
+        Raises PrivacyError when a detector raises (naming the row), or when a name model finds no person in the canary
         of its language that is among the texts.
         """
         entities: dict[Text, list[Entity]] = {}
@@ -80,9 +115,9 @@ class Detector:
         others = [
             Span(start, end, label, content[start:end], labelled=False)
             for start, end, label in entities
-            if label != "PERSON" and label in self._asked
+            if label != "PERSON" and label in self._also
         ]
-        return _written(without_overlaps([*structured_spans(content, self._asked), *names, *others]))
+        return _written(without_overlaps([*structured_spans(content, self._also), *names, *others]))
 
     def _by_model(self, language: str, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
         found = _entities(self._model(language), texts)
@@ -90,8 +125,8 @@ class Detector:
         persons = [entity for entities in canaries for entity in entities if entity.label == "PERSON"]
         if canaries and not persons:
             raise PrivacyError(
-                f"The name model of language '{language}' found no person in the canary text, so it finds none "
-                f"elsewhere. Nothing was written. Install the model again, or name another one in the recipe."
+                f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
+                "Install the model again, or name another one in the recipe.",
             )
         return found
 
@@ -99,6 +134,51 @@ class Detector:
         if language not in self._models:
             self._models[language] = load_name_model(language, self._name_models[language])
         return self._models[language]
+
+
+def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
+    """Run a detector. Whatever it raises becomes a PrivacyError that names the row; the cause may quote text."""
+    try:
+        return find()
+    except Exception as error:
+        raise PrivacyError(
+            f"Row {row}: {detector} raised {type(error).__name__}, so the row was not searched. Nothing was written.",
+            "Correct the row or the detector, and run again.",
+        ) from None
+
+
+def _entities(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
+    """All that the model found. When it raises, the texts are tried one by one, so that the row is named."""
+    try:
+        return _entities_in(model, texts)
+    except Exception:
+        for text in texts:
+            guarded("the name model", text.row, partial(_entities_in, model, [text]))
+        raise PrivacyError(
+            f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
+            f"Nothing was written.",
+            "Run again; if it stays, reinstall the model.",
+        ) from None
+
+
+def _entities_in(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
+    found = model.entities([recased(text.normalised.text) for text in texts])
+    return dict(zip(texts, found, strict=True))
+
+
+# --- the written form ------------------------------------------------------------------------------------------------
+
+
+def _written(spans: Sequence[Span]) -> bytes:
+    return b"".join(
+        _SPAN.pack(
+            span.start,
+            span.end,
+            KINDS.index(span.kind),
+            _LABELLED * span.labelled | _BY_LENGTH * span.by_length,
+        )
+        for span in spans
+    )
 
 
 def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
@@ -116,75 +196,34 @@ def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
     return spans
 
 
+_NAME = KINDS.index("NAME")
+_BY_THEIR_TEXT = frozenset(KINDS.index(kind) for kind in ("PLACE", "ORGANISATION", "NATIONALITY"))
+_value_key = lru_cache(maxsize=65_536)(value_key)  # one value stands several times in a case
+
+
+def _key(text: str, start: int, end: int, kind: int) -> str:
+    if kind == _NAME:
+        return name_key(text, start, end)
+    value = text[start:end]
+    return value if kind in _BY_THEIR_TEXT else _value_key(KINDS[kind], value)
+
+
 def detector_digest(
     privacy: Privacy, treatments: Treatments, name_model_digests: Mapping[str, str], libraries: tuple[str, ...]
 ) -> str:
-    """Digest of all that decides what is found: recipe, policy, models, libraries, and this room's own code.
+    """Digest of all that decides what is found and how it is written: recipe, policy, models, libraries, kinds, code.
 
-    The code is taken as it stands, not by a version that somebody must remember to raise.
+    The code is that of this package as it is, not a version that somebody must remember to raise.
     """
+    package = Path(__file__).parent
+    code = {file.relative_to(package).as_posix(): file_sha256(file) for file in sorted(package.rglob("*.py"))}
     return digest_of(
         {
             "privacy": privacy.model_dump(mode="json"),
             "treatments": dict(treatments),
             "models": dict(name_model_digests),
             "libraries": library_versions(libraries),
-            "code": {file.name: file_sha256(file) for file in sorted(Path(__file__).parent.glob("*.py"))},
+            "kinds": KINDS,
+            "code": code,
         }
     )
-
-
-def _written(spans: Sequence[Span]) -> bytes:
-    return b"".join(
-        _SPAN.pack(
-            span.start,
-            span.end,
-            KINDS.index(span.kind),
-            _LABELLED * span.labelled | _BY_LENGTH * span.by_length,
-        )
-        for span in spans
-    )
-
-
-_NAME = KINDS.index("NAME")
-_value_key = lru_cache(maxsize=65_536)(value_key)  # one value stands several times in a case
-_BY_THEIR_TEXT = frozenset(KINDS.index(kind) for kind in ("PLACE", "ORGANISATION", "NATIONALITY"))
-
-
-def _key(text: str, start: int, end: int, kind: int) -> str:
-    value = text[start:end]
-    if kind in _BY_THEIR_TEXT:
-        return value
-    if kind != _NAME:
-        return _value_key(KINDS[kind], value)
-    # The article after the Arabic preposition "ل" has lost its first letter.
-    return f"ا{value}" if text[start - 1 : start + 1] == "لل" else value
-
-
-def _entities(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
-    """All that the model found; when it raises, the text that makes it raise is looked for so that its row is named."""
-    try:
-        return _entities_in(model, texts)
-    except Exception:
-        for text in texts:
-            guarded("the name model", text.row, partial(_entities_in, model, [text]))
-        raise PrivacyError(
-            f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
-            f"Nothing was written. Run again; if it stays, reinstall the model."
-        ) from None
-
-
-def _entities_in(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
-    found = model.entities([recased(text.normalised.text) for text in texts])
-    return dict(zip(texts, found, strict=True))
-
-
-def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
-    """Run a detector; whatever it raises stops the scrubbing and names the row. The cause may quote text: not kept."""
-    try:
-        return find()
-    except Exception as error:
-        raise PrivacyError(
-            f"Row {row}: {detector} raised {type(error).__name__}, so it is not known what the row holds. Nothing was "
-            f"written. Correct the row or the detector, and run again."
-        ) from None

@@ -1,4 +1,4 @@
-"""Text as the recognizers see it, with the way back to the exact characters of the original.
+"""Text as the recognizers read it, and where each of its characters stands in the original.
 
 What belongs here: folding that depends on single characters (digits of any script, diacritics, tatweel, bidi marks,
 no-break spaces). What does not: anything that knows what an identifier is.
@@ -20,12 +20,13 @@ _FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
 
 @dataclass(frozen=True)
 class NormalisedText:
-    """original: as given. text: folded, never longer. offsets: position in `original` of each character of `text`,
-    or None when both have the same length and every position is its own."""
+    """A text and its folded form."""
 
     original: str
     text: str
+    """Folded; never longer."""
     offsets: tuple[int, ...] | None = None
+    """Position in `original` of each character of `text`; None when every position is its own."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
@@ -37,7 +38,7 @@ class NormalisedText:
 
 
 def normalise(original: str) -> NormalisedText:
-    """Digits of any script become 0-9, special spaces and dashes plain ones; marks that carry no letter are dropped."""
+    """Fold digits of any script to 0-9 and special spaces and dashes to plain ones; drop marks that carry no letter."""
     if original.isascii():
         return NormalisedText(original, original.replace("\t", " "))
     folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), original)

@@ -1,4 +1,8 @@
-"""The stage of the privacy room: scrubbed_corpus, and the gate that reads its output again."""
+"""The stage scrubbed_corpus, and the gate that reads its output again.
+
+What belongs here: what the stage reads and writes, what makes its identity. What does not: scrubbing (`scrubbing.py`,
+`engines/`).
+"""
 
 import json
 import time
@@ -9,24 +13,27 @@ from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.detection import detector_digest
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
-from sovereign_pipeline.privacy.engines.engine import scrub_file
+from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.vault.vault import Vault
+from sovereign_pipeline.wording import and_more
 
 FINDINGS = "findings.json"
-ROW_IDS_SHOWN = 20
+ROWS_IN_EVIDENCE = 20
 
 
 def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Replace personal data by placeholders, in the order of the input; what they stood for goes into the vault.
+    """Replace personal data by placeholders, in the order of the input; the originals go into the vault.
 
     Raises PrivacyError when a detector fails or misses its canary, a text already holds a placeholder, a document holds
     what the policy stops at, or the vault's public key or a name model is missing.
@@ -68,44 +75,54 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """The output, read again with the stricter set: every recognizer, and long digit runs without any label.
+    """Read the output again with the stricter recognizers (`identifiers.recognizers.leftovers`).
 
-    A kind that the policy keeps is not counted, and neither is a value that the same row says to be of such a kind.
+    A kind that the policy keeps is not counted, and neither is a value that the same row labels as such a kind.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
+    countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
     left: Counter[str] = Counter()
     rows: list[str] = []
     count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        spans = [
-            span for text in (*document.texts.values(), document.author) for span in leftovers(normalise(text).text)
-        ]
-        kept = {span.key for span in spans if treatments[span.kind] == "keep"}
-        found = [span.kind for span in spans if span.key not in kept]
+        found = _identifiers_left(document, treatments)
         left.update(found)
         if found:
             rows.append(document.id)
+        countdown.reached(count)
     evidence = {
         "rows_read": count,
         "left": dict(sorted(left.items())),
-        "rows": rows[:ROW_IDS_SHOWN],
+        "rows": rows[:ROWS_IN_EVIDENCE],
         "rows_with_identifiers": len(rows),
     }
     if not rows:
         return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
     kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
-    more = f" and {len(rows) - ROW_IDS_SHOWN} more" if len(rows) > ROW_IDS_SHOWN else ""
-    return Verdict(False, f"left in the output: {kinds}; rows {', '.join(rows[:ROW_IDS_SHOWN])}{more}.", evidence)
+    return Verdict(False, f"left in the output: {kinds}; rows {and_more(rows)}.", evidence)
+
+
+def _identifiers_left(document: Document, treatments: Treatments) -> list[Kind]:
+    texts = [*document.texts.values(), document.author]
+    spans = [span for text in texts for span in leftovers(normalise(text).text)]
+    kept = {span.key for span in spans if treatments[span.kind] == "keep"}
+    return [span.kind for span in spans if span.key not in kept]
+
+
+def _rows_in(artifact: Artifact) -> int:
+    with artifact.file(DOCUMENTS).open("rb") as stream:
+        return sum(1 for _ in stream)
 
 
 def name_model_digests(workplace: Workplace) -> dict[str, str]:
-    """A name model is a package or a directory; either way its files and libraries decide the result."""
+    """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it."""
     models = sorted(workplace.line.privacy.name_models.items())
     return {f"name_model:{language}": digest_of(name_model_parts(model)) for language, model in models}
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
+    """What the institution's policy does with each kind in this line."""
     return {"sensitive": dict(institution.treatments(line.line))}
 
 

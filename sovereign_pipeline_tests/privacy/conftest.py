@@ -4,7 +4,8 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.scrubbing import ScrubbedCase, Scrubber
+from sovereign_pipeline.privacy.case_files import ScrubbedCase
+from sovereign_pipeline.privacy.scrubbing import Scrubber
 
 
 def document(request: str = "", **changes: object) -> Document:

@@ -4,15 +4,13 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy import detection
 from sovereign_pipeline.privacy.cache import FindingsCache
-from sovereign_pipeline.privacy.detection import Detector, Text, detector_digest, read_findings
-from sovereign_pipeline.privacy.scrubbing import ScrubbedCase, Scrubber
+from sovereign_pipeline.privacy.case_files import ScrubbedCase
+from sovereign_pipeline.privacy.detection import Detector, Text
+from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 PATTERNS = Privacy(name_models={}, patterns_only=("en", "ar"))
@@ -52,7 +50,7 @@ def test_the_cache_holds_no_text(tmp_path: Path) -> None:
 
 def test_a_new_text_is_searched_together_with_the_canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scrubbed_with(tmp_path)
-    monkeypatch.setattr(detection, "structured_spans", lambda *arguments: [])
+    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments: [])
     with pytest.raises(PrivacyError, match="canary"):
         scrub(scrubber(tmp_path), document("A new letter."))
 
@@ -61,7 +59,7 @@ def test_nothing_is_remembered_from_a_batch_whose_canary_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(detection, "structured_spans", lambda *arguments: [])
+        broken.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments: [])
         with pytest.raises(PrivacyError, match="canary"):
             scrub(scrubber(tmp_path), document(LETTER))
     assert entries(tmp_path) == []
@@ -103,33 +101,3 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / f"{DETECTOR}.sqlite").write_bytes(b"no database at all" * 400)
     with pytest.raises(PrivacyError, match=DETECTOR):
         scrubbed_with(tmp_path)
-
-
-@given(st.binary(max_size=60), st.text(max_size=20))
-def test_whatever_is_read_lies_in_the_text_and_in_order(content: bytes, original: str) -> None:
-    text = Text.of("R-1", "en", False, original).normalised
-    spans = read_findings(content, text)
-    if spans is None:
-        return
-    edges = [edge for span in spans for edge in (span.start, span.end)]
-    assert edges == sorted(edges)
-    assert not edges or (edges[0] >= 0 and edges[-1] <= len(text.text))
-
-
-def test_recipe_policy_model_and_library_each_make_another_detector() -> None:
-    models, libraries = {"name_model:en": "1"}, ("phonenumbers",)
-    base = detector_digest(PATTERNS, {}, models, libraries)
-    assert base == detector_digest(PATTERNS, {}, models, libraries)
-    others = {
-        detector_digest(PATTERNS.model_copy(update={"keep_words": ("x",)}), {}, models, libraries),
-        detector_digest(PATTERNS, {"PLACE": "replace"}, models, libraries),
-        detector_digest(PATTERNS, {}, {"name_model:en": "2"}, libraries),
-        detector_digest(PATTERNS, {}, models, ("phonenumbers", "spacy")),
-    }
-    assert len(others | {base}) == 5
-
-
-def test_language_and_place_in_the_document_are_part_of_the_key() -> None:
-    keys = {Text.of("R", language, letter, "one text").key for language in ("en", "ar") for letter in (True, False)}
-    assert len(keys) == 4
-    assert Text.of("R", "en", True, "one text").key == Text.of("S", "en", True, "one text").key

@@ -1,8 +1,11 @@
-"""MODULE DOCSTRING."""
+"""One batch of case files: what a worker gets, how it scrubs it, what it gives back.
+
+A batch is a list of places in the file of documents. A worker reads them, scrubs them with the canaries and gives back
+finished lines; only the parent writes. What does not belong here: where workers run (`engine.py`).
+"""
 
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -13,35 +16,41 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.cache import FindingsCache
-from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, count
+from sovereign_pipeline.privacy.findings import Findings, findings_of
+from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 
-Batch = list["array[int]"]  # of each case the byte offsets of its rows in the file of documents
+Batch = list["array[int]"]
+"""Of each case the byte offsets of its rows in the file of documents."""
 
 
 @dataclass(frozen=True)
 class ScrubJob:
-    """All that a worker is told. detector: digest of the detectors. cache: directory, None for none. The other fields
-    as in `Scrubber`."""
+    """All that a worker is told."""
 
     source: Path
+    """The file of documents."""
     line: str
     run: str
+    """Fingerprint under which originals go to the vault."""
     privacy: Privacy
     treatments: Treatments
     detector: str
+    """Digest of the detectors (`detection.detector_digest`)."""
     cache: Path | None
+    """Directory of earlier findings; None for none."""
 
 
 @dataclass(frozen=True)
 class ScrubbedBatch:
-    """lines: the scrubbed documents as they are written to a file, in the order of the batch. stopped: rows that hold a
-    kind at which the policy stops."""
+    """What became of a batch."""
 
     lines: list[bytes]
+    """The scrubbed documents as they are written to a file, in the order of the batch."""
     mapping: list[MappingRow]
     findings: Findings
     stopped: list[tuple[Kind, str]]
+    """Kinds at which the policy stops, each with a row that holds it."""
 
 
 class BatchScrubber:
@@ -50,17 +59,24 @@ class BatchScrubber:
     def __init__(self, job: ScrubJob) -> None:
         self._source = job.source
         self._stream = job.source.open("rb")
-        cache = FindingsCache(job.cache, job.detector) if job.cache is not None else None
-        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, cache)
+        self._cache = FindingsCache(job.cache, job.detector) if job.cache is not None else None
+        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache)
 
-    def __call__(self, batch: Batch) -> ScrubbedBatch:
+    def close(self) -> None:
+        self._stream.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def scrub(self, batch: Batch) -> ScrubbedBatch:
         """Raises PrivacyError or IntegrityError; nothing else, since the message of anything else may quote a text."""
         try:
             return self._scrub(batch)
         except SovereignError:
             raise
         except Exception as error:
-            raise PrivacyError(f"Scrubbing failed with {place_of(error)}. Report this; nothing was kept.") from None
+            raise PrivacyError(
+                f"Scrubbing failed with {place_of(error)}. Nothing was kept.", "Report this as a defect."
+            ) from None
 
     def _scrub(self, batch: Batch) -> ScrubbedBatch:
         documents = [[document_at(self._source, self._stream, offset) for offset in rows] for rows in batch]
@@ -68,7 +84,7 @@ class BatchScrubber:
         scrubbed = self._scrubber.scrub(documents)
         findings = Findings(searched=self._scrubber.texts_searched - searched_before)
         for before, case in zip(documents, scrubbed, strict=True):
-            findings.add(count(before, case))
+            findings.add(findings_of(before, case))
         return ScrubbedBatch(
             lines=[_line(document) for case in scrubbed for document in case.documents],
             mapping=[row for case in scrubbed for row in case.mapping],
@@ -77,11 +93,8 @@ class BatchScrubber:
         )
 
 
-# Batches go in; out come their numbers and what became of them, in any order.
-Engine = Callable[[Iterator[Batch]], Iterator[tuple[int, ScrubbedBatch]]]
-
-
 def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
+    """The document whose row begins at a byte of the file. Raises IntegrityError."""
     stream.seek(offset)
     try:
         return Document.model_validate_json(stream.readline())
@@ -90,7 +103,7 @@ def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
 
 
 def not_a_document(source: Path, where: str) -> IntegrityError:
-    return IntegrityError(f"{source}, {where}: not a document. Materialize the corpus again.")
+    return IntegrityError(f"{source}, {where}: not a document.", "Make the corpus again.")
 
 
 def _line(document: Document) -> bytes:

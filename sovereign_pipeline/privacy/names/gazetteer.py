@@ -1,7 +1,7 @@
 """Words that tell names of people from names of places and offices, in English and Arabic, for Oman.
 
 What belongs here: word lists alone. They are common knowledge (given names, tribal names, wilayats), written for this
-project; no list of persons. How they are used: `name_patterns.py`.
+project; no list of persons. What does not: how they are used (`latin_words.py`, `arabic_words.py`).
 """
 
 

@@ -1,67 +1,28 @@
-"""Names of people, places, organisations and dates by a trained model of one language.
+"""The name model of a language: where its files are, of which kind it is, loading it.
 
-What belongs here: loading a model from an installed package or a local directory, refusing one that is not there or
-cannot be trusted, asking it for entities. What does not: judging what it found (`name_patterns.py`).
+What belongs here: finding a model in an installed package or a local directory, and refusing one that is not there.
+What does not: running one (`spacy_model.py`, `transformers_model.py`), judging what it found (`name_patterns.py`).
 """
 
-import bisect
 import importlib.metadata
 import importlib.util
 import json
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.names.spacy_entities import documents_with_entities
+from sovereign_pipeline.privacy.names.entities import NameModel
+from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
+from sovereign_pipeline.privacy.names.transformers_model import TransformersModel
 
 ModelKind = Literal["spacy", "transformers"]
-Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
-
-# What each label set calls them: OntoNotes 5 (spaCy), CoNLL 2003 and ANERcorp, Wojood. Every other label is left out.
-LABELS: dict[str, Label] = {
-    "PER": "PERSON",
-    "PERS": "PERSON",
-    "PERSON": "PERSON",
-    "GPE": "PLACE",
-    "LOC": "PLACE",
-    "FAC": "PLACE",
-    "ORG": "ORGANISATION",
-    "NORP": "NATIONALITY",
-    "DATE": "DATE",
-    "TIME": "DATE",
-}
 
 # The libraries whose version changes what a model of each kind finds.
 LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
     "spacy": ("spacy", "thinc"),
     "transformers": ("tokenizers", "torch", "transformers"),
 }
-BATCH_WINDOWS = 16
-MAX_WINDOW = 512  # tokens; what models of this kind are trained on, whatever their positions would hold
-_WORD = re.compile("[^\\W_](?:[^\\W_]|[\u0640\u064b-\u065f\u0670]|['’-](?=[^\\W_]))*")
-_BETWEEN_WORDS = re.compile(" +")
-_BETWEEN_PARTS = re.compile(r"\.? *")  # where the scheme says that the name goes on: "M. Said"
-_SCHEME = re.compile(r"([BIESLUM])[-_](.+)")
-
-
-class Entity(NamedTuple):
-    """Characters start to end (exclusive) of a text, and what the model takes them for."""
-
-    start: int
-    end: int
-    label: Label
-
-
-class NameModel(Protocol):
-    """A loaded model of one language."""
-
-    def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """For each text the entities whose label is in LABELS, in reading order. Raises what the model raises."""
-        ...
 
 
 def load_name_model(language: str, model: str) -> NameModel:
@@ -76,227 +37,27 @@ def load_name_model(language: str, model: str) -> NameModel:
 
 
 def is_spacy_model(model: str) -> bool:
-    """Raises PrivacyError when there is no model, or none of a known kind."""
+    """Whether it is a spaCy model. Raises PrivacyError when there is no model, or none of a known kind."""
     return _kind_of(name_model_directory(model)) == "spacy"
 
 
-class SpacyModel:
-    """A spaCy model, with only the parts that find entities."""
-
-    def __init__(self, where: str, model: str | Path) -> None:
-        """where: what errors begin with. model: an installed package or a local directory. Raises PrivacyError."""
-        import spacy
-
-        try:
-            with warnings.catch_warnings():
-                # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/corpus-benchmark.md.
-                warnings.filterwarnings("ignore", message=r"\[W095\]")
-                self._pipeline: Any = spacy.load(
-                    model,
-                    exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"],
-                )
-        except Exception as error:
-            raise _cannot_be_loaded(where, "spaCy", error) from error
-        _refuse_without_persons(where, (label for labels in self._pipeline.pipe_labels.values() for label in labels))
-        _drop_unheard_vectors(self._pipeline)
-
-    def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """As NameModel says."""
-        for document in documents_with_entities(self._pipeline, texts):
-            yield [
-                Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
-                for entity in document.ents
-                if entity.label_ in LABELS
-            ]
-
-
-def _drop_unheard_vectors(pipeline: Any) -> None:
-    """A shared tok2vec that the entity recognizer does not listen to costs a third of the time and changes nothing."""
-    if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
-        listeners = pipeline.get_pipe("tok2vec").listening_components
-        if "ner" not in listeners:
-            pipeline.remove_pipe("tok2vec")
-
-
-class TransformersModel:
-    """A transformers model that labels tokens (BIO, BIOES or plain labels), on the CPU in float32.
-
-    A text longer than the model's window is read in windows that overlap by a quarter; each word is judged in the
-    window where most text stands around it, by the label of its first token, as in training on CoNLL (Devlin et al.
-    2019, section 5.3).
-    """
-
-    def __init__(self, where: str, directory: Path) -> None:
-        """where: what errors begin with. directory: config, fast tokenizer, safetensors. Raises PrivacyError."""
-        import torch
-        from transformers import AutoModelForTokenClassification, AutoTokenizer
-
-        _refuse_pickle(where, directory)
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-            model, loading = AutoModelForTokenClassification.from_pretrained(
-                directory,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise _cannot_be_loaded(where, "transformers token-classification", error) from error
-        absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-        if absent:
-            raise PrivacyError(
-                f"{where}: {len(absent)} weights are not in its files, {absent[0]} first, and would be random. "
-                f"Copy the model again, whole."
-            )
-        if not self._tokenizer.is_fast:
-            raise PrivacyError(
-                f"{where}: its tokenizer does not tell where a token stands in the text. Save it once as a fast one: "
-                f"AutoTokenizer.from_pretrained(directory, use_fast=True).save_pretrained(directory)."
-            )
-        self._model = model.eval()
-        self._labels = [_parsed(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        _refuse_without_persons(where, (label for _, label in self._labels))
-        self._window = _window(model.config, self._tokenizer)
-
-    def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """As NameModel says. Windows of all texts go through the model together, sorted by length."""
-        import torch
-
-        if not texts:
-            return
-        encoded = self._tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self._window,
-            stride=self._window // 4,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        owners: list[int] = encoded.pop("overflow_to_sample_mapping")
-        offsets: list[list[tuple[int, int]]] = encoded.pop("offset_mapping")
-        special: list[list[int]] = encoded.pop("special_tokens_mask")
-        found = [_Words(text) for text in texts]
-        by_length = sorted(range(len(owners)), key=lambda window: len(offsets[window]))
-        for begin in range(0, len(by_length), BATCH_WINDOWS):
-            batch = by_length[begin : begin + BATCH_WINDOWS]
-            padded = self._tokenizer.pad(
-                {name: [values[window] for window in batch] for name, values in encoded.items()}, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                best = self._model(**padded).logits.argmax(-1).tolist()
-            for window, labels in zip(batch, best, strict=True):
-                found[owners[window]].judge(offsets[window], special[window], labels)
-        for words in found:
-            yield words.entities(self._labels)
-
-
-class _Words:
-    """The words of one text, and for each the label it was given where most text stood around it."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._spans = [match.span() for match in _WORD.finditer(text)]
-        self._starts = [start for start, _ in self._spans]
-        self._judged: dict[int, tuple[int, int]] = {}  # word -> (tokens between it and the window's edge, label)
-
-    def judge(self, offsets: Sequence[tuple[int, int]], special: Sequence[int], labels: Sequence[int]) -> None:
-        """Take over one window's labels; the tokens of a window are in reading order."""
-        tokens = [index for index, is_special in enumerate(special) if not is_special]
-        previous = -1
-        for place, index in enumerate(tokens):
-            start, end = offsets[index]
-            word = self._word_of(start, end)
-            if word is None or word == previous:
-                continue
-            previous = word
-            around = min(place, len(tokens) - 1 - place)
-            if word not in self._judged or around > self._judged[word][0]:
-                self._judged[word] = (around, labels[index])
-
-    def _word_of(self, start: int, end: int) -> int | None:
-        """The word that a token is in. A token may begin with the space before its word."""
-        index = bisect.bisect_right(self._starts, max(start, end - 1)) - 1
-        return index if index >= 0 and start < self._spans[index][1] else None
-
-    def entities(self, labels: Sequence[tuple[str, str]]) -> list[Entity]:
-        """Words one after another are one entity unless the scheme, the label or a mark between them says otherwise."""
-        found: list[Entity] = []
-        open_end = -1  # where the entity that may go on ends
-        for word, (start, end) in enumerate(self._spans):
-            scheme, name = labels[self._judged[word][1]] if word in self._judged else ("", "O")
-            label = LABELS.get(name)
-            if label is None:
-                open_end = -1
-                continue
-            goes_on = open_end >= 0 and found[-1].label == label and scheme not in ("B", "S", "U")
-            between = _BETWEEN_PARTS if scheme else _BETWEEN_WORDS
-            if goes_on and between.fullmatch(self._text, open_end, start):
-                found[-1] = found[-1]._replace(end=end)
-            else:
-                found.append(Entity(start, end, label))
-            open_end = -1 if scheme in ("E", "L", "S", "U") else end
-        return found
-
-
-def _parsed(label: str) -> tuple[str, str]:
-    """ "B-PERS" is ("B", "PERS"); a label without a scheme has an empty one."""
-    match = _SCHEME.fullmatch(label.upper())
-    return (match[1], match[2]) if match else ("", label.upper())
-
-
-def _window(config: Any, tokenizer: Any) -> int:
-    """Tokens a window may hold. RoBERTa and its kind number positions from the padding index + 1, so those are lost."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not positions:
-        return int(min(MAX_WINDOW, tokenizer.model_max_length))
-    return int(min(MAX_WINDOW, tokenizer.model_max_length, positions - (config.pad_token_id or 0) - 1))
-
-
-def _refuse_pickle(where: str, directory: Path) -> None:
-    if any(directory.glob("*.safetensors")):
-        return
-    raise PrivacyError(
-        f"{where}: there are no weights in safetensors there. Pickled weights (pytorch_model.bin) are not read, since "
-        f"loading them can run any code. Convert them once where they may be trusted: AutoModelForTokenClassification"
-        f".from_pretrained(directory).save_pretrained(directory), which writes model.safetensors."
-    )
-
-
-def _refuse_without_persons(where: str, labels: Iterable[str]) -> None:
-    if not any(LABELS.get(label) == "PERSON" for label in labels):
-        raise PrivacyError(
-            f"{where} does not find persons: none of its labels is one of "
-            f"{', '.join(label for label, kind in LABELS.items() if kind == 'PERSON')}. Name another model, or correct "
-            f"its labels (id2label in config.json)."
-        )
-
-
-def _cannot_be_loaded(where: str, kind: str, error: Exception) -> PrivacyError:
-    return PrivacyError(
-        f"{where} cannot be loaded as a {kind} model ({type(error).__name__}). Install or copy it again, or name "
-        f"another one."
-    )
-
-
 def name_model_directory(model: str) -> Path:
-    """Where a model's files are, without importing it. Raises PrivacyError that names the command to get it."""
+    """Where a model's files are, without importing it. Raises PrivacyError that says how to get it."""
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
     found = importlib.util.find_spec(model) if model.isidentifier() else None
     if found is None or found.origin is None:
         raise PrivacyError(
-            f"The name model '{model}' is not installed. Run `pip install {model.replace('_', '-')}` from the "
-            f"institution's own package mirror, or name a local directory in privacy.name_models."
+            f"The name model '{model}' is not installed.",
+            f"Run `pip install {model.replace('_', '-')}` from the institution's own package mirror, or name a local "
+            f"directory in privacy.name_models.",
         )
     return Path(found.origin).parent
 
 
 def name_model_parts(model: str) -> dict[str, str]:
-    """Everything that decides what a model finds: file -> SHA-256, library -> version. Raises PrivacyError."""
+    """All that decides what a model finds: file -> SHA-256, library -> version. Raises PrivacyError."""
     directory = name_model_directory(model)
     files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
@@ -306,22 +67,26 @@ def name_model_parts(model: str) -> dict[str, str]:
 
 
 def _kind_of(directory: Path) -> ModelKind:
-    """Told from the files. Raises PrivacyError when there is no model, or none that finds entities."""
+    """The kind, by the files there. Raises PrivacyError when there is no model, or none that finds entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
     if not (directory / "config.json").is_file():
         raise PrivacyError(
-            f"{directory}: there is no name model in this directory: neither meta.json (spaCy) nor config.json "
-            f"(transformers). Get one where the network may be reached, `hf download PUBLISHER/MODEL --local-dir "
-            f"{directory.name}`, and copy it there; or correct privacy.name_models in the recipe."
+            f"{directory}: this directory holds no name model: neither meta.json (spaCy) nor config.json "
+            f"(transformers).",
+            f"On a machine with a network run `hf download PUBLISHER/MODEL --local-dir {directory.name}` and copy the "
+            f"result there, or correct privacy.name_models in the recipe.",
         )
     try:
         architectures = json.loads((directory / "config.json").read_text()).get("architectures") or []
     except (ValueError, AttributeError):
-        raise PrivacyError(f"{directory / 'config.json'}: not a model's configuration. Copy the model again.") from None
+        raise PrivacyError(
+            f"{directory / 'config.json'}: not a model's configuration.", "Copy the model again."
+        ) from None
     if any(str(each).endswith("ForTokenClassification") for each in architectures):
         return "transformers"
     raise PrivacyError(
-        f"{directory}: its architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens; a name "
-        f"model's ends in ForTokenClassification. Name another model."
+        f"{directory}: its architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens; that "
+        f"of a name model ends in ForTokenClassification.",
+        "Name another model.",
     )

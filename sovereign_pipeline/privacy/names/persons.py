@@ -1,4 +1,4 @@
-"""Which mentions of one case file are one person: what a name is made of, and which names may be joined.
+"""Which names of one case file are one person: what a name is made of, and which names may be joined.
 
 What belongs here: names as parts, and the rule by which a shorter one joins a fuller one. What does not: finding names
 in a text (`name_patterns.py`, `name_models.py`), what a name looks like in another script or spelling
@@ -18,15 +18,17 @@ from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic
 
 @dataclass(frozen=True)
 class PersonName:
-    """given, fathers (nearest first), surname, all folded; `alone`: one word of which it is not known what it is."""
+    """The parts of a name, each folded."""
 
     given: str | None = None
     fathers: tuple[str, ...] = ()
+    """Nearest first."""
     surname: str | None = None
     alone: str | None = None
+    """A single word that may be a given name or a surname."""
 
-    def says_less_than(self, other: "PersonName") -> bool:
-        """Whether everything this name says is said by the other, and the other says more."""
+    def is_part_of(self, other: "PersonName") -> bool:
+        """Whether the other name has every part of this one, and more."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -39,11 +41,11 @@ class PersonName:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Every part that is known."""
+        """All parts, in reading order."""
         return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
 
     def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
-        """The same name with some parts written in another way."""
+        """The same name, with parts replaced by another spelling of them."""
         if not equal:
             return self
         given, surname, alone = (
@@ -52,7 +54,8 @@ class PersonName:
         return PersonName(given, tuple(equal.get(father, father) for father in self.fathers), surname, alone)
 
     def may_be(self, other: "PersonName") -> bool:
-        """Whether what both names say is the same or may be another spelling of it, and at least one part is that."""
+        """Whether every part that both names have is the same or may be another spelling, and at least one is spelt
+        differently."""
         if self.alone is not None or other.alone is not None:
             short, whole = (self, other) if self.alone is not None else (other, self)
             candidates = (whole.given, whole.surname, whole.alone)
@@ -131,20 +134,20 @@ def person_name(text: str) -> PersonName:
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Map each name of one case to the fullest name of that person, and tell which names a person must look at.
+    """Map each name of one case to the fullest name of that person; and the ambiguous names, for a person to check.
 
     A part in Arabic letters counts as the part in Latin letters that it is certainly a spelling of, when within the
     case each may be the other and nothing else. Then a shorter name joins a fuller one only when exactly one fuller
-    name in the case says all it says. What remains a person of its own is told when it could be another: a short name
-    that fits several, a part that fits several of the other script, and another spelling of the same name.
+    name in the case has all its parts. What remains a person of its own is ambiguous when it could be another: a short
+    name that fits several, a part that fits several of the other script, another spelling of the same name.
     """
     distinct = list(dict.fromkeys(names))
     equal = _equal_parts({part for name in distinct for part in name.parts})
-    read = {name: name.with_parts(equal) for name in distinct}
-    owners, ambiguous = _joined(list(dict.fromkeys(read.values())))
-    persons = {name: owners[read[name]] for name in distinct}
+    respelt = {name: name.with_parts(equal) for name in distinct}
+    owners, ambiguous = _joined(list(dict.fromkeys(respelt.values())))
+    persons = {name: owners[respelt[name]] for name in distinct}
     unsure = ambiguous | _perhaps_the_same(owners)
-    return persons, {name for name in distinct if read[name] in unsure}
+    return persons, {name for name in distinct if respelt[name] in unsure}
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
@@ -155,8 +158,7 @@ def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName
             if part is not None:
                 by_part.setdefault(part, []).append(name)
     fuller = {
-        name: [other for other in by_part.get(_telling_part(name), []) if name.says_less_than(other)]
-        for name in distinct
+        name: [other for other in by_part.get(_shared_part(name), []) if name.is_part_of(other)] for name in distinct
     }
     persons: dict[PersonName, PersonName] = {}
     ambiguous: set[PersonName] = set()
@@ -168,7 +170,7 @@ def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName
     return persons, ambiguous
 
 
-def _telling_part(name: PersonName) -> str:
+def _shared_part(name: PersonName) -> str:
     """A part that every fuller name of the same person has too."""
     return name.surname or name.given or name.alone or ""
 

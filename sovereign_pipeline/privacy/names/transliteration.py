@@ -15,11 +15,13 @@ from functools import lru_cache
 
 
 class Likeness(IntEnum):
-    """POSSIBLE: a person should look at it. CERTAIN: a common spelling of exactly these letters."""
+    """How surely two parts are one name."""
 
     NONE = 0
     POSSIBLE = 1
+    """A rarer spelling; a person should check it."""
     CERTAIN = 2
+    """A common spelling of exactly these letters."""
 
 
 # letter -> (common spellings, further ones that occur)
@@ -91,7 +93,7 @@ def is_arabic(part: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def likeness(one: str, other: str) -> Likeness:
-    """Of two different folded parts, in any two scripts. Between spellings of one script nothing is CERTAIN."""
+    """How surely two different folded parts are one name. Between spellings of one script nothing is CERTAIN."""
     if is_arabic(one) and is_arabic(other):
         return Likeness.POSSIBLE if _arabic_skeleton(one) == _arabic_skeleton(other) else Likeness.NONE
     if not is_arabic(one) and not is_arabic(other):
@@ -116,7 +118,7 @@ def skeleton(part: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
-    """What an Arabic part looks like in Latin letters, after `_plain`. further: the rarer spellings as well."""
+    """What an Arabic part looks like in Latin letters, after `_plain`; with `further`, in rarer spellings too."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]

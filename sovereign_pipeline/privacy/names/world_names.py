@@ -1,8 +1,7 @@
 """Given names and family names from outside the Gulf, in Latin letters without accents, in small letters.
 
 What belongs here: names so common in their country that everybody knows them, written from common knowledge; no list
-of persons. A word that is an everyday English word as well stands in EVERYDAY: alone it says nothing. Names of Oman and
-the Gulf are `gazetteer.py`; how both are used is `name_patterns.py`.
+of persons. What does not: names of Oman and the Gulf (`gazetteer.py`), how either is used (`latin_words.py`).
 """
 
 

@@ -1,7 +1,8 @@
 """The vault of originals: what each placeholder stood for, encrypted to a public key (age).
 
 The training side holds the public key only: it can add and never read. Reading needs the private key, which is kept
-on another machine (`vault_cli.py`). Nothing here knows how identifiers are found.
+on another machine. What belongs here: sealing and opening. What does not: how identifiers are found, the program that
+opens a vault (`vault_cli.py`).
 """
 
 import json
@@ -18,28 +19,32 @@ from sovereign_pipeline.errors import PrivacyError
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One replaced value, in the order of the text. run: fingerprint of the scrubbing, the same as in findings.json;
-    row: the document's id; field: which of its fields; original: the exact characters that were cut."""
+    """One replaced value. The fields are the keys of the vault's JSON."""
 
     line: str
     run: str
+    """Fingerprint of the scrubbing, as in findings.json."""
     case: str
     row: str
+    """The document's id."""
     field: str
+    """Which of the document's fields."""
     placeholder: str
     original: str
+    """The exact characters that were cut."""
 
 
 @dataclass(frozen=True)
 class Vault:
-    """directory: the vault's root. recipient: age public key, `age1…`."""
+    """The vault as the training side has it: it can add rows and never read them."""
 
     directory: Path
     recipient: str
+    """age public key, `age1…`."""
 
     @classmethod
     def at(cls, directory: Path, public_key: Path) -> "Vault":
-        """The vault as the training side sees it. Raises PrivacyError when there is no usable public key."""
+        """The vault under a directory, sealed to the public key in a file. Raises PrivacyError when there is none."""
         return cls(directory, read_public_key(public_key))
 
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
@@ -67,40 +72,40 @@ class Vault:
 
 
 def read_public_key(path: Path) -> str:
-    """The recipient in a public key file. Raises PrivacyError naming the command that makes one."""
+    """The recipient in a public key file. Raises PrivacyError when there is none."""
     import pyrage
 
-    remedy = (
-        "On the offline machine run `sovereign-vault keygen --private FILE --public FILE` and bring the public file"
-    )
+    remedy = "Make a key pair on the offline machine and bring the public file here."
     if not path.is_file():
-        raise PrivacyError(f"{path}: the vault's public key is not there. {remedy} here.")
+        raise PrivacyError(f"{path}: the vault's public key is missing.", remedy, act="make_vault_key")
     recipient = path.read_text(encoding="utf-8", errors="replace").strip()
     try:
         pyrage.x25519.Recipient.from_str(recipient)
     except pyrage.RecipientError:
-        raise PrivacyError(f"{path}: this is not an age public key (age1…). {remedy} here.") from None
+        raise PrivacyError(f"{path}: this is not an age public key (age1…).", remedy, act="make_vault_key") from None
     return recipient
 
 
 def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[MappingRow]:
     """Decrypt every row of a vault, or of one line of it, file by file in the order of their names.
 
-    Raises PrivacyError for a key that is none or does not open a file, naming the file.
+    Raises PrivacyError for a key that is not a private key, or that does not open a file, naming the file.
     """
     import pyrage
 
     try:
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
-        raise PrivacyError("The key file holds no age private key (AGE-SECRET-KEY-1…). Give the private one.") from None
+        raise PrivacyError(
+            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+        ) from None
     for file in sorted(directory.glob(f"{line or '*'}/*.age")):
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
             rows = [MappingRow(**json.loads(row)) for row in content.decode().splitlines()]
         except pyrage.DecryptError:
             raise PrivacyError(
-                f"{file}: this key does not open the file, or its bytes were changed. Give the key whose public half "
-                f"was in use when it was written, or restore the file."
+                f"{file}: this key does not open the file, or its bytes were changed.",
+                "Give the key whose public half was in use when the file was written, or restore the file.",
             ) from None
         yield from rows

@@ -1,0 +1,129 @@
+"""Identifiers that the text names: a label, what may stand between the two, and the value.
+
+What belongs here: labels in English and Arabic, Oman and the Gulf first, and the form of the value behind each. What
+does not: values that are told by their form alone (`shapes.py`), addresses from abroad (`addresses.py`).
+"""
+
+import re
+
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.fragments import DATE, END, PHONE_VALUE
+
+# What may stand between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
+_LINK_EN = r"(?:\s*(?:[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
+_LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
+# Written together first, so that a number in the next words is not swallowed; then in groups.
+_EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
+_ACCOUNT = r"(?:\d{7,20}|\d(?:[ -]?\d){6,19})"
+_PLACE_EN = (
+    r"(?:,? (?:in )?(?:(?:Al|al|Al-|Ras|Wadi|Bani|Bu|South|North|Umm|As|Ash|Ad|An|Ar)[ -])*[A-Z][a-z]+"
+    r"(?: (?:(?:Al|Bu|Bani)[ -])?[A-Z][a-z]+){0,3})?"
+)
+_PLACE_AR = (
+    r"(?:، (?!الرمز|ص\.?ب|هاتف|السكة|سكة|رقم|الرقم|المحامي|السيد|منذ|من |في |قرار)(?:(?:حي|ولاية|منطقة) )?"
+    r"ال[ء-ي]+(?: (?:الجنوبية|الشمالية|الشرقية|الغربية|القديمة|الجديدة))?)?"
+)
+_NID_LABEL_EN = (
+    r"\b(?:civil (?:id|number|no|card|identity)|national (?:id|number|identity)|ID(?: card)?(?= ?(?:no|number|[:#]|\d))"
+    r"|ID card|identity card)\b\.?"
+)
+_NID_LABEL_AR = (
+    r"(?:الرقم المدني|رقم(?:ه|ها|ي|نا|كم)? المدني|البطاقة المدنية|بطاقة(?:ه|ها|ي)? المدنية|بطاقته|بطاقتها|الهوية)"
+)
+_CARD_LABEL_EN = r"\b(?:resident(?:'s|ce|cy)? (?:card|permit|id))\b\.?"
+_CARD_LABEL_AR = r"(?:بطاقة (?:ال)?مقيم|بطاقة (?:ال)?إقامة|بطاقت(?:ه|ها) مقيم|الإقامة)"
+_PASSPORT_LABEL = r"(?:\bpassport\b\.?|جواز(?:ه|ها|ي)?(?: (?:ال)?سفر(?:ه|ها|ي)?)?)"
+_ACCOUNT_LABEL_EN = r"\b(?:(?:bank |salary |current )?account|acct|a/c)\b\.?"
+_ACCOUNT_LABEL_AR = r"(?:(?:ال|ل|ب)?حساب(?:ه|ها|ي|نا)?(?: (?:ال)?(?:بنكي|مصرفي|جاري))?)"
+_CR_LABEL_EN = r"\b(?:C\.?R\.?|commercial reg(?:istration|ister|\.)?)\b\.?"
+_CR_LABEL_AR = r"(?:(?:ال)?سجل(?:ه|ها|نا)? (?:ال)?تجاري(?:ة)?|س\. ?ت\.?)"
+_PHONE_LABEL = (
+    r"(?:\b(?:tele)?phones?\b|\btel\b|\bmobile\b|\bGSM\b|\bcell\b|\bwhats ?app\b|\bfax\b|\bdirect line\b"
+    r"|(?:ال)?هاتف(?:ه|ها|ي|نا)?|(?:ال)?جوال(?:ه|ها|ي)?|(?:ال)?نقال(?:ه|ها|ي)?|(?:ال)?فاكس|واتس ?اب)\.?"
+)
+_REACHED_AT = (
+    r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
+    r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
+)
+_PLATE_LETTERS = r"(?:[A-Z] ?[A-Z]?|[ء-ي](?: ?[ء-ي])?)"
+
+
+def _labelled(label: str, link: str, value: str) -> re.Pattern[str]:
+    return re.compile(rf"{label}{link}(?P<value>{value})", re.IGNORECASE)
+
+
+# Each pattern has the value, without its label, as the group `value`.
+LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + END)),
+    ("NID", _labelled(_NID_LABEL_AR, _LINK_AR, _EIGHT_OR_SO + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, _LINK_AR, _EIGHT_OR_SO + END)),
+    ("PASSPORT", _labelled(_PASSPORT_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", r"[A-Z]{0,3} ?\d{5,9}(?!\w)")),
+    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_EN, _LINK_EN, _ACCOUNT + END)),
+    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_AR, _LINK_AR, _ACCOUNT + END)),
+    ("CR", _labelled(_CR_LABEL_EN, _LINK_EN, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
+    ("CR", _labelled(_CR_LABEL_AR, _LINK_AR, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
+    ("CARD", _labelled(r"\b(?:credit|debit|visa|mastercard|bank) card\b\.?", _LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("CARD", _labelled(r"بطاقة (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم)", _LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", PHONE_VALUE + END)),
+    ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", PHONE_VALUE + END)),
+    (
+        "SSN",
+        _labelled(r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?", _LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
+    ),
+    (
+        "DRIVING_LICENCE",
+        _labelled(
+            r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))",
+            rf"(?:{_LINK_EN}|{_LINK_AR})",
+            r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)",
+        ),
+    ),
+    ("PO_BOX", _labelled(r"\bzip(?: ?code)?\b", r"(?:\s*(?:[:]|\bis\b))?\s*", r"\d{4,5}(?:-\d{3,4})?(?!\w)")),
+    (
+        "PO_BOX",
+        _labelled(
+            r"(?:\bP\.? ?O\.? ?Box\b\.?|ص ?\. ?ب\.?|صندوق (?:ال)?بريد)",
+            rf"(?:{_LINK_EN}|{_LINK_AR})",
+            r"\d{1,6}(?:[,،]? ?(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?(?!\w)",
+        ),
+    ),
+    ("PO_BOX", _labelled(r"(?:\bpostal code\b|(?:ال)?رمز (?:ال)?بريدي)", r"[ :]*", r"\d{3}(?!\w)")),
+    (
+        "DATE_OF_BIRTH",
+        _labelled(
+            r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
+            r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)",
+            r"(?:\s*(?:[:(]|\bis\b|\bwas\b|هو|في))*\s*",
+            DATE + r"(?!\d)",
+        ),
+    ),
+    (
+        "PLATE",
+        re.compile(
+            r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|(?:ال)?مركبة|(?:ال)?لوحة(?: (?:ال)?مركبة)?)"
+            r"(?i:[ ,:]*(?:plate|no\.?|number|with|is|رقم(?:ها)?|رقم اللوحة))*[ ,:]*"
+            rf"(?P<value>\d{{1,5}} ?{_PLATE_LETTERS})(?!\w)"
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            r"(?P<value>(?:(?i:house|villa|flat|building|apartment|shop|room)(?: [Nn]o\.?)? \d{1,5}[A-Z]?,? )+"
+            rf"(?i:way|street|lane|block)(?: [Nn]o\.?)? \d{{1,5}}{_PLACE_EN})"
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            rf"(?P<value>(?i:way|street|lane)(?: [Nn]o\.?)? \d{{1,5}},? (?i:house|villa|building) \d{{1,5}}{_PLACE_EN})"
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            r"(?P<value>(?:(?:ال)?(?:منزل|بيت|فيلا|شقة|بناية|مبنى)(?: رقم)? \d{1,5}،? )+"
+            rf"(?:ال)?(?:سكة|شارع|مجمع)(?: رقم)? \d{{1,5}}{_PLACE_AR})"
+        ),
+    ),
+)

@@ -1,0 +1,51 @@
+"""Identifiers that are told by their form alone.
+
+What belongs here: one pattern for each form. What does not: checks of what a pattern matched (`checks.py`), values that
+only a label tells (`labels.py`).
+"""
+
+import re
+
+from sovereign_pipeline.privacy.identifiers.fragments import (
+    DATE,
+    END,
+    EXTENSION,
+    MONTH,
+    NOT_IN_WORD,
+    PHONE_VALUE,
+)
+
+IBAN = re.compile(
+    rf"{NOT_IN_WORD}[A-Z]{{2}}\d{{2}}(?:[A-Z0-9]{{10,30}}|(?:[ -][A-Z0-9]{{4}}){{2,7}}(?:[ -][A-Z0-9]{{1,3}})?)(?!\w)",
+    re.IGNORECASE,
+)
+CARD_NUMBER = re.compile(rf"{NOT_IN_WORD}(?<!\d[ -])(?:\d{{12,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
+EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@\w[\w-]*(?:\.\w[\w-]*)+")
+PREFIXED_PHONE = re.compile(r"(?<![\w+])\(?(?:\+|00) ?\(?\d{1,3}\)?(?:[ -]?\(?\d\)?){6,12}(?!\w)")
+GROUPED_PHONE = re.compile(
+    r"(?<![\w+.,/-])(?<!\d )(?!(?:19|20)\d\d-\d\d-\d\d)(?:\(\d{1,5}\)[ .-]?|\d{1,5}[ .-])(?:\(0\))?"
+    rf"\d{{2,4}}(?:[ .-]\d{{2,4}}){{0,3}}{EXTENSION}(?!\w)(?![.,/:-]\d)"
+)
+PHONE_BEFORE_ITS_LABEL = re.compile(
+    rf"(?<![\w+./-])(?P<value>{PHONE_VALUE})(?= ?[-,]? ?\(?(?i:office|fax|mobile|home|work|cell|tel)\b)"
+)
+SSN = re.compile(r"(?<![\w-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
+IP_V4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]*\d)")
+IP_V6 = re.compile(
+    r"(?<![\w:.])(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6})(?![\w:])"
+)
+URL = re.compile(r"(?i)(?:https?://|www\.)[^\s<>\"'|]*[^\s<>\"'|.,;:!?)]")
+_TIME = r"(?:[ T]\d{1,2}:\d{2}(?::\d{2})?)?"
+ANY_DATE = re.compile(rf"(?<![\w/.-])(?:{DATE}{_TIME}|\d{{1,2}} {MONTH}|(?:19|20)\d\d)(?![\w/-]|\.\d)", re.IGNORECASE)
+AGE = re.compile(
+    r"(?i)(?<![\w.,/-])(?P<before>1?\d?\d)(?=(?:-| )?(?:years?|yrs?|months?)(?:-| )(?:old|of age)|[ -]?y/?o\b)"
+    r"|\b(?:aged|age of|age:?|turn(?:ed|s|ing)?|when (?:he|she|they|i|we) (?:was|were)) "
+    r"(?P<after>1?\d?\d)(?![\w/-]|[.,]\d)"
+)
+LOCAL_PHONE = re.compile(rf"{NOT_IN_WORD}(?<!\d[.,: -])[2789]\d{{3}}[ -]?\d{{4}}{END}")
+PASSPORT_SHAPE = re.compile(rf"{NOT_IN_WORD}[A-Z]{{1,2}}\d{{7,9}}(?!\w)")
+
+# For text that was scrubbed: also what only looks like an e-mail, a prefix or an IBAN.
+STRICT_EMAIL = re.compile(r"(?<![^\s@])[^\s@]+@[^\s@]+")
+STRICT_PREFIX = re.compile(r"(?:\+|\b00) ?968\D{0,3}\d")
+STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")

@@ -1,0 +1,92 @@
+"""A finding in a text, and which of two findings that overlap is kept.
+
+What belongs here: what identifiers and names have in common. What does not: finding either (`identifiers/`, `names/`).
+"""
+
+import bisect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
+
+_PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
+# Identifiers go before names, and names before what a name model takes for a place, an organisation or a date.
+_TIERS: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}
+_TRIMMED_BY_OTHERS = frozenset({"ORGANISATION", "PLACE"})
+_LINKING_WORDS = ("and", "of")
+_COUNTRY_PREFIX = re.compile(r"^(?:00)?968(?=\d{8}$)")
+
+
+@dataclass(frozen=True)
+class Span:
+    """A half-open span of normalised text, and the kind of personal data in it."""
+
+    start: int
+    end: int
+    kind: Kind
+    key: str
+    """Equal for two mentions of one value."""
+    labelled: bool = True
+    """The text names the kind, so it is certain; an unlabelled span takes the kind of a labelled one with its key."""
+    by_length: bool = False
+    """Nothing but the number of digits tells the kind, so any other finding there goes before."""
+
+
+def value_key(kind: Kind, value: str) -> str:
+    """Equal for two ways to write one value: separators, letter case and the country prefix of a phone drop out."""
+    plain = "".join(character for character in value if character.isalnum()).casefold()
+    return _COUNTRY_PREFIX.sub("", plain) if kind == "PHONE" else plain
+
+
+def without_overlaps(spans: Iterable[Span]) -> list[Span]:
+    """The stronger of each two spans that overlap, in reading order.
+
+    Identifiers go before names, labelled spans before others, then the order of `KINDS`, then the longer span. A place
+    or an organisation is trimmed instead of dropped: what is left of it beside the stronger span stays.
+    """
+    kept: list[Span] = []  # always in reading order
+    for span in sorted(spans, key=_weakness):
+        place = bisect.bisect_left(kept, span.start, key=_start)
+        free_before = place == 0 or kept[place - 1].end <= span.start
+        free_after = place == len(kept) or span.end <= kept[place].start
+        if free_before and free_after:
+            kept.insert(place, span)
+        elif span.kind in _TRIMMED_BY_OTHERS:
+            for piece in _uncovered_pieces(span, kept):
+                kept.insert(bisect.bisect_left(kept, piece.start, key=_start), piece)
+    return kept
+
+
+def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:
+    """Sorts the strongest span first."""
+    return (
+        _TIERS.get(span.kind, 0),
+        not span.labelled,
+        span.by_length,
+        _PRECEDENCE[span.kind],
+        span.start - span.end,
+        span.start,
+    )
+
+
+def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
+    """The pieces of two letters or more that no kept span covers. The key of such a span is its text."""
+    gaps = []
+    position = span.start
+    for other in [each for each in kept if each.end > span.start and each.start < span.end]:
+        gaps.append((position, other.start))
+        position = max(position, other.end)
+    gaps.append((position, span.end))
+    pieces = []
+    for start, end in gaps:
+        words = re.search(r"\w(?:.*\w)?", span.key[start - span.start : max(0, end - span.start)], re.DOTALL)
+        if words is None or words.group() in _LINKING_WORDS:
+            continue
+        if sum(character.isalpha() for character in words.group()) >= 2:
+            pieces.append(replace(span, start=start + words.start(), end=start + words.end(), key=words.group()))
+    return pieces
+
+
+def _start(span: Span) -> int:
+    return span.start

@@ -1,0 +1,43 @@
+"""Every kind of personal data is found by something, proved by the canaries, and described to the administrator.
+
+Each failure says what is missing for a new kind; `policy/personal_data.py` says the same in order.
+"""
+
+import pytest
+
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
+from sovereign_pipeline.privacy.canary import CANARIES
+from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
+from sovereign_pipeline.privacy.names.entities import LABELS
+from sovereign_pipeline.settings import PROJECT_ROOT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_something_finds_it(kind: Kind) -> None:
+    by_pattern = {recognizer.kind for recognizer in RECOGNIZERS}
+    by_model = set(LABELS.values())
+    assert kind == "NAME" or kind in by_pattern | by_model, (
+        f"Nothing finds {kind}. Add a row to RECOGNIZERS in privacy/identifiers/recognizers.py, or a label of name "
+        f"models to LABELS in privacy/names/entities.py."
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - KEPT_BY_DEFAULT))
+def test_each_canary_proves_that_it_is_found(kind: Kind) -> None:
+    without = [canary.language for canary in CANARIES if kind not in dict(canary.planted)]
+    assert not without, (
+        f"No {kind} is planted in the canary of {', '.join(without)}. Plant an invented value in its text and name it "
+        f"in `planted` (privacy/canary.py); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_administrator_is_told_what_is_done_with_it(kind: Kind) -> None:
+    default = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")[kind]
+    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith(f"| {default} |")]
+    assert any(kind in row.replace(",", " ").replace(":", " ").split() for row in rows), (
+        f"{kind} is missing in docs/administrator.md, 'What counts as personal data', in the row of the default "
+        f"'{default}'."
+    )

@@ -1,0 +1,93 @@
+"""The stage scrubbed_corpus and its gate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
+from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
+from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy.stages import FINDINGS, SCRUBBED_CORPUS
+from sovereign_pipeline.privacy.vault.vault import read_vault
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+def made(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -> ArtifactRef:
+    ref = produce(stage, workplace, inputs).ref
+    workplace.store.make_current(workplace.line.line, stage.kind, ref)
+    assert all(verdict.passed for verdict in evaluate_gates(stage, workplace, ref).values())
+    return ref
+
+
+def classified(institution: DemoInstitution, workplace: Workplace) -> dict[str, ArtifactRef]:
+    raw = made(RAW_CORPUS, workplace, {})
+    return {"classified_corpus": made(CLASSIFIED_CORPUS, workplace, {"raw_corpus": raw})}
+
+
+def add_public_key(workplace: Workplace) -> str:
+    identity = pyrage.x25519.Identity.generate()
+    workplace.settings.vault_public_key.write_text(f"{identity.to_public()}\n")
+    return str(identity)
+
+
+def test_the_stage_scrubs_and_its_gate_passes(institution: DemoInstitution) -> None:
+    institution.rows[3]["request"] = "Civil number 87654321, +968 9123 4567, Said Al Busaidi"
+    workplace = institution.workplace()
+    key = add_public_key(workplace)
+    ref = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+    artifact = workplace.store.open(ref)
+    documents = list(read_documents(artifact.file(DOCUMENTS)))
+    assert documents[3].request == "Civil number NID_1, PHONE_1, NAME_1"
+    assert len(documents) == 40
+    findings = json.loads(artifact.file(FINDINGS).read_text())
+    assert findings["by_language"] == {"en": {"NAME": 41, "NID": 1, "PHONE": 1}}
+    assert findings["documents_touched"] == 1
+    revealed = {row.original for row in read_vault(workplace.settings.vault, key) if row.run == findings["run"]}
+    assert {"87654321", "+968 9123 4567", "Said Al Busaidi"} <= revealed
+    home = b"".join(path.read_bytes() for path in workplace.settings.home.rglob("*") if path.is_file())
+    assert home.count(b"Busaidi") == 2  # in raw_corpus and classified_corpus alone
+
+
+def test_without_the_public_key_nothing_is_made(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+    with pytest.raises(PrivacyError, match="public key is missing") as stopped:
+        produce(SCRUBBED_CORPUS, workplace, inputs)
+    assert stopped.value.remedy is not None and stopped.value.remedy.act == "make_vault_key"
+
+
+def test_the_gate_finds_an_identifier_that_was_left(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
+        planted = {"R-00002": "call ٩١٢٣٤٥٦٧", "R-00005": "IBAN OM820270310045566770012 of a@b.example"}
+        write_documents(
+            workspace / DOCUMENTS,
+            (row.model_copy(update={"response": planted.get(row.id, "ok"), "author": "NAME_1"}) for row in source),
+        )
+        return Built(summary={"left": 0})
+
+    stage = Stage(
+        kind="scrubbed_corpus",
+        code_version="x",
+        build=careless,
+        inputs=(CLASSIFIED_CORPUS,),
+        gates=SCRUBBED_CORPUS.gates,
+    )
+    ref = produce(stage, workplace, inputs).ref
+    verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
+    assert not verdict.passed
+    assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "PHONE": 1}
+    assert verdict.evidence["rows"] == ["R-00002", "R-00005"]
+    assert "OM82" not in verdict.message
