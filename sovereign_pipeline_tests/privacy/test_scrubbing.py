@@ -44,6 +44,7 @@ def test_a_detector_that_raises_stops_with_the_row_and_without_text(
     assert stopped.value.__suppress_context__
 
 
+@pytest.mark.slow
 def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_model.detector._model("en")
     real = model.entities
@@ -81,6 +82,7 @@ def test_a_detector_that_lost_one_kind_is_caught_by_the_canary(
         scrub(patterns_only, document("nothing here"))
 
 
+@pytest.mark.slow
 def test_a_model_that_finds_nobody_is_caught_by_the_canary(
     with_model: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,9 +137,9 @@ def _start(ray: Any, workers: int, scratch: str) -> None:
     address = os.environ.get("RAY_ADDRESS")
     try:
         ray.init(log_to_driver=False, **({} if address else local))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a bare Exception when its processes are slow to start; no text is near yet
         failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
         raise PrivacyError(
             f"{failed} ({str(error).splitlines()[0]}).",
-            "Correct that, or set corpus.engine to 'processes', which gives the same bytes.",
+            "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
         ) from error

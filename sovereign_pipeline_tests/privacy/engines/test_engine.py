@@ -23,6 +23,8 @@ from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.usefixtures("workers_are_always_worth_it")
 @pytest.mark.parametrize("chosen", ["processes", "ray"])

@@ -11,6 +11,8 @@ from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
 from sovereign_pipeline.privacy.names.transformers_model import TransformersModel
 from sovereign_pipeline_tests.privacy.names.tiny_ner import LABELS, copied
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_missing_model_names_the_command_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(PrivacyError, match="pip install no-such-model"):

@@ -132,6 +132,7 @@ def test_a_keep_word_of_the_recipe_is_never_a_name() -> None:
     assert scrub(kept, document(text)).documents[0].request == text
 
 
+@pytest.mark.slow
 def test_the_model_finds_names_that_no_pattern_knows(with_model: Scrubber, patterns_only: Scrubber) -> None:
     text = "Yesterday I met Wacharee Suthipong and Ottokar Brandl at the counter."
     scrubbed = scrub(with_model, document(text)).documents[0]
@@ -139,6 +140,7 @@ def test_the_model_finds_names_that_no_pattern_knows(with_model: Scrubber, patte
     assert scrub(patterns_only, document(text)).documents[0].request == text
 
 
+@pytest.mark.slow
 def test_the_model_does_not_turn_places_and_laws_into_people(with_model: Scrubber) -> None:
     text = (
         "With reference to your letter of 3 March 2024, the Directorate of Permits advises as follows.\nMooring S-14 "

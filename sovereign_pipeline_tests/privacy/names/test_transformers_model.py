@@ -18,6 +18,8 @@ from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 from sovereign_pipeline_tests.privacy.names.tiny_ner import POSITIONS, copied, sentences
 
+pytestmark = pytest.mark.slow
+
 
 def named(model: Path, *texts: str) -> list[list[tuple[str, str]]]:
     found = load_name_model("ar", str(model)).entities(texts)
