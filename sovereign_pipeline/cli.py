@@ -22,6 +22,7 @@ from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.suites import suites
 from sovereign_pipeline.commands.terminal import AsJson, out, print_error
 from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.settings import Settings, go_offline
@@ -108,15 +109,20 @@ def up(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
     mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
     review_port: Annotated[int, typer.Option(help="Port of the review page.")] = REVIEW_PORT,
+    pages_port: Annotated[
+        int | None, typer.Option(help="Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
+    ] = None,
 ) -> None:
-    """Serve Dagster's UI and daemon, MLflow's UI and the review page on loopback until Ctrl-C."""
+    """Dagster's web UI and daemon, MLflow's UI, review page and artifact pages, on loopback, until Ctrl-C."""
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.partitions import register_lines
-    from sovereign_pipeline.orchestration.services import serve_until_interrupted
+    from sovereign_pipeline.orchestration.services import Ports, serve_until_interrupted
 
     settings = Settings.from_environment()
+    if pages_port is not None:
+        settings = settings.model_copy(update={"pages_url": f"http://{LOOPBACK}:{pages_port}"})
     register_lines(open_instance(settings), settings)
-    serve_until_interrupted(settings, port, mlflow_port, review_port, out.print)
+    serve_until_interrupted(settings, Ports(port, mlflow_port, review_port, settings.pages_port), out.print)
 
 
 @app.command()

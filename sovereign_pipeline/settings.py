@@ -6,9 +6,11 @@ What belongs here: paths and process-wide environment. What does not: anything a
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.frozen import Frozen
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +116,16 @@ class Settings(Frozen):
     def vault_public_key(self) -> Path:
         """The only key the training side holds: it can add to the vault and never read it."""
         return self.home / "vault.pub"
+
+    @property
+    def pages_port(self) -> int:
+        """Raises InputError for an address without a port."""
+        port = urlsplit(self.pages_url).port
+        if port is None:
+            raise InputError(
+                f"{VARIABLES['pages_url']}: the address {self.pages_url} has no port.", "Write http://127.0.0.1:8700."
+            )
+        return port
 
     @property
     def logs(self) -> Path:

@@ -1,70 +1,209 @@
-"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, and the review page."""
+"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, review page, artifact pages.
 
+What belongs here: starting them, saying when each answers, and ending them together. What does not: what they serve.
+"""
+
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sovereign_pipeline.errors import ServiceEnded
-from sovereign_pipeline.loopback import listen
+from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_MESSAGES = 15
+SECONDS_FOR_AN_ANSWER = 10
+SECONDS_TO_END = 30
 
-def serve_until_interrupted(
-    settings: Settings, port: int, mlflow_port: int, review_port: int, tell: Callable[[str], None]
-) -> None:
-    """Start all, wait for Ctrl-C, stop all. Raises InputError for a port that is taken, and ServiceEnded naming the
-    service that ended by itself."""
-    for taken, option in ((port, "--port"), (mlflow_port, "--mlflow-port"), (review_port, "--review-port")):
-        listen(taken, option).close()
+CODE_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
+    __typename ... on PythonError { message } } } } } }"""
+DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One for each service that answers by HTTP."""
+
+    dagster: int
+    mlflow: int
+    review: int
+    pages: int
+
+    @property
+    def by_option(self) -> Mapping[str, int]:
+        return {
+            "--port": self.dagster,
+            "--mlflow-port": self.mlflow,
+            "--review-port": self.review,
+            "--pages-port": self.pages,
+        }
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process, and how to tell that it does its work."""
+
+    name: str
+    command: Sequence[str]
+    is_ready: Callable[[], bool]
+    """Asks the service. Raises OSError or ValueError while nothing, or nothing sensible, answers."""
+
+    address: str = ""
+    """Where people find it; empty where there is nothing to see."""
+
+
+def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
+    """Start all services, say when each is ready, wait for Ctrl-C, end all.
+
+    Raises InputError for a port that is in use, and ServiceEnded naming the service that ended by itself.
+    """
+    for option, port in ports.by_option.items():
+        listen(port, option).close()
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
-    workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
-    commands = {
-        "Dagster UI": [_program("dagster-webserver"), "-h", "127.0.0.1", "-p", str(port), *workspace],
-        "Dagster daemon": [_program("dagster-daemon"), "run", *workspace],
-        "MLflow UI": [
-            *(_program("mlflow"), "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"),
-            *(
-                "--backend-store-uri",
-                settings.mlflow_url,
-                "--artifacts-destination",
-                settings.mlflow_artifacts.as_uri(),
-            ),
-        ],
-        "review page": [_program("sovereign"), "review", "serve", "--port", str(review_port)],
-    }
-    logs = settings.home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    # In the environment and not on the command line, where everyone on the machine could read a password.
-    environment = {**os.environ, "MLFLOW_BACKEND_STORE_URI": settings.mlflow_url}
+    settings.logs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    services = _services(ports, time.time())
+    tell(f"starting {len(services)} services; what they print is under {settings.logs}")
+    with _running(services, settings) as processes:
+        try:
+            _wait_until_ready(services, processes, settings.logs, tell)
+            tell("all ready; Ctrl-C ends them")
+            while True:
+                _assert_running(processes, settings.logs)
+                time.sleep(1)
+        except KeyboardInterrupt:
+            tell("stopping")
+
+
+def _services(ports: Ports, started: float) -> list[Service]:
+    workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
+    dagster = f"http://{LOOPBACK}:{ports.dagster}"
+
+    def page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
+        address = f"http://{LOOPBACK}:{port}"
+        return Service(name, command, lambda: _answers(address + probe), address)
+
+    return [
+        Service(
+            "Dagster UI",
+            [_program("dagster-webserver"), "-h", LOOPBACK, "-p", str(ports.dagster), *workspace],
+            lambda: _has_loaded(dagster),
+            dagster,
+        ),
+        Service(
+            "Dagster daemon",
+            [_program("dagster-daemon"), "run", *workspace],
+            lambda: _daemons_beat(dagster, since=started),
+        ),
+        page("MLflow UI", _module("mlflow_ui", ports.mlflow), ports.mlflow, "/health"),
+        page(
+            "review page",
+            [_program("sovereign"), "review", "serve", "--port", str(ports.review)],
+            ports.review,
+            "/static/icon.svg",
+        ),
+        page("artifact pages", _module("artifact_pages", ports.pages), ports.pages, "/ready"),
+    ]
+
+
+@contextmanager
+def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """The processes by name; all are ended on leaving."""
+    environment = {**os.environ, **settings.to_environment()}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name, command in commands.items():
-            with (logs / f"{name.lower().replace(' ', '-')}.log").open("ab") as log:
-                running[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment)
-        tell(
-            f"Dagster UI http://127.0.0.1:{port}   MLflow http://127.0.0.1:{mlflow_port}   "
-            f"review page http://127.0.0.1:{review_port}   logs {logs}   Ctrl-C ends"
-        )
-        while True:
-            for name, process in running.items():
-                if process.poll() is not None:
-                    raise ServiceEnded(f"The {name} ended with status {process.returncode}. Read the log under {logs}.")
-            time.sleep(1)
-    except KeyboardInterrupt:
-        tell("stopping")
+        for service in services:
+            with (settings.logs / f"{service.name.lower().replace(' ', '-')}.log").open("ab") as log:
+                processes[service.name] = subprocess.Popen(
+                    service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment
+                )
+        yield processes
     finally:
-        for process in running.values():
+        for process in processes.values():
             process.terminate()
-        for process in running.values():
+        for process in processes.values():
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=SECONDS_TO_END)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _wait_until_ready(
+    services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
+) -> None:
+    """One line for each service as it becomes ready, and one now and then that names the others."""
+    waiting = list(services)
+    started = told = time.monotonic()
+    while waiting:
+        _assert_running(processes, logs)
+        for service in [each for each in waiting if _is_ready(each)]:
+            waiting.remove(service)
+            tell(f"✓ {service.name:<16}{service.address or 'ready'}  ({time.monotonic() - started:.0f} s)")
+        if waiting and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+            told = time.monotonic()
+            tell(f"waiting for {', '.join(each.name for each in waiting)} ({told - started:.0f} s)")
+        time.sleep(SECONDS_BETWEEN_LOOKS if waiting else 0)
+
+
+def _is_ready(service: Service) -> bool:
+    try:
+        return service.is_ready()
+    except (OSError, ValueError):  # nothing listens yet, or it is not what it will be
+        return False
+
+
+def _assert_running(processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path) -> None:
+    for name, process in processes.items():
+        if process.poll() is not None:
+            raise ServiceEnded(f"The {name} ended with status {process.returncode}.", f"Read its log under {logs}.")
+
+
+def _answers(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=SECONDS_FOR_AN_ANSWER) as response:
+        return bool(response.status == 200)
+
+
+def _has_loaded(dagster: str) -> bool:
+    """Whether the code location is loaded. Raises ServiceEnded when it cannot be."""
+    entries = _query(dagster, CODE_LOCATIONS)["workspaceOrError"]["locationEntries"]
+    for entry in entries:
+        found = entry["locationOrLoadError"] or {}
+        if found.get("__typename") == "PythonError":
+            raise ServiceEnded(
+                f"Dagster cannot load the definitions: {found['message'].strip()}", "Mend it and start again."
+            )
+    return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
+
+
+def _daemons_beat(dagster: str, since: float) -> bool:
+    """Whether every daemon that the instance needs has given a sign of life since then."""
+    daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+    needed = [each for each in daemons if each["required"]]
+    return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)
+
+
+def _query(dagster: str, query: str) -> dict[str, Any]:
+    """The data of a GraphQL answer. Raises ValueError for an answer that holds none."""
+    request = urllib.request.Request(
+        f"{dagster}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=SECONDS_FOR_AN_ANSWER) as response:
+        data = json.loads(response.read()).get("data")
+    if data is None:
+        raise ValueError("no data")
+    return dict(data)
 
 
 def _interrupt(signal_number: int, frame: object) -> None:
@@ -73,3 +212,7 @@ def _interrupt(signal_number: int, frame: object) -> None:
 
 def _program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
+
+
+def _module(name: str, port: int) -> list[str]:
+    return [sys.executable, "-m", f"sovereign_pipeline.orchestration.{name}", str(port)]

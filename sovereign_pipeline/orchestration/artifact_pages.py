@@ -1,0 +1,111 @@
+"""The readable files of artifacts as web pages, read-only and on loopback: reports, data cards, proofs, records.
+
+What belongs here: verifying a file against its manifest and answering with it. What does not: which files there are
+(`pages/links.py`). A process of its own, started by `services.py`.
+"""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+from fastapi import FastAPI
+from markdown_it import MarkdownIt
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from uvicorn import Config, Server
+
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.settings import Settings
+
+MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
+
+HEADERS = {
+    # No script, no frame, nothing from elsewhere; reports hold their styles and pictures themselves.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; sandbox"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .6rem}code{background:#f3f3f3}"
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
+    store = ArtifactStore(settings.artifacts)
+
+    @app.middleware("http")
+    async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        return response
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(request: Request, error: NotFoundError) -> Response:
+        return Response("There is no such page.", 404, media_type="text/plain")
+
+    @app.exception_handler(IntegrityError)
+    async def changed(request: Request, error: IntegrityError) -> Response:
+        return Response(str(error), 409, media_type="text/plain")
+
+    @app.get("/ready")
+    def ready() -> Response:
+        return Response("ready", media_type="text/plain")
+
+    @app.get("/{digest}/{name}")
+    def page(digest: str, name: str) -> Response:
+        content = read_verified(store, digest, name)
+        if name.endswith(".md"):
+            return HTMLResponse(_as_html(content.decode("utf-8")))
+        return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
+
+    return app
+
+
+def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
+    """The bytes of a readable file. Raises NotFoundError for any other, and IntegrityError when its bytes changed."""
+    if not _DIGEST.fullmatch(digest):
+        raise NotFoundError("There is no such artifact.")
+    manifest = store.read_manifest(store.ref_of(digest))
+    entry = next((each for each in manifest.files if each.path == name), None)
+    if entry is None or name not in READABLE.get(manifest.kind, {}):
+        raise NotFoundError("There is no such file.")
+    path = store.path_of(digest) / name
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+    return content
+
+
+def _as_html(markdown: str) -> str:
+    """Markdown without HTML of its own."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><style>{_STYLE}</style><body>{body}</body></html>'
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    port = int(sys.argv[1])
+    app = create_app(Settings.from_environment())
+    with listen(port, "--pages-port") as held:
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""MLflow's web UI on loopback, without what leads outside or runs commands here.
+
+MLflow's server offers an assistant that runs a shell for whoever is on this machine, a gateway to model providers, and
+jobs that call models. The last two have switches; the assistant has none, so its paths are refused before they reach
+MLflow. A policy in every answer keeps the pages from reaching anything but this server.
+
+What belongs here: that alone. What does not: what is written into MLflow (`registry/mlflow_mirror.py`). A process of
+its own, started by `services.py`.
+"""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.settings import Settings, go_offline
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REFUSED = ("assistant", "gateway", "jobs", "mcp", "mcp-servers", "webhooks")
+"""A path with one of these parts is answered by 404."""
+
+POLICY = (
+    b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
+    b"base-uri 'self'; frame-ancestors 'self'"
+)
+"""MLflow's pages are built with inline scripts and styles; what counts is that they reach this server alone."""
+
+
+def environment(settings: Settings, port: int) -> dict[str, str]:
+    """What MLflow's server reads when it is imported. The database's URL may hold a password: on no command line."""
+    return {
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
+        "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": f"{LOOPBACK}:{port},localhost:{port}",
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port}",
+        "_MLFLOW_SERVER_FILE_STORE": settings.mlflow_url,
+        "_MLFLOW_SERVER_REGISTRY_STORE": settings.mlflow_url,
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": settings.mlflow_artifacts.as_uri(),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+    }
+
+
+def guarded(app: App) -> App:
+    """An application without the refused paths, and with the policy in every answer."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                kept = [each for each in message.get("headers", []) if each[0].lower() != b"content-security-policy"]
+                message = {**message, "headers": [*kept, (b"content-security-policy", POLICY)]}
+            await send(message)
+
+        if scope["type"] == "http" and set(scope["path"].split("/")) & set(REFUSED):
+            await send_with_policy({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b"Off in this installation."})
+            return
+        await app(scope, receive, send_with_policy)
+
+    return answer
+
+
+def create_app(variables: Mapping[str, str]) -> App:
+    """MLflow's own application, guarded. variables: of `environment`; set in this process."""
+    os.environ.update(variables)
+    from mlflow.server.fastapi_app import app
+
+    return guarded(app)
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    go_offline()
+    port, settings = int(sys.argv[1]), Settings.from_environment()
+    from uvicorn import Config, Server
+
+    with listen(port, "--mlflow-port") as held:
+        app = create_app(environment(settings, port))
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()
