@@ -115,7 +115,7 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
     found = "failed" if verdict.outcome == "fail" else "is inconclusive"
     message = f"Line {line}: gate '{gate.name}' {found} for {subject}: {verdict.message}"
     hint = f"Correct the cause and materialize {stage.kind} again."
-    if may_be_waived(gate, workplace, verdict):
+    if may_be_waived(gate, workplace, ref, verdict):
         raise GateRefused(
             message, f"{hint} Or an officer waives the gate.", act="waive_gate", line=line, gate=gate.name
         )
@@ -132,7 +132,7 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
     if record is None:
         return None
     verdict = read_verdict(workplace.store.open(record))
-    if not may_be_waived(gate, workplace, verdict):
+    if not may_be_waived(gate, workplace, ref, verdict):
         return RecordedVerdict(record, verdict)
     waiver = find_artifact(workplace, _waiver_identity(gate, workplace, record, verdict))
     if waiver is not None:
@@ -140,9 +140,9 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
     return RecordedVerdict(record, verdict, waiver)
 
 
-def may_be_waived(gate: Gate, workplace: Workplace, verdict: Verdict) -> bool:
-    """Whether the line's recipe lets an officer waive this verdict."""
-    return allows(gate.officer_may(workplace.line), verdict.outcome)
+def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> bool:
+    """Whether an officer may waive this verdict on one artifact."""
+    return verdict.outcome != "pass" and allows(gate.permission(workplace, ref), verdict.outcome)
 
 
 def waive(
@@ -172,10 +172,10 @@ def waive(
         earlier = read_waiver(workplace.store.open(recorded.waiver))
         raise InputError(f"Line {line}: {earlier.officer} waived this verdict of '{gate.name}' already.")
     outcome = recorded.verdict.outcome
-    if not may_be_waived(gate, workplace, recorded.verdict):
-        permitted = "nothing" if gate.officer_may(workplace.line) == "nothing" else "an inconclusive verdict only"
+    if not may_be_waived(gate, workplace, ref, recorded.verdict):
+        permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
         raise GateRefused(
-            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and the recipe lets an officer waive "
+            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and its recipe lets an officer waive "
             f"{permitted}: {recorded.verdict.message}",
             f"Correct the cause and materialize {stage.kind} again.",
         )

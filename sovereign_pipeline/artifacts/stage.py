@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.policy.gates import OfficerMay
+from sovereign_pipeline.policy.gates import OfficerMay, stricter
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings
@@ -120,12 +120,18 @@ class Gate:
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     """The part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
-    """What an officer may do when the gate does not pass."""
+    """What the recipe lets an officer do when the gate does not pass; part of the record's identity."""
+    agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
+    """What was agreed about one artifact before it could be evaluated; a recipe loosened since does not count."""
 
     def recipe(self, line: Line) -> Config:
         """All of the recipe that decides the verdict and whether it may be waived."""
         may = self.officer_may(line)
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
+
+    def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
+        """What an officer may do about one artifact: what both today's recipe and the earlier agreement allow."""
+        return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
 @dataclass(frozen=True)

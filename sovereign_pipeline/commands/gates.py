@@ -71,7 +71,7 @@ def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
         "outcome": recorded.verdict.outcome if recorded else NOT_EVALUATED,
         "message": recorded.verdict.message if recorded else None,
         "record": recorded.record.digest if recorded else None,
-        "officer_may": status.gate.officer_may(workplace.line),
+        "officer_may": status.gate.permission(workplace, status.ref),
         "acceptance": _waiver(workplace, status),
     }
 

@@ -49,8 +49,8 @@ def check_result(
         description, severity = f"{description} Waived by {waiver.officer}: {waiver.reason}", dg.AssetCheckSeverity.WARN
     elif not verdict.passed:
         line = workplace.line
-        metadata["officer may"] = gate.officer_may(line).replace("_", " ")
-        if may_be_waived(gate, workplace, verdict):
+        metadata["officer may"] = gate.permission(workplace, ref).replace("_", " ")
+        if may_be_waived(gate, workplace, ref, verdict):
             description += " An officer may waive it."
             metadata["command"] = f"sovereign gates waive {line.line} {gate.name} --officer NAME --reason TEXT"
     if not_repeated is None:

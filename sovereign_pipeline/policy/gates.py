@@ -149,6 +149,12 @@ class Gates(RecipeModel):
     """The blind comparison by people."""
 
 
+def stricter(one: OfficerMay, other: OfficerMay) -> OfficerMay:
+    """The one of two permissions that allows less."""
+    order: tuple[OfficerMay, ...] = ("nothing", "accept_inconclusive", "override")
+    return min(one, other, key=order.index)
+
+
 def allows(officer_may: OfficerMay, outcome: str) -> bool:
     """Whether an officer may waive a verdict with this outcome."""
     permitted: Mapping[str, tuple[OfficerMay, ...]] = {

@@ -7,13 +7,16 @@ opening a review makes (`plan_stage.py`).
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.policy.review import OfficerMay
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.closed_reviews import ReviewsToDate, find_reviews
 from sovereign_pipeline.review.result import ReviewResult, as_markdown, evaluate_net_preference, review_result
+from sovereign_pipeline.review.sealed import read_plan
 from sovereign_pipeline.review.unblinding import unblind_ballots, unblind_guesses
 
 RESULT_FILE, TABLES_FILE = "review.json", "review.md"
@@ -46,6 +49,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
                 code_version="2",
                 evaluate=evaluate,
                 officer_may=lambda line: line.gates.review.officer_may,
+                agreed=_agreed,
             ),
         ),
     )
@@ -79,15 +83,17 @@ def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) 
     closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
     result = review_result(closed, earlier)
     verdict = evaluate_net_preference(result)
-    allowed, now = closed.contents.plan.officer_may, workplace.line.gates.review.officer_may
-    if verdict.inconclusive and allowed == "nothing" != now:
-        late = "No officer may accept that: the recipe allows it only since the review was opened."
-        return Verdict(False, f"{verdict.message} {late}", verdict.evidence)
     if artifact.file(RESULT_FILE).read_bytes() == _as_bytes(result):
         return verdict
     return Verdict(
         False, f"{RESULT_FILE} differs from what the ballots give. Materialize blind_review again.", verdict.evidence
     )
+
+
+def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
+    """What an officer may do by the plan, which was sealed before anybody knew a ballot."""
+    plan = workplace.store.read_manifest(ref).external_inputs["review_plan"]
+    return read_plan(workplace.store, workplace.store.ref_of(plan)).plan.officer_may
 
 
 def _as_bytes(result: ReviewResult) -> bytes:

@@ -111,11 +111,14 @@ def test_what_a_review_is_judged_by_is_fixed_before_the_first_ballot(reviews: Re
         reviews.close(officer="officer.salim", reason="late")
     reviews.close()
     artifact, verdicts = reviews.materialize()
-    assert verdicts[GATE].evidence["outcome"] == "inconclusive"
-    assert "the recipe allows it only since the review was opened" in verdicts[GATE].message
+    assert verdicts[GATE].outcome == "inconclusive"
     (gate,) = BLIND_REVIEW.gates
-    with pytest.raises(GateRefused, match="waive an inconclusive verdict only"):
-        waive(BLIND_REVIEW, gate, reviews.bench.workplace(), artifact.ref, "officer.salim", "I like it")
+    workplace = reviews.bench.workplace()
+    with pytest.raises(GateRefused, match="lets an officer waive nothing"):
+        waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
+    with pytest.raises(GateRefused, match="is inconclusive") as refusal:
+        assert_usable(BLIND_REVIEW, workplace, artifact.ref)
+    assert refusal.value.remedy is None
 
 
 def test_a_margin_that_was_registered_beforehand_is_the_one_that_counts(reviews: ReviewBench) -> None:
