@@ -18,7 +18,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, read_waiver
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.policy.gates import allows
-from sovereign_pipeline.training.continuation import started_from
+from sovereign_pipeline.training.continuation import parent_adapter
 
 RECORD_FILE = "record.json"
 
@@ -194,7 +194,7 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
     """Id and digest of the adapter that the line's own training went on from, by the manifests of its lineage."""
-    return next((start for manifest in ancestors if (start := started_from(manifest)) is not None), None)
+    return next((start for manifest in ancestors if (start := parent_adapter(manifest)) is not None), None)
 
 
 def _of_two_chains(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:

@@ -1,53 +1,51 @@
-"""What goes between a stage and the trainer's process: the job file, and the file in which the trainer answers."""
+"""What passes between a stage and the trainer's process: the job file, and the file with the trainer's result."""
 
 import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, TrainingFailed
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft, Tuning
 
 Method = Literal["sft", "dpo", "ipo", "kto"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TrainingJob(_Record):
-    """One run of the trainer.
-
-    base_model: directory of the model that is trained, or that the adapter is put on. base_model_name,
-    base_model_digest, chat_template_sha256: as the base_model artifact has them.
-    sft: also says, for a preference method, how the model is held (adapter, precision). preference: with a learning
-    rate; for a preference method only. start_adapter: PEFT directory that training goes on from; needed by a preference
-    method on an adapter.
-    output: directory that the trainer makes and fills with `adapter/` (or `model/`, when the whole model is tuned),
-    `training_log.jsonl` and `report.json`. result: file in which the trainer answers. locks: directory of the locks
-    that keep one trainer a device. identity: digest of all that decides the result; a checkpoint of another one is
-    never gone on from. checkpoint_directory: of this identity. references: directory of reference log-probabilities.
-    """
+class TrainingJob(Frozen):
+    """One run of the trainer."""
 
     method: Method
     base_model: Path
+    """Directory of the model that is trained, or that the adapter is put on."""
     base_model_name: str
+    """As the base_model artifact has it; so are the next three."""
     base_model_digest: str
     chat_template_sha256: str
     eos_ids: tuple[int, ...]
     dataset: Path
+    """JSONL file of the rows."""
     output: Path
+    """Directory that the trainer creates: `adapter/` or `model/`, `training_log.jsonl`, `report.json`."""
     result: Path
+    """File of the trainer's `TrainingResult`."""
     locks: Path
+    """Directory of the locks that allow one trainer per device."""
     identity: str
+    """Digest of everything that decides the result; a checkpoint with another one is refused."""
     checkpoint_directory: Path
+    """Checkpoints of this identity."""
     references: Path
+    """Directory of cached reference log-probabilities."""
     seed: int
     sft: Sft
+    """For a preference method too: how the model is held (adapter, precision)."""
     preference: Preference | None = None
-    start_adapter: Path | None = None
+    """For a preference method only, with its learning rate."""
+    parent_adapter: Path | None = None
+    """PEFT directory that training continues from; a preference method on an adapter needs one."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
 
@@ -57,13 +55,13 @@ class TrainingJob(_Record):
             return self
         if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
             raise ValueError(f"{self.method} needs its preference section, with a learning rate")
-        if self.start_adapter is None and self.sft.adapter != "none":
-            raise ValueError(f"{self.method} on an adapter goes on from one: start_adapter")
+        if self.parent_adapter is None and self.sft.adapter != "none":
+            raise ValueError(f"{self.method} continues from an adapter, and none is given")
         return self
 
     @property
     def tuning(self) -> Tuning:
-        """The section that says how long and in which batches this method trains."""
+        """The section with length and batches of this method's training."""
         return self.sft if self.method == "sft" or self.preference is None else self.preference
 
     @property
@@ -79,15 +77,38 @@ class TrainingJob(_Record):
         path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
 
 
-class TrainingResult(_Record):
-    """error: the paragraph for people when the training stopped. measured: durations (s), rates (tokens/s), bytes."""
+class Failure(Frozen):
+    """An error of the trainer's process, to be raised in the process that started it."""
 
-    error: str | None = None
+    message: str
+    hint: str = ""
+    act: Act | None = None
+    about: dict[str, str] = {}
+    """Arguments of the act."""
+
+    @classmethod
+    def of(cls, error: SovereignError) -> "Failure":
+        if error.remedy is None:
+            return cls(message=error.message, hint=error.hint)
+        return cls(message=error.message, hint=error.hint, act=error.remedy.act, about=dict(error.remedy.about))
+
+    def as_error(self) -> TrainingFailed:
+        return TrainingFailed(self.message, self.hint, act=self.act, **self.about)
+
+
+class TrainingResult(Frozen):
+    """How the trainer's process ended."""
+
+    failure: Failure | None = None
+    """None after a training that ended well."""
     measured: dict[str, float] = {}
+    """Durations (s), rates (tokens/s), bytes."""
 
     def write(self, path: Path) -> None:
-        """Written aside and given its name, so that a reader sees a whole answer or none. Of several processes the
-        first to answer is heard: when one fails, the others fail for want of it."""
+        """Write the whole file, or leave the one that is there.
+
+        Of several processes the first result counts: when one fails, the others fail in consequence.
+        """
         aside = path.with_name(f"{path.name}.{os.getpid()}")
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
         with suppress(FileExistsError):
@@ -96,19 +117,17 @@ class TrainingResult(_Record):
 
 
 def read_result(path: Path) -> TrainingResult:
-    """The trainer's answer. Raises TrainingFailed with its paragraph when it stopped, or when there is no answer."""
+    """The trainer's result. Raises TrainingFailed when it states a failure, or when there is none."""
     if not path.is_file():
         raise TrainingFailed(
-            f"{path}: the trainer ended without an answer. It was killed from outside, most often for want of memory: "
-            f"lower training.sft.max_length or batch_size in the recipe, or free memory, and run again."
+            f"{path}: the trainer ended without a result. It was killed from outside, most often because memory ran "
+            f"out.",
+            "Free memory, or lower training.sft.max_length or batch_size in the recipe. Then run again.",
         )
     try:
         result = TrainingResult.model_validate_json(path.read_bytes())
     except ValueError:
-        raise IntegrityError(f"{path}: not a trainer's answer. Run again.") from None
-    if result.error is not None:
-        raise TrainingFailed(result.error)
+        raise IntegrityError(f"{path}: this is no trainer's result.", "Run again.") from None
+    if result.failure is not None:
+        raise result.failure.as_error()
     return result
-
-
-LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")

@@ -1,6 +1,6 @@
-"""Where the locks lie that keep trainers apart: one of a line's checkpoints, one of a device.
+"""Paths of the locks that keep trainers apart: one for a line's checkpoints, one for a device.
 
-What belongs here: those two places. What does not: holding one (`locks.py` of the package), and who takes which.
+What does not belong here: holding a lock (`sovereign_pipeline/locks.py`).
 """
 
 import os
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
-    """What whoever trains a line by one method holds, and whoever removes checkpoints of it."""
-    of_the_line = checkpoint_directory.parent
-    return of_the_line.with_name(f"{of_the_line.name}.lock")
+    """Held while a line is trained by one method, and while its checkpoints are removed."""
+    directory = checkpoint_directory.parent
+    return directory.with_name(f"{directory.name}.lock")
 
 
 def lock_of_device(directory: Path) -> Path:
-    """What whoever uses the devices that this process sees holds."""
+    """Held while the devices that this process sees are in use."""
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
     return directory / f"trainer-{device}.lock"

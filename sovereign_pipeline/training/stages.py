@@ -1,6 +1,8 @@
-"""The three stages of the training room. What each gate asks is in `gates.py`; the training itself in `trainer.py`."""
+"""The stages `sft_adapter` and `aligned_adapter`: the trainer's job, its result, and the gates.
 
-import json
+What does not belong here: what a gate checks (`gates/`, `continuation.py`), and the training itself (`loop/`).
+"""
+
 import shutil
 from functools import partial
 from pathlib import Path
@@ -15,90 +17,60 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.training.continuation import (
-    Start,
+    GATE_NAME,
+    ParentAdapter,
     evaluate_parent,
     parent_config,
     parent_digests,
     resolve_parent,
 )
-from sovereign_pipeline.training.gates import evaluate_adapter_non_zero, evaluate_base_digest, evaluate_end_of_turn
+from sovereign_pipeline.training.gates import base_digest, end_of_turn, weights
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
 from sovereign_pipeline.training.loop.checkpoints import remove_unless_training
+from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES, TrainingReport
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
-
-TRAINING_LOG = "training_log.jsonl"
-REPORT = "report.json"
-
-TRAINING_LIBRARIES = ("accelerate", "bitsandbytes", "peft", "safetensors", "torch", "transformers", "trl")
-
-
-# What of the trainer's report stands in the artifact's manifest.
-REPORTED = (
-    "method",
-    "adapter",
-    "steps",
-    "rows",
-    "tokens",
-    "supervised_share",
-    "rows_cut",
-    "units_left_out",
-    "first_loss",
-    "last_loss",
-    "trainable_parameters",
-    "optimizer",
-    "optimizer_paged",
-    "learning_rate",
-    "scheduler",
-    "precision",
-    "base_held_as",
-    "trained_in",
-    "attention",
-    "device",
-    "devices",
-    "threads",
-    "seed",
-    "data_order_sha256",
-    "libraries",
-    "base_model",
-)
 
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's paragraph."""
+    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
     return _train(workplace, inputs, workspace, "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS))
 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on preferences, from the SFT adapter. Raises TrainingFailed with the trainer's paragraph."""
+    """Train on preferences, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
     preference = workplace.line.training.preference
     if preference is None:
-        raise ValueError("aligned_adapter hands on sft_adapter when the line has no preferences")
+        raise ValueError("aligned_adapter is a passthrough of sft_adapter when the line has no preferences")
     rows = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
     return _train(workplace, inputs, workspace, preference.method, inputs[PREFERENCE_DATASET.kind].file(rows))
 
 
 def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path) -> Built:
-    # Inside the workspace, so that whatever a killed run leaves here goes with it. Checkpoints outlive it.
+    # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
-    start = resolve_parent(workplace, inputs, base) if method == "sft" else None
-    job = _job(workplace, inputs, scratch, method, dataset, base, start)
-    of_the_line = job.checkpoint_directory.parent.glob("*")
-    remove_unless_training([abandoned for abandoned in of_the_line if abandoned != job.checkpoint_directory])
+    parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
+    job = _job(workplace, inputs, scratch, method, dataset, base, parent)
+    of_this_line = job.checkpoint_directory.parent.glob("*")
+    remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
     job.write(scratch / "job.json")
     workplace.launch(scratch / "job.json")
     result = read_result(job.result)
     for made in job.output.iterdir():
         made.rename(workspace / made.name)
     shutil.rmtree(scratch)
-    report = json.loads((workspace / REPORT).read_bytes())
-    facts = {fact: report[fact] for fact in REPORTED}
-    # From the artifact nothing goes on. Until there is one, the checkpoints are all that is left of the training.
-    then = partial(remove_unless_training, [job.checkpoint_directory])
-    if start is None:
-        return Built(summary=facts, measured=result.measured, after_commit=then)
-    return Built({**facts, "started_from": start.facts}, result.measured, start.classification, after_commit=then)
+    summary = TrainingReport.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
+    # Until the artifact is in the store, the checkpoints are all that is left of the training.
+    remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
+    if parent is None:
+        return Built(summary=summary, measured=result.measured, after_commit=remove_checkpoints)
+    return Built(
+        {**summary, "started_from": parent.facts},
+        result.measured,
+        parent.classification,
+        after_commit=remove_checkpoints,
+    )
 
 
 def _job(
@@ -108,7 +80,7 @@ def _job(
     method: Method,
     dataset: Path,
     base: Path,
-    start: Start | None,
+    parent: ParentAdapter | None,
 ) -> TrainingJob:
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
@@ -120,7 +92,7 @@ def _job(
             "libraries": library_versions(TRAINING_LIBRARIES),
             "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
             "config": (_aligned_config if aligned else _sft_config)(workplace.line),
-            "started_from": start.facts if start is not None else None,
+            "started_from": parent.facts if parent is not None else None,
         }
     )
     tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if aligned else None
@@ -141,21 +113,21 @@ def _job(
         seed=training.seed,
         sft=training.sft,
         preference=_preference(training) if aligned else None,
-        start_adapter=_start_adapter(start, tuned),
+        parent_adapter=_parent_directory(parent, tuned),
         checkpoints=training.checkpoints,
         devices=training.devices,
     )
 
 
-def _start_adapter(start: Start | None, tuned: TunedModel | None) -> Path | None:
-    """The PEFT directory that training goes on from: SFT from a registered adapter, preferences from what SFT left."""
-    if start is not None:
-        return start.directory
+def _parent_directory(parent: ParentAdapter | None, tuned: TunedModel | None) -> Path | None:
+    """The PEFT directory to continue from: a registered adapter's for SFT, the SFT adapter's for preferences."""
+    if parent is not None:
+        return parent.directory
     return tuned.directory if tuned is not None and tuned.holds == "adapter" else None
 
 
 def _preference(training: Training) -> Preference | None:
-    """With the learning rate that it comes to."""
+    """The section with its effective learning rate."""
     if training.preference is None:
         return None
     return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
@@ -172,7 +144,7 @@ def _sft_config(line: Line) -> Config:
 
 
 def _aligned_config(line: Line) -> Config:
-    """Of the SFT section only what says how the base is held and which rows are left out."""
+    """Of the SFT section only how the base model is held, and which rows are left out."""
     holding = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
     held = line.training.sft.model_dump(mode="json", include=holding)
     preference = _preference(line.training)
@@ -195,31 +167,31 @@ def _adapter_held(line: Line) -> Config:
 
 _ADAPTER_GATES = (
     Gate(
-        name="end_of_turn_trained",
+        name=end_of_turn.NAME,
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
-        evaluate=evaluate_end_of_turn,
+        evaluate=end_of_turn.evaluate_end_of_turn,
         config=_adapter_held,
     ),
     Gate(
-        name="adapter_non_zero",
+        name=weights.NAME,
         question=(
-            "Does the adapter hold every tensor that the recipe asks for, finite, and no LoRA-B of zeros? Or, tuned in "
-            "full, is every tensor of the base there, of the same shape, finite, and every linear layer changed?"
+            "Does the adapter hold exactly the recipe's tensors, all finite, and no LoRA-B of zeros? Or, after full "
+            "tuning, is every tensor of the base present, finite and of the same shape, and every linear layer changed?"
         ),
         code_version="2",
-        evaluate=evaluate_adapter_non_zero,
+        evaluate=weights.evaluate_adapter_non_zero,
         config=_adapter_shape,
     ),
     Gate(
-        name="base_digest_matches",
+        name=base_digest.NAME,
         question="Was the adapter trained on exactly the pinned base model and chat template?",
         code_version="1",
-        evaluate=evaluate_base_digest,
+        evaluate=base_digest.evaluate_base_digest,
     ),
     Gate(
-        name="start_saw_nothing_held_out",
-        question="Was the adapter that training went on from, if any, trained on nothing that is held out now?",
+        name=GATE_NAME,
+        question="Was the parent adapter, if there is one, trained on no row that is held out now?",
         code_version="1",
         evaluate=evaluate_parent,
         config=parent_config,

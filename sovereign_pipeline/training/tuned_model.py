@@ -1,4 +1,4 @@
-"""What a training leaves: an adapter beside its base or, tuned in full, a whole model. Whoever reads one gets it here.
+"""The result of a training: an adapter for its base model or, after full tuning, a whole model.
 
 What belongs here: telling the two apart, and where their files are. What does not: loading either.
 """
@@ -11,41 +11,47 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
 
-# In the artifact, the file that a directory of either kind is known by; the directory has the kind's name.
-_KNOWN_BY = {"adapter": "adapter/adapter_config.json", "model": "model/config.json"}
+ADAPTER_DIRECTORY = "adapter"
+"""In the artifact: an ordinary PEFT directory."""
+MODEL_DIRECTORY = "model"
+"""In the artifact, after full tuning: an ordinary transformers directory with tokenizer."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_ADAPTER_MARK = f"{ADAPTER_DIRECTORY}/{ADAPTER_CONFIG}"
+_MODEL_MARK = f"{MODEL_DIRECTORY}/config.json"
 
 
 @dataclass(frozen=True)
 class TunedModel:
-    """holds: `adapter`, an ordinary PEFT directory that needs its base; or `model`, an ordinary transformers directory
-    with tokenizer that stands alone."""
+    """An adapter or a whole model, in its directory."""
 
     holds: Literal["adapter", "model"]
     directory: Path
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files with the weights: one, or the shards of a large model in order. Raises IntegrityError for none."""
+        """The files with the weights: one, or the shards of a large model, sorted. Raises IntegrityError for none."""
         files = tuple(sorted(self.directory.glob("*.safetensors")))
         if not files:
-            raise IntegrityError(f"{self.directory}: there are no weights in *.safetensors. Train again.")
+            raise IntegrityError(f"{self.directory}: no file *.safetensors with weights.", "Train again.")
         return files
 
     @property
     def weights_sha256(self) -> str:
-        """Of the one file, or over the names and SHA-256 of all shards."""
+        """SHA-256 of the one file, or over the names and digests of all shards."""
         digests = {file.name: file_sha256(file) for file in self.weights}
         return digest_of(digests) if len(digests) > 1 else next(iter(digests.values()))
 
 
 def tuned_model(artifact: Artifact) -> TunedModel:
-    """What a sft_adapter or aligned_adapter artifact holds. Raises IntegrityError unless it is exactly one of them."""
+    """The content of a sft_adapter or aligned_adapter. Raises IntegrityError unless it is exactly one of the two."""
     names = {entry.path for entry in artifact.manifest.files}
-    if _KNOWN_BY["adapter"] in names and _KNOWN_BY["model"] not in names:
-        return TunedModel("adapter", artifact.path / "adapter")
-    if _KNOWN_BY["model"] in names and _KNOWN_BY["adapter"] not in names:
-        return TunedModel("model", artifact.path / "model")
+    if _ADAPTER_MARK in names and _MODEL_MARK not in names:
+        return TunedModel("adapter", artifact.path / ADAPTER_DIRECTORY)
+    if _MODEL_MARK in names and _ADAPTER_MARK not in names:
+        return TunedModel("model", artifact.path / MODEL_DIRECTORY)
     raise IntegrityError(
-        f"{artifact.path}: this {artifact.ref.kind} must hold either {_KNOWN_BY['adapter']} or {_KNOWN_BY['model']}. "
-        f"Materialize it again."
+        f"{artifact.path}: this {artifact.ref.kind} must hold either {_ADAPTER_MARK} or {_MODEL_MARK}.",
+        "Materialize it again.",
     )

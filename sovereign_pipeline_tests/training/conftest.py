@@ -1,4 +1,4 @@
-"""A tiny random Llama with a tokenizer trained on invented words, and jobs that train it."""
+"""A tiny random Llama with a tokenizer trained on invented words, jobs that train it, and a recipe for it."""
 
 import json
 from collections.abc import Callable
@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.report import TRAINING_LIBRARIES, TrainingReport
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
@@ -54,6 +60,52 @@ def labels(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def a_report(base_model: Artifact) -> str:
+    """`report.json` of a training on this base model, for adapters that are trained by hand."""
+    descriptor = read_descriptor(base_model)
+    keys = ("name", "digest", "chat_template_sha256")
+    report = TrainingReport.model_validate(
+        {
+            "method": "sft",
+            "adapter": "lora",
+            "steps": 1,
+            "rows": 1,
+            "tokens": 2,
+            "supervised_share": 0.5,
+            "rows_cut": 0,
+            "units_left_out": 0,
+            "first_loss": 2.0,
+            "last_loss": 1.0,
+            "trainable_parameters": 1,
+            "optimizer": "torch.optim.adamw.AdamW",
+            "optimizer_paged": False,
+            "learning_rate": 1e-3,
+            "scheduler": "cosine",
+            "precision": "float32",
+            "base_held_as": "float32",
+            "trained_in": "float32",
+            "attention": "sdpa",
+            "device": "cpu",
+            "devices": 1,
+            "threads": 1,
+            "seed": 7,
+            "data_order_sha256": "0" * 64,
+            "libraries": dict.fromkeys(TRAINING_LIBRARIES, "1.0"),
+            "base_model": {key: descriptor[key] for key in keys},
+            "tokens_trained": 2,
+            "rows_cut_ids": [],
+            "weight_decay": 0.0,
+            "betas": [0.9, 0.999],
+            "gradient_checkpointing": False,
+            "packing": True,
+            "sharding": None,
+            "probe_loss_before": 2.0,
+            "probe_loss_after": 1.0,
+        }
+    )
+    return report.model_dump_json()
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [json.dumps(row) for row in letters(40)]
@@ -65,7 +117,7 @@ JobMaker = Callable[..., TrainingJob]
 
 @pytest.fixture
 def make_job(tmp_path: Path, make_session_job: JobMaker) -> JobMaker:
-    """`make_job(name, rows, sft={…}, preference={…}, start_adapter=…)`: a job in a directory of its own."""
+    """`make_job(name, rows, sft={…}, preference={…}, parent_adapter=…)`: a job in a directory of its own."""
     return partial(make_session_job, tmp_path)
 
 
@@ -119,3 +171,33 @@ def make_session_job(tiny_model: Path) -> JobMaker:
         return TrainingJob.model_validate({**job, **changes})
 
     return make
+
+
+@pytest.fixture
+def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
+    """A copy of the tiny model, with its card, and a recipe that trains on it."""
+    directory = institution.root / "mirror" / "tiny"
+    directory.mkdir(parents=True)
+    for file in tiny_model.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    card = {
+        "name": "tiny",
+        "licence": "own",
+        "classification": "PUBLIC",
+        "source": {"directory": str(directory)},
+        "files": {file.name: file_sha256(file) for file in directory.iterdir()},
+    }
+    models = institution.settings.data / "models"
+    models.mkdir(parents=True)
+    (models / "tiny.yaml").write_text(yaml.safe_dump(card))
+    sft = {
+        "rank": 4,
+        "alpha": 8,
+        "gradient_accumulation": 1,
+        "learning_rate": 1e-2,
+        "epochs": 12,
+        "max_length": 128,
+        "precision": "float32",
+    }
+    institution.recipe["training"]["sft"] = sft
+    return directory

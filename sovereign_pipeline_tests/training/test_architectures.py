@@ -22,8 +22,8 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.loop.forward import packed, passes_in, reply_log_probabilities
 from sovereign_pipeline.training.loop.guards import check_rows_are_kept_apart
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.models import load_trainable
-from sovereign_pipeline.training.loop.outside import Outside
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline_tests.families import PACKED, configuration
@@ -54,7 +54,7 @@ def families(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Mapp
 
 def run(job: TrainingJob) -> list[str]:
     told: list[str] = []
-    train(job, Outside(on_step=lambda step: None, tell=told.append))
+    train(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
     return told
 
 
@@ -237,7 +237,7 @@ def test_dpo_goes_on_from_the_adapter(make_job: JobMaker, families: Mapping[str,
         pairs(8),
         preference={"learning_rate": 1e-2, "max_steps": 4, "epochs": 2, "gradient_accumulation": 2, "warmup_steps": 0},
         base_model=families[name],
-        start_adapter=first.output / "adapter",
+        parent_adapter=first.output / "adapter",
     )
     run(job)
     curve = losses(job)
@@ -271,7 +271,7 @@ def test_falcon_h1_is_refused_packed(make_job: JobMaker, families: Mapping[str, 
     """In bfloat16 its state that runs on moves a reply by no more than rounding does: only the other row in front of
     it, with which rounding is the same, tells."""
     sft = {**FEW_STEPS, "precision": precision}
-    with pytest.raises(TrainingFailed, match=r"does not keep packed rows apart.*Set packing: false"):
+    with pytest.raises(TrainingFailed, match=r"(?s)does not keep packed rows apart.*Set packing: false"):
         run(make_job("packed", letters(16), sft=sft, base_model=families["falcon_h1"]))
 
 
@@ -287,5 +287,5 @@ def test_falcon_h1_trains_one_row_at_a_time(make_job: JobMaker, families: Mappin
 def test_an_adapter_that_peft_cannot_put_on_is_refused_with_its_reason(
     make_job: JobMaker, families: Mapping[str, Path]
 ) -> None:
-    with pytest.raises(TrainingFailed, match=r"MixtralForCausalLM: .*lora_dropout.* Change target_modules"):
+    with pytest.raises(TrainingFailed, match=r"(?s)MixtralForCausalLM: .*lora_dropout.*Change target_modules"):
         run(make_job("experts", letters(8), sft={"dropout": 0.1}, base_model=families["mixtral"]))

@@ -22,14 +22,14 @@ from sovereign_pipeline.base_models.verified import chat_template, open_base_mod
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.training.gates import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
-from sovereign_pipeline_tests.training.conftest import letters, pairs
+from sovereign_pipeline_tests.training.conftest import a_report, letters, pairs
 
 Tamper = Callable[[Path, Path], None]  # given what the trainer left, and the base model's directory
 STEPS = 30
@@ -87,9 +87,7 @@ class Chain:
     def _build(self, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         base = open_base_model(workplace.settings, inputs["base_model"])
         tune(base, workspace)
-        descriptor = read_descriptor(inputs["base_model"])
-        trained_on = {"digest": descriptor["digest"], "chat_template_sha256": descriptor["chat_template_sha256"]}
-        (workspace / "report.json").write_text(json.dumps({"base_model": trained_on}))
+        (workspace / "report.json").write_text(a_report(inputs["base_model"]))
         self.tamper(workspace, base)
         return Built(summary={})
 
@@ -289,7 +287,7 @@ def test_preferences_go_on_from_the_model_that_sft_left(workplace: Workplace) ->
         chain.make(chain.aligned)
     (job,) = jobs
     assert job.base_model == workplace.store.path_of(chain.refs["sft_adapter"].digest) / "model"
-    assert job.start_adapter is None
+    assert job.parent_adapter is None
     base = workplace.store.open(chain.refs["base_model"])
     assert job.base_model_digest == read_descriptor(base)["digest"]
 

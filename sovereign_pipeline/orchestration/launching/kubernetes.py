@@ -20,11 +20,11 @@ from sovereign_pipeline.errors import InputError, RecipeError
 from sovereign_pipeline.policy.trainer import Kubernetes, Volume
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.processes.launcher import SECONDS_FOR_A_CHECKPOINT, worker_command
-from sovereign_pipeline.training.processes.remote import environment_elsewhere, read_answer
+from sovereign_pipeline.training.processes.remote import read_remote_result, remote_environment
 
 LABEL = "sovereign-pipeline/trainer"
 SECONDS_BETWEEN_LOOKS = 2.0
-READ_BY_THE_TRAINER = ("base_model", "dataset", "start_adapter")
+READ_BY_THE_TRAINER = ("base_model", "dataset", "parent_adapter")
 WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "references")
 
 
@@ -56,7 +56,7 @@ def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vau
             image=place.image,
             namespace=place.namespace,
             command=worker_command(place.python, job),
-            env=environment_elsewhere(job),
+            env=remote_environment(job),
             base_pod_meta={"labels": {LABEL: name}},
             base_pod_spec=pod_spec(place, job),
             pod_wait_timeout=0,  # a training takes as long as it takes
@@ -67,7 +67,7 @@ def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vau
         ) from None
     except (DagsterK8sError, ApiException, HTTPError) as error:
         _wait_until_gone(place, name, context.log.info)
-        read_answer(job, f"the pod in namespace {place.namespace} ended: {_short(error)}", context.log.info)
+        read_remote_result(job, f"the pod in namespace {place.namespace} ended: {_short(error)}", context.log.info)
         return
     except BaseException:
         _wait_until_gone(place, name, context.log.info)

@@ -1,11 +1,12 @@
-"""Attention over packed rows on CPUs: each row by itself, with no mask.
+"""Attention over packed rows on CPUs: each row by itself, without a mask.
 
-A mask over a whole pack makes every token be compared with every other and most of the result thrown away: in a pack of
-four rows three quarters, and half of the rest because it lies ahead. Without a mask torch's kernel skips what lies
-ahead, and row by row there is nothing else to throw away. On CUDA many short kernels would take the place of one; it
-was not measured there, so transformers' own `sdpa` stays.
+A mask over a whole pack computes every pair of tokens and discards most of them: in a pack of four rows three quarters,
+and half of the rest because it lies ahead. Without a mask torch's kernel skips tokens ahead, and row by row nothing
+else is discarded. On CUDA many short kernels would replace one; that was not measured, so transformers' own `sdpa`
+stays there.
 
-The one module of the room that imports torch at its top: import it inside the functions that need it.
+This module imports torch and transformers at its top, because transformers registers its functions by reference. It is
+therefore imported inside the functions that use it (`forward.py`, `models.py`), which keeps definitions light.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ from transformers.masking_utils import sdpa_mask
 
 ROW_BY_ROW = "row_by_row"
 
-# Of transformers' kinds of layers, those for which a row that fits the window is seen whole and nothing else is.
-_KINDS = {"full_attention", "sliding_attention"}
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+"""transformers' layer types in which a row that fits the window attends to all of itself and to nothing else."""
 
 
 def attend(
@@ -32,9 +33,10 @@ def attend(
     row_lengths: Sequence[int] | None = None,
     **named: Any,
 ) -> tuple[Any, None]:
-    """transformers' attention function. query, key, value: [1, heads, tokens, size]; gives [1, tokens, heads, size].
+    """Attention function for transformers.
 
-    row_lengths: tokens of each row of the pack; None: by the mask, as `sdpa` does it.
+    query, key, value: [1, heads, tokens, size]; the result: [1, tokens, heads, size].
+    row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does.
     """
     if row_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
@@ -45,10 +47,10 @@ def attend(
 
 
 def use_row_by_row(model: Any) -> None:
-    """Have the model attend row by row, where it takes attention functions at all and has no layers of other kinds."""
+    """Switch the model to row-by-row attention, if it accepts attention functions and has no other layer types."""
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
-    if not model._supports_attention_backend or kinds - _KINDS:
+    layer_types = set(getattr(config, "layer_types", None) or ("full_attention",))
+    if not model._supports_attention_backend or layer_types - _LAYER_TYPES:
         return
     AttentionInterface.register(ROW_BY_ROW, attend)
     AttentionMaskInterface.register(ROW_BY_ROW, sdpa_mask)
@@ -56,8 +58,10 @@ def use_row_by_row(model: Any) -> None:
 
 
 def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
-    """What the model's forward is given beside its inputs so that it attends row by row; nothing where it does not, or
-    where a row is longer than the window of a layer, which only the mask knows."""
+    """Keyword arguments of the model's forward for row-by-row attention.
+
+    Empty for a model without it, and when a row is longer than the window of a layer, which only the mask represents.
+    """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if config._attn_implementation != ROW_BY_ROW or (window is not None and max(lengths) > window):

@@ -1,7 +1,7 @@
-"""Where an interrupted training goes on from: whole checkpoints on disk, written aside and renamed, each hashed.
+"""Checkpoints, from which an interrupted training resumes: written aside, hashed, and renamed when whole.
 
-What is in one (weights, optimizer, schedule, random states, the log so far) is transformers' business; the order of the
-data is decided by the plan and needs no state but the step.
+transformers decides what is in one (weights, optimizer, schedule, random states, the log so far). The order of the data
+follows from the plan and needs no state but the step.
 """
 
 import json
@@ -22,55 +22,61 @@ RECORD = "checkpoint.json"
 ASIDE = "unfinished"
 
 
+def _alone() -> None:
+    """For one process, which has no other to wait for."""
+
+
 @dataclass(frozen=True)
 class CheckpointDirectory:
-    """The checkpoints of one training. identity: see TrainingJob. keep: the newest so many stay."""
+    """The checkpoints of one training."""
 
     path: Path
     identity: str
+    """See TrainingJob."""
     keep: int
+    """How many of the newest ones are kept."""
 
-    def newest(self, tell: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint whose files are all as they were written; None when there is none.
+    def newest(self, progress: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose files are all as written; None when there is none.
 
-        A damaged one is passed over, and that is told. Raises IntegrityError for one of another training.
+        A damaged one is skipped with a message. Raises IntegrityError for one of another training.
         """
         for checkpoint in reversed(self._all()):
             record = _read_record(checkpoint)
             if record is not None and record["identity"] != self.identity:
                 raise IntegrityError(
-                    f"{checkpoint}: a checkpoint of another training (other base model, data, recipe or library). "
-                    f"Nothing goes on from it; remove {self.path} if it was put there by hand."
+                    f"{checkpoint}: a checkpoint of another training (other base model, data, recipe or library).",
+                    f"Remove {self.path} if it was put there by hand.",
                 )
             wrong = RECORD if record is None else _first_wrong(checkpoint, record["files"])
             if wrong is None:
                 return checkpoint
-            tell(f"{checkpoint.name} is damaged ({wrong}) and is passed over")
+            progress(f"skipping {checkpoint.name}: {wrong} is damaged")
         if self._all():
-            tell("no checkpoint is whole; starting anew")
+            progress("no checkpoint is whole; training starts at the first step")
         return None
 
     @contextmanager
-    def writing(self, step: int, first: bool = True, together: Callable[[], None] = lambda: None) -> Iterator[Path]:
-        """A directory to write the checkpoint of a step into; whole and hashed at the end, or not there at all.
+    def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = _alone) -> Iterator[Path]:
+        """A directory to write the checkpoint of a step into; at the end it is whole and hashed, or absent.
 
-        Of several processes that write into one checkpoint, the first makes and seals it; together: waits for all.
-        Raises TrainingFailed when it cannot be written, saying what still stands.
+        Of several processes that write into one checkpoint, the first creates and seals it. Raises TrainingFailed when
+        it cannot be written.
         """
         aside = self.path / ASIDE
         try:
             if first:
                 shutil.rmtree(aside, ignore_errors=True)
                 aside.mkdir(parents=True)
-            together()
+            wait_for_all()
             yield aside
-            together()
+            wait_for_all()
             if first:
                 self._seal(aside, step)
         # torch reports a full disk as RuntimeError, safetensors by an error of its own.
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
-            raise TrainingFailed(self._not_written(step, error)) from error
+            raise self._not_written(step, error) from error
         if first:
             self._remove_others(f"step-{step:08}")
 
@@ -85,30 +91,32 @@ class CheckpointDirectory:
         aside.rename(target)
 
     def _remove_others(self, newest: str) -> None:
-        """Those of later steps are damaged: this training, which goes on from the newest whole one, went back behind
-        them. Kept, they would take the place of what it writes."""
+        """Remove all but the newest `keep`, and those of later steps.
+
+        A checkpoint of a later step is damaged, since this training resumed from an earlier one. Left there, it would
+        count among those that are kept.
+        """
         later = [each for each in self._all() if each.name > newest]
-        until = [each for each in self._all() if each.name <= newest]
-        for other in [*later, *until[: -self.keep]]:
+        earlier = [each for each in self._all() if each.name <= newest]
+        for other in [*later, *earlier[: -self.keep]]:
             shutil.rmtree(other)
 
     def _all(self) -> list[Path]:
         return sorted(self.path.glob("step-*"))
 
-    def _not_written(self, step: int, error: Exception) -> str:
+    def _not_written(self, step: int, error: Exception) -> TrainingFailed:
         free = shutil.disk_usage(self.path).free if self.path.exists() else 0
         last = self._all()
-        stands = f"{last[-1].name} is kept, and the next run goes on from it" if last else "there is no earlier one"
+        kept = f"{last[-1].name} is kept; the next run resumes from it" if last else "There is no earlier one"
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        return (
-            f"{self.path}: the checkpoint of step {step} could not be written ({why}; {free / 1e6:,.0f} MB are free). "
-            f"{stands}. Make room, or lower training.checkpoints.keep, and run again."
+        return TrainingFailed(
+            f"{self.path}: the checkpoint of step {step} was not written ({why}; {free / 1e6:,.0f} MB free). {kept}.",
+            "Free disk space, or lower training.checkpoints.keep. Then run again.",
         )
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove checkpoint directories of one line and method, or leave them all while somebody trains it: one of them may
-    be that training's."""
+    """Remove checkpoint directories of one line and method, unless it is being trained: one may be that training's."""
     there = [directory for directory in checkpoint_directories if directory.is_dir()]
     if not there:
         return

@@ -1,5 +1,6 @@
-"""One model shared by several devices: what transformers and accelerate are told for it, and that they did it. How the
-processes are started is `ranks.py`.
+"""One model sharded over several devices: the arguments for it, and the check that it happened.
+
+What does not belong here: starting the processes (`processes/ranks.py`).
 """
 
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 
-# Each device holds its share of parameters, gradients and optimizer. Checkpoints are whole, not one file a device.
+# Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
 FSDP2 = {
     "version": 2,
     "state_dict_type": "FULL_STATE_DICT",
@@ -27,7 +28,7 @@ ZERO3 = {
 
 
 def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
-    """What TrainingArguments are given beside what one device needs."""
+    """Arguments of TrainingArguments beside those for one device."""
     if job.devices.count == 1:
         return {}
     if job.devices.sharding == "zero3":
@@ -36,8 +37,10 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
 
 
 def let_accelerate_shard_on_cpu() -> None:
-    """accelerate takes FSDP for several CUDA devices only and on CPUs falls back to plain data parallelism without a
-    word. Nothing in FSDP2 needs CUDA, so it is told that these processes are of the kind that it shards."""
+    """Make accelerate use FSDP on CPUs, where it silently falls back to data parallelism.
+
+    Nothing in FSDP2 needs CUDA, so accelerate's state declares these processes as the kind that it shards.
+    """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
 
@@ -47,12 +50,13 @@ def let_accelerate_shard_on_cpu() -> None:
 
 
 def check_sharded(job: TrainingJob, accelerator: Any) -> None:
-    """Raises TrainingFailed when the processes do not share one model."""
+    """Raise TrainingFailed when the processes do not share one model."""
     if job.devices.count == 1:
         return
     sharded = accelerator.is_fsdp2 if job.devices.sharding == "fsdp2" else accelerator.state.deepspeed_plugin
     if accelerator.num_processes != job.devices.count or not sharded:
         raise TrainingFailed(
-            f"{job.devices.count} processes with {job.devices.sharding} were asked for and "
-            f"{accelerator.num_processes} without it were started. Install the pinned versions (constraints.txt)."
+            f"The recipe asks for {job.devices.count} processes with {job.devices.sharding}; "
+            f"{accelerator.num_processes} {'with' if sharded else 'without'} it were started.",
+            "Install the pinned versions (constraints.txt).",
         )

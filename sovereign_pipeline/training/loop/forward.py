@@ -1,8 +1,8 @@
-"""One forward pass over replies that lie behind one another in one row, and the log-probability of each.
+"""One forward pass over packed rows, and the log-probability of each reply.
 
-No token is padding and the prompts' positions never reach the vocabulary, which is where the speed comes from. Rows are
-kept apart by their positions, which start again at each: transformers builds the attention mask from that when no mask
-is given and no cache is asked for. Whether a model keeps to it is checked before each training (`guards.py`).
+No token is padding, and positions of prompts never reach the output layer; this makes it fast. Rows are kept apart by
+their position ids, which restart at each row: transformers builds the attention mask from them when neither a mask nor
+a cache is given. Guards check before each training that the model does so (`guards.py`).
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Batch = dict[str, Any]
 
 
 def packed(completions: Sequence[Completion]) -> Batch:
-    """Tensors of shape [1, tokens]: input_ids, position_ids, labels; and lengths, [completions]."""
+    """Pack completions into tensors: input_ids, position_ids and labels, [1, tokens]; lengths, [completions]."""
     import torch
 
     return {
@@ -27,10 +27,10 @@ def packed(completions: Sequence[Completion]) -> Batch:
 
 
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
-    """What accelerate puts around each forward of a training with this precision. Whoever asks the same model for a
-    number to compare with the training's, before it or after, asks within this, or the two differ by rounding.
+    """The context in which accelerate runs each forward of a training with this precision.
 
-    device: `cpu` or `cuda`.
+    Numbers to be compared with the training's must be computed within it, or they differ by rounding. device: `cpu` or
+    `cuda`.
     """
     import torch
 
@@ -38,9 +38,9 @@ def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
 
 
 def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:
-    """Log-probability (nats) of each supervised token, float32, [supervised tokens], in the order of the batch.
+    """Log-probability (nats) of each supervised token, float32, [supervised tokens], in the batch's order.
 
-    together: in one pass. Else each completion in a pass of its own, for models that cannot keep rows apart.
+    together: in one pass; else each completion in its own, for models that do not keep packed rows apart.
     """
     import torch
 
@@ -54,14 +54,14 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
 
         inputs |= row_lengths(model, batch["lengths"].tolist())
     if batch["input_ids"].is_cuda:
-        # TRL's kernel goes through the vocabulary in tiles, so the logits are never whole in memory.
+        # TRL's kernel computes the vocabulary in tiles, so the logits are never whole in memory.
         return model(**inputs, labels=batch["labels"], fused_lm_head=True).log_probs[0, supervised]
     logits = model(**inputs, logits_to_keep=supervised).logits[0].float()
     return -torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="none")
 
 
 def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
-    """Of each completion, [completions]: the log-probability (nats) of its whole reply, and the reply's tokens."""
+    """For each completion: the log-probability (nats) of its whole reply, and its number of tokens; [completions]."""
     import torch
 
     tokens = token_log_probabilities(model, batch, together)

@@ -1,8 +1,8 @@
-"""What is minimised, as formulas on log-probabilities. Nothing here knows of models, rows or devices.
+"""Preference losses as formulas on log-probabilities, independent of models, rows and devices.
 
-All preference losses take, for each reply, the policy's log-probability and the reference's, summed over the reply's
-tokens (nats). TRL has the same losses; ours stand here because they are read off one packed forward, which TRL's
-trainers cannot do, and a test holds them equal to TRL's.
+They take the log ratio of each reply: the policy's log-probability minus the reference's, summed over the reply's
+tokens (nats). TRL has the same losses, but its trainers cannot compute them on a packed forward; a test holds these
+equal to TRL's.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,22 @@ from sovereign_pipeline.policy.training import Preference
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """losses: one for each pair (dpo, ipo) or each reply (kto). rewards: β·log ratio of each reply, without gradient.
-    margins: chosen minus rejected reward of each pair; none for kto."""
+    """The loss of a batch, and what is logged of it."""
 
     losses: Any
+    """One for each pair (dpo, ipo) or each reply (kto)."""
     rewards: Any
+    """β · log ratio of each reply, without gradient."""
     margins: Any | None
+    """Chosen minus rejected reward of each pair; None for kto."""
 
 
 def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> PreferenceLoss:
     """DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
 
-    log_ratios: policy minus reference, [2n], chosen and rejected in turns. lengths: tokens of the replies, [2n]. IPO's
-    log ratios are means over a reply's tokens, so that its target 1/(2τ) is the same for short and long replies, as its
-    authors have it in TRL and in their own experiments.
+    log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
+    reply's tokens, so that its target 1/(2τ) is the same for short and long replies, as its authors do in TRL and in
+    their own experiments.
     """
     from torch.nn.functional import logsigmoid
 
@@ -43,15 +45,17 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
 def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence: Any) -> PreferenceLoss:
     """KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n].
 
-    divergence: the estimate of KL(policy, reference) that gains and losses are measured from, at least 0 and without
-    gradient: the mean log ratio of replies to prompts that they do not answer.
+    divergence: estimate of KL(policy, reference), at least 0 and without gradient: the mean log ratio of mismatched
+    replies (`rows.exchanged`).
     """
     import torch
 
     beta = preference.beta
-    gains = torch.sigmoid(beta * (log_ratios - divergence))
-    pains = torch.sigmoid(beta * (divergence - log_ratios))
+    desirable_value = torch.sigmoid(beta * (log_ratios - divergence))
+    undesirable_value = torch.sigmoid(beta * (divergence - log_ratios))
     losses = torch.where(
-        desirable, preference.desirable_weight * (1 - gains), preference.undesirable_weight * (1 - pains)
+        desirable,
+        preference.desirable_weight * (1 - desirable_value),
+        preference.undesirable_weight * (1 - undesirable_value),
     )
     return PreferenceLoss(losses, beta * log_ratios.detach(), None)

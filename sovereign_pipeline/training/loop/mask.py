@@ -1,7 +1,7 @@
-"""The mask view: one row as the trainer encodes it, back as text, with the part that is supervised apart.
+"""The mask view: one row as the trainer encodes it, decoded again, with its supervised part apart.
 
-What belongs here: which row, and its text for a terminal. What does not: encoding (`rows.py`). A row's text is returned
-to whoever asked to see it, and goes into no log, error or artifact.
+What belongs here: finding the row, and its text for a terminal. What does not: encoding (`rows.py`). The text is
+returned to the caller, and goes into no log, error or artifact.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.policy.training import Tuning
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
 
-# Control characters could move the terminal's cursor over what was shown; Unicode has a picture of each.
+# Control characters could move the terminal's cursor and hide text; Unicode has a picture of each.
 _AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 _SAMPLE = Document(
@@ -39,16 +39,19 @@ _SAMPLE = Document(
 
 @dataclass(frozen=True)
 class MaskedCompletion:
-    """prompt, supervised: text of the token ids, the template's marks included. end_id: the last supervised token where
-    it ends a turn, else None. max_length: of the stage that trains on it."""
+    """A completion as text."""
 
     name: str
+    """`reply`, `chosen` or `rejected`."""
     prompt: str
+    """Text of the token ids, the chat template's marks included; so is the next."""
     supervised: str
     prompt_tokens: int
     supervised_tokens: int
     end_id: int | None
+    """The last supervised token if it ends a turn, else None."""
     max_length: int
+    """Of the stage that trains on it."""
 
     @property
     def is_cut(self) -> bool:
@@ -57,16 +60,18 @@ class MaskedCompletion:
 
 @dataclass(frozen=True)
 class MaskedRow:
-    """origin: where the row is from, for people. completions: one, or chosen and rejected."""
+    """A row as text."""
 
     id: str
     origin: str
+    """Where the row is from, for people."""
     completions: tuple[MaskedCompletion, ...]
+    """One, or chosen and rejected."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """One dataset of the line as it is, and how the recipe trains on it."""
+    """One dataset of the line, and how the recipe trains on it."""
 
     stage: Stage
     file: str
@@ -75,10 +80,10 @@ class _Rows:
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
-    """The row with this id in the line's current datasets, or the first of training_dataset, as the trainer sees it.
+    """The row with this id in the line's current datasets, or the first of training_dataset, as the trainer encodes it.
 
-    Where neither dataset has been made yet it is an invented letter, and says so. Raises NotFoundError for a row that
-    is in neither, and IntegrityError when a dataset's bytes or the tokenizer's files are not the recorded ones.
+    Without a dataset it is an invented document, and its origin says so. Raises NotFoundError for a row that is in no
+    dataset, and IntegrityError when bytes of a dataset or of the tokenizer are not the recorded ones.
     """
     tokenizer_digests(workplace)
     tokenizer, ends = BaseTokenizer(workplace).loaded
@@ -90,22 +95,25 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
     for rows, ref in made:
         artifact = workplace.store.open(ref)
         if rows.file not in {entry.path for entry in artifact.manifest.files}:
-            continue  # made when the recipe preferred by another method, and not what it would train on
+            continue  # made for another preference method of an earlier recipe
         for row in read_jsonl(artifact.file(rows.file)):
             if row_id in (None, row["id"]):
                 origin = f"{rows.file} of the line's current {ref.kind} {short(ref.digest)}"
                 if artifact.manifest.producer.config_sha256 != digest_of(rows.stage.config_at(workplace)):
-                    origin += ", made under another recipe than this file: run the line to have it made anew"
+                    origin += ", which was made from another recipe; run the line to make it again"
                 encoded = encode(tokenizer, rows.method, row, sorted(ends))
                 return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, rows.tuning)))
     if made or row_id is not None:
         raise NotFoundError(
-            f"Line {workplace.line.line}: no row '{row_id or ''}' in what the trainer reads of it ("
-            f"{', '.join(ref.kind for _, ref in made) or 'no dataset has been made yet'}). A row that was held out or "
-            f"put into quarantine is not there; `sovereign run {workplace.line.line}` makes the datasets."
+            f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
+            f"{', '.join(ref.kind for _, ref in made) or 'none has been made yet'}). Held-out and quarantined rows are "
+            f"in none.",
+            "Run the line to make its datasets." if not made else "Check the id.",
+            act="run_line",
+            line=workplace.line.line,
         )
     encoded = encode(tokenizer, "sft", dict(sft_row(_SAMPLE, workplace.line.training.instruction)), sorted(ends))
-    origin = "an invented letter behind the line's instruction: the line has no training_dataset yet"
+    origin = "an invented document with the line's instruction: the line has no training_dataset yet"
     return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, workplace.line.training.sft)))
 
 

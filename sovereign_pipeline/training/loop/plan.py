@@ -1,5 +1,6 @@
-"""In which order rows are trained, decided before the trainer sees them, so that it can be recorded and is the same
-again: after an interruption, and years later.
+"""The order in which rows are trained.
+
+It is decided before the first step, so that it can be recorded and is the same after an interruption or a repetition.
 """
 
 import math
@@ -15,16 +16,16 @@ from sovereign_pipeline.training.sizing.sizing import Forward
 
 @dataclass(frozen=True)
 class Plan:
-    """The units (packs of rows, or single rows) in the order in which they are trained.
-
-    batch_size: units in one pass. units_a_step: batch_size × gradient_accumulation × devices. left_out: the last unit,
-    where it would have been alone in its batch and the method needs two.
-    """
+    """Packs of rows, or single rows, in the order of the training."""
 
     units: list[list[EncodedRow]]
+    """A unit is a pack, or a row by itself."""
     batch_size: int
+    """Units in one pass."""
     units_a_step: int
+    """batch_size × gradient_accumulation × devices."""
     left_out: int = 0
+    """1 when the last unit would be alone in its batch and the method needs two; else 0."""
 
     @property
     def steps(self) -> int:
@@ -40,7 +41,7 @@ class Plan:
 
     @property
     def largest_forward(self) -> Forward:
-        """Of all passes, the most tokens and the most supervised tokens."""
+        """The most tokens, and the most supervised tokens, of any pass."""
         batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
         return Forward(
             tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
@@ -72,7 +73,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
 
 
 def _whole_batches(job: TrainingJob, wanted: int) -> int:
-    """How many of the wanted units are trained: in kto a batch of one has no other reply to exchange with."""
+    """How many of the wanted units are trained: in kto a batch of one has no other reply to exchange."""
     if job.method == "kto" and wanted % job.tuning.batch_size == 1:
         return wanted - 1
     return wanted

@@ -1,6 +1,6 @@
-"""From rows to token ids with their supervised part, and the guards on them before anything is trained.
+"""Encoding rows as token ids with their supervised part, packing them, and the guards on them before training.
 
-Trainer and gates encode with the same functions, so what a gate judges is what was trained.
+Trainer and gates encode with the same functions, so that a gate evaluates what was trained on.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,16 +9,18 @@ from typing import Any, cast
 
 from sovereign_pipeline.dataset.formats import LabelRow, PreferenceRow, SftRow, user_message
 from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.wording import and_more
 
-IGNORED = -100  # the label that PyTorch's cross entropy leaves out
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
 IDS_IN_A_MESSAGE = 5
-# Below, nearly all work goes into tokens that teach nothing; above, prompts are most likely trained too.
 SUPERVISED_SHARE = (0.01, 0.97)
+"""Below, nearly all computation goes into unsupervised tokens; above, prompts are most likely supervised too."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A prompt and one reply to it as token ids. The loss is on the reply's tokens alone, its end of turn included."""
+    """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included."""
 
     prompt_ids: list[int]
     reply_ids: list[int]
@@ -37,12 +39,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """completions: one for SFT and KTO; chosen, then rejected, for pairs (both with the same prompt ids).
-    desirable: for KTO, whether people found the reply good."""
+    """A row of a dataset as token ids."""
 
     id: str
     completions: tuple[Completion, ...]
+    """One for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
     desirable: bool | None = None
+    """For KTO: the binary feedback on the reply."""
 
     @property
     def longest(self) -> int:
@@ -59,11 +62,11 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class RowsForTraining:
-    """cut: ids of the rows that are longer than the limit. They are left out: a row without its end teaches the model
-    not to stop."""
+    """The rows that passed the guards."""
 
     rows: tuple[EncodedRow, ...]
     cut: tuple[str, ...]
+    """Ids of rows above the length limit. They are left out: a row without its end teaches the model not to stop."""
 
 
 def encode_sft(tokenizer: Any, row: SftRow, eos_ids: Sequence[int]) -> EncodedRow:
@@ -94,8 +97,10 @@ def encode(tokenizer: Any, method: str, row: dict[str, object], eos_ids: Sequenc
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
-    """Each row's prompt with the reply of the row before it, the first with the last's: pairs that do not belong
-    together, from which KTO estimates how far the policy is from the reference (Ethayarajh et al. 2024, section 4.1).
+    """Each row's prompt with the reply of the row before it, the first with the last's.
+
+    From such mismatched pairs KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
+    4.1).
     """
     return [
         Completion(row.completions[0].prompt_ids, before.completions[0].reply_ids)
@@ -104,7 +109,7 @@ def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
-    """Ids of the rows with a completion whose last supervised token does not end the turn."""
+    """Ids of rows with a completion whose last supervised token does not end the turn."""
     return [
         row.id
         for row in rows
@@ -113,50 +118,52 @@ def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> l
 
 
 def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
-    """The rows that may be trained on. Raises TrainingFailed, in one paragraph, when the data cannot be trusted."""
+    """Select the rows to train on. Raises TrainingFailed when the data would not train as the recipe intends."""
     if not rows:
-        raise TrainingFailed("There are no rows to train on. Look at the split and at the sources of the line.")
+        raise TrainingFailed("The dataset has no rows.", "Check the split and the sources of the line.")
     unended = without_end_of_turn(rows, eos_ids)
     if unended:
         raise TrainingFailed(
-            f"In {len(unended)} of {len(rows)} rows the last supervised token is none of the end-of-turn ids "
-            f"{list(eos_ids)} of the base model (rows {_some(unended)}), so the adapter would not learn to stop. "
-            f"Correct eos_token_id in the model's generation_config.json, or its chat template."
+            f"In {len(unended)} of {len(rows)} rows the last supervised token is none of the base model's end-of-turn "
+            f"ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
+            "Correct eos_token_id in the model's generation_config.json, or its chat template.",
         )
     empty = [row.id for row in rows if any(len(each.reply_ids) < 2 for each in row.completions)]
     if empty:
-        raise TrainingFailed(f"{len(empty)} rows have an empty reply (rows {_some(empty)}). Remove them.")
+        raise TrainingFailed(f"{len(empty)} rows have an empty reply (rows {_some(empty)}).", "Remove these rows.")
     share = sum(row.supervised for row in rows) / sum(row.tokens for row in rows)
     if not SUPERVISED_SHARE[0] <= share <= SUPERVISED_SHARE[1]:
         raise TrainingFailed(
             f"{share:.1%} of all tokens are supervised, outside {SUPERVISED_SHARE[0]:.0%} to "
-            f"{SUPERVISED_SHARE[1]:.0%}: the replies are next to nothing beside their prompts, or prompts are trained "
-            f"as well. Look at a row with `sovereign lines check FILE --show-mask` and correct the sources' columns."
+            f"{SUPERVISED_SHARE[1]:.0%}. Replies are very short beside their prompts, or prompts are supervised too.",
+            "Look at the supervised part of a row, and correct the sources' columns.",
+            act="show_mask",
+            file="RECIPE",
         )
     alike = [row.id for row in rows if len(row.completions) == 2 and _alike(*row.completions)]
     if alike:
         raise TrainingFailed(
-            f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}), so there is nothing "
-            f"to prefer. Remove them from the source."
+            f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}).",
+            "Remove these rows from the source.",
         )
     labels = {row.desirable for row in rows}
     if None not in labels and len(labels) == 1:
         raise TrainingFailed(
-            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both. Add the "
-            f"other kind to the source, or train on pairs."
+            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both.",
+            "Add replies of the other kind to the source, or train on pairs.",
         )
     cut = [row.id for row in rows if row.longest > max_length]
     if len(cut) == len(rows) or len(cut) / len(rows) > max_cut_share:
         raise TrainingFailed(
-            f"{len(cut)} of {len(rows)} rows are longer than max_length {max_length} tokens (rows {_some(cut)}), more "
-            f"than max_cut_share {max_cut_share:.1%} accepts. The longest has {max(row.longest for row in rows)}. "
-            f"Raise max_length, or training.sft.max_cut_share to train without them."
+            f"{len(cut)} of {len(rows)} rows are longer than max_length {max_length} tokens (rows {_some(cut)}), above "
+            f"max_cut_share {max_cut_share:.1%}. The longest row has {max(row.longest for row in rows)} tokens.",
+            "Raise max_length, or raise training.sft.max_cut_share to train without these rows.",
         )
     return RowsForTraining(tuple(row for row in rows if row.longest <= max_length), tuple(cut))
 
 
 def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """First-fit decreasing: rows together in packs of at most `max_length` tokens. None is cut; ties go by order."""
+    """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order."""
     packs: list[list[EncodedRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: -row.tokens):
@@ -171,15 +178,16 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
 
 
 def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
-    """Encode with the chat template. What a template puts after the end of the turn is not part of the reply."""
+    """Encode with the chat template. Tokens that it adds after the end of the turn are not part of the reply."""
     asked = [{"role": "user", "content": prompt}]
     answered = [*asked, {"role": "assistant", "content": reply}]
     prompt_ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
     ids = tokenizer.apply_chat_template(answered, return_dict=False)
     if ids[: len(prompt_ids)] != prompt_ids:
         raise TrainingFailed(
-            f"Row {row_id}: the chat template does not show the prompt alike with and without a reply, so training "
-            f"would differ from serving. Use a template that does."
+            f"Row {row_id}: the chat template formats the prompt differently with and without a reply. Training would "
+            f"differ from serving.",
+            "Use a chat template that formats both alike.",
         )
     reply_ids = ids[len(prompt_ids) :]
     ends = [place for place, token in enumerate(reply_ids) if token in eos_ids]
@@ -191,4 +199,4 @@ def _alike(chosen: Completion, rejected: Completion) -> bool:
 
 
 def _some(ids: Sequence[str]) -> str:
-    return ", ".join(ids[:IDS_IN_A_MESSAGE]) + (", …" if len(ids) > IDS_IN_A_MESSAGE else "")
+    return and_more(ids, IDS_IN_A_MESSAGE)

@@ -1,24 +1,25 @@
-"""One training, inside the trainer's process: rows, model, guards, steps, and what came out. The process itself (lock,
-parent, answers) is `worker.py`.
+"""One training inside the trainer's process: rows, model, guards, steps, results.
 
-The loop, its optimizer and its schedule are transformers' Trainer; the batches and the losses are ours, because rows
-are packed without padding for every method (docs/decisions/0005).
+What does not belong here: the process itself with its locks and its parent (`processes/worker.py`). The steps, the
+optimizer and the schedule are transformers' Trainer; batches and losses are this package's, because rows are packed
+without padding for every method (docs/decisions/0005).
 """
 
 import resource
 import time
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.base_models.verified import refuse_todays_date
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.forward import (
-    passes_in,
-)
+from sovereign_pipeline.training.loop.batches import Batches
+from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.guards import (
     check_adapter_moved,
     check_rows_are_kept_apart,
@@ -28,25 +29,27 @@ from sovereign_pipeline.training.loop.guards import (
     lora_b,
     start_probe,
 )
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.models import load_trainable, save_adapter, save_model
-from sovereign_pipeline.training.loop.outside import Outside
-from sovereign_pipeline.training.loop.packed_trainer import Batches, packed_trainer
 from sovereign_pipeline.training.loop.plan import Plan, make_plan
-from sovereign_pipeline.training.loop.report import log_row, training_report
+from sovereign_pipeline.training.loop.report import training_report
 from sovereign_pipeline.training.loop.rows import EncodedRow, encode, guard
+from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
 from sovereign_pipeline.training.sizing.preflight import available_memory, check_host, host_memory, preflight
 from sovereign_pipeline.training.sizing.sizing import Forward
 
 
-def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
-    """Train as the job says and write the adapter or model, `training_log.jsonl`, `report.json`; see TrainingJob.
+def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
+    """Run the job: write the adapter or model, the training log and the report into its output directory.
 
-    Goes on from the newest whole checkpoint of this job. Returns what was measured. Raises TrainingFailed when a guard
-    fires, a checkpoint cannot be written, or an end was asked for.
+    Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes; on several
+    devices, in the first process only. Raises TrainingFailed when a guard fires, a checkpoint cannot be written, or a
+    stop was requested.
     """
-    import torch
     import transformers
     from transformers import AutoTokenizer
+
+    from sovereign_pipeline.training.loop.packed_trainer import packed_trainer
 
     transformers.utils.logging.disable_progress_bar()
     _make_deterministic(job.seed)
@@ -54,42 +57,36 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
     check_template(tokenizer, job)
     refuse_todays_date(str(tokenizer.chat_template), job.base_model)
-    encoded = [encode(tokenizer, job.method, row, job.eos_ids) for row in read_jsonl(job.dataset)]
+    encoded = _encode_all(job, tokenizer, hooks)
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
     check_memory(job, plan, encoded)
-    go_on = partial(_refuse_when_asked_to_stop, job, outside)
-    go_on()
-    model = load_trainable(job, outside.tell)
-    go_on()
+    check_stop = partial(_refuse_after_stop_request, job, hooks)
+    check_stop()
+    hooks.progress(f"loading the base model {job.base_model_name}")
+    model = load_trainable(job, hooks.progress)
+    check_stop()
     check_vocabulary(tokenizer, model, rows.rows)
     trainable = check_trainable(model, job.sft.adapter)
     with passes_in(job.sft.precision, model.device.type):
+        hooks.progress("checking packed rows and measuring the loss before the first step")
         if job.tuning.packing and len(rows.rows) > 1:
             check_rows_are_kept_apart(model, rows.rows, job.sft.precision, job.tuning.max_length)
-        probe = start_probe(model, plan.rows)
+        probe = start_probe(model, plan.rows, hooks.progress)
         before_references = time.monotonic()
-        batches = Batches(job, plan, model, outside.tell, go_on)
-    referred = time.monotonic()
+        batches = Batches(job, plan, model, hooks.progress, check_stop)
+    after_references = time.monotonic()
     start = lora_b(model.named_parameters())
-    trainer = packed_trainer(job, model, batches, outside)
-    checkpoint = trainer.checkpoint_directory.newest(outside.tell)
+    trainer = packed_trainer(job, model, batches, hooks)
+    checkpoint = trainer.checkpoint_directory.newest(hooks.progress)
     if checkpoint is not None:
-        outside.tell(f"going on from {checkpoint.name}")
-    go_on()
+        hooks.progress(f"resuming from {checkpoint.name}")
+    check_stop()
     prepared = time.monotonic()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trained = time.monotonic()
-    done = trainer.state.global_step
-    if done < plan.steps and trainer.stops_as_asked:
-        raise TrainingFailed(
-            f"Stopped at step {done} of {plan.steps}, as was asked. A checkpoint is kept; run again to go on from it."
-        )
-    if done != plan.steps:
-        raise TrainingFailed(
-            f"The training ended after step {done} of {plan.steps}, and nobody had asked for that, so nothing was made "
-            f"of it. Install the pinned versions (constraints.txt); if they are, report this."
-        )
+    _check_all_steps_done(plan, trainer)
+    hooks.progress(f"all {plan.steps} steps are done; measuring the loss after the last one")
     # On several devices the next two need all of them; what follows is the first one's alone.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     with passes_in(job.sft.precision, model.device.type):
@@ -99,47 +96,49 @@ def train(job: TrainingJob, outside: Outside) -> dict[str, float]:
     probe.check_moved(loss_after, job.method)
     if job.sft.adapter != "none":
         check_adapter_moved(lora_b(state.items()), start)
+    hooks.progress(f"saving the {'model' if job.sft.adapter == 'none' else 'adapter'} and its report")
     job.output.mkdir()
     (save_model if job.sft.adapter == "none" else save_adapter)(model, state, job)
-    log = [log_row(entry) for entry in trainer.state.log_history if "loss" in entry]
-    write_jsonl(job.output / "training_log.jsonl", log)
-    report = {
-        **training_report(job, rows, plan, log, trainer),
-        "trainable_parameters": trainable,
-        "probe_loss_before": probe.before,
-        "probe_loss_after": loss_after,
-    }
-    (job.output / "report.json").write_bytes(canonical_json(report) + b"\n")
-    cuda = torch.cuda.is_available()
+    log = [LoggedStep.from_history(entry) for entry in trainer.state.log_history if "loss" in entry]
+    write_jsonl(job.output / TRAINING_LOG_FILE, [step.row for step in log])
+    report = training_report(
+        job,
+        rows,
+        plan,
+        log,
+        trainer,
+        trainable_parameters=trainable,
+        probe_loss_before=probe.before,
+        probe_loss_after=loss_after,
+    )
+    (job.output / REPORT_FILE).write_bytes(canonical_json(report.model_dump(mode="json")) + b"\n")
     tokens = plan.tokens_until(plan.steps) - plan.tokens_until(trainer.first_step)
     return {
         "training_seconds": round(trained - prepared, 3),
         "preparation_seconds": round(prepared - started, 3),
-        "reference_seconds": round(referred - before_references, 3),
+        "reference_seconds": round(after_references - before_references, 3),
         "saving_seconds": round(time.monotonic() - trained, 3),
         "tokens_per_second": round(tokens / (trained - prepared), 2),
         "resumed_at_step": float(trainer.first_step),
-        "peak_memory_bytes": float(
-            torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        ),
+        "peak_memory_bytes": _peak_memory(),
     }
 
 
 def check_memory(job: TrainingJob, plan: Plan, encoded: Sequence[EncodedRow]) -> None:
-    """Raise TrainingFailed when the training cannot fit. Processes on CPUs share what memory the machine has.
+    """Raise TrainingFailed when the training cannot fit. Processes on CPUs share the memory of the machine.
 
-    encoded: all rows, those that are too long for the plan too.
+    encoded: all rows, also those that are too long for the plan.
     """
 
     def largest(sft: Sft, preference: Preference | None) -> Forward | None:
-        asked = job.model_copy(update={"sft": sft, "preference": preference})
-        if (asked.tuning.max_length, asked.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
+        changed = job.model_copy(update={"sft": sft, "preference": preference})
+        if (changed.tuning.max_length, changed.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
             return plan.largest_forward
         try:
-            rows = guard(encoded, asked.tuning.max_length, sft.max_cut_share, job.eos_ids)
-        except TrainingFailed:  # too many rows are too long for that
+            rows = guard(encoded, changed.tuning.max_length, sft.max_cut_share, job.eos_ids)
+        except TrainingFailed:  # too many rows are too long for these values
             return None
-        return make_plan(asked, rows.rows).largest_forward
+        return make_plan(changed, rows.rows).largest_forward
 
     check_host(job.base_model, job.sft, job.devices.count, host_memory())
     available, device = available_memory()
@@ -154,13 +153,49 @@ def check_memory(job: TrainingJob, plan: Plan, encoded: Sequence[EncodedRow]) ->
     )
 
 
-def _refuse_when_asked_to_stop(job: TrainingJob, outside: Outside) -> None:
-    """Before the first step, where there is nothing to save. Of several devices none may leave the others waiting for
-    it: they are asked together, after a step."""
-    if job.devices.count == 1 and outside.stop():
+def _encode_all(job: TrainingJob, tokenizer: Any, hooks: TrainerHooks) -> list[EncodedRow]:
+    rows = list(read_jsonl(job.dataset))
+    countdown = Countdown(hooks.progress, "encoding the dataset", len(rows), "row")
+    encoded: list[EncodedRow] = []
+    for row in rows:
+        encoded.append(encode(tokenizer, job.method, row, job.eos_ids))
+        countdown.reached(len(encoded))
+    return encoded
+
+
+def _check_all_steps_done(plan: Plan, trainer: Any) -> None:
+    done = trainer.state.global_step
+    if done < plan.steps and trainer.stop_requested:
         raise TrainingFailed(
-            "Stopped before a step was trained, as was asked. Run again; a checkpoint, if any, is kept."
+            f"The training was stopped, as requested, at step {done} of {plan.steps}.",
+            "Run again; it resumes from the checkpoint of this step.",
         )
+    if done != plan.steps:
+        raise TrainingFailed(
+            f"The training ended after step {done} of {plan.steps} without a request to stop. Nothing was saved.",
+            "Install the pinned versions (constraints.txt). If they are installed, report this.",
+        )
+
+
+def _refuse_after_stop_request(job: TrainingJob, hooks: TrainerHooks) -> None:
+    """Before the first step, where there is nothing to save.
+
+    Of several devices none may leave the others waiting: they check together, after a step.
+    """
+    if job.devices.count == 1 and hooks.should_stop():
+        raise TrainingFailed(
+            "The training was stopped, as requested, before its first step.",
+            "Run again; a checkpoint of an earlier run is kept.",
+        )
+
+
+def _peak_memory() -> float:
+    """Bytes: of the GPU, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def _make_deterministic(seed: int) -> None:
@@ -168,6 +203,6 @@ def _make_deterministic(seed: int) -> None:
     from transformers import set_seed
 
     set_seed(seed)
-    # "warn": an operation without a deterministic form runs all the same. On CPU none that is used here lacks one.
+    # "warn": an operation without a deterministic form still runs. No operation used here lacks one on CPUs.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

@@ -1,9 +1,9 @@
 """`accelerate launch` of one trainer process for each device of this machine:
 `python -m sovereign_pipeline.training.processes.ranks JOB.json`.
 
-It holds the locks on the line and the devices, and hands on what its trainers tell. It dies with its parent, and they
-die with it: torchrun gives each a session of its own, so neither a signal to the group nor the end of the launcher
-would reach them.
+It holds the locks on the line and the devices, and forwards the progress of its trainers. It dies with its parent, and
+they die with it: torchrun gives each a session of its own, so neither a signal to the group nor the launcher's end
+would reach them. What does not belong here: what each trainer does (`worker.py`).
 """
 
 import json
@@ -24,17 +24,17 @@ from sovereign_pipeline.training.processes.worker import LAUNCHER_VARIABLE, lock
 
 
 def main(job_file: Path) -> None:
-    """Exit status: 0 when every trainer ended well; the job's result file says what there is to say."""
+    """Run the job on all its devices. Exit status 0 when every trainer ended well; see the job's result file."""
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)
     go_offline()
     job = TrainingJob.read(job_file)
-    with open_progress() as progress, locks(job, progress), hear_trainers(progress) as ear:
+    with open_progress() as progress, locks(job, progress), trainers_progress(progress) as socket_path:
         os.environ |= {
-            LAUNCHER_VARIABLE: ear,
+            LAUNCHER_VARIABLE: socket_path,
             PARENT_VARIABLE: str(os.getpid()),
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_FOR_A_CHECKPOINT),
-            # The devices of one machine speak to each other over loopback.
+            # The devices of one machine communicate over loopback.
             "GLOO_SOCKET_IFNAME": "lo",
             "NCCL_SOCKET_IFNAME": "lo",
         }
@@ -54,25 +54,25 @@ def main(job_file: Path) -> None:
 
 
 @contextmanager
-def hear_trainers(progress: Callable[[str, dict[str, object]], None]) -> Iterator[str]:
-    """Hand on what the trainers tell, a datagram each; the socket's path."""
-    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+def trainers_progress(progress: Callable[[str, dict[str, object]], None]) -> Iterator[str]:
+    """Forward the messages of the trainers, one datagram each. Yields the path of the socket."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = f"{directory}/progress"
-        ear.bind(path)
+        receiver.bind(path)
 
-        def listen() -> None:
-            while heard := ear.recv(2**16):
-                with suppress(OSError):  # a trainer that is not heard out would wait
-                    progress(*json.loads(heard))
+        def forward() -> None:
+            while datagram := receiver.recv(2**16):
+                with suppress(OSError):  # without a reader, a trainer would block on a full socket
+                    progress(*json.loads(datagram))
 
-        listening = threading.Thread(target=listen, daemon=True)
-        listening.start()
+        forwarding = threading.Thread(target=forward, daemon=True)
+        forwarding.start()
         try:
             yield path
         finally:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-                last.sendto(b"", path)
-            listening.join()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"", path)  # an empty datagram ends the thread
+            forwarding.join()
 
 
 def _free_port() -> int:

@@ -1,7 +1,7 @@
 """The trainer's process: `python -m sovereign_pipeline.training.processes.worker JOB.json`.
 
-What belongs here: living and dying with the parent, the locks on the line and the device, and how progress and the
-answer, and nothing else, leave the process. What is trained, and how, is `trainer.py`.
+What belongs here: dying with the parent, holding the locks of line and device, and passing progress and the result, and
+nothing else, out of the process. What does not: the training (`loop/trainer.py`).
 """
 
 import json
@@ -14,69 +14,77 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from sovereign_pipeline.countdown import duration
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.locks import held
 from sovereign_pipeline.processes import die_with_parent, silence
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
 from sovereign_pipeline.training.locks import lock_of_device, lock_of_line
-from sovereign_pipeline.training.loop.outside import Outside, Step
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.processes.remote import refuse_another_installation
-from sovereign_pipeline.training.sizing.preflight import available_memory, out_of_memory_message
+from sovereign_pipeline.training.sizing.preflight import available_memory, out_of_memory
 
-# Where the launcher of several trainers hears them: a Pipes session can be opened once only.
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
+"""Path of the socket on which the launcher of several trainers receives their progress.
+
+The launcher forwards it, because a Dagster Pipes session can be opened only once.
+"""
 
 
 def main(job_file: Path) -> int:
-    """Exit status: 0 trained; 1 not, and the job's result file says why."""
+    """Run the job. Exit status 0 after a training; 1 after a failure, which the job's result file states."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         die_with_parent(int(parent))
     go_offline()
-    asked_to_stop = stop_on_sigterm()
+    stop_requests = collect_sigterm()
     job = TrainingJob.read(job_file)
     with open_progress() as progress:
-        result = answer(job, progress, asked_to_stop)
-    # Of several trainers the first one has something to report; the others answer when they failed.
-    if result.error is not None or result.measured:
+        result = run_job(job, progress, stop_requests)
+    # Of several trainers the first one has something to report; the others report failures only.
+    if result.failure is not None or result.measured:
         result.write(job.result)
-    return 0 if result.error is None else 1
+    return 0 if result.failure is None else 1
 
 
-def answer(
-    job: TrainingJob, progress: Callable[[str, dict[str, object]], None], asked_to_stop: list[int]
+def run_job(
+    job: TrainingJob, progress: Callable[[str, dict[str, object]], None], stop_requests: list[int]
 ) -> TrainingResult:
-    """Every error becomes an answer in here: Pipes would send its own words and traceback, which may quote a text."""
+    """Train, and turn every error into a result: Dagster Pipes would send a traceback, which may quote a document."""
     try:
         refuse_another_installation()
-        outside = Outside(
+        hooks = TrainerHooks(
             on_step=lambda step: progress(describe(step), asdict(step)),
-            tell=lambda message: progress(message, {}),
-            stop=lambda: bool(asked_to_stop),
+            progress=lambda message: progress(message, {}),
+            should_stop=lambda: bool(stop_requests),
         )
-        # Where there are several trainers, the launcher of all of them holds the locks.
-        with locks(job, progress, outside.stop) if job.devices.count == 1 else nullcontext():
-            return TrainingResult(measured=train(job, outside))
+        # Of several trainers, their launcher holds the locks.
+        with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
+            return TrainingResult(measured=train(job, hooks))
     except SovereignError as error:
-        return TrainingResult(error=str(error))
+        return TrainingResult(failure=Failure.of(error))
     except Exception as error:
         if ran_out_of_memory(error):
             _, device = available_memory()
             count = job.devices.count
-            return TrainingResult(
-                error=out_of_memory_message(job.base_model, job.sft, job.preference, device=device, devices=count)
-            )
+            failed = out_of_memory(job.base_model, job.sft, job.preference, device=device, devices=count)
+            return TrainingResult(failure=Failure.of(failed))
         return TrainingResult(
-            error=f"The trainer failed with {place_of(error)}. Report this; its last checkpoint, if any, is kept."
+            failure=Failure(
+                message=f"The trainer failed with {place_of(error)}.",
+                hint="Report this. The last checkpoint, if any, is kept.",
+            )
         )
 
 
-def stop_on_sigterm() -> list[int]:
-    """Filled at the first SIGTERM. The training then ends after its present step, with a checkpoint, or sooner while it
-    waits for its turn or prepares; whoever cannot wait for that kills the process, and the checkpoint before it stands.
+def collect_sigterm() -> list[int]:
+    """A list that gets an element at each SIGTERM.
+
+    The training then ends after its present step, with a checkpoint, or earlier while it waits or prepares. Killing the
+    process instead leaves the checkpoint before.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -84,7 +92,7 @@ def stop_on_sigterm() -> list[int]:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """torch raises an error of its own on CUDA, and on the CPU a RuntimeError that only its words tell apart."""
+    """torch raises an error class of its own on CUDA, and on CPUs a RuntimeError known only by its message."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -97,26 +105,27 @@ def ran_out_of_memory(error: Exception) -> bool:
 def locks(
     job: TrainingJob,
     progress: Callable[[str, dict[str, object]], None],
-    stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and the one of the device.
+    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and that of the device.
 
-    In this order everywhere: who waits for the first keeps nobody from a device.
+    In this order everywhere: waiting for the first keeps no other trainer from a device. Raises ConflictError after a
+    request to stop.
     """
-    for_the_line, for_the_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
+    for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 
-    def tell(message: str) -> None:
+    def waiting(message: str) -> None:
         progress(message, {"waiting": True})
 
-    with held(for_the_line, tell, stop), held(for_the_device, tell, stop):
+    with held(for_line, waiting, should_stop), held(for_device, waiting, should_stop):
         yield
 
 
 @contextmanager
 def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
-    """Where progress goes: into the Dagster run's log when a Pipes session is open, else to stdout as JSON lines.
+    """A function for progress: to the Dagster run's log in a Pipes session, else to stdout as JSON lines.
 
-    Of the processes that train one model together, the first one speaks, and their launcher hands it on.
+    Of the processes that train one model together, only the first one reports, through their launcher.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None
@@ -129,7 +138,7 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes
 
-        # A copy, for a session whose messages go to stderr, as a pod's do.
+        # A copy of stderr, for a session that sends its messages there, as a pod's does.
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         with open_dagster_pipes() as pipes:
             silence()
@@ -148,10 +157,10 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
 
 
 def describe(step: Step) -> str:
-    minutes, seconds = divmod(round(step.seconds_left), 60)
+    """For people."""
     return (
         f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
-        f"{minutes} min {seconds:02d} s left"
+        f"{duration(step.seconds_left)} left"
     )
 
 

@@ -1,6 +1,6 @@
-"""Does a training fit into the memory that is free? Asked before it starts, and answered again should it not have.
+"""Whether a training fits into free memory: checked before it starts, and explained after it ran out.
 
-What belongs here: what is free, and the paragraph that says which recipe value to lower. What does not: the arithmetic
+What belongs here: the free memory, and the errors with the recipe values to change. What does not: the arithmetic
 (`sizing.py`).
 """
 
@@ -14,19 +14,19 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.sizing.sizing import Device, Forward, Memory, estimate, host_bytes
 
-SHORTEST = 128
+SHORTEST_LENGTH = 128
+"""The smallest max_length that is proposed."""
 
-# The most that goes through the model at once with these sections of a recipe; None when it would not be let train.
-Largest = Callable[[Sft, Preference | None], Forward | None]
+LargestForward = Callable[[Sft, Preference | None], Forward | None]
+"""The largest forward with these sections of a recipe; None when their rows would be refused."""
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
-    """Bytes that a training may take on the device it will run on, counting what this process holds already.
+    """Bytes that a training may take on its device, including what this process holds already.
 
-    On CUDA, what is free on the card and what PyTorch has reserved; of several cards, on the one that torchrun gave to
-    this process (LOCAL_RANK), which is chosen here, before anything is put on another. Else MemAvailable of
-    /proc/meminfo, or what the memory limit of a control group (version 1 or 2) leaves when that is less. root: where
-    /proc and /sys are.
+    On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
+    process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
+    or what the limit of a control group (version 1 or 2) leaves, if less. root: parent of /proc and /sys.
     """
     import torch
 
@@ -40,19 +40,21 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes of this host, or of the tightest limit on this process. All of it and not what is free: of several
-    processes some ask when others have begun to load."""
+    """Bytes of this host, or of the tightest limit on this process.
+
+    All of it, not the free part: of several processes, some check when others have begun to load.
+    """
     return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
-    """Raise TrainingFailed when several processes cannot load the model side by side into a host of so many bytes."""
+    """Raise TrainingFailed when several processes cannot load the model side by side into so many bytes of a host."""
     needed = host_bytes(read_shape(str(model)), sft, devices)
     if needed > memory:
         raise TrainingFailed(
-            f"{model}: {devices} processes each load the whole base model before they are given their share, "
-            f"{_gib(needed)} together, and this host has {_gib(memory)}. Lower training.devices.count, or use a host "
-            f"with more memory."
+            f"{model}: {devices} processes each load the whole base model before sharding it. They need "
+            f"{_gib(needed)} together, and this host has {_gib(memory)}.",
+            "Lower training.devices.count, or use a host with more memory.",
         )
 
 
@@ -64,11 +66,11 @@ def preflight(
     available_bytes: int,
     device: Device,
     devices: int = 1,
-    largest: Largest = Forward.largest,
+    largest: LargestForward = Forward.largest,
 ) -> None:
-    """Raise TrainingFailed, in one paragraph, when the training cannot fit into `available_bytes` of each device.
+    """Raise TrainingFailed when the training cannot fit into `available_bytes` of each device.
 
-    largest: the largest forward with these or other values, from the rows when they are known.
+    largest: the largest forward with these or other recipe values, from the rows when they are known.
     """
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
@@ -76,34 +78,39 @@ def preflight(
         return
     fitting, smallest = _remedies(shape, sft, preference, device, devices, largest, available_bytes)
     if fitting:
-        advice = f"In the recipe, {' or '.join(fitting)} would fit."
+        hint = f"In the recipe, {' or '.join(fitting)} would fit."
     else:
-        advice = (
-            f"No single value of the recipe makes it fit; all that can be lowered together comes to {_gib(smallest)}. "
-            f"Use a device with more memory, or a smaller base model."
+        hint = (
+            f"No single recipe value makes it fit; all of them together come to {_gib(smallest)}. Use a device with "
+            f"more memory, or a smaller base model."
         )
     raise TrainingFailed(
         f"{model}: this training needs about {_gib(needed.total)} on {_each(device, devices)} ({_parts(needed)}), and "
-        f"{_gib(available_bytes)} are free. {advice} `sovereign size` shows what other values need."
+        f"{_gib(available_bytes)} are free.",
+        hint,
+        act="size_training",
+        model=str(model),
     )
 
 
-def out_of_memory_message(
+def out_of_memory(
     model: Path,
     sft: Sft,
     preference: Preference | None = None,
     *,
     device: Device,
     devices: int = 1,
-) -> str:
-    """The paragraph for a training that ran out of memory although it was let start."""
+) -> TrainingFailed:
+    """The error of a training that ran out of memory although the preflight passed."""
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices)
     lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
-    advice = f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model."
-    return (
-        f"{model}: memory ran out while training. `sovereign size` predicts {_gib(needed.total)} on "
-        f"{_each(device, devices)} ({_parts(needed)}); something else may hold memory there too. {advice}"
+    return TrainingFailed(
+        f"{model}: memory ran out during the training. The estimate is {_gib(needed.total)} on "
+        f"{_each(device, devices)} ({_parts(needed)}). Another program may use memory there too.",
+        f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model.",
+        act="size_training",
+        model=str(model),
     )
 
 
@@ -113,10 +120,10 @@ def _remedies(
     preference: Preference | None,
     device: Device,
     devices: int,
-    largest: Largest,
+    largest: LargestForward,
     limit: int,
 ) -> tuple[list[str], int]:
-    """The single changes that need no more than `limit` bytes, and what is needed with all changes together."""
+    """The single changes that need no more than `limit` bytes, and the bytes needed with all changes together."""
 
     def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
@@ -134,7 +141,7 @@ def _remedies(
 
 
 def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
-    """Each way to need less, the least harmful first, with its text and the recipe as it would then be."""
+    """Recipe changes that need less memory, the least harmful first: text, and the changed sections."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
@@ -147,7 +154,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
     if sft.adapter == "none" or (sft.adapter == "lora" and devices == 1):
         less = _changed(sft, adapter="lora" if sft.adapter == "none" else "qlora")
         yield f"training.sft.adapter: {less.adapter}", less, preference
-    if hyper.max_length // 2 >= SHORTEST:
+    if hyper.max_length // 2 >= SHORTEST_LENGTH:
         half = hyper.max_length // 2
         yield f"{section}.max_length: {half}", *_with(sft, preference, max_length=half)
     if sft.adapter != "none" and sft.rank > 8:
@@ -155,7 +162,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """With other values in the section that is trained by."""
+    """With other values in the section that the training uses."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)
@@ -188,7 +195,7 @@ def _kibibytes(file: Path, name: str) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Each memory limit above this process, and what of it is used and cannot be dropped at once."""
+    """Each memory limit above this process, and its used bytes that cannot be dropped at once."""
     names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     listing = root / "proc/self/cgroup"
     for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():

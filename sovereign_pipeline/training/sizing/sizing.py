@@ -1,10 +1,10 @@
-"""How much memory a training needs at its peak, part by part, known before it is started.
+"""Peak memory of a training, part by part, estimated before it starts.
 
-What belongs here: the arithmetic of bytes. What does not: the model's shape (`shapes.py`), what is free
-(`preflight.py`), and how long it takes on which card (`tiers.py`).
+What belongs here: the arithmetic of bytes. What does not: the model's shape (`base_models/shapes.py`), the free memory
+(`preflight.py`), and the time on each graphics card (`tiers.py`).
 
-The arithmetic follows the tensors that PyTorch keeps for the backward pass, and a test holds it against them;
-`benchmarks/training/memory_prediction.py` holds the sums against real trainings.
+The arithmetic follows the tensors that PyTorch keeps for the backward pass, and a test compares it with them;
+`benchmarks/training/memory_prediction.py` compares the sums with real trainings.
 """
 
 from dataclasses import dataclass
@@ -42,14 +42,15 @@ SUPERVISED_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Forward:
-    """What one device takes through the model at once, in tokens, and how many of these are supervised."""
+    """Tokens of one forward pass on one device."""
 
     tokens: int
     supervised: int
+    """Of these, the tokens that the loss is taken over."""
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Full packs; of preferences rows as long as they may be, which are not packed: a pair is two of them."""
+        """Full packs; for preferences, which are not packed, rows of `max_length`: a pair is two of them."""
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
@@ -58,10 +59,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, on each device. adapter is nothing in full tuning: the weights are what is trained."""
+    """Bytes at the peak, on each device."""
 
     weights: int
     adapter: int
+    """0 in full tuning, where the weights themselves are trained."""
     gradients: int
     optimizer: int
     activations: int
@@ -86,10 +88,10 @@ def estimate(
     devices: int = 1,
     forward: Forward | None = None,
 ) -> Memory:
-    """Memory at the peak of a training, on each of `devices`.
+    """Peak memory of a training, on each of `devices`.
 
-    forward: of the largest step, when it is known; else `Forward.largest`. Several devices share weights, gradients and
-    optimizer of a base that is held in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
+    forward: of the largest step, if known; else `Forward.largest`. Several devices shard weights, gradients and
+    optimizer of a base in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
     """
     forward = forward or Forward.largest(sft, preference)
     held = 2 if sft.precision == "bfloat16" else FLOAT32
@@ -112,8 +114,10 @@ def estimate(
 
 
 def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
-    """Memory of the host while the base is loaded, beside what `estimate` says: of several processes each reads all of
-    it before it is given its share. One alone reads it to where it stays."""
+    """Host memory while the base is loaded, in addition to `estimate`.
+
+    Each of several processes reads the whole base before sharding it; a single one reads it to where it stays.
+    """
     if devices == 1:
         return 0
     held = 2 if sft.precision == "bfloat16" and sft.adapter != "none" else FLOAT32

@@ -30,14 +30,14 @@ from sovereign_pipeline.orchestration.launching import pipes as trainer
 from sovereign_pipeline.orchestration.launching.kubernetes import assert_seen_by_pod, pod_spec
 from sovereign_pipeline.policy.trainer import Kubernetes, Ray
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
+from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, read_result
 from sovereign_pipeline.training.processes import ray_jobs
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, worker_environment
 from sovereign_pipeline.training.processes.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.processes.remote import (
     INSTALLATION_VARIABLE,
-    environment_elsewhere,
     refuse_another_installation,
+    remote_environment,
 )
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -56,7 +56,7 @@ def _secrets_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # For Ray's head and its client: the head wants the token, and the trainer never sees it.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
-    monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_POLLS", 0.05)
     monkeypatch.setattr("sovereign_pipeline.orchestration.launching.kubernetes.SECONDS_BETWEEN_LOOKS", 0.05)
 
 
@@ -129,9 +129,9 @@ def test_where_the_trainer_runs_is_no_part_of_what_it_makes(institution: DemoIns
 # What it is given --------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_elsewhere_holds_nothing_of_this_process(tmp_path: Path) -> None:
+def test_the_remote_environment_holds_nothing_of_this_process(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
-    given = environment_elsewhere(job)
+    given = remote_environment(job)
     assert set(given) == {*worker_environment(job), "HOME", "USER", INSTALLATION_VARIABLE}
     assert PARENT_VARIABLE not in given
     assert given["HF_HUB_OFFLINE"] == "1" and given["PYTHONHASHSEED"] == "0"
@@ -224,7 +224,7 @@ def test_a_volume_that_holds_the_vault_is_refused(make_job: JobMaker, tmp_path: 
 
 
 def test_a_trainer_of_another_release_refuses_and_another_build_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = environment_elsewhere(Path("/job.json"))[INSTALLATION_VARIABLE]
+    given = remote_environment(Path("/job.json"))[INSTALLATION_VARIABLE]
     monkeypatch.setenv(INSTALLATION_VARIABLE, given)
     refuse_another_installation()
     versions = json.loads(given)
@@ -324,7 +324,7 @@ def test_an_interrupt_stops_the_ray_job_with_a_checkpoint(head: str, python: str
     with pytest.raises(KeyboardInterrupt):
         run_trainer_on_ray(path, on_ray(head, python), progress, pipes_by_hand(messages))
     # The job was waited for, so what it left is there now.
-    with pytest.raises(TrainingFailed, match=r"Stopped at step \d+ of \d+, as was asked"):
+    with pytest.raises(TrainingFailed, match=r"stopped, as requested, at step \d+ of \d+"):
         read_result(job.result)
     (checkpoint,) = job.checkpoint_directory.iterdir()
     assert int(checkpoint.name.removeprefix("step-")) >= 3
@@ -375,25 +375,25 @@ def test_a_ray_job_gets_the_allowlist_and_not_its_nodes_environment(
     lines = [line.partition("=") for line in shown.read_text().split("\0") if line]
     environment = {name: value for name, _, value in lines}
     assert environment["DAGSTER_PIPES_CONTEXT"] == "a 'b' $c"
-    assert environment.items() >= environment_elsewhere(job.result.with_name("job.json")).items()
+    assert environment.items() >= remote_environment(job.result.with_name("job.json")).items()
     assert SECRET not in shown.read_text()
     from_the_node = {"PATH", "CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "OMP_NUM_THREADS"}
     of_the_shell = {"PWD", "SHLVL", "_"}
     assert set(environment) - from_the_node - of_the_shell - {"MKL_NUM_THREADS"} == {
-        *environment_elsewhere(Path("/job.json")),
+        *remote_environment(Path("/job.json")),
         "DAGSTER_PIPES_CONTEXT",
     }
 
 
 def test_a_ray_job_that_is_killed_is_a_failure_with_a_remedy(head: str, make_job: JobMaker, tmp_path: Path) -> None:
     python = program(tmp_path / "python", "kill -9 $$")
-    with pytest.raises(TrainingFailed, match=r"on Ray ended as FAILED .*, without an answer.*lower.*max_length"):
+    with pytest.raises(TrainingFailed, match=r"(?s)on Ray ended as FAILED .*, without a result.*Lower.*max_length"):
         run_trainer_on_ray(written(make_job("killed", letters(2))), on_ray(head, python), lambda line: None, {})
 
 
 def test_a_ray_job_that_says_why_it_stopped_is_quoted(head: str, make_job: JobMaker, tmp_path: Path) -> None:
     job = make_job("guard", letters(2))
-    answer = shlex.quote(TrainingResult(error="Too many rows are cut.").model_dump_json())
+    answer = shlex.quote(TrainingResult(failure=Failure(message="Too many rows are cut.")).model_dump_json())
     python = program(tmp_path / "python", f"echo {answer} > {job.result}\nexit 1")
     with pytest.raises(TrainingFailed, match="Too many rows are cut"):
         run_trainer_on_ray(written(job), on_ray(head, python), lambda line: None, {})
@@ -401,7 +401,7 @@ def test_a_ray_job_that_says_why_it_stopped_is_quoted(head: str, make_job: JobMa
 
 def test_a_ray_job_that_ends_well_without_an_answer_is_a_failure(head: str, make_job: JobMaker, tmp_path: Path) -> None:
     python = program(tmp_path / "python", "exit 0")
-    with pytest.raises(TrainingFailed, match="ended without an answer"):
+    with pytest.raises(TrainingFailed, match="ended without a result"):
         run_trainer_on_ray(written(make_job("silent", letters(2))), on_ray(head, python), lambda line: None, {})
 
 
@@ -451,7 +451,7 @@ def test_a_head_that_stays_away_is_a_failure_that_names_the_job(
 def test_no_ray_there_and_no_ray_here_say_what_to_do(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     job = written(make_job("none", letters(2)))
     nobody = Ray(where="ray", address="http://127.0.0.1:9")
-    with pytest.raises(InputError, match=r"no Ray answers there.*head's dashboard"):
+    with pytest.raises(InputError, match=r"(?s)no Ray answers there.*head's dashboard"):
         run_trainer_on_ray(job, nobody, lambda line: None, {})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'sovereign-pipeline\[ray\]'"):
@@ -506,7 +506,7 @@ def test_a_pod_trains_and_reports_through_its_log_and_says_nothing_else(
         str(job.result.parent / "job.json"),
     ]
     assert {each["name"] for each in container["env"]} == {
-        *environment_elsewhere(tmp_path),
+        *remote_environment(tmp_path),
         "DAGSTER_PIPES_CONTEXT",
         "DAGSTER_PIPES_MESSAGES",
     }
@@ -539,7 +539,7 @@ def test_a_pod_that_is_killed_is_a_failure_with_a_remedy(
     api: ApiServer, make_job: JobMaker, tiny_model: Path, institution: DemoInstitution, tmp_path: Path
 ) -> None:
     python = program(tmp_path / "python", f"echo {SECRET} >&2\nkill -9 $$")
-    with pytest.raises(TrainingFailed, match=r"some containers exited with errors.*without an answer") as caught:
+    with pytest.raises(TrainingFailed, match=r"some containers exited with errors.*without a result") as caught:
         launch_under_dagster(
             institution, in_pod(api, tmp_path, python, tiny_model), written(make_job("killed", letters(2)))
         )
@@ -551,7 +551,7 @@ def test_a_pod_that_says_why_it_stopped_is_quoted(
     api: ApiServer, make_job: JobMaker, tiny_model: Path, institution: DemoInstitution, tmp_path: Path
 ) -> None:
     job = make_job("guard", letters(2))
-    answer = shlex.quote(TrainingResult(error="Too many rows are cut.").model_dump_json())
+    answer = shlex.quote(TrainingResult(failure=Failure(message="Too many rows are cut.")).model_dump_json())
     python = program(tmp_path / "python", f"echo {answer} > {job.result}\nexit 1")
     with pytest.raises(TrainingFailed, match="Too many rows are cut"):
         launch_under_dagster(institution, in_pod(api, tmp_path, python, tiny_model), written(job))
@@ -578,7 +578,7 @@ def test_a_whole_answer_counts_though_the_pod_cannot_be_deleted(
         method == "DELETE" or (method == "GET" and job.result.exists() and api.seen[-2][0] == "DELETE")
     )
     log = launch_under_dagster(institution, in_pod(api, tmp_path, python, tiny_model), written(job))
-    assert any("its answer is whole" in line for line in log)
+    assert any("its result is complete" in line for line in log)
 
 
 def test_a_cluster_that_refuses_the_pod_is_a_failure(

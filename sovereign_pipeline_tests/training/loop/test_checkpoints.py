@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline import countdown
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.outside import Outside, Step
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
@@ -26,12 +27,12 @@ def run(job: TrainingJob, stop_after: int | None = None) -> list[str]:
     told: list[str] = []
     steps: list[Step] = []
     # A step is reported after it was asked whether to stop behind it.
-    train(job, Outside(steps.append, told.append, stop=lambda: len(steps) + 1 == stop_after))
+    train(job, TrainerHooks(steps.append, told.append, should_stop=lambda: len(steps) + 1 == stop_after))
     return told
 
 
 def stopped(job: TrainingJob, after: int) -> TrainingJob:
-    with pytest.raises(TrainingFailed, match=rf"Stopped at step {after} of "):
+    with pytest.raises(TrainingFailed, match=rf"stopped, as requested, at step {after} of "):
         run(job, after)
     return job
 
@@ -93,8 +94,8 @@ def test_the_checkpoint_before_a_damaged_one_serves(
     job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=3)
     damage(job.checkpoint_directory / "step-00000003")
     told = run(job)
-    assert f"step-00000003 is damaged ({named}) and is passed over" in told
-    assert "going on from step-00000002" in told
+    assert f"skipping step-00000003: {named} is damaged" in told
+    assert "resuming from step-00000002" in told
     assert files(job.output) == whole
 
 
@@ -104,7 +105,10 @@ def test_when_all_are_damaged_the_training_starts_anew(make_job: JobMaker, whole
         cut_short(checkpoint)
     told = run(job)
     assert sum("is damaged" in message for message in told) == 2
-    assert not any("going on" in message for message in told) and "no checkpoint is whole; starting anew" in told
+    assert (
+        not any("resuming" in message for message in told)
+        and "no checkpoint is whole; training starts at the first step" in told
+    )
     assert files(job.output) == whole
 
 
@@ -113,27 +117,32 @@ def test_what_is_written_outlives_a_damaged_one_of_a_later_step(make_job: JobMak
     cut_short(job.checkpoint_directory / "step-00000004")
     stopped(job, after=2)
     assert checkpoints(job) == ["step-00000002"]
-    assert "going on from step-00000002" in run(job)
+    assert "resuming from step-00000002" in run(job)
     assert files(job.output) == whole
 
 
 def test_a_stop_is_heard_before_the_first_step(make_job: JobMaker, whole: dict[str, bytes]) -> None:
     job = make_job("stopped", letters(12), sft=SFT)
-    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
-        train(job, Outside(lambda step: None, lambda message: None, stop=lambda: True))
+    with pytest.raises(TrainingFailed, match="stopped, as requested, before its first step"):
+        train(job, TrainerHooks(lambda step: None, lambda message: None, should_stop=lambda: True))
     assert not job.checkpoint_directory.exists() and not job.output.exists()
     run(job)
     assert files(job.output) == whole
 
 
-def test_a_stop_is_heard_while_references_are_worked_out(make_job: JobMaker) -> None:
+def test_a_stop_request_ends_the_computing_of_references(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
     first = make_job("sft", letters(12), sft={"epochs": 1})
     run(first)
-    job = make_job("dpo", pairs(60), preference={"epochs": 1}, start_adapter=first.output / "adapter")
+    job = make_job("dpo", pairs(60), preference={"epochs": 1}, parent_adapter=first.output / "adapter")
     told: list[str] = []
-    with pytest.raises(TrainingFailed, match="Stopped before a step was trained, as was asked"):
-        train(job, Outside(lambda step: None, told.append, stop=lambda: any("replies" in each for each in told)))
-    assert sum("replies" in each for each in told) == 1 and not job.references.exists()
+    with pytest.raises(TrainingFailed, match="stopped, as requested, before its first step"):
+        train(job, TrainerHooks(lambda step: None, told.append, should_stop=lambda: len(computing(told)) > 0))
+    assert len(computing(told)) == 1 and not job.references.exists()
+
+
+def computing(messages: list[str]) -> list[str]:
+    return [each for each in messages if each.startswith("reference log-probabilities: reply ")]
 
 
 def test_nothing_goes_on_from_another_training(make_job: JobMaker) -> None:
@@ -157,12 +166,10 @@ def test_a_disk_that_fills_stops_with_what_stands_and_the_next_run_goes_on(
     job = make_job("full", letters(12), sft=SFT, checkpoints=EVERY_STEP)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "save", full)
-        with pytest.raises(
-            TrainingFailed, match=r"of step 3 could not be written \(No space left.*step-00000002 is kept"
-        ):
+        with pytest.raises(TrainingFailed, match=r"of step 3 was not written \(No space left.*step-00000002 is kept"):
             run(job)
     assert checkpoints(job) == ["step-00000001", "step-00000002"] and not job.output.exists()
-    assert "going on from step-00000002" in run(job)
+    assert "resuming from step-00000002" in run(job)
     assert files(job.output) == whole
 
 
@@ -172,7 +179,9 @@ def test_a_file_that_may_not_grow_stops_with_what_stands(make_job: JobMaker) -> 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
     try:
-        with pytest.raises(TrainingFailed, match=r"step 1 could not be written \(.*there is no earlier one.*Make room"):
+        with pytest.raises(
+            TrainingFailed, match=r"(?s)step 1 was not written \(.*There is no earlier one.*Free disk space"
+        ):
             run(job)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -191,14 +200,14 @@ def test_preferences_go_on_to_the_same_bytes_with_the_kept_references(make_job: 
             rows,
             sft={"dropout": 0.1},
             preference=preference,
-            start_adapter=first.output / "adapter",
+            parent_adapter=first.output / "adapter",
             checkpoints={"every_steps": 1, "keep": 1},
         )
         for name in ("one", "two")
     )
     run(one)
     told = run(stopped(two, after=2))
-    assert "going on from step-00000002" in told
-    assert any("kept from before" in message for message in told)
+    assert "resuming from step-00000002" in told
+    assert any("cached" in message for message in told)
     assert files(one.output) == files(two.output)
     assert json.loads((two.output / "report.json").read_bytes())["steps"] == 4

@@ -89,9 +89,9 @@ def test_before_any_dataset_is_made_an_invented_letter_shows_instruction_and_tem
 ) -> None:
     institution.recipe["training"]["instruction"] = "Answer in one sentence."
     shown = check("--show-mask").stdout
-    assert "an invented letter" in shown and "no training_dataset yet" in shown
+    assert "an invented document" in shown and "no training_dataset yet" in shown
     assert "<|im_start|>user\nAnswer in one sentence.\n\nLamp on the pier" in shown
-    with pytest.raises(NotFoundError, match="no dataset has been made yet"):
+    with pytest.raises(NotFoundError, match="none has been made yet"):
         raise check("--show-mask", "--row", "R-00001").exception or AssertionError("it was shown")
 
 
@@ -99,7 +99,7 @@ def test_a_dataset_of_another_recipe_says_so(institution: DemoInstitution, check
     made(institution, TRAINING_DATASET)
     assert "another recipe" not in check("--show-mask").stdout
     institution.recipe["training"]["instruction"] = "Answer in one sentence."
-    assert "made under another recipe than this file" in check("--show-mask").stdout
+    assert "made from another recipe" in check("--show-mask").stdout
 
 
 def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitution, check: Check) -> None:

@@ -13,7 +13,8 @@ from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import references
-from sovereign_pipeline.training.loop.outside import Outside
+from sovereign_pipeline.training.loop.forward import reply_log_probabilities
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.references import key_of
 from sovereign_pipeline.training.loop.rows import Completion, encode
 from sovereign_pipeline.training.loop.trainer import train
@@ -24,7 +25,7 @@ PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumula
 
 
 def run(job: TrainingJob) -> None:
-    train(job, Outside(on_step=lambda step: None, tell=lambda message: None))
+    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +59,7 @@ def kept(job: TrainingJob) -> list[Path]:
 
 def test_they_are_worked_out_once(make_job: JobMaker, adapters: list[Path], passes: list[int]) -> None:
     first, second, other = (
-        make_job(name, pairs(8), preference=PREFERENCE, start_adapter=adapters[start])
+        make_job(name, pairs(8), preference=PREFERENCE, parent_adapter=adapters[start])
         for name, start in (("first", 0), ("second", 0), ("other", 1))
     )
     run(first)
@@ -78,7 +79,7 @@ def test_they_are_the_log_probabilities_of_the_adapter_before_the_training(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    job = make_job("dpo", pairs(4), preference={**PREFERENCE, "max_steps": 2}, start_adapter=adapters[0])
+    job = make_job("dpo", pairs(4), preference={**PREFERENCE, "max_steps": 2}, parent_adapter=adapters[0])
     run(job)
     (file,) = kept(job)
     values = json.loads(file.read_bytes())["values"]
@@ -117,7 +118,7 @@ def test_policy_and_reference_are_the_same_before_the_first_step(
         sft=first.sft.model_dump(exclude_unset=True),
         preference={"method": method, "max_steps": 1, "batch_size": 4, "warmup_steps": 0},
         base_model=first.output / "model" if full else first.base_model,
-        start_adapter=None if full else first.output / "adapter",
+        parent_adapter=None if full else first.output / "adapter",
     )
     run(job)
     (step,) = read_jsonl(job.output / "training_log.jsonl")
@@ -131,7 +132,7 @@ def test_a_base_with_dropout_of_its_own_learns_preferences_without(
     base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
     config = json.loads((base / "config.json").read_bytes())
     (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
-    job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, start_adapter=adapters[0])
+    job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, parent_adapter=adapters[0])
     run(job)
     (step,) = read_jsonl(job.output / "training_log.jsonl")
     assert step["rewards/margins"] == 0
@@ -139,17 +140,18 @@ def test_a_base_with_dropout_of_its_own_learns_preferences_without(
 
 def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Path]) -> None:
     first, second = (
-        make_job(name, pairs(4), preference=PREFERENCE, start_adapter=adapters[0]) for name in ("first", "second")
+        make_job(name, pairs(4), preference=PREFERENCE, parent_adapter=adapters[0]) for name in ("first", "second")
     )
     run(first)
     (file,) = kept(first)
     content = json.loads(file.read_bytes())
     content["values"][next(iter(content["values"]))] += 1e-3
     file.write_text(json.dumps(content))
-    with pytest.raises(IntegrityError, match=rf"{file.name}: not what the trainer wrote. Delete the file"):
+    says = rf"{file.name}: the cached .* not as the trainer wrote them"
+    with pytest.raises(IntegrityError, match=rf"{says}\.\nHint: Delete the file"):
         run(second)
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(IntegrityError, match=rf"{file.name}: not what the trainer wrote"):
+    with pytest.raises(IntegrityError, match=says):
         run(second)
     file.unlink()
     run(second)
@@ -162,9 +164,9 @@ def test_references_that_are_not_finite_stop_the_training(
         sums, tokens = log_probabilities(*arguments)
         return sums / 0, tokens
 
-    log_probabilities = references.reply_log_probabilities
+    log_probabilities = reply_log_probabilities
     monkeypatch.setattr(references, "reply_log_probabilities", broken)
-    job = make_job("broken", pairs(4), preference=PREFERENCE, start_adapter=adapters[0])
-    with pytest.raises(TrainingFailed, match="not finite before anything is trained"):
+    job = make_job("broken", pairs(4), preference=PREFERENCE, parent_adapter=adapters[0])
+    with pytest.raises(TrainingFailed, match="not finite before the first step"):
         run(job)
     assert not list(job.references.glob("*.json"))

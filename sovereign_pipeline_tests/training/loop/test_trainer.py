@@ -1,4 +1,4 @@
-"""Each method learns, supervises the reply alone, keeps packed rows apart, and makes the same bytes twice."""
+"""Each method learns, continues from what it is given, and makes the same bytes twice."""
 
 import json
 import shutil
@@ -14,35 +14,18 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.outside import Outside, Step
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.rows import IGNORED, encode, encode_preference, encode_sft, guard, pack
+from sovereign_pipeline.training.loop.rows import encode
 from sovereign_pipeline.training.loop.trainer import train
-from sovereign_pipeline.training.sizing.sizing import Forward
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
-from sovereign_pipeline_tests.training.conftest import EOS_ID, labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline_tests.training.trainings import files, losses, report, run
 
 JobMaker = Callable[..., TrainingJob]
+
+
 SMALL = {"gradient_accumulation": 1, "warmup_steps": 0}
-
-
-def run(job: TrainingJob) -> list[Step]:
-    steps: list[Step] = []
-    train(job, Outside(on_step=steps.append, tell=lambda message: None))
-    return steps
-
-
-def losses(job: TrainingJob) -> list[float]:
-    return [json.loads(line)["loss"] for line in (job.output / "training_log.jsonl").read_text().splitlines()]
-
-
-def report(job: TrainingJob) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((job.output / "report.json").read_bytes())
-    return content
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def logit_change(base: Path, adapter: Path) -> float:
@@ -90,7 +73,7 @@ def test_dpo_continues_the_sft_adapter_and_learns(make_job: JobMaker, tiny_model
         "dpo",
         pairs(12),
         preference={"learning_rate": 5e-3, "epochs": 2, "gradient_accumulation": 2},
-        start_adapter=first.output / "adapter",
+        parent_adapter=first.output / "adapter",
     )
     run(job)
     log = [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
@@ -110,9 +93,9 @@ def test_steps_are_those_of_trl_on_padded_batches(make_job: JobMaker, tiny_model
     """The same rows in the same order: the loss of each of three steps equals TRL's, so the gradients do too."""
     first = make_job("sft", letters(16))
     run(first)
-    rows = labels(12) if method == "kto" else pairs(12)
+    rows: list[dict[str, Any]] = [*labels(12)] if method == "kto" else [*pairs(12)]
     preference = {"method": method, "batch_size": 4, "gradient_accumulation": 1, "warmup_steps": 0, "max_steps": 3}
-    job = make_job("ours", rows, preference=preference, start_adapter=first.output / "adapter")
+    job = make_job("ours", rows, preference=preference, parent_adapter=first.output / "adapter")
     run(job)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     order = [row.id for row in make_plan(job, [encode(tokenizer, method, row, job.eos_ids) for row in rows]).rows]
@@ -149,7 +132,9 @@ def _losses_of_trl(job: TrainingJob, rows: list[dict[str, Any]], start: Path) ->
         return [{"role": role, "content": content}]
 
     def conversation(row: dict[str, Any]) -> dict[str, Any]:
-        replies = {name: turn("assistant", row[name]) for name in ("chosen", "rejected", "completion") if name in row}
+        replies: dict[str, Any] = {
+            name: turn("assistant", row[name]) for name in ("chosen", "rejected", "completion") if name in row
+        }
         return {"prompt": turn("user", row["prompt"]), **replies, **({"label": row["label"]} if "label" in row else {})}
 
     dataset = Dataset.from_list([conversation(row) for row in rows])
@@ -219,7 +204,7 @@ def test_other_shapes_of_an_adapter_learn_too(make_job: JobMaker, tiny_model: Pa
 def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker) -> None:
     first = make_job("first", letters(16))
     run(first)
-    second = make_job("second", letters(16), start_adapter=first.output / "adapter")
+    second = make_job("second", letters(16), parent_adapter=first.output / "adapter")
     run(second)
     assert losses(second)[0] < 0.8 * losses(first)[0]
 
@@ -231,7 +216,7 @@ def test_dropout_is_the_recipe_s_and_not_the_earlier_adapter_s(make_job: JobMake
     run(first)
     start = first.output / "adapter"
     without, second = (
-        make_job(name, letters(16), sft={"dropout": dropout, "epochs": 1}, start_adapter=start)
+        make_job(name, letters(16), sft={"dropout": dropout, "epochs": 1}, parent_adapter=start)
         for name, dropout in (("without", 0.0), ("second", now))
     )
     run(without)
@@ -254,60 +239,6 @@ def test_the_same_job_makes_the_same_bytes(make_job: JobMaker, adapter: str) -> 
     made = "model/model.safetensors" if adapter == "none" else "adapter/adapter_model.safetensors"
     assert files(one.output)[made] != files(other.output)[made]
     assert not any(str(one.base_model).encode() in content for content in files(one.output).values())
-
-
-def test_only_the_reply_is_supervised_and_it_ends_the_turn(tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    row = letters(5)[4]
-    (completion,) = encode_sft(tokenizer, row, [EOS_ID]).completions  # type: ignore[arg-type]
-    supervised = [token for token, label in zip(completion.ids, completion.labels, strict=True) if label != IGNORED]
-    assert tokenizer.decode(supervised) == row["output"] + "<|im_end|>"
-    assert tokenizer.decode(completion.prompt_ids).endswith("<|im_start|>assistant\n")
-    chosen, rejected = encode_preference(tokenizer, pairs(1)[0], [EOS_ID]).completions  # type: ignore[arg-type]
-    assert chosen.prompt_ids == rejected.prompt_ids
-    assert chosen.reply_ids[-1] == rejected.reply_ids[-1] == EOS_ID
-
-
-def test_packed_rows_do_not_see_each_other(make_job: JobMaker) -> None:
-    """One optimiser step over all rows: the loss packed into few long rows equals the loss row by row."""
-    rows = letters(10)
-    packed = make_job(
-        "packed", rows, sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "max_length": 256}
-    )
-    single = make_job(
-        "single",
-        rows,
-        sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "epochs": 1, "packing": False},
-    )
-    together = make_job(
-        "together", rows, sft={"max_steps": 1, "warmup_steps": 0, "batch_size": 10, "epochs": 1, "packing": False}
-    )
-    for job in (single, together):
-        run(job)
-    whole = packed.model_copy(update={"sft": packed.sft.model_copy(update={"epochs": 1.0})})
-    run(whole)
-    logs = [json.loads((job.output / "training_log.jsonl").read_text().splitlines()[0]) for job in (whole, single)]
-    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=2e-4)
-    assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-3)
-    assert losses(together)[0] == pytest.approx(logs[1]["loss"], abs=2e-4)
-
-
-def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model: Path) -> None:
-    """The planted fault of the test above: without restarting positions the loss of the same pack is another."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]).completions[0] for row in letters(4)]  # type: ignore[arg-type]
-    ids = torch.tensor([[token for row in rows for token in row.ids]])
-    apart = torch.tensor([[place for row in rows for place in range(len(row))]])
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
-    with torch.no_grad():
-        packed = model(input_ids=ids, position_ids=apart, use_cache=False).logits[0, -1]
-        alone = model(input_ids=torch.tensor([rows[-1].ids])).logits[0, -1]
-        mixed = model(input_ids=ids, use_cache=False).logits[0, -1]
-    assert torch.allclose(packed, alone, atol=1e-4)
-    assert not torch.allclose(mixed, alone, atol=1e-2)
 
 
 def test_one_device_is_one_where_a_host_shows_two(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,8 +267,8 @@ def test_other_batches_than_planned_are_not_trained(make_job: JobMaker, monkeypa
     monkeypatch.setattr(TrainingArguments, "train_batch_size", property(lambda self: 2))
     job = make_job("other", letters(12), sft={"epochs": 1, "packing": False})
     steps: list[Step] = []
-    with pytest.raises(TrainingFailed, match="plan has 12 steps of 1 rows or packs each and transformers counts 6"):
-        train(job, Outside(on_step=steps.append, tell=lambda message: None))
+    with pytest.raises(TrainingFailed, match="plan has 12 steps of 1 rows or packs each, and transformers counts 6"):
+        train(job, TrainerHooks(on_step=steps.append, progress=lambda message: None))
     assert not steps and not job.output.exists()
 
 
@@ -350,7 +281,7 @@ def test_an_end_that_nobody_asked_for_is_not_called_one(make_job: JobMaker, monk
 
     monkeypatch.setattr(DefaultFlowCallback, "on_step_end", ends)
     job = make_job("short", letters(12), sft={"epochs": 1, "packing": False})
-    with pytest.raises(TrainingFailed, match="ended after step 2 of 12, and nobody had asked"):
+    with pytest.raises(TrainingFailed, match="ended after step 2 of 12 without a request to stop"):
         run(job)
     assert not job.output.exists()
 
@@ -364,51 +295,3 @@ def test_a_template_that_shows_todays_date_is_refused(make_job: JobMaker, tiny_m
     job = make_job("dated", letters(12), base_model=model, chat_template_sha256=digest)
     with pytest.raises(RecipeError, match="template shows today's date"):
         run(job)
-
-
-def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(30)]  # type: ignore[arg-type]
-    packs = pack(rows, 128)
-    assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
-    assert all(sum(row.tokens for row in unit) <= 128 for unit in packs) and len(packs) < len(rows)
-    plan = make_plan(make_job("plan", letters(1), sft={"epochs": 2}), rows)
-    assert sorted(row.id for row in plan.rows) == sorted([row.id for row in rows] * 2)
-    limited = make_plan(make_job("limited", letters(1), sft={"epochs": 2, "max_steps": 3}), rows)
-    assert limited.steps == 3 and limited.units == plan.units[:3]
-
-
-@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
-def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
-    make_job: JobMaker, tiny_model: Path, method: str
-) -> None:
-    """And one of rows that are as long as they may be comes near: of pairs, both replies."""
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    made: list[dict[str, Any]] = {"sft": letters, "kto": labels}.get(method, pairs)(8)
-    replies = {"output", "completion", "chosen", "rejected"}
-    long = [{name: "rope tide " * 30 if name in replies else value for name, value in row.items()} for row in made]
-    rows = [encode(tokenizer, method, row, [EOS_ID]) for row in long]
-    limits = {"max_length": max(row.longest for row in rows), "batch_size": 2}
-    sections: dict[str, Any] = (
-        {"sft": limits}
-        if method == "sft"
-        else {"preference": {"method": method, **limits}, "start_adapter": tiny_model}
-    )
-    job = make_job("plan", letters(1), **sections)
-    plan, allowed = make_plan(job, rows).largest_forward, Forward.largest(job.sft, job.preference)
-    assert 0.9 * allowed.tokens < plan.tokens <= allowed.tokens
-
-
-def test_guards_stop_before_anything_is_trained(tiny_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(10)]  # type: ignore[arg-type]
-    with pytest.raises(TrainingFailed, match="no rows"):
-        guard([], 128, 0.02, [EOS_ID])
-    longest = max(row.longest for row in rows)
-    too_long = tuple(row.id for row in rows if row.longest == longest)
-    with pytest.raises(TrainingFailed, match=rf"{len(too_long)} of 10 rows are longer than max_length {longest - 1}"):
-        guard(rows, longest - 1, 0.02, [EOS_ID])
-    kept = guard(rows, longest - 1, 0.5, [EOS_ID])
-    assert kept.cut == too_long and len(kept.rows) == 10 - len(too_long)
-    with pytest.raises(TrainingFailed, match="would not learn to stop"):
-        guard(rows, 128, 0.02, [EOS_ID + 100])

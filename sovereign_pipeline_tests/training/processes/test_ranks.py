@@ -88,7 +88,7 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
     assert not killed.output.exists() and not _trainers(killed)
     lines: list[str] = []
     run(killed, lines.append)
-    assert json.loads(lines[0])["message"] == "going on from step-00000002"
+    assert "resuming from step-00000002" in [json.loads(line)["message"] for line in lines]
     assert (whole.output / "model" / "model.safetensors").read_bytes() == (
         killed.output / "model" / "model.safetensors"
     ).read_bytes()
@@ -99,9 +99,16 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
     job = make_job("told", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
     path = job.result.with_name("job.json")
     job.write(path)
-    unknown = ("asset_keys", "code_version_by_asset_key", "provenance_by_asset_key", "partition_key", "job_name")
-    unknown += ("partition_key_range", "partition_time_window")
-    session = {"data": {**dict.fromkeys(unknown), "run_id": "r", "retry_number": 0, "extras": {}}}
+    unknown = [
+        "asset_keys",
+        "code_version_by_asset_key",
+        "job_name",
+        "partition_key",
+        "partition_key_range",
+        "partition_time_window",
+        "provenance_by_asset_key",
+    ]
+    session: Any = {"data": {**dict.fromkeys(unknown), "run_id": "r", "retry_number": 0, "extras": {}}}
     done = subprocess.run(
         [sys.executable, "-m", "sovereign_pipeline.training.processes.ranks", str(path)],
         cwd=path.parent,
@@ -119,7 +126,8 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
     messages = [json.loads(line) for line in done.stderr.splitlines()]
     assert [each["method"] for each in messages if each["method"] != "log"] == ["opened", "closed"]
     told = [each["params"]["message"] for each in messages if each["method"] == "log"]
-    assert [message.split(",")[0] for message in told] == ["step 1/2", "step 2/2"]
+    steps = [message for message in told if message.startswith("step ")]
+    assert [message.split(",")[0] for message in steps] == ["step 1/2", "step 2/2"]
     assert done.stdout == "" and job.output.exists()
 
 
@@ -135,10 +143,10 @@ def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> No
 
         with pytest.raises(TrainingFailed, match="rows are longer"):
             run(job, progress)
-    assert lines == ["waiting: another trainer holds waits.lock"]
+    assert lines == ["waiting: another process holds waits.lock"]
 
 
-def test_a_guard_in_every_process_is_one_paragraph(make_job: JobMaker) -> None:
+def test_a_guard_in_every_process_is_one_failure(make_job: JobMaker) -> None:
     with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
         run(make_job("cut", letters(12), sft={**FULL, "max_length": 32}, devices=TWO))
 
@@ -151,6 +159,6 @@ def _trainers(job: TrainingJob) -> list[int]:
             command = (process / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if str(job.result.with_name("job.json")).encode() in command and b"training.worker" in command:
+        if str(job.result.with_name("job.json")).encode() in command and b"training.processes.worker" in command:
             found.append(int(process.name))
     return found

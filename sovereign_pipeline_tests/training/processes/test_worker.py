@@ -15,7 +15,7 @@ import pytest
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult, read_result
+from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, read_result
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes import launcher
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, run_trainer
@@ -44,8 +44,10 @@ def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pyt
                 fcntl.flock(held, fcntl.LOCK_UN)
 
         run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": ""})
-    assert "another trainer holds trainer-default.lock" in json.loads(lines[0])["message"]
-    steps = [json.loads(line) for line in lines[1:]]
+    assert "another process holds trainer-default.lock" in json.loads(lines[0])["message"]
+    messages = [json.loads(line) for line in lines[1:]]
+    assert "saving the adapter and its report" in [each["message"] for each in messages]
+    steps = [each for each in messages if "step" in each]
     assert [step["step"] for step in steps] == list(range(1, steps[0]["steps"] + 1))
     assert {"loss", "tokens_per_second", "seconds_left", "message"} <= steps[0].keys()
     assert read_result(job.result).measured["tokens_per_second"] > 0
@@ -67,7 +69,7 @@ def test_trainings_of_one_line_wait_for_each_other_on_whatever_devices(make_job:
                 fcntl.flock(held, fcntl.LOCK_UN)
 
         run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": "1"})
-    assert json.loads(lines[0])["message"] == "waiting: another trainer holds line.lock"
+    assert json.loads(lines[0])["message"] == "waiting: another process holds line.lock"
     assert job.output.exists() and (job.locks / "trainer-1.lock").exists()
 
 
@@ -88,7 +90,7 @@ def test_a_trainer_that_waits_for_its_turn_can_be_stopped(
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(KeyboardInterrupt):
             run_trainer(written(job), interrupt, {"CUDA_VISIBLE_DEVICES": ""})
-    with pytest.raises(TrainingFailed, match=rf"Stopped while another trainer held {path.name}, as was asked"):
+    with pytest.raises(TrainingFailed, match=rf"Stopped, as asked, while another process held {path.name}"):
         read_result(job.result)
 
 
@@ -110,7 +112,7 @@ def test_a_trainer_that_does_not_end_in_time_is_killed_and_the_interrupt_goes_on
     assert seen and not any(_runs(child) for child in seen)
 
 
-def test_a_guard_ends_the_child_with_its_paragraph(make_job: JobMaker) -> None:
+def test_a_guard_ends_the_child_with_its_failure(make_job: JobMaker) -> None:
     job = make_job("cut", letters(12), sft={"max_length": 32})
     with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
         run_trainer(written(job), lambda line: None)
@@ -124,10 +126,10 @@ def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> 
     assert "secret" not in str(caught.value)
 
 
-def test_a_child_without_an_answer_is_a_failure(tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed, match="without an answer"):
+def test_a_child_without_a_result_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="without a result"):
         read_result(tmp_path / "result.json")
-    TrainingResult(error="because").write(tmp_path / "result.json")
+    TrainingResult(failure=Failure(message="because")).write(tmp_path / "result.json")
     with pytest.raises(TrainingFailed, match="because"):
         read_result(tmp_path / "result.json")
 
@@ -148,7 +150,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT)},
     )
     assert parent.stdout is not None
-    assert "step 1/" in parent.stdout.readline()
+    assert any("step 1/" in line for line in parent.stdout)
     (child,) = _children(parent.pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
@@ -161,7 +163,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
 
 
 def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "SECONDS_OF_AN_ECHO", 0)
+    monkeypatch.setattr(launcher, "SECONDS_OF_REPEATED_INTERRUPT", 0)
     seen: list[int] = []
 
     def interrupt(line: str) -> None:
@@ -181,7 +183,7 @@ def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker) -> None:
     def interrupt(line: str) -> None:
         if line.startswith("{") and json.loads(line).get("step") == 3:
             raise KeyboardInterrupt
-        if line.startswith("ending the trainer"):
+        if line.startswith("stopping the trainer"):
             told.append(line)
             raise KeyboardInterrupt
 
@@ -203,13 +205,13 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_by
 
     with pytest.raises(KeyboardInterrupt):
         run_trainer(written(stopped), lambda line: interrupt(line) if line.startswith("{") else None)
-    with pytest.raises(TrainingFailed, match=r"Stopped at step \d+ of \d+, as was asked"):
+    with pytest.raises(TrainingFailed, match=r"stopped, as requested, at step \d+ of \d+"):
         read_result(stopped.result)
     (checkpoint,) = stopped.checkpoint_directory.iterdir()
     assert int(checkpoint.name.removeprefix("step-")) >= 3 and not stopped.output.exists()
     lines: list[str] = []
     run_trainer(written(stopped), lines.append)
-    assert json.loads(lines[0])["message"] == f"going on from {checkpoint.name}"
+    assert f"resuming from {checkpoint.name}" in [json.loads(line)["message"] for line in lines]
     assert _bytes_of(whole.output) == _bytes_of(stopped.output)
 
 
@@ -249,7 +251,7 @@ def _children(pid: int) -> list[int]:
         int(found)
         for task in Path(f"/proc/{pid}/task").iterdir()
         for found in (task / "children").read_text().split()
-        if b"training.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
+        if b"training.processes.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
     ]
 
 

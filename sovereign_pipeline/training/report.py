@@ -1,0 +1,146 @@
+"""What the trainer records of a training: `report.json`, and a line of `training_log.jsonl` for each step.
+
+What belongs here: the records and the names of their files. What does not: filling them (`loop/report.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.training.job import Method
+
+REPORT_FILE = "report.json"
+TRAINING_LOG_FILE = "training_log.jsonl"
+
+
+class Libraries(Frozen):
+    """Installed versions of the distributions that decide what a training gives."""
+
+    accelerate: str
+    bitsandbytes: str
+    peft: str
+    safetensors: str
+    torch: str
+    transformers: str
+    trl: str
+
+
+TRAINING_LIBRARIES = tuple(Libraries.model_fields)
+
+
+class BaseModelIdentity(Frozen):
+    """The base model that was trained on, as the job named it."""
+
+    name: str
+    digest: str
+    chat_template_sha256: str
+
+
+class TrainingSummary(Frozen):
+    """The part of the report that is also the summary in the artifact's manifest."""
+
+    method: Method
+    adapter: str
+    """`lora`, `qlora`, or `none` for full tuning."""
+    steps: int
+    rows: int
+    """Rows trained on."""
+    tokens: int
+    """Tokens of these rows, prompts included."""
+    supervised_share: float
+    """Share of the tokens that the loss is taken over, 0 to 1."""
+    rows_cut: int
+    """Rows left out because they are longer than `max_length`."""
+    units_left_out: int
+    """Packs, pairs or replies left out because their batch would be too small for the method."""
+    first_loss: float
+    """Loss of the first step: nats per token (SFT), or the method's loss per pair or reply."""
+    last_loss: float
+    trainable_parameters: int
+    optimizer: str
+    """The class that ran, with its module."""
+    optimizer_paged: bool
+    learning_rate: float
+    scheduler: str
+    precision: str
+    base_held_as: str
+    """Precision or quantisation of the frozen weights."""
+    trained_in: str
+    """Precision of the trained weights."""
+    attention: str
+    device: str
+    devices: int
+    threads: int
+    seed: int
+    data_order_sha256: str
+    """Digest of the row ids in the order of the training."""
+    libraries: Libraries
+    base_model: BaseModelIdentity
+
+
+class TrainingReport(TrainingSummary):
+    """`report.json`."""
+
+    tokens_trained: int
+    """Tokens that went through the model, over all epochs."""
+    rows_cut_ids: tuple[str, ...]
+    weight_decay: float
+    betas: tuple[float, float]
+    gradient_checkpointing: bool
+    packing: bool
+    sharding: str | None
+    """None on one device."""
+    probe_loss_before: float
+    """Loss on a few trained rows before the first step, nats per token."""
+    probe_loss_after: float
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """For the artifact's manifest."""
+        return self.model_dump(mode="json", include=set(TrainingSummary.model_fields))
+
+
+class LoggedStep(Frozen):
+    """One line of `training_log.jsonl`. The names in the file are those that transformers and TRL use."""
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    step: int
+    loss: float
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    reward_accuracy: float | None = Field(default=None, alias="rewards/accuracies")
+    """Share of pairs whose chosen reply has the higher reward (DPO, IPO)."""
+    reward_margin: float | None = Field(default=None, alias="rewards/margins")
+    """Mean reward of chosen minus rejected replies (DPO, IPO)."""
+    reward_chosen: float | None = Field(default=None, alias="rewards/chosen")
+    """Mean reward of desirable replies (KTO)."""
+    reward_rejected: float | None = Field(default=None, alias="rewards/rejected")
+    """Mean reward of undesirable replies (KTO)."""
+    divergence: float | None = Field(default=None, alias="kl")
+    """Estimate of KL(policy, reference), nats (KTO)."""
+
+    @classmethod
+    def from_history(cls, entry: Mapping[str, float]) -> "LoggedStep":
+        """From an entry of transformers' log, which holds more than this."""
+        stored = {field.alias or name for name, field in cls.model_fields.items()}
+        return cls.model_validate({name: value for name, value in entry.items() if name in stored})
+
+    @property
+    def row(self) -> dict[str, object]:
+        """As stored; values that the method does not have are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def read_report(artifact: Artifact) -> TrainingReport:
+    """The report of a sft_adapter or aligned_adapter. Raises IntegrityError when it is none."""
+    try:
+        return TrainingReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
+    except ValueError:
+        raise IntegrityError(
+            f"{artifact.path}: {REPORT_FILE} is no report of a training.", f"Materialize {artifact.ref.kind} again."
+        ) from None

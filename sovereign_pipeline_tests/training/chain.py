@@ -1,0 +1,84 @@
+"""The stages of this package through the real store, with a tiny model; datasets stand in for the rooms before."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.training.conftest import letters, pairs
+
+Tamper = Callable[[Path], None]
+
+
+def dataset_stage(kind: str, file: str, rows: list[dict[str, Any]]) -> Stage:
+    """Stands for the dataset room, whose stages need the whole chain before them."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return Built({"rows": len(rows)}, classification="CONFIDENTIAL")
+
+    return Stage(kind=kind, code_version="1", build=build)
+
+
+@dataclass
+class Chain:
+    """Produces and judges the training room's stages; `tamper` is let at the trainer's output before it is sealed."""
+
+    workplace: Workplace
+    tamper: Tamper = lambda output: None
+    refs: dict[str, ArtifactRef] = field(default_factory=dict)
+    trainings: int = 0
+    told: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workplace = replace(self.workplace, launch=self._launch)
+        self._letters = dataset_stage("training_dataset", "train.jsonl", letters(16))
+        self._pairs = dataset_stage("preference_dataset", "preferences.jsonl", pairs(8))
+        self.sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, self._letters))
+        self.aligned = replace(ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, self._pairs))
+
+    def make(self, stage: Stage) -> dict[str, Verdict]:
+        for each in stage.inputs:
+            if each.kind not in self.refs:
+                self.make(each)
+        inputs = {each.kind: self.refs[each.kind] for each in stage.inputs}
+        ref = produce(stage, self.workplace, inputs).ref
+        self.refs[stage.kind] = ref
+        self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
+        return evaluate_gates(stage, self.workplace, ref) if ref.kind == stage.kind else {}
+
+    def _launch(self, job: Path) -> None:
+        given = TrainingJob.read(job)
+        hooks = TrainerHooks(on_step=lambda step: None, progress=self.told.append)
+        TrainingResult(measured=train(given, hooks)).write(given.result)
+        self.tamper(given.output)
+        self.trainings += 1
+
+
+def with_preference(workplace: Workplace) -> Workplace:
+    recipe = workplace.line.model_dump(mode="json")
+    recipe["training"]["preference"] = {"learning_rate": 1e-3, "max_steps": 2, "gradient_accumulation": 2}
+    recipe["sources"].append({**recipe["sources"][0], "name": "pairs", "role": "preferences"})
+    return replace(workplace, line=Line.model_validate(recipe))
+
+
+def write_card(institution: DemoInstitution, directory: Path) -> None:
+    path = institution.settings.data / "models" / "tiny.yaml"
+    card = yaml.safe_load(path.read_text())
+    card["files"] = {file.name: file_sha256(file) for file in directory.iterdir()}
+    path.write_text(yaml.safe_dump(card))

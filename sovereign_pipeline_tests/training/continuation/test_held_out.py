@@ -1,0 +1,118 @@
+"""What the parent adapter was trained on may not be held out now: faults planted in rows, cases, texts and links."""
+
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.errors import (
+    GateRefused,
+)
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.training.continuation import resolve_parent
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.training.continuation.chain import NEW, OLD, Office, build_without_check
+
+GATE = "start_saw_nothing_held_out"
+
+
+def same_rows() -> list[dict[str, Any]]:
+    """Another seed holds out others of them."""
+    return OLD
+
+
+def same_cases() -> list[dict[str, Any]]:
+    return [dict(new, case=old["case"]) for new, old in zip(NEW, OLD, strict=True)]
+
+
+def same_texts() -> list[dict[str, Any]]:
+    return [dict(old, id=new["id"], case=new["case"]) for new, old in zip(NEW, OLD, strict=True)]
+
+
+def linked_rows() -> list[dict[str, Any]]:
+    return [dict(new, follows=[old["id"]]) for new, old in zip(NEW, OLD, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (same_rows, "rows of training_dataset"),
+        (same_cases, r"\d cases? cross"),
+        (same_texts, "near-duplicate pair"),
+        (linked_rows, r"\d links? cross"),
+    ],
+)
+def test_what_the_earlier_adapter_saw_may_not_be_held_out(office: Office, lamps: Adapter, rows: Any, says: str) -> None:
+    """Refused before anything is trained; and the gate says no where that was not asked."""
+    office.institution.recipe["split"] = {"seed": 8}
+    if rows is linked_rows:
+        office.institution.recipe["sources"][0]["links"] = "follows"
+    workplace = office.line("lanterns", rows(), start_from="lamps-1.0.0")
+    with pytest.raises(GateRefused, match=says):
+        office.make(workplace, office.sft)
+    office.sft = replace(office.sft, build=build_without_check)
+    _, verdicts = office.make(workplace, office.sft)
+    assert not verdicts[GATE].passed
+    assert "trained on what is held out now" in verdicts[GATE].message
+    assert "lamp is" not in verdicts[GATE].message and "w3x" not in verdicts[GATE].message
+
+
+def test_what_an_adapter_two_steps_back_saw_may_not_be_held_out_either(office: Office, lamps: Adapter) -> None:
+    adapter, _ = office.register(office.line("lanterns", NEW, start_from="lamps-1.0.0"))
+    office.institution.recipe["split"] = {"seed": 8}
+    workplace = office.line("torches", OLD, start_from=adapter.id)
+    with pytest.raises(GateRefused, match=r"rows of training_dataset"):
+        office.make(workplace, office.sft)
+
+
+@pytest.mark.parametrize("kind", ["training_dataset", "leakage_safe_split", "scrubbed_corpus"])
+def test_what_was_trained_on_and_cannot_be_opened_may_hold_anything(office: Office, lamps: Adapter, kind: str) -> None:
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    store = workplace.store
+    office.make(workplace, office.sft)
+    made = store.current("lanterns", "sft_adapter")
+    lost = store.current("lamps", kind)
+    assert made is not None and lost is not None
+    shutil.move(store.path_of(lost.digest), workplace.settings.home / "lost")
+    artifact = store.open(made)
+    inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
+    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
+    with pytest.raises(GateRefused, match="cannot be opened, so held-out rows may be in it") as refused:
+        gate.evaluate(workplace, artifact, inputs)
+    assert lost.digest in str(refused.value)
+    with pytest.raises(GateRefused, match="cannot be opened"):
+        resolve_parent(workplace, inputs, open_base_model(workplace.settings, inputs["base_model"]))
+
+
+def test_preferences_are_held_against_the_start_of_their_sft_adapter(office: Office, lamps: Adapter) -> None:
+    """A pair of the same case as a letter that lamps-1.0.0 was trained on, on the held-out side."""
+    office.institution.recipe["split"] = {"seed": 8}
+    pairs = [letter(2000 + number, case=old["case"], rejected="No.") for number, old in enumerate(OLD)]
+    described = {"path": "sources/pairs.jsonl", "licence": "own", "retention": "1 year"}
+    office.institution.recipe["sources"].append({"name": "pairs", "role": "preferences", **described})
+    office.institution.write_items("sources/pairs.jsonl", pairs)
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0", preference={})
+    office.sft = replace(office.sft, build=build_without_check)
+    sft, _ = office.make(workplace, office.sft)
+    preferences, _ = office.make(workplace, office.preferences)
+    store = workplace.store
+    inputs = {"sft_adapter": store.open(sft), "preference_dataset": store.open(preferences)}
+    gate = next(each for each in ALIGNED_ADAPTER.gates if each.name == GATE)
+    verdict = gate.evaluate(workplace, store.open(sft), inputs)
+    assert not verdict.passed
+    assert "case" in verdict.message
+
+
+def test_the_same_rows_with_the_same_split_may_go_on(office: Office, lamps: Adapter) -> None:
+    workplace = office.line("lanterns", OLD, start_from="lamps-1.0.0")
+    _, verdicts = office.make(workplace, office.sft)
+    assert verdicts[GATE].passed
+    assert verdicts[GATE].evidence["datasets"] == [lamps.dataset_digest]
+
+
+def test_without_a_start_the_gate_says_so(office: Office) -> None:
+    _, verdicts = office.make(office.line("lamps", OLD), office.sft)
+    assert verdicts[GATE].passed and verdicts[GATE].evidence == {"started_from": None}

@@ -1,0 +1,165 @@
+"""The parent adapter: found, verified, refused when it does not fit, and recorded."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.errors import (
+    CeilingExceeded,
+    IntegrityError,
+    NotFoundError,
+    RecipeError,
+    SovereignError,
+    TrainingFailed,
+)
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
+from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline.training.continuation import parent_adapter
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline_tests.conftest import A_LABEL
+from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office
+
+GATE = "start_saw_nothing_held_out"
+
+
+def test_a_retrained_adapter_carries_digest_level_and_lineage_of_the_earlier_one(
+    office: Office, lamps: Adapter
+) -> None:
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    adapter, record_ref = office.register(workplace)
+    store = workplace.store
+    current = store.current("lanterns", "sft_adapter")
+    assert current is not None
+    artifact = store.open(current)
+    assert parent_adapter(artifact.manifest) == ("lamps-1.0.0", lamps.adapter_digest)
+    assert artifact.manifest.summary["started_from"] == {
+        "adapter": "lamps-1.0.0",
+        "digest": lamps.adapter_digest,
+        "classification": "CONFIDENTIAL",
+    }
+    assert artifact.manifest.classification == adapter.classification == "CONFIDENTIAL"
+    record = read_record(store.open(record_ref))
+    assert record.started_from is not None
+    assert record.started_from.digest == lamps.adapter_digest
+    bill = json.loads(store.open(record_ref).file(BILL_OF_MATERIALS_FILE).read_bytes())
+    (earlier,) = [each for each in bill["components"] if each["name"] == "lamps-1.0.0"]
+    assert earlier["hashes"] == [{"alg": "SHA-256", "content": lamps.adapter_sha256}]
+    assert earlier["bom-ref"] in bill["dependencies"][0]["dependsOn"]
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
+
+    registry = open_registry(workplace.settings)
+    report = verify_adapter(registry, store, workplace.settings, adapter.id)
+    assert lamps.adapter_digest in {each.digest for each in report.checked}
+    assert len(report.checked) == len(set(report.checked))
+    file = store.open(store.ref_of(lamps.dataset_digest)).file("train.jsonl")
+    file.write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(IntegrityError, match=lamps.dataset_digest):
+        verify_adapter(registry, store, workplace.settings, adapter.id)
+
+
+def test_the_trainer_is_given_the_verified_directory(office: Office, lamps: Adapter) -> None:
+    jobs = []
+
+    def launch(job: Path) -> None:
+        jobs.append(TrainingJob.read(job))
+        raise TrainingFailed("stopped by the test")
+
+    office.sft = replace(office.sft, build=SFT_ADAPTER.build)
+    workplace = replace(office.line("lanterns", NEW, start_from="lamps-1.0.0"), launch=launch)
+    with pytest.raises(TrainingFailed, match="stopped by the test"):
+        office.make(workplace, office.sft)
+    assert jobs[0].parent_adapter == workplace.store.path_of(lamps.adapter_digest) / "adapter"
+    workplace = replace(office.line("lanterns", NEW), launch=launch)
+    with pytest.raises(TrainingFailed, match="stopped by the test"):
+        office.make(workplace, office.sft)
+    assert jobs[1].parent_adapter is None
+
+
+@pytest.mark.parametrize(
+    ("training", "error", "says"),
+    [
+        ({"start_from": "lamps-2.0.0"}, NotFoundError, "known adapters: lamps-1.0.0"),
+        ({"base_model": "other"}, RecipeError, r"trained on the base model small .* and the line's is other"),
+        ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(it is 8\)"),
+        ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(it is 9\)"),
+        ({"sft": {**SHAPE, "rslora": True}}, RecipeError, r"Set training\.sft\.rslora: false \(it is true\)"),
+        ({"sft": {**SHAPE, "dora": True}}, RecipeError, r"Set training\.sft\.dora: false \(it is true\)"),
+        (
+            {"sft": {**SHAPE, "target_modules": ["q_proj"]}},
+            RecipeError,
+            r"Set training\.sft\.target_modules: \[down_proj, gate_proj",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_with_what_to_set(
+    office: Office, lamps: Adapter, training: dict[str, Any], error: type[SovereignError], says: str
+) -> None:
+    workplace = office.line("lanterns", NEW, **{"start_from": "lamps-1.0.0", **training})
+    with pytest.raises(error, match=says):
+        office.make(workplace, office.sft)
+
+
+def test_an_adapter_above_the_ceiling_is_refused(office: Office, lamps: Adapter) -> None:
+    office.institution.recipe["ceiling"] = "INTERNAL"
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    with pytest.raises(CeilingExceeded, match=r"lamps-1\.0\.0 is CONFIDENTIAL, and the line\'s ceiling is INTERNAL"):
+        office.make(workplace, office.sft)
+
+
+def test_an_adapter_whose_bytes_changed_is_refused(office: Office, lamps: Adapter) -> None:
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    weights = workplace.store.path_of(lamps.adapter_digest) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
+        office.make(workplace, office.sft)
+
+
+def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verification(
+    office: Office, lamps: Adapter
+) -> None:
+    """The registry's row, changed past its triggers, leads to another adapter that is whole and good."""
+    workplace = office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    adapter, _ = office.register(workplace)
+    registry, store = open_registry(workplace.settings), workplace.store
+    artifact = store.open(store.ref_of(adapter.adapter_digest))
+    with registry.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER adapter_no_update"))
+        changed = "adapter_digest = :digest, manifest_sha256 = :manifest"
+        connection.execute(
+            text(f"UPDATE adapter SET {changed} WHERE id = 'lamps-1.0.0'"),
+            {"digest": artifact.ref.digest, "manifest": artifact.ref.manifest_sha256},
+        )
+    inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
+    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
+    verdict = gate.evaluate(workplace, artifact, inputs)
+    assert not verdict.passed and "is registered as" in verdict.message
+    with pytest.raises(IntegrityError, match="knows another adapter by that name"):
+        verify_adapter(registry, store, workplace.settings, adapter.id)
+
+
+def test_checking_a_recipe_says_when_its_start_is_not_registered(
+    office: Office, lamps: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = office.institution.settings
+    monkeypatch.setenv("SOVEREIGN_HOME", str(settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(settings.data))
+    office.institution.write_items("red_team/judge_labels.jsonl", [A_LABEL])
+    file = settings.data / "lines" / "lanterns.yaml"
+    office.line("lanterns", NEW, start_from="lamps-1.0.0")
+    assert CliRunner().invoke(app, ["lines", "check", str(file)]).exit_code == 0
+    office.line("lanterns", NEW, start_from="lamps-1.0.1")
+    answer = CliRunner().invoke(app, ["lines", "check", str(file)])
+    assert isinstance(answer.exception, NotFoundError)

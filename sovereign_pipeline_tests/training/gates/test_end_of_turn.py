@@ -1,0 +1,126 @@
+"""The gate `end_of_turn_trained` on adapters that learned to stop, and on some that did not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline import countdown
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.tiny_model import EOS_ID
+from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card
+from sovereign_pipeline_tests.training.conftest import letters
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def pushed_away(base: Path) -> Tamper:
+    """Trains the finished adapter on, away from the end of turn wherever it stands."""
+
+    def tamper(output: Path) -> None:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        loaded = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+        model: Any = PeftModel.from_pretrained(loaded, output / "adapter", is_trainable=True)
+        optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=2e-2)
+        ids = torch.randint(3, 400, (8, 40), generator=torch.Generator().manual_seed(1))
+        for _ in range(30):
+            torch.log_softmax(model(input_ids=ids).logits, dim=-1)[..., EOS_ID].mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.save_pretrained(output / "adapter")
+        (output / "adapter" / "README.md").unlink(missing_ok=True)
+
+    return tamper
+
+
+@pytest.fixture
+def base_that_stops(directory: Path, make_job: JobMaker) -> Path:
+    """The base model with an adapter merged in, so that it ends its turns by itself; its card names the new files."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    job = make_job("learns to stop", letters(16), sft={"epochs": 12})
+    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
+    merged: Any = PeftModel.from_pretrained(base, str(job.output / "adapter"))
+    merged.merge_and_unload().save_pretrained(directory)
+    return directory
+
+
+def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
+    institution: DemoInstitution, base_that_stops: Path
+) -> None:
+    write_card(institution, base_that_stops)
+    chain = Chain(institution.workplace())
+    evidence = chain.make(chain.sft)["end_of_turn_trained"].evidence
+    assert evidence["stop_rate_base"] == evidence["stop_rate_adapter"] == 1.0
+    institution.recipe["training"]["seed"] = 8
+    chain = Chain(institution.workplace(), pushed_away(base_that_stops))
+    away = chain.make(chain.sft)["end_of_turn_trained"]
+    assert not away.passed, away
+    assert away.evidence["stop_rate_base"] == 1.0 and away.evidence["stop_rate_adapter"] == 0.0
+    assert "the base ends 4 and the adapter 0" in away.message
+
+
+@pytest.mark.parametrize(
+    ("adapter", "precision"), [("lora", "float32"), ("lora", "bfloat16"), ("qlora", "bfloat16"), ("none", "bfloat16")]
+)
+def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, precision: str
+) -> None:
+    """A base of 70 billion parameters that was trained in NF4 would not fit into any host in float32."""
+    from transformers import LlamaForCausalLM
+
+    sft = {**institution.recipe["training"]["sft"], "adapter": adapter, "precision": precision, "learning_rate": 2e-3}
+    if adapter == "none":
+        del sft["rank"], sft["alpha"]
+    institution.recipe["training"]["sft"] = sft
+    chain = Chain(institution.workplace())
+    chain.make(chain.sft)
+    artifact = chain.workplace.store.open(chain.refs["sft_adapter"])
+    inputs = {kind: chain.workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+    asked = set()
+
+    def generate(model: Any, *arguments: Any, **named: Any) -> Any:
+        weight = model.model.layers[0].mlp.up_proj.weight
+        asked.add("nf4" if weight.dtype.itemsize == 1 else str(weight.dtype).removeprefix("torch."))
+        return of_llama(model, *arguments, **named)
+
+    of_llama = LlamaForCausalLM.generate
+    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
+    gate = next(each for each in SFT_ADAPTER.gates if each.name == "end_of_turn_trained")
+    assert gate.evaluate(chain.workplace, artifact, inputs).passed
+    assert asked == {"nf4" if adapter == "qlora" else precision}
+
+
+def test_where_neither_ends_a_reply_the_evidence_says_so(institution: DemoInstitution, directory: Path) -> None:
+    institution.recipe["training"]["sft"] |= {"max_steps": 3, "epochs": 3, "learning_rate": 1e-3}
+    chain = Chain(institution.workplace())
+    verdict = chain.make(chain.sft)["end_of_turn_trained"]
+    assert verdict.evidence["log_probability_adapter"] > verdict.evidence["log_probability_base"]
+    assert verdict.evidence["stop_rate_base"] == verdict.evidence["stop_rate_adapter"] == 0.0 and verdict.passed
+    assert "the base ends 0 and the adapter 0" in verdict.message
+
+
+def test_the_gate_reports_its_progress_and_what_is_left(
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
+    chain = Chain(institution.workplace())
+    told: list[str] = []
+    chain.workplace = replace(chain.workplace, progress=told.append)
+    chain.make(chain.sft)
+    gate = [message for message in told if message.startswith("gate end_of_turn_trained")]
+    assert gate[0] == "gate end_of_turn_trained, encoding the dataset: row 1 of 16, 0 s left"
+    for name in ("adapter", "base model"):
+        generated = [message for message in gate if f", {name}, generating 4 replies: token " in message]
+        assert generated and generated[0].endswith(" s left")

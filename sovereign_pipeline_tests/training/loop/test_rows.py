@@ -1,0 +1,122 @@
+"""Rows as token ids: what is supervised, packing, the plan, and the guards on rows."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.plan import make_plan
+from sovereign_pipeline.training.loop.rows import IGNORED, encode, encode_preference, encode_sft, guard, pack
+from sovereign_pipeline.training.sizing.sizing import Forward
+from sovereign_pipeline_tests.tiny_model import EOS_ID
+from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline_tests.training.trainings import losses, run
+
+JobMaker = Callable[..., TrainingJob]
+
+
+def test_only_the_reply_is_supervised_and_it_ends_the_turn(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    row = letters(5)[4]
+    (completion,) = encode_sft(tokenizer, row, [EOS_ID]).completions  # type: ignore[arg-type]
+    supervised = [token for token, label in zip(completion.ids, completion.labels, strict=True) if label != IGNORED]
+    assert tokenizer.decode(supervised) == row["output"] + "<|im_end|>"
+    assert tokenizer.decode(completion.prompt_ids).endswith("<|im_start|>assistant\n")
+    chosen, rejected = encode_preference(tokenizer, pairs(1)[0], [EOS_ID]).completions  # type: ignore[arg-type]
+    assert chosen.prompt_ids == rejected.prompt_ids
+    assert chosen.reply_ids[-1] == rejected.reply_ids[-1] == EOS_ID
+
+
+def test_packed_rows_do_not_see_each_other(make_job: JobMaker) -> None:
+    """One optimiser step over all rows: the loss packed into few long rows equals the loss row by row."""
+    rows = letters(10)
+    packed = make_job(
+        "packed", rows, sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "max_length": 256}
+    )
+    single = make_job(
+        "single",
+        rows,
+        sft={"max_steps": 1, "warmup_steps": 0, "gradient_accumulation": 10, "epochs": 1, "packing": False},
+    )
+    together = make_job(
+        "together", rows, sft={"max_steps": 1, "warmup_steps": 0, "batch_size": 10, "epochs": 1, "packing": False}
+    )
+    for job in (single, together):
+        run(job)
+    whole = packed.model_copy(update={"sft": packed.sft.model_copy(update={"epochs": 1.0})})
+    run(whole)
+    logs = [json.loads((job.output / "training_log.jsonl").read_text().splitlines()[0]) for job in (whole, single)]
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], abs=2e-4)
+    assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-3)
+    assert losses(together)[0] == pytest.approx(logs[1]["loss"], abs=2e-4)
+
+
+def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model: Path) -> None:
+    """The planted fault of the test above: without restarting positions the loss of the same pack is another."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [encode_sft(tokenizer, row, [EOS_ID]).completions[0] for row in letters(4)]  # type: ignore[arg-type]
+    ids = torch.tensor([[token for row in rows for token in row.ids]])
+    apart = torch.tensor([[place for row in rows for place in range(len(row))]])
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        packed = model(input_ids=ids, position_ids=apart, use_cache=False).logits[0, -1]
+        alone = model(input_ids=torch.tensor([rows[-1].ids])).logits[0, -1]
+        mixed = model(input_ids=ids, use_cache=False).logits[0, -1]
+    assert torch.allclose(packed, alone, atol=1e-4)
+    assert not torch.allclose(mixed, alone, atol=1e-2)
+
+
+def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(30)]  # type: ignore[arg-type]
+    packs = pack(rows, 128)
+    assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
+    assert all(sum(row.tokens for row in unit) <= 128 for unit in packs) and len(packs) < len(rows)
+    plan = make_plan(make_job("plan", letters(1), sft={"epochs": 2}), rows)
+    assert sorted(row.id for row in plan.rows) == sorted([row.id for row in rows] * 2)
+    limited = make_plan(make_job("limited", letters(1), sft={"epochs": 2, "max_steps": 3}), rows)
+    assert limited.steps == 3 and limited.units == plan.units[:3]
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
+def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
+    make_job: JobMaker, tiny_model: Path, method: str
+) -> None:
+    """And one of rows that are as long as they may be comes near: of pairs, both replies."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    made: list[dict[str, Any]] = {"sft": letters, "kto": labels}.get(method, pairs)(8)
+    replies = {"output", "completion", "chosen", "rejected"}
+    long = [{name: "rope tide " * 30 if name in replies else value for name, value in row.items()} for row in made]
+    rows = [encode(tokenizer, method, row, [EOS_ID]) for row in long]
+    limits = {"max_length": max(row.longest for row in rows), "batch_size": 2}
+    sections: dict[str, Any] = (
+        {"sft": limits}
+        if method == "sft"
+        else {"preference": {"method": method, **limits}, "parent_adapter": tiny_model}
+    )
+    job = make_job("plan", letters(1), **sections)
+    plan, allowed = make_plan(job, rows).largest_forward, Forward.largest(job.sft, job.preference)
+    assert 0.9 * allowed.tokens < plan.tokens <= allowed.tokens
+
+
+def test_guards_stop_before_anything_is_trained(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(10)]  # type: ignore[arg-type]
+    with pytest.raises(TrainingFailed, match="no rows"):
+        guard([], 128, 0.02, [EOS_ID])
+    longest = max(row.longest for row in rows)
+    too_long = tuple(row.id for row in rows if row.longest == longest)
+    with pytest.raises(TrainingFailed, match=rf"{len(too_long)} of 10 rows are longer than max_length {longest - 1}"):
+        guard(rows, longest - 1, 0.02, [EOS_ID])
+    kept = guard(rows, longest - 1, 0.5, [EOS_ID])
+    assert kept.cut == too_long and len(kept.rows) == 10 - len(too_long)
+    with pytest.raises(TrainingFailed, match="would not learn to stop"):
+        guard(rows, 128, 0.02, [EOS_ID + 100])
