@@ -103,14 +103,14 @@ bench-corpus: setup
 bench-training: setup
 	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/training-benchmark.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@$(BIN)/python benchmarks/training/run.py --questions "$(DATA)/parliament" --out "$(RESULTS)"
+	@$(BIN)/python -m benchmarks.training.run --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
 
 # DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About 25 minutes on two idle cores.
 bench-evaluation: setup
 	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/evaluation-benchmark.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@$(BIN)/python benchmarks/evaluation/run.py --data "$(DATA)" --out "$(RESULTS)"
+	@$(BIN)/python -m benchmarks.evaluation.run --data "$(DATA)" --out "$(RESULTS)"
 	@cat "$(RESULTS)/evaluation.md"
 
 clean:

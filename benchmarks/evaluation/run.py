@@ -1,6 +1,6 @@
 """The evaluation beside the lm-eval command line in one run: time for base, incumbent and candidate, and their answers.
 
-    .venv/bin/python benchmarks/evaluation/run.py --data DIR --out DIR
+    .venv/bin/python -m benchmarks.evaluation.run --data DIR --out DIR
 
 DIR of --data holds `mmlu/` and `gsm8k/`; see `prepare.py`, which makes the tasks and three random adapters. In each
 round both sides score three models on the same items in the same words, and take turns in who goes first. lm-eval is
@@ -12,19 +12,15 @@ docs/evaluation-benchmark.md.
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import harness
+from benchmarks.harness import alternating, machine_facts, machine_line, ratios, say, spread
 from sovereign_pipeline.artifacts.making import library_versions
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT, Settings
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"
@@ -45,41 +41,34 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--batch-size", type=int, default=8)
     arguments = parser.parse_args()
-    model = Settings.from_environment().models / MODEL
-    if not (model / "model.safetensors").is_file():
-        sys.exit(f"{model}: the base model is not there. Run `sovereign models fetch {MODEL}`.")
+    model = harness.base_model(MODEL)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
-        for result in measure(arguments, model.resolve(), Path(directory)):
-            (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            (arguments.out / "evaluation.md").write_text(as_markdown(result), encoding="utf-8")
+        for result in measure(arguments, model, Path(directory)):
+            harness.write_result(arguments.out, "evaluation", result, as_markdown(result))
 
 
 def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iterator[dict[str, Any]]:
-    """Yields what there is after each round, so that a later one that fails loses nothing."""
+    """Yield the result after each round, so that a later failure loses nothing."""
     say("tasks and adapters")
     sizes = ["--questions", arguments.questions, "--problems", arguments.problems, "--new-tokens", arguments.new_tokens]
-    run([HERE / "prepare.py", "--model", model, "--data", arguments.data, "--out", directory, *sizes], directory)
+    paths = ["--model", model, "--data", arguments.data, "--out", directory]
+    run([HERE / "prepare.py", *paths, *sizes], directory)
     result: dict[str, Any] = {
-        "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "python": platform.python_version(),
-            "load_before": os.getloadavg()[0],
-        },
+        "machine": machine_facts(),
         "libraries": library_versions(LIBRARIES),
         "items": {task: len(rows_of(directory, task)) for task in TASKS},
         "batch_size": arguments.batch_size,
         "new_tokens": arguments.new_tokens,
         "rounds": [],
     }
-    for number in range(arguments.rounds):
+    for number, order in alternating(arguments.rounds, ("ours", "lm_eval")):
         place = directory / f"round-{number}"
         place.mkdir()
         answers: dict[str, Any] = {}
-        for side in ("ours", "lm_eval") if number % 2 == 0 else ("lm_eval", "ours"):
-            say(f"round {number + 1} of {arguments.rounds}: {side}")
-            if side == "ours":
+        for program in order:
+            say(f"round {number + 1} of {arguments.rounds}: {program}")
+            if program == "ours":
                 answers["ours"] = here(arguments, model, directory, place, ARMS["incumbent"], ARMS["candidate"])
                 say(f"round {number + 1} of {arguments.rounds}: ours, base and incumbent kept")
                 answers["kept"] = here(arguments, model, directory, place, ARMS["candidate"], NEXT)
@@ -96,10 +85,7 @@ def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iter
             answers[each].pop("given")
         result["rounds"].append(answers)
         result["ratios"] = {
-            each: {
-                field: [rounds["lm_eval"][field] / rounds[each][field] for rounds in result["rounds"]]
-                for field in ("whole_seconds", "cpu_seconds", "peak_bytes")
-            }
+            each: ratios(result["rounds"], "lm_eval", each, ("whole_seconds", "cpu_seconds", "peak_bytes"))
             for each in ("ours", "kept")
         }
         yield result
@@ -113,8 +99,8 @@ def here(
     paths = ["--model", model, "--tasks", tasks, "--home", place / "home", "--answer", answer]
     adapters = ["--incumbent", tasks / str(incumbent), "--candidate", tasks / str(candidate)]
     sizes = ["--batch-size", arguments.batch_size, "--new-tokens", arguments.new_tokens]
-    outside = run([HERE / "ours.py", *paths, *adapters, *sizes], tasks)
-    return {**json.loads(answer.read_bytes()), **outside}
+    usage = run([HERE / "ours.py", *paths, *adapters, *sizes], tasks)
+    return {**json.loads(answer.read_bytes()), **usage}
 
 
 def command_line(arguments: argparse.Namespace, model: Path, tasks: Path, place: Path, side: str) -> dict[str, float]:
@@ -127,34 +113,12 @@ def command_line(arguments: argparse.Namespace, model: Path, tasks: Path, place:
     return run(["-m", "lm_eval", "run", *what, *how], tasks)
 
 
-def run(command: Sequence[object], caches: Path) -> dict[str, float]:
-    """Run a script. Its output is dropped unless it fails. Peak: the highest resident memory of one process of it."""
-    environment = {
-        **os.environ,
-        **OFFLINE_ENVIRONMENT,
-        "HF_HOME": str(caches / "caches"),
-        "PYTHONPATH": str(PROJECT_ROOT),
-    }
-    with tempfile.TemporaryFile() as output:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            output.seek(0)
-            sys.stderr.write(output.read().decode(errors="replace")[-4000:])
-            sys.exit(f"{command[0]} ended with status {process.returncode}.")
-    return {
-        "whole_seconds": seconds,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_bytes": used.ru_maxrss * 1024,
-    }
+def run(command: list[object], caches: Path) -> dict[str, float]:
+    """See `harness.run`. caches: parent of the Hugging Face caches."""
+    return harness.run(command, {"HF_HOME": str(caches / "caches")})
 
 
-# --- whether both sides say the same ---
+# --- whether both programs give the same ---
 
 
 def agreement(tasks: Path, place: Path, ours: dict[str, Any]) -> dict[str, Any]:
@@ -223,28 +187,15 @@ def rows_of(tasks: Path, task: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tasks / f"{task}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-
-
 # --- what people read ---
 
 NAMES = {"lm_eval": "lm-eval, three processes", "ours": "here, nothing kept", "kept": "here, base and incumbent kept"}
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    machine, items = result["machine"], result["items"]
-    versions = ", ".join(f"{name} {version}" for name, version in result["libraries"].items())
+    items = result["items"]
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores (load before the start {machine['load_before']:.1f}), "
-        f"Python {machine['python']}; {versions}.",
+        machine_line(result),
         "",
         f"{items['mmlu']} questions of MMLU (letters), {items['own_suite']} of the own suite (texts), {items['gsm8k']} "
         f"problems of GSM8K ({result['new_tokens']} new tokens at most); batches of {result['batch_size']}, here for "
@@ -261,10 +212,10 @@ def as_markdown(result: dict[str, Any]) -> str:
         ]
     lines.append("")
     for side in ("ours", "kept"):
-        ratios = result["ratios"][side]
+        over = result["ratios"][side]
         lines.append(
             f"lm-eval over {NAMES[side]}, median of the rounds (lowest to highest): time "
-            f"{spread(ratios['whole_seconds'])}, CPU time {spread(ratios['cpu_seconds'])}.\n"
+            f"{spread(over['whole_seconds'])}, CPU time {spread(over['cpu_seconds'])}.\n"
         )
     return "\n".join([*lines, *agreement_table(result["agreement"])])
 
@@ -298,10 +249,6 @@ def agreement_table(compared: dict[str, Any]) -> list[str]:
 
 def listed(names: list[str]) -> str:
     return ", ".join(names) if names else "none"
-
-
-def spread(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 if __name__ == "__main__":

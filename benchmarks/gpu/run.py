@@ -1,6 +1,6 @@
 """Training at real sizes on one GPU: a 70B shape in NF4, and an 8B shape in LoRA and QLoRA beside plain TRL.
 
-    python benchmarks/gpu/run.py --out DIR [--smoke] [--parts 70b 8b]
+    python -m benchmarks.gpu.run --out DIR [--smoke] [--parts 70b 8b]
 
 Under ten minutes on one H100. Weights are random; nothing is fetched. A part whose libraries are missing is left out,
 and the result says so. --smoke takes tiny shapes, also without a GPU, to run every path; its figures mean nothing.
@@ -21,8 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import PROJECT_ROOT, say, write_result
+
 HERE = Path(__file__).resolve().parent
-PROJECT = HERE.parents[1]
 TRAINING = HERE.parent / "training"
 PARTS = ("70b", "8b")
 LIBRARIES = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
@@ -61,11 +62,11 @@ def main() -> None:
         if "70b" in arguments.parts:
             for shape, rank, length in SEQUENCES:
                 result["measured"].append(nf4(shape, rank, length, arguments.smoke, Path(directory)))
-                write(arguments.out, result)
+                write_result(arguments.out, "gpu", result, as_markdown(result))
         if "8b" in arguments.parts:
             for each in against_trl(arguments.rows, arguments.smoke, result["device"], Path(directory)):
                 result["measured"].append(each)
-                write(arguments.out, result)
+                write_result(arguments.out, "gpu", result, as_markdown(result))
     if any("failed" in each for each in result["measured"]):
         sys.exit(1)
 
@@ -140,7 +141,7 @@ def attempt(name: str, needs: Sequence[str], command: Sequence[object], answer: 
         return {"name": name, "skipped": f"not installed here: {', '.join(missing)}"}
     say(name)
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "USE_HUB_KERNELS": "0"}
-    paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(PROJECT_ROOT), os.environ.get("PYTHONPATH"))))
     started = time.monotonic()
     process = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -169,16 +170,6 @@ def version(library: str) -> str | None:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def say(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-    sys.stderr.flush()
-
-
-def write(out: Path, result: dict[str, Any]) -> None:
-    (out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (out / "gpu.md").write_text(as_markdown(result), encoding="utf-8")
 
 
 def as_markdown(result: dict[str, Any]) -> str:

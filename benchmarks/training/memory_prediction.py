@@ -1,13 +1,12 @@
-"""What `sovereign size` predicts beside what a real training child needs, at its peak.
+"""The peak memory that `sovereign size` predicts beside the peak of a real training process.
 
     .venv/bin/python benchmarks/training/memory_prediction.py --model DIR [--out DIR] [CASE …]
 
 DIR: a model directory, such as `.sovereign/models/smollm2-135m-instruct`. Each case is trained for two steps by
 `python -m sovereign_pipeline.training.processes.worker`, on invented rows that fill packs of `max_length` tokens; in
-full tuning
-with two forwards a step, so that gradients are there beside activations. The peak is the child's own: `ru_maxrss`
-as the kernel reports it when the child ends, or on a CUDA device what the trainer measured. A case that the trainer
-refuses or leaves undone is printed with its reason. Ends 1 when a prediction is more than 15 % off.
+full tuning with two forwards per step, so that gradients exist beside activations. The peak is the child's own:
+`ru_maxrss` when the child ends, or on a CUDA device what the trainer measured. A case that the trainer refuses or
+does not do is printed with its reason. Ends 1 when a prediction is more than 15 % off.
 """
 
 import argparse
@@ -159,10 +158,10 @@ def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
     if not job.result.is_file():
-        return 0, f"the child ended with status {child.returncode} and no answer"
+        return 0, f"the child ended with status {child.returncode} and no result"
     result = TrainingResult.model_validate_json(job.result.read_bytes())
-    if result.error is not None:
-        return 0, result.error
+    if result.failure is not None:
+        return 0, str(result.failure.as_error())
     report = json.loads((job.output / "report.json").read_bytes())
     done = (report["gradient_checkpointing"], (job.output / "model").is_dir())
     if done != (sft.gradient_checkpointing, sft.adapter == "none"):

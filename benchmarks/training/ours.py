@@ -1,4 +1,4 @@
-"""One training by this project: a job for the trainer's process, through `training.launcher`, as the stages do it.
+"""One training by this project: a job for the trainer's process, run through its launcher as the stages do it.
 
     python ours.py TASK.json ANSWER.json
 
@@ -82,7 +82,7 @@ def job_of(task: Task) -> TrainingJob:
         seed=task.seed,
         sft=sft,
         preference=preference if task.method == "dpo" else None,
-        start_adapter=Path(task.start_adapter) if task.start_adapter is not None else None,
+        parent_adapter=Path(task.parent_adapter) if task.parent_adapter is not None else None,
     )
 
 

@@ -56,12 +56,12 @@ def measure(workplace: Workplace, rows: Path) -> dict[str, Any]:
         run_trainer(job, lambda line: None)
         launched["until"] = time.monotonic()
 
-    def hand_on(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    def copy_rows(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         shutil.copyfile(rows, workspace / TRAINING_ROWS)
         return Built(summary={}, classification="PUBLIC")
 
     workplace = replace(workplace, launch=launch)
-    dataset = Stage(TRAINING_DATASET.kind, code_version="1", build=hand_on)
+    dataset = Stage(TRAINING_DATASET.kind, code_version="1", build=copy_rows)
     stage = replace(SFT_ADAPTER, inputs=(BASE_MODEL, dataset))
     inputs = {BASE_MODEL.kind: made(BASE_MODEL, workplace), dataset.kind: made(dataset, workplace)}
     started = time.monotonic()

@@ -76,7 +76,7 @@ def dpo_trainer(task: Task) -> Any:
         for row in read_rows(task.rows)
     ]
     return DPOTrainer(
-        model=PeftModel.from_pretrained(model, task.start_adapter, is_trainable=True),
+        model=PeftModel.from_pretrained(model, task.parent_adapter, is_trainable=True),
         args=DPOConfig(**arguments(task), beta=task.beta),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(task.model),

@@ -11,7 +11,7 @@ class Task:
     """model: directory. rows: what `rows.py` wrote. output: made by the side; the adapter lies in it as `adapter/`.
 
     max_length: tokens of the longest row, and of a pack here. packs_a_step: optimizer batch here, in packs (in pairs,
-    where the trainer does not pack them). batch_size, accumulation: of stock TRL. start_adapter: for dpo. as_it_comes:
+    where the trainer does not pack them). batch_size, accumulation: of stock TRL. parent_adapter: for dpo. as_it_comes:
     stock TRL keeps its own batch size, precision and gradient checkpointing.
     """
 
@@ -32,7 +32,7 @@ class Task:
     packs_a_step: int = 1
     batch_size: int = 4
     accumulation: int = 1
-    start_adapter: str | None = None
+    parent_adapter: str | None = None
     as_it_comes: bool = False
 
     @classmethod
