@@ -1,4 +1,7 @@
-"""MODULE DOCSTRING."""
+"""The stage `base_model`: the pinned model of a line, verified and described.
+
+What belongs here: the build and the declaration. What does not: reading a model directory (`verified.py`).
+"""
 
 from pathlib import Path
 
@@ -19,9 +22,10 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     if workplace.institution.ladder.exceeds(card.classification, workplace.line.ceiling):
         raise CeilingExceeded(
             f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and the base model {card.name} is "
-            f"{card.classification}. Name another base model, or have the ceiling of the line raised."
+            f"{card.classification}.",
+            "Name another base model, or have the ceiling of the line raised.",
         )
-    verify(workplace.settings, card)
+    verify(workplace.settings, card, workplace.progress)
     descriptor = describe(workplace.settings, card)
     (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
     workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
