@@ -1,5 +1,5 @@
-"""The registry: what an adapter is on record as, and proof that the record still holds.
+"""The registry: the record of each registered adapter, and the proof that it still holds.
 
-What belongs here: the adapter's record and bill of materials, the database that only grows, registration, verification,
-and the mirror in MLflow. What does not: training or judging adapters, and wiring into Dagster.
+What belongs here: the adapter's record and bill of materials, registration, verification, and the mirror in MLflow.
+What does not: training or evaluating adapters, the database itself (`ledger/`), and wiring into Dagster.
 """

@@ -1,7 +1,7 @@
 """The bill of materials of an adapter: a CycloneDX 1.6 ML-BOM as plain JSON.
 
-What belongs here: how a record is said in CycloneDX's words. What does not: facts that the record does not hold.
-No time and no random serial number: the same record gives the same bytes.
+What belongs here: mapping a record to CycloneDX. What does not: facts that the record does not hold.
+There is no time and no random serial number in it: the same record gives the same bytes.
 Format: https://cyclonedx.org/docs/1.6/json/ (components of type machine-learning-model and data, modelCard).
 """
 
@@ -15,8 +15,7 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.
 
 
 def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
-    """The adapter as the subject; base model, the adapter it went on from, datasets and libraries as its components,
-    each with its SHA-256."""
+    """The adapter as subject; base model, parent adapter, datasets and libraries as components, with their digests."""
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [
         {
@@ -44,8 +43,8 @@ def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
             for file in record.base_model.files
         ],
     }
-    starts = [] if record.started_from is None else [_start_component(record.started_from)]
-    components = [base_model, *starts, *datasets, *libraries]
+    parents = [] if record.parent_adapter is None else [_parent_component(record.parent_adapter)]
+    components = [base_model, *parents, *datasets, *libraries]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -97,14 +96,15 @@ def _adapter_component(record: AdapterRecord) -> dict[str, Any]:
     }
 
 
-def _start_component(start: ParentAdapterFacts) -> dict[str, Any]:
+def _parent_component(parent: ParentAdapterFacts) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
-        "bom-ref": f"adapter:{start.digest}",
-        "name": start.adapter,
+        "bom-ref": f"adapter:{parent.digest}",
+        "name": parent.adapter,
+        # This wording is part of the artifact's bytes: it changes with the stage's code version only.
         "description": "The registered adapter that training went on from.",
-        "hashes": [_sha256(start.adapter_sha256)],
-        "properties": [_property("adapter_digest", start.digest)],
+        "hashes": [_sha256(parent.adapter_sha256)],
+        "properties": [_property("adapter_digest", parent.digest)],
     }
 
 

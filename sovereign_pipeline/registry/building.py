@@ -1,6 +1,6 @@
-"""Making and judging the record of an adapter: how each fact is read out of the chain.
+"""Building the record of an adapter, and the gate on it: how each fact is read from the chain.
 
-What belongs here: the build and the gate of `registered_adapter`. What does not: what the record holds (`record.py`).
+What belongs here: the build and the gate of `registered_adapter`. What does not: the record's fields (`record.py`).
 """
 
 import json
@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
@@ -37,12 +38,13 @@ from sovereign_pipeline.registry.record import (
     waiver_facts,
 )
 from sovereign_pipeline.training.tuned_model import tuned_model
+from sovereign_pipeline.wording import counted
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
 
 def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
-    """The stage over the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
+    """The stage on the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
     return Stage(
         kind="registered_adapter",
         code_version="4",
@@ -53,7 +55,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
         gates=(
             Gate(
                 name="record_matches_artifacts",
-                question="Does every fact follow from artifacts that belong together and that every gate let pass?",
+                question="Does every fact follow from artifacts of one chain that passed every gate?",
                 code_version="4",
                 evaluate=partial(evaluate_record, inputs),
                 config=lambda line: {"ceiling": line.ceiling},
@@ -69,8 +71,8 @@ def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises StaleInput when an ancestor was made under another recipe than today's, GateRefused when a gate of an
-    ancestor has no passing record, and IntegrityError for a dataset that was made from no raw_corpus.
+    Raises StaleInput when an ancestor was made under another recipe than today's, GateRefused when an ancestor did not
+    pass a gate, and IntegrityError for a dataset without a raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
     for stage, ref in ancestors:
@@ -88,32 +90,32 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
             "preference_rows": record.preference_dataset.rows if record.preference_dataset else 0,
             "artifacts": len(record.lineage),
             "gates": len(record.gates),
-            "accepted": sum(gate.acceptance is not None for gate in record.gates),
+            "accepted": sum(gate.waiver is not None for gate in record.gates),
         }
     )
 
 
 def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
-    """How one gate let an artifact pass. Raises GateRefused when it did not."""
-    answer, store = passing_verdict(stage, gate, workplace, ref), workplace.store
-    record, outcome = answer.record.digest, answer.verdict.outcome
-    accepted = None if answer.waiver is None else waiver_facts(store, answer.waiver, record, outcome)
+    """How one artifact passed one gate. Raises GateRefused when it did not."""
+    recorded, store = passing_verdict(stage, gate, workplace, ref), workplace.store
+    record, outcome = recorded.record.digest, recorded.verdict.outcome
+    waiver = None if recorded.waiver is None else waiver_facts(store, recorded.waiver, record, outcome)
     return GateFacts(
-        stage=stage.kind, gate=gate.name, judged=ref.digest, record=record, outcome=outcome, acceptance=accepted
+        stage=stage.kind, gate=gate.name, evaluated=ref.digest, record=record, outcome=outcome, waiver=waiver
     )
 
 
 def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read every fact out of the artifacts again, hash the weights, and look at each gate's answer."""
+    """Read every fact from the artifacts again, hash the weights, and read each gate's record."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
-    asked = {(each.stage, each.gate) for each in record.gates}
+    evaluated = {(each.stage, each.gate) for each in record.gates}
     differing += [
-        f"no answer of the gate {gate.name} about {stage.kind}"
-        for stage in _stages_above(stages)
+        f"gate {gate.name} has no record for {stage.kind}"
+        for stage in _upstream_of(stages)
         if stage.passthrough_of(workplace.line) is None
         for gate in stage.gates
-        if (stage.kind, gate.name) not in asked
+        if (stage.kind, gate.name) not in evaluated
     ]
     evidence: dict[str, Any] = {"disagreements": len(differing), "gates": len(record.gates)}
     if differing:
@@ -121,34 +123,33 @@ def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: A
     facts = _record(workplace, inputs, record.gates)
     if facts != record:
         wrong = [name for name in AdapterRecord.model_fields if getattr(facts, name) != getattr(record, name)]
-        return Verdict(False, f"the record does not say what its artifacts say in {', '.join(wrong)}.", evidence)
+        return Verdict(False, f"the record differs from its artifacts in {', '.join(wrong)}.", evidence)
     if workplace.institution.ladder.exceeds(artifact.manifest.classification, workplace.line.ceiling):
         level = artifact.manifest.classification
         return Verdict(False, f"{level} is above the line's ceiling {workplace.line.ceiling}.", evidence)
     return Verdict(
         True,
-        f"every fact follows from {len(record.lineage)} artifacts that belong together; {_said(record.gates)}; the "
+        f"every fact follows from {len(record.lineage)} artifacts of one chain; {_outcomes(record.gates)}; the "
         f"adapter is {record.classification}.",
         evidence,
     )
 
 
-def _said(gates: tuple[GateFacts, ...]) -> str:
-    accepted = [gate for gate in gates if gate.acceptance is not None]
-    yes = f"{len(gates) - len(accepted)} gates said yes"
-    by = ", ".join(f"{gate.gate} ({gate.acceptance.officer})" for gate in accepted if gate.acceptance is not None)
-    return f"{yes}, {len(accepted)} were let pass by an officer: {by}" if accepted else yes
+def _outcomes(gates: tuple[GateFacts, ...]) -> str:
+    waived = [f"{gate.gate} ({gate.waiver.officer})" for gate in gates if gate.waiver is not None]
+    passed = f"{counted(len(gates) - len(waived), 'gate')} passed"
+    return f"{passed}, {len(waived)} waived by an officer: {', '.join(waived)}" if waived else passed
 
 
 def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
-    """The line's purpose, how it trains, and every gate above with its limits: what a record is made under."""
+    """The line's purpose, its method, and every upstream gate with its margins."""
     return {
         "purpose": line.purpose,
         "owner": line.owner,
         "method": method_of(line),
         "gates": {
             f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.recipe(line)}
-            for stage in _stages_above(stages)
+            for stage in _upstream_of(stages)
             if stage.passthrough_of(line) is None
             for gate in stage.gates
         },
@@ -163,10 +164,11 @@ def method_of(line: Line) -> str:
     )
 
 
-def _stages_above(stages: tuple[Stage, ...]) -> list[Stage]:
+def _upstream_of(stages: tuple[Stage, ...]) -> list[Stage]:
+    """The stages and everything upstream of them, furthest first, each once."""
     found: dict[str, Stage] = {}
     for stage in stages:
-        for each in [*_stages_above(stage.inputs), stage]:
+        for each in [*_upstream_of(stage.inputs), stage]:
             found.setdefault(each.kind, each)
     return list(found.values())
 
@@ -174,24 +176,24 @@ def _stages_above(stages: tuple[Stage, ...]) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Every stage above that made something for this line, with its artifact, furthest first, each once."""
+    """Every upstream stage that built an artifact for this line, with the artifact, furthest first, each once."""
     seen: set[str] = set()
 
-    def above(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
-        passthrough = stage.passthrough_of(workplace.line)
+    def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
+        passthrough = stage.passthrough_input(workplace.line)
         if passthrough is not None:
-            yield from above(next(each for each in stage.inputs if each.kind == passthrough), ref)
+            yield from upstream_of(passthrough, ref)
             return
         if stage.kind in seen:
             return
         seen.add(stage.kind)
         manifest = workplace.store.read_manifest(ref)
         for upstream in stage.inputs:
-            yield from above(upstream, workplace.store.input_ref(manifest, upstream.kind))
+            yield from upstream_of(upstream, workplace.store.input_ref(manifest, upstream.kind))
         yield stage, ref
 
     for stage in stages:
-        yield from above(stage, refs[stage.kind])
+        yield from upstream_of(stage, refs[stage.kind])
 
 
 def _assert_same_recipe(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
@@ -199,8 +201,11 @@ def _assert_same_recipe(stage: Stage, workplace: Workplace, ref: ArtifactRef) ->
         return
     line = workplace.line.line
     raise StaleInput(
-        f"Line {line}: the recipe of {stage.kind} was changed since {short(ref.digest)} was made, so the record would "
-        f"not say how it was made. Run the line again: `sovereign run {line}`."
+        f"Line {line}: the recipe of {stage.kind} was changed since {short(ref.digest)} was made. The record would not "
+        f"state how it was made.",
+        "Run the line again.",
+        act="run_line",
+        line=line,
     )
 
 
@@ -229,29 +234,35 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         evaluation=_evaluation(store, report),
         lineage=dict(sorted(ancestors.items())),
         gates=gates,
-        started_from=_started_from(store, adapter),
+        parent_adapter=_parent_adapter(store, adapter),
     )
 
 
-def _started_from(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFacts | None:
-    start = parent_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
-    if start is None:
+def _parent_adapter(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFacts | None:
+    parent = parent_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
+    if parent is None:
         return None
-    weights = tuned_model(store.open(store.ref_of(start[1]))).weights_sha256
-    return ParentAdapterFacts(adapter=start[0], digest=start[1], adapter_sha256=weights)
+    adapter_id, digest = parent
+    weights = tuned_model(store.open(store.ref_of(digest))).weights_sha256
+    return ParentAdapterFacts(adapter=adapter_id, digest=digest, adapter_sha256=weights)
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
-    """What raw_corpus says of the institution's files: one row each, with path, role, licence, sha256 and counts."""
+    """The institution's source files as raw_corpus read them: path, role, licence, SHA-256 and counts of each."""
     for ref, manifest in lineage(store, dataset.manifest):
-        if manifest.kind == "raw_corpus":
-            described: list[dict[str, Any]] = json.loads(store.open(ref).file("sources.json").read_bytes())
-            return described
-    raise IntegrityError(f"{dataset.path}: this dataset was made from no raw_corpus. Run the line again.")
+        if manifest.kind == RAW_CORPUS.kind:
+            return read_sources(store.open(ref))
+    raise IntegrityError(f"{dataset.path}: the lineage of this dataset holds no raw_corpus.", "Run the line again.")
+
+
+def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
+    """The content of `sources.json`: one row per source file."""
+    sources: list[dict[str, Any]] = json.loads(raw_corpus.file(SOURCES).read_bytes())
+    return sources
 
 
 def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
-    """What record and registry say of a dataset. sources: what raw_corpus says of all the line's files."""
+    """The facts of a dataset for record and registry. `sources`: of raw_corpus, all of the line's files."""
     card_file = dataset.file(CARD)
     card = DatasetCard.model_validate_json(card_file.read_bytes())
     file = dataset.file(card.file.path)
@@ -283,7 +294,7 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """The summary of the report, and of each set of scores it was made from under the name of its asset."""
+    """The summary of the report and, by the name of the asset, of each set of scores it was made from."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs

@@ -1,13 +1,13 @@
 """The adapter's record: every fact about an adapter that follows from its artifacts alone.
 
-What belongs here: what `record.json` holds, and whether it agrees with the chain it was made from. What does not: how
-it is made (`building.py`), and what the registry adds when it registers: version and dates (`registration.py`).
+What belongs here: the content of `record.json`, and whether it agrees with the artifacts of its lineage. What does not:
+building it (`building.py`), and what the registry adds: version and dates (`registration.py`).
 """
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.artifacts.gates import GATE_RECORD, read_verdict
 from sovereign_pipeline.artifacts.hashing import short
@@ -17,89 +17,99 @@ from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, read_waiver
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.gates import allows
 from sovereign_pipeline.training.continuation import parent_adapter
 
 RECORD_FILE = "record.json"
 
 
-class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class _Facts(Frozen):
+    """A field that got a better name keeps its first one as the key in `record.json`, so old records stay readable."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
 
 class DatasetFacts(_Facts):
-    """rows: of the JSONL file. file_sha256: of that file. sources: of the institution's files, by their digests.
-
-    rows_held_out to card_sha256: from the data card, as in the registry's row; None in records of earlier versions.
-    """
+    """One dataset that the adapter was trained on."""
 
     kind: str
     digest: str
     file: str
+    """Name of its JSONL file."""
     file_sha256: str
     rows: int
+    """Of the JSONL file."""
     classification: str
     sources: tuple[dict[str, Any], ...]
+    """The institution's source files, with their digests."""
     rows_held_out: int | None = None
+    """From the data card, as all fields below. None in records of earlier versions."""
     by_classification: dict[str, int] | None = None
+    """Classification level -> rows."""
     tokens: dict[str, Any] | None = None
+    """Lengths of the training and of the held-out rows, in tokens of the base model."""
     findings: dict[str, int] | None = None
+    """Warning of the data card -> rows."""
     card_sha256: str | None = None
 
 
 class FileFacts(_Facts):
+    """One file of the base model."""
+
     name: str
     sha256: str
 
 
 class BaseModelFacts(_Facts):
-    """digest: over the files' names and SHA-256, so it is the same for every line that starts from this model."""
+    """The base model that the adapter was trained on."""
 
     name: str
     digest: str
+    """Over the files' names and SHA-256: the same for every line with this base model."""
     licence: str
     files: tuple[FileFacts, ...]
 
 
 class WaiverFacts(_Facts):
-    """An officer's acceptance of an answer that was no yes. digest: of its artifact; at: UTC, ISO 8601."""
+    """An officer's waiver of a gate that did not pass."""
 
     digest: str
+    """Of the waiver's artifact."""
     kind: WaiverKind
     officer: str
     reason: str
     at: str
+    """UTC, ISO 8601."""
 
 
 class GateFacts(_Facts):
-    """One gate that let an artifact pass. judged: digest of the artifact; record: digest of the answer's own artifact.
-
-    acceptance: by whom it was let pass where the outcome is no pass; records of earlier versions know no such thing.
-    """
+    """One gate that an artifact of the lineage passed, or that was waived."""
 
     stage: str
     gate: str
-    judged: str
+    evaluated: str = Field(validation_alias="judged", serialization_alias="judged")
+    """Digest of the artifact that was evaluated."""
     record: str
+    """Digest of the gate's record."""
     outcome: Outcome = "pass"
-    acceptance: WaiverFacts | None = None
+    waiver: WaiverFacts | None = Field(default=None, validation_alias="acceptance", serialization_alias="acceptance")
+    """None where the gate passed, and in records of earlier versions."""
 
 
 class ParentAdapterFacts(_Facts):
-    """The registered adapter that training went on from. digest: of its artifact; adapter_sha256: of its weights."""
+    """The registered adapter from which training started."""
 
     adapter: str
+    """Its id in the registry."""
     digest: str
+    """Of its artifact."""
     adapter_sha256: str
+    """Of its weights."""
 
 
 class AdapterRecord(_Facts):
-    """What `record.json` holds. Digests are 64 hex digits of SHA-256.
-
-    lineage: kind -> digest of every artifact that the adapter and its evaluation were made from. started_from: None
-    where it was trained from the base model alone, and in records of earlier versions.
-    evaluation: the numbers of the evaluation report, and of the scores it was made from.
-    """
+    """The content of `record.json`. Digests are 64 hex digits of SHA-256."""
 
     format: int = 1
     line: str
@@ -109,6 +119,7 @@ class AdapterRecord(_Facts):
     classification: str
     adapter_digest: str
     adapter_sha256: str
+    """Of the weights file, or over the names and SHA-256 of its shards."""
     code_version: str
     framework_versions: dict[str, str]
     training_dataset: DatasetFacts
@@ -116,9 +127,14 @@ class AdapterRecord(_Facts):
     base_model: BaseModelFacts
     evaluation_report_digest: str
     evaluation: dict[str, Any]
+    """Numbers of the evaluation report, and of the scores it was made from."""
     lineage: dict[str, str]
+    """Kind -> digest of every artifact that the adapter and its evaluation were made from."""
     gates: tuple[GateFacts, ...]
-    started_from: ParentAdapterFacts | None = None
+    parent_adapter: ParentAdapterFacts | None = Field(
+        default=None, validation_alias="started_from", serialization_alias="started_from"
+    )
+    """None where training started from the base model, and in records of earlier versions."""
 
     @property
     def row_facts(self) -> dict[str, Any]:
@@ -142,62 +158,65 @@ class AdapterRecord(_Facts):
 
     @property
     def datasets(self) -> tuple[DatasetFacts, ...]:
+        """The training dataset and, where there is one, the preference dataset."""
         return tuple(each for each in (self.training_dataset, self.preference_dataset) if each is not None)
 
 
 def read_record(artifact: Artifact) -> AdapterRecord:
-    """Raises IntegrityError for a file that is no record."""
+    """Read a record. Raises IntegrityError for a file that is none."""
     path = artifact.file(RECORD_FILE)
     try:
         return AdapterRecord.model_validate_json(path.read_bytes())
     except ValueError:
-        raise IntegrityError(f"{path}: not an adapter's record. Materialize registered_adapter again.") from None
+        raise IntegrityError(
+            f"{path}: this file is not an adapter's record.", "Materialize registered_adapter again."
+        ) from None
 
 
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
-    """What in a record contradicts the manifests of its lineage and its gates' answers; empty when all is well.
+    """Where a record contradicts the manifests of its lineage or the records of its gates; empty when it agrees.
 
     `manifest` is the record's own. Only manifests and verdicts are read. Raises IntegrityError when one was changed.
     """
     found: list[str] = []
-    claimed = {
+    stated = {
         "aligned_adapter": record.adapter_digest,
         "evaluation_report": record.evaluation_report_digest,
         "training_dataset": record.training_dataset.digest,
     }
     if record.preference_dataset is not None:
-        claimed["preference_dataset"] = record.preference_dataset.digest
+        stated["preference_dataset"] = record.preference_dataset.digest
     found += [
         f"{kind} is {short(manifest.inputs[kind])} in the manifest and {short(digest)} in the record"
-        for kind, digest in claimed.items()
+        for kind, digest in stated.items()
         if manifest.inputs[kind] != digest
     ]
     if manifest.classification != record.classification:
         found.append(f"the manifest is {manifest.classification} and the record {record.classification}")
     ancestors = dict(lineage(store, manifest))
-    found += _of_two_chains(ancestors)
+    found += _kinds_with_several_artifacts(ancestors)
     manifests = {ref.digest: each for ref, each in ancestors.items()}
     for kind, needed in {
         "aligned_adapter": ("base_model", "training_dataset"),
         "evaluation_report": ("base_model", "aligned_adapter"),
     }.items():
-        below = {ref.digest for ref, _ in lineage(store, manifests[manifest.inputs[kind]])}
+        upstream = {ref.digest for ref, _ in lineage(store, manifests[manifest.inputs[kind]])}
         found += [
-            f"{kind} was not made from the record's {each}" for each in needed if manifest.inputs[each] not in below
+            f"{kind} was not made from the record's {each}" for each in needed if manifest.inputs[each] not in upstream
         ]
-    said = record.started_from and (record.started_from.adapter, record.started_from.digest)
-    if parent_in(ancestors.values()) != said:
-        found.append("it went on from another adapter than the record says")
+    parent = record.parent_adapter and (record.parent_adapter.adapter, record.parent_adapter.digest)
+    if parent_in(ancestors.values()) != parent:
+        found.append("its parent adapter is not the one in the record")
     found += [problem for gate in record.gates if (problem := _gate_problem(store, gate, manifests)) is not None]
     return found
 
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
-    """Id and digest of the adapter that the line's own training went on from, by the manifests of its lineage."""
-    return next((start for manifest in ancestors if (start := parent_adapter(manifest)) is not None), None)
+    """Id and digest of the parent adapter, from the manifests of a lineage; None for the base model."""
+    return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
-def _of_two_chains(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:
+def _kinds_with_several_artifacts(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:
     by_kind: dict[str, set[str]] = {}
     for ref, manifest in ancestors.items():
         by_kind.setdefault(manifest.kind, set()).add(ref.digest)
@@ -209,47 +228,47 @@ def _of_two_chains(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:
 
 
 def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Manifest]) -> str | None:
-    if gate.judged not in manifests:
-        return f"the gate {gate.gate} judged {short(gate.judged)}, which is not in the lineage"
-    answer = store.open(store.ref_of(gate.record))
-    if answer.manifest.producer.config.get("gate") != gate.gate:
-        return f"the record of the gate {gate.gate} is another gate's"
-    if gate.judged not in answer.manifest.inputs.values():
-        return f"the record of the gate {gate.gate} is bound to another artifact than {short(gate.judged)}"
-    outcome = read_verdict(answer).outcome
+    if gate.evaluated not in manifests:
+        return f"gate {gate.gate} evaluated {short(gate.evaluated)}, which is not in the lineage"
+    recorded = store.open(store.ref_of(gate.record))
+    if recorded.manifest.producer.config.get("gate") != gate.gate:
+        return f"the record of gate {gate.gate} is another gate's"
+    if gate.evaluated not in recorded.manifest.inputs.values():
+        return f"the record of gate {gate.gate} is bound to another artifact than {short(gate.evaluated)}"
+    outcome = read_verdict(recorded).outcome
     if outcome != gate.outcome:
-        return f"the gate {gate.gate} gave '{outcome}' for {short(gate.judged)}, and the record says '{gate.outcome}'"
+        return f"gate {gate.gate} is '{outcome}' for {short(gate.evaluated)}, and '{gate.outcome}' in the record"
     if outcome == "pass":
-        return None if gate.acceptance is None else f"the gate {gate.gate} passed, so nobody can have accepted it"
-    if gate.acceptance is None:
-        return f"the gate {gate.gate} did not let {short(gate.judged)} pass, and no officer did"
-    if not allows(answer.manifest.producer.config.get("officer_may", "nothing"), outcome):
-        return f"the recipe that the gate {gate.gate} was asked under lets no officer accept '{outcome}'"
-    if waiver_facts(store, store.ref_of(gate.acceptance.digest), gate.record, outcome) != gate.acceptance:
-        return f"the acceptance of the gate {gate.gate} is not what the record says"
+        return None if gate.waiver is None else f"gate {gate.gate} passed, so nobody can have waived it"
+    if gate.waiver is None:
+        return f"gate {gate.gate} did not pass for {short(gate.evaluated)}, and no officer waived it"
+    if not allows(recorded.manifest.producer.config.get("officer_may", "nothing"), outcome):
+        return f"the recipe under which gate {gate.gate} was evaluated lets no officer waive '{outcome}'"
+    if waiver_facts(store, store.ref_of(gate.waiver.digest), gate.record, outcome) != gate.waiver:
+        return f"the waiver of gate {gate.gate} is not the one in the record"
     return None
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """What an acceptance says, when it is one of exactly this record and outcome. Raises IntegrityError."""
+    """The facts of a waiver of exactly this record and outcome; None for any other. Raises IntegrityError."""
     artifact = store.open(ref)
     manifest = artifact.manifest
     if manifest.kind != GATE_WAIVER or manifest.inputs != {GATE_RECORD: record}:
         return None
-    said = read_waiver(artifact)
-    if said.kind != KIND_OF.get(outcome):
+    waiver = read_waiver(artifact)
+    if waiver.kind != KIND_OF.get(outcome):
         return None
     return WaiverFacts(
         digest=ref.digest,
-        kind=said.kind,
-        officer=said.officer,
-        reason=said.reason,
+        kind=waiver.kind,
+        officer=waiver.officer,
+        reason=waiver.reason,
         at=manifest.circumstances.created_at,
     )
 
 
 def numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested JSON by its path, such as `loss.base.difference`; a truth value counts as 1 or 0."""
+    """Every number in nested JSON by its path, such as `loss.base.difference`; a Boolean counts as 1 or 0."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from numbers_in(inner, f"{name}.{key}" if name else key)

@@ -1,7 +1,7 @@
 """Registering an adapter: the one way a row comes into the registry.
 
-What belongs here: what the registry decides itself (version, review date) and what it insists on before it does. What
-does not: the facts of the record (`record.py`).
+What belongs here: what the registry decides itself (version, review date) and what it asserts first. What does not: the
+facts of the record (`record.py`).
 """
 
 import datetime
@@ -17,6 +17,7 @@ from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
@@ -37,12 +38,11 @@ from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 def register(
     registry: Registry, workplace: Workplace, record_ref: ArtifactRef, stage: Stage = REGISTERED_ADAPTER
 ) -> Adapter:
-    """Register the adapter of a record, or return what the same record was registered as before.
+    """Register the adapter of a record, or return the row that the same record has already.
 
-    Every gate is asserted again, and every artifact of the lineage is opened, so every byte is read. Raises StaleInput
-    or GateRefused when the chain may not be used, IntegrityError when bytes changed or artifacts do not belong
-    together or the adapter that was gone on from is registered otherwise, and InputError for a known base model under
-    another name. Nothing is written on any error.
+    Every gate is asserted again, and every byte of the lineage is read. Raises StaleInput or GateRefused when the chain
+    may not be used, IntegrityError when bytes changed, artifacts do not belong together or the parent adapter is
+    another one, and InputError for a known base model under another name. Nothing is written on any error.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -53,14 +53,19 @@ def register(
     artifact = store.open(record_ref)
     for upstream in stage.inputs:
         assert_usable(upstream, workplace, store.input_ref(artifact.manifest, upstream.kind))
-    for ref, _ in lineage(store, artifact.manifest):
+    refs = [ref for ref, _ in lineage(store, artifact.manifest)]
+    work = Countdown(workplace.progress, "hashing the lineage", len(refs), "artifact")
+    for done, ref in enumerate(refs, start=1):
         store.open(ref)
+        work.reached(done)
     record = read_record(artifact)
     differing = disagreements(store, record, artifact.manifest)
     if differing:
         raise IntegrityError(
-            f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}. Materialize "
-            f"registered_adapter of line {record.line} again."
+            f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}.",
+            f"Materialize registered_adapter of line {record.line} again.",
+            act="run_line",
+            line=record.line,
         )
     assert_parent_is_registered(registry, record, artifact)
     gate_records = [_gate_row(store, each) for each in (*record.gates, *own_gates)]
@@ -96,22 +101,23 @@ def register(
 
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
-    """The adapter that training went on from is the one that is registered under its name. artifact: the record's.
+    """Assert that the parent adapter in a record is the one that is registered by its id. `artifact`: the record's.
 
-    Raises NotFoundError when none is registered under it, and IntegrityError when another one is.
+    Raises NotFoundError when none is registered by that id, and IntegrityError when another one is.
     """
-    start = record.started_from
-    if start is not None and find_adapter(registry, start.adapter).adapter_digest != start.digest:
+    parent = record.parent_adapter
+    if parent is not None and find_adapter(registry, parent.adapter).adapter_digest != parent.digest:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: says that training went on from {start.adapter}, {short(start.digest)}, "
-            f"and the registry knows another adapter by that name. Restore the registry from a copy."
+            f"{artifact.path / RECORD_FILE}: the parent adapter is {parent.adapter}, {short(parent.digest)}, and "
+            f"another adapter is registered by that id.",
+            "Restore the registry from a copy.",
         )
 
 
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
     """The semantic version after the line's highest: major for another base model or method, minor for other data.
 
-    What changes for whoever uses the adapter decides, as in https://semver.org; the first is 1.0.0.
+    The change for the adapter's users decides, as in https://semver.org. The first version is 1.0.0.
     """
     last = max(earlier, key=lambda adapter: adapter.version_numbers, default=None)
     if last is None:
@@ -149,7 +155,8 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
             return
         raise InputError(
             f"The base model {base.name} ({base.licence}) has exactly the files of {known.name} ({known.licence}), "
-            f"which is registered already. Use that name and licence in the model's card and in the recipe."
+            f"which is registered already.",
+            "Use that name and licence in the model's card and in the recipe.",
         )
     files = [file.model_dump() for file in base.files]
     session.add(BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files))
@@ -157,13 +164,13 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
 
 
 def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
-    """acceptance: only where there is one, so that most rows are as those of earlier versions."""
+    """One entry of the column `gate_records`; outcome and waiver only where there is one, as in earlier versions."""
     row: dict[str, Any] = {"stage": gate.stage, "gate": gate.gate, "digest": gate.record}
     row["manifest_sha256"] = store.ref_of(gate.record).manifest_sha256
-    if gate.acceptance is not None:
-        manifest_sha256 = store.ref_of(gate.acceptance.digest).manifest_sha256
+    if gate.waiver is not None:
+        manifest_sha256 = store.ref_of(gate.waiver.digest).manifest_sha256
         row |= {
             "outcome": gate.outcome,
-            "acceptance": {**gate.acceptance.model_dump(mode="json"), "manifest_sha256": manifest_sha256},
+            "acceptance": {**gate.waiver.model_dump(mode="json"), "manifest_sha256": manifest_sha256},
         }
     return row

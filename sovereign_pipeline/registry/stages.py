@@ -1,6 +1,7 @@
-"""The one stage of the registry room: `registered_adapter`, the record that a registration stands on.
+"""The stage `registered_adapter`: it writes the record that is registered.
 
-The stage writes the record; putting it into the registry, which has a state of its own, is `registration.py`.
+What belongs here: the declaration. What does not: building the record (`building.py`), and entering it into the
+registry, which has a state of its own (`registration.py`).
 """
 
 from sovereign_pipeline.base_models.stages import BASE_MODEL

@@ -1,52 +1,51 @@
-"""Proving that a registered adapter still is what was registered: every byte is read again, down to the source files.
+"""Verifying a registered adapter or dataset: every byte is read again, down to the source files.
 
-What belongs here: the walk and what it compares. What does not: how an artifact is hashed (`artifacts/store.py`) or a
-base model's files (`training/base_models.py`).
+What belongs here: the walk over the lineage and what it compares with the registry. What does not: hashing an artifact
+(`artifacts/store.py`) or a base model (`base_models/verified.py`), and files outside the store (`outside_files.py`).
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sovereign_pipeline.artifacts.gates import GATE_RECORD
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
+from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER
+from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import dataset_facts
+from sovereign_pipeline.registry.building import dataset_facts, read_sources
 from sovereign_pipeline.registry.dataset_cards import open_dataset
+from sovereign_pipeline.registry.outside_files import Checked, Examined, examine_sources, examine_suites
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.tuned_model import tuned_model
+from sovereign_pipeline.wording import counted
 
 
-@dataclass(frozen=True)
-class Checked:
-    """One thing whose every byte was hashed and found as recorded. bytes: their number, the manifest's included."""
-
-    what: str
-    digest: str
-    path: str
-    files: int
-    bytes: int
+def _no_progress(message: str) -> None:
+    """For callers that show none."""
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """subject: the adapter's id or the dataset's digest. notes: what differs without being wrong, such as a source file
-    that has grown since."""
+    """Everything that was hashed for one adapter or dataset."""
 
     subject: str
+    """The adapter's id or the dataset's digest."""
     checked: tuple[Checked, ...]
     notes: tuple[str, ...]
+    """What differs without being wrong, such as a source file that has grown since."""
 
     @property
     def files(self) -> int:
@@ -60,12 +59,18 @@ class VerificationReport:
         return {**asdict(self), "files": self.files, "bytes": self.bytes}
 
 
-def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> VerificationReport:
-    """Hash everything an adapter stands on, and compare the registry's row with the record. What it went on from is
-    verified in the same way.
+def verify_adapter(
+    registry: Registry,
+    store: ArtifactStore,
+    settings: Settings,
+    adapter_id: str,
+    progress: Progress = _no_progress,
+) -> VerificationReport:
+    """Hash everything an adapter was made from, and compare the registry's row with the record.
 
-    Raises IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and
-    NotFoundError for an adapter that is not registered.
+    Its parent adapter is verified in the same way. A source or a suite that changed since gives a note. Raises
+    IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and NotFoundError
+    for an adapter that is not registered.
     """
     row = find_adapter(registry, adapter_id)
     record_ref = ArtifactRef(
@@ -77,50 +82,65 @@ def verify_adapter(registry: Registry, store: ArtifactStore, settings: Settings,
     artifact = store.open(record_ref)
     record = read_record(artifact)
     checked = [_checked(artifact)]
-    _assert_row_says_what_record_says(registry, row, record, artifact)
-    ancestors, sources = _lineage(store, artifact)
+    _assert_row_is_of_record(registry, row, record, artifact)
+    ancestors = _open_lineage(store, artifact, progress)
     checked += [_checked(each) for each in ancestors]
     _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
     checked += _gate_records(store, row, record, artifact)
     differing = disagreements(store, record, artifact.manifest)
     if differing:
-        raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}. Register the adapter anew.")
-    checked.append(
-        _base_model(settings, record, next(each for each in ancestors if each.manifest.kind == "base_model"))
-    )
-    live, notes = _live_sources(settings, sources)
-    checked += live
-    if record.started_from is not None:
-        assert_parent_is_registered(registry, record, artifact)
-        earlier = verify_adapter(registry, store, settings, record.started_from.adapter)
-        checked, notes = [*checked, *earlier.checked], [*notes, *earlier.notes]
-    return VerificationReport(adapter_id, tuple(dict.fromkeys(checked)), tuple(dict.fromkeys(notes)))
+        raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}.", "Register the adapter anew.")
+    base_model = next(each for each in ancestors if each.manifest.kind == BASE_MODEL.kind)
+    checked.append(_base_model(settings, record, base_model, progress))
+    examined = [*examine_sources(settings, _sources(ancestors)), *examine_suites(settings, ancestors)]
+    report = _report(adapter_id, checked, examined)
+    if record.parent_adapter is None:
+        return report
+    assert_parent_is_registered(registry, record, artifact)
+    parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
+    return _report(adapter_id, [*report.checked, *parent.checked], [*report.notes, *parent.notes])
 
 
-def verify_dataset(registry: Registry, store: ArtifactStore, settings: Settings, digest: str) -> VerificationReport:
-    """Hash a registered dataset and all that it was made from. `digest` may be shortened.
+def verify_dataset(
+    registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = _no_progress
+) -> VerificationReport:
+    """Hash a registered dataset and everything it was made from. `digest` may be shortened.
 
-    The registry's row is compared with what the dataset's card and files say. Raises IntegrityError naming the file at
-    the first byte, or the fact, that is not the registered one, and NotFoundError.
+    The registry's row is compared with the dataset's card and files. Raises IntegrityError naming the file at the first
+    byte, or the fact, that is not the registered one, and NotFoundError.
     """
     row = show_dataset(registry, digest)
     artifact = open_dataset(store, row)
-    ancestors, sources = _lineage(store, artifact)
-    _assert_row_says_what_dataset_says(row, artifact, sources)
-    live, notes = _live_sources(settings, sources)
+    ancestors = _open_lineage(store, artifact, progress)
+    sources = _sources(ancestors)
+    _assert_row_is_of_dataset(row, artifact, sources)
+    checked = [_checked(each) for each in (artifact, *ancestors)]
+    return _report(row["digest"], checked, list(examine_sources(settings, sources)))
+
+
+def _report(subject: str, checked: list[Checked], examined: list[Examined]) -> VerificationReport:
+    """Each thing once, although an artifact may belong to several lineages."""
+    found = dict.fromkeys([*checked, *examined])
     return VerificationReport(
-        row["digest"], (_checked(artifact), *(_checked(each) for each in ancestors), *live), tuple(notes)
+        subject,
+        tuple(each for each in found if isinstance(each, Checked)),
+        tuple(each for each in found if isinstance(each, str)),
     )
 
 
-def _lineage(store: ArtifactStore, artifact: Artifact) -> tuple[list[Artifact], list[dict[str, Any]]]:
-    """Everything an artifact was made from, every byte read, and what raw_corpus says of the institution's files."""
-    ancestors = [store.open(ref) for ref, _ in lineage(store, artifact.manifest)]
-    sources: list[dict[str, Any]] = []
-    for each in ancestors:
-        if each.manifest.kind == "raw_corpus":
-            sources = json.loads(each.file("sources.json").read_bytes())
-    return ancestors, sources
+def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress) -> list[Artifact]:
+    """Everything an artifact was made from, every byte read."""
+    refs = [ref for ref, _ in lineage(store, artifact.manifest)]
+    work = Countdown(progress, f"hashing the lineage of {artifact.manifest.kind}", len(refs), "artifact")
+    opened = []
+    for done, ref in enumerate(refs, start=1):
+        opened.append(store.open(ref))
+        work.reached(done)
+    return opened
+
+
+def _sources(ancestors: Iterable[Artifact]) -> list[dict[str, Any]]:
+    return next((read_sources(each) for each in ancestors if each.manifest.kind == RAW_CORPUS.kind), [])
 
 
 def _checked(artifact: Artifact) -> Checked:
@@ -129,9 +149,7 @@ def _checked(artifact: Artifact) -> Checked:
     return Checked(manifest.kind, artifact.ref.digest, str(artifact.path), len(manifest.files) + 1, size)
 
 
-def _assert_row_says_what_record_says(
-    registry: Registry, row: Adapter, record: AdapterRecord, artifact: Artifact
-) -> None:
+def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRecord, artifact: Artifact) -> None:
     expected: dict[str, Any] = {"id": f"{record.line}-{row.version}", **record.row_facts}
     manifests = artifact.manifest.circumstances.input_manifests
     expected["manifest_sha256"] = manifests["aligned_adapter"]
@@ -139,30 +157,32 @@ def _assert_row_says_what_record_says(
     shown = show_adapter(registry, row.id)
     datasets = {each["digest"]: each for each in shown["datasets"]}
     for dataset in record.datasets:
-        said = dataset.model_dump(mode="json", exclude={"file"})
-        wrong += [f"dataset.{name}" for name, value in said.items() if datasets[dataset.digest][name] != value]
+        facts = dataset.model_dump(mode="json", exclude={"file"})
+        wrong += [f"dataset.{name}" for name, value in facts.items() if datasets[dataset.digest][name] != value]
     base = record.base_model.model_dump(mode="json")
     wrong += [f"base_model.{name}" for name, value in base.items() if shown["base"][name] != value]
     if wrong:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} says otherwise in {', '.join(wrong)}. The "
-            f"registry was changed past its triggers: restore it from a copy."
+            f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} differs from the record in "
+            f"{', '.join(wrong)}. The registry was changed past its triggers.",
+            "Restore the registry from a copy.",
         )
 
 
-def _assert_row_says_what_dataset_says(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
-    """A row of an earlier version, without a card's digest, states what its manifest states and no more."""
+def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
+    """Compare a row with its dataset; a row of an earlier version, without a card's digest, with the manifest alone."""
     if row["card_sha256"] is None:
         files = [entry.sha256 for entry in artifact.manifest.files]
         wrong = [] if row["file_sha256"] in files else ["file_sha256"]
         wrong += [] if row["classification"] == artifact.manifest.classification else ["classification"]
     else:
-        said = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
-        wrong = [name for name, value in said.items() if row[name] != value]
+        facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
+        wrong = [name for name, value in facts.items() if row[name] != value]
     if wrong:
         raise IntegrityError(
-            f"{artifact.path}: the registry's row of dataset {short(row['digest'])} says otherwise in "
-            f"{', '.join(wrong)}. The registry was changed past its triggers: restore it from a copy."
+            f"{artifact.path}: the registry's row of dataset {short(row['digest'])} differs from it in "
+            f"{', '.join(wrong)}. The registry was changed past its triggers.",
+            "Restore the registry from a copy.",
         )
 
 
@@ -174,54 +194,45 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
         and circumstances.source_sha256 == row.source_sha256
     )
     if not same:
-        raise IntegrityError(f"{tuned.weights[0]}: not the adapter registered as {row.id}. Restore it from a copy.")
+        raise IntegrityError(
+            f"{tuned.weights[0]}: this is not the adapter that is registered as {row.id}.", "Restore it from a copy."
+        )
 
 
 def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:
-    """Each gate's answer and its acceptance, by the manifests that were registered; none that the record names is left
-    out, and no acceptance is there that it does not name."""
+    """Each gate's record and waiver, by the manifests that were registered.
+
+    Raises IntegrityError unless registry and record name the same ones.
+    """
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
-    named = {(each.stage, each.gate, each.record): each.acceptance for each in record.gates}
+    named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
     missing = named.keys() - registered.keys()
     if missing:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: names {len(missing)} gate records that the registry's row of {row.id} "
-            f"does not. Restore the registry from a copy."
+            f"{artifact.path / RECORD_FILE}: names {counted(len(missing), 'gate record')} that the registry's row of "
+            f"{row.id} lacks.",
+            "Restore the registry from a copy.",
         )
     for key, each in registered.items():
         yield _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
-        said, accepted = named.get(key), dict(each.get("acceptance") or {})
-        if accepted:
-            yield _checked(store.open(_registered_ref(row, GATE_WAIVER, accepted)))
-            del accepted["manifest_sha256"]
-        if accepted != (said.model_dump(mode="json") if said is not None else {}):
+        in_record, in_registry = named.get(key), dict(each.get("acceptance") or {})
+        if in_registry:
+            yield _checked(store.open(_registered_ref(row, GATE_WAIVER, in_registry)))
+            del in_registry["manifest_sha256"]
+        if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(
-                f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} names another acceptance of the gate "
-                f"'{each['gate']}'. Restore the registry from a copy."
+                f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} names another waiver of gate "
+                f"'{each['gate']}'.",
+                "Restore the registry from a copy.",
             )
 
 
-def _registered_ref(row: Adapter, kind: str, said: dict[str, Any]) -> ArtifactRef:
-    return ArtifactRef(kind=kind, line=row.line, digest=said["digest"], manifest_sha256=said["manifest_sha256"])
+def _registered_ref(row: Adapter, kind: str, entry: dict[str, Any]) -> ArtifactRef:
+    return ArtifactRef(kind=kind, line=row.line, digest=entry["digest"], manifest_sha256=entry["manifest_sha256"])
 
 
-def _base_model(settings: Settings, record: AdapterRecord, artifact: Artifact) -> Checked:
-    directory = open_base_model(settings, artifact)
+def _base_model(settings: Settings, record: AdapterRecord, artifact: Artifact, progress: Progress) -> Checked:
+    directory = open_base_model(settings, artifact, progress)
     files = record.base_model.files
     size = sum((directory / file.name).stat().st_size for file in files)
     return Checked("base_model_files", record.base_model.digest, str(directory), len(files), size)
-
-
-def _live_sources(settings: Settings, sources: list[dict[str, Any]]) -> tuple[list[Checked], list[str]]:
-    """The institution's own files as they lie there today. They may grow after training, so a difference is a note."""
-    checked, notes = [], []
-    for source in sources:
-        path = settings.data / source["path"]
-        recorded = source["sha256"]
-        if not path.is_file():
-            notes.append(f"{path}: the source '{source['name']}' ({short(recorded)}) is no longer there.")
-        elif file_sha256(path) != recorded:
-            notes.append(f"{path}: the source '{source['name']}' was changed since it was read ({short(recorded)}).")
-        else:
-            checked.append(Checked("source_file", recorded, str(path), 1, path.stat().st_size))
-    return checked, notes

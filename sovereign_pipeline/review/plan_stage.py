@@ -208,7 +208,7 @@ def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact)
     found = [store.open(ref) for ref, _ in lineage(store, record.manifest) if ref.kind == "leakage_safe_split"]
     if not found:
         raise IntegrityError(f"{record.path}: no leakage_safe_split is among its inputs.", "Register the adapter anew.")
-    parent = read_record(record).started_from
+    parent = read_record(record).parent_adapter
     if parent is not None:
         found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent.adapter))))
     return found

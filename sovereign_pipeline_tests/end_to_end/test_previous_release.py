@@ -48,8 +48,17 @@ def same_libraries(previous: Installation, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_adapter_verifies(previous: Installation, adapter: str) -> None:
     report = verify_adapter(open_registry(previous.settings), previous.store, previous.settings, adapter)
-    assert {each.what for each in report.checked} >= {"gate_record", "base_model_files", "source_file"}
+    assert {each.what for each in report.checked} >= {"gate_record", "base_model_files", "source_file", "suite_file"}
     assert report.notes == ()
+
+
+@pytest.mark.parametrize("name", ["suites/suite.jsonl", "red_team/prompts.jsonl", "sources/letters.jsonl"])
+def test_a_file_outside_the_store_that_grew_is_a_note(previous: Installation, name: str) -> None:
+    path = previous.settings.data / name
+    path.write_text(path.read_text() + "\n")
+    registry = open_registry(previous.settings)
+    (note,) = verify_adapter(registry, previous.store, previous.settings, ADAPTERS[0]).notes
+    assert str(path) in note
 
 
 def test_the_registry_is_read_and_every_dataset_verifies(previous: Installation) -> None:

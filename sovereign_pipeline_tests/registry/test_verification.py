@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
-from sovereign_pipeline_tests.registry.conftest import CHAIN, SHARDS, Bench
+from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
 
 def verify(bench: Bench, adapter: Adapter) -> VerificationReport:
@@ -198,7 +198,7 @@ def test_a_row_of_a_dataset_that_was_changed_past_the_triggers_is_found(bench: B
     with registry.engine.begin() as connection:
         connection.execute(text("DROP TRIGGER dataset_no_update"))
         connection.execute(text(f"UPDATE dataset SET {change}"))
-    with pytest.raises(IntegrityError, match=rf"says otherwise in {fact}\."):
+    with pytest.raises(IntegrityError, match=rf"differs from it in {fact}\."):
         verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 
 

@@ -17,7 +17,7 @@ from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.record import disagreements, read_record
 from sovereign_pipeline.registry.verification import verify_adapter
-from sovereign_pipeline_tests.registry.conftest import (
+from sovereign_pipeline_tests.registry.bench import (
     ALIGNED_ADAPTER,
     BASE_MODEL,
     CHAIN,
@@ -85,12 +85,12 @@ def test_the_acceptance_is_in_the_record_and_in_the_registry_with_name_and_reaso
     record = read_record(demanding.artifact("registered_adapter"))
     (facts,) = [each for each in record.gates if each.gate == GATE]
     assert facts.outcome == "inconclusive"
-    assert facts.acceptance is not None
-    assert (facts.acceptance.kind, facts.acceptance.officer) == ("accept", "A. Officer")
+    assert facts.waiver is not None
+    assert (facts.waiver.kind, facts.waiver.officer) == ("accept", "A. Officer")
     registry = demanding.open_registry()
     (shown,) = show_adapter(registry, adapter.id)["acceptances"]
     assert (shown["gate"], shown["outcome"], shown["reason"]) == (GATE, "inconclusive", "The suite is being enlarged.")
-    assert shown["digest"] == facts.acceptance.digest
+    assert shown["digest"] == facts.waiver.digest
     assert waivers_of_line(registry, "lamps") == [{"adapter": adapter.id, **shown}]
     assert waivers_of_line(registry, "lanterns") == []
 
@@ -126,9 +126,9 @@ def test_verification_reads_the_acceptance_and_names_it_when_a_byte_changed(dema
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"acceptance": None}, "and no officer did"),
-        ({"outcome": "pass"}, "gave 'inconclusive'"),
-        ({"outcome": "fail"}, "gave 'inconclusive'"),
+        ({"waiver": None}, "and no officer waived it"),
+        ({"outcome": "pass"}, "is 'inconclusive'"),
+        ({"outcome": "fail"}, "is 'inconclusive'"),
     ],
 )
 def test_a_record_that_hides_the_acceptance_is_contradicted(
@@ -149,10 +149,10 @@ def test_a_record_that_names_another_officer_or_a_recipe_that_allowed_none_is_co
     artifact = demanding.artifact("registered_adapter")
     record = read_record(artifact)
     (facts,) = [each for each in record.gates if each.gate == GATE]
-    assert facts.acceptance is not None
-    other = facts.model_copy(update={"acceptance": facts.acceptance.model_copy(update={"officer": "B. Officer"})})
+    assert facts.waiver is not None
+    other = facts.model_copy(update={"waiver": facts.waiver.model_copy(update={"officer": "B. Officer"})})
     (found,) = disagreements(demanding.store, record.model_copy(update={"gates": (other,)}), artifact.manifest)
-    assert "is not what the record says" in found
+    assert "is not the one in the record" in found
     strict = Demanding(demanding.institution)
     strict.demand("inconclusive")
     strict.may("nothing")
@@ -160,7 +160,7 @@ def test_a_record_that_names_another_officer_or_a_recipe_that_allowed_none_is_co
     records = [ref for ref in _gate_records(strict, strict.refs["evaluation_report"].digest) if ref != facts.record]
     borrowed = facts.model_copy(update={"record": records[0]})
     (found,) = disagreements(demanding.store, record.model_copy(update={"gates": (borrowed,)}), artifact.manifest)
-    assert "lets no officer accept" in found
+    assert "lets no officer waive" in found
 
 
 def _gate_records(bench: Bench, judged: str) -> list[str]:

@@ -49,8 +49,8 @@ def test_a_retrained_adapter_carries_digest_level_and_lineage_of_the_earlier_one
     }
     assert artifact.manifest.classification == adapter.classification == "CONFIDENTIAL"
     record = read_record(store.open(record_ref))
-    assert record.started_from is not None
-    assert record.started_from.digest == lamps.adapter_digest
+    assert record.parent_adapter is not None
+    assert record.parent_adapter.digest == lamps.adapter_digest
     bill = json.loads(store.open(record_ref).file(BILL_OF_MATERIALS_FILE).read_bytes())
     (earlier,) = [each for each in bill["components"] if each["name"] == "lamps-1.0.0"]
     assert earlier["hashes"] == [{"alg": "SHA-256", "content": lamps.adapter_sha256}]
