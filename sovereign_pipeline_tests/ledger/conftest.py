@@ -1,3 +1,11 @@
-"""The ledger is tested on databases that the registry's tests fill."""
+"""A chain of small real artifacts in an invented institution."""
 
-from sovereign_pipeline_tests.registry.conftest import *  # noqa: F403
+import pytest
+
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.registry.bench import Bench, small_bench
+
+
+@pytest.fixture
+def bench(institution: DemoInstitution) -> Bench:
+    return small_bench(institution)

@@ -13,7 +13,7 @@ from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import FIRST, append, checkpoint_of, entries, export, verify
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.bench import Bench
 
 Log = list[AuditEntry]
 

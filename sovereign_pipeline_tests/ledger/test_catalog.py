@@ -9,7 +9,7 @@ from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.catalog import last_adapter, list_adapters, list_datasets, show_adapter, show_dataset
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.dataset_cards import card_of_dataset
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.bench import Bench
 
 
 def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
@@ -95,7 +95,7 @@ def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> 
     row = show_dataset(bench.open_registry(), adapter.dataset_digest)
     shown = card_of_dataset(bench.store, row)
     assert shown.facts["file"]["sha256"] == row["file_sha256"] in shown.markdown
-    with pytest.raises(IntegrityError, match=r"card\.json: not the data card"):
+    with pytest.raises(IntegrityError, match=r"card\.json: this is not the data card"):
         card_of_dataset(bench.store, {**row, "card_sha256": "0" * 64})
     file = bench.artifact("training_dataset").file("card.md")
     file.write_text(file.read_text().replace("PUBLIC", "SECRET"))

@@ -20,7 +20,7 @@ from sovereign_pipeline.ledger.catalog import list_datasets
 from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, open_registry
 from sovereign_pipeline.ledger.tables import Adapter, Table
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.bench import Bench
 
 TABLES = ("dataset", "base_model", "adapter")
 # What `review/test_ballots.py` fills and tries to change.
@@ -50,7 +50,12 @@ def test_a_dataset_registered_before_it_had_a_card_is_kept_and_says_nothing_more
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        values = {"digest": "d" * 64, "manifest_sha256": "m" * 64, "file_sha256": "f" * 64, "sources": "[]"}
+        values: dict[str, object] = {
+            "digest": "d" * 64,
+            "manifest_sha256": "m" * 64,
+            "file_sha256": "f" * 64,
+            "sources": "[]",
+        }
         values |= {"kind": "training_dataset", "line": "lamps", "rows": 8, "classification": "PUBLIC"}
         values["created_at"] = "2024-01-01 00:00:00+00:00"
         names = ", ".join(values)

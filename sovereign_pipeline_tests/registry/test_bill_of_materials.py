@@ -8,7 +8,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline_tests.registry.conftest import HELD, Bench
+from sovereign_pipeline_tests.registry.bench import HELD, Bench
 
 
 def _bill(bench: Bench) -> tuple[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.bench import Bench
 
 
 @pytest.fixture

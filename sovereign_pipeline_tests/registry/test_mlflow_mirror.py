@@ -9,7 +9,7 @@ from sovereign_pipeline.ledger.catalog import row_as_dict
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline_tests.registry.conftest import Bench
+from sovereign_pipeline_tests.registry.bench import Bench
 
 
 def client_of(settings: Settings) -> Any:

@@ -9,11 +9,12 @@ from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Verdict
+from sovereign_pipeline.artifacts.staleness import Reason, explain, stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import GateRefused, StaleInput
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
-from sovereign_pipeline_tests.registry.conftest import CHAIN, HELD, REGISTERED_ADAPTER, Bench
+from sovereign_pipeline_tests.registry.bench import CHAIN, HELD, REGISTERED_ADAPTER, Bench
 
 
 def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
@@ -31,7 +32,7 @@ def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
     assert record.training_dataset.card_sha256 == file_sha256(card)
     assert record.training_dataset.rows_held_out == 8
     assert record.training_dataset.by_classification == json.loads(card.read_bytes())["by_classification"]
-    assert sum(record.training_dataset.by_classification.values()) == 4
+    assert sum((record.training_dataset.by_classification or {}).values()) == 4
     assert record.preference_dataset is not None
     assert record.preference_dataset.rows == 12
     assert [source["name"] for source in record.training_dataset.sources] == ["letters"]
@@ -60,6 +61,14 @@ def test_a_line_without_preferences_has_no_preference_dataset_and_the_sft_adapte
     assert "aligned_adapter" not in record.lineage
 
 
+def test_a_record_is_stale_until_it_is_registered(bench: Bench) -> None:
+    bench.run()
+    explained = {each.kind: each.reasons for each in explain(CHAIN, bench.workplace()) if each.is_stale}
+    assert explained == {"registered_adapter": (Reason("not recorded"),)}
+    bench.register()
+    assert stale_kinds(CHAIN, bench.workplace()) == []
+
+
 def test_the_same_inputs_give_the_same_record_in_another_place(
     bench: Bench, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -83,7 +92,7 @@ def test_no_word_of_a_document_is_in_the_record_or_the_registry(bench: Bench) ->
 
 def test_a_gate_that_never_answered_stops_the_record(bench: Bench) -> None:
     bench.run(until=CHAIN[-2])
-    bench.forget_answers("sft_adapter")
+    bench.forget_verdicts("sft_adapter")
     inputs = {stage.kind: bench.refs[stage.kind] for stage in REGISTERED_ADAPTER.inputs}
     with pytest.raises(GateRefused, match="has no record"):
         produce(REGISTERED_ADAPTER, bench.workplace(), inputs)

@@ -16,7 +16,7 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, DatasetFacts, read_record
 from sovereign_pipeline.registry.registration import next_version, register
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
-from sovereign_pipeline_tests.registry.conftest import REGISTERED_ADAPTER, Bench
+from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
 
 DATASET = DatasetFacts(
     kind="training_dataset",
@@ -118,7 +118,7 @@ def test_a_version_is_always_above_all_earlier_ones(numbers: list[tuple[int, int
 @pytest.mark.parametrize("kind", ["raw_corpus", "sft_adapter", "registered_adapter"])
 def test_a_gate_that_never_answered_stops_it(bench: Bench, kind: str) -> None:
     record = bench.run()
-    bench.forget_answers(kind)
+    bench.forget_verdicts(kind)
     _refused(bench, record, GateRefused, "has no record")
 
 

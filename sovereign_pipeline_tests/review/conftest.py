@@ -30,12 +30,7 @@ from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
-from sovereign_pipeline_tests.registry.conftest import (  # noqa: F401 (fixtures)
-    REGISTERED_ADAPTER,
-    Bench,
-    database,
-    postgresql_server,
-)
+from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 ARABIC_LETTERS = "أرجو إفادتي متى يُصلح المصباح رقم {number} على رصيف الميناء القديم؟"

@@ -228,7 +228,7 @@ def test_only_what_is_registered_and_current_and_passed_its_gates_can_be_reviewe
     reviews.another_adapter()
     with pytest.raises(StaleInput, match=r"current registered adapter of line lamps is lamps-1\.1\.0"):
         reviews.open(adapter_id="lamps-1.0.0")
-    reviews.bench.forget_answers("evaluation_report")
+    reviews.bench.forget_verdicts("evaluation_report")
     with pytest.raises(GateRefused, match="'not_empty' has no record"):
         reviews.open()
     assert nothing_was_opened(reviews)
