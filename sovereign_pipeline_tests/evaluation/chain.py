@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
@@ -23,6 +21,7 @@ from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline_tests.evaluation.documents import document
+from sovereign_pipeline_tests.materializing import materialize
 
 QUESTIONS = [
     {"id": f"Q{n}", "question": f"What is {n}?", "choices": ["a lamp", "a boat"], "answer": n % 2, "language": "en"}
@@ -59,11 +58,7 @@ class Chain:
 
     def make_all(self) -> None:
         for stage in self.stages.values():
-            inputs = {each.kind: self.made[each.kind] for each in stage.inputs}
-            ref = produce(stage, self.workplace, inputs).ref
-            self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)
-            self.made[stage.kind] = ref
-            evaluate_gates(stage, self.workplace, ref)
+            self.made[stage.kind] = materialize(stage, self.workplace, self.made)
 
     def register(self, version: str, classification: str = "CONFIDENTIAL") -> None:
         """What was tuned last as a row of the registry; what it says of datasets and record is invented."""
