@@ -33,6 +33,7 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 	@echo "Installing into $(VENV), every file checked against its hash (some minutes the first time) …"
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11, 5) <= sys.version_info[:3] < (3, 12) else "Python 3.11.5 or a later 3.11 is needed: make PYTHON=/path/to/python3.11")'
 	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --require-hashes --requirement requirements/build.txt
 ifeq ($(TORCH),cpu)
 	@$(INSTALL) --require-hashes --requirement requirements/torch-cpu.txt 2>/dev/null || { \
 		echo "No CPU build of torch is at hand; taking the larger one of the package index."; \
