@@ -112,23 +112,43 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_explain(model, detail) for detail in error.errors(include_url=False))
+        problems = "; ".join(_explain(model, content, detail) for detail in error.errors(include_url=False))
         end = "" if problems.endswith("?") else "."
         raise RecipeError(f"{path}: {problems}{end}", "Correct the file.", act=act, file=str(path)) from None
 
 
-def _explain(model: type[RecipeModel], detail: Any) -> str:
+def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
     location = [part for part in detail["loc"] if not _is_type_of_a_union(part)]
-    where = ".".join(str(part) for part in location)
+    element, inside = _named_element(content, location)
+    where = ".".join(str(part) for part in inside)
     if detail["type"] == "extra_forbidden":
-        return f"'{where}' is not a known key; {nearest_known(str(location[-1]), _known_keys(model, location[:-1]))}"
+        known = nearest_known(str(location[-1]), _known_keys(model, location[:-1]))
+        return f"{element}'{where}' is not a known key; {known}"
     if detail["type"] == "missing":
-        return f"'{where}' is missing"
+        return f"{element}'{where}' is missing"
     said = detail["msg"].removeprefix("Value error, ")
     if said.startswith("Input should be "):
         expected = _EXPECTED.get(detail["type"], said.removeprefix("Input should be "))
-        return f"'{where}' must be {expected}{_given(detail['type'], detail['input'])}"
-    return f"'{where}': {said}" if where else said
+        return f"{element}'{where}' must be {expected}{_given(detail['type'], detail['input'])}"
+    return f"{element}'{where}': {said}" if where else f"{element}{said}"
+
+
+def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
+    """The list element that a location leads into, by its name: `source 'fees': `; and the location inside it.
+
+    "" and the whole location where there is no such element, or it has no name.
+    """
+    element, inside = "", location
+    for place, part in enumerate(location):
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        name = content.get("name") if isinstance(part, int) and isinstance(content, dict) else None
+        if isinstance(name, str) and len(name) <= SHOWN_CHARACTERS:
+            key = ".".join(str(each) for each in location[:place]).removesuffix("s")
+            element, inside = f"{key} '{name}': ", location[place + 1 :]
+    return element, inside
 
 
 def _given(error_type: str, value: Any) -> str:
