@@ -42,7 +42,7 @@ else
 	@$(INSTALL) --require-hashes --requirement requirements/torch-$(TORCH).txt
 endif
 	@$(INSTALL) --require-hashes --requirement requirements/dev.txt
-	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
 # Writes requirements/*.txt anew from pyproject.toml; needs uv. UPGRADE=1 takes the newest versions.
