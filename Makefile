@@ -96,7 +96,7 @@ bench-corpus: setup
 		--ner "$(DATA)/ner" --out "$(RESULTS)" --presidio-python $(PRESIDIO)
 	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)" \
 		--presidio-python $(PRESIDIO)
-	@$(BIN)/python benchmarks/corpus/split_scale.py --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
+	@$(BIN)/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
 		--out "$(RESULTS)"
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 

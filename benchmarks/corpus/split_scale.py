@@ -1,6 +1,6 @@
 """Measure the split: time, memory, recall and crossings on generated corpora, and grouped questions on a real one.
 
-    .venv/bin/python benchmarks/corpus/split_scale.py --rows 10000 100000 1000000 --questions DIR --out DIR
+    .venv/bin/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions DIR --out DIR
 
 For each number of rows a corpus of invented letters is written, the real stage leakage_safe_split is produced and its
 gate asked, each in a fresh process, and what was planted is looked for. --questions: a folder with
@@ -24,8 +24,8 @@ from typing import Any
 
 import psutil
 import yaml
-from generated_letters import Letters, shingles
 
+from benchmarks.corpus.generated_letters import Letters, shingles
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -163,7 +163,9 @@ def in_a_fresh_process(step: str, directory: Path) -> Step:
     before = os.times()
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, __file__, "--step", step, "--out", str(directory)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.corpus.split_scale", "--step", step, "--out", str(directory)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     peak = 0
     while process.poll() is None:
