@@ -1,4 +1,4 @@
-"""`sovereign size`: memory and time of a training that nobody has started yet."""
+"""`sovereign size`: memory and time of a training before it starts."""
 
 from typing import Annotated, Any, Literal
 
@@ -21,7 +21,7 @@ def size(
         int, typer.Option(min=32, help="Tokens of a pack; of a pair, each reply with its prompt.")
     ] = 1024,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Packs, pairs or replies a device takes at once; 1, for kto 4.")
+        int | None, typer.Option(min=1, help="Packs, pairs or replies per device and pass; 1, for kto 4.")
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, hold fewer.")
@@ -123,7 +123,7 @@ def _print_size(facts: dict[str, Any]) -> None:
 
 
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """The training section that the options amount to, validated as a recipe's is."""
+    """The training sections of these options, validated as those of a recipe."""
     from pydantic import ValidationError
 
     from sovereign_pipeline.policy.training import Preference, Sft

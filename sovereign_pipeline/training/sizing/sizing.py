@@ -15,29 +15,38 @@ from sovereign_pipeline.policy.training import Preference, Sft
 
 Device = Literal["cpu", "cuda"]
 
-# Half a byte a parameter in NF4, and 0.127 bit a parameter for its constants, themselves quantised (Dettmers et al.
-# 2023, section 3, "Double Quantization").
 NF4_BYTES = 0.5 + 0.127 / 8
-# AdamW in 8 bits: two states of a byte, each with a float32 constant for every 256 (Dettmers et al. 2022).
+"""Per parameter: half a byte, and 0.127 bit for the constants, themselves quantised.
+
+Dettmers et al. 2023, section 3, "Double Quantization".
+"""
 ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
+"""Per parameter: two states of a byte, each with a float32 constant for every 256 (Dettmers et al. 2022)."""
 FLOAT32 = 4
-# Of the supervised positions, in float32, at the start of the backward pass: log-probabilities, the gradient of the
-# negative log-likelihood, and the gradient of the logits.
+"""Bytes."""
 LOGIT_COPIES = 3
-# The fused head computes logits in tiles of at most so many positions by so many words (TRL 1.16, chunked_logprob.py).
+"""Tensors of the supervised positions' logits, in float32, at the start of the backward pass.
+
+They are the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
+"""
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
-# Measured here: ru_maxrss of a trainer's process with torch 2.13, transformers 5.24, TRL 1.16 and peft 0.21 that trains
-# the tests' tiny model, less that model's own parts (benchmarks/training/memory_prediction.py).
+"""The fused head computes logits in tiles of at most this size (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
-# Measured here: what glibc's heap holds beyond the activations in use, as a share of them; gaps that temporary tensors
-# leave between those that are kept (with gradient checkpointing: `_activations`). On CUDA the allocator's gaps are in
-# the tiers' usable memory.
+"""Of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft 0.21:
+ru_maxrss of a trainer on the tests' tiny model, less that model's parts (benchmarks/training/memory_prediction.py).
+"""
 CPU_HEAP_GAPS = 0.25
-# Stated, not measured here: CUDA context and kernels about half a GiB, cuBLAS workspaces; NCCL's buffers with several.
+"""Bytes of glibc's heap beyond the activations in use, as a share of them. Measured for this project.
+
+Temporary tensors leave these gaps between tensors that are kept; with gradient checkpointing see `_activations`. On
+CUDA the allocator's gaps are part of the tiers' usable memory.
+"""
 CUDA_FRAMEWORK_BYTES = 768 << 20
+"""CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
 NCCL_BYTES = 1 << 30
-# Measured on rows of a public authority's letters: 0.49 to 0.50 of the tokens are supervised.
+"""NCCL's buffers with several devices. Assumed, not measured."""
 SUPERVISED_SHARE = 0.5
+"""Of the tokens, when the rows are unknown. Measured on a public authority's letters: 0.49 to 0.50."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def estimate(
     full = sft.adapter == "none"
     trainable = shape.trainable(sft)
     shared = 1 if sft.adapter == "qlora" else devices
-    # What is trained is held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
+    # Trained weights are held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
     logits = _logits(shape, full, held, forward, device)
@@ -125,6 +134,7 @@ def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
 
 
 def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
+    """The recipe's optimizer, with `auto` resolved for the device."""
     if sft.optimizer == "auto":
         paged = device == "cuda" and devices == 1 and sft.adapter in ("qlora", "none")
         return "paged_adamw_8bit" if paged else "adamw"
@@ -132,7 +142,7 @@ def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["
 
 
 def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
-    """AdamW's two states a trained parameter."""
+    """AdamW's two states, per trained parameter."""
     return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
 
 
@@ -145,14 +155,15 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
         return round(shape.quantised * NF4_BYTES + (shape.parameters - shape.quantised) * held)
     if shared == 1:
         return shape.parameters * held
-    # Gathered while they are computed with: what is outside the layers, this layer and the next (FSDP2's prefetch).
+    # Gathered while in use: the parameters outside the layers, this layer and the next (FSDP2's prefetch).
     gathered = shape.outside_layers + 2 * _layer_parameters(shape)
     return shape.parameters * held // shared + gathered * held
 
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
-    """On CPU the logits of the supervised positions; on CUDA a tile of them, and the gradient in float32 of what goes
-    into the head. In full tuning on both the head's own gradient, which is made whole before it is added up."""
+    """On CPUs the logits of the supervised positions; on CUDA a tile of them, and the gradient of the head's input in
+    float32. In full tuning also the head's own gradient, which is computed whole before it is accumulated.
+    """
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -164,11 +175,11 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """What is kept for the backward pass, and what that pass itself needs on top when it needs more than the logits.
+    """Tensors kept for the backward pass, and that pass's own memory where it exceeds the logits.
 
     With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
-    2016). On a CPU such an input lies where one of its layer's larger tensors was, and the next layer cannot use the
-    rest of that place: the heap was measured to grow by about as much with each layer.
+    2016). On a CPU such an input occupies the place of one of its layer's larger tensors, and the next layer cannot use
+    the rest of it: the heap was measured to grow by about that size with each layer.
     """
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
     # Of one layer: the gradients of what goes through its feed-forward part, and in QLoRA a weight out of NF4.
@@ -192,7 +203,7 @@ def _layer_activations(
 ) -> int:
     """Bytes that one layer keeps for the backward pass, without checkpointing.
 
-    Held against PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this says.
+    Compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this estimate.
     """
     hyper: Sft | Preference = preference or sft
     adapted = sft.adapter != "none"
@@ -200,28 +211,28 @@ def _layer_activations(
     inputs = sum(each.inputs for each in targets) / shape.layers
     width = shape.norms + shape.head_norms
 
-    # Elements a token, in the precision of the base. Attention keeps queries, keys, values and result, with keys and
-    # values repeated for the heads that share them; the feed-forward layer what goes into and comes out of its
-    # activation function and, gated, what that is multiplied by.
+    # Elements per token, in the precision of the base. Attention keeps queries, keys, values and result, with keys and
+    # values repeated for the heads that share them; the feed-forward layer keeps input and output of its activation
+    # function and, when gated, the other factor.
     elements = 4.0 * shape.query + (3 if shape.gated else 1) * shape.intermediate
     if adapted and (held < FLOAT32 or sft.dropout > 0):
         elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
     else:
         elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
     if shape.experts_a_token:
-        elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # what goes in and comes out
+        elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # input and output
     if adapted:
         elements += sft.rank * len(targets) / shape.layers
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
-    # Rows in one go are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer; on CPUs
-    # each attends by itself and there is none (`attention.py`).
+    # Rows of one pass are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer. On
+    # CPUs each row attends by itself, without a mask (`loop/attention.py`).
     if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
     a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
     if not adapted:
-        a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and what its weight is learnt from
+        a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and the input of its weight's gradient
     if adapted and sft.dropout > 0 and preference is None:
         a_token += inputs  # a mask of one byte
     weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward

@@ -1,10 +1,10 @@
-"""How long a training takes on which graphics cards, and which of them to get.
+"""Time of a training on graphics cards, and the recommended card.
 
 What belongs here: facts of the cards, the arithmetic of time, the rule of the recommendation. What does not: memory
 (`sizing.py`).
 
-Nothing here was measured on these cards. The rates are their maker's peaks times a stated utilisation, so take the
-hours as good to a factor of about one and a half. Whoever has measured gives that utilisation instead.
+Nothing here was measured on these cards. The rates are the maker's peaks times an assumed utilisation, so the hours are
+good to a factor of about 1.5. A measured utilisation can be given instead.
 """
 
 from collections.abc import Sequence
@@ -14,45 +14,54 @@ from sovereign_pipeline.base_models.shapes import Shape
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.sizing.sizing import Forward, Memory, estimate, host_bytes
 
-# Of the peak in bfloat16. Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024, table 4); a stock
-# trainer with small batches and without fused kernels stays below.
 UTILISATION = 0.30
-# Of a link's nominal rate, what collective operations reach.
+"""Share of the peak in bfloat16. Assumed: Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024,
+table 4); a stock trainer with small batches and without fused kernels stays below.
+"""
 LINK_UTILISATION = 0.8
-# Of a card's memory, what may be planned with: the allocator leaves gaps.
+"""Share of a link's nominal rate that collective operations reach. Assumed."""
 USABLE_MEMORY = 0.95
+"""Share of a card's memory; the allocator's gaps take the rest."""
 HOURS = 24.0
+"""The time within which a training must end."""
 COUNTS = (1, 2, 4, 8)
+"""Cards in a tier."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """mebibytes: as nvidia-smi shows. flops: dense bfloat16 peak, 1/s. bandwidth: of memory, bytes/s. link: to other
-    cards, bytes/s in one direction."""
+    """A graphics card."""
 
     name: str
     mebibytes: int
+    """As nvidia-smi shows them."""
     flops: float
+    """Dense peak in bfloat16, 1/s."""
     bandwidth: float
+    """Of its memory, bytes/s."""
     link: float
+    """To other cards, bytes/s in one direction."""
 
 
-# NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and H200 SXM (NVLink 4). The
-# peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
 CARDS = (
     Card("RTX 6000 Ada 48 GB", 49_140, 364e12, 0.96e12, 32e9),
     Card("RTX PRO 6000 96 GB", 97_887, 504e12, 1.79e12, 64e9),
     Card("H100 80 GB", 81_559, 989e12, 3.35e12, 450e9),
     Card("H200 141 GB", 143_771, 989e12, 4.8e12, 450e9),
 )
+"""From NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and H200 SXM (NVLink 4).
+
+The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
+"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done. tokens: mean of a row, of a pair both replies with their prompts."""
+    """The size of a training."""
 
     rows: int
     tokens: float
+    """Mean of a row; of a pair, both replies with their prompts."""
     epochs: float
 
     @property
@@ -62,19 +71,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Tier:
-    """One kind of card, so many of them, and what the training needs there.
-
-    usable: bytes of each card that may be planned with. host: bytes of the host that several processes load the base
-    into. bound_by: what limits the rate.
-    """
+    """A number of cards of one kind, with memory and time of the training there."""
 
     card: Card
     count: int
     memory: Memory
+    """Of each card."""
     host: int
+    """Bytes of the host into which several processes load the base."""
     tokens_per_second: float
     hours: float
     bound_by: str
+    """What limits the rate."""
 
     @property
     def name(self) -> str:
@@ -82,6 +90,7 @@ class Tier:
 
     @property
     def usable(self) -> int:
+        """Bytes of each card that a training may take."""
         return round(self.card.mebibytes * USABLE_MEMORY) << 20
 
     @property
@@ -95,24 +104,26 @@ class Tier:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """smallest: that fits and ends in time. recommended: one tier more. None: there is none among `CARDS`."""
+    """Tiers among `CARDS`; None when there is none."""
 
     smallest: Tier | None
+    """The smallest that fits and ends in time."""
     recommended: Tier | None
+    """One tier larger."""
 
 
 def tiers(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, utilisation: float = UTILISATION
 ) -> list[Tier]:
-    """Every tier, smallest first: by peak rate, then by memory."""
+    """All tiers, smallest first: by peak rate, then by memory."""
     found = [_tier(shape, sft, preference, work, card, count, utilisation) for card in CARDS for count in COUNTS]
     return sorted(found, key=lambda tier: (tier.count * tier.card.flops, tier.count * tier.card.mebibytes))
 
 
 def recommend(found: Sequence[Tier]) -> Recommendation:
-    """The smallest tier that ends in under 24 hours, and for headroom the next one that is not slower and fits as well.
+    """The smallest tier that ends in under 24 hours, and for headroom the next one that fits and is not slower.
 
-    found: smallest first. Where there is no next one, the smallest is the largest there is, and is recommended.
+    found: smallest first. Without a next one, the smallest is itself recommended.
     """
     in_time = [tier for tier in found if tier.in_time]
     if not in_time:
@@ -122,11 +133,12 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 
 
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
-    """Floating-point operations that a token costs.
+    """Floating-point operations per token.
 
-    Forward: two a parameter that the token goes through (Kaplan et al. 2020, section 2.1), and attention over the whole
-    pack. Backward: the same again for the gradients of activations, and, in full tuning, of weights. Checkpointing: one
-    more forward. Preferences: the reference's forward, and for kto the exchanged reply's by policy and reference.
+    Forward: two for each parameter that the token passes (Kaplan et al. 2020, section 2.1), and attention over the
+    whole pack. Backward: the same again for the gradients of activations and, in full tuning, of weights.
+    Checkpointing: one more forward. Preferences: the reference's forward, and for kto the exchanged reply's by policy
+    and reference.
     """
     linear = 2.0 * shape.active
     attention = 4.0 * shape.query * forward_tokens * shape.layers
@@ -142,8 +154,9 @@ def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward
 def _tier(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, card: Card, count: int, utilisation: float
 ) -> Tier:
-    """One forward and backward takes the longer of computing and gathering shards; out of NF4, on top, each weight is
-    read and written once a pass."""
+    """The time of a step is the longer of computing and gathering shards; out of NF4, each weight is also read and
+    written once per pass.
+    """
     tokens = Forward.largest(sft, preference).tokens
     held = 2 if sft.precision == "bfloat16" else 4
     peak = card.flops if held == 2 else card.flops / 2  # float32 as TensorFloat-32
