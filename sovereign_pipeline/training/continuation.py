@@ -1,7 +1,7 @@
 """Retraining: the registered adapter that SFT continues from (the parent adapter), and whether it may.
 
 What belongs here: finding it by its id, verifying it, and comparing its training rows with those held out now. What
-does not: training (`loop/`), and comparing two splits (`split/stages.py`).
+does not: training (`loop/`), and comparing two splits (`split/overlap.py`).
 """
 
 import json
