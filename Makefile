@@ -18,10 +18,10 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-fast   tests that load no model, under two minutes"
 	@echo "make coverage   all tests, and which lines they did not run"
-	@echo "make up      Dagster UI and daemon on http://127.0.0.1:3000, MLflow on :5000, review page on :8600"
+	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, reports on :8700"
 	@echo "make check   format, lint, types, and the order of the rooms"
-	@echo "make docs    write the generated pages anew"
-	@echo "make lock    write requirements/*.txt anew (needs uv)"
+	@echo "make docs    regenerate the pages that are made from the code"
+	@echo "make lock    resolve requirements/*.txt again (needs uv)"
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
@@ -45,11 +45,11 @@ endif
 	@PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-# Writes requirements/*.txt anew from pyproject.toml; needs uv. UPGRADE=1 takes the newest versions.
+# Resolves requirements/*.txt again from pyproject.toml; needs uv. UPGRADE=1 takes the newest versions.
 lock:
 	@$(PYTHON) requirements/compile.py $(if $(UPGRADE),--upgrade)
 
-# What an institution does once: the base model, and the key pair of the vault (on an offline machine, in earnest).
+# What an institution does once: the base model, and the key pair of the vault (in production on an offline machine).
 prepare: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@test -f $(SOVEREIGN_HOME)/vault.pub || $(BIN)/sovereign-vault keygen \

@@ -20,7 +20,7 @@ def listen(port: int, option: str) -> socket.socket:
     except OSError as error:
         held.close()
         raise InputError(
-            f"Port {port} of {LOOPBACK} is not to be had ({error.strerror}). End the program that listens there, or "
-            f"give another with {option}."
+            f"Port {port} of {LOOPBACK} is already in use ({error.strerror}).",
+            f"End the program that listens there, or give another port with {option}.",
         ) from None
     return held
