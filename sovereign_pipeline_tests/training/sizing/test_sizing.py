@@ -1,8 +1,6 @@
-"""Sizes held against models that are really built: parameters, adapters by PEFT, what PyTorch keeps, what NF4 takes."""
+"""Sizes compared with what PyTorch keeps and what NF4 takes for models that are really built."""
 
 import contextlib
-import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,122 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base_models.shapes import PRESETS, Shape, read_shape
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.loop.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.sizing import sizing
 from sovereign_pipeline.training.sizing.sizing import NF4_BYTES, Forward, Memory, estimate, optimizer_in_effect
-
-SMALL: dict[str, Any] = {
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": SMALL,
-    "gemma3_text": {**SMALL, "head_dim": 32},
-    "qwen3": {**SMALL, "head_dim": 32},
-    "mixtral": {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "falcon": {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 300},
-}
-
-
-def write_config(directory: Path, family: str, layers: int = 2) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    config = {**FAMILIES[family], "model_type": family, "num_hidden_layers": layers}
-    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return directory
-
-
-@cache
-def preset(name: str) -> Shape:
-    return read_shape(name)
-
-
-def build(directory: Path, precision: str = "float32") -> Any:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(directory)
-    return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, precision), attn_implementation="sdpa")
-
-
-def adapted(model: Any, sft: Sft) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    targets = sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules)
-    lora = LoraConfig(r=sft.rank, target_modules=targets, use_dora=sft.dora, task_type="CAUSAL_LM")
-    return get_peft_model(model, lora)
-
-
-def recipe(**values: Any) -> Sft:
-    return Sft.model_validate(values)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"), [("7B", 6_738_415_616), ("13B", 13_015_864_320), ("70B", 70_553_706_496)]
+from sovereign_pipeline_tests.base_models.built_models import (
+    adapted,
+    build,
+    preset,
+    recipe,
+    write_config,
 )
-def test_presets_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
-    assert preset(name).parameters == parameters
-
-
-def test_gemma_has_27_billion_parameters_of_which_1_4_are_embedding() -> None:
-    shape = preset("27B")
-    assert shape.parameters == pytest.approx(27.0e9, rel=0.001)
-    assert shape.parameters - shape.quantised == pytest.approx(262_208 * 5376, rel=0.001)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("targets", ["all-linear", "last"])
-def test_counts_are_those_of_the_model_and_of_the_adapter_that_peft_makes(
-    tmp_path: Path, family: str, targets: str
-) -> None:
-    directory = write_config(tmp_path / "model", family)
-    shape = read_shape(str(directory))
-    model = build(directory)
-    assert shape.parameters == sum(each.numel() for each in model.parameters())
-    wanted = targets if targets == "all-linear" else (shape.linears[-1].name.rsplit(".", 1)[1],)
-    sft = recipe(rank=8, target_modules=wanted)
-    trainable = sum(each.numel() for each in adapted(model, sft).parameters() if each.requires_grad)
-    assert shape.trainable(sft) == trainable
-    assert shape.trainable(recipe(adapter="none")) == shape.parameters
-
-
-def test_patterns_and_magnitudes_are_counted_as_peft_does(tmp_path: Path) -> None:
-    directory = write_config(tmp_path / "model", "llama")
-    for sft in (recipe(target_modules=r".*layers\.1\..*_proj"), recipe(dora=True)):
-        trainable = sum(each.numel() for each in adapted(build(directory), sft).parameters() if each.requires_grad)
-        assert read_shape(str(directory)).trainable(sft) == trainable
-
-
-def test_a_token_takes_two_of_four_experts_and_nf4_leaves_the_experts_alone(tmp_path: Path) -> None:
-    shape = read_shape(str(write_config(tmp_path / "model", "mixtral")))
-    expert = 3 * 64 * 96
-    assert shape.parameters - shape.active == 2 * 2 * expert
-    assert shape.intermediate == 2 * 96
-    assert all(".experts" not in linear.name for linear in shape.linears)
-
-
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_reading_a_shape_draws_no_random_numbers(tmp_path: Path, family: str) -> None:
-    """A preflight must not change what a seed gives."""
-    import torch
-
-    directory = write_config(tmp_path / "model", family)
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    read_shape(str(directory))
-    assert torch.equal(torch.rand(4), expected)
-
-
-def test_what_is_no_model_directory_or_no_layer_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="7B, 13B, 27B, 70B"):
-        read_shape(str(tmp_path))
-    with pytest.raises(InputError, match="names no linear layer"):
-        read_shape(str(write_config(tmp_path / "model", "llama"))).trainable(recipe(target_modules=("nothing",)))
 
 
 def saved_bytes(model: Any, tokens: int, bfloat16: bool, **named: Any) -> int:

@@ -1,0 +1,80 @@
+"""Cards and model directories: what is missing, extra, changed or unknown is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base_models.cards import card_path, load_card, model_directory
+from sovereign_pipeline.base_models.fetching import fetch
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import verify
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError, Remedy
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+@pytest.fixture
+def directory(institution: DemoInstitution) -> Path:
+    institution.write()
+    return model_directory(institution.settings, load_card(institution.settings, "tiny"))
+
+
+def test_a_model_with_a_directory_is_verified_and_never_fetched(institution: DemoInstitution, directory: Path) -> None:
+    told: list[str] = []
+    assert fetch(institution.settings, "tiny", told.append) == directory
+    assert told == [f"tiny: {len(list(directory.iterdir()))} files verified in {directory}"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "named", "can_be_fetched"),
+    [
+        ("missing", "config.json", True),
+        ("changed", "config.json", True),
+        ("extra", "pickle.bin", False),
+        ("absent", "base model tiny is missing", True),
+    ],
+)
+def test_verifying_names_what_is_wrong(
+    institution: DemoInstitution, directory: Path, fault: str, named: str, can_be_fetched: bool
+) -> None:
+    card, file = load_card(institution.settings, "tiny"), directory / "config.json"
+    if fault == "missing":
+        file.unlink()
+    elif fault == "changed":
+        file.write_bytes(file.read_bytes() + b" ")
+    elif fault == "extra":
+        (directory / "pickle.bin").write_bytes(b"x")
+    else:
+        directory.rename(directory.with_name("elsewhere"))
+    with pytest.raises(IntegrityError, match=named) as refusal:
+        verify(institution.settings, card)
+    assert refusal.value.remedy == (Remedy("fetch_model", {"model": "tiny"}) if can_be_fetched else None)
+
+
+def test_long_verification_tells_how_far_it_is(
+    institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 600, 60))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    told: list[str] = []
+    verify(institution.settings, load_card(institution.settings, "tiny"), told.append)
+    size = sum(file.stat().st_size for file in directory.iterdir())
+    assert told[-1] == f"verifying the base model tiny: byte {size:,} of {size:,}, 0 s left"
+
+
+def test_a_model_whose_prompts_change_with_the_day_is_refused(institution: DemoInstitution, directory: Path) -> None:
+    (directory / "chat_template.jinja").write_text("{{ strftime_now('%d %b %Y') }}")
+    path = card_path(institution.settings, "tiny")
+    card = yaml.safe_load(path.read_text())
+    card["files"] = {file.name: file_sha256(file) for file in directory.iterdir()}
+    path.write_text(yaml.safe_dump(card))
+    with pytest.raises(RecipeError, match="strftime_now") as refusal:
+        produce(BASE_MODEL, institution.workplace(), {})
+    assert "fixed date" in refusal.value.hint and "model's card" in refusal.value.hint
+
+
+def test_an_unknown_model_lists_the_known(institution: DemoInstitution, directory: Path) -> None:
+    with pytest.raises(NotFoundError, match="Known models: tiny"):
+        load_card(institution.settings, "tinny")
