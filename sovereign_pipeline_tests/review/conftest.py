@@ -1,17 +1,9 @@
 """A line with a registered adapter and a review of it: everything real but the models, whose answers are planted."""
 
-import contextlib
-import os
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,11 +20,12 @@ from sovereign_pipeline.review.opening import Opened, ReviewRequest, open_review
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Position, Prompt, candidate_positions
 from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
 from sovereign_pipeline.review.stages import blind_review_stage
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
+
+
 ARABIC_LETTERS = "أرجو إفادتي متى يُصلح المصباح رقم {number} على رصيف الميناء القديم؟"
 
 
@@ -44,9 +37,10 @@ def row(number: int) -> dict[str, Any]:
 
 @dataclass
 class Planted:
-    """Answers in the place of two models. same: numbers of prompts, in their order, that both answer alike."""
+    """Answers in the place of two models."""
 
     same: frozenset[int] = frozenset()
+    """Numbers of the prompts, in their order, to which both arms give the same answer."""
     dtype: str = "float32"
     given: int = 0
 
@@ -75,11 +69,12 @@ class Planted:
 
 @dataclass
 class ReviewBench:
-    """planted: what both sides answer. opened: the review, once `open` was called."""
+    """A line whose registered adapter is reviewed."""
 
     bench: Bench
     planted: Planted = field(default_factory=Planted)
     opened: Opened | None = None
+    """The review, once `open` was called."""
 
     @cached_property
     def registry(self) -> Registry:
@@ -89,7 +84,7 @@ class ReviewBench:
         return self.bench.register()
 
     def another_adapter(self) -> Adapter:
-        """One more version of the line, trained on one letter more."""
+        """One more version of the line, trained on one document more."""
         self.bench.institution.rows.append(row(len(self.bench.institution.rows)))
         return self.bench.register()
 
@@ -170,105 +165,8 @@ def bench(institution: DemoInstitution) -> Bench:
 
 @pytest.fixture
 def reviews(bench: Bench) -> ReviewBench:
-    """A registered adapter; five operators with two letters each and two for all."""
+    """A registered adapter; five operators with two documents each and two for all."""
     reviews = ReviewBench(bench)
     reviews.recipe()
     reviews.with_adapter()
     return reviews
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass(frozen=True)
-class Sent:
-    """One response as it left the application. headers: one a line."""
-
-    path: str
-    status: int
-    headers: str
-    body: str
-
-
-class InThisProcess:
-    """The page on a free port of loopback, in a thread. sent: every response to anybody."""
-
-    def __init__(self, reviews: ReviewBench) -> None:
-        import uvicorn
-
-        from sovereign_pipeline.review.page.server import server_config
-
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.sent: list[Sent] = []
-        config = server_config(reviews.bench.settings, reviews.registry, self.port)
-        config.app = self._recorded(config.app)
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        wait_until(lambda: self._server.started, lambda: "the page did not start")
-
-    def _recorded(self, app: Any) -> Any:
-        async def recorded(scope: Any, receive: Any, send: Any) -> None:
-            messages: list[Any] = []
-
-            async def keep(message: Any) -> None:
-                messages.append(message)
-                await send(message)
-
-            await app(scope, receive, keep)
-            if scope["type"] == "http":
-                headers = "\n".join(f"{name.decode()}: {value.decode()}" for name, value in messages[0]["headers"])
-                body = b"".join(message.get("body", b"") for message in messages[1:])
-                self.sent.append(Sent(scope["path"], messages[0]["status"], headers, body.decode()))
-
-        return recorded
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(20)
-
-
-class InItsOwnProcess:
-    """`sovereign review serve`, as an administrator starts it."""
-
-    def __init__(self, reviews: ReviewBench, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        settings = reviews.bench.settings
-        environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
-        program = "from sovereign_pipeline.cli import main; main()"
-        command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
-        log = settings.home / "served.log"
-        with log.open("ab") as stream:
-            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
-        wait_until(self._answers, log.read_text)
-
-    def _answers(self) -> bool:
-        assert self._process.poll() is None
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
-
-    def kill(self) -> None:
-        """As a power failure would."""
-        self._process.kill()
-        self._process.wait()
-
-
-def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, else_say()
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    """Where a test leaves its screenshots: under $SOVEREIGN_TEST_OUTPUT, or in pytest's own directory."""
-    root = Path(os.environ.get("SOVEREIGN_TEST_OUTPUT") or tmp_path) / "screenshots"
-    root.mkdir(parents=True, exist_ok=True)
-    return root

@@ -1,4 +1,4 @@
-"""Both sides of a review with real models, tiny ones: the same settings, each its own weights."""
+"""Both arms of a review with real models, tiny ones: the same settings, each its own weights."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Who is shown what and on which side, for any seed."""
+"""Who is shown what and at which position, for any seed."""
 
 from collections import Counter
 
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
 
 
 @pytest.mark.parametrize("what", ["place", "pair id"])
-def test_neither_place_nor_id_tells_the_side(what: str) -> None:
+def test_neither_place_nor_id_tells_the_position(what: str) -> None:
     """Over many seeds the share of pairs with the candidate as A is one half at each place, and for each first
     digit."""
     counts: Counter[str] = Counter()

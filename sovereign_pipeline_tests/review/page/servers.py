@@ -1,0 +1,110 @@
+"""The page as it is served: in a thread that records every response, and in a process of its own."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.registry.conftest import (  # noqa: F401 (fixtures)
+    REGISTERED_ADAPTER,
+    Bench,
+    database,
+    postgresql_server,
+)
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One response as it left the application. headers: one a line."""
+
+    path: str
+    status: int
+    headers: str
+    body: str
+
+
+class InThisProcess:
+    """The page on a free port of loopback, in a thread. sent: every response to anybody."""
+
+    def __init__(self, reviews: ReviewBench) -> None:
+        import uvicorn
+
+        from sovereign_pipeline.review.page.server import server_config
+
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.sent: list[Sent] = []
+        config = server_config(reviews.bench.settings, reviews.registry, self.port)
+        config.app = self._recorded(config.app)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        wait_until(lambda: self._server.started, lambda: "the page did not start")
+
+    def _recorded(self, app: Any) -> Any:
+        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+            messages: list[Any] = []
+
+            async def keep(message: Any) -> None:
+                messages.append(message)
+                await send(message)
+
+            await app(scope, receive, keep)
+            if scope["type"] == "http":
+                headers = "\n".join(f"{name.decode()}: {value.decode()}" for name, value in messages[0]["headers"])
+                body = b"".join(message.get("body", b"") for message in messages[1:])
+                self.sent.append(Sent(scope["path"], messages[0]["status"], headers, body.decode()))
+
+        return recorded
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+
+
+class InItsOwnProcess:
+    """`sovereign review serve`, as an administrator starts it."""
+
+    def __init__(self, reviews: ReviewBench, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        settings = reviews.bench.settings
+        environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
+        program = "from sovereign_pipeline.cli import main; main()"
+        command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
+        log = settings.home / "served.log"
+        with log.open("ab") as stream:
+            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+        wait_until(self._answers, log.read_text)
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def kill(self) -> None:
+        """As a power failure would."""
+        self._process.kill()
+        self._process.wait()
+
+
+def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, else_say()
+        time.sleep(0.02)

@@ -1,0 +1,186 @@
+"""The page in a real browser: a whole review by keyboard, in both languages.
+
+Everything that the browser received is kept and searched for what would tell which answer is whose.
+"""
+
+import base64
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+from sovereign_pipeline.ledger.tables import Guess
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+from sovereign_pipeline_tests.review.page.operators import (
+    DESKTOP,
+    PHONE,
+    Operator,
+    Operators,
+    ballots,
+    token,
+)
+from sovereign_pipeline_tests.review.page.servers import Sent
+
+
+def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, language: str) -> None:
+    """Rate everything by keyboard alone, and guess. Each pair gets other ratings."""
+    operator.sign_in(token(reviews, operator.name))
+    page = operator.page
+    for number, planned in enumerate(reviews.asked(operator.name)):
+        assert operator.pair == planned.pair
+        assert page.inner_text(".progress").split()[:3] == [str(4 - number), {"en": "of", "ar": "من"}[language], "4"]
+        operator.type(f"1234{number + 1}5")
+        if number == 0:
+            page.screenshot(path=pictures / f"{language}-pair.png", full_page=True)
+            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            page.screenshot(path=pictures / f"{language}-phone.png", full_page=True)
+            page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+        if language == "ar":
+            # What an Arabic keyboard sends: its own character, at the place of a T.
+            page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {code: 'KeyT', key: 'ف'}))")
+        else:
+            operator.type("abt"[number % 3])
+        operator.record()
+    page.screenshot(path=pictures / f"{language}-guess.png", full_page=True)
+    for choice in "ab":
+        assert page.locator("#guess").count() == 1
+        operator.type(choice)
+        operator.record()
+    page.screenshot(path=pictures / f"{language}-done.png")
+    assert {"en": "All your pairs are rated", "ar": "قيّمت كل ما لديك"}[language] in page.inner_text("main")
+
+
+def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_received_tells_the_positions(
+    operators: Operators, reviews: ReviewBench, output: Path
+) -> None:
+    english, arabic = operators("operator-1"), operators("operator-2", "ar")
+    whole_review(english, reviews, output, "en")
+    whole_review(arabic, reviews, output, "ar")
+    for operator in (english, arabic):
+        assert operator.complaints == []
+        given = ballots(reviews, operator.name)
+        for number, planned in enumerate(reviews.asked(operator.name)):
+            ratings = given[planned.pair].ratings
+            assert ratings == {
+                "a.accuracy": 1,
+                "a.helpfulness": 2,
+                "a.tone": 3,
+                "b.accuracy": 4,
+                "b.helpfulness": number + 1,
+                "b.tone": 5,
+            }
+            expected = "tie" if operator is arabic else ("a", "b", "tie")[number % 3]
+            assert given[planned.pair].preference == expected
+        with reviews.registry.reading() as session:
+            guessed = [each.choice for each in session.query(Guess).filter(Guess.operator == operator.name)]
+        assert sorted(guessed) == ["a", "b"]
+        assert_nothing_tells(operator, reviews, operators.served.sent)
+    assert_pages_are_alike(reviews, operators.served.sent)
+    assert sorted(each.name for each in output.iterdir()) == [
+        f"{language}-{what}.png" for language in ("ar", "en") for what in ("done", "guess", "pair", "phone")
+    ]
+
+
+def assert_nothing_tells(operator: Operator, reviews: ReviewBench, sent: list[Sent]) -> None:
+    """No name, version, digest or seed in any URL, header, cookie, page, script or style."""
+    plan, review = reviews.contents.plan, reviews.review
+    digests = [review.plan_digest, plan.candidate_digest, plan.opponent_digest, plan.seed_sha256, review.record_digest]
+    names = ["candidate", "opponent", "incumbent", "adapter", "base", "tiny", "lamps", "1.0.0", "sha256", "uvicorn"]
+    forbidden = [*names, *(digest[:10] for digest in digests), reviews.seed.hex()[:10]]
+    texts = [text for prompt in reviews.contents.prompts.values() for text in prompt.text.split("\n")]
+    seen = []
+    for each in sent:
+        body = each.body
+        for text in texts:  # the documents themselves are about lamps
+            body = body.replace(text, "") if text else body
+        seen += [each.path, each.headers, body]
+    for cookie in operator.context.cookies():
+        content = str(cookie["value"]).split(".")[0]
+        seen += [str(cookie), base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)).decode("latin-1")]
+    seen.append(json.dumps(operator.page.evaluate("({...sessionStorage, ...localStorage})")))
+    everything = "\n".join(seen).lower().replace("base-uri", "")  # a directive of the content policy
+    assert len(everything) > 20_000
+    assert [word for word in forbidden if re.search(rf"(?<![a-z]){re.escape(word.lower())}(?![a-z])", everything)] == []
+
+
+def assert_pages_are_alike(reviews: ReviewBench, sent: list[Sent]) -> None:
+    """With the texts and the ids taken out, a page on which the candidate is A is byte for byte one on which it is
+    B."""
+    shapes: dict[tuple[str, str], set[str]] = {}
+    positions: Counter[str] = Counter()
+    of_pair = {one.pair: (operator, one.prompt) for operator in reviews.operators for one in reviews.asked(operator)}
+    for each in sent:
+        body = each.body
+        pair = next(iter(re.findall(r'data-pair="([^"]+)"', body)), None)
+        if pair is None:
+            continue
+        operator, prompt = of_pair[pair]
+        position = reviews.position_of(operator, pair)
+        answers = reviews.contents.answers[prompt]
+        shown = {"a": answers.candidate, "b": answers.opponent}
+        if position == "b":
+            shown = {"a": answers.opponent, "b": answers.candidate}
+        assert body.index(shown["a"]) < body.index(shown["b"])
+        for text in (reviews.contents.prompts[prompt].text, *shown.values()):
+            body = body.replace(text, "TEXT")
+        body = re.sub(r'<div class="text" dir="(ltr|rtl)">', '<div class="text">', body)
+        body = re.sub(r'data-(pair|form-token)="[^"]+"|<progress [^>]*>|<b>\d+</b>', "", body)
+        kept = "\n".join(
+            sorted(line for line in each.headers.splitlines() if not line.startswith(("date", "content-length")))
+        )
+        page = "guess" if 'id="guess"' in body else "ballot"
+        language = re.findall(r'<html lang="(..)"', body)[0]
+        shapes.setdefault((page, language), set()).add(body + kept)
+        positions[position] += 1
+    assert {key: len(found) for key, found in shapes.items()} == {
+        (page, language): 1 for page in ("ballot", "guess") for language in ("en", "ar")
+    }
+    assert min(positions["a"], positions["b"]) >= 4
+
+
+def test_texts_run_in_their_own_direction_and_every_choice_has_a_name_and_enough_contrast(
+    operators: Operators, reviews: ReviewBench
+) -> None:
+    operator = operators("operator-1")
+    operator.sign_in(token(reviews, "operator-1"))
+    for planned in reviews.asked("operator-1"):
+        expected = "rtl" if reviews.contents.prompts[planned.prompt].language == "ar" else "ltr"
+        found = operator.page.eval_on_selector_all(
+            ".text", "texts => texts.map(text => [text.dir, getComputedStyle(text).direction])"
+        )
+        assert found == [[expected, expected]] * 3
+        operator.type("333333t")
+        operator.record()
+    operator.page.goto(operator.url)
+    operator = operators("operator-2")
+    operator.sign_in(token(reviews, "operator-2"))
+    page = operator.page
+    for position in ("A", "B"):
+        for criterion in ("accuracy", "helpfulness", "tone"):
+            group = page.get_by_role("group", name=f"Answer {position}, {criterion}")
+            assert group.get_by_role("radio").count() == 5
+    assert page.get_by_role("radio", name="Tie").count() == 1
+    assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG 2.2, success criterion 1.4.3
+    page.keyboard.press("1")
+    assert page.evaluate("document.activeElement.name") == "a.helpfulness"
+
+
+LOWEST_CONTRAST = """() => {
+  const luminance = color => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => value / 255)
+      .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    const color = getComputedStyle(element).backgroundColor;
+    return color === 'rgba(0, 0, 0, 0)' && element.parentElement ? ground(element.parentElement) : color;
+  };
+  const ratio = element => {
+    const pair = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  };
+  const written = [...document.body.querySelectorAll('*')]
+    .filter(element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()));
+  return Math.min(...written.map(ratio));
+}"""

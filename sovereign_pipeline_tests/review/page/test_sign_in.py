@@ -1,0 +1,96 @@
+"""Who gets in: one-time links, sessions, and whom a proxy names."""
+
+import pytest
+
+from sovereign_pipeline.review.page.app import create_app
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+from sovereign_pipeline_tests.review.page.client import BALLOT, PageClient, signed_in
+
+
+def test_a_link_is_exchanged_for_a_session_that_scripts_and_other_sites_cannot_use(
+    browser: PageClient, reviews: ReviewBench
+) -> None:
+    assert reviews.opened is not None
+    token = reviews.opened.links["operator-1"]
+    answer = browser.post("/sign-in", json={"token": token})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Secure" not in cookie
+    assert browser.get("/").status_code == 200
+    again = browser.post("/sign-in", json={"token": token})
+    assert (again.status_code, "used already" in again.json()["error"]) == (401, True)
+
+
+def test_without_a_session_nothing_is_shown(browser: PageClient, reviews: ReviewBench) -> None:
+    page = browser.get("/")
+    assert page.status_code == 401
+    assert "You are not signed in here. Open the link that you were sent." in page.text
+    pair = reviews.asked("operator-1")[0].pair
+    assert browser.post(f"/pairs/{pair}", json=BALLOT).status_code == 401
+    assert "wording" not in page.text
+
+
+def test_a_session_that_was_changed_is_refused(browser: PageClient, reviews: ReviewBench) -> None:
+    signed_in(browser, reviews)
+    cookie = browser.cookies["session"]
+    for changed in (cookie[:-2] + ("AA" if cookie[-2:] != "AA" else "BB"), "x" + cookie, "", "."):
+        browser.cookies.clear()
+        browser.cookies.set("session", changed)
+        assert browser.get("/").status_code == 401
+
+
+def test_a_session_of_another_operator_cannot_be_made_from_ones_own(browser: PageClient, reviews: ReviewBench) -> None:
+    """The name is in the cookie; the signature is over it."""
+    import base64
+
+    signed_in(browser, reviews)
+    content, *signature = browser.cookies["session"].split(".")
+    named = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)).decode()
+    assert "operator-1" in named
+    other = base64.urlsafe_b64encode(named.replace("operator-1", "operator-2").encode()).decode().rstrip("=")
+    browser.cookies.clear()
+    browser.cookies.set("session", ".".join([other, *signature]))
+    assert browser.get("/").status_code == 401
+
+
+def test_no_header_is_trusted_unless_it_is_named_and_comes_from_the_proxy(
+    reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(peer: str) -> int:
+        app = create_app(reviews.bench.settings, reviews.registry)
+        with PageClient(app, client=(peer, 1)) as browser:
+            return browser.get("/", headers={"X-Remote-User": "operator-3"}).status_code
+
+    assert ask("127.0.0.1") == 401
+    monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
+    assert ask("127.0.0.1") == 200
+    assert ask("10.0.0.9") == 401
+    monkeypatch.setenv("SOVEREIGN_REVIEW_PROXIES", "10.0.0.9")
+    assert (ask("10.0.0.9"), ask("127.0.0.1")) == (200, 401)
+
+
+def test_an_operator_whom_the_proxy_names_rates_their_own_pairs_and_a_stranger_none(
+    reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
+    app = create_app(reviews.bench.settings, reviews.registry)
+    with PageClient(app, client=("127.0.0.1", 1), headers={"X-Remote-User": "operator-3"}) as browser:
+        browser.see()
+        assert browser.attribute("pair") == reviews.asked("operator-3")[0].pair
+        assert browser.submit(f"/pairs/{browser.attribute('pair')}", BALLOT) == (204, "")
+        stranger = browser.get("/", headers={"X-Remote-User": "stranger"})
+        assert (stranger.status_code, "You take part in no open review" in stranger.text) == (401, True)
+
+
+def test_behind_tls_the_cookie_is_secure(reviews: ReviewBench) -> None:
+    assert reviews.opened is not None
+    app = create_app(reviews.bench.settings, reviews.registry)
+    for operator, peer, header, secure in (
+        ("operator-1", "127.0.0.1", "https", True),
+        ("operator-2", "10.0.0.9", "https", False),
+        ("operator-3", "127.0.0.1", "http", False),
+    ):
+        with PageClient(app, client=(peer, 1)) as browser:
+            answer = browser.post(
+                "/sign-in", json={"token": reviews.opened.links[operator]}, headers={"X-Forwarded-Proto": header}
+            )
+            assert ("Secure" in answer.headers["set-cookie"]) == secure

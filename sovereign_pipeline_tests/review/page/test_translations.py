@@ -1,0 +1,39 @@
+"""Every sentence in both languages, and the direction of a text."""
+
+import re
+
+import pytest
+
+from sovereign_pipeline.review.page.refusals import REFUSALS
+from sovereign_pipeline.review.page.rendering import HERE
+from sovereign_pipeline.review.page.translations import ARABIC, CRITERION_MEANINGS, direction
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
+
+
+def test_every_sentence_of_the_pages_has_its_arabic(browser: PageClient, reviews: ReviewBench) -> None:
+    source = "".join(file.read_text() for file in (HERE / "templates").glob("*.html"))
+    sentences = {*re.findall(r'say\("([^"~]+)"\)', source), *CRITERION_MEANINGS, *CRITERION_MEANINGS.values()}
+    sentences |= {title for _, _, title in REFUSALS}
+    assert sentences <= ARABIC.keys() | {"Answer "}
+    signed_in(browser, reviews)
+    browser.cookies.set("language", "ar")
+    assert '<html lang="ar" dir="rtl">' in browser.see()
+    assert "سجّل وتابع" in browser.page
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The lamp is lit.", "ltr"),
+        ("المصباح مضاء.", "rtl"),
+        ("NAME_1: المصباح مضاء", "rtl"),
+        ("NAME_1 NAME_2 NAME_3 NAME_4 نعم", "rtl"),
+        ("Harbour: المصباح على الرصيف القديم مضاء", "rtl"),
+        ("The lamp on الرصيف is lit", "ltr"),
+        ("12 34", "ltr"),
+        ("", "ltr"),
+    ],
+)
+def test_a_text_is_read_in_the_direction_of_most_of_its_letters(text: str, expected: str) -> None:
+    assert direction(text) == expected
