@@ -146,7 +146,7 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
     gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
     verdict = gate.evaluate(workplace, artifact, inputs)
     assert not verdict.passed and "is registered as" in verdict.message
-    with pytest.raises(IntegrityError, match="knows another adapter by that name"):
+    with pytest.raises(IntegrityError, match="another adapter is registered by that id"):
         verify_adapter(registry, store, workplace.settings, adapter.id)
 
 
