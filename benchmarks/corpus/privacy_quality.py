@@ -250,7 +250,7 @@ def names_found(rows: Sequence[tuple[str, list[Span]]], find: Find) -> dict[str,
 
 def left_in_the_demonstration() -> dict[str, Any]:
     """Structured identifiers that the stricter reading finds in what the demonstration's lines become."""
-    from sovereign_pipeline.corpus.reading import SourceReader
+    from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 
     settings = Settings.from_environment(
         {"SOVEREIGN_DATA": str(PROJECT / "data"), "SOVEREIGN_HOME": tempfile.gettempdir()}

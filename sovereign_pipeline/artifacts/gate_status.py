@@ -7,7 +7,7 @@ what protects is `gates.assert_usable`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sovereign_pipeline.artifacts.gates import RecordedVerdict, recorded_verdict
+from sovereign_pipeline.artifacts.gate_records import RecordedVerdict, recorded_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
 from sovereign_pipeline.errors import NotFoundError

@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.policy.gates import OfficerMay, stricter
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.margins import OfficerMay, stricter
 from sovereign_pipeline.settings import Settings
 
 Config = dict[str, Any]

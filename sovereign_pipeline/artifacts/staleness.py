@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from sovereign_pipeline.artifacts.gates import GATE_RECORD, gate_identity, recorded_verdict
+from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, gate_identity, recorded_verdict
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import Identity, identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef

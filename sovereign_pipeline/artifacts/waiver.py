@@ -1,7 +1,7 @@
 """A waiver: an officer's decision, by name and with a reason, to use an artifact that did not pass a gate.
 
 What belongs here: what a waiver holds and how it is read. How one is made and found: `gates.py`; which gates may be
-waived: `policy/gates.py`. There is no other way past a gate.
+waived: `policy/margins.py`. There is no other way past a gate.
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """One document of the corpus, and the JSONL in which documents and other rows are stored.
 
 What belongs here: the typed document and the one JSONL format of this project. What does not: reading an institution's
-own files (`rows.py`, `reading.py`).
+own files (`file_formats.py`, `documents_from_rows.py`).
 """
 
 import json

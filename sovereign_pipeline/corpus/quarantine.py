@@ -1,7 +1,7 @@
 """Rows that become no document: the reason, and what the quarantine file keeps of such a row.
 
-What belongs here: the record and the exception. What does not: deciding that a row is broken (`rows.py`, `layouts.py`,
-`reading.py`).
+What belongs here: the record and the exception. What does not: deciding that a row is broken
+(`file_formats.py`, `layouts.py`, `documents_from_rows.py`).
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates.
 
 What belongs here: what the two stages make of the documents, and where a line stops. What does not: reading one row
-(`reading.py`).
+(`documents_from_rows.py`).
 """
 
 import json
@@ -15,8 +15,8 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
+from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.quarantine import Quarantined
-from sovereign_pipeline.corpus.reading import SourceCount, SourceReader
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.line import Line

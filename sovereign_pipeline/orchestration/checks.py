@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.gates import may_be_waived, recorded_verdict
+from sovereign_pipeline.artifacts.gate_records import may_be_waived, recorded_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.waiver import read_waiver

@@ -1,6 +1,6 @@
 """The `evaluation` section of a recipe: what is measured before an adapter may be registered.
 
-What belongs here: which suites and prompts, and how much of them. What does not: the margins (`policy/gates.py`) and
+What belongs here: which suites and prompts, and how much of them. What does not: the margins (`policy/margins.py`) and
 how it is measured (`evaluation/`).
 """
 

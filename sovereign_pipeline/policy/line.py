@@ -14,8 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from sovereign_pipeline.errors import NotFoundError, RecipeError
 from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source, Split
 from sovereign_pipeline.policy.evaluation import Evaluation
-from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.margins import Gates
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.training import Training
 

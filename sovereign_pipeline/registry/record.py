@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from sovereign_pipeline.artifacts.gates import GATE_RECORD, read_verdict
+from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, read_verdict
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
@@ -18,7 +18,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, read_waiver
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.policy.gates import allows
+from sovereign_pipeline.policy.margins import allows
 from sovereign_pipeline.training.continuation import parent_adapter
 
 RECORD_FILE = "record.json"

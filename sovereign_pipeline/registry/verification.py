@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.gates import GATE_RECORD
+from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef

@@ -8,7 +8,8 @@ from typing import get_args
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, read_verdict, recorded_verdict, waive
+from sovereign_pipeline.artifacts.gate_records import read_verdict, recorded_verdict
+from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, waive
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -16,7 +17,7 @@ from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Outcome, Sta
 from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, Remedy
 from sovereign_pipeline.orchestration.chain import CHAIN
-from sovereign_pipeline.policy.gates import Gates, OfficerMay
+from sovereign_pipeline.policy.margins import Gates, OfficerMay
 from sovereign_pipeline_tests.artifacts.small_stages import make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

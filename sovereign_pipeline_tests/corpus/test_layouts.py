@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.quarantine import Quarantined
-from sovereign_pipeline.corpus.reading import SourceReader
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.artifacts.gates import GATE_RECORD
+from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef

@@ -1,7 +1,7 @@
 """The criteria that a candidate must meet to be registered; each is a gate of `evaluation_report`.
 
 What belongs here: which figure is compared with which margin, and the finding's wording. What does not: the margins and
-their defaults (`policy/gates.py`), the test of a difference (`statistics/non_inferiority.py`), and how a figure is
+their defaults (`policy/margins.py`), the test of a difference (`statistics/non_inferiority.py`), and how a figure is
 measured. A finding that is not about a difference has no `held`.
 """
 
@@ -26,7 +26,7 @@ from sovereign_pipeline.evaluation.report.labels import label_of
 from sovereign_pipeline.evaluation.statistics.non_inferiority import Better, Judgement, evaluate_difference
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, ShareDifference
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.policy.gates import GatePolicy, Gates
+from sovereign_pipeline.policy.margins import GatePolicy, Gates
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, Kind
 from sovereign_pipeline.wording import counted
 

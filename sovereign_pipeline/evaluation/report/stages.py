@@ -25,8 +25,8 @@ from sovereign_pipeline.evaluation.report.report import (
 )
 from sovereign_pipeline.evaluation.report.waivers import earlier_waivers, waiver_digests
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.policy.gates import Gates
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.margins import Gates
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
 

@@ -1,7 +1,7 @@
 """The rule by which a difference to a reference passes a gate, and the minimum detectable difference.
 
 What belongs here: margin and interval in, outcome out. What does not: how an interval is computed (`paired.py`,
-`score_interval.py`) and which margin applies (`policy/gates.py`).
+`score_interval.py`) and which margin applies (`policy/margins.py`).
 
 The rule is the confidence interval form of the non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604,
 extension of CONSORT, figure 1) and FDA 2016 (Non-Inferiority Clinical Trials to Establish Effectiveness). The interval

@@ -30,7 +30,7 @@ from sovereign_pipeline.evaluation.red_team.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.gates import CRITERIA, Finding, Results
 from sovereign_pipeline.evaluation.statistics.paired import compare_shares
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.gates import Gates, Memorisation
+from sovereign_pipeline.policy.margins import Gates, Memorisation
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION

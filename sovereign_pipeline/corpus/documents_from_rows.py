@@ -1,7 +1,8 @@
 """From the rows of a source to documents, and to quarantine with a reason for every row that cannot be one.
 
 What belongs here: what each field of a document is taken from, and the checks of a row. What does not: bytes to rows
-(`rows.py`), imported conversations (`layouts.py`). No row is lost: rows = documents + quarantined + not selected.
+(`file_formats.py`), imported conversations (`layouts.py`). No row is lost: rows = documents + quarantined + not
+selected.
 """
 
 import datetime
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.file_formats import Row, read_rows
 from sovereign_pipeline.corpus.layouts import text_fields
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
-from sovereign_pipeline.corpus.rows import Row, read_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source

@@ -1,7 +1,7 @@
 """The rows of a file that an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also gzipped.
 
 What belongs here: bytes to rows, one at a time, and what is broken about one. What does not: what a row means
-(`reading.py`).
+(`documents_from_rows.py`).
 """
 
 import csv
