@@ -1,10 +1,10 @@
 """The audit log: who did what to what, each entry bound to the one before it by its hash. It only grows.
 
-What belongs here: appending inside the transaction that does the thing, and verifying the chain. What does not: what is
-worth an entry; whoever does it says so. No entry holds text of a document, a prompt or an answer.
+A chain of hashes does not show that its newest entries were cut off. An auditor keeps a `Checkpoint` elsewhere for
+that: a later log must still hold that entry.
 
-A chain cannot tell that its newest entries were cut off. `checkpoint` is what an auditor keeps elsewhere for that: a
-later log must still hold that entry.
+What belongs here: appending within the transaction of the act, and verifying the chain. What does not: which acts get
+an entry. No entry holds text of a document, a prompt or an answer.
 """
 
 import datetime
@@ -13,31 +13,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
 
 FIRST = "0" * 64
-"""What the first entry names as the hash before it."""
+"""The `previous` hash of the first entry."""
 
 
-class Checkpoint(BaseModel):
-    """The newest entry of a log at some time. sequence: 0 for an empty log. hash: 64 hex digits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Checkpoint(Frozen):
+    """The newest entry of a log at some time."""
 
     sequence: int
+    """0 for an empty log."""
     hash: str
+    """64 hex digits."""
 
 
 def append(session: Session, actor: str, action: str, subjects: Mapping[str, Any]) -> AuditEntry:
-    """Add one entry in the caller's own transaction (`Registry.writing`), so that the deed and its entry stand or fall
-    together. subjects: what it was done to, as digests, names and counts."""
+    """Add one entry within the caller's transaction (`Registry.writing`): act and entry are committed together.
+
+    `subjects`: what the act was done to, as digests, names and counts.
+    """
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
     entry = AuditEntry(
         sequence=last.sequence + 1 if last is not None else 1,
@@ -60,17 +62,17 @@ def entries(registry: Registry) -> list[AuditEntry]:
 
 
 def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpoint:
-    """Compute every hash anew. Returns the log's newest entry as a checkpoint.
+    """Compute every hash again. Returns the log's newest entry as a checkpoint.
 
-    kept: a checkpoint that was taken earlier. Raises IntegrityError naming the first entry that is missing, was changed
-    or stands in another place, or that the log no longer holds although the checkpoint says so.
+    `kept`: a checkpoint that was taken earlier. Raises IntegrityError naming the first entry that is missing, changed
+    or out of order, or the entry of the checkpoint when the log does not hold it.
     """
     last = Checkpoint(sequence=0, hash=FIRST)
     found = kept is None or kept == last
-    for last in _followed((as_dict(entry) for entry in log), _damaged):
+    for last in _verified((as_dict(entry) for entry in log), _damaged_registry):
         found = found or last == kept
     if not found and kept is not None:
-        raise IntegrityError(_damaged(kept.sequence, "is not the one of the checkpoint, or is gone"))
+        raise _damaged_registry(kept.sequence, "is not the one of the checkpoint, or is gone")
     return last
 
 
@@ -83,40 +85,44 @@ def export(registry: Registry, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """The newest entry of an export, whose every hash is computed anew.
+    """The newest entry of an export; every hash is computed again.
 
-    Raises InputError for a file that is no export, and IntegrityError naming the entry for one that was changed.
+    Raises InputError for a file that is no export, and IntegrityError naming the entry that was changed.
     """
     if not file.is_file():
-        raise InputError(f"{file}: there is no such file. Correct the path of the export.")
+        raise InputError(f"{file}: there is no such file.", "Correct the path of the export.")
 
-    def damaged(sequence: int, what: str) -> str:
-        return f"{file}: entry {sequence} {what}. Use another copy of the export, and find out who changed this one."
+    def damaged(sequence: int, problem: str) -> IntegrityError:
+        return IntegrityError(
+            f"{file}: entry {sequence} {problem}.", "Use another copy of the export, and find out who changed this one."
+        )
 
     try:
-        followed = list(_followed(map(json.loads, file.read_bytes().splitlines()), damaged))
+        verified = list(_verified(map(json.loads, file.read_bytes().splitlines()), damaged))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{file}: not an export of the audit log. Give one that `audit export` wrote.") from None
-    return followed[-1] if followed else Checkpoint(sequence=0, hash=FIRST)
+        raise InputError(f"{file}: not an export of the audit log.", "Give a file that an export wrote.") from None
+    return verified[-1] if verified else Checkpoint(sequence=0, hash=FIRST)
 
 
 def as_dict(entry: AuditEntry) -> dict[str, Any]:
-    """One entry for JSON; times in UTC. `hash` is over all the others."""
+    """One entry as JSON, times in UTC. `hash` is over all other keys."""
     return {**_content(entry), "hash": entry.hash}
 
 
-def _followed(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], str]) -> Iterator[Checkpoint]:
-    """Each entry of a chain, in the form of `as_dict`, once its hash was computed anew. damaged: the words for an entry
-    that is not what it was."""
+def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError]) -> Iterator[Checkpoint]:
+    """Each entry of a log, in the form of `as_dict`, after its hash was computed again.
+
+    `damaged`: the error for the entry with this number and this problem.
+    """
     last = Checkpoint(sequence=0, hash=FIRST)
     for entry in log:
         content = {name: value for name, value in entry.items() if name != "hash"}
         if content["sequence"] != last.sequence + 1:
-            raise IntegrityError(damaged(last.sequence + 1, "is missing"))
+            raise damaged(last.sequence + 1, "is missing")
         if content["previous"] != last.hash:
-            raise IntegrityError(damaged(last.sequence + 1, "does not follow the one before it"))
+            raise damaged(last.sequence + 1, "does not follow the one before it")
         if digest_of(content) != entry["hash"]:
-            raise IntegrityError(damaged(last.sequence + 1, "was changed"))
+            raise damaged(last.sequence + 1, "was changed")
         last = Checkpoint(sequence=content["sequence"], hash=entry["hash"])
         yield last
 
@@ -133,12 +139,12 @@ def _content(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _hash(entry: AuditEntry) -> str:
-    """SHA-256 of the entry's canonical JSON, the hash of the one before it included."""
+    """SHA-256 of the entry's canonical JSON, with the hash of the entry before it."""
     return digest_of(_content(entry))
 
 
-def _damaged(sequence: int, what: str) -> str:
-    return (
-        f"The audit log: entry {sequence} {what}. The registry was changed past its triggers: restore it from a copy, "
-        f"and find out who."
+def _damaged_registry(sequence: int, problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"The audit log: entry {sequence} {problem}. The registry was changed past its triggers.",
+        "Restore it from a copy, and find out who changed it.",
     )

@@ -1,7 +1,10 @@
-"""What the registry holds, as plain dictionaries that are ready for JSON. Read by the command line and by pages."""
+"""Look-ups in the registry: its rows, and as plain dictionaries for the command line and pages.
+
+What belongs here: reading. What does not: entering anything (`registry/registration.py`, `review/`).
+"""
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -21,9 +24,9 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """One adapter with the acceptances of officers and the rows of its datasets and its base model.
+    """One adapter with its waivers (`acceptances`) and the rows of its datasets and its base model.
 
-    Raises NotFoundError that lists the known ones.
+    Raises NotFoundError that lists the known adapters.
     """
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
@@ -38,7 +41,7 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 
 
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
-    """Where an officer let the adapter pass a gate that did not: stage, gate, outcome, and who, why, when."""
+    """The waivers behind an adapter: stage, gate, outcome, officer, reason and time of each."""
     return [
         {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
         for each in adapter.gate_records
@@ -47,8 +50,7 @@ def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
 
 
 def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
-    """Every acceptance and override behind the registered adapters of a line whose artifact is not `besides`, oldest
-    adapter first."""
+    """The waivers behind a line's registered adapters, oldest first, without those of the artifact `besides`."""
     query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
     with registry.reading() as session:
         return [
@@ -60,7 +62,7 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Every dataset that made a registered adapter, or those of one line, oldest first, with the adapters it made."""
+    """Every registered dataset, or those of one line, oldest first, with the adapters that were trained on it."""
     query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
     if line is not None:
         query = query.where(Dataset.line == line)
@@ -70,13 +72,13 @@ def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
-    """One dataset by its digest or the first digits of it. Raises NotFoundError for none, or for more than one."""
+    """One dataset by its digest or the first digits of it. Raises NotFoundError for none or several."""
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
     known = ", ".join(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
     problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
-    raise NotFoundError(f"{problem} '{digest}'. Give one of these, or more of its digits: {known}.")
+    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these, or more of its digits: {known}.")
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
@@ -86,23 +88,24 @@ def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
 
 
 def is_registered(registry: Registry, record_digest: str) -> bool:
+    """Whether an adapter was registered from a record."""
     return registered_as(registry, record_digest) is not None
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """The row itself. Raises NotFoundError that lists the known ones."""
+    """The row of an adapter. Raises NotFoundError that lists the known adapters."""
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
             return adapter
         known = ", ".join(session.scalars(select(Adapter.id).order_by(Adapter.id))) or "none"
-    raise NotFoundError(f"There is no registered adapter '{adapter_id}'; known adapters: {known}.")
+    raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
 
 
 def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
-    """The adapter of a line with the highest version whose artifact is not one of `besides`, or None.
+    """The adapter of a line that was registered last and whose artifact is not one of `besides`, or None.
 
-    Versions only rise, so it is the one that was registered last; times of registration are whole seconds and may tie.
+    Versions only rise, so the highest decides: times of registration are whole seconds and may tie.
     """
     with registry.reading() as session:
         adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
@@ -119,6 +122,6 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _dataset_as_dict(dataset: Dataset, adapters: Any) -> dict[str, Any]:
-    made = [each.id for each in adapters if dataset.digest in (each.dataset_digest, each.preference_dataset_digest)]
-    return {**row_as_dict(dataset), "adapters": made}
+def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str, Any]:
+    trained = [each.id for each in adapters if dataset.digest in (each.dataset_digest, each.preference_dataset_digest)]
+    return {**row_as_dict(dataset), "adapters": trained}

@@ -26,6 +26,8 @@ POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server u
 
 @dataclass(frozen=True)
 class Registry:
+    """An open registry."""
+
     engine: Engine
 
     @contextmanager
@@ -36,14 +38,14 @@ class Registry:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """One transaction, the only one that writes while it lasts; committed at the end, undone on any error."""
+        """A transaction, the only writing one while it lasts; committed at the end, rolled back on any error."""
         with _writing_connection(self.engine) as connection, Session(connection, expire_on_commit=False) as session:
             yield session
             session.flush()
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Connect, and bring the database up to the newest migration; safe when several processes do so at once.
+    """Connect, and migrate the database to the newest version; safe when several processes do so at once.
 
     Raises InputError when the database cannot be opened, or was made by a newer version of this program.
     """
@@ -52,8 +54,9 @@ def open_registry(settings: Settings) -> Registry:
         revision = _revision(engine)
     except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
         raise InputError(
-            f"The registry cannot be opened ({type(error).__name__}). Check that SOVEREIGN_REGISTRY_URL is a database "
-            f"URL whose driver is installed, that the database is running, and that the file is a registry."
+            f"The registry cannot be opened ({type(error).__name__}).",
+            "Check that SOVEREIGN_REGISTRY_URL is a database URL whose driver is installed, that the database is "
+            "running, and that the file is a registry.",
         ) from None
     _migrate(engine, revision)
     return Registry(engine)
@@ -82,7 +85,7 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Of several processes that switch a new file at once, SQLite refuses some without waiting: here they wait."""
+    """Switch to the write-ahead log. SQLite refuses without waiting when several processes do so; here they wait."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -122,8 +125,8 @@ def _migrate(engine: Engine, revision: str | None) -> None:
         return
     if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
         raise InputError(
-            f"The registry is at migration {revision}, which this version does not know. Install the version that "
-            f"made it, or a newer one."
+            f"The registry is at migration {revision}, which this version does not know.",
+            "Install the version that made it, or a newer one.",
         )
     with _writing_connection(engine) as connection:  # whoever comes second finds nothing left to do
         config.attributes["connection"] = connection

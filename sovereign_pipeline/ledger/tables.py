@@ -1,7 +1,7 @@
 """The registry's tables. They only grow: triggers in the database itself refuse UPDATE and DELETE.
 
-What belongs here: tables and columns. What does not: what a fact means (`record.py`) and how tables come into being and
-change (`migrations/`).
+What belongs here: tables and columns. What does not: how a record is built (`registry/record.py`), and how tables are
+created and changed (`migrations/`).
 """
 
 import datetime
@@ -51,52 +51,51 @@ class Table(DeclarativeBase):
 
 
 class Dataset(Table):
-    """digest, manifest_sha256: of the artifact. file_sha256: of its JSONL file. sources: the institution's files, each
-    with its digest, licence and retention. rows_held_out: of the same kind, on the other side of the split. tokens:
-    lengths in tokens of the base model, a side. findings: those that warn, and how many rows. card_sha256: of the data
-    card. What a dataset that was registered by an earlier version did not state is NULL.
-    """
+    """One dataset on which a registered adapter was trained. NULL: an earlier version did not state it."""
 
     __tablename__ = "dataset"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Of the artifact."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     kind: Mapped[str]
     line: Mapped[str] = mapped_column(index=True)
     rows: Mapped[int]
     file_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of its JSONL file."""
     classification: Mapped[str]
     sources: Mapped[list[dict[str, Any]]]
+    """The institution's source files, each with digest, licence and retention."""
     created_at: Mapped[datetime.datetime]
     rows_held_out: Mapped[int | None]
+    """Rows of the same kind on the other side of the split."""
     by_classification: Mapped[dict[str, int] | None]
+    """Classification level -> rows."""
     tokens: Mapped[dict[str, Any] | None]
+    """Lengths of the training and of the held-out rows, in tokens of the base model."""
     findings: Mapped[dict[str, int] | None]
+    """Warning of the data card -> rows."""
     card_sha256: Mapped[str | None] = mapped_column(DIGEST)
+    """Of the data card."""
 
 
 class BaseModelRow(Table):
-    """digest: over files. files: name and SHA-256 of each."""
+    """One base model of a registered adapter."""
 
     __tablename__ = "base_model"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Over the names and SHA-256 of its files."""
     name: Mapped[str]
     licence: Mapped[str]
     files: Mapped[list[dict[str, Any]]]
+    """Name and SHA-256 of each file."""
 
 
 class Adapter(Table):
-    """One registered adapter.
-
-    adapter_digest, manifest_sha256: of the adapter's artifact and of its manifest. adapter_sha256: of the weights file,
-    or over the names and SHA-256 of its shards.
-    record_digest, record_manifest_sha256: of the record's artifact, from which everything else is reached.
-    gate_records: stage, gate, digest and manifest_sha256 of each gate's answer.
-    code_version, source_sha256: of the code that trained it. evaluation: its numbers.
-    """
+    """One registered adapter."""
 
     __tablename__ = "adapter"
     __table_args__ = (UniqueConstraint("line", "version"), WITHOUT_HIDDEN_KEY)
@@ -105,9 +104,13 @@ class Adapter(Table):
     line: Mapped[str] = mapped_column(index=True)
     version: Mapped[str]
     adapter_digest: Mapped[str] = mapped_column(DIGEST)
+    """Of the adapter's artifact."""
     adapter_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the weights file, or over the names and SHA-256 of its shards."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the manifest of the adapter's artifact."""
     record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Of the record's artifact, whose lineage holds everything else."""
     record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
     preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
@@ -117,22 +120,26 @@ class Adapter(Table):
     classification: Mapped[str]
     evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
     evaluation: Mapped[dict[str, Any]]
+    """Numbers of the evaluation report, and of the scores it was made from."""
     method: Mapped[str]
     review_date: Mapped[datetime.date]
     registered_at: Mapped[datetime.datetime]
     code_version: Mapped[str]
+    """Of the stage that trained it."""
     source_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of this package's source code when it was trained."""
     gate_records: Mapped[list[dict[str, Any]]]
+    """Stage, gate, digest and manifest's SHA-256 of each gate's record, with outcome and waiver where it was waived."""
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:
-        """Major, minor and patch, in which versions are ordered."""
+        """Major, minor and patch: versions are ordered by them."""
         major, minor, patch = (int(number) for number in self.version.split("."))
         return major, minor, patch
 
 
 class AuditEntry(Table):
-    """One entry of the audit log. previous: the hash of the entry before. hash: over everything else (`audit.py`)."""
+    """One entry of the audit log (`audit_log.py`)."""
 
     __tablename__ = "audit_entry"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -143,45 +150,48 @@ class AuditEntry(Table):
     action: Mapped[str]
     subjects: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Hash of the entry before."""
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Over all other columns."""
 
 
 class BlindReview(Table):
-    """One review that was opened. id: says nothing about what is compared, since operators' browsers get it.
-
-    plan_digest, plan_manifest_sha256: of the review_plan artifact, which holds prompts, answers and settings.
-    seed_sha256: of the sealed seed that says which side is A. ballots: the pre-registered number.
-    """
+    """One blind review that was opened."""
 
     __tablename__ = "blind_review"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
+    """Reveals nothing about what is compared, since operators' browsers get it."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
     record_digest: Mapped[str] = mapped_column(DIGEST)
     plan_digest: Mapped[str] = mapped_column(DIGEST)
+    """Of the review_plan artifact, which holds prompts, answers and settings."""
     plan_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     seed_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the sealed seed that decides which arm is A."""
     ballots: Mapped[int]
+    """The pre-registered number."""
     opened_at: Mapped[datetime.datetime]
 
 
 class SignInLink(Table):
-    """A one-time link of one operator. token_sha256: the token itself is stored nowhere."""
+    """A one-time link of one operator."""
 
     __tablename__ = "sign_in_link"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """The token itself is stored nowhere."""
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"))
     operator: Mapped[str]
     expires_at: Mapped[datetime.datetime]
 
 
 class SignInUse(Table):
-    """That a link was used; the key refuses a second time."""
+    """The use of a link; the primary key refuses a second one."""
 
     __tablename__ = "sign_in_use"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -191,11 +201,7 @@ class SignInUse(Table):
 
 
 class Ballot(Table):
-    """What one operator said of one pair, as it was shown: which side A was, only the sealed seed tells.
-
-    preference: a, b or tie. ratings: `a.accuracy` and so on -> 1 to 5; NULL where nobody was asked because both answers
-    were the same.
-    """
+    """One operator's ballot on one pair, as it was shown. Which arm is A follows from the sealed seed alone."""
 
     __tablename__ = "ballot"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -204,12 +210,14 @@ class Ballot(Table):
     operator: Mapped[str] = mapped_column(primary_key=True)
     pair: Mapped[str] = mapped_column(primary_key=True)
     preference: Mapped[str]
+    """`a`, `b` or `tie`."""
     ratings: Mapped[dict[str, int] | None]
+    """`a.accuracy` and so on -> 1 to 5; NULL where both answers were the same and nobody was asked."""
     given_at: Mapped[datetime.datetime]
 
 
 class Guess(Table):
-    """Which answer of a pair the operator took for the new side's, asked after the last ballot: a or b."""
+    """One operator's guess which answer of a pair is the candidate's, made after the last ballot."""
 
     __tablename__ = "guess"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -218,15 +226,12 @@ class Guess(Table):
     operator: Mapped[str] = mapped_column(primary_key=True)
     pair: Mapped[str] = mapped_column(primary_key=True)
     choice: Mapped[str]
+    """`a` or `b`."""
     given_at: Mapped[datetime.datetime]
 
 
 class ReviewClosing(Table):
-    """The end of a review; the key refuses a second one, and from here on no ballot is taken.
-
-    seed: the sealed seed, 64 hex digits, revealed. ballots_sha256: over every ballot and guess. officer, reason: of who
-    closed before the pre-registered number was reached.
-    """
+    """The end of a review. The primary key refuses a second one; no ballot is taken afterwards."""
 
     __tablename__ = "review_closing"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -234,7 +239,10 @@ class ReviewClosing(Table):
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     closed_at: Mapped[datetime.datetime]
     seed: Mapped[str] = mapped_column(DIGEST)
+    """The sealed seed, revealed: 64 hex digits."""
     ballots: Mapped[int]
     ballots_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Over every ballot and guess."""
     officer: Mapped[str | None]
+    """Who closed it before the pre-registered number was reached; NULL otherwise."""
     reason: Mapped[str | None]

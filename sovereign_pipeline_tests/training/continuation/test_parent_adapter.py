@@ -91,7 +91,7 @@ def test_the_trainer_is_given_the_verified_directory(office: Office, lamps: Adap
 @pytest.mark.parametrize(
     ("training", "error", "says"),
     [
-        ({"start_from": "lamps-2.0.0"}, NotFoundError, "known adapters: lamps-1.0.0"),
+        ({"start_from": "lamps-2.0.0"}, NotFoundError, "Known adapters: lamps-1.0.0"),
         ({"base_model": "other"}, RecipeError, r"trained on the base model small .* and the line's is other"),
         ({"sft": {**SHAPE, "rank": 8}}, RecipeError, r"Set training\.sft\.rank: 4 \(it is 8\)"),
         ({"sft": {**SHAPE, "alpha": 9}}, RecipeError, r"Set training\.sft\.alpha: 8 \(it is 9\)"),
