@@ -31,7 +31,7 @@ def test_a_page_whose_port_is_taken_is_not_announced(ask: Ask) -> None:
     with listen(0, "--port") as held:
         result = ask("review", "serve", "--port", str(held.getsockname()[1]))
     assert isinstance(result.exception, InputError)
-    assert "give another with --port" in str(result.exception)
+    assert "give another port with --port" in str(result.exception)
     assert "review page" not in result.output
 
 

@@ -27,8 +27,8 @@ def server_config(settings: Settings, registry: Registry, port: int) -> Config:
     )
 
 
-def serve(settings: Settings, registry: Registry, port: int, tell: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C. `tell` gets the address once the port is ours. Raises InputError when the port is taken."""
+def serve(settings: Settings, registry: Registry, port: int, report: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C. `report` gets the address once the port is ours. Raises InputError when the port is taken."""
     with listen(port, "--port") as held, contextlib.suppress(KeyboardInterrupt):
-        tell(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
+        report(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
         Server(server_config(settings, registry, port)).run(sockets=[held])
