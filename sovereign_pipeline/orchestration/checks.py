@@ -71,6 +71,8 @@ def lets_through(check: dg.AssetCheckResult) -> bool:
 
 def in_one_line(checks: Sequence[dg.AssetCheckResult]) -> str:
     """How many gates passed, and each that did not."""
+    if not checks:
+        return "no gates of its own"
     parts = [f"{sum(check.passed for check in checks)} of {len(checks)} gates passed"]
     for check in checks:
         if not check.passed:

@@ -2,15 +2,18 @@
 
 MLflow's server offers an assistant that runs a shell for whoever is on this machine, a gateway to model providers, and
 jobs that call models. The last two have switches; the assistant has none, so its paths are refused before they reach
-MLflow. A policy in every answer keeps the pages from reaching anything but this server.
+MLflow, and its panel is taken from the page, as are links that lead outside. A policy in every answer keeps the pages
+from reaching anything but this server.
 
 What belongs here: that alone. What does not: what is written into MLflow (`registry/mlflow_mirror.py`). A process of
 its own, started by `services.py`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.loopback import LOOPBACK, listen
@@ -31,6 +34,30 @@ POLICY = (
 """MLflow's pages are built with inline scripts and styles; what counts is that they reach this server alone."""
 
 
+HIDDEN = (
+    "[data-assistant-ui]",
+    "[data-component-id*='assistant']",
+    "[data-component-id='mlflow.home.telemetry-alert']",
+    "[data-component-id^='mlflow.home.demo-banner']",
+    "a[href*='mcp']",
+    f"a[href^='http']:not([href^='http://{LOOPBACK}']):not([href^='http://localhost'])",
+)
+"""What of MLflow's pages is not shown, as CSS selectors."""
+
+# The keys under which MLflow 3.17 remembers them in the browser.
+_SETTLED = {
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+    "mlflow.settings.telemetry.enabled_v1": "false",
+}
+
+INSERTED = (
+    f"<style>{','.join(HIDDEN)}{{display:none!important}}</style>"
+    f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
+)
+"""Goes into the head of MLflow's one page."""
+
+
 def environment(settings: Settings, port: int) -> dict[str, str]:
     """What MLflow's server reads when it is imported. The database's URL may hold a password: on no command line."""
     return {
@@ -49,8 +76,8 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
     }
 
 
-def guarded(app: App) -> App:
-    """An application without the refused paths, and with the policy in every answer."""
+def guarded(app: App, page: bytes) -> App:
+    """An application without the refused paths, with the policy in every answer. page: what is served as its start."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_policy(message: MutableMapping[str, Any]) -> None:
@@ -59,11 +86,17 @@ def guarded(app: App) -> App:
                 message = {**message, "headers": [*kept, (b"content-security-policy", POLICY)]}
             await send(message)
 
+        async def send_whole(status: int, kind: bytes, body: bytes) -> None:
+            headers = [(b"content-type", kind), (b"cache-control", b"no-cache")]
+            await send_with_policy({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
         if scope["type"] == "http" and set(scope["path"].split("/")) & set(REFUSED):
-            await send_with_policy({"type": "http.response.start", "status": 404, "headers": []})
-            await send({"type": "http.response.body", "body": b"Off in this installation."})
-            return
-        await app(scope, receive, send_with_policy)
+            await send_whole(404, b"text/plain", b"Off in this installation.")
+        elif scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
+            await send_whole(200, b"text/html; charset=utf-8", page)
+        else:
+            await app(scope, receive, send_with_policy)
 
     return answer
 
@@ -71,9 +104,11 @@ def guarded(app: App) -> App:
 def create_app(variables: Mapping[str, str]) -> App:
     """MLflow's own application, guarded. variables: of `environment`; set in this process."""
     os.environ.update(variables)
+    from mlflow import server
     from mlflow.server.fastapi_app import app
 
-    return guarded(app)
+    index = Path(server.__file__).parent / server.REL_STATIC_DIR / "index.html"
+    return guarded(app, index.read_bytes().replace(b"<head>", b"<head>" + INSERTED.encode(), 1))
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def schema_of(kind: str) -> dict[str, dg.TableSchema]:
 
 def raw_corpus(artifact: Artifact) -> Page:
     sources = read_json(artifact.file("sources.json"))
-    shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention", "sha256")
+    shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention")
     quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file("quarantine.jsonl"))]
     page: Page = {"sources": table([{name: source[name] for name in shown} for source in sources])}
     if quarantined:

@@ -15,6 +15,7 @@ HEADLINES = 3
 """So many of a kind's figures are read at a glance."""
 
 DIGITS = 4
+FROM_HERE_WHOLE = 10_000
 
 Figures = dict[str, int | float]
 
@@ -23,7 +24,11 @@ def figures_of(artifact: Artifact) -> Figures:
     """Name -> number, the most important first; no figures for a kind without any."""
     read = _FIGURES.get(artifact.ref.kind)
     found = read(artifact) if read is not None else {}
-    return {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in found.items()}
+    return {name: _rounded(value) for name, value in found.items()}
+
+
+def _rounded(value: int | float) -> int | float:
+    return int(value) if value >= FROM_HERE_WHOLE else round(value, DIGITS)
 
 
 def _raw_corpus(artifact: Artifact) -> Figures:

@@ -19,7 +19,7 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "leakage_safe_split": {"proof.json": "proof of the split"},
     "training_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
     "preference_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
-    "base_model": {"base_model.json": "description"},
+    "base_model": {"base_model.json": "description of the model"},
     "sft_adapter": {"report.json": "training report"},
     "aligned_adapter": {"report.json": "training report"},
     "capability_scores": {"scores.json": "scores"},

@@ -22,11 +22,7 @@ def base_model(artifact: Artifact) -> Page:
 
 
 def adapter(artifact: Artifact) -> Page:
-    report = read_json(artifact.file("report.json"))
-    return {
-        "loss curve": picture(loss_curve_png(artifact.file("training_log.jsonl"))),
-        "training report, every value": facts(report),
-    }
+    return {"loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG)))}
 
 
 def capability_scores(artifact: Artifact) -> Page:

@@ -18,6 +18,9 @@ from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
 from sovereign_pipeline.orchestration.pages.links import links_to_files
 
+MIRRORED = ("mlflow run", "mlflow version")
+"""Of what publishing gave, the references into MLflow: nothing to read at a glance."""
+
 
 def page_of(
     workplace: Workplace,
@@ -41,17 +44,18 @@ def page_of(
     figures = figures_of(artifact)
     return {
         "verdict": outcome,
-        **(published or {}),
+        **{name: value for name, value in (published or {}).items() if name not in MIRRORED},
         **dict(list(figures.items())[:HEADLINES]),
         **links_to_files(workplace.settings, artifact),
         "classification": manifest.classification,
-        "took, seconds": manifest.circumstances.measured["seconds"],
+        "seconds to make": manifest.circumstances.measured["seconds"],
         "reused": production.reused,
         "created at": manifest.circumstances.created_at,
         "line owner": workplace.line.owner,
         **dict(list(figures.items())[HEADLINES:]),
         **_DETAILS.get(artifact.ref.kind, _no_details)(artifact),
         **corpus.contamination(verdicts),
+        **{name: value for name, value in (published or {}).items() if name in MIRRORED},
         **_row_count(manifest),
         **_history(workplace.line.line, figures),
         **_inputs(manifest),
@@ -78,7 +82,8 @@ def _history(line: str, figures: Figures) -> Page:
 
 
 def _row_count(manifest: Manifest) -> Page:
-    return {"dagster/row_count": manifest.summary["rows"]} if "rows" in manifest.summary else {}
+    has_rows = "rows" in manifest.summary and bool(corpus.schema_of(manifest.kind))
+    return {"dagster/row_count": manifest.summary["rows"]} if has_rows else {}
 
 
 def _inputs(manifest: Manifest) -> Page:
