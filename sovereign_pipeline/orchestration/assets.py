@@ -74,6 +74,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
 def _materialization(
     stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]
 ) -> dg.MaterializeResult[ArtifactRef]:
+    before = workplace.store.current(workplace.line.line, stage.kind)
     production = produce(stage, workplace, inputs)
     evaluated = stage.passthrough_input(workplace.line) or stage
     idle = nothing_to_do(stage, workplace, production.ref)
@@ -85,7 +86,7 @@ def _materialization(
     return dg.MaterializeResult(
         value=production.ref,
         data_version=dg.DataVersion(production.ref.digest),
-        metadata=page_of(workplace, production, verdicts, in_one_line(checks), published, idle),
+        metadata=page_of(workplace, production, verdicts, in_one_line(checks), published, idle, before),
         check_results=checks,
     )
 

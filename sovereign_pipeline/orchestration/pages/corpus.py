@@ -11,12 +11,14 @@ import dagster as dg
 from sovereign_pipeline.artifacts.stage import Verdict
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
+from sovereign_pipeline.split.files import PROOF
 
 QUARANTINED_SHOWN = 50
 
@@ -63,9 +65,9 @@ def schema_of(kind: str) -> dict[str, dg.TableSchema]:
 
 
 def raw_corpus(artifact: Artifact) -> Page:
-    sources = read_json(artifact.file("sources.json"))
+    sources = read_json(artifact.file(SOURCES))
     shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention")
-    quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file("quarantine.jsonl"))]
+    quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file(QUARANTINE))]
     page: Page = {"sources": table([{name: source[name] for name in shown} for source in sources])}
     if quarantined:
         page[f"quarantine (first {QUARANTINED_SHOWN})"] = table(quarantined[:QUARANTINED_SHOWN])
@@ -88,7 +90,7 @@ def scrubbed_corpus(artifact: Artifact) -> Page:
 
 
 def leakage_safe_split(artifact: Artifact) -> Page:
-    proof = read_json(artifact.file("proof.json"))
+    proof = read_json(artifact.file(PROOF))
     return {"proof": table([{"fact": name, "value": value} for name, value in _flat(proof)])}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.files import CARD
+from sovereign_pipeline.evaluation.files import REPORT_FILE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import is_number, read_json
 
 HEADLINES = 3
@@ -101,7 +102,7 @@ def _adapter(artifact: Artifact) -> Figures:
 
 
 def _private_scores(artifact: Artifact) -> Figures:
-    result = read_json(artifact.file("scores.json"))["result"]
+    result = read_json(artifact.file(SCORES_FILE))["result"]
     return {
         **_of_the_candidate("held-out loss", result["loss"]),
         **_of_the_candidate("choice accuracy", result["choice"]),
@@ -129,7 +130,7 @@ def _red_team_report(artifact: Artifact) -> Figures:
 
 def _evaluation_report(artifact: Artifact) -> Figures:
     """The gates' margins too: how far each difference is from the end that would not pass."""
-    report = read_json(artifact.file("report.json"))
+    report = read_json(artifact.file(REPORT_FILE))
     outcomes = [finding["outcome"] for finding in report["findings"]]
     figures: Figures = {
         "gates passed": outcomes.count("pass"),

@@ -9,25 +9,33 @@ from collections.abc import Mapping
 import dagster as dg
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.verified import DESCRIPTOR
+from sovereign_pipeline.corpus.stages import SOURCES
 from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import Page
+from sovereign_pipeline.privacy.stages import FINDINGS
+from sovereign_pipeline.registry.record import RECORD_FILE
+from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.split.files import PROOF
+from sovereign_pipeline.training.report import REPORT_FILE as TRAINING_REPORT_FILE
 
 READABLE: Mapping[str, Mapping[str, str]] = {
-    "raw_corpus": {"sources.json": "sources as read"},
-    "scrubbed_corpus": {"findings.json": "findings"},
-    "leakage_safe_split": {"proof.json": "proof of the split"},
+    "raw_corpus": {SOURCES: "sources as read"},
+    "scrubbed_corpus": {FINDINGS: "findings"},
+    "leakage_safe_split": {PROOF: "proof of the split"},
     "training_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
     "preference_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
-    "base_model": {"base_model.json": "description of the model"},
-    "sft_adapter": {"report.json": "training report"},
-    "aligned_adapter": {"report.json": "training report"},
-    "capability_scores": {"scores.json": "scores"},
-    "private_scores": {"scores.json": "scores"},
-    "red_team_report": {"report.json": "red team report"},
-    "evaluation_report": {"report.html": "evaluation report", "report.json": "evaluation report, JSON"},
-    "registered_adapter": {"record.json": "record"},
-    "blind_review": {"review.md": "review"},
+    "base_model": {DESCRIPTOR: "description of the model"},
+    "sft_adapter": {TRAINING_REPORT_FILE: "training report"},
+    "aligned_adapter": {TRAINING_REPORT_FILE: "training report"},
+    "capability_scores": {SCORES_FILE: "scores"},
+    "private_scores": {SCORES_FILE: "scores"},
+    "red_team_report": {REPORT_FILE: "red team report"},
+    "evaluation_report": {REPORT_PAGE: "evaluation report", REPORT_FILE: "evaluation report, JSON"},
+    "registered_adapter": {RECORD_FILE: "record"},
+    "blind_review": {TABLES_FILE: "review"},
 }
 """Kind -> file -> what the link is called."""
 

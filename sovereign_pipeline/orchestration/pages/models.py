@@ -10,10 +10,14 @@ import dagster as dg
 from pydantic import BaseModel
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
 from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
+from sovereign_pipeline.registry.record import RECORD_FILE
+from sovereign_pipeline.review.stages import TABLES_FILE
+from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 
 def base_model(artifact: Artifact) -> Page:
@@ -22,7 +26,7 @@ def base_model(artifact: Artifact) -> Page:
 
 
 def adapter(artifact: Artifact) -> Page:
-    return {"loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG)))}
+    return {"loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE)))}
 
 
 def capability_scores(artifact: Artifact) -> Page:
@@ -30,7 +34,7 @@ def capability_scores(artifact: Artifact) -> Page:
 
 
 def private_scores(artifact: Artifact) -> Page:
-    scores = read_json(artifact.file("scores.json"))
+    scores = read_json(artifact.file(SCORES_FILE))
     return {
         "held-out rows": _compared({"loss": scores["result"]["loss"], "choice": scores["result"]["choice"]}),
         "selection": facts(scores["selection"]),
@@ -38,7 +42,7 @@ def private_scores(artifact: Artifact) -> Page:
 
 
 def red_team_report(artifact: Artifact) -> Page:
-    report = RedTeamReport.model_validate_json(artifact.file("report.json").read_bytes())
+    report = RedTeamReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     result, memorisation = report.result, report.memorisation
     shares = {
         "refused, should be": result.refusals,
@@ -98,12 +102,12 @@ def _as_json(by_reference: Mapping[Any, Any]) -> Mapping[str, Any]:
 
 
 def evaluation_report(artifact: Artifact) -> Page:
-    return {"report": dg.MetadataValue.md(artifact.file("report.md").read_text(encoding="utf-8"))}
+    return {"report": dg.MetadataValue.md(artifact.file(REPORT_MARKDOWN).read_text(encoding="utf-8"))}
 
 
 def registered_adapter(artifact: Artifact) -> Page:
-    return {"whole record": dg.MetadataValue.json(read_json(artifact.file("record.json")))}
+    return {"whole record": dg.MetadataValue.json(read_json(artifact.file(RECORD_FILE)))}
 
 
 def blind_review(artifact: Artifact) -> Page:
-    return {"result": dg.MetadataValue.md(artifact.file("review.md").read_text(encoding="utf-8"))}
+    return {"result": dg.MetadataValue.md(artifact.file(TABLES_FILE).read_text(encoding="utf-8"))}

@@ -9,10 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.making import Production
+from sovereign_pipeline.artifacts.making import Production, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.staleness import compare
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
@@ -29,6 +31,7 @@ def page_of(
     outcome: str = "",
     published: Mapping[str, Any] | None = None,
     idle: str | None = None,
+    before: ArtifactRef | None = None,
 ) -> Page:
     """Metadata of one materialization, in the order in which the page shows it.
 
@@ -36,6 +39,7 @@ def page_of(
         outcome: the verdicts of all gates in one line.
         published: what publishing gave, such as the adapter's id and version.
         idle: why there was nothing to do (`nothing_to_do`); the page is short then.
+        before: the line's artifact of this kind until now.
     """
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
@@ -47,6 +51,7 @@ def page_of(
         **{name: value for name, value in (published or {}).items() if name not in MIRRORED},
         **dict(list(figures.items())[:HEADLINES]),
         **links_to_files(workplace.settings, artifact),
+        **_why_made(workplace, artifact.ref, before),
         "classification": manifest.classification,
         "seconds to make": manifest.circumstances.measured["seconds"],
         "reused": production.reused,
@@ -73,6 +78,25 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
     if stage.kind == "preference_dataset" and workplace.store.read_manifest(ref).summary["rows"] == 0:
         return "nothing to do: the line has no preference training; the dataset is empty"
     return None
+
+
+def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
+    """What differs from the line's artifact before: input, key of the recipe, library or file. Nothing if none does."""
+    if before is None or before.digest == ref.digest or before.kind != ref.kind:
+        return {}
+    try:
+        earlier = workplace.store.read_manifest(before)
+    except IntegrityError as error:
+        return {"why it was made": f"The artifact before it cannot be read. {error.message}"}
+    changes = compare(stated_identity(earlier), stated_identity(workplace.store.read_manifest(ref)))
+    return {
+        "why it was made": table(
+            [
+                {"changed": each.field, "name": each.name, "before": each.before or "", "now": each.now or ""}
+                for each in changes
+            ]
+        )
+    }
 
 
 def _history(line: str, figures: Figures) -> Page:
