@@ -1,4 +1,4 @@
-"""Opening a line's workplace: its recipe, its paths, and what is below in the chain but needed above.
+"""Opening a line's workplace: its recipe, its paths, and look-ups that stages need from later in the chain.
 
 What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`artifacts/stage.py`).
 """
@@ -16,11 +16,11 @@ from sovereign_pipeline.settings import Settings
 
 
 def _no_progress(message: str) -> None:
-    """For work that is done before anybody would ask how far it is."""
+    """For work that takes moments."""
 
 
 def _no_trainer(job: Path) -> None:
-    raise TrainingFailed("Nothing is trained outside an asset. Materialize the asset in the Dagster UI.")
+    raise TrainingFailed("Nothing is trained outside an asset.", "Materialize the asset in the Dagster UI.")
 
 
 def open_workplace(

@@ -1,7 +1,7 @@
-"""The view in MLflow: training runs with their loss curves, evaluation reports, and a model version for each adapter.
+"""The mirror in MLflow: training runs with their loss curves, evaluation reports, and a model version per adapter.
 
-What belongs here: copying facts to where people compare runs. What does not: any decision. MLflow's tags and versions
-can be overwritten and deleted, so nothing in this project reads from it. Mirroring a thing twice changes nothing.
+What belongs here: everything that is written to MLflow. What does not: any decision. MLflow's tags and versions can be
+overwritten and deleted, so nothing in this project reads from it. Mirroring something twice changes nothing.
 """
 
 import datetime
@@ -17,25 +17,27 @@ from sqlalchemy import create_engine, event, make_url
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE
+from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
 from sovereign_pipeline.ledger.catalog import row_as_dict
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.locks import held
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"
-TRAINING_LOG = "training_log.jsonl"
-REPORT = "report.html"
-REPORT_FOR_PROGRAMS = "report.json"
-MIRRORED = "sovereign.mirrored"  # tag: digest of what a run or version mirrors
-METRICS_IN_A_BATCH = 1000  # MLflow's own limit
+MIRRORED = "sovereign.mirrored"
+"""Tag of a run or a version: digest of what it mirrors."""
+METRICS_IN_A_BATCH = 1000
+"""MLflow's own limit."""
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
-    """One run for one trained adapter, in the experiment of its line. Returns the run's id.
+    """Mirror a trained adapter as one run in the experiment of its line. Returns the run's id.
 
-    Metrics: every number of the training log by its step, and what was measured. Parameters: the recipe's part that
-    was trained. Tags: the digests.
+    Metrics: every number of the training log by its step, and what was measured. Parameters: the stage's part of the
+    recipe. Tags: the digests.
     """
     manifest = adapter.manifest
     with _mirror(settings) as client:
@@ -55,17 +57,17 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
         created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
         with _run(client, experiment, manifest.kind, adapter.ref.digest, tags, created_at) as run_id:
             _log_params(client, run_id, manifest.producer.config)
-            points = list(_curve(adapter.file(TRAINING_LOG)))
+            points = list(_curve(adapter.file(TRAINING_LOG_FILE)))
             points += [(f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items()]
             _log_metrics(client, run_id, points)
             return run_id
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
-    """One run for one evaluation report, in the experiment of its line, whether its gates let it pass or not.
+    """Mirror an evaluation report as one run in the experiment of its line, whatever its outcome.
 
-    Metrics: every number of the report's summary. Tags: outcome and digests. Kept with it: the page, and the report as
-    JSON. Returns the run's id.
+    Metrics: every number of the report's summary. Tags: outcome and digests. Files: the report as a page and as JSON.
+    Returns the run's id.
     """
     manifest = report.manifest
     with _mirror(settings) as client:
@@ -84,15 +86,15 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
         created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
         with _run(client, experiment, manifest.kind, report.ref.digest, tags, created_at) as run_id:
             _log_metrics(client, run_id, [(name, value, 0) for name, value in sorted(numbers_in(manifest.summary))])
-            for name in (REPORT, REPORT_FOR_PROGRAMS):
+            for name in (REPORT_PAGE, REPORT_FILE):
                 client.log_artifact(run_id, str(report.file(name)))
             return run_id
 
 
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
-    """A version of the model named after the line, with the row's facts as tags. Returns MLflow's number of it.
+    """Mirror a registered adapter as a version of the model named after its line. Returns MLflow's version number.
 
-    Its source is the adapter's artifact; the evaluation report's page is kept with the run.
+    Tags: the facts of the row. Source: the adapter's artifact. The page of the evaluation report is a file of the run.
     """
     from mlflow.exceptions import MlflowException
 
@@ -143,7 +145,7 @@ def _report(store: ArtifactStore, adapter: Adapter) -> Path:
         digest=adapter.record_digest,
         manifest_sha256=adapter.record_manifest_sha256,
     )
-    return store.open_input(store.read_manifest(record), "evaluation_report").file(REPORT)
+    return store.open_input(store.read_manifest(record), EVALUATION_REPORT.kind).file(REPORT_PAGE)
 
 
 @contextmanager
@@ -160,10 +162,10 @@ def _mirror(settings: Settings) -> Iterator[Any]:
 
 
 def _create_database(mlflow_url: str) -> None:
-    """Make a new SQLite file aside and move it into place.
+    """Create a new SQLite database under another name and rename it into place.
 
-    MLflow makes its tables by running all of its migrations, each flushed to disk; aside, none need be flushed, which
-    halves the time of the first use, and a process that is killed leaves no half-made database.
+    MLflow runs all of its migrations and flushes each to disk. Under another name none need be flushed, which halves
+    the time of the first use, and a killed process leaves no incomplete database.
     """
     url = make_url(mlflow_url)
     if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
@@ -194,7 +196,7 @@ def _experiment(client: Any, settings: Settings, line: str) -> str:
 
 
 def _finished_run(client: Any, experiment: str, digest: str) -> str | None:
-    """The run that mirrors this digest. One that a killed process left unfinished is deleted on the way."""
+    """The finished run that mirrors this digest, or None. A run that a killed process left unfinished is deleted."""
     finished = None
     for run in client.search_runs([experiment], filter_string=f"tags.`{MIRRORED}` = '{digest}'"):
         if run.info.status == "FINISHED":
