@@ -121,8 +121,10 @@ class SignInError(SovereignError):
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 
-    def __init__(self, message: str, exit_status: int) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, hint: str = "", *, exit_status: int = 1, act: Act | None = None, **about: str
+    ) -> None:
+        super().__init__(message, hint, act=act, **about)
         self.exit_status = exit_status  # type: ignore[misc]
 
 

@@ -1,5 +1,10 @@
-"""Running a line from the command line: the same job as in the UI, with its progress told in plain lines."""
+"""Running a line from the command line: the same job as in the UI, with its progress as plain lines.
 
+What belongs here: the run, its lines, and the reason it stopped. What does not: which stages are stale
+(`artifacts/staleness.py`), and how a terminal prints (`commands/`).
+"""
+
+import logging
 import os
 import sys
 import threading
@@ -8,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -15,6 +21,7 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.errors import RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.orchestration.checks import NOT_REPEATED
 from sovereign_pipeline.orchestration.partitions import register_lines
 
 Tell = Callable[[str], None]
@@ -22,11 +29,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LineRun:
-    """materialized: kinds that were run. run_id: None when nothing had to be. seconds: wall clock."""
+    """What one run of a line did."""
 
     materialized: list[str]
+    """Kinds that were run."""
+
     run_id: str | None
+    """None when nothing had to be run."""
+
     seconds: float
+    """Wall clock."""
 
 
 def run_line(
@@ -41,8 +53,8 @@ def run_line(
     stale = stale_kinds(CHAIN, workplace)
     if not stale:
         return LineRun([], None, time.monotonic() - started)
-    log = workplace.settings.home / "logs" / f"run-{workplace.line.line}.log"
-    with _printing_into(log), _narrated(instance, workplace.line.line, tell):
+    log = workplace.settings.logs / f"run-{workplace.line.line}.log"
+    with _printing_into(log), _Narration(instance, workplace.line.line, tell):
         result = dg.execute_job(
             dg.reconstructable(job),
             instance=instance,
@@ -77,27 +89,34 @@ def _printing_into(log: Path) -> Iterator[None]:
 
 
 def _reason(result: dg.JobExecutionResult) -> RunStopped:
+    """The first reason in the run's events: a refusal, else a gate that did not pass, else a fault."""
     for event in result.all_events:
-        if event.is_step_failure:
-            failure = event.step_failure_data.user_failure_data
-            if failure is not None and failure.description:
-                status = failure.metadata.get("exit_status")
-                return RunStopped(failure.description, int(status.value) if status else 1)  # type: ignore[arg-type]
+        if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
+            given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
+            return RunStopped(
+                str(given.get("message") or failure.description),
+                str(given.get("hint", "")),
+                exit_status=int(given.get("exit_status", 1)),
+                act=given.get("act"),
+                **given.get("about", {}),
+            )
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
                 asset = check.asset_key.to_user_string()
-                return RunStopped(f"{asset}: the check '{check.check_name}' did not pass: {check.description}", 1)
+                return RunStopped(f"{asset}: the gate '{check.check_name}' did not pass: {check.description}")
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error is not None:
-            return RunStopped(f"{event.step_key} failed: {event.step_failure_data.error.message.strip()}", 1)
-    return RunStopped(f"The run {result.run_id} ended without success; its log says why.", 1)
+            return RunStopped(f"{event.step_key} failed: {event.step_failure_data.error.message.strip()}")
+    return RunStopped(f"The run {result.run_id} ended without success.", "Read the run's log in the Dagster UI.")
 
 
-class _narrated:
-    """While the job runs, tells the log of its newest run: steps, progress, checks. Polls the event log, which every
-    process of the run writes to."""
+class _Narration:
+    """While the job runs, tells what its newest run logs: steps, progress, checks.
+
+    It polls the event log, which every process of the run writes to.
+    """
 
     def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
         self._instance = instance
@@ -137,13 +156,15 @@ class _narrated:
 
 
 def _narrate(entry: dg.EventLogEntry) -> str | None:
+    """The line for one entry of the log, or None where there is nothing to tell."""
     step = f"{entry.step_key or '':<20}"
-    if entry.dagster_event is None:
-        is_dagsters_own = entry.user_message.startswith(("[pipes]", "Dependencies for step "))
-        return f"  {step} {entry.user_message}" if entry.step_key and not is_dagsters_own else None
     event = entry.dagster_event
+    if event is None:
+        return f"  {step} {entry.user_message}" if _is_progress(entry) else None
     if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
         check = event.asset_check_evaluation_data
+        if NOT_REPEATED in check.metadata:
+            return None
         mark = "✓" if check.passed else "✗" if check.severity == dg.AssetCheckSeverity.ERROR else "!"
         return f"  {step} {mark} {check.check_name}: {check.description}"
     if event.is_step_success:
@@ -151,3 +172,9 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
     if event.is_step_failure:
         return f"✗ {step} failed"
     return None
+
+
+def _is_progress(entry: dg.EventLogEntry) -> bool:
+    """Whether a stage said it. Stages log at INFO and from a step. Dagster writes into the same log; an entry names no
+    logger, and of Dagster's own lines at INFO those of Pipes begin with the mark that Dagster gives them."""
+    return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

@@ -1,4 +1,4 @@
-"""`kill -9` of the trainer, the step or the run leaves nothing behind; Ctrl-C leaves a checkpoint to go on from."""
+"""`kill -9` of the trainer, the step or the run leaves nothing behind; Ctrl-C leaves a checkpoint to resume from."""
 
 import os
 import signal
@@ -69,7 +69,7 @@ def test_killing_the_run_itself_kills_the_trainer(installation: Installation) ->
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
 
 
-def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(installation: Installation) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(installation: Installation) -> None:
     installation.write_recipe(harbour_recipe(max_steps=400, epochs=100_000))
     run = installation.start("run", "harbour")
     assert run.stdout is not None
@@ -92,7 +92,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_goes_on_from_it(installation
 
     status, output = installation.run("run", "harbour")
     assert status == 0, output
-    assert f"going on from {newest}" in output
-    assert "raw_corpus" not in output  # what was made before is found
+    assert f"resuming from {newest}" in output
+    assert "raw_corpus" not in output  # what was made before is reused
     assert not list((installation.settings.artifacts / ".building").iterdir())
     assert not list((installation.settings.home / "checkpoints").glob("harbour.sft/*"))

@@ -1,0 +1,48 @@
+"""What the terminal shows of a run, and how the reason it stopped comes out of Dagster's events."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.orchestration.runner import _narrate, _reason
+from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line
+
+
+def logged(message: str, level: int = logging.INFO, step: str | None = "sft_adapter") -> dg.EventLogEntry:
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None, level=level, user_message=message, run_id="r", timestamp=time.time(), step_key=step
+    )
+
+
+def test_what_a_stage_says_is_told_and_what_dagster_says_is_not() -> None:
+    told = _narrate(logged("step 3/24"))
+    assert told is not None and told.split() == ["sft_adapter", "step", "3/24"]
+    assert _narrate(logged("[pipes] external process successfully opened dagster pipes.")) is None
+    failed = "Dependencies for step base_model failed: ['raw_corpus']. Not executing."
+    assert _narrate(logged(failed, logging.ERROR)) is None
+    assert _narrate(logged("of the run and of no step", step=None)) is None
+
+
+def test_a_dataset_without_rows_takes_one_line(line: Line) -> None:
+    result = line.materialize(CORPUS)
+    told = [_narrate(entry) for entry in line.instance.all_logs(result.run_id)]
+    lines = [each for each in told if each is not None and "preference_dataset" in each]
+    assert [each for each in lines if "nothing to do" in each] == [lines[-2]]
+    assert not any(mark in each for each in lines[:-1] for mark in "✓✗!")
+
+
+def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        raise RecipeError("lamps.yaml: wrong.", "Mend it.", act="run_line", line="lamps")
+
+    result = line.materialize(CORPUS[:1], {"raw_corpus": replace(RAW_CORPUS, build=build)})
+    stopped = _reason(result)  # type: ignore[arg-type]
+    assert (stopped.message, stopped.hint, stopped.exit_status) == ("lamps.yaml: wrong.", "Mend it.", 2)
+    assert stopped.remedy is not None
+    assert (stopped.remedy.act, dict(stopped.remedy.about)) == ("run_line", {"line": "lamps"})
