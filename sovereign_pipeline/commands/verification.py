@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.commands.terminal import out, print_json
+from sovereign_pipeline.commands.terminal import err, out, print_json
 from sovereign_pipeline.settings import Settings
 
 
@@ -19,7 +19,13 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
     from sovereign_pipeline.ledger.database import open_registry
 
     settings = Settings.from_environment()
-    report = verify(open_registry(settings), ArtifactStore(settings.artifacts), settings, subject)
+    report = verify(
+        open_registry(settings),
+        ArtifactStore(settings.artifacts),
+        settings,
+        subject,
+        lambda message: err.print(escape(message)),
+    )
     if as_json:
         print_json(report.to_dict())
         return
