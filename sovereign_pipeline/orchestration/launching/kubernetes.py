@@ -1,7 +1,8 @@
 """Running the trainer in a pod of its own, by Dagster's Pipes client for Kubernetes.
 
-What belongs here: the pod, what it must see, and its end. What the trainer needs on another machine is
-`training/elsewhere.py`. Not run on a cluster yet: the tests hold it to Kubernetes' own models, not to a server.
+What belongs here: the pod, what it must see, and its end. What does not: what the trainer needs on another machine
+(`training/processes/remote.py`). Not run on a cluster yet: the tests hold it to Kubernetes' own models and to a
+stand-in of its API server.
 """
 
 import importlib.util
@@ -31,15 +32,18 @@ WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "
 def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vault: Path, job: Path) -> None:
     """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
 
-    vault: refused on any volume of the pod. When this process is interrupted the pod is deleted: the trainer gets
-    SIGTERM, saves a checkpoint, and is waited for. Raises InputError when dagster-k8s is not installed here or the
-    cluster is not known, RecipeError for a path that the pod would not see, and TrainingFailed with the trainer's own
-    paragraph, or saying how the pod ended.
+    When this process is interrupted the pod is deleted: the trainer gets SIGTERM, saves a checkpoint, and is awaited.
+
+    Args:
+        vault: refused on any volume of the pod.
+
+    Raises InputError when dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
+    would not see, and TrainingFailed with the trainer's own reason, or with how the pod ended.
     """
     if importlib.util.find_spec("dagster_k8s") is None:
         raise InputError(
-            "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here. Run `pip install "
-            "'sovereign-pipeline[kubernetes]'` from the institution's own package mirror."
+            "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here.",
+            "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
         )
     assert_seen_by_pod(place, job, vault)
     from dagster_k8s import PipesK8sClient
@@ -63,7 +67,8 @@ def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vau
         )
     except ConfigException as error:
         raise InputError(
-            f"trainer.kubeconfig of institution.yaml does not say how the cluster is reached: {_short(error)}."
+            f"institution.yaml: trainer.kubeconfig leads to no cluster: {_short(error)}.",
+            "Give the path of a kubeconfig that does, or leave it out inside a cluster.",
         ) from None
     except (DagsterK8sError, ApiException, HTTPError) as error:
         _wait_until_gone(place, name, context.log.info)
@@ -76,8 +81,11 @@ def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vau
 
 
 def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
-    """The pod, but for its image, command and environment. It runs as this process's user, so that either may remove
-    what the other made; it has no token for the cluster and no address of another service."""
+    """The pod without its image, command and environment.
+
+    It runs as this process's user, so that either may remove what the other made. It has no token for the cluster and
+    no address of another service.
+    """
     container: dict[str, Any] = {
         "name": "trainer",
         "workingDir": str(job.parent),
@@ -120,31 +128,35 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
 
 
 def assert_seen_by_pod(place: Kubernetes, job: Path, vault: Path) -> None:
-    """Raise RecipeError for a path of the job that is on no volume of the pod, or on a read-only one where the trainer
-    writes; and for a volume that holds the vault, which the training side never sees."""
+    """Raise RecipeError for a volume that holds the vault, which the training side never sees.
+
+    So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes.
+    """
     for volume in place.volumes:
         if vault.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(vault.resolve()):
             raise RecipeError(
                 f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds the vault {vault}, which a "
-                f"trainer must not see. Move the vault (SOVEREIGN_VAULT) off that volume."
+                f"trainer must not see.",
+                "Move the vault (SOVEREIGN_VAULT) off that volume.",
             )
     for path, writes in _paths(job):
         holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
         if not holding:
             raise RecipeError(
-                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod. Add "
-                f"the volume that holds it, mounted at the same path as here."
+                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod.",
+                "Add the volume that holds it, mounted at the same path as here.",
             )
         nearest = max(holding, key=lambda volume: len(volume.path.parts))
         if writes and nearest.read_only:
             raise RecipeError(
                 f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {nearest.claim} at "
-                f"{nearest.path} is read_only. $SOVEREIGN_HOME must be on a volume that can be written."
+                f"{nearest.path} is read_only.",
+                "Put $SOVEREIGN_HOME on a volume that can be written.",
             )
 
 
 def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
-    """Every path of a job and whether the trainer writes there; where links lead, too."""
+    """Every path of a job, links and what they lead to, and whether the trainer writes there."""
     described = TrainingJob.read(job)
     named = [(job.parent, True)]
     named += [(getattr(described, field), False) for field in READ_BY_THE_TRAINER]
@@ -172,7 +184,7 @@ def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
 
 
 def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
-    """Wait until the deleted pod has ended, as long as a checkpoint may take; the client only asks for the deletion."""
+    """Wait until the deleted pod has ended, for as long as a checkpoint may take. The client does not wait."""
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -191,6 +203,6 @@ def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
 
 
 def _short(error: Exception) -> str:
-    """One line of it, without the ends of logs that Dagster's client puts there."""
+    """An error in one line, without the log lines that Dagster's client appends."""
     text = re.sub(r"Last \d+ log lines.*", "", str(error), flags=re.DOTALL)
     return " ".join(text.split())[:300].rstrip(" .")

@@ -1,7 +1,7 @@
 """Running the trainer's process from an asset, through Dagster Pipes, so that its progress streams into the run's log.
 
-What belongs here: choosing the launcher that `institution.yaml` names, and its Pipes session. How a process is started,
-watched and ended is `training/launcher.py`, `training/ray_jobs.py`, and `kubernetes.py` for a pod.
+What belongs here: choosing the launcher that `institution.yaml` names, and its Pipes session. What does not: how a
+process is started, watched and ended (`training/processes/`, and `kubernetes.py` for a pod).
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from sovereign_pipeline.training.processes.ray_jobs import run_trainer_on_ray
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
-    """A launcher whose trainer reports to this step, from wherever `institution.yaml` has it run."""
+    """A launcher whose trainer reports to this step, wherever `institution.yaml` lets it run."""
 
     def launch(job: Path) -> None:
         match load_institution(settings.data).trainer:
