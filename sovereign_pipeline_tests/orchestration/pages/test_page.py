@@ -70,13 +70,13 @@ def test_a_page_begins_with_the_verdict_and_three_numbers_and_ends_with_digests(
     for kind, figures in FIRST.items():
         page = metadata(result, kind)
         assert list(page)[:4] == ["verdict", *figures]
-        assert list(page)[-3:] == ["sha256", "dagster/uri", "files and producer"]
+        assert list(page)[-3:] == ["sha256", "dagster/uri", "manifest"]
         for name in figures:
             assert isinstance(page[name], dg.IntMetadataValue | dg.FloatMetadataValue), (kind, name)
             assert page[f"lamps: {name}"] == page[name]  # the curve of this line alone
         assert "gates passed" in page["verdict"].value
         assert page["seconds to make"].value > 0
-    assert len(str(metadata(result, "raw_corpus")["files and producer"].value)) > 1000  # Dagster folds from there on
+    assert len(str(metadata(result, "raw_corpus")["manifest"].value)) > 1000  # Dagster folds from there on
 
 
 def test_a_page_links_the_files_that_open_in_a_browser(made: Made) -> None:
