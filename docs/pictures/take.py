@@ -1,7 +1,7 @@
 """Take the pictures of README and docs: `.venv/bin/python docs/pictures/take.py [dagster] [report] [review]`.
 
-Needs Debian's `chromium` and a line that was run (`make demo`); all of them without a word. Servers are started on free
-ports and stopped. The review is opened in a copy of the installation, so that the registry keeps no trace of it.
+Without an argument it takes all. It needs Debian's `chromium` and lines that were run (`make demo`), and starts and
+stops servers on free ports. The review is opened in a copy of the installation: the registry keeps no trace of it.
 """
 
 import shutil
@@ -17,15 +17,13 @@ from typing import Any
 
 from uvicorn import Server
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.workplace import open_workplace
 
 HERE = Path(__file__).resolve().parent
 LINE = "permits-desk"
@@ -105,15 +103,13 @@ def take_review(browser: Any, copy: Path) -> None:
     shutil.copytree(here.artifacts, settings.artifacts)
     shutil.copyfile(here.home / "registry.db", settings.home / "registry.db")
     settings.models.symlink_to(here.models)
-    institution = load_institution(settings.data)
-    engine, store, port = open_registry(settings), ArtifactStore(settings.artifacts), free_port()
+    engine, port = open_registry(settings), free_port()
     server = Server(server_config(settings, engine, port))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(f"http://127.0.0.1:{port}/static/icon.svg")
     for language, name in REVIEWED.items():
-        line = load_line(settings.data, name, institution)
-        workplace = Workplace(store, settings, institution, line, print_to_stderr, launch=lambda job: None)
+        workplace = open_workplace(settings, name, print_to_stderr)
         opened = open_review(engine, workplace, ReviewRequest(actor="pictures"))
         for link in opened.links.values():
             page = new_page(browser, 1200, 760, locale=language)

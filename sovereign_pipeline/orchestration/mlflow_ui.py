@@ -52,10 +52,10 @@ _SETTLED = {
 }
 
 INSERTED = (
-    f"<style>{','.join(HIDDEN)}{{display:none!important}}</style>"
+    f"<style>html body :is({','.join(HIDDEN)}){{display:none!important}}</style>"
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
 )
-"""Goes into the head of MLflow's one page."""
+"""Goes into the head of MLflow's one page. Rules of MLflow are important as well, so the selectors weigh more."""
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:

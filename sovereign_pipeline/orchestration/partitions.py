@@ -1,4 +1,4 @@
-"""The one partitions definition: a line of adapters is a partition of every asset of the chain."""
+"""The one partitions definition: a line of adapters is a partition of every asset and of every check."""
 
 import dagster as dg
 
