@@ -35,8 +35,10 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes --requirement requirements/build.txt
 ifeq ($(TORCH),cpu)
-	@$(INSTALL) --require-hashes --requirement requirements/torch-cpu.txt 2>/dev/null || { \
-		echo "No CPU build of torch is at hand; taking the larger one of the package index."; \
+	@$(INSTALL) --require-hashes --requirement requirements/torch-cpu.txt 2>$(VENV)/torch.log || { \
+		grep -q "HASHES\|hash" $(VENV)/torch.log && cat $(VENV)/torch.log && \
+			echo "The CPU build of torch at hand is not the one of requirements/torch-cpu.txt."; \
+		echo "Taking torch as the package index has it: larger, and checked against its own hash."; \
 		$(INSTALL) --require-hashes --requirement requirements/torch-cuda.txt; }
 else
 	@$(INSTALL) --require-hashes --requirement requirements/torch-$(TORCH).txt

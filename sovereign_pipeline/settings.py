@@ -72,7 +72,8 @@ class Settings(Frozen):
         """The variables from which a child process gets these settings, whatever its own environment says."""
         given = {field: getattr(self, field) for field in VARIABLES}
         return {
-            VARIABLES[field]: " ".join(sorted(value)) if isinstance(value, frozenset) else str(value or "")
+            # A space: no address at all, which an empty value would not be.
+            VARIABLES[field]: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
             for field, value in given.items()
         }
 

@@ -73,3 +73,10 @@ def test_settings_cannot_change() -> None:
     settings = Settings.from_environment(OTHER)
     with pytest.raises(ValidationError):
         settings.home = Path("/elsewhere")
+
+
+@pytest.mark.parametrize("proxies", [" ", "10.0.0.1", "10.0.0.1 10.0.0.2"])
+def test_a_child_process_gets_the_very_same_settings(tmp_path: Path, proxies: str) -> None:
+    settings = Settings.from_environment({"SOVEREIGN_HOME": str(tmp_path), "SOVEREIGN_REVIEW_PROXIES": proxies})
+    assert settings.review_proxies == frozenset(proxies.split())
+    assert Settings.from_environment(settings.to_environment()) == settings

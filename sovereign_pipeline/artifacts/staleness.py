@@ -8,15 +8,18 @@ there are (`orchestration/chain.py`), and making a stale one again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, gate_identity, recorded_verdict
+from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import Identity, identity_of, stated_identity
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
+from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 
 LONGEST_VALUE = 60
 """Characters of a value that are shown; a longer one is cut."""
@@ -31,6 +34,7 @@ Cause = Literal[
     "gate not passed",
     "identity changed",
     "not in the index",
+    "not usable",
     "not recorded",
 ]
 
@@ -83,6 +87,8 @@ class Reason:
                 return changes
             case "not in the index":
                 return "the store's index leads to no artifact, or to another one, for unchanged inputs"
+            case "not usable":
+                return "a consumer would refuse it: an artifact between it and the sources is not the current one"
             case "not recorded":
                 return "it is not on record in the registry"
 
@@ -142,6 +148,16 @@ class _Examination:
         return self._known[stage.kind]
 
     def _reasons(self, stage: Stage) -> Iterator[Reason]:
+        found = False
+        for reason in self._reasons_that_are_named(stage):
+            found = True
+            yield reason
+        current = self._current(stage)
+        # A consumer reads and verifies the manifest of everything that this was made from; so does this.
+        if not found and current is not None and not self._is_usable(stage, current):
+            yield Reason("not usable")
+
+    def _reasons_that_are_named(self, stage: Stage) -> Iterator[Reason]:
         current = self._current(stage)
         for upstream in stage.inputs:
             if self.reasons(self._stages.get(upstream.kind, upstream)):
@@ -181,28 +197,49 @@ class _Examination:
         store = self._workplace.store
         inputs = {upstream.kind: self._current(upstream) for upstream in stage.inputs}
         now = identity_of(stage, self._workplace, {kind: ref for kind, ref in inputs.items() if ref is not None})
+        # The index that leads to an artifact is not trusted: the manifest itself must state today's identity.
+        changes = compare(stated_identity(store.read_manifest(current)), now)
         stored = store.find(now.fingerprint)
-        if stored is None or stored.digest != current.digest:
-            changes = compare(stated_identity(store.read_manifest(current)), now)
-            yield Reason("identity changed", changes=changes) if changes else Reason("not in the index")
+        if changes:
+            yield Reason("identity changed", changes=changes)
+        elif stored is None or stored.digest != current.digest:
+            yield Reason("not in the index")
         elif not stage.is_recorded(self._workplace, current):
             yield Reason("not recorded")
+
+    def _is_usable(self, stage: Stage, current: ArtifactRef) -> bool:
+        """Whether a consumer could use the artifact: every manifest it was made from is read and verified.
+
+        Raises IntegrityError when a manifest or a record was changed.
+        """
+        try:
+            assert_usable(stage, self._workplace, current)
+        except (GateRefused, StaleInput):
+            return False
+        return True
 
     def _current(self, stage: Stage) -> ArtifactRef | None:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
         """What changed since the gate was last evaluated for the artifact; empty when it never was."""
-        store = self._workplace.store
         earlier = [
             manifest
-            for manifest in map(store.read_manifest, store.indexed(GATE_RECORD))
+            for manifest in self._gate_records()
             if manifest.producer.config.get("gate") == gate.name and current.digest in manifest.inputs.values()
         ]
         if not earlier:
             return ()
         last = max(earlier, key=lambda manifest: manifest.circumstances.created_at)
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
+
+    def _gate_records(self) -> Iterator[Manifest]:
+        """Of this line. A damaged one explains nothing and is left out; whoever uses it is told."""
+        for ref in self._workplace.store.indexed(GATE_RECORD):
+            if ref.line != self._workplace.line.line:
+                continue
+            with suppress(IntegrityError):
+                yield self._workplace.store.read_manifest(ref)
 
 
 def _shown(value: Any) -> str:

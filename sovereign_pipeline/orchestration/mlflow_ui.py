@@ -24,8 +24,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-REFUSED = ("assistant", "gateway", "jobs", "mcp", "mcp-servers", "webhooks")
-"""A path with one of these parts is answered by 404."""
+REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
+"""A path with one of these parts, in any letter case, is answered by 404. Web sockets, which MLflow's pages do not use,
+are closed."""
 
 POLICY = (
     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
@@ -91,7 +92,9 @@ def guarded(app: App, page: bytes) -> App:
             await send_with_policy({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": body})
 
-        if scope["type"] == "http" and set(scope["path"].split("/")) & set(REFUSED):
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http" and set(scope["path"].lower().split("/")) & set(REFUSED):
             await send_whole(404, b"text/plain", b"Off in this installation.")
         elif scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
             await send_whole(200, b"text/html; charset=utf-8", page)

@@ -224,6 +224,7 @@ def detector_digest(
             "models": dict(name_model_digests),
             "libraries": library_versions(libraries),
             "kinds": KINDS,
+            "kept_by_default": sorted(KEPT_BY_DEFAULT),
             "code": code,
         }
     )

@@ -1,5 +1,6 @@
 """Staleness: each kind of change is planted once, and the explanation names it and nothing else."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -8,11 +9,12 @@ import pytest
 from sovereign_pipeline.artifacts import making
 from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 CONFIG = {"rate": 1, "gone": True, "sources": [{"path": "a"}], "levels": ["low", "high"], "note": "x" * 200}
@@ -204,3 +206,34 @@ def test_equal_identities_do_not_differ(workplace: Workplace) -> None:
 def test_a_change_reads_as_a_line(change: Change, text: str) -> None:
     assert str(change) == text
     assert str(Reason("identity changed", changes=(change, change))) == f"{text}; {text}"
+
+
+@pytest.mark.parametrize("changed", [0, 1], ids=["upstream", "itself"])
+def test_a_changed_manifest_is_found_and_never_taken_for_current(workplace: Workplace, changed: int) -> None:
+    first = make(FIRST, workplace)
+    refs = (first, make(SECOND, workplace, first=first))
+    path = workplace.store.path_of(refs[changed].digest) / MANIFEST_FILE
+    content = json.loads(path.read_bytes())
+    content["circumstances"]["created_at"] = "2001-01-01T00:00:00+00:00"
+    path.chmod(0o644)
+    path.write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match="manifest"):
+        stale_kinds([FIRST, SECOND], workplace)
+
+
+def test_a_planted_index_makes_nothing_current(workplace: Workplace) -> None:
+    first = make(FIRST, workplace)
+    second = make(SECOND, workplace, first=first)
+    later = replace(SECOND, code_version="9")
+    workplace.store.remember(making.identity_of(later, workplace, {"first": first}).fingerprint, second)
+    assert stale_kinds([FIRST, later], workplace) == ["second"]
+
+
+def test_another_line_s_damaged_record_hinders_no_explanation(workplace: Workplace) -> None:
+    make(SECOND, workplace, first=make(FIRST, workplace))
+    record = next(workplace.store.indexed("gate_record"))
+    path = workplace.store.path_of(record.digest) / MANIFEST_FILE
+    path.chmod(0o644)
+    path.write_text("{}")
+    stricter = replace(FIRST, gates=(replace(SHORT, code_version="9"),))
+    assert [each.cause for each in of(stricter, workplace)] == ["gate without record"]

@@ -9,6 +9,8 @@ import pytest
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install, invented_letter
 
+pytestmark = pytest.mark.slow
+
 # A network namespace in which nothing but loopback is up: whatever asks for the outside fails at once.
 LOOPBACK_UP = (
     "import fcntl, os, socket, struct, sys\n"

@@ -10,6 +10,8 @@ import pytest
 
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe
 
+pytestmark = pytest.mark.slow
+
 
 def trainer_of(parent: psutil.Process) -> psutil.Process:
     for process in parent.children(recursive=True):

@@ -14,6 +14,8 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import Chain
 from sovereign_pipeline_tests.evaluation.report.planted import figure
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_last_registered_adapter_is_the_incumbent_and_never_the_candidate_itself(
     prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]

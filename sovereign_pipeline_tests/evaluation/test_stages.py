@@ -17,6 +17,8 @@ from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text
 from sovereign_pipeline_tests.evaluation.report.planted import figure
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_trained_adapter_reaches_a_passing_report_and_again_the_same(
     prepare: Callable[[Path], Chain], make_adapter: Callable[[float], Path]

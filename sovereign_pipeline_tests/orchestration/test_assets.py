@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
@@ -13,6 +14,8 @@ from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import QUESTIONS
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line, metadata, reasons
+
+pytestmark = pytest.mark.slow
 
 
 def crossing(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

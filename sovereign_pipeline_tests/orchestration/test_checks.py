@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import dagster as dg
+import pytest
 from dagster._core.event_api import PartitionKeyFilter
 
 from sovereign_pipeline.artifacts.gates import waive
@@ -15,6 +16,8 @@ from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line, metadata
+
+pytestmark = pytest.mark.slow
 
 
 def second_line(line: Line) -> None:

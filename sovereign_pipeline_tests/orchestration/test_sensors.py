@@ -13,6 +13,8 @@ from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.sensors import closed_reviews
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, reviews  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def instance(reviews: ReviewBench) -> Iterator[dg.DagsterInstance]:  # noqa: F811

@@ -23,7 +23,7 @@ OPTIONS = ("--port", "--mlflow-port", "--review-port", "--pages-port")
 def test_a_taken_port_is_named_with_the_option_that_changes_it(tmp_path: Path, option: str) -> None:
     settings = Settings(home=tmp_path / "home", data=tmp_path / "data")
     told: list[str] = []
-    with listen(0, "") as held, pytest.raises(InputError, match=f"another with {option}\\."):
+    with listen(0, "") as held, pytest.raises(InputError, match=f"another port with {option}\\."):
         taken = held.getsockname()[1]
         # 0 is a port that is free.
         ports = Ports(*(taken if option == each else 0 for each in OPTIONS))

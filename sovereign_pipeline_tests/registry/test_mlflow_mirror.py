@@ -11,6 +11,8 @@ from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_eva
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.bench import Bench
 
+pytestmark = pytest.mark.slow
+
 
 def client_of(settings: Settings) -> Any:
     from mlflow import MlflowClient

@@ -16,6 +16,8 @@ from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline_tests.registry.bench import CHAIN, HELD, REGISTERED_ADAPTER, Bench
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_record_holds_every_fact_of_the_chain(bench: Bench) -> None:
     bench.with_preferences()

@@ -18,6 +18,8 @@ from sovereign_pipeline.registry.registration import next_version, register
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
 
+pytestmark = pytest.mark.slow
+
 DATASET = DatasetFacts(
     kind="training_dataset",
     digest="d" * 64,

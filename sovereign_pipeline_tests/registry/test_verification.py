@@ -14,6 +14,8 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
+pytestmark = pytest.mark.slow
+
 
 def verify(bench: Bench, adapter: Adapter) -> VerificationReport:
     return verify_adapter(bench.open_registry(), bench.store, bench.settings, adapter.id)

@@ -10,7 +10,7 @@ from sovereign_pipeline.review.closing import read_ballots
 from sovereign_pipeline.review.plan import commitment
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
-pytestmark = pytest.mark.usefixtures("database")  # on either kind
+pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]  # on either kind
 
 
 def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) -> None:

@@ -27,6 +27,8 @@ from sovereign_pipeline.review.plan import commitment, deal
 from sovereign_pipeline.review.sealed import sealed_seed
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
+pytestmark = pytest.mark.slow
+
 
 def held_out(reviews: ReviewBench) -> set[str]:
     split = reviews.bench.artifact("leakage_safe_split")

@@ -11,6 +11,8 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
+pytestmark = pytest.mark.slow
+
 GATE = "net_preference_not_negative"
 
 

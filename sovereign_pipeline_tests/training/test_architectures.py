@@ -30,6 +30,8 @@ from sovereign_pipeline_tests.families import PACKED, configuration
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 
 

@@ -31,6 +31,8 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import a_report, letters, pairs
 
+pytestmark = pytest.mark.slow
+
 Tamper = Callable[[Path, Path], None]  # given what the trainer left, and the base model's directory
 STEPS = 30
 

@@ -21,6 +21,8 @@ from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, with_preference
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
     institution: DemoInstitution, directory: Path

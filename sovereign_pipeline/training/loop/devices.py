@@ -58,5 +58,5 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
         raise TrainingFailed(
             f"The recipe asks for {job.devices.count} processes with {job.devices.sharding}; "
             f"{accelerator.num_processes} {'with' if sharded else 'without'} it were started.",
-            "Install the pinned versions (constraints.txt).",
+            "Install the pinned versions (requirements/).",
         )

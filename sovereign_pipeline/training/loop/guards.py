@@ -190,7 +190,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
         raise TrainingFailed(
             f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, and the mean over the step is "
             f"{expected:.6f}. Gradients are not accumulated as a mean.",
-            "Install the pinned versions (constraints.txt).",
+            "Install the pinned versions (requirements/).",
         )
 
 
@@ -199,7 +199,7 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
     import torch
 
     if not now:
-        raise TrainingFailed("The trained model has no adapter.", "Install the pinned versions (constraints.txt).")
+        raise TrainingFailed("The trained model has no adapter.", "Install the pinned versions (requirements/).")
     dead = [name for name, tensor in now.items() if not bool(torch.isfinite(tensor).all()) or not bool(tensor.any())]
     still = [name for name, tensor in now.items() if name in start and torch.equal(tensor, start[name])]
     lost = sorted(start.keys() - now.keys())

@@ -151,7 +151,7 @@ class PlanCheck(TrainerCallback):  # type: ignore[misc]
             raise TrainingFailed(
                 f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
                 f"{state.max_steps}. It would train other batches.",
-                "Install the pinned versions (constraints.txt). If they are installed, report this.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
             )
         self._trainer.first_step = state.global_step
 

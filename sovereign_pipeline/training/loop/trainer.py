@@ -173,7 +173,7 @@ def _check_all_steps_done(plan: Plan, trainer: Any) -> None:
     if done != plan.steps:
         raise TrainingFailed(
             f"The training ended after step {done} of {plan.steps} without a request to stop. Nothing was saved.",
-            "Install the pinned versions (constraints.txt). If they are installed, report this.",
+            "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
 

@@ -43,7 +43,7 @@ def refuse_another_installation() -> None:
     if different:
         raise TrainingFailed(
             f"The trainer's machine has another installation than the machine that started it: {'; '.join(different)}.",
-            "Install the same release on both (image, or nodes of the cluster), with constraints.txt.",
+            "Install the same release on both (image, or nodes of the cluster), with requirements/.",
         )
 
 

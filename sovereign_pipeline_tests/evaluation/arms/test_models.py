@@ -18,6 +18,8 @@ from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 
+pytestmark = pytest.mark.slow
+
 
 def items(models: Models, letters: list[Document]) -> list[Item]:
     return [held_out_item(models, letter, INSTRUCTION) for letter in letters]

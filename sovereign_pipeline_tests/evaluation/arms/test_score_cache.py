@@ -22,6 +22,8 @@ from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache, s
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
+pytestmark = pytest.mark.slow
+
 BASE, FIRST, SECOND = "b" * 64, "1" * 64, "2" * 64
 NEW_TOKENS = 6
 

@@ -36,6 +36,8 @@ from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
 from sovereign_pipeline_tests.evaluation.documents import document
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Canaries(count=6)
 GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each arm show no less
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sovereign_pipeline.artifacts.making import Production
 from sovereign_pipeline.evaluation.files import read_rows
 from sovereign_pipeline.evaluation.red_team.records import CanarySample, RedTeamSample, VerbatimSample
 from sovereign_pipeline.orchestration.pages.page import page_of
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import Chain
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_red_team_asks_every_kind_measures_memorisation_and_tells_a_time_that_was_exceeded(

@@ -22,6 +22,8 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def written_questions() -> list[CapabilitySample]:
     """As `capability`, but written by the models: the candidate runs out of time in twenty, and is longer."""

@@ -12,6 +12,8 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("planted_fault", "gates", "outcome"),

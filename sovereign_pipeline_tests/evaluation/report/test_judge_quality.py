@@ -17,6 +17,8 @@ from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import labels, red_team, run
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> None:
     workplace = institution.workplace()

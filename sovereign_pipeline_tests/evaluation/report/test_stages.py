@@ -18,6 +18,8 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> None:
     workplace = institution.workplace()

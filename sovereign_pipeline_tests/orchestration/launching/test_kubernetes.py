@@ -34,6 +34,8 @@ from sovereign_pipeline_tests.orchestration.launching.conftest import (
 from sovereign_pipeline_tests.orchestration.stand_ins import ApiServer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path) -> None:
     from dagster_k8s.pipes import build_pod_body

@@ -20,6 +20,8 @@ from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.launching.conftest import SECRET, launch_under_dagster, say_where
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("section", "called"),

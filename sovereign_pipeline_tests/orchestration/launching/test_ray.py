@@ -35,6 +35,8 @@ from sovereign_pipeline_tests.orchestration.launching.conftest import (
 from sovereign_pipeline_tests.orchestration.stand_ins import RayHead
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 
+pytestmark = pytest.mark.slow
+
 HAS_RAY_DASHBOARD = importlib.util.find_spec("aiohttp_cors") is not None and importlib.util.find_spec("opencensus")
 
 

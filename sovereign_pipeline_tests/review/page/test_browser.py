@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from sovereign_pipeline.ledger.tables import Guess
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.operators import (
@@ -20,6 +22,8 @@ from sovereign_pipeline_tests.review.page.operators import (
     token,
 )
 from sovereign_pipeline_tests.review.page.servers import Sent
+
+pytestmark = pytest.mark.browser
 
 
 def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, language: str) -> None:

@@ -3,6 +3,7 @@
 import base64
 from typing import Any
 
+import pytest
 from playwright.sync_api import Route
 
 from sovereign_pipeline_tests.review.conftest import ReviewBench
@@ -13,6 +14,8 @@ from sovereign_pipeline_tests.review.page.operators import (
     token,
 )
 from sovereign_pipeline_tests.review.page.servers import InItsOwnProcess
+
+pytestmark = pytest.mark.browser
 
 
 def test_two_operators_at_once_rate_their_own_pairs(operators: Operators, reviews: ReviewBench) -> None:

@@ -16,6 +16,8 @@ from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.training.continuation.chain import NEW, OLD, Office, build_without_check
 
+pytestmark = pytest.mark.slow
+
 GATE = "start_saw_nothing_held_out"
 
 

@@ -29,6 +29,8 @@ from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import A_LABEL
 from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office
 
+pytestmark = pytest.mark.slow
+
 GATE = "start_saw_nothing_held_out"
 
 

@@ -17,6 +17,8 @@ from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card
 from sovereign_pipeline_tests.training.conftest import letters
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 
 

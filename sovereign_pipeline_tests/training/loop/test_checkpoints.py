@@ -17,6 +17,8 @@ from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 EVERY_STEP = {"every_steps": 1, "keep": 2}
 SFT = {"dropout": 0.1, "max_steps": 5, "epochs": 5}

@@ -23,6 +23,8 @@ from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 
 

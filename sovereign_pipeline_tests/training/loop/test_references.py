@@ -20,6 +20,8 @@ from sovereign_pipeline.training.loop.rows import Completion, encode
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumulation": 2}
 

@@ -22,6 +22,8 @@ from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 
 

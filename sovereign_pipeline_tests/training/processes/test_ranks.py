@@ -22,6 +22,8 @@ from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes.launcher import run_trainer, worker_environment
 from sovereign_pipeline_tests.training.conftest import letters
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 TWO = {"launcher": "accelerate", "count": 2}
 FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}

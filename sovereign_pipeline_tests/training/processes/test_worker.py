@@ -21,6 +21,8 @@ from sovereign_pipeline.training.processes import launcher
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import letters
 
+pytestmark = pytest.mark.slow
+
 JobMaker = Callable[..., TrainingJob]
 
 
