@@ -32,7 +32,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
     with (
-        choose_engine(job, corpus, plan.useful_workers) as engine,
+        choose_engine(job, corpus, plan.useful_workers, progress) as engine,
         tempfile.TemporaryFile(dir=target.parent) as aside,
     ):
         if "stop" in job.treatments.values():

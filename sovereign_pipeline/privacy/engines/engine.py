@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Protocol, Self
 
+from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.privacy.engines.batches import Batch, ScrubbedBatch, ScrubJob
 from sovereign_pipeline.privacy.engines.in_process import InThisProcess
@@ -27,7 +28,7 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int) -> Engine:
+def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
     """The engine of a recipe: Ray where `corpus.engine` says so, else as many processes as are useful.
 
     Args:
@@ -35,7 +36,7 @@ def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int) -> Engine:
     """
     workers = corpus.workers or _usable_cores()
     if corpus.engine == "ray":
-        return RayActors(job, workers)
+        return RayActors(job, workers, progress)
     if min(workers, useful_workers) <= 1:
         return InThisProcess(job)
     return ProcessPool(job, min(workers, useful_workers))

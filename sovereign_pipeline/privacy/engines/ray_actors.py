@@ -12,22 +12,27 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
+from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.errors import PrivacyError, SovereignError
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
 from sovereign_pipeline.settings import go_offline
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
+SECONDS_TO_START = 600
+"""For Ray's own processes, which start slowly on a busy machine. Ray allows 30 and has no setting for it."""
+SECONDS_BETWEEN_MESSAGES = 15
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RayActors:
     """Actors on the cluster at RAY_ADDRESS, or on a local Ray that obeys this process alone and ends with the work."""
 
-    def __init__(self, job: ScrubJob, workers: int) -> None:
+    def __init__(self, job: ScrubJob, workers: int, progress: Progress) -> None:
         """Raises PrivacyError when Ray is not installed, or was imported before it could be closed to others."""
         if importlib.util.find_spec("ray") is None:
             raise PrivacyError(
@@ -38,12 +43,15 @@ class RayActors:
         # Ray reads these while it is imported, and so do the processes it starts.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
+        os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
         if not os.environ.get("RAY_ADDRESS"):
             _close_to_others()
         import ray
 
         self._job = job
         self._workers = workers
+        self._progress = progress
         self._ray: Any = ray
         self._end = ExitStack()
 
@@ -57,7 +65,7 @@ class RayActors:
         with ExitStack() as started:
             started.callback(shutil.rmtree, scratch)
             started.callback(self._ray.shutdown)
-            _start(self._ray, self._workers, scratch)
+            _start(self._ray, self._workers, scratch, self._progress)
             self._end = started.pop_all()
         return self
 
@@ -125,7 +133,39 @@ def _close_to_others() -> None:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
-def _start(ray: Any, workers: int, scratch: str) -> None:
+@contextmanager
+def _patience(ray: Any, progress: Progress) -> Iterator[None]:
+    """Have Ray look for the node that it starts for `SECONDS_TO_START`, and say so.
+
+    Ray 2.60 looks by `ray._private.services.get_node`, which raises RuntimeError while the node is not there, and gives
+    up after 30 s (`Node.__init__` in `ray/_private/node.py`).
+    """
+    services = ray._private.services
+    look = services.get_node
+    begun = told = time.monotonic()
+
+    def get_node(*of: Any, **named: Any) -> Any:
+        nonlocal told
+        while True:
+            try:
+                return look(*of, **named)
+            except RuntimeError:
+                now = time.monotonic()
+                if now - begun > SECONDS_TO_START:
+                    raise
+                if now - told > SECONDS_BETWEEN_MESSAGES:
+                    told = now
+                    progress(f"privacy: Ray is starting, {now - begun:.0f} s of {SECONDS_TO_START} s at most")
+                time.sleep(0.5)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = look
+
+
+def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
     local = {
         "address": "local",
         "num_cpus": workers,
@@ -136,7 +176,8 @@ def _start(ray: Any, workers: int, scratch: str) -> None:
     }
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(log_to_driver=False, **({} if address else local))
+        with _patience(ray, progress):
+            ray.init(log_to_driver=False, **({} if address else local))
     except Exception as error:  # Ray raises a bare Exception when its processes are slow to start; no text is near yet
         failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
         raise PrivacyError(

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sovereign_pipeline.privacy.engines.process_pool import ProcessPool
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, corpus_file: Path, ch
         "    write_result(Path(sys.argv[1]), Path(sys.argv[2]), Corpus(engine=sys.argv[3], workers=2))\n"
     )
     arguments: list[str | Path] = [tmp_path / "program.py", tmp_path / "many", corpus_file, chosen]
-    subprocess.run([sys.executable, *arguments], env=of_no_cluster(), check=True, timeout=240)
+    subprocess.run([sys.executable, *arguments], env=of_no_cluster(), check=True, timeout=SECONDS)
     assert pickle.loads((tmp_path / "many" / "result").read_bytes()) == alone
 
 
@@ -52,7 +52,7 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from sovereign_pipeline.privacy.engines.ray_actors import RayActors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with RayActors(job_for(Path(sys.argv[1])), 1):\n"
+        "with RayActors(job_for(Path(sys.argv[1])), 1, lambda message: None):\n"
         "    import ray\n"
         "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
         "    sys.stdin.read()\n"
@@ -75,7 +75,7 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
             if port.status == psutil.CONN_LISTEN
         }
         stranger = subprocess.run(
-            [sys.executable, "-c", asks, address], env=of_no_cluster(), capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", asks, address], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
         )
         process.stdin.close()
     assert ports
@@ -89,13 +89,38 @@ def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
         "import sys, ray; from pathlib import Path\n"
         "from sovereign_pipeline.privacy.engines.ray_actors import RayActors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with RayActors(job_for(Path(sys.argv[1])), 1): pass\n"
+        "with RayActors(job_for(Path(sys.argv[1])), 1, print): pass\n"
     )
     refused = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
     )
     assert refused.returncode != 0
     assert "Run the step in a process of its own" in refused.stderr
+
+
+def test_a_ray_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
+    """By Ray's own clock, 31 s are over whenever it looks; its node is there at the third look."""
+    program = (
+        "import itertools, sys, time, types; from pathlib import Path\n"
+        "from sovereign_pipeline.privacy.engines import ray_actors\n"
+        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
+        "ray_actors.SECONDS_BETWEEN_MESSAGES = 0\n"
+        "engine = ray_actors.RayActors(job_for(Path(sys.argv[1])), 1, print)\n"
+        "import ray._private.node as node, ray._private.services as services\n"
+        "ticks, looks, look = itertools.count(0, 31), itertools.count(1), services.get_node\n"
+        "def slow(*of):\n"
+        "    if next(looks) < 3: raise RuntimeError('not found')\n"
+        "    return look(*of)\n"
+        "services.get_node = slow\n"
+        "node.time = types.SimpleNamespace(**{**vars(time), 'monotonic': lambda: next(ticks)})\n"
+        "with engine: print('started', flush=True)\n"
+    )
+    started = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
+    )
+    assert started.returncode == 0, started.stderr
+    assert "started" in started.stdout
+    assert "Ray is starting" in started.stdout
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
@@ -103,11 +128,11 @@ def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
 
 def test_little_work_is_done_in_this_process(tmp_path: Path) -> None:
     write_documents(tmp_path / "in.jsonl", [document("CR 1000000")])
-    with choose_engine(job_for(tmp_path), Corpus(workers=8), useful_workers=1) as engine:
+    with choose_engine(job_for(tmp_path), Corpus(workers=8), useful_workers=1, progress=print) as engine:
         assert isinstance(engine, InThisProcess)
-    with choose_engine(job_for(tmp_path), Corpus(workers=1), useful_workers=8) as engine:
+    with choose_engine(job_for(tmp_path), Corpus(workers=1), useful_workers=8, progress=print) as engine:
         assert isinstance(engine, InThisProcess)
-    with choose_engine(job_for(tmp_path), Corpus(workers=2), useful_workers=8) as engine:
+    with choose_engine(job_for(tmp_path), Corpus(workers=2), useful_workers=8, progress=print) as engine:
         assert isinstance(engine, ProcessPool)
 
 
@@ -152,25 +177,25 @@ def endless(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def workers_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
+    """Its two workers, once they are at work."""
+
+    def at_work() -> list[psutil.Process]:
         children = psutil.Process(process.pid).children()
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        if len(workers) == 2 and all(child.cpu_times().user > 1.5 for child in workers):
-            return workers
-        time.sleep(0.1)
-    raise AssertionError("no workers were started")
+        return [worker for worker in workers if worker.cpu_times().user > 1.5]
+
+    wait_until(lambda: len(at_work()) == 2, lambda: "no workers were started")
+    return at_work()
 
 
 def test_workers_die_when_their_parent_is_killed(endless: "subprocess.Popen[bytes]") -> None:
     workers = workers_of(endless)
     os.kill(endless.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(workers, timeout=20)
-    assert not alive
+    wait_until_ended(workers)
 
 
 def test_a_worker_that_is_killed_stops_the_work_and_says_so(endless: "subprocess.Popen[bytes]") -> None:
     workers_of(endless)[0].kill()
-    _, errors = endless.communicate(timeout=120)
+    _, errors = endless.communicate(timeout=SECONDS)
     assert endless.returncode != 0
     assert b"A worker of the scrubbing was killed" in errors
