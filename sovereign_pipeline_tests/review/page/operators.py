@@ -6,7 +6,8 @@ from playwright.sync_api import Browser, BrowserContext, Page
 
 from sovereign_pipeline.ledger.tables import Ballot
 from sovereign_pipeline_tests.review.conftest import ReviewBench
-from sovereign_pipeline_tests.review.page.servers import SECONDS_TO_WAIT, InThisProcess
+from sovereign_pipeline_tests.review.page.servers import InThisProcess
+from sovereign_pipeline_tests.waiting import SECONDS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
@@ -59,7 +60,7 @@ class Operators:
 
     def __call__(self, name: str, language: str = "en") -> Operator:
         context = self.chromium.new_context(locale=language, viewport=DESKTOP)  # type: ignore[arg-type]
-        context.set_default_timeout(SECONDS_TO_WAIT * 1000)
+        context.set_default_timeout(SECONDS * 1000)
         self.contexts.append(context)
         operator = Operator(name, self.url, context, context.new_page())
         operator.page.on("console", lambda message: operator.complaints.append(message.text))

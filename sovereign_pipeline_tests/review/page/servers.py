@@ -6,16 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
-
-SECONDS_TO_WAIT = 120
-"""Far above what anything takes, so that a busy machine fails no test; waits end as soon as they can."""
+from sovereign_pipeline_tests.waiting import wait_until
 
 
 def free_port() -> int:
@@ -42,13 +39,14 @@ class InThisProcess:
 
         from sovereign_pipeline.review.page.server import server_config
 
-        self.port = free_port()
+        held = listen(0, "")
+        self.port = held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.sent: list[Sent] = []
         config = server_config(reviews.bench.settings, reviews.registry, self.port)
         config.app = self._recorded(config.app)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([held],), daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started, lambda: "the page did not start")
 
@@ -98,10 +96,3 @@ class InItsOwnProcess:
         """As a power failure would."""
         self._process.kill()
         self._process.wait()
-
-
-def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while not is_so():
-        assert time.monotonic() < deadline, else_say()
-        time.sleep(0.02)
