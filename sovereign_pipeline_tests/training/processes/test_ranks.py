@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes.launcher import run_trainer, worker_environment
 from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.processes.halting import halt_at
 
 pytestmark = pytest.mark.slow
 
@@ -29,10 +30,14 @@ TWO = {"launcher": "accelerate", "count": 2}
 FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
 
 
-def run(job: TrainingJob, progress: Callable[[str], None] = lambda line: None) -> None:
+def run(
+    job: TrainingJob,
+    progress: Callable[[str], None] = lambda line: None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     path = job.result.with_name("job.json")
     job.write(path)
-    run_trainer(path, progress)
+    run_trainer(path, progress, environment)
 
 
 def log(job: TrainingJob, name: str = "loss") -> list[float]:
@@ -73,7 +78,7 @@ def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, An
     assert (report["devices"], report["sharding"]) == (2, sharding)
 
 
-def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker) -> None:
+def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker, tmp_path: Path) -> None:
     whole, killed = (
         make_job(name, letters(40), sft={**FULL, "epochs": 1}, devices=TWO, checkpoints={"every_steps": 2, "keep": 1})
         for name in ("whole", "killed")
@@ -85,8 +90,8 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
             for each in _trainers(killed):
                 os.kill(each, signal.SIGKILL)
 
-    with pytest.raises(TrainingFailed):
-        run(killed, kill)
+    with halt_at(3, tmp_path / "never") as environment, pytest.raises(TrainingFailed):
+        run(killed, kill, environment)
     assert not killed.output.exists() and not _trainers(killed)
     lines: list[str] = []
     run(killed, lines.append)
@@ -159,7 +164,7 @@ def _trainers(job: TrainingJob) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
         if str(job.result.with_name("job.json")).encode() in command and b"training.processes.worker" in command:
             found.append(int(process.name))

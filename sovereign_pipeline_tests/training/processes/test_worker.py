@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
@@ -20,6 +20,8 @@ from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes import launcher
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.processes.halting import halt_at
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -76,10 +78,7 @@ def test_trainings_of_one_line_wait_for_each_other_on_whatever_devices(make_job:
 
 
 @pytest.mark.parametrize("waits_for", ["line", "device"])
-def test_a_trainer_that_waits_for_its_turn_can_be_stopped(
-    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, waits_for: str
-) -> None:
-    monkeypatch.setattr(launcher, "SECONDS_FOR_A_CHECKPOINT", 15)
+def test_a_trainer_that_waits_for_its_turn_can_be_stopped(make_job: JobMaker, waits_for: str) -> None:
     job = make_job("waits", letters(12))
     job.locks.mkdir()
     path = lock_of_line(job.checkpoint_directory) if waits_for == "line" else job.locks / "trainer-default.lock"
@@ -157,10 +156,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 5
-    while _runs(child) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not _runs(child)
+    wait_until(lambda: not _runs(child), lambda: f"{child} outlives its parent")
     assert not job.output.exists() and not job.result.exists()
 
 
@@ -177,8 +173,9 @@ def test_a_second_interrupt_kills_the_child(make_job: JobMaker, monkeypatch: pyt
     assert seen and not any(_runs(child) for child in seen)
 
 
-def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker) -> None:
+def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C comes to a step of `sovereign run`: from the terminal, and at once again from Dagster's executor."""
+    monkeypatch.setattr(launcher, "SECONDS_OF_REPEATED_INTERRUPT", SECONDS)
     job = make_job("stopped", letters(12), sft={"epochs": 2000})
     told: list[str] = []
 
@@ -196,21 +193,26 @@ def test_an_interrupt_and_its_echo_are_one(make_job: JobMaker) -> None:
     assert int(checkpoint.name.removeprefix("step-")) >= 3
 
 
-def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(make_job: JobMaker) -> None:
+def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_bytes(
+    make_job: JobMaker, tmp_path: Path
+) -> None:
     sft = {"epochs": 8, "dropout": 0.1}
     whole, stopped = (make_job(name, letters(12), sft=sft) for name in ("whole", "stopped"))
     run_trainer(written(whole), lambda line: None)
 
     def interrupt(line: str) -> None:
-        if json.loads(line).get("step") == 3:
+        if line.startswith("stopping the trainer"):
+            (tmp_path / "go on").touch()
+        elif json.loads(line).get("step") == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run_trainer(written(stopped), lambda line: interrupt(line) if line.startswith("{") else None)
+    with halt_at(3, tmp_path / "go on") as environment, pytest.raises(KeyboardInterrupt):
+        run_trainer(written(stopped), interrupt, environment)
     with pytest.raises(TrainingFailed, match=r"stopped, as requested, at step \d+ of \d+"):
         read_result(stopped.result)
     (checkpoint,) = stopped.checkpoint_directory.iterdir()
-    assert int(checkpoint.name.removeprefix("step-")) >= 3 and not stopped.output.exists()
+    # It looks for a request at the end of a step, and tells of the step after that.
+    assert checkpoint.name == "step-00000004" and not stopped.output.exists()
     lines: list[str] = []
     run_trainer(written(stopped), lines.append)
     assert f"resuming from {checkpoint.name}" in [json.loads(line)["message"] for line in lines]
@@ -218,7 +220,9 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_by
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
-def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(make_job: JobMaker, step: int) -> None:
+def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(
+    make_job: JobMaker, tmp_path: Path, step: int
+) -> None:
     sft, checkpoints = {"epochs": 4, "dropout": 0.1}, {"every_steps": 2, "keep": 1}
     whole, killed = (make_job(name, letters(12), sft=sft, checkpoints=checkpoints) for name in ("whole", "killed"))
     run_trainer(written(whole), lambda line: None)
@@ -228,8 +232,8 @@ def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(make_job: JobM
             for child in _children(os.getpid()):
                 os.kill(child, signal.SIGKILL)
 
-    with pytest.raises(TrainingFailed, match="killed by SIGKILL"):
-        run_trainer(written(killed), kill)
+    with halt_at(step, tmp_path / "never") as environment, pytest.raises(TrainingFailed, match="killed by SIGKILL"):
+        run_trainer(written(killed), kill, environment)
     assert not killed.output.exists()
     run_trainer(written(killed), lambda line: None)
     assert _bytes_of(whole.output) == _bytes_of(killed.output)
@@ -249,12 +253,8 @@ def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker)
 
 
 def _children(pid: int) -> list[int]:
-    return [
-        int(found)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for found in (task / "children").read_text().split()
-        if b"training.processes.worker" in Path(f"/proc/{found}/cmdline").read_bytes()
-    ]
+    children = psutil.Process(pid).children()
+    return [child.pid for child in children if "training.processes.worker" in " ".join(child.cmdline())]
 
 
 def _bytes_of(directory: Path) -> dict[str, bytes]:

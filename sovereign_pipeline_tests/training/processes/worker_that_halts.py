@@ -1,0 +1,28 @@
+"""The trainer's process as it is, but for its halt at the step that `halting.py` names."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.processes import worker
+from sovereign_pipeline_tests.training.processes.halting import STEP, UNTIL
+
+
+def train_and_halt(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
+    def on_step(step: Step) -> None:
+        hooks.on_step(step)
+        while step.step == int(os.environ[STEP]) and not Path(os.environ[UNTIL]).exists():
+            time.sleep(0.02)
+
+    return train(job, replace(hooks, on_step=on_step))
+
+
+if __name__ == "__main__":
+    with patch.object(worker, "train", train_and_halt):
+        sys.exit(worker.main(Path(sys.argv[1])))
