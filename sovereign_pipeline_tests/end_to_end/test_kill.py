@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import psutil
 import pytest
 
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe
+from sovereign_pipeline_tests.waiting import wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -47,8 +47,7 @@ def test_a_killed_process_leaves_nothing(
     printed += run.stdout.read()
     assert run.wait() == 1, printed
     assert "Traceback" not in printed
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
+    wait_until_ended(family)
     assert not trainer.is_running()
     assert installation.store.current("harbour", "sft_adapter") is None
     assert not [path for path in installation.settings.artifacts.glob("*/adapter")]
@@ -65,10 +64,7 @@ def test_killing_the_run_itself_kills_the_trainer(installation: Installation) ->
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    deadline = time.monotonic() + 20
-    while trainer.is_running() and trainer.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
+    wait_until_ended([trainer])
 
 
 def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(installation: Installation) -> None:
@@ -85,8 +81,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(installation
             process.send_signal(signal.SIGINT)
     printed = run.stdout.read()
     assert run.wait() != 0 and "Traceback" not in printed, printed
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
+    wait_until_ended(family)
     checkpoints = list((installation.settings.home / "checkpoints").glob("harbour.sft/*/step-*"))
     assert len(checkpoints) in (1, 2), printed
     newest = max(checkpoint.name for checkpoint in checkpoints)

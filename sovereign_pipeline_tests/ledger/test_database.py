@@ -21,6 +21,7 @@ from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, open_regist
 from sovereign_pipeline.ledger.tables import Adapter, Table
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.bench import Bench
+from sovereign_pipeline_tests.waiting import SECONDS
 
 TABLES = ("dataset", "base_model", "adapter")
 # What `review/test_ballots.py` fills and tries to change.
@@ -158,7 +159,7 @@ def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, da
     environment = {**os.environ, "SOVEREIGN_HOME": str(bench.settings.home)}
     root = Path(__file__).resolve().parents[2]
     started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=root) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+    assert [process.wait(timeout=SECONDS) for process in started] == [0, 0, 0]
 
 
 def test_nobody_is_refused_while_others_open_the_same_new_file(bench: Bench) -> None:

@@ -17,6 +17,7 @@ from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, Da
 from sovereign_pipeline.registry.registration import next_version, register
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
+from sovereign_pipeline_tests.waiting import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +165,7 @@ def _register_in_process(root: Path, recipe: dict[str, Any], barrier: Any, answe
     record = bench.store.current(recipe["line"], "registered_adapter")
     assert record is not None
     registry = bench.open_registry()
-    barrier.wait(timeout=30)
+    barrier.wait(timeout=SECONDS)
     adapter = register(registry, workplace, record, REGISTERED_ADAPTER)
     answers.put((adapter.id, adapter.registered_at.isoformat()))
 
@@ -178,9 +179,9 @@ def test_processes_that_register_at_once_agree(bench: Bench, database: str) -> N
     processes = [context.Process(target=_register_in_process, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    told = {answers.get(timeout=60) for _ in processes}
+    told = {answers.get(timeout=SECONDS) for _ in processes}
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=SECONDS)
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(told) == 1
     with bench.open_registry().reading() as session:

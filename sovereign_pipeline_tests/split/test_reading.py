@@ -20,6 +20,7 @@ from sovereign_pipeline.split.grouping import key_of
 from sovereign_pipeline.split.reading import FilePart, over_parts, read_author_keys, read_columns
 from sovereign_pipeline.split.similarity import shingles_of
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 
 def documents(count: int) -> list[Document]:
@@ -83,7 +84,7 @@ def sleep_on(part: FilePart) -> Any:
     path = part.path.with_suffix(f".{part.first_line}")
     path.with_suffix(".tmp").write_text(str(os.getpid()))
     path.with_suffix(".tmp").rename(path)
-    time.sleep(600)
+    time.sleep(10 * SECONDS)
 
 
 def wait_in_the_pool(directory: Path) -> None:
@@ -101,17 +102,10 @@ def test_the_processes_end_with_their_parent_however_it_ends(tmp_path: Path) -> 
     )
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:
-        pids = [int(read_when_there(tmp_path / f"lines.{line}")) for line in range(1, 1 + workers)]
+        told = [tmp_path / f"lines.{line}" for line in range(1, 1 + workers)]
+        wait_until(lambda: all(file.exists() for file in told), lambda: f"{workers} processes did not begin")
+        processes = [psutil.Process(int(file.read_text())) for file in told]
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
-    assert not alive
-
-
-def read_when_there(path: Path) -> str:
-    for _ in range(600):
-        if path.exists():
-            return path.read_text()
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not come")
+    wait_until_ended(processes)

@@ -21,6 +21,7 @@ from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Scor
 from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache, sources_digest
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.waiting import SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -373,7 +374,7 @@ def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Wor
 
 
 def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=SECONDS)
     scores = [Score("a", (-1 / 3, -2e-17), (3, 1))]
 
     def compute() -> list[Score]:

@@ -34,6 +34,7 @@ from sovereign_pipeline_tests.orchestration.launching.conftest import (
 )
 from sovereign_pipeline_tests.orchestration.stand_ins import RayHead
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +58,11 @@ def ray_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment = {**os.environ, "NODE_SECRET": SECRET}
         process = subprocess.Popen(command, env=environment, stdout=printed, stderr=printed, start_new_session=True)
         try:
-            deadline = time.monotonic() + 120
-            while not takes_a_job("http://127.0.0.1:28265"):
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(1)
+            wait_until(lambda: takes_a_job("http://127.0.0.1:28265"), log.read_text)
             yield "http://127.0.0.1:28265"
         finally:
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=SECONDS)
             shutil.rmtree(scratch)
 
 
@@ -113,10 +111,7 @@ def test_an_interrupt_stops_the_ray_job_with_a_checkpoint(head: str, python: str
 
     def progress(line: str) -> None:
         if "is RUNNING" in line:
-            deadline = time.monotonic() + 120
-            while not (job.locks.exists() and messages.exists() and "step 3/" in messages.read_text()):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_until(lambda: messages.exists() and "step 3/" in messages.read_text(), lambda: "no third step")
             raise KeyboardInterrupt
 
     path = written(job)
