@@ -1,6 +1,5 @@
 """Scores and answers are cached under everything that decides them, and never used once they were changed."""
 
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,9 +17,10 @@ from sovereign_pipeline.evaluation.arms import models, score_cache
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache, sources_digest
+from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.arms.test_sources_digest import copied_sources
 from sovereign_pipeline_tests.waiting import SECONDS
 
 pytestmark = pytest.mark.slow
@@ -227,35 +227,6 @@ def test_another_version_of_a_library_is_something_else(
     passes.clear()
     ask(replace(better, cache=cache(workplace)))
     assert passes
-
-
-def copied_sources(target: Path) -> Path:
-    """The sources of the evaluation, so that one can be changed."""
-    shutil.copytree(score_cache.SOURCES.parent, target, ignore=shutil.ignore_patterns("__pycache__"))
-    return target
-
-
-def test_a_changed_byte_in_any_source_of_the_arms_is_another_identity(tmp_path: Path) -> None:
-    sources = copied_sources(tmp_path / "evaluation")
-    seen = {sources_digest(sources / "arms")}
-    assert seen == {sources_digest(score_cache.SOURCES)}
-    files = sorted((sources / "arms").rglob("*.py"))
-    assert {"harness.py", "models.py", "token_tree.py", "chat.py"} < {file.name for file in files}
-    for file in files:
-        content = file.read_bytes()
-        file.write_bytes(content + b"#")
-        seen.add(sources_digest(sources / "arms"))
-        file.write_bytes(content)
-    assert len(seen) == 1 + len(files)
-
-
-def test_a_change_elsewhere_in_the_evaluation_is_the_same_identity(tmp_path: Path) -> None:
-    sources = copied_sources(tmp_path / "evaluation")
-    before = sources_digest(sources / "arms")
-    for file in sources.rglob("*.py"):
-        if file.parent.name != "arms":
-            file.write_bytes(file.read_bytes() + b"#")
-    assert sources_digest(sources / "arms") == before
 
 
 def test_scores_of_other_sources_are_not_found(
