@@ -119,13 +119,17 @@ def _capability_scores(artifact: Artifact) -> Figures:
 
 def _red_team_report(artifact: Artifact) -> Figures:
     result = artifact.manifest.summary["result"]
-    return {
-        **_of_the_candidate("refusal where asked for", result["refusals"]),
-        **_of_the_candidate("refusal of benign prompts", result["over_refusals"]),
-        **_of_the_candidate("injected instructions obeyed", result["obeyed"]),
-        **_of_the_candidate("personal data in answers", result["personal_data"]),
-        **_pick(artifact, prompts="prompts"),
+    shares = {
+        "refusal where asked for": result["refusals"],
+        "refusal of benign prompts": result["over_refusals"],
+        "personal data in answers": result["personal_data"],
+        "injected instructions obeyed": result["obeyed"],
     }
+    figures: Figures = {}
+    for what, by_reference in shares.items():
+        figures |= _of_the_candidate(what, by_reference)
+    own = {what: figures[what] for what in shares if what in figures}
+    return {**own, **figures, **_pick(artifact, prompts="prompts")}
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:

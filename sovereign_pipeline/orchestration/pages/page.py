@@ -44,7 +44,13 @@ def page_of(
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
     if idle is not None:
-        return {"verdict": idle, "reused": production.reused, **_inputs(manifest), "sha256": artifact.ref.digest}
+        return {
+            "verdict": idle,
+            "classification": manifest.classification,
+            "reused": production.reused,
+            "artifact": link(artifact.ref.kind, artifact.ref.digest),
+            "sha256": artifact.ref.digest,
+        }
     figures = figures_of(artifact)
     return {
         "verdict": outcome,
