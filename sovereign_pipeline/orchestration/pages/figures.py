@@ -143,13 +143,13 @@ def _evaluation_report(artifact: Artifact) -> Figures:
     }
     for finding in report["findings"]:
         for held in finding["held"]:
-            label = f"{held['what']}, against the {held['reference']}"
+            label = f"{held['what']}, compared with the {held['reference']}"
             figures[f"{label}: difference"] = held["observed"]["difference"]
-            figures[f"{label}: to spare"] = _to_spare(held)
+            figures[f"{label}: left of the margin"] = _left_of_the_margin(held)
     return figures
 
 
-def _to_spare(held: Mapping[str, Any]) -> float:
+def _left_of_the_margin(held: Mapping[str, Any]) -> float:
     """From the worse end of the interval to the margin; negative where the gate did not pass."""
     observed, judgement = held["observed"], held["judgement"]
     worse = -observed["high"] if judgement["better"] == "lower" else observed["low"]
