@@ -15,6 +15,7 @@ from sovereign_pipeline.dataset.formats import sft_row
 from sovereign_pipeline.errors import CeilingExceeded, InputError, SourceError
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
+from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 from sovereign_pipeline.wording import and_more, counted
@@ -48,10 +49,10 @@ def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
-        for document in read_documents(each.file("train.jsonl")):
+        for document in read_documents(each.file(TRAIN)):
             ids.add(document.id)
             cases.add(document.case)
-    documents = [each for each in read_documents(split.file("held_out.jsonl")) if not each.is_preference]
+    documents = [each for each in read_documents(split.file(HELD_OUT)) if not each.is_preference]
     fresh = [each for each in documents if each.id not in ids and each.case not in cases]
     prompts = tuple(Prompt(id=each.id, language=each.language, text=_shown(each)) for each in fresh)
     return UsablePrompts(prompts, None, len(documents) - len(fresh))
@@ -84,7 +85,7 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     texts = {
         normal_text(text)
         for split in trained
-        for each in read_documents(split.file("train.jsonl"))
+        for each in read_documents(split.file(TRAIN))
         for text in (_shown(each), each.request)
     }
     known = [row.id for row in rows if normal_text(row.prompt) in texts]
