@@ -32,7 +32,7 @@ from sovereign_pipeline_tests.orchestration.conftest import Line
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-MILLISECONDS = 60_000
+MILLISECONDS = 120_000
 DIFFERENCE = {"reference": 0.5, "candidate": 0.75, "difference": 0.25, "low": 0.1, "high": 0.4, "rows": 150}
 
 SHOWN = {
