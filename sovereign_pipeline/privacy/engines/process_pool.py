@@ -7,11 +7,11 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
 from itertools import islice
-from typing import Self
+from typing import Any, Self
 
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
@@ -21,6 +21,8 @@ from sovereign_pipeline.settings import go_offline
 
 BATCHES_PER_WORKER = 2
 """So many are handed out at a time: none waits for work, and few results wait to be written."""
+SECONDS_BETWEEN_LOOKS = 5.0
+"""At the workers, while a batch is waited for."""
 
 
 class ProcessPool:
@@ -46,7 +48,7 @@ class ProcessPool:
         try:
             self._submit(islice(batches, BATCHES_PER_WORKER * self._workers), under_way)
             while under_way:
-                yield number, under_way.popleft().result()
+                yield number, self._result(under_way.popleft())
                 number += 1
                 self._submit(islice(batches, 1), under_way)
         except BrokenProcessPool:
@@ -56,6 +58,26 @@ class ProcessPool:
                 act="run_line",
                 line=self._job.line,
             ) from None
+
+    def _result(self, batch: "Future[ScrubbedBatch]") -> ScrubbedBatch:
+        """Wait for a batch. Raises BrokenProcessPool when a worker was killed.
+
+        The pool itself sees that, but for a worker that was killed while it sent a result: the pool then reads the
+        half of it that came, and waits for the other half for ever, since other workers and this process could still
+        write to the same pipe (CPython 3.11, `_ExecutorManagerThread`). So the workers are looked at, and where one is
+        gone the pipe is closed everywhere.
+        """
+        pool: Any = self._pool
+        was_gone = False
+        while not wait([batch], timeout=SECONDS_BETWEEN_LOOKS).done:
+            is_gone = any(not worker.is_alive() for worker in list(pool._processes.values()))
+            if is_gone and was_gone:  # the pool had its time to see it
+                for worker in list(pool._processes.values()):
+                    worker.kill()
+                pool._result_queue._writer.close()
+                break
+            was_gone = is_gone
+        return batch.result()
 
     def _submit(self, batches: Iterator[Batch], under_way: "deque[Future[ScrubbedBatch]]") -> None:
         under_way.extend(self._pool.submit(_scrub_in_worker, batch) for batch in batches)
