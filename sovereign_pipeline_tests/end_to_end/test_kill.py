@@ -47,8 +47,7 @@ def test_a_killed_process_leaves_nothing(
     printed += run.stdout.read()
     assert run.wait() == 1, printed
     assert "Traceback" not in printed
-    wait_until_ended(family)
-    assert not trainer.is_running()
+    wait_until_ended([*family, trainer])
     assert installation.store.current("harbour", "sft_adapter") is None
     assert not [path for path in installation.settings.artifacts.glob("*/adapter")]
 
