@@ -106,6 +106,10 @@ class TrainingFailed(SovereignError):
     """The trainer stopped: a guard fired, or the child process ended without a result."""
 
 
+class WorkerKilled(SovereignError):
+    """One of the processes that share the work of this machine was killed."""
+
+
 class SandboxUnavailable(SovereignError):
     """This machine does not let the limits be set behind which a model's code is run."""
 

@@ -4,14 +4,9 @@ What belongs here: from documents to columns. What does not: embeddings (`paraph
 (`assignment.py`).
 """
 
-import ctypes
-import multiprocessing
 import os
-import signal
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -23,14 +18,13 @@ from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import shingles_of
+from sovereign_pipeline.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _BYTES_PER_PART = 1 << 22
-_PARTS_AHEAD = 4
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _Result = TypeVar("_Result")
 
@@ -105,26 +99,14 @@ def read_author_keys(documents: Path) -> dict[str, int]:
 def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Result]:
     """Do `work` on every part of a file, in the file's order; in one process per core when there are several parts.
 
-    The processes import this package anew (spawn). The kernel kills them when this process ends, however it ends.
+    Raises WorkerKilled when one of them was killed, and what `work` raises.
     """
     parts = list(_parts(file))
     if len(parts) <= 1:
         yield from map(work, parts)
         return
-    workers = min(len(os.sched_getaffinity(0)), len(parts))
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_die_with, initargs=(os.getpid(),)
-    ) as pool:
-        try:
-            running: deque[Future[_Result]] = deque()
-            for part in parts:
-                running.append(pool.submit(work, part))
-                if len(running) > workers + _PARTS_AHEAD:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with WorkerPool(min(len(os.sched_getaffinity(0)), len(parts))) as pool:
+        yield from pool.over(iter(parts), work)
 
 
 def documents_in(part: FilePart) -> Iterator[Document]:
@@ -196,11 +178,3 @@ def _parts(file: Path) -> Iterator[FilePart]:
             yield FilePart(file, start, start + len(block), line)
             start += len(block)
             line += block.count(b"\n")
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        raise SystemExit(f"The process {parent} that started this one is gone.")

@@ -1,26 +1,18 @@
 """What is read of the documents is what they say, in one part or in many, by one process or by several."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.split import reading
 from sovereign_pipeline.split.grouping import key_of
-from sovereign_pipeline.split.reading import FilePart, over_parts, read_author_keys, read_columns
+from sovereign_pipeline.split.reading import read_author_keys, read_columns
 from sovereign_pipeline.split.similarity import shingles_of
 from sovereign_pipeline_tests.conftest import letter
-from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 
 def documents(count: int) -> list[Document]:
@@ -77,35 +69,3 @@ def test_a_broken_line_is_named_by_its_number_in_the_whole_file(
     (tmp_path / "documents.jsonl").write_bytes(b"".join(lines))
     with pytest.raises(IntegrityError, match=r"documents.jsonl, line 22: not a document"):
         read_columns(tmp_path / "documents.jsonl", tmp_path)
-
-
-def sleep_on(part: FilePart) -> Any:
-    """Tell the pid and stay; run by a process of the pool."""
-    path = part.path.with_suffix(f".{part.first_line}")
-    path.with_suffix(".tmp").write_text(str(os.getpid()))
-    path.with_suffix(".tmp").rename(path)
-    time.sleep(10 * SECONDS)
-
-
-def wait_in_the_pool(directory: Path) -> None:
-    """What the process does that the test kills."""
-    reading._BYTES_PER_PART = 10
-    list(over_parts(directory / "lines.txt", sleep_on))
-
-
-def test_the_processes_end_with_their_parent_however_it_ends(tmp_path: Path) -> None:
-    (tmp_path / "lines.txt").write_text("a line of text\n" * 2)
-    workers = min(2, len(os.sched_getaffinity(0)))
-    program = (
-        "from pathlib import Path; from sovereign_pipeline_tests.split.test_reading import wait_in_the_pool; "
-        f"wait_in_the_pool(Path({str(tmp_path)!r}))"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program])
-    try:
-        told = [tmp_path / f"lines.{line}" for line in range(1, 1 + workers)]
-        wait_until(lambda: all(file.exists() for file in told), lambda: f"{workers} processes did not begin")
-        processes = [psutil.Process(int(file.read_text())) for file in told]
-    finally:
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-    wait_until_ended(processes)

@@ -199,34 +199,3 @@ def test_a_worker_that_is_killed_stops_the_work_and_says_so(endless: "subprocess
     _, errors = endless.communicate(timeout=SECONDS)
     assert endless.returncode != 0
     assert b"A worker of the scrubbing was killed" in errors
-
-
-def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Path) -> None:
-    """The worker kills itself when a third of its result is in the pipe; the other one works on, with the pipe open."""
-    program = (
-        "import os, signal, sys, time\n"
-        "from multiprocessing.connection import Connection\n"
-        "from pathlib import Path\n"
-        "from sovereign_pipeline.errors import PrivacyError\n"
-        "from sovereign_pipeline.privacy.engines import process_pool\n"
-        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "def send_a_third_and_die(connection, content):\n"
-        "    third = bytes(content[: len(content) // 3])\n"
-        "    os.write(connection.fileno(), len(content).to_bytes(4, 'big') + third)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def work(number):\n"
-        "    if number == 1: time.sleep(100_000)\n"
-        "    Connection._send_bytes = send_a_third_and_die\n"
-        "    return b'x' * 3_000\n"
-        "process_pool._scrub_in_worker = work\n"
-        "process_pool.SECONDS_BETWEEN_LOOKS = 0.5\n"
-        "if __name__ == '__main__':\n"
-        "    with process_pool.ProcessPool(job_for(Path(sys.argv[1])), 2) as pool:\n"
-        "        try: list(pool.scrub(iter(range(2))))\n"
-        "        except PrivacyError as error: sys.exit(str(error))\n"
-    )
-    (tmp_path / "program.py").write_text(program)
-    arguments: list[str | Path] = [sys.executable, tmp_path / "program.py", tmp_path]
-    ended = subprocess.run(arguments, env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS)
-    assert ended.returncode == 1
-    assert "A worker of the scrubbing was killed" in ended.stderr
