@@ -8,6 +8,7 @@ What belongs here: reading and writing artifacts on disk. What does not: decidin
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class ArtifactStore:
     root: Path
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Verify every byte and open. Raises IntegrityError naming the first file that is missing, extra or changed."""
+        """Verify every byte and open. Raises IntegrityError naming the first file that is not as it was stored."""
         manifest = self.read_manifest(ref)
         path = self.path_of(ref.digest)
         verify_files(path, manifest)
@@ -150,28 +151,42 @@ class ArtifactStore:
 
 
 def verify_files(path: Path, manifest: Manifest) -> None:
-    """Raise IntegrityError naming the first file of the directory that is missing, extra or changed."""
-    expected = {entry.path: entry for entry in manifest.files}
-    present = {
-        file.relative_to(path).as_posix()
-        for file in path.rglob("*")
-        if not file.is_dir() and file != path / MANIFEST_FILE
-    }
-    for name in sorted(present - expected.keys()):
+    """Raise IntegrityError naming the first file or directory that is missing, extra, changed or linked.
+
+    A link is refused wherever it leads: its target can be replaced without touching the artifact.
+    """
+    present = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+    found = dict(_tree(path))
+    for name in sorted(found.keys() - present):
         raise IntegrityError(f"{path / name}: this file does not belong to the artifact.", "Remove it.")
-    for name, entry in expected.items():
-        file = path / name
-        if name not in present:
+    for entry in manifest.files:
+        file = path / entry.path
+        if entry.path not in found:
             raise IntegrityError(f"{file}: the file is missing.", "Restore it from a copy.")
-        if file.stat().st_size != entry.size or file_sha256(file) != entry.sha256:
+        if found[entry.path] != entry.size or file_sha256(file) != entry.sha256:
             raise IntegrityError(f"{file}: the bytes are not the recorded ones.", "Restore the file from a copy.")
 
 
+def _tree(directory: Path) -> Iterator[tuple[str, int]]:
+    """Every file below a directory by its relative name, with its size in bytes, sorted by name.
+
+    Raises IntegrityError for what no artifact holds: links, devices and pipes, and directories without a file.
+    """
+    for path in (directory, *sorted(directory.rglob("*"))):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            yield path.relative_to(directory).as_posix(), path.lstat().st_size
+        elif not stat.S_ISDIR(mode):
+            raise IntegrityError(
+                f"{path}: this is a link or a device, and an artifact holds files alone.", "Remove it."
+            )
+        elif path != directory and not any(path.iterdir()):
+            raise IntegrityError(f"{path}: this directory is empty and does not belong to the artifact.", "Remove it.")
+
+
 def _entries(directory: Path) -> Iterator[FileEntry]:
-    for file in sorted(directory.rglob("*")):
-        if file.is_file():
-            name = file.relative_to(directory).as_posix()
-            yield FileEntry(path=name, size=file.stat().st_size, sha256=file_sha256(file))
+    for name, size in _tree(directory):
+        yield FileEntry(path=name, size=size, sha256=file_sha256(directory / name))
 
 
 def _flush_to_disk(directory: Path) -> None:

@@ -6,10 +6,14 @@ put another policy beneath a line.
 
 import dagster as dg
 
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.settings import Settings
+
+DATA_VERSION_TAG = "dagster/data_version"
+"""Dagster's tag of a materialization; the assets put the artifact's digest there."""
 
 NO_CONFIGURATION: dict[str, dg.Field] = {}
 """Refuses every key. Dagster takes a resource without a schema to accept anything."""
@@ -18,7 +22,9 @@ NO_CONFIGURATION: dict[str, dg.Field] = {}
 class References(dg.IOManager):
     """Passes a typed reference from asset to asset: never a pickle, never the data itself.
 
-    The reference also becomes the line's current artifact of that kind; whoever uses it verifies every byte.
+    The reference also becomes the line's current artifact of that kind; whoever uses it verifies every byte. The run
+    that materialized the asset left its digest in Dagster's event log, in another place than the store, and a current
+    artifact that is not that one is refused.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -28,12 +34,32 @@ class References(dg.IOManager):
         self._store.make_current(context.partition_key, context.asset_key.path[-1], obj)
 
     def load_input(self, context: dg.InputContext) -> ArtifactRef:
-        kind = context.asset_key.path[-1]
-        ref = self._store.current(context.partition_key, kind)
+        kind, line = context.asset_key.path[-1], context.partition_key
+        ref = self._store.current(line, kind)
         if ref is None:
-            error = NotFoundError(f"Line {context.partition_key} has no {kind} yet.", f"Materialize {kind} first.")
-            raise dg.Failure(str(error), allow_retries=False) from error
+            raise _failure(NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first."))
+        if not is_the_materialized_one(context.instance, kind, line, ref):
+            raise _failure(
+                StaleInput(
+                    f"Line {line}: the store's current {kind} is {short(ref.digest)}, and the last run that "
+                    f"materialized it made another one.",
+                    f"Find out who changed the store. Then materialize {kind} again.",
+                )
+            )
         return ref
+
+
+def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
+    """Whether an artifact is what the asset's last materialization made; so is any where Dagster knows of none."""
+    latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
+    if latest is None:
+        return True
+    event = latest.asset_materialization
+    return event is not None and (event.tags or {}).get(DATA_VERSION_TAG) == ref.digest
+
+
+def _failure(error: SovereignError) -> dg.Failure:
+    return dg.Failure(str(error), allow_retries=False)
 
 
 def resources(settings: Settings | None = None) -> dict[str, dg.ResourceDefinition]:

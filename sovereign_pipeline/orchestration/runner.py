@@ -23,6 +23,7 @@ from sovereign_pipeline.errors import RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.checks import NOT_REPEATED
 from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.orchestration.resources import is_the_materialized_one
 
 Tell = Callable[[str], None]
 
@@ -50,20 +51,31 @@ def run_line(
     """
     started = time.monotonic()
     register_lines(instance, workplace.settings)
-    stale = stale_kinds(CHAIN, workplace)
-    if not stale:
+    kinds = _to_materialize(instance, workplace)
+    if not kinds:
         return LineRun([], None, time.monotonic() - started)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
     with _printing_into(log), _Narration(instance, workplace.line.line, tell):
         result = dg.execute_job(
             dg.reconstructable(job),
             instance=instance,
-            asset_selection=[dg.AssetKey(kind) for kind in stale],
+            asset_selection=[dg.AssetKey(kind) for kind in kinds],
             tags={"dagster/partition": workplace.line.line},
         )
     if not result.success:
         raise _reason(result)
-    return LineRun(stale, result.run_id, time.monotonic() - started)
+    return LineRun(kinds, result.run_id, time.monotonic() - started)
+
+
+def _to_materialize(instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
+    """Kinds of what is stale, and of what another asset would refuse because Dagster knows of another artifact."""
+    line = workplace.line.line
+    kinds = set(stale_kinds(CHAIN, workplace))
+    for stage in CHAIN:
+        current = workplace.store.current(line, stage.kind)
+        if current is not None and not is_the_materialized_one(instance, stage.kind, line, current):
+            kinds.add(stage.kind)
+    return [stage.kind for stage in CHAIN if stage.kind in kinds]
 
 
 @contextmanager

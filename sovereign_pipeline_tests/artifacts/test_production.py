@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
@@ -82,6 +83,49 @@ def test_a_damaged_file_is_named(workplace: Workplace, damage: str) -> None:
         (content.parent / name).write_text("")
     with pytest.raises(IntegrityError, match=name):
         produce(SECOND, workplace, {"first": ref})
+
+
+@pytest.mark.security_case("A file of an artifact is replaced by a link to the same bytes", "refused, with its name")
+@pytest.mark.security_case("A directory of an artifact is replaced by a link", "refused, with its name")
+@pytest.mark.security_case("A whole artifact is replaced by a link to a copy elsewhere", "refused, with its name")
+@pytest.mark.security_case("A link, an empty directory or a pipe is added to an artifact", "refused, with its name")
+@pytest.mark.parametrize("planted", ["file", "manifest", "directory", "artifact", "added", "empty", "pipe"])
+def test_what_is_no_plain_file_of_the_artifact_is_named(workplace: Workplace, tmp_path: Path, planted: str) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "inner").mkdir()
+        (workspace / "inner" / "content.txt").write_text("abc")
+        return Built(summary={})
+
+    ref = make(replace(FIRST, build=build, gates=()), workplace)
+    path, elsewhere = workplace.store.path_of(ref.digest), tmp_path / "elsewhere"
+    moved = {
+        "file": path / "inner" / "content.txt",
+        "manifest": path / "manifest.json",
+        "directory": path / "inner",
+        "artifact": path,
+    }
+    if planted in moved:
+        moved[planted].rename(elsewhere)
+        moved[planted].symlink_to(elsewhere)
+    elif planted == "added":
+        (path / "more").symlink_to(path / "inner" / "content.txt")
+    elif planted == "empty":
+        (path / "inner" / "more").mkdir()
+    else:
+        os.mkfifo(path / "more")
+    name = moved.get(planted, path / ("inner/more" if planted == "empty" else "more"))
+    with pytest.raises(IntegrityError, match=rf"{name}: this (directory is empty|is a link or a device)"):
+        workplace.store.open(ref)
+
+
+def test_a_build_that_leaves_a_link_makes_no_artifact(workplace: Workplace) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "content.txt").symlink_to("/etc/hostname")
+        return Built(summary={})
+
+    with pytest.raises(IntegrityError, match="link"):
+        produce(replace(FIRST, build=build), workplace, {})
+    assert workplace.store.find(identity_of(FIRST, workplace, {}).fingerprint) is None
 
 
 def test_a_gate_that_said_no_stops_the_consumer_with_its_numbers(workplace: Workplace) -> None:

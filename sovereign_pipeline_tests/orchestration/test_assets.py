@@ -108,6 +108,34 @@ def test_a_question_that_a_row_holds_stops_the_trainer_until_one_of_them_is_gone
     assert line.workplace.store.current("lamps", "training_dataset") == dataset
 
 
+@pytest.mark.security_case(
+    "A line's current artifacts are set back to an older chain that passed every gate",
+    "refused: the run that materialized them left other digests in Dagster's event log",
+)
+def test_an_older_chain_that_passed_is_not_taken_for_the_one_that_ran(line: Line) -> None:
+    store = line.workplace.store
+    assert line.materialize(CORPUS).success
+    older = {kind: store.current("lamps", kind) for kind in CORPUS}
+    row = dict(line.institution.rows[0])
+    line.institution.rows[0]["response"] += " Indeed."
+    assert line.materialize(CORPUS).success
+    line.institution.rows[0] = row
+    for kind, ref in older.items():
+        assert ref is not None
+        store.make_current("lamps", kind, ref)
+    result = line.materialize(["training_dataset"])
+    assert not result.success
+    assert "Line lamps: the store's current leakage_safe_split is" in reasons(result)
+    assert "materialized it made another one" in reasons(result)
+    assert line.materialize(CORPUS).success
+
+
+def test_a_store_whose_dagster_is_new_is_used_as_it_is(line: Line) -> None:
+    assert line.materialize(CORPUS).success
+    with dg.instance_for_test() as another:
+        assert Line(line.institution, another).materialize(["training_dataset"]).success
+
+
 def test_an_asset_whose_input_was_never_made_says_which(line: Line) -> None:
     result = line.materialize(["classified_corpus"])
     assert "has no raw_corpus yet.\nHint: Materialize raw_corpus first" in reasons(result)
