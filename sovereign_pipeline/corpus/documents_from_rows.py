@@ -15,13 +15,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.corpus.column_names import ColumnNames
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.corpus.file_formats import Row, read_rows
-from sovereign_pipeline.corpus.layouts import text_fields
+from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
+from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
 
 Values = Mapping[str, Any]
 
@@ -62,13 +63,20 @@ class SourceReader:
         self.source = source
         self.path = path
         self.count = SourceCount()
+        self.row = Row(0, None)
+        """The row that was read last, as the file has it."""
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
+        links = [source.links] if source.links else []
+        of_layout = LAYOUT_COLUMNS if source.layout != "columns" else ()
+        self._names = ColumnNames([*map(self._column, DOCUMENT_COLUMNS), *source.where, *links, *of_layout])
+        self._every_row_has_a_level = False
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
         has_links = False
-        for row in read_rows(self.path, self._limits.max_row_bytes):
+        self._every_row_has_a_level = self._some_row_has_a_level()
+        for row in self._rows():
             self.count.rows += 1
             has_links = has_links or (row.values is not None and self.source.links in row.values)
             if row.values is not None and not self._is_selected(row.values):
@@ -91,6 +99,35 @@ class SourceReader:
                 f"'{self.source.name}' names. Nothing would be kept together.",
                 "Correct `links` in the recipe.",
             )
+
+    def _rows(self) -> Iterator[Row]:
+        """The rows of the file, their columns under the names of the recipe.
+
+        Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
+        """
+        for row in read_rows(self.path, self._limits.max_row_bytes):
+            self.row = row
+            try:
+                yield row if row.values is None else Row(row.number, self._names.applied(row.values))
+            except RowRejected as rejected:
+                if has_header(self.path):
+                    raise SourceError(
+                        f"{self.path}: {rejected} for the source '{self.source.name}'.",
+                        "Rename one of them in the file, or leave it out.",
+                    ) from None
+                yield Row(row.number, None, str(rejected))
+
+    def _some_row_has_a_level(self) -> bool:
+        """Whether the file has the level's column, in the header or in any row of JSON.
+
+        A row without it then does not get the level of the source: its own may stand under a misspelt name. Where the
+        source gives no level, such a row is broken in any case.
+        """
+        if self.source.classification_floor is None and "classification" not in self.source.constants:
+            return False
+        column = self._column("classification")
+        of_rows = (column in row.values for row in self._rows() if row.values is not None)
+        return next(of_rows, False) if has_header(self.path) else any(of_rows)
 
     def _document(self, row: Row) -> Document:
         """The document of a row. Raises RowRejected with the reason for quarantine."""
@@ -160,6 +197,9 @@ class SourceReader:
 
     def _level(self, values: Values) -> str:
         """The row's own classification level, raised to the source's floor."""
+        column = self._column("classification")
+        if self._every_row_has_a_level and column not in values:
+            raise RowRejected(f"no column '{column}', in which other rows have their level")
         named = [level for level in (self._value(values, "classification"), self.source.classification_floor) if level]
         if not named or any(level not in self._ladder for level in named):
             raise RowRejected("unknown or missing classification level")

@@ -19,6 +19,8 @@ from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.wording import counted
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet")
+"""Formats in which every row has the same columns."""
 _BLOCK = 1 << 16
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _GET_A_WHOLE_COPY = "Get a whole copy of the file."
@@ -56,6 +58,11 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
             yield from reader(cast(IO[bytes], stream), path, max_row_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read to its end ({error}).", _GET_A_WHOLE_COPY) from None
+
+
+def has_header(path: Path) -> bool:
+    """Whether all rows of the file have the same columns, named once."""
+    return path.name.removesuffix(".gz").endswith(TABLES)
 
 
 def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:

@@ -20,6 +20,20 @@ from sovereign_pipeline.corpus.quarantine import RowRejected
 Layout = Literal["sharegpt", "alpaca", "hh"]
 Speaker = Literal["system", "human", "assistant"]
 
+LAYOUT_COLUMNS = (
+    "conversations",
+    "messages",
+    "instruction",
+    "input",
+    "output",
+    "history",
+    "system",
+    "prompt",
+    "chosen",
+    "rejected",
+)
+"""Columns that a layout other than `columns` reads."""
+
 _SPEAKERS: Mapping[str, Speaker] = {
     "system": "system",
     "human": "human",

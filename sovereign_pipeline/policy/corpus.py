@@ -53,7 +53,8 @@ class Source(RecipeModel):
     these layouts and need no subject."""
 
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
-    """Document field -> column of the file. A field that is not named is read from the column of its own name."""
+    """Document field -> column of the file. A field that is not named is read from the column of its own name. Letter
+    case does not matter; a file with two columns of one name is refused."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
     """Document field -> one value for every row. subject, author and department may be "": the file has none."""
@@ -65,7 +66,8 @@ class Source(RecipeModel):
     """Make a row without a case a case file of its own."""
 
     classification_floor: str | None = Field(default=None, examples=["INTERNAL"])
-    """Lowest classification level of every row; a row without a level gets exactly this one."""
+    """Lowest classification level of every row; a row without a level gets exactly this one. A row that lacks the
+    level's column goes to quarantine when other rows of the file have it."""
 
     where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
     """Column -> value: only rows with these values are read; the others are counted as not selected."""

@@ -1,0 +1,150 @@
+"""Columns that are spelled in another way than the recipe spells them, above all the one of the level."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.corpus.column_names import ColumnNames, folded
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
+from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline_tests.conftest import LADDER, letter
+
+
+def read(path: Path, **changes: Any) -> tuple[list[Document], list[Quarantined]]:
+    source = Source(**{"name": "letters", "path": path, "licence": "own", "retention": "1 year", **changes})
+    outcomes = list(SourceReader(source, path, Quarantine(), ClassificationLadder(tuple(LADDER)), set()))
+    documents = [each for each in outcomes if isinstance(each, Document)]
+    return documents, [each for each in outcomes if isinstance(each, Quarantined)]
+
+
+def write(path: Path, *rows: dict[str, Any]) -> Path:
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(list(rows), ensure_ascii=False), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def respelt(row: dict[str, Any], **names: str) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in row.items()}
+
+
+SPELLINGS = [
+    "Classification",
+    "CLASSIFICATION",
+    " classification ",
+    "Class\u200bification",
+    "ＣＬＡＳＳＩＦＩＣＡＴＩＯＮ",
+    "classi\ufb01cation",
+]
+
+
+@pytest.mark.security_case(
+    "A row's level stands in `Classification` and the other rows' in `classification`; the source has a lower floor.",
+    "It is the same column: the row keeps its level.",
+)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_level_under_another_spelling_is_the_level(tmp_path: Path, spelling: str) -> None:
+    rows = letter(1), respelt(letter(2, classification="SECRET"), classification=spelling)
+    documents, quarantined = read(write(tmp_path / "letters.jsonl", *rows), classification_floor="PUBLIC")
+    assert not quarantined
+    assert [document.classification for document in documents] == ["PUBLIC", "SECRET"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+def test_every_column_is_found_in_every_format_whatever_its_letter_case(tmp_path: Path, suffix: str) -> None:
+    row = {name.upper(): value for name, value in letter(1, classification="SECRET", linked="R-7", open="no").items()}
+    path = write(tmp_path / f"letters{suffix}", row)
+    (document,), quarantined = read(path, links="Linked", where={"Open": "no"}, columns={"request": "Request"})
+    assert not quarantined
+    expected = Document(**letter(1, classification="SECRET"), source="letters", links=("R-7",))
+    assert document == expected
+
+
+def test_the_columns_of_a_layout_are_found_too(tmp_path: Path) -> None:
+    row = {"Instruction": "Why?", "OUTPUT": "So.", "Input": "Here."}
+    kept = {name: value for name, value in letter(1).items() if name not in ("subject", "request", "response")}
+    (document,), _ = read(write(tmp_path / "letters.jsonl", {**kept, **row}), layout="alpaca")
+    assert (document.request, document.response) == ("Why?\n\nHere.", "So.")
+
+
+@pytest.mark.security_case(
+    "A row has two columns for its level, `classification` and `Classification`, and the lower one is read.",
+    "A table is refused, and a row of JSON goes to quarantine; both columns are named.",
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_with_two_spellings_of_one_column_is_refused_with_both_names(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"letters{suffix}", {**letter(1), "Classification": "SECRET"})
+    with pytest.raises(SourceError, match="'classification' and 'Classification' have the same name"):
+        read(path)
+
+
+@pytest.mark.security_case(
+    "A row of JSON has both `classification` and `Classification`.", "It goes to quarantine, and both are named."
+)
+def test_a_row_of_json_with_two_spellings_of_one_column_goes_to_quarantine(tmp_path: Path) -> None:
+    path = write(tmp_path / "letters.jsonl", letter(1), {**letter(2), "Classification": "SECRET"})
+    (document,), (broken,) = read(path, classification_floor="PUBLIC")
+    assert document.id == "R-00001"
+    assert broken.reason == "the columns 'classification' and 'Classification' have the same name"
+
+
+def test_two_spellings_of_a_column_that_is_not_read_do_not_matter(tmp_path: Path) -> None:
+    path = write(tmp_path / "letters.csv", {**letter(1), "Note": "a", "note": "b"})
+    documents, quarantined = read(path)
+    assert (len(documents), quarantined) == (1, [])
+
+
+@pytest.mark.security_case(
+    "A row's level stands under a misspelt name (`clasification`, a Cyrillic letter), and the source has a floor.",
+    "It goes to quarantine, because other rows of the file have the column.",
+)
+@pytest.mark.parametrize("misspelt", ["clasification", "classifiсation", "level"])
+@pytest.mark.parametrize("given", [{"classification_floor": "PUBLIC"}, {"constants": {"classification": "PUBLIC"}}])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
+    tmp_path: Path, misspelt: str, given: dict[str, Any], first: bool
+) -> None:
+    rows = [respelt(letter(2, classification="SECRET"), classification=misspelt), letter(1)]
+    path = write(tmp_path / "letters.jsonl", *(rows if first else rows[::-1]))
+    (document,), (broken,) = read(path, **given)
+    assert document.id == "R-00001"
+    assert broken.reason == "no column 'classification', in which other rows have their level"
+
+
+def test_a_file_without_levels_has_the_level_of_its_source(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in letter(n).items() if name != "classification"} for n in (1, 2)]
+    documents, quarantined = read(write(tmp_path / "letters.jsonl", *rows), classification_floor="INTERNAL")
+    assert not quarantined
+    assert [document.classification for document in documents] == ["INTERNAL"] * 2
+
+
+@given(st.lists(st.text(st.sampled_from("aAbB \u200b"), max_size=3), unique=True, max_size=6))
+def test_no_value_is_lost_or_moved_to_another_name(columns: list[str]) -> None:
+    names = ColumnNames(["a", "Ab"])
+    values = {column: number for number, column in enumerate(columns)}
+    try:
+        applied = names.applied(values)
+    except RowRejected:
+        read_twice = [folded(column) for column in columns if folded(column) in ("a", "ab")]
+        assert len(read_twice) > len(set(read_twice))
+        return
+    assert sorted(applied.values()) == sorted(values.values())
+    assert all(folded(name) == folded(columns[number]) for name, number in applied.items())
