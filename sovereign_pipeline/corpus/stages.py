@@ -17,6 +17,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.quarantine import Quarantined
+from sovereign_pipeline.corpus.reading_again import compare_with_sources
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.line import Line
@@ -81,8 +82,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
             )
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
-            terms = source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
-            described.append({**terms, "sha256": file_sha256(path), **asdict(count)})
+            described.append(_described(source, file_sha256(path), count))
 
     rows = write_documents(workspace / DOCUMENTS, documents())
     if rows == 0:
@@ -109,6 +109,12 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 def _reader_of(workplace: Workplace, source: Source, seen: set[str]) -> SourceReader:
     limits, ladder = workplace.line.quarantine, workplace.institution.ladder
     return SourceReader(source, source_path(workplace, source), limits, ladder, seen)
+
+
+def _described(source: Source, sha256: str, count: SourceCount) -> dict[str, Any]:
+    """A row of `sources.json`."""
+    terms = source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
+    return {**terms, "sha256": sha256, **asdict(count)}
 
 
 def _stop_above_share(
@@ -211,35 +217,56 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the source files again: every row is a document, quarantined, or not selected."""
+    """Read the source files again: every row is exactly the stored document, quarantined, or not selected.
+
+    The levels of rows are looked up a second time, by other code than that of the build.
+    """
     if artifact.manifest.external_inputs != _source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
-    documents = sum(1 for _ in read_documents(artifact.file(DOCUMENTS)))
-    with artifact.file(QUARANTINE).open("rb") as stream:
-        quarantined = sum(1 for _ in stream)
-    seen: set[str] = set()
-    read = 0
-    for source in workplace.line.sources:
-        reader = _reader_of(workplace, source, seen)
-        for _ in reader:
-            pass
-        read += reader.count.rows - reader.count.not_selected
-    evidence = {"rows": read, "documents": documents, "quarantined": quarantined}
-    passed = read == documents + quarantined
-    return Verdict(passed, f"{read:,} rows = {documents:,} documents + {quarantined:,} quarantined.", evidence)
+    ladder, seen = workplace.institution.ladder, set[str]()
+    readers = [_reader_of(workplace, source, seen) for source in workplace.line.sources]
+    found = compare_with_sources(artifact, DOCUMENTS, QUARANTINE, readers, ladder)
+    evidence = {
+        "rows": found.rows,
+        "documents": found.documents,
+        "quarantined": found.quarantined,
+        "different": len(found.different),
+        "lowered": len(found.lowered),
+    }
+    highest, stated = ladder.highest(found.levels), artifact.manifest.classification
+    if found.lowered:
+        documents = counted(len(found.lowered), "document is", "documents are")
+        return Verdict(False, f"{documents} below the level of the row: {and_more(found.lowered)}.", evidence)
+    if found.different:
+        documents = counted(len(found.different), "document is", "documents are")
+        return Verdict(False, f"{documents} not as the row has it: {and_more(found.different)}.", evidence)
+    if found.quarantine_differs:
+        return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
+    files = artifact.manifest.external_inputs
+    described = [_described(each.source, files[f"source:{each.source.name}"], each.count) for each in readers]
+    if json.loads(artifact.file(SOURCES).read_bytes()) != described:
+        return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
+    if stated != highest:
+        return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
+    passed = found.rows == found.documents + found.quarantined
+    message = f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined, each as read."
+    return Verdict(passed, message, evidence)
 
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="2",
+    code_version="3",
     build=build_raw_corpus,
     config=_raw_config,
     external=_source_digests,
     gates=(
         Gate(
             name="rows_accounted_for",
-            question="Is every row of every source file a document, or quarantined with a reason?",
-            code_version="2",
+            question=(
+                "Is every row of every source file a document with exactly its text and level, or quarantined with a "
+                "reason?"
+            ),
+            code_version="3",
             evaluate=evaluate_rows_accounted_for,
         ),
     ),

@@ -1,7 +1,9 @@
 """raw_corpus and classified_corpus through the chain's own machinery."""
 
 import json
+import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -14,8 +16,8 @@ from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 
@@ -140,3 +142,96 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
     workplace.store.make_current("lamps", "classified_corpus", ref)
     with pytest.raises(GateRefused, match="classification_inherited"):
         assert_usable(CLASSIFIED_CORPUS, workplace, ref)
+
+
+def _lower_one(documents: list[Document]) -> list[Document]:
+    return [each.model_copy(update={"classification": "PUBLIC"}) for each in documents]
+
+
+def _reword_one(documents: list[Document]) -> list[Document]:
+    return [documents[0].model_copy(update={"response": "Another reply."}), *documents[1:]]
+
+
+def _leave_one_out(documents: list[Document]) -> list[Document]:
+    return documents[1:]
+
+
+def _swap_two(documents: list[Document]) -> list[Document]:
+    return [documents[1], documents[0], *documents[2:]]
+
+
+@pytest.mark.security_case(
+    "SECRET is rewritten to PUBLIC in the rows of raw_corpus, with manifest and index recomputed.",
+    "The gate compares document by document with the source files and names the rows.",
+)
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (_lower_one, r"1 document is below the level of the row: R-00005\."),
+        (_reword_one, r"1 document is not as the row has it: R-00000\."),
+        (_leave_one_out, "not as the row has it: R-00001, R-00000"),
+        (_swap_two, "not as the row has it: R-00001, R-00000"),
+    ],
+)
+def test_raw_documents_that_are_not_those_of_the_sources_are_refused(
+    institution: DemoInstitution, change: Callable[[list[Document]], list[Document]], found: str
+) -> None:
+    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = RAW_CORPUS.build(workplace, inputs, workspace)
+        documents = change(list(read_documents(workspace / DOCUMENTS)))
+        write_documents(workspace / DOCUMENTS, documents)
+        level = workplace.institution.ladder.highest(each.classification for each in documents)
+        return replace(built, classification=level)
+
+    institution.rows[5]["classification"] = "SECRET"
+    _refused_with(institution, planted, found)
+
+
+@pytest.mark.security_case(
+    "The manifest of raw_corpus states PUBLIC for a corpus with a SECRET document.", "The gate does not pass."
+)
+def test_a_manifest_below_the_highest_document_is_refused(institution: DemoInstitution) -> None:
+    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        return replace(RAW_CORPUS.build(workplace, inputs, workspace), classification="PUBLIC")
+
+    institution.rows[5]["classification"] = "SECRET"
+    _refused_with(institution, planted, "the manifest states PUBLIC, and the highest document is SECRET")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [(QUARANTINE, "the quarantine does not hold"), (SOURCES, "other files, terms or counts")]
+)
+def test_a_quarantine_or_a_list_of_sources_that_is_another_is_refused(
+    institution: DemoInstitution, name: str, found: str
+) -> None:
+    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = RAW_CORPUS.build(workplace, inputs, workspace)
+        file = workspace / name
+        file.write_text(file.read_text().replace("own", "free").replace("duplicate id", "not JSON"))
+        return built
+
+    institution.rows.append(letter(3))
+    institution.recipe["quarantine"] = {"max_share": 0.1}
+    _refused_with(institution, planted, found)
+
+
+@pytest.mark.security_case(
+    "The code that reads a row misses its level: it stands in a column whose name has other marks between its letters.",
+    "The gate looks the level up by code of its own and names the row.",
+)
+@pytest.mark.parametrize("level", ["SECRET", "ALPHA"])
+def test_a_level_that_the_first_reading_missed_is_found_by_the_gate(institution: DemoInstitution, level: str) -> None:
+    institution.rows[5]["Classi-fication:"] = level
+    _refused_with(institution, RAW_CORPUS.build, r"1 document is below the level of the row: R-00005\.")
+
+
+def _refused_with(institution: DemoInstitution, build: Callable[[Workplace, Inputs, Path], Built], found: str) -> None:
+    """Make raw_corpus by another build under the identity of the real one. Its gate does not pass, and says why."""
+    workplace = institution.workplace()
+    ref = produce(replace(RAW_CORPUS, build=build), workplace, {}).ref
+    (verdict,) = evaluate_gates(RAW_CORPUS, workplace, ref).values()
+    assert not verdict.passed
+    assert re.search(found, verdict.message)
+    workplace.store.make_current("lamps", "raw_corpus", ref)
+    with pytest.raises(GateRefused, match="rows_accounted_for"):
+        produce(CLASSIFIED_CORPUS, workplace, {"raw_corpus": ref})
