@@ -142,6 +142,7 @@ def make_artifact(workplace: Workplace, identity: Identity, build: Callable[[Pat
                     source_sha256=source_digest(),
                     measured={"seconds": round(time.monotonic() - started, 3), **built.measured},
                     input_manifests={kind: ref.manifest_sha256 for kind, ref in identity.inputs.items()},
+                    recorded=built.recorded,
                 ),
             )
 

@@ -10,6 +10,8 @@ What belongs here: the fields of a manifest and its canonical bytes. What does n
 from pathlib import Path
 from typing import Any
 
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
@@ -61,6 +63,13 @@ class Circumstances(Frozen):
     """Durations and rates."""
     input_manifests: dict[str, str]
     """Kind -> SHA-256 of the manifest that was read."""
+    recorded: dict[str, str] = {}
+    """Further facts, such as the fingerprint of the key that originals were sealed to; left out when there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = written(self)
+        return fields if self.recorded else {name: value for name, value in fields.items() if name != "recorded"}
 
 
 class Manifest(Frozen):

@@ -70,6 +70,8 @@ class Built:
     """Of what the stage read from outside the store; the inputs' levels are always joined to it."""
     after_commit: Callable[[], None] = lambda: None
     """Called once the artifact is stored; removes what an interrupted build resumes from."""
+    recorded: dict[str, str] = field(default_factory=dict)
+    """Further facts of this run alone; not part of the identity."""
 
 
 Outcome = Literal["pass", "fail", "inconclusive"]

@@ -37,6 +37,10 @@ class Institution(RecipeModel):
     sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
     """Line -> the same for this line alone; it takes precedence over `sensitive`."""
 
+    vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Fingerprint of the vault's public key, as `sovereign-vault keygen` prints it: another key in its place stops
+    every line. Null: it must be the key that the newest scrubbed corpus was sealed to, and the first one is trusted."""
+
     trainer: TrainerPlace = Here()
     """Where the trainer's process runs. It is part of no artifact's identity."""
 

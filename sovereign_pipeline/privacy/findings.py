@@ -29,6 +29,8 @@ class Findings:
     """Kind -> values that the policy leaves in the text."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
     """Case and rows where a short name could be several people, so that it has a number of its own."""
+    mapping_sha256: str = ""
+    """Digest of all that went to the vault (`vault.mapping.MappingDigest`); empty until all of it is there."""
 
     @property
     def by_kind(self) -> Counter[Kind]:
@@ -53,6 +55,7 @@ class Findings:
         """
         return {
             "run": run,
+            "mapping_sha256": self.mapping_sha256,
             "documents": self.documents,
             "documents_touched": self.documents_touched,
             "cases": self.cases,

@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
@@ -25,10 +26,10 @@ from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.wording import and_more
 
-FINDINGS = "findings.json"
 ROWS_IN_EVIDENCE = 20
 
 
@@ -39,7 +40,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     what the policy stops at, or the vault's public key or a name model is missing.
     """
     line = workplace.line
-    vault = Vault.at(workplace.settings.vault, workplace.settings.vault_public_key)
+    vault = _vault_of(workplace)
     treatments = workplace.institution.treatments(line.line)
     digests, libraries = name_model_digests(workplace), SCRUBBED_CORPUS.libraries
     job = ScrubJob(
@@ -71,7 +72,32 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
             "characters_per_second": round(findings.characters / seconds, 1),
             "texts_searched": findings.searched,
         },
+        recorded={PUBLIC_KEY: vault.fingerprint},
     )
+
+
+def _vault_of(workplace: Workplace) -> Vault:
+    """The vault, once its public key is known to be the institution's: originals sealed to another are lost to it, and
+    open to whoever put the other key there."""
+    path = workplace.settings.vault_public_key
+    vault = Vault.at(workplace.settings.vault, path)
+    named = workplace.institution.vault_key
+    expected = named or _last_key(workplace)
+    if expected not in (None, vault.fingerprint):
+        by = "that institution.yaml names" if named else "that the newest scrubbed corpus was sealed to"
+        raise PrivacyError(
+            f"{path}: this public key is {vault.fingerprint}, and the one {by} is {expected}. Nothing was written.",
+            "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml.",
+        )
+    return vault
+
+
+def _last_key(workplace: Workplace) -> str | None:
+    """Fingerprint of the key of the newest scrubbed corpus, of whichever line; None before the first."""
+    store = workplace.store
+    made = [store.read_manifest(ref).circumstances for ref in store.indexed(SCRUBBED_CORPUS.kind)]
+    keys = [(each.created_at, each.recorded[PUBLIC_KEY]) for each in made if PUBLIC_KEY in each.recorded]
+    return max(keys)[1] if keys else None
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -128,7 +154,7 @@ def sensitive_kinds(institution: Institution, line: Line) -> Config:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="3",
+    code_version="4",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},

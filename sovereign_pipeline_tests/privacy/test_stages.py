@@ -1,6 +1,7 @@
 """The stage scrubbed_corpus and its gate."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import PrivacyError
-from sovereign_pipeline.privacy.stages import FINDINGS, SCRUBBED_CORPUS
-from sovereign_pipeline.privacy.vault.vault import read_vault
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.privacy.vault.mapping import FINDINGS
+from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 
@@ -91,3 +93,51 @@ def test_the_gate_finds_an_identifier_that_was_left(
     assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "PHONE": 1}
     assert verdict.evidence["rows"] == ["R-00002", "R-00005"]
     assert "OM82" not in verdict.message
+
+
+@pytest.mark.security_case(
+    "the vault's public key is replaced by another one between two runs",
+    "scrubbing stops and names both fingerprints; nothing is sealed to the new key",
+)
+def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    add_public_key(workplace)
+    ref = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+    used = workplace.store.read_manifest(ref).circumstances.recorded["vault_public_key"]
+    assert used == fingerprint_of(read_public_key(workplace.settings.vault_public_key))
+    sealed = sorted(workplace.settings.vault.rglob("*.age"))
+    add_public_key(workplace)
+    institution.rows[0]["request"] += " And one thing more."
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+    with pytest.raises(PrivacyError, match=f"sealed to is {used}"):
+        produce(SCRUBBED_CORPUS, workplace, inputs)
+    assert sorted(workplace.settings.vault.rglob("*.age")) == sealed
+
+
+@pytest.mark.security_case(
+    "the vault's public key is not the one that institution.yaml names",
+    "scrubbing stops, at the first run too; a key that was changed on purpose is named there",
+)
+def test_a_key_that_the_institution_does_not_name_stops_the_line(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    add_public_key(workplace)
+    inputs = classified(institution, workplace)
+    here = fingerprint_of(read_public_key(workplace.settings.vault_public_key))
+    other = replace(workplace, institution=workplace.institution.model_copy(update={"vault_key": "0" * 64}))
+    with pytest.raises(PrivacyError, match=r"institution\.yaml names is 0000"):
+        produce(SCRUBBED_CORPUS, other, inputs)
+    named = replace(workplace, institution=workplace.institution.model_copy(update={"vault_key": here}))
+    assert not produce(SCRUBBED_CORPUS, named, inputs).reused
+
+
+def test_the_digest_does_not_depend_on_the_key_and_changing_it_makes_nothing_stale(
+    institution: DemoInstitution,
+) -> None:
+    workplace = institution.workplace()
+    add_public_key(workplace)
+    inputs = classified(institution, workplace)
+    first = produce(SCRUBBED_CORPUS, workplace, inputs)
+    add_public_key(workplace)
+    again = produce(SCRUBBED_CORPUS, workplace, inputs)
+    assert again.reused and again.ref == first.ref

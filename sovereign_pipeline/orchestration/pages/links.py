@@ -14,7 +14,7 @@ from sovereign_pipeline.corpus.stages import SOURCES
 from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import Page
-from sovereign_pipeline.privacy.stages import FINDINGS
+from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.settings import Settings

@@ -4,13 +4,12 @@ A batch is a list of places in the file of documents. A worker reads them, scrub
 finished lines; only the parent writes. What does not belong here: where workers run (`engine.py`).
 """
 
-import unicodedata
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, jsonl_line
 from sovereign_pipeline.errors import IntegrityError, PrivacyError, SovereignError, place_of
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
@@ -86,7 +85,7 @@ class BatchScrubber:
         for before, case in zip(documents, scrubbed, strict=True):
             findings.add(findings_of(before, case))
         return ScrubbedBatch(
-            lines=[_line(document) for case in scrubbed for document in case.documents],
+            lines=[jsonl_line(document.model_dump()).encode() for case in scrubbed for document in case.documents],
             mapping=[row for case in scrubbed for row in case.mapping],
             findings=findings,
             stopped=[each for case in scrubbed for each in case.stopped],
@@ -104,8 +103,3 @@ def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
 
 def not_a_document(source: Path, where: str) -> IntegrityError:
     return IntegrityError(f"{source}, {where}: not a document.", "Make the corpus again.")
-
-
-def _line(document: Document) -> bytes:
-    """As `corpus.document.write_jsonl` writes it."""
-    return unicodedata.normalize("NFC", document.model_dump_json()).encode() + b"\n"

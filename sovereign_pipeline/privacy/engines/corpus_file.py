@@ -7,6 +7,7 @@ What belongs here: what is written and when, and the policy that stops before an
 import tempfile
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +20,7 @@ from sovereign_pipeline.privacy.engines.batches import ScrubbedBatch, ScrubJob
 from sovereign_pipeline.privacy.engines.engine import Engine, choose_engine
 from sovereign_pipeline.privacy.engines.planning import Plan, plan_for
 from sovereign_pipeline.privacy.findings import Findings
+from sovereign_pipeline.privacy.vault.mapping import MappingDigest
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.wording import and_more, counted
 
@@ -39,18 +41,19 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
             _refuse_stopped_rows(
                 job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
             )
-        findings = Findings()
+        findings, digest = Findings(), MappingDigest()
         places = array("Q", bytes(8 * plan.documents))
         for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
             # Originals are in the vault before their text is written.
             vault.add(job.line, batch.mapping)
+            digest.add(batch.mapping)
             rows = (row for case in plan.rows_of_batches[number] for row in case)
             for row, line in zip(rows, batch.lines, strict=True):
                 places[row] = aside.tell()
                 aside.write(line)
             findings.add(batch.findings)
         _write_in_order(aside, places, target, progress)
-    return findings
+    return replace(findings, mapping_sha256=digest.value)
 
 
 def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[tuple[int, ScrubbedBatch]]:

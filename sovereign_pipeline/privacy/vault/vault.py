@@ -2,7 +2,7 @@
 
 The training side holds the public key only: it can add and never read. Reading needs the private key, which is kept
 on another machine. What belongs here: sealing and opening. What does not: how identifiers are found, the program that
-opens a vault (`vault_cli.py`).
+opens a vault (`vault_cli.py`), which rows are true (`mapping.py`).
 """
 
 import json
@@ -11,10 +11,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
 from sovereign_pipeline.errors import PrivacyError
+
+if TYPE_CHECKING:
+    import pyrage
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Vault:
     def at(cls, directory: Path, public_key: Path) -> "Vault":
         """The vault under a directory, sealed to the public key in a file. Raises PrivacyError when there is none."""
         return cls(directory, read_public_key(public_key))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the public key."""
+        return fingerprint_of(self.recipient)
 
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
         """Write one encrypted file with these rows and return their number; no rows, no file.
@@ -86,26 +95,66 @@ def read_public_key(path: Path) -> str:
     return recipient
 
 
+def fingerprint_of(recipient: str) -> str:
+    """SHA-256 (64 hex digits) of a public key: what institution.yaml and artifacts name it by."""
+    return sha256(recipient.encode()).hexdigest()
+
+
+def public_key_of(private_key: str) -> str:
+    """The public half. Raises PrivacyError for what is no private key."""
+    return str(_identity(private_key).to_public())
+
+
 def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[MappingRow]:
     """Decrypt every row of a vault, or of one line of it, file by file in the order of their names.
 
-    Raises PrivacyError for a key that is not a private key, or that does not open a file, naming the file.
+    Raises PrivacyError for a key that is not a private key, and for a file that it does not open or that holds anything
+    but rows, naming the file.
     """
+    for _, rows in read_vault_files(directory, private_key, line):
+        yield from rows
+
+
+def read_vault_files(
+    directory: Path, private_key: str, line: str | None = None
+) -> Iterator[tuple[Path, list[MappingRow]]]:
+    """As `read_vault`, with the file of the rows."""
     import pyrage
 
-    try:
-        identity = pyrage.x25519.Identity.from_str(private_key.strip())
-    except pyrage.IdentityError:
-        raise PrivacyError(
-            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
-        ) from None
+    identity = _identity(private_key)
     for file in sorted(directory.glob(f"{line or '*'}/*.age")):
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
-            rows = [MappingRow(**json.loads(row)) for row in content.decode().splitlines()]
         except pyrage.DecryptError:
             raise PrivacyError(
                 f"{file}: this key does not open the file, or its bytes were changed.",
                 "Give the key whose public half was in use when the file was written, or restore the file.",
             ) from None
-        yield from rows
+        # Lines end with a newline and nothing else: an original may hold any other separator, such as U+2028.
+        rows = [_row(each) for each in content.split(b"\n") if each]
+        if None in rows:
+            raise PrivacyError(
+                f"{file}: it holds something that is no row of a mapping. Nothing is shown.",
+                "Find out who wrote to the vault, and move the file out of it.",
+            )
+        yield file, [row for row in rows if row is not None]
+
+
+def _row(line: bytes) -> MappingRow | None:
+    try:
+        values = json.loads(line)
+        row = MappingRow(**values)
+    except (ValueError, TypeError):
+        return None
+    return row if all(isinstance(value, str) for value in values.values()) else None
+
+
+def _identity(private_key: str) -> "pyrage.x25519.Identity":
+    import pyrage
+
+    try:
+        return pyrage.x25519.Identity.from_str(private_key.strip())
+    except pyrage.IdentityError:
+        raise PrivacyError(
+            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+        ) from None

@@ -8,6 +8,7 @@ import getpass
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,8 @@ import typer
 
 from sovereign_pipeline.errors import InputError, NotFoundError, SovereignError
 from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.privacy.vault.vault import MappingRow, read_vault
+from sovereign_pipeline.privacy.vault.mapping import StatedMapping
+from sovereign_pipeline.privacy.vault.vault import MappingRow, fingerprint_of, public_key_of, read_vault_files
 
 AUDIT_FILE = "audit.jsonl"
 
@@ -42,6 +44,7 @@ def keygen(
         return
     _write_new(public, f"{recipient}\n", mode=0o644)
     typer.echo(f"Private key: {private} (keep it on this machine). Public key: {public}.")
+    typer.echo(f"vault_key in institution.yaml: {fingerprint_of(recipient)}")
 
 
 @app.command()
@@ -49,18 +52,45 @@ def reveal(
     case: Annotated[str, typer.Argument(help="The case file, such as PRM/2024/017.")],
     key: Annotated[Path, typer.Option(help="The private key file.")],
     vault: Annotated[Path, typer.Option(help="The vault directory.")],
+    artifact: Annotated[
+        list[Path] | None,
+        typer.Option(help="Directory of the scrubbed corpus (its manifest and findings.json); may be repeated."),
+    ] = None,
+    unchecked: Annotated[
+        bool, typer.Option("--unchecked", help="Show rows that no artifact vouches for: anyone may have written them.")
+    ] = False,
     line: Annotated[str | None, typer.Option(help="Only this line; all of them when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
-    """Print the originals behind the placeholders of one case, after writing an audit line with the user's name."""
+    """Print the originals behind the placeholders of one case, after writing an audit line with the user's name.
+
+    Shown are the rows of the artifacts that are named, once the whole mapping of each was found to be the one that the
+    artifact states.
+    """
+    if bool(artifact) == unchecked:
+        raise InputError(
+            "Name the scrubbed corpus with --artifact, or give --unchecked instead.",
+            "Whoever has the public key can add rows; the artifact shows which are true.",
+        )
     private_key = _read_key(key)
     if not vault.is_dir():
         raise NotFoundError(f"{vault}: there is no such directory.", "Name the vault that was copied to this machine.")
-    rows = list(dict.fromkeys(row for row in read_vault(vault, private_key, line) if row.case == case))
-    _write_audit_line(vault, case, line, len(rows))
+    stated = [StatedMapping.of(directory) for directory in artifact or ()]
+    for each in stated:
+        each.check_key(fingerprint_of(public_key_of(private_key)))
+    by_file = dict(read_vault_files(vault, private_key, line))
+    for each in stated:
+        each.check_rows(by_file)
+    runs = {each.run for each in stated}
+    of_case = dict.fromkeys(row for rows in by_file.values() for row in rows if row.case == case)
+    rows = [row for row in of_case if unchecked or row.run in runs]
+    _write_audit_line(vault, case, line, len(rows), [each.artifact for each in stated])
     if not rows:
         where = f"line {line} of {vault}" if line else str(vault)
-        raise NotFoundError(f"{where} holds nothing for case {case}.", "Check how the case is written.")
+        others = f" Of other artifacts it holds {len(of_case)} rows." if of_case else ""
+        raise NotFoundError(f"{where} holds nothing for case {case}.{others}", "Check how the case is written.")
+    if unchecked:
+        typer.echo("Not checked: whoever has the public key may have written these rows.", err=True)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1))
         return
@@ -93,7 +123,7 @@ def _write_new(path: Path, content: str, mode: int) -> None:
         stream.write(content)
 
 
-def _write_audit_line(vault: Path, case: str, line: str | None, count: int) -> None:
+def _write_audit_line(vault: Path, case: str, line: str | None, count: int, artifacts: Sequence[str]) -> None:
     """Append who opened which case, on the disk before anything is shown. Holds no originals."""
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -101,6 +131,7 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int) -> N
         "case": case,
         "line": line,
         "rows": count,
+        "artifacts": list(artifacts),
     }
     descriptor = os.open(vault / AUDIT_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

@@ -160,3 +160,17 @@ def test_the_vault_and_the_private_key_restore_every_field(tmp_path: Path, corpu
                 restored += piece + row.original
             assert restored + text == getattr(given, name)
     assert not originals
+
+
+@pytest.mark.security_case(
+    "a combining mark stands behind a line break, so that composing the written JSON breaks its escape",
+    "texts are composed before they are written; every row is read back as it was",
+)
+@pytest.mark.parametrize("mark", ["\u0303", "\u0301", "\u0327"])
+def test_a_combining_mark_behind_a_line_break_leaves_every_row_readable(tmp_path: Path, mark: str) -> None:
+    texts = [f"one\n{mark}two, phone 92341187", f"\t{mark} end", "plain"]
+    rows = [document(text, id=f"R-{number}", case=f"C-{number}") for number, text in enumerate(texts)]
+    write_documents(tmp_path / "in.jsonl", rows)
+    scrub_in(tmp_path)
+    scrubbed = [each.request for each in read_documents(tmp_path / "out.jsonl")]
+    assert scrubbed == [f"one\n{mark}two, phone PHONE_1", *texts[1:]]

@@ -17,6 +17,9 @@ def row(case: str = "PRM/2024/017", placeholder: str = "NAME_1", original: str =
     return MappingRow("permits-desk", "f" * 64, case, "PRM-0001", "request", placeholder, original)
 
 
+SEPARATORS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+
+
 def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sovereign_pipeline.privacy.vault.vault_cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -90,10 +93,12 @@ def test_keygen_guards_the_private_key_and_never_overwrites(keys: tuple[Path, Pa
 
 
 def test_reveal_prints_the_mapping_and_leaves_an_audit_line(filled: Path, keys: tuple[Path, Path]) -> None:
-    table = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled)
+    table = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled, "--unchecked")
     assert table.returncode == 0
     assert "Busaidi" in table.stdout
-    listed = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled, "--line", "permits-desk", "--json")
+    assert table.stderr.startswith("Not checked")
+    only = ("--line", "permits-desk", "--json", "--unchecked")
+    listed = program("reveal", "PRM/2024/017", "--key", keys[0], "--vault", filled, *only)
     assert [each["original"] for each in json.loads(listed.stdout)] == ["Said Al Busaidi", "Al-Busaidi"]
     audit = (filled / "audit.jsonl").read_text()
     entries = [json.loads(line) for line in audit.splitlines()]
@@ -116,7 +121,7 @@ def test_a_mistake_is_one_paragraph_and_a_status(
     filled: Path, keys: tuple[Path, Path], arguments: list[str], status: int, words: str
 ) -> None:
     places = {"key": keys[0], "public": keys[1], "vault": filled}
-    ended = program("reveal", *[argument.format(**places) for argument in arguments])
+    ended = program("reveal", *[argument.format(**places) for argument in arguments], "--unchecked")
     assert ended.returncode == status
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -124,7 +129,7 @@ def test_a_mistake_is_one_paragraph_and_a_status(
 
 
 def test_a_mistake_is_printed_as_by_the_other_programs(tmp_path: Path) -> None:
-    ended = program("reveal", "A/1", "--key", tmp_path / "absent", "--vault", tmp_path)
+    ended = program("reveal", "A/1", "--key", tmp_path / "absent", "--vault", tmp_path, "--unchecked")
     message, hint = ended.stderr.splitlines()
     assert message == f"✗ {tmp_path / 'absent'}: there is no such key file."
     assert hint == "  Hint: Name the private key made by `sovereign-vault keygen`."
@@ -140,10 +145,15 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         [sys.executable, "-c", asks], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert own.split() == [
+        "sovereign_pipeline.artifacts",
+        "sovereign_pipeline.artifacts.hashing",
+        "sovereign_pipeline.artifacts.manifest",
         "sovereign_pipeline.errors",
+        "sovereign_pipeline.frozen",
         "sovereign_pipeline.messages",
         "sovereign_pipeline.privacy",
         "sovereign_pipeline.privacy.vault",
+        "sovereign_pipeline.privacy.vault.mapping",
         "sovereign_pipeline.privacy.vault.vault",
         "sovereign_pipeline.privacy.vault.vault_cli",
     ]
@@ -151,6 +161,28 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
 
 
 def test_an_asked_case_that_is_absent_is_in_the_audit_too(filled: Path, keys: tuple[Path, Path]) -> None:
-    program("reveal", "NO/1", "--key", keys[0], "--vault", filled)
+    program("reveal", "NO/1", "--key", keys[0], "--vault", filled, "--unchecked")
     entry = json.loads((filled / "audit.jsonl").read_text())
     assert (entry["case"], entry["rows"]) == ("NO/1", 0)
+
+
+@pytest.mark.security_case(
+    "an original holds a line separator, such as an author with U+2028",
+    "`reveal` gives it back to the character, and every other case too",
+)
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_an_original_with_any_line_separator_comes_back(
+    tmp_path: Path, keys: tuple[Path, Path], separator: str
+) -> None:
+    rows = [row(original=f"Said{separator}Al Busaidi"), row(case=f"X{separator}1")]
+    Vault.at(tmp_path / "vault", keys[1]).add("permits-desk", rows)
+    assert list(read_vault(tmp_path / "vault", keys[0].read_text())) == rows
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"line": "x"}', b"\xff", b"not json"])
+def test_a_file_that_holds_no_rows_is_named(filled: Path, keys: tuple[Path, Path], content: bytes) -> None:
+    recipient = pyrage.x25519.Recipient.from_str(read_public_key(keys[1]))
+    (filled / "permits-desk" / "forged.age").write_bytes(pyrage.encrypt(content, [recipient]))
+    ended = program("reveal", "X/1", "--key", keys[0], "--vault", filled, "--unchecked")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "forged.age: it holds something that is no row" in ended.stderr
