@@ -82,7 +82,7 @@ def _cases_of(file: Path) -> Iterator[SecurityCase]:
             texts = [ast.literal_eval(argument) for argument in mark.args]
             if len(texts) != 2 or not all(isinstance(text, str) and text for text in texts):
                 raise ValueError(f"{relative}, {node.name}: {MARKER} takes the attack and what happens, as texts")
-            yield SecurityCase(room, *texts, test=f"{relative.as_posix()}::{node.name}")
+            yield SecurityCase(room, texts[0], texts[1], f"{relative.as_posix()}::{node.name}")
 
 
 def _cell(text: str) -> str:

@@ -3,10 +3,17 @@
 What does not belong here: starting the processes (`processes/ranks.py`).
 """
 
+import datetime
+import os
 from typing import Any
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
+
+MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
+"""Path of the file in which the processes that train one model find each other; in a directory of the account's own."""
+MINUTES_TO_WAIT = 30
+"""For the slowest process, at the beginning and at each exchange; transformers' default too."""
 
 # Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
 FSDP2 = {
@@ -34,6 +41,26 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
     if job.devices.sharding == "zero3":
         return {"deepspeed": ZERO3}
     return {"fsdp": True, "fsdp_config": FSDP2, "dataloader_pin_memory": False}
+
+
+def meet(job: TrainingJob, on_cpu: bool) -> None:
+    """Connect the processes that train one model on this machine, before accelerate would.
+
+    accelerate would have them meet at a TCP port, which torch opens on every interface to whoever connects. They meet
+    in a file, and exchange tensors over loopback or between the devices.
+    """
+    if job.devices.count == 1:
+        return
+    import torch.distributed as dist
+
+    rank, count = int(os.environ["RANK"]), job.devices.count
+    dist.init_process_group(
+        "gloo" if on_cpu else "cuda:nccl,cpu:gloo",
+        store=dist.FileStore(os.environ[MEETING_VARIABLE], count),
+        rank=rank,
+        world_size=count,
+        timeout=datetime.timedelta(minutes=MINUTES_TO_WAIT),
+    )
 
 
 def let_accelerate_shard_on_cpu() -> None:

@@ -16,7 +16,12 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.batches import Batches
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.loop.devices import check_sharded, let_accelerate_shard_on_cpu, sharding_arguments
+from sovereign_pipeline.training.loop.devices import (
+    check_sharded,
+    let_accelerate_shard_on_cpu,
+    meet,
+    sharding_arguments,
+)
 from sovereign_pipeline.training.loop.forward import Batch, reply_log_probabilities, token_log_probabilities
 from sovereign_pipeline.training.loop.guards import check_step
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
@@ -54,6 +59,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         self.first_step = 0
         """The step that this process's training started after."""
         self.stop_requested = False
+        meet(job, on_cpu=not torch.cuda.is_available())
         super().__init__(
             model=model,
             args=training_arguments(job),

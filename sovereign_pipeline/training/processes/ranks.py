@@ -19,6 +19,7 @@ from pathlib import Path
 from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.devices import MEETING_VARIABLE
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
 from sovereign_pipeline.training.processes.worker import LAUNCHER_VARIABLE, locks, open_progress
 
@@ -33,6 +34,8 @@ def main(job_file: Path) -> None:
         os.environ |= {
             LAUNCHER_VARIABLE: socket_path,
             PARENT_VARIABLE: str(os.getpid()),
+            MEETING_VARIABLE: str(Path(socket_path).with_name("meeting")),
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_FOR_A_CHECKPOINT),
             # The devices of one machine communicate over loopback.
             "GLOO_SOCKET_IFNAME": "lo",
@@ -46,7 +49,8 @@ def main(job_file: Path) -> None:
                     "--multi_gpu",  # accelerate's name for torchrun on one machine, CPUs too
                     *("--num_machines", "1", "--num_processes", str(job.devices.count)),
                     *("--mixed_precision", "no", "--dynamo_backend", "no"),
-                    *("--main_process_port", str(_free_port())),
+                    # They meet in files: torchrun itself and, with nothing shared over TCP, the trainers.
+                    *("--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file"),
                     *("--module", "sovereign_pipeline.training.processes.worker", str(job_file)),
                 ]
             )
@@ -73,13 +77,6 @@ def trainers_progress(progress: Callable[[str, dict[str, object]], None]) -> Ite
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
                 sender.sendto(b"", path)  # an empty datagram ends the thread
             forwarding.join()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

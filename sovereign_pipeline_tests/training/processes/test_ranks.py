@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from dagster_pipes import encode_env_var
 from safetensors.torch import load_file
@@ -136,6 +137,29 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
     steps = [message for message in told if message.startswith("step ")]
     assert [message.split(",")[0] for message in steps] == ["step 1/2", "step 2/2"]
     assert done.stdout == "" and job.output.exists()
+
+
+@pytest.mark.security_case(
+    "Another machine, or another account, connects to the processes that train one model together",
+    "they meet in a file of the account's own, and nothing listens but on loopback",
+)
+def test_nothing_of_several_trainers_listens_but_on_loopback(make_job: JobMaker, tmp_path: Path) -> None:
+    job = make_job("met", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
+    addresses: set[str] = set()
+
+    def look(line: str) -> None:
+        if json.loads(line).get("step") == 1:
+            family = psutil.Process().children(recursive=True)
+            trainers = [each for each in family if "worker" in " ".join(each.cmdline())]
+            assert len(trainers) >= 2
+            sockets = [each for process in family for each in process.net_connections("inet")]
+            addresses.update(each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN)
+            (tmp_path / "seen").touch()
+
+    with halt_at(1, tmp_path / "seen") as environment:
+        run(job, look, environment)
+    assert (tmp_path / "seen").exists()
+    assert addresses <= {"127.0.0.1", "::1"}
 
 
 def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> None:
