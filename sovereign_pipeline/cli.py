@@ -5,7 +5,6 @@ Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
 import importlib.metadata
-import sys
 from typing import Annotated
 
 import typer
@@ -20,8 +19,8 @@ from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.suites import suites
-from sovereign_pipeline.commands.terminal import AsJson, out, print_error
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_error
+from sovereign_pipeline.entry_point import run_program
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
@@ -60,13 +59,9 @@ def options(
 
 
 def main() -> None:
-    """Entry point. A user's mistake ends in a message, a hint and an exit status, never in a traceback."""
+    """Entry point."""
     go_offline()
-    try:
-        app()
-    except SovereignError as error:
-        print_error(error)
-        sys.exit(error.exit_status)
+    run_program(app, print_error)
 
 
 @app.command()
@@ -106,11 +101,11 @@ def run(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="Port of MLflow's UI.")] = 5000,
-    review_port: Annotated[int, typer.Option(help="Port of the review page.")] = REVIEW_PORT,
+    port: Annotated[int, port_option("Port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, port_option("Port of MLflow's UI.")] = 5000,
+    review_port: Annotated[int, port_option("Port of the review page.")] = REVIEW_PORT,
     pages_port: Annotated[
-        int | None, typer.Option(help="Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
+        int | None, port_option("Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
     ] = None,
 ) -> None:
     """Dagster's web UI and daemon, MLflow's UI, review page and artifact pages, on loopback, until Ctrl-C."""

@@ -120,9 +120,12 @@ class Settings(Frozen):
 
     @property
     def pages_port(self) -> int:
-        """Raises InputError for an address without a port."""
-        port = urlsplit(self.pages_url).port
-        if port is None:
+        """Raises InputError for an address without a port that there can be."""
+        try:
+            port = urlsplit(self.pages_url).port
+        except ValueError:
+            port = None
+        if not port:
             raise InputError(
                 f"{VARIABLES['pages_url']}: the address {self.pages_url} has no port.", "Write http://127.0.0.1:8700."
             )

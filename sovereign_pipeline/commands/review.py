@@ -3,7 +3,6 @@
 What belongs here: options, and printing. What does not: what any of it does (`review/`).
 """
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, port_option, print_json, print_rows
+from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.review.ballots import progress
@@ -46,7 +46,7 @@ def review_open(
     settings = Settings.from_environment()
     workplace = open_workplace(settings, line, lambda text: err.print(escape(f"  {text}")))
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
-    request = ReviewRequest(getpass.getuser(), operators=names, prompt_file=prompts, adapter_id=adapter)
+    request = ReviewRequest(account(), operators=names, prompt_file=prompts, adapter_id=adapter)
     opened = open_review(open_registry(settings), workplace, request)
     links = {name: link_url(url, token) for name, token in opened.links.items()}
     plan = opened.plan
@@ -71,11 +71,11 @@ def review_link(
 ) -> None:
     """Print one more one-time link for an operator of the open review, such as for another device."""
     workplace, registry = _open(line)
-    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, getpass.getuser()))))
+    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, account()))))
 
 
 @review.command("serve")
-def review_serve(port: Annotated[int, typer.Option(help="Port of the page.")] = REVIEW_PORT) -> None:
+def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
     """Serve the review page on loopback, until Ctrl-C."""
     # Loads FastAPI and uvicorn.
     from sovereign_pipeline.review.page.server import serve
@@ -125,7 +125,7 @@ def review_close(
     found, _ = find_last(registry, line)
     seed = sealed_seed(workplace.settings, found)
     plan = plan_of(workplace.store, found).plan
-    closing = close(registry, found, seed, plan, getpass.getuser(), officer, reason)
+    closing = close(registry, found, seed, plan, account(), officer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
 

@@ -27,6 +27,13 @@ RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
+LARGEST_PORT = 2**16 - 1
+
+
+def port_option(text: str) -> Any:
+    """The option for a port. text: its help."""
+    return typer.Option(help=text, min=1, max=LARGEST_PORT)
+
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     if as_json:

@@ -24,6 +24,9 @@ TABLES = (".csv", ".tsv", ".parquet")
 _BLOCK = 1 << 16
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _GET_A_WHOLE_COPY = "Get a whole copy of the file."
+LARGEST_PARQUET_IN_GZIP = 1 << 30
+"""Bytes. A Parquet file is read from its end, so all of it must be unpacked into memory; a small file can unpack into
+a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -236,8 +239,10 @@ def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]
     import pyarrow
     import pyarrow.parquet
 
+    if path.suffix == ".gz":
+        stream = _unpacked(stream, path)
     try:
-        file = pyarrow.parquet.ParquetFile(io.BytesIO(stream.read()) if path.suffix == ".gz" else stream)
+        file = pyarrow.parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", _GET_A_WHOLE_COPY) from None
@@ -255,6 +260,19 @@ def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]
                     yield Row(number, values)
     except pyarrow.ArrowException as error:
         raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", _GET_A_WHOLE_COPY) from None
+
+
+def _unpacked(stream: IO[bytes], path: Path) -> io.BytesIO:
+    unpacked = io.BytesIO()
+    while block := stream.read(_BLOCK):
+        if unpacked.tell() + len(block) > LARGEST_PARQUET_IN_GZIP:
+            raise SourceError(
+                f"{path}: unpacks into more than {LARGEST_PARQUET_IN_GZIP:,} bytes.",
+                "Unpack the file, and name the .parquet file in the recipe. Parquet is compressed already.",
+            )
+        unpacked.write(block)
+    unpacked.seek(0)
+    return unpacked
 
 
 def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:

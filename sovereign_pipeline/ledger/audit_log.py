@@ -77,10 +77,11 @@ def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpo
 
 
 def export(registry: Registry, file: Path) -> Checkpoint:
-    """Write the verified log as JSONL, oldest first. Returns its newest entry."""
+    """Write the verified log as JSONL, oldest first, into a new file. Returns its newest entry."""
     log = entries(registry)
     last = verify(log)
-    file.write_bytes(b"".join(canonical_json(as_dict(entry)) + b"\n" for entry in log))
+    with file.open("xb") as stream:
+        stream.writelines(canonical_json(as_dict(entry)) + b"\n" for entry in log)
     return last
 
 
@@ -99,9 +100,11 @@ def checkpoint_of(file: Path) -> Checkpoint:
 
     try:
         verified = list(_verified(map(json.loads, file.read_bytes().splitlines()), damaged))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: not an export of the audit log.", "Give a file that an export wrote.") from None
-    return verified[-1] if verified else Checkpoint(sequence=0, hash=FIRST)
+    if not verified:
+        raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Give an export with entries.")
+    return verified[-1]
 
 
 def as_dict(entry: AuditEntry) -> dict[str, Any]:

@@ -32,6 +32,9 @@ _EXPECTED = {
 _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
 """What a text in quotes would be without them, where that is what the key must hold."""
 
+LARGEST_WHOLE_NUMBER = 2**53
+"""Above it, two whole numbers may be one in JSON (RFC 8259, section 6)."""
+
 SHOWN_CHARACTERS = 60
 """A wrong value is quoted up to this length: longer ones are texts, not words that somebody mistyped."""
 
@@ -75,7 +78,16 @@ def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML in which a key may stand once only, and `5e-4` is a number, as in YAML 1.2."""
+    """YAML in which a key may stand once only, a date is a text, and `5e-4` is a number, as in YAML 1.2.
+
+    A date is the text that was written, so that a key for texts can hold one, and a key for dates says what is wrong
+    with 2024-02-30.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.value != "<<"]
@@ -87,6 +99,15 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
+    """As JSON's readers can hold it. Raises ConstructorError for a larger one, ValueError for none."""
+    value: int = loader.construct_yaml_int(node)
+    if abs(value) > LARGEST_WHOLE_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, "a whole number is too large", node.start_mark)
+    return value
+
+
+_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -104,8 +125,11 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
         raise RecipeError(f"{path}: there is no such file.", "Write it, or correct the path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).split())
+    except RecursionError:
+        raise RecipeError(f"{path}: lists or mappings are nested too deeply.", "Correct the file.") from None
+    # A value that is not what its tag says raises whatever the conversion does, such as `!!int x`.
+    except (yaml.YAMLError, ValueError, AttributeError) as error:
+        said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError | UnicodeError) else "a wrong value"
         raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}", "Correct the file.") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: must be a mapping of keys to values at the top.", "Correct the file.")

@@ -4,10 +4,8 @@ Exit status: 0 done; 1 the vault could not be opened; 2 wrong input or usage.
 """
 
 import datetime
-import getpass
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from sovereign_pipeline.errors import InputError, NotFoundError, SovereignError
+from sovereign_pipeline.entry_point import account, run_program
+from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.privacy.vault.mapping import StatedMapping
 from sovereign_pipeline.privacy.vault.vault import MappingRow, fingerprint_of, public_key_of, read_vault_files
@@ -98,15 +97,8 @@ def reveal(
 
 
 def main() -> None:
-    """Entry point. A user's mistake ends in a message, a hint and an exit status, never in a traceback."""
-    try:
-        app()
-    except SovereignError as error:
-        print_message(error.message, {"Hint": error.hint} if error.hint else {})
-        sys.exit(error.exit_status)
-    except OSError as error:
-        print_message(f"{error.filename}: {error.strerror}.", {"Hint": "Check the path and its permissions."})
-        sys.exit(InputError.exit_status)
+    """Entry point."""
+    run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 
 
 def _read_key(path: Path) -> str:
@@ -127,7 +119,7 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int, arti
     """Append who opened which case, on the disk before anything is shown. Holds no originals."""
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "user": getpass.getuser(),
+        "user": account(),
         "case": case,
         "line": line,
         "rows": count,

@@ -148,6 +148,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.artifacts",
         "sovereign_pipeline.artifacts.hashing",
         "sovereign_pipeline.artifacts.manifest",
+        "sovereign_pipeline.entry_point",
         "sovereign_pipeline.errors",
         "sovereign_pipeline.frozen",
         "sovereign_pipeline.messages",
