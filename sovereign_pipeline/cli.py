@@ -24,6 +24,7 @@ from sovereign_pipeline.entry_point import run_program
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.workplace import open_workplace
 
@@ -60,6 +61,7 @@ def options(
 
 def main() -> None:
     """Entry point."""
+    keep_private()
     go_offline()
     run_program(app, print_error)
 

@@ -10,6 +10,7 @@ from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, EXECUTOR, REVIEW_JOB
 from sovereign_pipeline.orchestration.resources import resources
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings
 
 
@@ -30,6 +31,7 @@ def build_definitions(
     )
 
 
+keep_private()  # this module is the entry point of the processes that Dagster starts: code server, runs, their steps
 defs = build_definitions()
 
 

@@ -1,6 +1,6 @@
-"""What child processes of every room need: to end when their parent does, and to print nothing.
+"""What processes of every room need: files for their own account alone, an end with their parent, and no output.
 
-What belongs here: that alone. What a child does is told by its own room.
+What belongs here: that alone. What a process does is told by its own room.
 """
 
 import ctypes
@@ -10,6 +10,14 @@ import sys
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def keep_private() -> None:
+    """Let every file that this process and its children make be their own account's alone: modes 0700 and 0600.
+
+    Every entry point calls it first. Artifacts, databases and logs hold documents, or what tells about them.
+    """
+    os.umask(0o077)
 
 
 def die_with_parent(parent: int | None = None) -> None:

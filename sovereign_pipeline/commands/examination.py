@@ -2,10 +2,13 @@
 
 import importlib.util
 import os
+import shlex
 import shutil
+import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -14,6 +17,7 @@ from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.wording import and_more, counted
 
 NEEDED_BYTES = 6 << 30
 """Free disk that a run needs: base model, two lines of artifacts, MLflow and Dagster, with room to spare."""
@@ -44,7 +48,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a run would meet it."""
-    findings = [_python(), _disk(settings), _device(), _vault(settings)]
+    findings = [_python(), _disk(settings), _private(settings), _device(), _vault(settings)]
     try:
         institution = load_institution(settings.data)
     except SovereignError as error:
@@ -69,6 +73,37 @@ def _disk(settings: Settings) -> Finding:
     place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
     free = shutil.disk_usage(place).free
     return Finding("disk", free >= NEEDED_BYTES, f"{free / (1 << 30):.1f} GiB free at {place}")
+
+
+def _private(settings: Settings) -> Finding:
+    """Whether another account of this machine reaches anything. New files are private; an earlier release's are not."""
+    roots = [root for root in (settings.home, settings.vault) if root.exists()]
+    found = [path for root in roots for path in reachable_by_others(root)]
+    if not found:
+        return Finding("permissions", True, "no other account can read or write what lies here")
+    return Finding(
+        "permissions",
+        False,
+        f"other accounts reach {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
+        {"Command": f"chmod -R go= {shlex.join(map(str, roots))}"},
+    )
+
+
+def reachable_by_others(root: Path) -> Iterator[Path]:
+    """The files below a directory that its group or others may open, through directories that let them pass."""
+    if not root.is_dir() or not _grants(root, stat.S_IXGRP | stat.S_IXOTH):
+        return
+    for path in sorted(root.iterdir()):
+        if path.is_symlink():
+            continue  # what it leads to has a mode of its own
+        if path.is_dir():
+            yield from reachable_by_others(path)
+        elif _grants(path, stat.S_IRWXG | stat.S_IRWXO):
+            yield path
+
+
+def _grants(path: Path, bits: int) -> bool:
+    return bool(path.stat().st_mode & bits)
 
 
 def _device() -> Finding:

@@ -20,6 +20,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings
 
 MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
@@ -100,6 +101,7 @@ def _as_html(markdown: str) -> str:
 
 def main() -> None:
     """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
     port = int(sys.argv[1])
     app = create_app(Settings.from_environment())
     with listen(port, "--pages-port") as held:

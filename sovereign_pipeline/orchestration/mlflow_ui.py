@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 
 Scope = MutableMapping[str, Any]
@@ -116,6 +117,7 @@ def create_app(variables: Mapping[str, str]) -> App:
 
 def main() -> None:
     """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
     go_offline()
     port, settings = int(sys.argv[1]), Settings.from_environment()
     from uvicorn import Config, Server

@@ -84,6 +84,24 @@ def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
     assert "✓ line lamps" in shown.stdout and "✗ line buoys" in shown.stdout
 
 
+@pytest.mark.security_case(
+    "another account reads files that an earlier release left open", "`sovereign doctor` names them"
+)
+def test_doctor_names_what_an_earlier_release_left_open(institution: DemoInstitution, lines: Path) -> None:
+    home = institution.settings.home
+    home.chmod(0o755)
+    left = home / "registry.db"
+    left.touch()
+    left.chmod(0o644)
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert not findings["permissions"]["ok"]
+    assert str(left) in findings["permissions"]["found"]
+    assert findings["permissions"]["advice"]["Command"].startswith(f"chmod -R go= {home}")
+    home.chmod(0o700)
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["permissions"]["ok"]
+
+
 def test_suites_check_reads_the_suites_of_the_other_lines(lines: Path) -> None:
     answer = run("suites", "check")
     assert answer.exit_code == 1 and "did you mean 'ceiling'?" in answer.stderr

@@ -79,6 +79,7 @@ class Installation:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=0o022,  # as most machines have it
         )
 
     def run(self, *arguments: str, before: Sequence[str] = ()) -> tuple[int, str]:

@@ -80,6 +80,15 @@ def test_nothing_that_is_kept_for_people_holds_text_of_a_document(registered: In
         assert not any(needle in content for needle in needles), path
 
 
+@pytest.mark.security_case("another account of the machine reads the home after a run", "modes 0700 and 0600")
+def test_nothing_that_a_run_leaves_behind_is_open_to_another_account(registered: Installation) -> None:
+    settings = registered.settings
+    made = [path for root in (settings.home, settings.vault) for path in (root, *root.rglob("*"))]
+    made = [path for path in made if path not in (settings.home, settings.vault_public_key)]  # the test made these
+    assert {"registry.db", "mlflow.db", "manifest.json"} <= {path.name for path in made}
+    assert [path for path in made if not path.is_symlink() and path.stat().st_mode & 0o077] == []
+
+
 def test_an_unchanged_line_is_found_and_nothing_is_run(registered: Installation) -> None:
     status, output = registered.run("run", "harbour")
     assert status == 0

@@ -140,6 +140,7 @@ def _map(pid: int, maps: dict[str, str]) -> bool:
 def make_root(shown: list[str], limits: dict[str, Any]) -> None:
     """Make a root with what is shown, read-only, and an empty /tmp that ends with the run."""
     called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    os.umask(0o022)  # the program has another account than this process, and must get through these directories
     root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
     called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"size=1m,nr_inodes=1k,mode=755")
     for path in shown:

@@ -20,6 +20,7 @@ from typing import Any, Self
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.errors import PrivacyError, SovereignError
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import go_offline
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
@@ -103,6 +104,7 @@ class _Actor:
     """One worker. An error crosses as a value: Ray would report it with a traceback that may quote a text."""
 
     def __init__(self, job: ScrubJob) -> None:
+        keep_private()
         go_offline()
         os.environ["OMP_NUM_THREADS"] = "1"
         self._scrubber = BatchScrubber(job)

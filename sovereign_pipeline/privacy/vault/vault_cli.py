@@ -18,6 +18,7 @@ from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.privacy.vault.mapping import StatedMapping
 from sovereign_pipeline.privacy.vault.vault import MappingRow, fingerprint_of, public_key_of, read_vault_files
+from sovereign_pipeline.processes import keep_private
 
 AUDIT_FILE = "audit.jsonl"
 
@@ -98,6 +99,7 @@ def reveal(
 
 def main() -> None:
     """Entry point."""
+    keep_private()
     run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 
 

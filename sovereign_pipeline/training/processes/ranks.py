@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sovereign_pipeline.processes import die_with_parent
+from sovereign_pipeline.processes import die_with_parent, keep_private
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.devices import MEETING_VARIABLE
@@ -26,6 +26,7 @@ from sovereign_pipeline.training.processes.worker import LAUNCHER_VARIABLE, lock
 
 def main(job_file: Path) -> None:
     """Run the job on all its devices. Exit status 0 when every trainer ended well; see the job's result file."""
+    keep_private()
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)
     go_offline()

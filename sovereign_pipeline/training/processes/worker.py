@@ -17,7 +17,7 @@ from pathlib import Path
 from sovereign_pipeline.countdown import duration
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.locks import held
-from sovereign_pipeline.processes import die_with_parent, silence
+from sovereign_pipeline.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
 from sovereign_pipeline.training.locks import lock_of_device, lock_of_line
@@ -36,6 +36,7 @@ The launcher forwards it, because a Dagster Pipes session can be opened only onc
 
 def main(job_file: Path) -> int:
     """Run the job. Exit status 0 after a training; 1 after a failure, which the job's result file states."""
+    keep_private()
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
         die_with_parent(int(parent))

@@ -202,6 +202,15 @@ def test_where_the_kernel_does_not_take_the_filter_nothing_is_run(
         run_program("assert True")
 
 
+def test_a_process_whose_files_are_its_own_runs_programs_too() -> None:
+    """The program has another account than the process that makes its root."""
+    before = os.umask(0o077)
+    try:
+        assert outcome_of("import json") == "passed"
+    finally:
+        os.umask(before)
+
+
 def test_sets_have_one_order() -> None:
     program = "assert list({'a', 'b', 'c', 'd', 'e'}) == %r"
     python = subprocess.run(

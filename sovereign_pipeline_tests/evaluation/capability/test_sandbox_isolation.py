@@ -129,7 +129,9 @@ def library() -> Iterator[Path]:
     """Not in /tmp, which the sandbox has of its own, and readable to the account that the sandbox takes."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
         Path(directory).chmod(0o755)
+        before = os.umask(0o022)
         yield Path(directory)
+        os.umask(before)
 
 
 def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.privacy.vault.mapping",
         "sovereign_pipeline.privacy.vault.vault",
         "sovereign_pipeline.privacy.vault.vault_cli",
+        "sovereign_pipeline.processes",
     ]
     assert heavy == ""
 
