@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import Quarantined
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
@@ -135,14 +136,16 @@ def _stop_above_share(
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Inherit classification: a document is at least as high as the highest document of its case file.
 
+    Spellings of one case file are one case file (`folded`).
     Raises CeilingExceeded with row id and classification level, before anything else is made of the line.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
     by_case: dict[str, str] = {}
     for document in read_documents(raw):
-        level = by_case.get(document.case, document.classification)
-        by_case[document.case] = ladder.highest((level, document.classification))
+        case = folded(document.case)
+        level = by_case.get(case, document.classification)
+        by_case[case] = ladder.highest((level, document.classification))
     _stop_above_ceiling(workplace, raw)
     histogram: Counter[str] = Counter()
     raised = 0
@@ -150,7 +153,7 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
     def classified() -> Iterator[Document]:
         nonlocal raised
         for document in read_documents(raw):
-            level = by_case[document.case]
+            level = by_case[folded(document.case)]
             raised += level != document.classification
             histogram[level] += 1
             yield document.model_copy(update={"classification": level})
@@ -197,7 +200,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
     for before, after in pairs:
         if before.id != after.id or ladder.exceeds(before.classification, after.classification):
             fallen.append(after.id)
-        if level_of.setdefault(after.case, after.classification) != after.classification:
+        if level_of.setdefault(folded(after.case), after.classification) != after.classification:
             mixed[after.case] = None
         highest = ladder.highest((highest, after.classification))
     evidence = {"lowered": len(fallen), "cases_with_mixed_levels": len(mixed), "highest": highest}
@@ -274,7 +277,7 @@ RAW_CORPUS = Stage(
 
 CLASSIFIED_CORPUS = Stage(
     kind="classified_corpus",
-    code_version="2",
+    code_version="3",
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
     config=lambda line: {"ceiling": line.ceiling},
@@ -282,7 +285,7 @@ CLASSIFIED_CORPUS = Stage(
         Gate(
             name="classification_inherited",
             question="Did no level fall, and is the corpus as high as its highest document?",
-            code_version="1",
+            code_version="2",
             evaluate=evaluate_classification_inherited,
             config=lambda line: {"ceiling": line.ceiling},
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.formats import sft_row
 from sovereign_pipeline.errors import CeilingExceeded, InputError, SourceError
 from sovereign_pipeline.policy.review import Review
@@ -51,9 +52,9 @@ def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -
     for each in trained_by_opponent:
         for document in read_documents(each.file(TRAIN)):
             ids.add(document.id)
-            cases.add(document.case)
+            cases.add(folded(document.case))
     documents = [each for each in read_documents(split.file(HELD_OUT)) if not each.is_preference]
-    fresh = [each for each in documents if each.id not in ids and each.case not in cases]
+    fresh = [each for each in documents if each.id not in ids and folded(each.case) not in cases]
     prompts = tuple(Prompt(id=each.id, language=each.language, text=_shown(each)) for each in fresh)
     return UsablePrompts(prompts, None, len(documents) - len(fresh))
 

@@ -5,7 +5,6 @@ What belongs here: from documents to columns. What does not: embeddings (`paraph
 """
 
 import os
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import Document, not_a_document
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
@@ -92,7 +92,7 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
 
 def read_author_keys(documents: Path) -> dict[str, int]:
-    """Id -> key of the author, for the documents that name one. Capitals and spaces do not matter."""
+    """Id -> key of the author, for the documents that name one. Spellings of one name are one author (`folded`)."""
     return {id: key for part in over_parts(documents, _part_authors) for id, key in part}
 
 
@@ -142,7 +142,7 @@ def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]"]:
     for number, document in enumerate(documents_in(part)):
         rows.append((document.id, document.is_preference, date.fromisoformat(document.date).toordinal()))
         if document.case:
-            cases.append((number, key_of(document.case)))
+            cases.append((number, key_of(folded(document.case))))
         matters += [(number, key_of(matter)) for matter in matters_of(document)]
         hashes.append(shingles_of(document))
     ids, is_preference, days = zip(*rows, strict=True)
@@ -163,9 +163,7 @@ def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]"]:
 
 def _part_authors(part: FilePart) -> list[tuple[str, int]]:
     return [
-        (document.id, key_of(" ".join(unicodedata.normalize("NFKC", document.author).casefold().split())))
-        for document in documents_in(part)
-        if document.author.strip()
+        (document.id, key_of(folded(document.author))) for document in documents_in(part) if document.author.strip()
     ]
 
 

@@ -56,6 +56,18 @@ def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitu
     assert classified.manifest.summary["raised_by_case"] == 1
 
 
+@pytest.mark.security_case(
+    "A document of a SECRET case file spells its case in lower case, with spaces and Arabic digits",
+    "it inherits SECRET like the others",
+)
+def test_another_spelling_of_a_case_file_does_not_escape_its_level(institution: DemoInstitution) -> None:
+    institution.rows[3]["case"] = "PRM/2024/017"
+    institution.rows[4].update(case="prm / ٢٠٢٤/017", classification="SECRET")
+    _, classified = run(institution)
+    levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
+    assert levels["R-00003"] == levels["R-00004"] == "SECRET"
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.sampled_from(LADDER)), min_size=1, max_size=14),
@@ -119,7 +131,7 @@ def test_a_changed_document_is_a_new_corpus_and_an_unchanged_one_is_not(institut
     assert before.ref.digest != after.ref.digest
 
 
-@pytest.mark.parametrize("fault", ["level", "manifest"])
+@pytest.mark.parametrize("fault", ["level", "manifest", "spelling"])
 def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, tmp_path: Path, fault: str) -> None:
     """A classified corpus whose levels were lowered, sealed as if a faulty build had made it."""
 
@@ -131,6 +143,8 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
         return Built(summary={}, classification="SECRET" if fault == "manifest" else None)
 
     institution.rows[5]["classification"] = "CONFIDENTIAL"
+    if fault == "spelling":  # the levels stay, as if two spellings were two case files
+        institution.rows[6]["case"] = institution.rows[5]["case"].lower()
     workplace = institution.workplace()
     raw = produce(RAW_CORPUS, workplace, {}).ref
     evaluate_gates(RAW_CORPUS, workplace, raw)

@@ -65,6 +65,19 @@ def test_authors_are_told_apart_by_name_although_scrubbing_numbers_them_anew(ins
     assert all("Officer" not in split.file(name).read_text() for name in (TRAIN, HELD_OUT, PROOF))
 
 
+@pytest.mark.security_case(
+    "Letters of one case file spell it in capitals, in lower case, with Arabic digits and other dashes",
+    "all of them stay on one side of the split",
+)
+def test_spellings_of_one_case_file_stay_together(institution: DemoInstitution) -> None:
+    spellings = ["PRM-2024-{}", "prm-2024-{}", "PRM–٢٠٢٤–{}", "PRM - 2024 - {}"]
+    institution.rows = [letter(number, case=spellings[number % 4].format(number // 4)) for number in range(80)]
+    split, verdicts = materialize(institution.workplace(), split_stage())
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    sides = [{int(d.id[2:]) // 4 for d in documents_of(split, side)} for side in (TRAIN, HELD_OUT)]
+    assert not sides[0] & sides[1]
+
+
 def test_one_huge_case_stays_whole_and_out_of_the_held_out_side(institution: DemoInstitution) -> None:
     institution.rows = [letter(number, case="HUGE" if number < 60 else f"C{number}") for number in range(100)]
     split, verdicts = materialize(institution.workplace(), split_stage())

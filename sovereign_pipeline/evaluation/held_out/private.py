@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
@@ -148,7 +149,7 @@ def _wrong_replies(
             other
             for other in replied
             if other.document.language == row.document.language
-            and other.document.case != row.document.case
+            and folded(other.document.case) != folded(row.document.case)
             and other.reply != row.reply
             and row.context_tokens + other.reply_tokens <= models.max_length
         ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy.cache import FindingsCache
@@ -84,7 +85,7 @@ def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
             except (ValueError, KeyError, TypeError):
                 raise not_a_document(job.source, f"line {number + 1}") from None
             offsets.append(position)
-            cases.setdefault(case, array("Q")).append(number)
+            cases.setdefault(folded(case), array("Q")).append(number)
             languages[language] += 1
             position += len(line)
             countdown.reached(position)

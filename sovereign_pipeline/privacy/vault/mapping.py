@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 from pydantic_core import to_json
 
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.errors import InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 
@@ -36,7 +36,7 @@ class MappingDigest:
         self._cases: set[bytes] = set()
 
     def add(self, rows: Iterable[MappingRow]) -> None:
-        for _, of_case in groupby(rows, key=attrgetter("case")):
+        for _, of_case in groupby(rows, key=lambda row: folded(row.case)):
             content = sorted({to_json(vars(row)) for row in of_case})
             self._cases.add(sha256(b"\n".join(content)).digest())
 
@@ -123,7 +123,7 @@ def _digest(rows_of_files: Iterable[Sequence[MappingRow]]) -> str:
     cases: dict[str, list[MappingRow]] = {}
     for rows in rows_of_files:
         for row in rows:
-            cases.setdefault(row.case, []).append(row)
+            cases.setdefault(folded(row.case), []).append(row)
     digest = MappingDigest()
     for rows in cases.values():
         digest.add(rows)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.entry_point import account, run_program
 from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.messages import print_message
@@ -82,7 +83,7 @@ def reveal(
     for each in stated:
         each.check_rows(by_file)
     runs = {each.run for each in stated}
-    of_case = dict.fromkeys(row for rows in by_file.values() for row in rows if row.case == case)
+    of_case = dict.fromkeys(row for rows in by_file.values() for row in rows if folded(row.case) == folded(case))
     rows = [row for row in of_case if unchecked or row.run in runs]
     _write_audit_line(vault, case, line, len(rows), [each.artifact for each in stated])
     if not rows:

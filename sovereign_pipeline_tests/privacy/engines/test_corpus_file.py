@@ -70,6 +70,15 @@ def test_a_file_is_scrubbed_in_order_although_cases_are_read_together(
     assert len(list((tmp_path / "vault" / "lamps").glob("*.age"))) > 1
 
 
+def test_spellings_of_one_case_file_share_the_numbers_of_their_placeholders(tmp_path: Path) -> None:
+    cases = ["PRM/2024/017", "A/1", "prm / ٢٠٢٤/017"]
+    rows = [document(f"CR {1000000 + n} and CR 9999999", id=f"R-{n}", case=case) for n, case in enumerate(cases)]
+    write_documents(tmp_path / "in.jsonl", rows)
+    assert scrub_in(tmp_path).cases == 2
+    out = [each.request for each in read_documents(tmp_path / "out.jsonl")]
+    assert out == ["CR CR_1 and CR CR_2", "CR CR_1 and CR CR_2", "CR CR_3 and CR CR_2"]
+
+
 def test_a_language_without_detector_stops(tmp_path: Path) -> None:
     write_documents(tmp_path / "in.jsonl", [document("Bonjour", language="fr")])
     with pytest.raises(PrivacyError, match=r"fr \(1 row\)"):

@@ -1,0 +1,45 @@
+"""Spellings of one case file or author are one; other ones stay apart."""
+
+import pytest
+
+from sovereign_pipeline.corpus.folding import folded
+
+SPELLINGS_OF_A_CASE = [
+    "PRM-2024/017",
+    "prm-2024/017",
+    "PRM–2024/017",
+    "PRM\u22122024/017",
+    "ＰＲＭ－２０２４／０１７",
+    "PRM-٢٠٢٤/٠١٧",
+    "PRM-۲۰۲۴/۰۱۷",
+    " PRM - 2024 / 017 ",
+    "PRM\u00a0-\u20032024/017",
+    "PRM\u00ad-2024/\u200b017",
+    "\u200fPRM-2024/017\u200e",
+    "PRM-2024\u2215017",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS_OF_A_CASE)
+def test_spellings_of_one_case_file_are_one(spelling: str) -> None:
+    assert folded(spelling) == "prm-2024/017"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Salma Al Harthi", "SALMA  al\u00a0Harthi"),
+        ("سالم الحارثي", "ســالم الحَارِثي"),
+        ("Straße", "STRASSE"),
+        ("e\u0301cole", "\u00c9COLE"),
+    ],
+)
+def test_spellings_of_one_author_are_one(one: str, other: str) -> None:
+    assert folded(one) == folded(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("PRM/2024/017", "PRM/2024/17"), ("A 1", "A1"), ("A/1", "A-1"), ("العام", "العامة"), ("", "-")]
+)
+def test_others_stay_apart(one: str, other: str) -> None:
+    assert folded(one) != folded(other)
