@@ -61,6 +61,10 @@ class Settings(Frozen):
     pages_url: str = "http://127.0.0.1:8700"
     """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
 
+    ui_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost"})
+    """Host names under which a browser reaches the web UIs of Dagster and MLflow and the artifact pages; in the
+    variable with spaces between. Behind a proxy: the names that it serves."""
+
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
         """From the variables; an override wins over the process's environment, and an empty value is none."""
@@ -82,9 +86,9 @@ class Settings(Frozen):
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
 
-    @field_validator("review_proxies", mode="before")
+    @field_validator("review_proxies", "ui_hosts", mode="before")
     @classmethod
-    def _addresses(cls, given: object) -> object:
+    def _set_of_words(cls, given: object) -> object:
         return given.split() if isinstance(given, str) else given
 
     @property

@@ -17,6 +17,7 @@ OTHER = {
     "SOVEREIGN_REVIEW_USER_HEADER": "X-Remote-User",
     "SOVEREIGN_REVIEW_PROXIES": "10.0.0.9 ::1",
     "SOVEREIGN_PAGES_URL": "http://127.0.0.1:9000",
+    "SOVEREIGN_UI_HOSTS": "dagster.institution.example",
 }
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from markdown_it import MarkdownIt
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from uvicorn import Config, Server
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.orchestration.trusted_hosts import for_hosts
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings
 
@@ -47,7 +47,7 @@ _STYLE = (
 
 def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
+    app.add_middleware(for_hosts, hosts=settings.ui_hosts)
     store = ArtifactStore(settings.artifacts)
 
     @app.middleware("http")

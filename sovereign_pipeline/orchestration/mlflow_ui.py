@@ -12,18 +12,14 @@ its own, started by `services.py`.
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.orchestration.trusted_hosts import App, Receive, Scope, Send, for_hosts
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
 """A path with one of these parts, in any letter case, is answered by 404. Web sockets, which MLflow's pages do not use,
@@ -68,8 +64,11 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": f"{LOOPBACK}:{port},localhost:{port}",
-        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": f"http://{LOOPBACK}:{port}",
+        # MLflow's own lists hold names with and without a port; `trusted_hosts.py` stands before them.
+        "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
+        "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
+            f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)
+        ),
         "_MLFLOW_SERVER_FILE_STORE": settings.mlflow_url,
         "_MLFLOW_SERVER_REGISTRY_STORE": settings.mlflow_url,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
@@ -123,7 +122,7 @@ def main() -> None:
     from uvicorn import Config, Server
 
     with listen(port, "--mlflow-port") as held:
-        app = create_app(environment(settings, port))
+        app = for_hosts(create_app(environment(settings, port)), settings.ui_hosts)
         config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
         Server(config).run(sockets=[held])
 

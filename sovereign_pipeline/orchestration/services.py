@@ -98,7 +98,7 @@ def _services(ports: Ports, started: float) -> list[Service]:
     return [
         Service(
             "Dagster UI",
-            [_program("dagster-webserver"), "-h", LOOPBACK, "-p", str(ports.dagster), *workspace],
+            _module("dagster_ui", ports.dagster),
             lambda: _has_loaded(dagster),
             dagster,
         ),

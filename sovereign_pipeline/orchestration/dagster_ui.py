@@ -1,0 +1,55 @@
+"""Dagster's web UI on loopback, for browsers that mean to reach it.
+
+Dagster answers any host name, and GraphQL also in the address of a GET. What belongs here: Dagster's own application
+behind `trusted_hosts.py`. What does not: the definitions. A process of its own, started by `services.py`:
+`python -m sovereign_pipeline.orchestration.dagster_ui PORT [--read-only]`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster_webserver.version import __version__
+from uvicorn import Config, Server
+
+from sovereign_pipeline.loopback import listen
+from sovereign_pipeline.orchestration.instance import open_instance
+from sovereign_pipeline.orchestration.trusted_hosts import App, for_hosts
+from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+
+READ_ONLY = "--read-only"
+# The defaults of the program dagster-webserver.
+STATEMENT_TIMEOUT_MS = 15_000
+POOL_RECYCLE_SECONDS = 3_600
+POOL_MAX_OVERFLOW = 20
+
+
+@contextmanager
+def dagster_app(settings: Settings, instance: dg.DagsterInstance, read_only: bool) -> Iterator[App]:
+    """Dagster's application with this project's code location, guarded. read_only: nothing can be launched."""
+    instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
+    workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
+    with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
+        yield for_hosts(create_app_from_workspace_process_context(context), settings.ui_hosts)
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
+    settings = Settings.from_environment()
+    with (
+        listen(int(sys.argv[1]), "--port") as held,
+        open_instance(settings) as instance,
+        dagster_app(settings, instance, READ_ONLY in sys.argv[2:]) as app,
+    ):
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The web UIs answer the host names of this installation, and pages of these names, and nobody else."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from sovereign_pipeline.orchestration.dagster_ui import dagster_app
+from sovereign_pipeline.orchestration.trusted_hosts import for_hosts
+from sovereign_pipeline.settings import Settings
+
+HERE = "http://127.0.0.1:3000"
+OURS = {"127.0.0.1", "localhost", "dagster.institution.example"}
+FOREIGN = [
+    {"Host": "rebound.example"},
+    {"Host": "rebound.example:3000"},
+    {"Host": "127.0.0.1.rebound.example"},
+    {"Host": "127.0.0.1@rebound.example"},
+    {"Host": ""},
+    {"Host": "[::1"},
+    {"Origin": "http://rebound.example"},
+    {"Origin": "https://127.0.0.1.rebound.example"},
+    {"Origin": "null"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "path": "/graphql"},
+]
+KNOWN = [
+    {},
+    {"Host": "localhost:3000"},
+    {"Host": "dagster.institution.example", "Origin": "https://dagster.institution.example"},
+    {"Origin": HERE, "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "path": "/graphql"},
+    {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+]
+
+
+@pytest.fixture
+def client() -> TestClient:
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("inside")
+
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    app = Starlette(routes=[Route("/{path:path}", page, methods=["GET", "POST"]), WebSocketRoute("/socket", socket)])
+    return TestClient(for_hosts(app, OURS), base_url=HERE)
+
+
+@pytest.mark.security_case("A page elsewhere has its host name lead to 127.0.0.1 (DNS rebinding)", "403, and no answer")
+@pytest.mark.security_case("A page elsewhere sends a request or a query to a UI on loopback", "403, and no answer")
+@pytest.mark.parametrize("sent", FOREIGN, ids=str)
+def test_what_is_foreign_is_not_answered(client: TestClient, sent: dict[str, str]) -> None:
+    headers = {name: value for name, value in sent.items() if name != "path"}
+    for ask in (client.get, client.post):
+        answer = ask(sent.get("path", "/"), headers=headers)
+        assert answer.status_code == 403 and "inside" not in answer.text
+    with (
+        pytest.raises((WebSocketDisconnect, WebSocketDenialResponse)),
+        client.websocket_connect("/socket", headers=headers),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("sent", KNOWN, ids=str)
+def test_what_is_ours_is_answered(client: TestClient, sent: dict[str, str]) -> None:
+    headers = {name: value for name, value in sent.items() if name != "path"}
+    assert client.get(sent.get("path", "/"), headers=headers).text == "inside"
+
+
+def test_two_hosts_are_none(client: TestClient) -> None:
+    assert client.get("/", headers=[("Host", "127.0.0.1"), ("Host", "rebound.example")]).status_code == 403
+
+
+@pytest.fixture(scope="module")
+def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    settings = Settings(home=tmp_path_factory.mktemp("home"), data=tmp_path_factory.mktemp("data"))
+    with dg.instance_for_test() as instance, dagster_app(settings, instance, read_only=True) as app:
+        yield TestClient(app, base_url=HERE)
+
+
+@pytest.mark.slow
+@pytest.mark.security_case(
+    "Dagster's UI is asked for another host name, or GraphQL by a link on a page elsewhere", "403, and no answer"
+)
+def test_dagsters_own_application_is_guarded(dagster: TestClient) -> None:
+    query = {"query": "{ version }"}
+    assert "version" in dagster.post("/graphql", json=query).json()["data"]
+    assert "<html" in dagster.get("/").text
+    assert dagster.post("/graphql", json=query, headers={"Host": "rebound.example"}).status_code == 403
+    elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert dagster.get("/graphql", params=query, headers=elsewhere).status_code == 403
+
+
+@pytest.mark.slow
+def test_a_read_only_ui_launches_nothing(dagster: TestClient) -> None:
+    query = {"query": "{ permissions { permission value } }"}
+    permissions = dagster.post("/graphql", json=query).json()["data"]["permissions"]
+    assert permissions and not any(each["value"] for each in permissions)
