@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
@@ -153,8 +153,8 @@ def test_one_asset_of_each_group_shows_what_matters_first(site: Site, chromium: 
         labels = table.evaluate("table => [...table.tBodies[0].rows].map(row => row.cells[0].innerText.trim())")
         assert labels[: len(first)] == first, asset
         assert labels.index("sha256") > labels.index("created at")
-        assert page.get_by_text("[Show JSON]").count() >= 1  # the manifest is folded
-        assert page.get_by_text("Materializing it").is_visible()
+        expect(page.get_by_text("[Show JSON]").first).to_be_visible(timeout=MILLISECONDS)  # the manifest is folded
+        expect(page.get_by_text("Materializing it")).to_be_visible(timeout=MILLISECONDS)
         page.screenshot(path=tmp_path / f"{group}-{asset}.png")
         page.close()
     assert [url for url in outside if not url.startswith(("data:", "blob:"))] == []
@@ -167,7 +167,7 @@ def test_plots_draw_the_figures_of_a_line(site: Site, chromium: Browser, tmp_pat
     page.get_by_role("button", name="Plots").click(timeout=MILLISECONDS)
     page.get_by_role("button", name="Events").click(timeout=MILLISECONDS)
     page.get_by_text("lamps: share held out", exact=True).wait_for(timeout=MILLISECONDS)
-    assert page.locator("canvas").count() >= 4
+    expect(page.locator("canvas").nth(3)).to_be_attached(timeout=MILLISECONDS)
     page.screenshot(path=tmp_path / "plots.png")
 
 
