@@ -21,16 +21,12 @@ from sovereign_pipeline.settings import Settings
 DESCRIPTOR = "base_model.json"
 
 
-def _no_progress(message: str) -> None:
-    """For callers that show none."""
-
-
-def verify(settings: Settings, card: BaseModelCard, progress: Progress = _no_progress) -> None:
+def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
     """Raise IntegrityError naming the first file of the model directory that is missing, extra or changed."""
     verify_files(model_directory(settings, card), card.name, card.files, progress)
 
 
-def open_base_model(settings: Settings, base_model: Artifact, progress: Progress = _no_progress) -> Path:
+def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
     """The directory of the model that a base_model artifact describes, every file verified.
 
     Raises IntegrityError naming the first file that is missing, extra or changed.
@@ -122,7 +118,7 @@ def _parameters(directory: Path) -> int:
     return total
 
 
-def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress = _no_progress) -> None:
+def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
     """Compare a model directory with the pinned digests. `files`: relative path -> SHA-256.
 
     Raises IntegrityError naming the first file that is missing, extra or changed.

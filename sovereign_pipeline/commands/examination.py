@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import advice_of, out, print_json
+from sovereign_pipeline.commands.terminal import advice_of, out, print_json, tell_progress
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
@@ -137,7 +137,7 @@ def _base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
     findings = []
     for name in sorted({recipe.training.base_model for recipe in recipes}):
         try:
-            verify(settings, load_card(settings, name))
+            verify(settings, load_card(settings, name), tell_progress)
             findings.append(Finding(f"base model {name}", True, "every file is the pinned one"))
         except SovereignError as error:
             findings.append(_failed(f"base model {name}", error))

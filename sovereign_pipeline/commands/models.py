@@ -3,7 +3,7 @@
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import ModelName, out
+from sovereign_pipeline.commands.terminal import ModelName, out, tell_progress
 from sovereign_pipeline.settings import Settings
 
 models = typer.Typer(no_args_is_help=True, help="Fetch and verify base models.")
@@ -28,5 +28,5 @@ def models_verify(name: ModelName) -> None:
     from sovereign_pipeline.base_models.verified import verify
 
     settings = Settings.from_environment()
-    verify(settings, load_card(settings, name))
+    verify(settings, load_card(settings, name), tell_progress)
     out.print(f"[green]✓[/] {name}: every file is the pinned one")

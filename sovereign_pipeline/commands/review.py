@@ -11,7 +11,15 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, port_option, print_json, print_rows
+from sovereign_pipeline.commands.terminal import (
+    AsJson,
+    LineName,
+    out,
+    port_option,
+    print_json,
+    print_rows,
+    tell_progress,
+)
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK
@@ -44,7 +52,7 @@ def review_open(
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
 
     settings = Settings.from_environment()
-    workplace = open_workplace(settings, line, lambda text: err.print(escape(f"  {text}")))
+    workplace = open_workplace(settings, line, tell_progress)
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
     request = ReviewRequest(account(), operators=names, prompt_file=prompts, adapter_id=adapter)
     opened = open_review(open_registry(settings), workplace, request)

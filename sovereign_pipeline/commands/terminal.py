@@ -61,6 +61,11 @@ def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     out.print(table)
 
 
+def tell_progress(message: str) -> None:
+    """Print how far long work is, on standard error, so that standard output holds the result alone."""
+    err.print(escape(f"  {message}"))
+
+
 def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Some columns of a row, in this order."""
     return {name: row[name] for name in names}

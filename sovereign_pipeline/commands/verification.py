@@ -6,7 +6,7 @@ from typing import Any
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.commands.terminal import err, out, print_json
+from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
 
 
@@ -24,7 +24,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool) -> None:
         ArtifactStore(settings.artifacts),
         settings,
         subject,
-        lambda message: err.print(escape(message)),
+        tell_progress,
     )
     if as_json:
         print_json(report.to_dict())

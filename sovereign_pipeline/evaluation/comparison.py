@@ -49,7 +49,7 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
     Raises what `open_incumbent` and `open_base_model` raise.
     """
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
-    base = open_base_model(workplace.settings, base_model)
+    base = open_base_model(workplace.settings, base_model, workplace.progress)
     incumbent = open_incumbent(workplace, candidate, base_model)
     tuned: dict[Arm, Artifact] = {"candidate": candidate}
     if incumbent is not None:

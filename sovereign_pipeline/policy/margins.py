@@ -1,8 +1,8 @@
 """`gates:` of a line's recipe: how much worse than its reference a candidate may be, and what an officer may waive.
 
-What belongs here: every margin, its unit and its reason. What does not: what is measured (`evaluation/`) and how a
-margin is tested (`evaluation/statistics/non_inferiority.py`). Only these gates can be waived: those of corpus,
-privacy, split and training test what is true or false of the artifact.
+What belongs here: every margin but the blind review's (`review.py`), its unit and its reason. What does not: what is
+measured (`evaluation/`) and how a margin is tested (`evaluation/statistics/non_inferiority.py`). Only these gates can
+be waived: those of corpus, privacy, split and training test what is true or false of the artifact.
 """
 
 from collections.abc import Mapping

@@ -86,19 +86,19 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
         return base, tuned_model(store.open_input(record.manifest, "aligned_adapter"))
 
     base, tuned = base_and_adapter(candidate)
-    directory = open_base_model(workplace.settings, base)
+    directory = open_base_model(workplace.settings, base, workplace.progress)
     with ExitStack() as opened:
         if opponent is None:
             models = opened.enter_context(open_models(directory, {"candidate": tuned}))
             yield LoadedContenders(instruction, (models, "candidate"), (models, "base"))
             return
         other_base, other = base_and_adapter(opponent)
-        if open_base_model(workplace.settings, other_base) == directory:
+        if open_base_model(workplace.settings, other_base, workplace.progress) == directory:
             models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}))
             yield LoadedContenders(instruction, (models, "candidate"), (models, "incumbent"))
             return
         models = opened.enter_context(open_models(directory, {"candidate": tuned}))
         others = opened.enter_context(
-            open_models(open_base_model(workplace.settings, other_base), {"candidate": other})
+            open_models(open_base_model(workplace.settings, other_base, workplace.progress), {"candidate": other})
         )
         yield LoadedContenders(instruction, (models, "candidate"), (others, "candidate"))

@@ -49,7 +49,7 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
-    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind])
+    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
     parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
     job = _job(workplace, inputs, scratch, method, dataset, base, parent)
     of_this_line = job.checkpoint_directory.parent.glob("*")

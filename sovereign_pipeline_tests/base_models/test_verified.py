@@ -11,6 +11,7 @@ from sovereign_pipeline.base_models.cards import card_path, load_card, model_dir
 from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import verify
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError, Remedy
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -49,7 +50,7 @@ def test_verifying_names_what_is_wrong(
     else:
         directory.rename(directory.with_name("elsewhere"))
     with pytest.raises(IntegrityError, match=named) as refusal:
-        verify(institution.settings, card)
+        verify(institution.settings, card, silent)
     assert refusal.value.remedy == (Remedy("fetch_model", {"model": "tiny"}) if can_be_fetched else None)
 
 

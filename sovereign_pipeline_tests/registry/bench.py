@@ -21,6 +21,7 @@ from sovereign_pipeline.base_models.cards import card_path, load_card
 from sovereign_pipeline.base_models.verified import verify
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import TokenCounts, TokenNumbers
@@ -128,7 +129,7 @@ def _write_card(kind: str, role: Any, workplace: Workplace, inputs: Inputs, file
 
 def _base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     card = load_card(workplace.settings, workplace.line.training.base_model)
-    verify(workplace.settings, card)
+    verify(workplace.settings, card, silent)
     described = {"name": card.name, "licence": card.licence, "files": card.files, "digest": digest_of(card.files)}
     (workspace / "base_model.json").write_text(json.dumps(described, sort_keys=True))
     return Built(summary={"name": card.name})

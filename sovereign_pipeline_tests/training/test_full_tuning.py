@@ -19,6 +19,7 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import chat_template, open_base_model, read_descriptor
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.policy.line import Line
@@ -87,7 +88,7 @@ class Chain:
         return evaluate_gates(stage, self.workplace, ref)
 
     def _build(self, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        base = open_base_model(workplace.settings, inputs["base_model"])
+        base = open_base_model(workplace.settings, inputs["base_model"], silent)
         tune(base, workspace)
         (workspace / "report.json").write_text(a_report(inputs["base_model"]))
         self.tamper(workspace, base)

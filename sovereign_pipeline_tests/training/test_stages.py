@@ -14,6 +14,7 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
@@ -117,7 +118,7 @@ def test_a_changed_base_model_stops_with_the_files_name(institution: DemoInstitu
     chain = Chain(institution.workplace())
     chain.make(BASE_MODEL)
     artifact = chain.workplace.store.open(chain.refs["base_model"])
-    assert open_base_model(institution.settings, artifact) == directory
+    assert open_base_model(institution.settings, artifact, silent) == directory
     weights = directory / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -4,11 +4,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
+from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.verified import chat_template, eos_ids, open_base_model, read_descriptor
-from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.training.report import read_report
 from sovereign_pipeline.training.tuned_model import tuned_model
 
@@ -20,16 +19,10 @@ def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Input
 
     A model tuned in full must also have its base's chat template and end-of-turn ids.
     """
-    workplace.progress(f"gate {NAME}: hashing the base model")
-    directory = open_base_model(workplace.settings, inputs["base_model"])
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
     trained_on = read_report(artifact).base_model
-    files: dict[str, str] = {}
-    countdown = Countdown(workplace.progress, f"gate {NAME}, hashing", len(descriptor["files"]), "file")
-    for name in descriptor["files"]:
-        files[name] = file_sha256(directory / name)
-        countdown.reached(len(files))
-    on_disk = digest_of(files)
+    on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
     template = sha256(chat_template(directory).encode()).hexdigest()
     tuned = tuned_model(artifact)
     passed = (

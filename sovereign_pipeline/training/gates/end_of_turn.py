@@ -60,7 +60,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     go_offline()
     from transformers import AutoTokenizer
 
-    directory = open_base_model(workplace.settings, inputs["base_model"])
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
     tuned = tuned_model(artifact)
     method, dataset = _dataset(workplace.line, inputs)

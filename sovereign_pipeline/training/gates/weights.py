@@ -19,7 +19,7 @@ NAMES_IN_EVIDENCE = 4
 def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Check the tensors of the adapter, or of the model after full tuning. See the two functions below."""
     go_offline()
-    directory = open_base_model(workplace.settings, inputs["base_model"])
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     sft, tuned = workplace.line.training.sft, tuned_model(artifact)
     wanted = "model" if sft.adapter == "none" else "adapter"
     if tuned.holds != wanted:

@@ -15,6 +15,7 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Wo
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
@@ -60,7 +61,7 @@ def train_by_hand(base: Path, rows: Iterable[Any], target: Path, sft: Sft, paren
 
 def build_by_hand(workplace: Workplace, inputs: Inputs, workspace: Path, looks: bool = True) -> Built:
     """looks: whether it asks, as the room does, if the adapter may be gone on from."""
-    base = open_base_model(workplace.settings, inputs["base_model"])
+    base = open_base_model(workplace.settings, inputs["base_model"], silent)
     parent = resolve_parent(workplace, inputs, base) if looks else None
     rows = read_jsonl(inputs["training_dataset"].file("train.jsonl"))
     directory = None if parent is None else parent.directory

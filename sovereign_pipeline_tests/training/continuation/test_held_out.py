@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import (
     GateRefused,
 )
@@ -86,7 +87,7 @@ def test_what_was_trained_on_and_cannot_be_opened_may_hold_anything(office: Offi
         gate.evaluate(workplace, artifact, inputs)
     assert lost.digest in str(refused.value)
     with pytest.raises(GateRefused, match="cannot be opened"):
-        resolve_parent(workplace, inputs, open_base_model(workplace.settings, inputs["base_model"]))
+        resolve_parent(workplace, inputs, open_base_model(workplace.settings, inputs["base_model"], silent))
 
 
 def test_preferences_are_held_against_the_start_of_their_sft_adapter(office: Office, lamps: Adapter) -> None:
