@@ -1,6 +1,7 @@
 """`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,14 @@ from rich.text import Text
 
 from sovereign_pipeline.commands.terminal import AsJson, LineName, RecipeFile, out, print_error, print_json, print_rows
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.power import (
+    CHANGED_ANSWERS,
+    CHANGED_CHOICES,
+    CHANGED_CONTINUATIONS,
+    GatePower,
+    gate_powers,
+)
+from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_lines, read_line
 from sovereign_pipeline.policy.training import warnings
@@ -48,14 +57,27 @@ def lines_check(
         bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
     ] = False,
     row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Check a recipe and every file, model and suite that it names, and warn of common mistakes."""
+    """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
+
+    Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin.
+    """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
+    if as_json and show_mask:
+        raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
     recipe = _checked(file)
+    powers = gate_powers(Settings.from_environment(), recipe)
+    if as_json:
+        print_json(
+            {"line": recipe.line, "warnings": warnings(recipe.training), "power": [asdict(each) for each in powers]}
+        )
+        return
     out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
+    _print_powers(powers)
     if show_mask:
         from sovereign_pipeline.training.loop.mask import masked_row
 
@@ -170,6 +192,27 @@ def _checked(file: Path) -> Line:
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     return recipe
+
+
+def _print_powers(powers: Sequence[GatePower]) -> None:
+    rows = [
+        {
+            "gate": each.gate,
+            "margin": f"{each.margin:g}",
+            "rows": each.rows,
+            "least": each.least,
+            "needed": each.needed,
+            "passes with probability": f"{each.probability:.2f}",
+            "": "✓" if each.rows >= each.needed else "✗ far too few" if each.rows < each.least else "• too few",
+        }
+        for each in powers
+    ]
+    print_rows(rows, False, "Rows for the margins")
+    out.print(
+        f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good "
+        f"to pass with\n  probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a suite's "
+        f"and {CHANGED_CONTINUATIONS:.0%} of continuations differ. Add rows, or widen the margin\n  and say why."
+    )
 
 
 def _print_mask(row: Any) -> None:
