@@ -69,6 +69,9 @@ def main() -> None:
 @app.command()
 def run(
     line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
+    until: Annotated[
+        str | None, typer.Option(help="The last stage, such as training_dataset; else registered_adapter.")
+    ] = None,
 ) -> None:
     """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
     from sovereign_pipeline.definitions import chain_job
@@ -84,7 +87,7 @@ def run(
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
         done = run_line(
-            instance, chain_job, open_workplace(settings, recipe.line), lambda text: out.print(escape(text))
+            instance, chain_job, open_workplace(settings, recipe.line), lambda text: out.print(escape(text)), until
         )
         if done.run_id is None:
             out.print(
@@ -93,6 +96,8 @@ def run(
             )
         else:
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
+    if until is not None:
+        return
     registry = open_registry(settings)
     print_adapters([each for recipe in recipes for each in list_adapters(registry, recipe.line)])
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")

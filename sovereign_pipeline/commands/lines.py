@@ -209,9 +209,10 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
     ]
     print_rows(rows, False, "Rows for the margins")
     out.print(
-        f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good "
-        f"to pass with\n  probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a suite's "
-        f"and {CHANGED_CONTINUATIONS:.0%} of continuations differ. Add rows, or widen the margin\n  and say why."
+        f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good\n"
+        f"  to pass with probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a "
+        f"suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
+        f"  Add rows, or widen the margin and say why."
     )
 
 

@@ -19,11 +19,12 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
-from sovereign_pipeline.errors import RunStopped
+from sovereign_pipeline.errors import InputError, RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.checks import NOT_REPEATED
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.resources import is_the_materialized_one
+from sovereign_pipeline.policy.recipe_model import nearest_known
 
 Tell = Callable[[str], None]
 
@@ -43,15 +44,22 @@ class LineRun:
 
 
 def run_line(
-    instance: dg.DagsterInstance, job: Callable[[], dg.JobDefinition], workplace: Workplace, tell: Tell
+    instance: dg.DagsterInstance,
+    job: Callable[[], dg.JobDefinition],
+    workplace: Workplace,
+    tell: Tell,
+    until: str | None = None,
 ) -> LineRun:
     """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed.
 
     job: the module-level function that gives the job of the chain; each step's process calls it again.
+    until: the kind of the last stage, with all that it is made from; None: the whole chain. Raises InputError for a
+    kind that is no stage.
     """
+    wanted = _made_with(until)
     started = time.monotonic()
     register_lines(instance, workplace.settings)
-    kinds = _to_materialize(instance, workplace)
+    kinds = [kind for kind in _to_materialize(instance, workplace) if kind in wanted]
     if not kinds:
         return LineRun([], None, time.monotonic() - started)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
@@ -65,6 +73,21 @@ def run_line(
     if not result.success:
         raise _reason(result)
     return LineRun(kinds, result.run_id, time.monotonic() - started)
+
+
+def _made_with(until: str | None) -> set[str]:
+    """Kinds of a stage and of everything it is made from; all kinds for None."""
+    stages = {stage.kind: stage for stage in CHAIN}
+    if until is None:
+        return set(stages)
+    if until not in stages:
+        raise InputError(f"There is no stage '{until}'; {nearest_known(until, [*stages])}", "Correct --until.")
+    waiting, found = [stages[until]], set[str]()
+    while waiting:
+        stage = waiting.pop()
+        found.add(stage.kind)
+        waiting.extend(stage.inputs)
+    return found
 
 
 def _to_materialize(instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:

@@ -1,16 +1,21 @@
 """What the terminal shows of a run, and how the reason it stopped comes out of Dagster's events."""
 
 import logging
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.orchestration.runner import _narrate, _reason
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line
 
 
@@ -46,3 +51,22 @@ def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
     assert (stopped.message, stopped.hint, stopped.exit_status) == ("lamps.yaml: wrong.", "Mend it.", 2)
     assert stopped.remedy is not None
     assert (stopped.remedy.act, dict(stopped.remedy.about)) == ("run_line", {"line": "lamps"})
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -> None:
+    institution.write()
+    environment = {**os.environ, **institution.settings.to_environment()}
+    command: list[str | Path] = [Path(sys.executable).with_name("sovereign"), "run", "lamps", "--until"]
+
+    def run(until: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*command, until], env=environment, capture_output=True, text=True, check=False)
+
+    first = run("classified_corpus")
+    assert first.returncode == 0, first.stdout + first.stderr
+    store = institution.workplace().store
+    assert store.current("lamps", "classified_corpus") is not None
+    assert store.current("lamps", "scrubbed_corpus") is store.current("lamps", "base_model") is None
+    assert "nothing to do" in run("classified_corpus").stdout
+    wrong = run("clasified_corpus")
+    assert wrong.returncode == 2 and "did you mean 'classified_corpus'?" in wrong.stderr
