@@ -4,11 +4,11 @@ What belongs here: which column of a row a name stands for. What does not: what 
 be told apart (`documents_from_rows.py`).
 """
 
-import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import RowRejected
 
 SPELLINGS_REMEMBERED = 1_024
@@ -44,10 +44,3 @@ class ColumnNames:
                 raise RowRejected(f"the columns {found[name]!r} and {column!r} have the same name")
             found[name] = column
         return {column: name for name, column in found.items() if column != name}
-
-
-def folded(name: str) -> str:
-    """A column's name as it is compared: NFKC, without letter case, invisible characters and outer white space."""
-    composed = unicodedata.normalize("NFKC", name)
-    visible = "".join(each for each in composed if unicodedata.category(each) != "Cf")
-    return unicodedata.normalize("NFKC", visible.strip().casefold())

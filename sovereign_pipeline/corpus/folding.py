@@ -1,7 +1,8 @@
-"""One spelling for the identifiers that people type: case files and authors.
+"""One spelling for the identifiers that people type: case files, authors and names of columns.
 
-What belongs here: when two spellings are the same case file or author. What does not: what follows from it (levels in
-`stages.py`, placeholders in `privacy/`, ties in `split/`), and how texts are compared (`split/similarity.py`).
+What belongs here: when two spellings are the same case file, author or column. What does not: what follows from it
+(levels in `stages.py`, placeholders in `privacy/`, ties in `split/`), and how texts are compared
+(`split/similarity.py`).
 """
 
 import re
