@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +133,19 @@ class ArtifactStore:
             ref = _read_ref(entry)
             if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
                 yield ref
+
+    def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
+        """Every artifact with a file of one of these SHA-256, sorted by digest.
+
+        Every directory of the store is looked at, whether the index has it or not. Raises IntegrityError for one whose
+        manifest was changed.
+        """
+        wanted = [sha256.encode() for sha256 in sha256s]
+        for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
+            content = path.read_bytes()
+            if any(sha256 in content for sha256 in wanted):
+                ref = self.ref_of(path.parent.name)
+                yield ref, self.read_manifest(ref)
 
     def current(self, line: str, kind: str) -> ArtifactRef | None:
         """The line's current artifact of a kind, or None before the first one."""

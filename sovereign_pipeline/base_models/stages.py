@@ -5,39 +5,52 @@ What belongs here: the build and the declaration. What does not: reading a model
 
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
+from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256, short
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.cards import card_path, load_card
+from sovereign_pipeline.base_models.origin import artifacts_of, made_here
 from sovereign_pipeline.base_models.verified import DESCRIPTOR, describe, verify
 from sovereign_pipeline.errors import CeilingExceeded
+from sovereign_pipeline.wording import and_more
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Verify the model directory and describe it. The model itself stays where it is.
 
+    A model that was made here has at least the level of the artifact whose weights it has, whatever its card says.
     Raises NotFoundError for an unknown model, CeilingExceeded for one above the line's ceiling, and IntegrityError
     naming the first file that is not the pinned one.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
-    if workplace.institution.ladder.exceeds(card.classification, workplace.line.ceiling):
+    ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
+    found = list(artifacts_of(workplace.store, made_here(workplace.store, card.files)))
+    level = ladder.highest((card.classification, *(manifest.classification for _, manifest in found)))
+    if ladder.exceeds(level, ceiling):
+        made = f": it has the weights of {and_more(_named(found))}, whatever its card says" if found else ""
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and the base model {card.name} is "
-            f"{card.classification}.",
+            f"Line {workplace.line.line} may hold {ceiling} at most, and the base model {card.name} is {level}{made}.",
             "Name another base model, or have the ceiling of the line raised.",
         )
     verify(workplace.settings, card, workplace.progress)
     descriptor = describe(workplace.settings, card)
     (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
     workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
-    return Built(
-        summary={key: value for key, value in descriptor.items() if key != "files"},
-        classification=card.classification,
-    )
+    for origin in _named(found):
+        workplace.progress(f"{card.name}: has the weights of {origin}, and is {level} as that is")
+    summary = {key: value for key, value in descriptor.items() if key != "files"}
+    made_from = [{"kind": ref.kind, "line": ref.line, "digest": ref.digest} for ref, _ in found]
+    return Built(summary={**summary, "made_here": made_from} if found else summary, classification=level)
 
 
-def _card_digest(workplace: Workplace) -> dict[str, str]:
+def _named(found: list[tuple[ArtifactRef, Manifest]]) -> list[str]:
+    return [f"{ref.kind} {short(ref.digest)} of line {ref.line}, {manifest.classification}" for ref, manifest in found]
+
+
+def _card_and_origin(workplace: Workplace) -> dict[str, str]:
     card = load_card(workplace.settings, workplace.line.training.base_model)
-    return {f"models/{card.name}.yaml": file_sha256(card_path(workplace.settings, card.name))}
+    path = card_path(workplace.settings, card.name)
+    return {f"models/{card.name}.yaml": file_sha256(path), **made_here(workplace.store, card.files)}
 
 
 BASE_MODEL = Stage(
@@ -45,5 +58,5 @@ BASE_MODEL = Stage(
     code_version="1",
     build=build_base_model,
     config=lambda line: {"base_model": line.training.base_model, "ceiling": line.ceiling},
-    external=_card_digest,
+    external=_card_and_origin,
 )

@@ -1,7 +1,9 @@
-"""Retraining: the registered adapter that SFT continues from (the parent adapter), and whether it may.
+"""What SFT starts from and was tuned here before: a registered adapter (the parent adapter), or a base model that is
+the result of a full tuning. Whether it may be used.
 
-What belongs here: finding it by its id, verifying it, and comparing its training rows with those held out now. What
-does not: training (`loop/`), and comparing two splits (`split/overlap.py`).
+What belongs here: finding a parent adapter by its id, verifying it, and comparing the training rows of both with those
+held out now. What does not: recognising a base model (`base_models/origin.py`), training (`loop/`), and comparing two
+splits (`split/overlap.py`).
 """
 
 import json
@@ -12,9 +14,11 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.origin import artifacts_of
+from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
@@ -94,9 +98,9 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
             f"{where} is {level}, and the line's ceiling is {workplace.line.ceiling}.",
             "Start from another adapter or from the base model, or have the line's ceiling raised.",
         )
-    _assert_same_base(workplace, adapter_id, artifact, inputs["base_model"])
+    _assert_same_base(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind])
     _assert_same_shape(workplace, adapter_id, tuned.directory, base)
-    leaks = _leaks(workplace, artifact, inputs)
+    leaks = _leaks(workplace, artifact.ref, artifact.manifest, inputs)
     if leaks:
         raise GateRefused(
             f"{where} was trained on what is held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
@@ -105,11 +109,39 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level)
 
 
-def evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the training rows of every ancestor adapter with the held-out side of the present split.
+def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:
+    """Raise GateRefused for a base model that was tuned here on rows that are held out now, or may have been."""
+    leaks = _leaks_of_base(workplace, inputs)
+    if leaks:
+        raise GateRefused(
+            f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was made here, and was "
+            f"trained on what is held out now: {'; '.join(leaks)}. Every score would be meaningless.",
+            "Name a published base model, or one that was not trained on these rows.",
+        )
+
+
+def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare the training rows of every ancestor adapter, and of a base model that was tuned here, with the held-out
+    side of the present split.
 
     Raises GateRefused, and records nothing, when a dataset of an ancestor cannot be opened.
     """
+    base = inputs[BASE_MODEL.kind]
+    made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
+    if not made:
+        return _evaluate_parent(workplace, artifact, inputs)
+    name = read_descriptor(base)["name"]
+    evidence = {"base_made_here": [ref.digest for ref in made]}
+    leaks = _leaks_of_base(workplace, inputs)
+    if leaks:
+        found = f"The base model {name} was made here, and was trained on what is held out now: {'; '.join(leaks)}."
+        return Verdict(False, found, evidence)
+    verdict = _evaluate_parent(workplace, artifact, inputs)
+    message = f"The base model {name} was made here, on no row that is held out now. {verdict.message}"
+    return Verdict(verdict.passed, message, {**verdict.evidence, **evidence})
+
+
+def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     sft = inputs.get("sft_adapter", artifact)  # an aligned_adapter has the parent of its sft_adapter
     parent = parent_adapter(sft.manifest)
     if parent is None:
@@ -127,10 +159,10 @@ def evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) ->
             f"{short(registered.ref.digest)}.",
             evidence,
         )
-    leaks = _leaks(workplace, registered, inputs)
+    leaks = _leaks(workplace, registered.ref, registered.manifest, inputs)
     if leaks:
         return Verdict(False, f"{adapter_id} was trained on what is held out now: {'; '.join(leaks)}.", evidence)
-    datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered)]
+    datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref, registered.manifest)]
     return Verdict(
         True,
         f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near one that "
@@ -140,7 +172,7 @@ def evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) ->
 
 
 def parent_config(line: Line) -> dict[str, Any]:
-    """The recipe's part that decides the verdict of `evaluate_parent`."""
+    """The recipe's part that decides the verdict of `evaluate_start`."""
     return line.split.model_dump(mode="json")
 
 
@@ -185,8 +217,14 @@ def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, b
         )
 
 
-def _leaks(workplace: Workplace, parent: Artifact, inputs: Inputs) -> list[str]:
-    """What a parent adapter was trained on and the present split holds out, by ids; empty for nothing.
+def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
+    """What the base model was trained on here and the present split holds out; empty for a published model."""
+    made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
+    return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]
+
+
+def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
+    """What a parent adapter or base model was trained on and the present split holds out, by ids; empty for nothing.
 
     Raises GateRefused when its datasets cannot be opened.
     """
@@ -195,7 +233,7 @@ def _leaks(workplace: Workplace, parent: Artifact, inputs: Inputs) -> list[str]:
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
     found: list[str] = []
     try:
-        trained_on = list(_trained_on(workplace, parent))
+        trained_on = list(_trained_on(workplace, ref, manifest))
         for each in trained_on:
             leaked = sorted(_row_ids(each) & held_out)
             if leaked:
@@ -206,8 +244,8 @@ def _leaks(workplace: Workplace, parent: Artifact, inputs: Inputs) -> list[str]:
             found += shared_with_held_out(workplace, split, each)
     except (IntegrityError, NotFoundError) as error:
         raise GateRefused(
-            f"Line {workplace.line.line}: a dataset of the parent adapter, {parent.ref.kind} "
-            f"{short(parent.ref.digest)}, cannot be opened, so held-out rows may be in it. {error.message}",
+            f"Line {workplace.line.line}: a dataset of the parent, {ref.kind} {short(ref.digest)} of line {ref.line}, "
+            f"cannot be opened, so held-out rows may be in it. {error.message}",
             error.hint,
         ) from error
     return found
@@ -226,28 +264,34 @@ def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
     return workplace.store.open_input(dataset.manifest, LEAKAGE_SAFE_SPLIT.kind)
 
 
-def _trained_on(workplace: Workplace, adapter: Artifact) -> Iterator[Artifact]:
-    """Every dataset of an adapter and of its ancestor adapters.
+def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> Iterator[Artifact]:
+    """Every dataset of an adapter or whole model, of its ancestor adapters, and of base models that were made here.
 
     Raises IntegrityError or NotFoundError when one, or what leads to it, cannot be opened, or when there is none.
     """
-    ancestors = list(lineage(workplace.store, adapter.manifest))
-    datasets = [ref for ref, _ in ancestors if ref.kind in (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)]
+    store = workplace.store
+    ancestors = list(lineage(store, manifest))
+    datasets = [each for each, _ in ancestors if each.kind in (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)]
     if not datasets:
-        raise IntegrityError(f"{adapter.path}: this adapter has no dataset among its inputs.", "Restore its artifact.")
-    yield from map(workplace.store.open, datasets)
-    for manifest in (adapter.manifest, *(manifest for _, manifest in ancestors)):
-        parent = parent_adapter(manifest)
-        if parent is not None:
-            adapter_id, digest = parent
-            registered, _ = _registered(workplace, adapter_id)
-            if registered.ref.digest != digest:
-                raise IntegrityError(
-                    f"{registered.path}: registered as {adapter_id}, which was {short(digest)} when training continued "
-                    f"from it.",
-                    "Restore the registry from a copy.",
-                )
-            yield from _trained_on(workplace, registered)
+        raise IntegrityError(
+            f"{store.path_of(ref.digest)}: this adapter has no dataset among its inputs.", "Restore its artifact."
+        )
+    yield from map(store.open, datasets)
+    for each in (manifest, *(ancestor for _, ancestor in ancestors)):
+        for made, of_made in artifacts_of(store, each.external_inputs):
+            yield from _trained_on(workplace, made, of_made)
+        parent = parent_adapter(each)
+        if parent is None:
+            continue
+        adapter_id, digest = parent
+        registered, _ = _registered(workplace, adapter_id)
+        if registered.ref.digest != digest:
+            raise IntegrityError(
+                f"{registered.path}: registered as {adapter_id}, which was {short(digest)} when training continued "
+                f"from it.",
+                "Restore the registry from a copy.",
+            )
+        yield from _trained_on(workplace, registered.ref, registered.manifest)
 
 
 def _place(workplace: Workplace, adapter_id: str) -> str:

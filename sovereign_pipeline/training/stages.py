@@ -19,7 +19,8 @@ from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
     ParentAdapter,
-    evaluate_parent,
+    assert_base_saw_nothing_held_out,
+    evaluate_start,
     parent_config,
     parent_digests,
     resolve_parent,
@@ -50,6 +51,7 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
+    assert_base_saw_nothing_held_out(workplace, inputs)
     parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
     job = _job(workplace, inputs, scratch, method, dataset, base, parent)
     of_this_line = job.checkpoint_directory.parent.glob("*")
@@ -191,9 +193,12 @@ _ADAPTER_GATES = (
     ),
     Gate(
         name=GATE_NAME,
-        question="Was the parent adapter, if there is one, trained on no row that is held out now?",
+        question=(
+            "Was the parent adapter, if there is one, trained on no row that is held out now, and so too a base model "
+            "that was made here?"
+        ),
         code_version="1",
-        evaluate=evaluate_parent,
+        evaluate=evaluate_start,
         config=parent_config,
     ),
 )

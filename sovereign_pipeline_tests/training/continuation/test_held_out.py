@@ -103,6 +103,7 @@ def test_preferences_are_held_against_the_start_of_their_sft_adapter(office: Off
     preferences, _ = office.make(workplace, office.preferences)
     store = workplace.store
     inputs = {"sft_adapter": store.open(sft), "preference_dataset": store.open(preferences)}
+    inputs["base_model"] = store.open_input(inputs["sft_adapter"].manifest, "base_model")
     gate = next(each for each in ALIGNED_ADAPTER.gates if each.name == GATE)
     verdict = gate.evaluate(workplace, store.open(sft), inputs)
     assert not verdict.passed

@@ -1,0 +1,190 @@
+"""A card that points at the result of a full tuning: level, lineage and held-out rows are those of the artifact."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.errors import CeilingExceeded, GateRefused, StaleInput
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline.training.continuation import assert_base_saw_nothing_held_out
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline_tests.training.conftest import a_report
+from sovereign_pipeline_tests.training.continuation.chain import NEW, OLD, Office, train_by_hand
+
+pytestmark = pytest.mark.slow
+
+GATE = "start_saw_nothing_held_out"
+SECRET = [dict(row, classification="SECRET" if number == 3 else "PUBLIC") for number, row in enumerate(OLD)]
+
+
+def tune_in_full(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """`model/` as a full tuning leaves it: every file of the base model, and weights that differ."""
+    base = open_base_model(workplace.settings, inputs["base_model"])
+    shutil.copytree(base, workspace / "model")
+    weights = workspace / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    (workspace / "report.json").write_text(a_report(inputs["base_model"]))
+    return Built(summary={})
+
+
+@pytest.fixture
+def tuned(office: Office) -> Artifact:
+    """The result of a full tuning on a SECRET corpus."""
+    workplace = office.line("lamps", SECRET, sft={"adapter": "none"})
+    sft = replace(office.sft, build=tune_in_full, gates=())
+    ref, _ = office.make(workplace, sft)
+    artifact = workplace.store.open(ref)
+    assert artifact.manifest.classification == "SECRET"
+    return artifact
+
+
+def where_it_is(tuned: Artifact, root: Path) -> Path:
+    return tuned.path / "model"
+
+
+def copied(tuned: Artifact, root: Path) -> Path:
+    return Path(shutil.copytree(tuned.path / "model", root / "elsewhere"))
+
+
+def renamed_with_more_files(tuned: Artifact, root: Path) -> Path:
+    directory = copied(tuned, root)
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
+    shutil.copy(directory / "config.json", directory / "copy.json")
+    return directory
+
+
+def call_public(office: Office, directory: Path, name: str = "published") -> None:
+    card = {
+        "name": name,
+        "licence": "Apache-2.0",
+        "classification": "PUBLIC",
+        "source": {"directory": str(directory)},
+        "files": {str(file.relative_to(directory)): file_sha256(file) for file in directory.iterdir()},
+    }
+    (office.institution.settings.data / "models" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+
+
+@pytest.mark.security_case(
+    "A model card points at the weights of a SECRET full tuning, copied or renamed, and calls them PUBLIC.",
+    "The base model is SECRET, and its lineage names the artifact; a lower ceiling stops the line.",
+)
+@pytest.mark.parametrize("place", [where_it_is, copied, renamed_with_more_files])
+def test_level_and_lineage_are_those_of_the_artifact(
+    office: Office, tuned: Artifact, place: Callable[[Artifact, Path], Path]
+) -> None:
+    call_public(office, place(tuned, office.institution.root))
+    workplace = office.line("lanterns", NEW, base_model="published")
+    ref, _ = office.make(workplace, BASE_MODEL)
+    manifest = workplace.store.open(ref).manifest
+    assert manifest.classification == "SECRET"
+    assert manifest.external_inputs[f"made_here:{tuned.ref.digest}"] == tuned.ref.manifest_sha256
+    assert manifest.summary["made_here"] == [{"kind": "sft_adapter", "line": "lamps", "digest": tuned.ref.digest}]
+    office.institution.recipe["ceiling"] = "INTERNAL"
+    lower = office.line("torches", NEW, base_model="published")
+    with pytest.raises(CeilingExceeded, match=r"is SECRET: it has the weights of sft_adapter \w+ of line lamps"):
+        office.make(lower, BASE_MODEL)
+
+
+def test_a_published_model_is_of_the_level_of_its_card(office: Office, tuned: Artifact) -> None:
+    """The tuned model has the tokenizer of the published one; that makes the published one no secret."""
+    workplace = office.line("lanterns", NEW)
+    ref, _ = office.make(workplace, BASE_MODEL)
+    manifest = workplace.store.open(ref).manifest
+    assert manifest.classification == "PUBLIC"
+    assert [name for name in manifest.external_inputs if name.startswith("made_here")] == []
+
+
+@pytest.mark.security_case(
+    "The base model of a line is the result of a full tuning on rows that the line holds out now.",
+    "Refused before anything is trained, and by the gate where that was left out.",
+)
+def test_what_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Artifact) -> None:
+    call_public(office, copied(tuned, office.institution.root))
+    office.institution.recipe["split"] = {"seed": 8}
+    workplace = office.line("lanterns", SECRET, base_model="published")
+    base, _ = office.make(workplace, BASE_MODEL)
+    dataset, _ = office.make(workplace, office.training)
+    store = workplace.store
+    inputs = {"base_model": store.open(base), "training_dataset": store.open(dataset)}
+    with pytest.raises(GateRefused, match=r"base model published was made here, .*rows of training_dataset"):
+        assert_base_saw_nothing_held_out(workplace, inputs)
+    _, verdicts = office.make(workplace, replace(office.sft, build=_by_hand))
+    assert not verdicts[GATE].passed
+    assert "rows of training_dataset" in verdicts[GATE].message
+
+
+@pytest.mark.security_case(
+    "Two full tunings one after the other: the first one saw what is held out now.",
+    "The datasets of every model on the way are compared.",
+)
+def test_what_the_base_of_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Artifact) -> None:
+    root = office.institution.root
+    call_public(office, copied(tuned, root))
+    between = office.line("lanterns", NEW, base_model="published", sft={"adapter": "none"})
+    ref, _ = office.make(between, replace(office.sft, build=tune_in_full, gates=()))
+    call_public(office, Path(shutil.copytree(between.store.path_of(ref.digest) / "model", root / "second")), "second")
+    office.institution.recipe["split"] = {"seed": 8}
+    workplace = office.line("torches", SECRET, base_model="second")
+    _, verdicts = office.make(workplace, replace(office.sft, build=_by_hand))
+    assert not verdicts[GATE].passed
+    assert workplace.store.open(_current(workplace, "base_model")).manifest.classification == "SECRET"
+
+
+def test_other_rows_may_be_trained_on_it_and_everything_beneath_is_verified(office: Office, tuned: Artifact) -> None:
+    call_public(office, copied(tuned, office.institution.root))
+    office.sft = replace(office.sft, build=_by_hand)
+    workplace = office.line("lanterns", NEW, base_model="published")
+    adapter, _ = office.register(workplace)
+    assert adapter.classification == "SECRET"
+    sft = workplace.store.open(_current(workplace, "sft_adapter"))
+    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
+    inputs = {kind: workplace.store.open_input(sft.manifest, kind) for kind in sft.manifest.inputs}
+    assert gate.evaluate(workplace, sft, inputs).evidence["base_made_here"] == [tuned.ref.digest]
+    report = verify_adapter(open_registry(workplace.settings), workplace.store, workplace.settings, adapter.id)
+    checked = {each.digest for each in report.checked}
+    assert tuned.ref.digest in checked
+    assert set(tuned.manifest.inputs.values()) < checked
+
+
+def test_a_base_model_that_turns_out_to_be_made_here_is_stale(office: Office, tuned: Artifact) -> None:
+    """The artifact comes back into the store after its weights were used as a published model's."""
+    call_public(office, copied(tuned, office.institution.root))
+    workplace = office.line("lanterns", NEW, base_model="published")
+    away = office.institution.root / "away"
+    shutil.move(tuned.path, away)
+    base, _ = office.make(workplace, BASE_MODEL)
+    assert workplace.store.open(base).manifest.classification == "PUBLIC"
+    office.make(workplace, office.training)
+    shutil.move(away, tuned.path)
+    inputs = {kind: _current(workplace, kind) for kind in ("base_model", "training_dataset")}
+    with pytest.raises(StaleInput, match=f"base_model .*made_here:{tuned.ref.digest}"):
+        produce(office.sft, workplace, inputs)
+
+
+def _by_hand(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    base = open_base_model(workplace.settings, inputs["base_model"])
+    rows = [json.loads(line) for line in inputs["training_dataset"].file("train.jsonl").read_text().splitlines()]
+    train_by_hand(base, rows, workspace / "adapter", workplace.line.training.sft, None)
+    (workspace / "report.json").write_text(a_report(inputs["base_model"]))
+    return Built(summary={})
+
+
+def _current(workplace: Workplace, kind: str) -> ArtifactRef:
+    ref = workplace.store.current(workplace.line.line, kind)
+    assert ref is not None
+    return ref
