@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.artifacts.gates import assert_inputs_usable
 from sovereign_pipeline.artifacts.making import Identity, Production, identity_of, library_versions, make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
@@ -41,8 +41,7 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
     build raises. Nothing is left behind on any error.
     """
     opened = {kind: workplace.store.open(ref) for kind, ref in inputs.items()}
-    for upstream in stage.inputs:
-        assert_usable(upstream, workplace, inputs[upstream.kind])
+    assert_inputs_usable(stage, workplace, inputs)
     passthrough = stage.passthrough_of(workplace.line)
     if passthrough is not None:
         return Production(inputs[passthrough], reused=True)

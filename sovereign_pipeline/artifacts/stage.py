@@ -162,6 +162,10 @@ class Stage:
     """
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
     """Whether the artifact is on record where this stage enters it, such as in the registry."""
+    changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
+    """For a message: which rows of files outside the store are no longer as this artifact has them, by their ids."""
+    judges_what_is_recorded: bool = False
+    """Its input is in the registry already and is judged as it was registered, whatever became of the sources since."""
 
     def config_at(self, workplace: Workplace) -> Config:
         """All of the recipe and of the institution's policy that decides what the build makes."""

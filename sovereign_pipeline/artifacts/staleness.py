@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, gate_identity, recorded_verdict
-from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.artifacts.gates import assert_passed
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import Identity, identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
@@ -213,7 +213,7 @@ class _Examination:
         Raises IntegrityError when a manifest or a record was changed.
         """
         try:
-            assert_usable(stage, self._workplace, current)
+            assert_passed(stage, self._workplace, current)
         except (GateRefused, StaleInput):
             return False
         return True

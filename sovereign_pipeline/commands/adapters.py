@@ -16,7 +16,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
 )
-from sovereign_pipeline.commands.verification import verify
+from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
 
 adapters = typer.Typer(no_args_is_help=True, help="List, show and verify registered adapters.")
@@ -49,14 +49,16 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
 
 @adapters.command("verify")
-def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False) -> None:
+def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False, strict_sources: StrictSources = False) -> None:
     """Verify an adapter and all its inputs, down to the source files.
 
-    Every file is hashed again. Ends 1, naming the file, when one was changed.
+    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
+    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
+    1 with --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_adapter
 
-    verify(verify_adapter, adapter_id, as_json)
+    verify(verify_adapter, adapter_id, as_json, strict_sources)
 
 
 def _print_adapter(facts: Mapping[str, Any]) -> None:

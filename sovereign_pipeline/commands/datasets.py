@@ -13,7 +13,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
 )
-from sovereign_pipeline.commands.verification import verify
+from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
 
 datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registered datasets.")
@@ -48,11 +48,13 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
 
 
 @datasets.command("verify")
-def datasets_verify(digest: DatasetDigest, as_json: AsJson = False) -> None:
+def datasets_verify(digest: DatasetDigest, as_json: AsJson = False, strict_sources: StrictSources = False) -> None:
     """Verify a dataset and all its inputs, down to the source files.
 
-    Every file is hashed again. Ends 1, naming the file, when one was changed.
+    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
+    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
+    1 with --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_dataset
 
-    verify(verify_dataset, digest, as_json)
+    verify(verify_dataset, digest, as_json, strict_sources)

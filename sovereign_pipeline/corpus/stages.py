@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.changed_sources import changed_sources
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.folding import folded
@@ -247,7 +249,7 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
     files = artifact.manifest.external_inputs
     described = [_described(each.source, files[f"source:{each.source.name}"], each.count) for each in readers]
-    if json.loads(artifact.file(SOURCES).read_bytes()) != described:
+    if read_sources(artifact) != described:
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
     if stated != highest:
         return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
@@ -256,12 +258,25 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
     return Verdict(passed, message, evidence)
 
 
+def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
+    """The content of `sources.json`: one row per source file."""
+    sources: list[dict[str, Any]] = json.loads(raw_corpus.file(SOURCES).read_bytes())
+    return sources
+
+
+def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
+    raw = workplace.store.open(ref)
+    changed = changed_sources(workplace.settings.data, raw.manifest, read_sources(raw), raw.file(DOCUMENTS))
+    return " ".join(str(each) for each in changed).rstrip(".")
+
+
 RAW_CORPUS = Stage(
     kind="raw_corpus",
     code_version="3",
     build=build_raw_corpus,
     config=_raw_config,
     external=_source_digests,
+    changed_rows=_changed_rows,
     gates=(
         Gate(
             name="rows_accounted_for",

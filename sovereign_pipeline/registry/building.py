@@ -3,7 +3,6 @@
 What belongs here: the build and the gate of `registered_adapter`. What does not: the record's fields (`record.py`).
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,13 @@ from typing import Any
 from sovereign_pipeline.artifacts.gates import passing_verdict
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.lineage import lineage
+from sovereign_pipeline.artifacts.making import identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.staleness import compare
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base_models.verified import read_descriptor
-from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
@@ -38,7 +39,7 @@ from sovereign_pipeline.registry.record import (
     waiver_facts,
 )
 from sovereign_pipeline.training.tuned_model import tuned_model
-from sovereign_pipeline.wording import counted
+from sovereign_pipeline.wording import and_more, counted
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
@@ -71,12 +72,11 @@ def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises StaleInput when an ancestor was made under another recipe than today's, GateRefused when an ancestor did not
-    pass a gate, and IntegrityError for a dataset without a raw_corpus in its lineage.
+    Raises StaleInput when an ancestor is not what would be made today, GateRefused when one did not pass a gate, and
+    IntegrityError for a dataset without a raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
-    for stage, ref in ancestors:
-        _assert_same_recipe(stage, workplace, ref)
+    assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
     gates = tuple(gate_facts(stage, gate, workplace, ref) for stage, ref in ancestors for gate in stage.gates)
     record = _record(workplace, inputs, gates)
     (workspace / RECORD_FILE).write_bytes(canonical_json(record.model_dump(mode="json")) + b"\n")
@@ -196,17 +196,24 @@ def _ancestors(
         yield from upstream_of(stage, refs[stage.kind])
 
 
-def _assert_same_recipe(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    if workplace.store.read_manifest(ref).producer.config_sha256 == digest_of(stage.config_at(workplace)):
-        return
-    line = workplace.line.line
-    raise StaleInput(
-        f"Line {line}: the recipe of {stage.kind} was changed since {short(ref.digest)} was made. The record would not "
-        f"state how it was made.",
-        "Run the line again.",
-        act="run_line",
-        line=line,
-    )
+def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
+    """Assert that each artifact of a lineage is what its stage would make today, by its whole identity.
+
+    The identity holds code version, recipe, inputs, libraries and the digests of files outside the store. Raises
+    StaleInput, which names what changed: the record would not state how the adapter was made.
+    """
+    line, store = workplace.line.line, workplace.store
+    for stage, ref in _ancestors(stages, workplace, refs):
+        stated = stated_identity(store.read_manifest(ref))
+        changes = compare(stated, identity_of(stage, workplace, stated.inputs))
+        if changes:
+            raise StaleInput(
+                f"Line {line}: {stage.kind} {short(ref.digest)} is no longer what would be made: {and_more(changes)}. "
+                f"The record would not state how the adapter was made.",
+                "Run the line again.",
+                act="run_line",
+                line=line,
+            )
 
 
 def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) -> AdapterRecord:
@@ -253,12 +260,6 @@ def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
         if manifest.kind == RAW_CORPUS.kind:
             return read_sources(store.open(ref))
     raise IntegrityError(f"{dataset.path}: the lineage of this dataset holds no raw_corpus.", "Run the line again.")
-
-
-def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
-    """The content of `sources.json`: one row per source file."""
-    sources: list[dict[str, Any]] = json.loads(raw_corpus.file(SOURCES).read_bytes())
-    return sources
 
 
 def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:

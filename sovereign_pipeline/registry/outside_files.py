@@ -1,17 +1,19 @@
 """The institution's own files as they are today: sources and suites that an adapter was made or evaluated with.
 
-They lie outside the store and may change afterwards, so a difference is a note and not an error.
+They lie outside the store and may change afterwards, so a difference is no error. That of a source is an outcome of its
+own, that of a suite a note.
 
 What belongs here: finding such a file again and comparing its digest. What does not: artifacts (`verification.py`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
+from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
@@ -34,24 +36,21 @@ class Checked:
     """The manifest's included."""
 
 
-Examined = Checked | str
-"""A file as it was recorded, or the note about one that is not."""
+Examined = Checked | ChangedSource | str
+"""A file as it was recorded, a source that is not, or the note about a suite that is not."""
 
 
-def examine_sources(settings: Settings, sources: Iterable[Mapping[str, Any]]) -> Iterator[Examined]:
-    """Each source file of the institution. `sources`: the rows of `sources.json`."""
+def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
+    """Each source file of the institution from which a raw corpus was read."""
+    sources = read_sources(raw_corpus)
+    documents = raw_corpus.file(DOCUMENTS)
+    changed = {each.name: each for each in changed_sources(settings.data, raw_corpus.manifest, sources, documents)}
     for source in sources:
-        path, recorded = settings.data / source["path"], source["sha256"]
-        subject = f"{path}: the source '{source['name']}' ({short(recorded)})"
-        if not path.is_file():
-            yield f"{subject} is no longer there."
-        elif file_sha256(path) != recorded:
-            yield f"{subject} was changed since it was read."
-        else:
-            yield _checked("source_file", recorded, path, [path])
+        path = settings.data / source["path"]
+        yield changed.get(source["name"]) or _checked("source_file", source["sha256"], path, [path])
 
 
-def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Examined]:
+def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
     """Each suite and each file of the red team with which an adapter was scored. `ancestors`: of its record.
 
     A manifest holds a suite's name and digest and not its path, which today's recipe gives.
@@ -70,7 +69,7 @@ def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterato
                 yield _examine_suite(settings, line, artifact.manifest.kind, suite, recorded)
 
 
-def _examine_suite(settings: Settings, line: Line, kind: str, name: str, recorded: str) -> Examined:
+def _examine_suite(settings: Settings, line: Line, kind: str, name: str, recorded: str) -> Checked | str:
     subject = f"'{name}' of {kind} ({short(recorded)})"
     try:
         found = _find_suite(settings, line, kind, name)

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.artifacts.gates import assert_inputs_usable
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -22,7 +22,7 @@ from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
-from sovereign_pipeline.registry.building import gate_facts
+from sovereign_pipeline.registry.building import assert_as_made, gate_facts
 from sovereign_pipeline.registry.record import (
     RECORD_FILE,
     AdapterRecord,
@@ -40,9 +40,10 @@ def register(
 ) -> Adapter:
     """Register the adapter of a record, or return the row that the same record has already.
 
-    Every gate is asserted again, and every byte of the lineage is read. Raises StaleInput or GateRefused when the chain
-    may not be used, IntegrityError when bytes changed, artifacts do not belong together or the parent adapter is
-    another one, and InputError for a known base model under another name. Nothing is written on any error.
+    Every gate is asserted again, the whole identity of every artifact of the lineage is compared with today's, files
+    outside the store included, and every byte is read. Raises StaleInput or GateRefused when the chain may not be used,
+    IntegrityError when bytes changed, artifacts do not belong together or the parent adapter is another one, and
+    InputError for a known base model under another name. Nothing is written on any error.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -51,8 +52,9 @@ def register(
     store = workplace.store
     own_gates = [gate_facts(stage, gate, workplace, record_ref) for gate in stage.gates]
     artifact = store.open(record_ref)
-    for upstream in stage.inputs:
-        assert_usable(upstream, workplace, store.input_ref(artifact.manifest, upstream.kind))
+    inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+    assert_inputs_usable(stage, workplace, inputs)
+    assert_as_made(stage.inputs, workplace, inputs)
     refs = [ref for ref, _ in lineage(store, artifact.manifest)]
     work = Countdown(workplace.progress, "hashing the lineage", len(refs), "artifact")
     for done, ref in enumerate(refs, start=1):
@@ -69,7 +71,6 @@ def register(
         )
     assert_parent_is_registered(registry, record, artifact)
     gate_records = [_gate_row(store, each) for each in (*record.gates, *own_gates)]
-    inputs = {kind: store.input_ref(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     adapter_manifest = store.read_manifest(inputs["aligned_adapter"])
     created_at = {
         dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets

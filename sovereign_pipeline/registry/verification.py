@@ -6,7 +6,7 @@ What belongs here: the walk over the lineage and what it compares with the regis
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
 from sovereign_pipeline.artifacts.hashing import short
@@ -15,15 +15,17 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER
+from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.corpus.changed_sources import ChangedSource
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import dataset_facts, read_sources
+from sovereign_pipeline.registry.building import dataset_facts
 from sovereign_pipeline.registry.dataset_cards import open_dataset
 from sovereign_pipeline.registry.outside_files import Checked, Examined, examine_sources, examine_suites
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
@@ -44,8 +46,14 @@ class VerificationReport:
     subject: str
     """The adapter's id or the dataset's digest."""
     checked: tuple[Checked, ...]
+    changed_sources: tuple[ChangedSource, ...]
+    """Source files that are gone or have other bytes now. What was made of them is verified all the same."""
     notes: tuple[str, ...]
-    """What differs without being wrong, such as a source file that has grown since."""
+    """What else differs without being wrong, such as a suite that has grown since."""
+
+    @property
+    def outcome(self) -> Literal["verified", "verified, sources changed"]:
+        return "verified, sources changed" if self.changed_sources else "verified"
 
     @property
     def files(self) -> int:
@@ -56,7 +64,7 @@ class VerificationReport:
         return sum(each.bytes for each in self.checked)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "files": self.files, "bytes": self.bytes}
+        return {"outcome": self.outcome, **asdict(self), "files": self.files, "bytes": self.bytes}
 
 
 def verify_adapter(
@@ -68,9 +76,9 @@ def verify_adapter(
 ) -> VerificationReport:
     """Hash everything an adapter was made from, and compare the registry's row with the record.
 
-    Its parent adapter is verified in the same way. A source or a suite that changed since gives a note. Raises
-    IntegrityError naming the file at the first byte, manifest or fact that is not the registered one, and NotFoundError
-    for an adapter that is not registered.
+    Its parent adapter is verified in the same way. A source that changed since is reported with the rows that are no
+    longer as they were, a suite gives a note. Raises IntegrityError naming the file at the first byte, manifest or fact
+    that is not the registered one, and NotFoundError for an adapter that is not registered.
     """
     row = find_adapter(registry, adapter_id)
     record_ref = ArtifactRef(
@@ -92,13 +100,16 @@ def verify_adapter(
         raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}.", "Register the adapter anew.")
     base_model = next(each for each in ancestors if each.manifest.kind == BASE_MODEL.kind)
     checked.append(_base_model(settings, record, base_model, progress))
-    examined = [*examine_sources(settings, _sources(ancestors)), *examine_suites(settings, ancestors)]
+    examined = [*_examine_sources(settings, ancestors), *examine_suites(settings, ancestors)]
+    for origin in _origins(store, base_model, progress):
+        checked.append(_checked(origin))
+        examined += _examine_sources(settings, [origin])
     report = _report(adapter_id, checked, examined)
     if record.parent_adapter is None:
         return report
     assert_parent_is_registered(registry, record, artifact)
     parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
-    return _report(adapter_id, [*report.checked, *parent.checked], [*report.notes, *parent.notes])
+    return _report(adapter_id, [*report.checked, *parent.checked], [*_examined(report), *_examined(parent)])
 
 
 def verify_dataset(
@@ -112,10 +123,14 @@ def verify_dataset(
     row = show_dataset(registry, digest)
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress)
-    sources = _sources(ancestors)
-    _assert_row_is_of_dataset(row, artifact, sources)
+    _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
     checked = [_checked(each) for each in (artifact, *ancestors)]
-    return _report(row["digest"], checked, list(examine_sources(settings, sources)))
+    return _report(row["digest"], checked, list(_examine_sources(settings, ancestors)))
+
+
+def _examined(report: VerificationReport) -> Iterator[Examined]:
+    yield from report.changed_sources
+    yield from report.notes
 
 
 def _report(subject: str, checked: list[Checked], examined: list[Examined]) -> VerificationReport:
@@ -124,6 +139,7 @@ def _report(subject: str, checked: list[Checked], examined: list[Examined]) -> V
     return VerificationReport(
         subject,
         tuple(each for each in found if isinstance(each, Checked)),
+        tuple(each for each in found if isinstance(each, ChangedSource)),
         tuple(each for each in found if isinstance(each, str)),
     )
 
@@ -139,8 +155,24 @@ def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress) 
     return opened
 
 
-def _sources(ancestors: Iterable[Artifact]) -> list[dict[str, Any]]:
-    return next((read_sources(each) for each in ancestors if each.manifest.kind == RAW_CORPUS.kind), [])
+def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress) -> Iterator[Artifact]:
+    """Where a base model was made here, the artifacts whose weights it has and all that they were made from."""
+    for ref, _ in artifacts_of(store, base_model.manifest.external_inputs):
+        artifact = store.open(ref)
+        ancestors = _open_lineage(store, artifact, progress)
+        yield from (artifact, *ancestors)
+        for each in ancestors:
+            if each.manifest.kind == BASE_MODEL.kind:
+                yield from _origins(store, each, progress)
+
+
+def _raw_corpora(ancestors: Iterable[Artifact]) -> Iterator[Artifact]:
+    return (each for each in ancestors if each.manifest.kind == RAW_CORPUS.kind)
+
+
+def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | ChangedSource]:
+    for raw in _raw_corpora(ancestors):
+        yield from examine_sources(settings, raw)
 
 
 def _checked(artifact: Artifact) -> Checked:

@@ -42,6 +42,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
         inputs=(upstream,),
         external=lambda workplace: reviews(workplace).digests(),
         libraries=("evalica", "numpy", "pandas", "scipy"),
+        judges_what_is_recorded=True,
         gates=(
             Gate(
                 name="net_preference_not_negative",

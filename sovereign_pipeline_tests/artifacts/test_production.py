@@ -256,6 +256,48 @@ def test_an_input_made_from_what_is_no_longer_current_is_refused(workplace: Work
         produce(third, workplace, {"second": second})
 
 
+@pytest.mark.security_case(
+    "An artifact is stored again with a manifest of a lower level than its inputs have, and becomes the current one.",
+    "Whoever uses it, or anything made from it, refuses: a level never falls.",
+)
+def test_an_artifact_below_its_input_is_refused(workplace: Workplace) -> None:
+    third = Stage("third", "1", writes("third"), inputs=(SECOND,))
+    first = make(FIRST, workplace)
+    second = workplace.store.open(make(SECOND, workplace, first=first))
+    lowered = second.manifest.model_copy(update={"classification": "PUBLIC"})
+    with workplace.store.workspace() as workspace:
+        (workspace / "content.txt").write_bytes(second.file("content.txt").read_bytes())
+        ref = workplace.store.seal(workspace, lambda files: lowered)
+    workplace.store.remember(identity_of(SECOND, workplace, {"first": first}).fingerprint, ref)
+    workplace.store.make_current("lamps", "second", ref)
+    with pytest.raises(IntegrityError, match=r"this second states PUBLIC, and its first is INTERNAL"):
+        produce(third, workplace, {"second": ref})
+
+
+@pytest.mark.security_case(
+    "A file outside the store changes after an artifact was made from it, and only what comes later is made.",
+    "Every stage further down refuses; what was registered is still judged by people.",
+)
+def test_what_was_made_from_an_outside_file_of_other_bytes_is_refused(workplace: Workplace, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("then")
+    first = replace(
+        FIRST, external=lambda workplace: {"outside": file_sha256(outside)}, changed_rows=lambda *_: "row 7"
+    )
+    second = replace(SECOND, inputs=(first,))
+    third = Stage("third", "1", writes("third"), inputs=(second,))
+    refs = {"first": make(first, workplace)}
+    refs["second"] = make(second, workplace, first=refs["first"])
+    outside.write_text("now")
+    for stage in (second, third):
+        with pytest.raises(StaleInput, match="made from other contents of outside than there are now: row 7"):
+            produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs})
+    assert produce(replace(third, judges_what_is_recorded=True), workplace, {"second": refs["second"]}).ref
+    outside.unlink()
+    outside.write_text("then")
+    assert produce(third, workplace, {"second": refs["second"]}).ref
+
+
 def test_a_stage_with_nothing_to_do_hands_its_input_on_with_its_gates(workplace: Workplace) -> None:
     idle = Stage("idle", "1", writes("never"), inputs=(FIRST,), passthrough_of=lambda line: "first")
     third = Stage("third", "1", writes("third"), inputs=(idle,))

@@ -1,6 +1,7 @@
 """An installation that release 0.1.0 made: the present code verifies it, finds its records, and makes nothing again but
 what was raised on purpose."""
 
+import json
 import tarfile
 from collections.abc import Collection
 from dataclasses import replace
@@ -95,13 +96,24 @@ def test_every_adapter_verifies(previous: Installation, adapter: str) -> None:
     assert report.notes == ()
 
 
-@pytest.mark.parametrize("name", ["suites/suite.jsonl", "red_team/prompts.jsonl", "sources/letters.jsonl"])
-def test_a_file_outside_the_store_that_grew_is_a_note(previous: Installation, name: str) -> None:
+@pytest.mark.parametrize("name", ["suites/suite.jsonl", "red_team/prompts.jsonl"])
+def test_a_suite_that_grew_is_a_note(previous: Installation, name: str) -> None:
     path = previous.settings.data / name
     path.write_text(path.read_text() + "\n")
     registry = open_registry(previous.settings)
     (note,) = verify_adapter(registry, previous.store, previous.settings, ADAPTERS[0]).notes
     assert str(path) in note
+
+
+def test_a_row_that_was_withdrawn_since_is_named(previous: Installation) -> None:
+    path = previous.settings.data / "sources/letters.jsonl"
+    withdrawn, *kept = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept))
+    report = verify_adapter(open_registry(previous.settings), previous.store, previous.settings, ADAPTERS[0])
+    (changed,) = report.changed_sources
+    assert changed.rows is not None
+    assert changed.rows.withdrawn == (json.loads(withdrawn)["id"],)
+    assert (changed.rows.reclassified, changed.rows.reworded, changed.rows.added) == ((), (), 0)
 
 
 def test_the_registry_is_read_and_every_dataset_verifies(previous: Installation) -> None:

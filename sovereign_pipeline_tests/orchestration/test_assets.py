@@ -33,7 +33,7 @@ def describe_base(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
     return Built(summary={})
 
 
-DESCRIBED_BASE = replace(BASE_MODEL, build=describe_base, external=lambda workplace: {})
+DESCRIBED_BASE = replace(BASE_MODEL, build=describe_base)
 FAULTY_SPLIT = replace(LEAKAGE_SAFE_SPLIT, build=crossing, code_version="faulty")
 
 

@@ -119,17 +119,6 @@ def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench, file
     verify(bench, adapter)
 
 
-def test_a_source_file_that_grew_is_a_note(bench: Bench) -> None:
-    adapter = bench.register()
-    with bench.institution.source.open("a") as stream:
-        stream.write("{}\n")
-    report = verify(bench, adapter)
-    assert len(report.notes) == 1
-    assert str(bench.institution.source) in report.notes[0]
-    bench.institution.source.unlink()
-    assert "no longer there" in verify(bench, adapter).notes[0]
-
-
 @pytest.mark.parametrize(
     ("statement", "named"),
     [

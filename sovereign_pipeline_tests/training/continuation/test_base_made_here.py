@@ -32,7 +32,7 @@ SECRET = [dict(row, classification="SECRET" if number == 3 else "PUBLIC") for nu
 
 def tune_in_full(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """`model/` as a full tuning leaves it: every file of the base model, and weights that differ."""
-    base = open_base_model(workplace.settings, inputs["base_model"])
+    base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     shutil.copytree(base, workspace / "model")
     weights = workspace / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -177,7 +177,7 @@ def test_a_base_model_that_turns_out_to_be_made_here_is_stale(office: Office, tu
 
 
 def _by_hand(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    base = open_base_model(workplace.settings, inputs["base_model"])
+    base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     rows = [json.loads(line) for line in inputs["training_dataset"].file("train.jsonl").read_text().splitlines()]
     train_by_hand(base, rows, workspace / "adapter", workplace.line.training.sft, None)
     (workspace / "report.json").write_text(a_report(inputs["base_model"]))
