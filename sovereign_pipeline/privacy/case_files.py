@@ -186,6 +186,8 @@ def _replaced(text: SearchedText, values: Iterable[tuple[Span, str]]) -> tuple[s
     position = 0
     for span, placeholder in values:
         start, end = text.text.normalised.original_span(span.start, span.end)
+        start = max(start, position)  # one character of the original may stand for several, such as a ligature
+        end = max(end, start)
         pieces += [original[position:start], placeholder]
         originals.append((placeholder, original[start:end]))
         position = end

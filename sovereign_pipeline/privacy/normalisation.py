@@ -1,21 +1,34 @@
 """Text as the recognizers read it, and where each of its characters stands in the original.
 
-What belongs here: folding that depends on single characters (digits of any script, diacritics, tatweel, bidi marks,
-no-break spaces). What does not: anything that knows what an identifier is.
+What belongs here: what makes one text look like another without changing what a person reads: digits of any script,
+full-width and other compatibility forms, marks and invisible characters, letters of other scripts that look the same,
+and characters written as HTML entities, percent-encoding or escapes. What does not: the encodings themselves
+(`encodings.py`), anything that knows what an identifier is.
 """
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-# Arabic marks and tatweel belong to the letter before them; direction marks and zero-width characters to none.
-_COMBINING = "\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed"
-_INVISIBLE = "\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff"
-_DROPPED = re.compile(f"[{_COMBINING}{_INVISIBLE}]+")
-_COMBINING_RUN = re.compile(f"[{_COMBINING}]*")
-_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\t]")
-_DASHES = re.compile("[\u2010-\u2015\u2212]")
-_FOREIGN_DIGIT = re.compile(r"[^\D0-9]")
+from sovereign_pipeline.privacy.encodings import decoded
+from sovereign_pipeline.privacy.lookalikes import LOOKALIKES
+
+_TATWEEL = "\u0640"
+_LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"  # letters by their category, and nothing to the eye
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
+_UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
+_NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
+_LOOKALIKE = re.compile(f"[{''.join(LOOKALIKES)}]")
+_LOOKALIKES = str.maketrans(LOOKALIKES)
+_WORD = re.compile(r"[^\W_]+")
+_LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
+# "1O45 7832": letters between digits that are read as digits.
+_LETTER_AS_DIGIT = re.compile(r"\d[OoIl]{1,3}(?=\d)")
+_DIGIT_OF_LETTER = str.maketrans("OoIl", "0011")
 
 
 @dataclass(frozen=True)
@@ -24,34 +37,100 @@ class NormalisedText:
 
     original: str
     text: str
-    """Folded; never longer."""
-    offsets: tuple[int, ...] | None = None
-    """Position in `original` of each character of `text`; None when every position is its own."""
+    """Folded."""
+    starts: tuple[int, ...] | None = None
+    """Where in `original` the source of each character of `text` begins; None when every position is its own."""
+    ends: tuple[int, ...] | None = None
+    """Where it ends, with the marks that belong to it."""
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
-        if self.offsets is None:
+        if self.starts is None or self.ends is None:
             return start, end
-        last = self.offsets[end - 1] + 1
-        marks = _COMBINING_RUN.match(self.original, last)
-        return self.offsets[start], marks.end() if marks else last
+        return self.starts[start], self.ends[end - 1]
 
 
 def normalise(original: str) -> NormalisedText:
-    """Fold digits of any script to 0-9 and special spaces and dashes to plain ones; drop marks that carry no letter."""
-    if original.isascii():
-        return NormalisedText(original, original.replace("\t", " "))
-    folded = _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit.group())), original)
-    folded = _DASHES.sub("-", _SPACES.sub(" ", folded))
-    if _DROPPED.search(folded) is None:
-        return NormalisedText(original, folded)
-    offsets: list[int] = []
-    kept: list[str] = []
-    position = 0
-    for dropped in _DROPPED.finditer(folded):
-        kept.append(folded[position : dropped.start()])
-        offsets.extend(range(position, dropped.start()))
-        position = dropped.end()
-    kept.append(folded[position:])
-    offsets.extend(range(position, len(folded)))
-    return NormalisedText(original, "".join(kept), tuple(offsets))
+    """Fold a text: what looks the same is the same, and what is not seen is gone. Line breaks become newlines, other
+    spaces plain spaces."""
+    text, places = decoded(original)
+    if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
+        return _result(original, _with_digits(text.replace("\t", " ")), places)
+    folds = {character: _folded(character) for character in set(text)}
+    if not _NUMBER_OF_SUPERSCRIPTS.search(text):
+        folds.update({each: each for each in _SUPERSCRIPTS if each in folds})
+    if all(len(fold) == 1 for fold in folds.values()):
+        changed = {ord(each): fold for each, fold in folds.items() if each != fold}
+        return _result(original, _with_digits(_without_lookalikes(text.translate(changed))), places)
+    folded, places = _replaced(text, places, folds)
+    return _result(original, _with_digits(_without_lookalikes(folded)), places)
+
+
+def _result(original: str, text: str, places: Sequence[tuple[int, int]] | None) -> NormalisedText:
+    if places is None:
+        return NormalisedText(original, text)
+    return NormalisedText(original, text, tuple(start for start, _ in places), tuple(end for _, end in places))
+
+
+def _replaced(
+    text: str, places: Sequence[tuple[int, int]] | None, folds: dict[str, str]
+) -> tuple[str, list[tuple[int, int]]]:
+    letters: list[str] = []
+    found: list[tuple[int, int]] = []
+    for position, character in enumerate(text):
+        start, end = places[position] if places is not None else (position, position + 1)
+        for letter in folds[character]:
+            letters.append(letter)
+            found.append((start, end))
+        if not folds[character] and found and found[-1][1] == start and _belongs_to_letter_before(character):
+            found[-1] = (found[-1][0], end)
+    return "".join(letters), found
+
+
+@lru_cache(maxsize=1 << 16)
+def _folded(character: str) -> str:
+    """What one character is read as; empty for one that is not seen."""
+    if character in _LINE_BREAKS:
+        return "\n"
+    if character in " \t\r":
+        return " " if character == "\t" else character
+    category = unicodedata.category(character)
+    if category in ("Cf", "Cc", "Mn", "Me") or character in _BLANK_LETTERS or character == _TATWEEL:
+        return ""
+    if category == "Zs":
+        return " "
+    if character in _DASHES:
+        return "-"
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    plain = unicodedata.normalize("NFKC", character)
+    if plain == character or "\u2044" in plain:  # a fraction is no number beside the one before it
+        return character
+    if category[0] in "LN" or (len(plain) == 1 and plain.isascii()):
+        return "".join(map(_folded, plain)) if plain != character else character
+    return character
+
+
+def _belongs_to_letter_before(character: str) -> bool:
+    return character == _TATWEEL or unicodedata.category(character) in ("Mn", "Me")
+
+
+def _without_lookalikes(text: str) -> str:
+    """With Latin letters for those that imitate them, in words that hold Latin letters or digits or nothing else; of
+    the same length."""
+    if _LOOKALIKE.search(text) is None:
+        return text
+    return _WORD.sub(_without_imitations, text)
+
+
+def _without_imitations(word: re.Match[str]) -> str:
+    letters = word.group()
+    plain = letters.translate(_LOOKALIKES)
+    if plain == letters:
+        return letters
+    return plain if plain.isascii() or _LATIN_OR_DIGIT.search(letters) or letters[0] >= "\u0600" else letters
+
+
+def _with_digits(text: str) -> str:
+    return _LETTER_AS_DIGIT.sub(lambda letters: letters.group().translate(_DIGIT_OF_LETTER), text)

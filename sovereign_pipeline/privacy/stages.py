@@ -101,7 +101,7 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the output again with the stricter recognizers (`identifiers.recognizers.leftovers`).
+    """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
 
     A kind that the policy keeps is not counted, and neither is a value that the same row labels as such a kind.
     """
@@ -165,7 +165,7 @@ SCRUBBED_CORPUS = Stage(
         Gate(
             name="no_identifier_left",
             question="Does a second, stricter reading find no structured identifier in the output?",
-            code_version="2",
+            code_version="3",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
         ),

@@ -73,7 +73,11 @@ def test_the_gate_finds_an_identifier_that_was_left(
 
     def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
         source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        planted = {"R-00002": "call ٩١٢٣٤٥٦٧", "R-00005": "IBAN OM820270310045566770012 of a@b.example"}
+        planted = {
+            "R-00002": "call ٩١٢٣٤٥٦٧",
+            "R-00005": "IBAN OM820270310045566770012 of a@b.example",
+            "R-00007": "> civil number 1045\n> 7832",
+        }
         write_documents(
             workspace / DOCUMENTS,
             (row.model_copy(update={"response": planted.get(row.id, "ok"), "author": "NAME_1"}) for row in source),
@@ -90,8 +94,8 @@ def test_the_gate_finds_an_identifier_that_was_left(
     ref = produce(stage, workplace, inputs).ref
     verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
     assert not verdict.passed
-    assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "PHONE": 1}
-    assert verdict.evidence["rows"] == ["R-00002", "R-00005"]
+    assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "NID": 1, "PHONE": 1}
+    assert verdict.evidence["rows"] == ["R-00002", "R-00005", "R-00007"]
     assert "OM82" not in verdict.message
 
 

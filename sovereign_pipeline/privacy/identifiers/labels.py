@@ -52,6 +52,21 @@ def _labelled(label: str, link: str, value: str) -> re.Pattern[str]:
     return re.compile(rf"{label}{link}(?P<value>{value})", re.IGNORECASE)
 
 
+def _at_end(label: str, link: str) -> re.Pattern[str]:
+    return re.compile(rf"{label}{link}\Z", re.IGNORECASE)
+
+
+_CREDIT_CARD_LABEL_EN = r"\b(?:credit|debit|visa|mastercard|bank) card\b\.?"
+_CREDIT_CARD_LABEL_AR = r"بطاقة (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم)"
+_SSN_LABEL = r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?"
+_LICENCE_LABEL = r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))"
+_BIRTH_LABEL = (
+    r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
+    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
+)
+_BIRTH_LINK = r"(?:\s*(?:[:(]|\bis\b|\bwas\b|هو|في))*\s*"
+_EITHER_LINK = rf"(?:{_LINK_EN}|{_LINK_AR})"
+
 # Each pattern has the value, without its label, as the group `value`.
 LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + END)),
@@ -63,19 +78,19 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("ACCOUNT", _labelled(_ACCOUNT_LABEL_AR, _LINK_AR, _ACCOUNT + END)),
     ("CR", _labelled(_CR_LABEL_EN, _LINK_EN, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
     ("CR", _labelled(_CR_LABEL_AR, _LINK_AR, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
-    ("CARD", _labelled(r"\b(?:credit|debit|visa|mastercard|bank) card\b\.?", _LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
-    ("CARD", _labelled(r"بطاقة (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم)", _LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("CARD", _labelled(_CREDIT_CARD_LABEL_EN, _LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("CARD", _labelled(_CREDIT_CARD_LABEL_AR, _LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
     ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", PHONE_VALUE + END)),
     ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", PHONE_VALUE + END)),
     (
         "SSN",
-        _labelled(r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?", _LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
+        _labelled(_SSN_LABEL, _LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
     ),
     (
         "DRIVING_LICENCE",
         _labelled(
-            r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))",
-            rf"(?:{_LINK_EN}|{_LINK_AR})",
+            _LICENCE_LABEL,
+            _EITHER_LINK,
             r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)",
         ),
     ),
@@ -92,9 +107,8 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (
         "DATE_OF_BIRTH",
         _labelled(
-            r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
-            r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)",
-            r"(?:\s*(?:[:(]|\bis\b|\bwas\b|هو|في))*\s*",
+            _BIRTH_LABEL,
+            _BIRTH_LINK,
             DATE + r"(?!\d)",
         ),
     ),
@@ -126,4 +140,24 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
             rf"(?:ال)?(?:سكة|شارع|مجمع)(?: رقم)? \d{{1,5}}{_PLACE_AR})"
         ),
     ),
+)
+
+BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
+# What may stand right before a number that it names; for numbers that are written in another way than above.
+LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("NID", _at_end(_NID_LABEL_EN.replace(r"(?= ?(?:no|number|[:#]|\d))", ""), _LINK_EN)),
+    ("NID", _at_end(_NID_LABEL_AR, _LINK_AR)),
+    ("RESIDENT_CARD", _at_end(_CARD_LABEL_EN, _LINK_EN)),
+    ("RESIDENT_CARD", _at_end(_CARD_LABEL_AR, _LINK_AR)),
+    ("PASSPORT", _at_end(_PASSPORT_LABEL, _EITHER_LINK)),
+    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_EN, _LINK_EN)),
+    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_AR, _LINK_AR)),
+    ("CR", _at_end(_CR_LABEL_EN, _LINK_EN)),
+    ("CR", _at_end(_CR_LABEL_AR, _LINK_AR)),
+    ("CARD", _at_end(_CREDIT_CARD_LABEL_EN, _LINK_EN)),
+    ("CARD", _at_end(_CREDIT_CARD_LABEL_AR, _LINK_AR)),
+    ("PHONE", _at_end(_PHONE_LABEL, _EITHER_LINK)),
+    ("PHONE", _at_end(_REACHED_AT, r"[ :]{1,3}")),
+    ("SSN", _at_end(_SSN_LABEL, _LINK_EN)),
+    ("DRIVING_LICENCE", _at_end(_LICENCE_LABEL, _EITHER_LINK)),
 )

@@ -20,9 +20,12 @@ _LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d
 _GLUED_NUMBER = re.compile(rf"(?<![\d.,]){NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
 
 
-def long_numbers(text: str) -> Iterator[Span]:
-    """Every such run of a normalised text, glued to letters or not: a NID at eight digits, else an ACCOUNT."""
-    plain = _without_file_numbers(text)
+def long_numbers(plain: str) -> Iterator[Span]:
+    """Every such run, glued to letters or not: a NID at eight digits, else an ACCOUNT.
+
+    Args:
+        plain: normalised text without what only looks like one (`without_file_numbers`).
+    """
     for match in _LONG_NUMBER.finditer(plain):
         if count_of_digits(match.group()) >= DIGITS_OF_A_NATIONAL_ID and not is_date_or_years(match.group()):
             yield _span(match)
@@ -30,7 +33,7 @@ def long_numbers(text: str) -> Iterator[Span]:
         yield _span(match)
 
 
-def _without_file_numbers(text: str) -> str:
+def without_file_numbers(text: str) -> str:
     """The same text, of the same length, with the institution's own file numbers and points in time blotted out."""
     for pattern in (_FILE_NUMBER, _TIMESTAMP):
         text = pattern.sub(lambda match: "#" * len(match.group()), text)

@@ -9,18 +9,23 @@ value is reported, never its label.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import checks, shapes
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
+from sovereign_pipeline.privacy.identifiers.checked import is_complete
 from sovereign_pipeline.privacy.identifiers.labels import LABELLED_PATTERNS
-from sovereign_pipeline.privacy.identifiers.long_numbers import long_numbers
+from sovereign_pipeline.privacy.identifiers.long_numbers import long_numbers, without_file_numbers
+from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
+from sovereign_pipeline.privacy.identifiers.shapes import AT_IN_WORDS
+from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
-Clue = Literal["a digit", "an @", "anything"]
+Clue = Literal["a digit", "an @", "an at in words", "anything"]
+_PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _DIGIT = re.compile("[0-9]")
 
 
@@ -72,16 +77,20 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("URL", shapes.URL, is_certain=_never, needs="anything"),
 )
 
-# Only for text that was scrubbed already: they take more than they should.
+# What only looks like an identifier. Any other finding goes before.
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
-    Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never),
-    Recognizer("PHONE", shapes.STRICT_PREFIX, is_certain=_never),
+    Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, is_certain=_never),
 )
 
 
 def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Span]:
     """Every structured identifier of a normalised text, without overlaps, in reading order.
+
+    Two readings: of identifiers as they are usually written, and a stricter one of the same text. The first one holds
+    where it found something whole; where it found a part of what the second one found whole, the second one holds.
 
     Args:
         also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
@@ -93,22 +102,57 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
         if recognizer.needs in clues and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
-    if "a digit" in clues:
+    plain = without_file_numbers(text) if "a digit" in clues else ""
+    if plain:
         found += [
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
         ]
-        found += long_numbers(text)
-    return without_overlaps(found)
+        found += long_numbers(plain)
+    usual = without_overlaps(found)
+    strict = _strictly(text, plain, clues)
+    return _joined(usual, strict) if strict else usual
+
+
+def _strictly(text: str, plain: str, clues: set[Clue]) -> list[Span]:
+    found = [
+        replace(span, by_length=True)
+        for recognizer in STRICT_RECOGNIZERS
+        if recognizer.needs in clues
+        for span in recognizer.spans(text)
+    ]
+    return [*found, *separated_numbers(text, plain)] if plain else found
+
+
+def _joined(usual: Sequence[Span], strict: Iterable[Span]) -> list[Span]:
+    """The findings of both readings, without overlaps."""
+    added = []
+    for span in strict:
+        beside = [each for each in usual if each.start < span.end and span.start < each.end]
+        if all(_is_part_of(each, span) for each in beside):
+            added.append(span)
+    kept = [each for each in usual if not any(each.start < span.end and span.start < each.end for span in added)]
+    return without_overlaps([*kept, *without_overlaps(added)])
+
+
+def _is_part_of(usual: Span, strict: Span) -> bool:
+    """Whether a usual finding is a part of a whole one, such as the first line of a number that goes on in the next."""
+    if usual.kind == strict.kind == "EMAIL":
+        return strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
+    inside = strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
+    certain = strict.kind in ("IBAN", "CARD") and is_complete(strict.kind, strict.key)  # by its check digits
+    return inside and (certain or (not is_complete(usual.kind, usual.key) and is_complete(strict.kind, strict.key)))
 
 
 def leftovers(text: str) -> list[Span]:
-    """The stricter reading of normalised text that was scrubbed."""
-    strict = [span for recognizer in STRICT_RECOGNIZERS for span in recognizer.spans(text)]
-    return without_overlaps([*structured_spans(text), *strict])
+    """What both readings find in normalised text that was scrubbed. A placeholder is no part of any number."""
+    return structured_spans(_PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text))
 
 
 def _clues(text: str) -> set[Clue]:
     clues: set[Clue] = {"anything"}
+    small = text.lower()
+    if any(sign in small for sign in AT_IN_WORDS):
+        clues.add("an at in words")
     if "@" in text:
         clues.add("an @")
     if _DIGIT.search(text):

@@ -45,7 +45,22 @@ AGE = re.compile(
 LOCAL_PHONE = re.compile(rf"{NOT_IN_WORD}(?<!\d[.,: -])[2789]\d{{3}}[ -]?\d{{4}}{END}")
 PASSPORT_SHAPE = re.compile(rf"{NOT_IN_WORD}[A-Z]{{1,2}}\d{{7,9}}(?!\w)")
 
-# For text that was scrubbed: also what only looks like an e-mail, a prefix or an IBAN.
-STRICT_EMAIL = re.compile(r"(?<![^\s@])[^\s@]+@[^\s@]+")
-STRICT_PREFIX = re.compile(r"(?:\+|\b00) ?968\D{0,3}\d")
+# The stricter reading: what only looks like one, or is written so that only a person reads it as one.
+_GAP = r"(?:[ \t\r]{0,3}|[ \t\r]*\n[ \t\r>|]*)"
+_BREAK = r"[ \t\r]*\n[ \t\r>|]*"
+_LOCAL_PART = rf"(?<![\w.+%'-])(?:[\w.+%'-]*\w[-_=]{_BREAK})?[\w.+%'-]*\w"
+_AT = rf"(?:{_GAP}@{_GAP}|\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}})"
+_DOT = rf"(?:\.(?!\s)|\.{_BREAK}|{_BREAK}\.|\s{{0,2}}[\[({{<] ?(?:dot|\.) ?[\])}}>]\s{{0,2}})"
+_HOST = rf"\w[\w-]*(?:{_BREAK}[\w-]+(?=\.\w))?"
+_SPACED_HOST = r"\w[\w-]*(?: ?\. ?\w[\w-]*)* ?\. ?[^\W\d_]{2,}"
+SEPARATED_EMAIL = re.compile(
+    rf"(?i){_LOCAL_PART}(?:{_AT}{_HOST}(?:{_DOT}\w[\w-]*)*{_DOT}[^\W\d_]{{2,}}|(?:@| @ ){_SPACED_HOST})"
+)
+BRACKETED_EMAIL = re.compile(
+    rf"(?i){_LOCAL_PART}\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}}\w[\w-]*(?:{_DOT}\w[\w-]*)*"
+    r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
+)
+AT_IN_WORDS = (" dot ", "[at", "(at", "{at", "<at", "[ at", "( at", "{ at", "[@", "(@", "{@", "<@", "[ @", "( @")
+"""Signs of such an address, in small letters."""
+STRICT_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@\[?\w(?:[\w.-]*\w)?")
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")

@@ -4,14 +4,19 @@ What belongs here: the two scripts together. What does not: where a name begins 
 `arabic_names.py`), the word lists (`gazetteer.py`, `world_names.py`), which names are one person (`persons.py`).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from sovereign_pipeline.privacy.names import gazetteer
 from sovereign_pipeline.privacy.names.arabic_names import ArabicNames
 from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER
 from sovereign_pipeline.privacy.names.entities import Entity
+from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
 from sovereign_pipeline.privacy.names.latin_names import LatinNames, is_part_of_organisation
 from sovereign_pipeline.privacy.names.recasing import recased
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
+
+_BETWEEN_ARABIC_WORDS = re.compile(r"(?<=[ء-ي])[_./\\+=\n-](?=[ء-ي])")
 
 
 class NamePatterns:
@@ -23,6 +28,7 @@ class NamePatterns:
             keep_words: words and phrases of the recipe that are never names.
         """
         never = frozenset(word for phrase in keep_words for word in phrase.casefold().split())
+        self._never = never | gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS
         self._latin = LatinNames(never)
         self._arabic = ArabicNames(never)
 
@@ -41,8 +47,10 @@ class NamePatterns:
             if not is_part_of_organisation(cased, span, entities)
         ]
         found += [span for entity in entities for span in self._in_entity(cased, entity)]
+        found += joined_names(text, self._never)
         if ARABIC_LETTER.search(text):
             found += self._arabic.spans(text)
+            found += self._arabic.spans(_with_single_spaces(text))
         return without_overlaps(_name_span(text, *span) for span in found)
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
@@ -53,6 +61,8 @@ class NamePatterns:
             parts: the folded parts of names by which these people are known (`persons.known_parts`).
         """
         found = list(self._latin.mentions(text, parts))
+        known = {*found}
+        found += [span for span in joined_mentions(text, parts, self._never) if span not in known]
         if ARABIC_LETTER.search(text):
             found += self._arabic.mentions(text, parts)
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
@@ -66,6 +76,11 @@ class NamePatterns:
             yield from self._latin.in_person(text, entity)
         elif self._arabic.may_be_name(text[entity.start : entity.end]):
             yield entity.start, entity.end
+
+
+def _with_single_spaces(text: str) -> str:
+    """The same text, of the same length, with one space where a single sign stands between Arabic words."""
+    return _BETWEEN_ARABIC_WORDS.sub(" ", text)
 
 
 def name_key(text: str, start: int, end: int) -> str:

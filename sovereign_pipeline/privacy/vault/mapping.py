@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 
 from pydantic_core import to_json
@@ -36,9 +36,10 @@ class MappingDigest:
         self._cases: set[bytes] = set()
 
     def add(self, rows: Iterable[MappingRow]) -> None:
-        for _, of_case in groupby(rows, key=lambda row: folded(row.case)):
-            content = sorted({to_json(vars(row)) for row in of_case})
-            self._cases.add(sha256(b"\n".join(content)).digest())
+        cases: dict[str, set[bytes]] = {}
+        for row in rows:
+            cases.setdefault(folded(row.case), set()).add(to_json(vars(row)))
+        self._cases |= {sha256(b"\n".join(sorted(content))).digest() for content in cases.values()}
 
     @property
     def value(self) -> str:
@@ -120,11 +121,6 @@ class StatedMapping:
 
 
 def _digest(rows_of_files: Iterable[Sequence[MappingRow]]) -> str:
-    cases: dict[str, list[MappingRow]] = {}
-    for rows in rows_of_files:
-        for row in rows:
-            cases.setdefault(folded(row.case), []).append(row)
     digest = MappingDigest()
-    for rows in cases.values():
-        digest.add(rows)
+    digest.add(chain.from_iterable(rows_of_files))
     return digest.value

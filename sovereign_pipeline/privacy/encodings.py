@@ -1,0 +1,91 @@
+"""Characters that are written as something else: HTML entities, percent-encoding, escapes, quoted-printable.
+
+What belongs here: reading them, however often they were encoded one over the other, with the place of each character
+that they stand for. What does not: folding characters (`normalisation.py`). Encodings that no person reads letter by
+letter, such as Base64, are not read.
+"""
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+
+_ENCODED = re.compile(
+    r"(?:%(?:25)*[0-9A-Fa-f]{2})+"
+    r"|&(?:amp;)*(?:\#\d{1,7};?|\#[xX][0-9A-Fa-f]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};)"
+    r"|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
+    r"|=\r?\n|(?<=\w)=40(?=[\w-]+\.\w)"
+)
+_BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
+_MAY_BE_ENCODED = re.compile(r"[%&\\=]")
+_ROUNDS = 3
+"""How many encodings over each other are read."""
+
+Places = Sequence[tuple[int, int]]
+"""Of each character the half-open span of the original that it stands for."""
+
+
+def decoded(original: str) -> tuple[str, Places | None]:
+    """The text with encoded characters as themselves; None for the places when there are none."""
+    text, places = original, None
+    if _MAY_BE_ENCODED.search(text) is None:
+        return text, places
+    for _ in range(_ROUNDS):
+        found = [(match, characters) for match in _ENCODED.finditer(text) if (characters := _read(match)) is not None]
+        if not found:
+            break
+        text, places = _with(text, places, found)
+    return text, places
+
+
+_Read = list[tuple[str, int, int]]
+"""Each character with its half-open span of the text."""
+
+
+def _read(match: re.Match[str]) -> _Read | None:
+    """What is written there, or None when it is no encoding after all."""
+    written = match.group()
+    if written[0] == "=":
+        return [("@", match.start(), match.end())] if written == "=40" else []
+    if written[0] == "%":
+        read = list(_of_bytes(match))
+    elif written[0] == "&":
+        name = written.replace("amp;", "")
+        character = html.unescape(name if name.endswith(";") else f"{name};")
+        read = [(each, match.start(), match.end()) for each in character] if character != name else []
+    else:
+        read = [(chr(int(written[2:], 16)), match.start(), match.end())]
+    if not read or any(not (each.isprintable() or each.isspace()) for each, _, _ in read):
+        return None
+    return read
+
+
+def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
+    """Characters of percent-encoded UTF-8; nothing when it is none."""
+    tokens = list(_BYTE.finditer(match.string, match.start(), match.end()))
+    try:
+        characters = bytes(int(token.group(1), 16) for token in tokens).decode("utf-8")
+    except UnicodeDecodeError:
+        return
+    position = 0
+    for character in characters:
+        last = position + len(character.encode("utf-8")) - 1
+        yield character, tokens[position].start(), tokens[last].end()
+        position = last + 1
+
+
+def _with(text: str, places: Places | None, found: Sequence[tuple[re.Match[str], _Read]]) -> tuple[str, Places]:
+    pieces: list[str] = []
+    now: list[tuple[int, int]] = []
+
+    def original(start: int, end: int) -> tuple[int, int]:
+        return (start, end) if places is None else (places[start][0], places[end - 1][1])
+
+    position = 0
+    for match, characters in found:
+        pieces += [text[position : match.start()], *(each for each, _, _ in characters)]
+        now += [original(at, at + 1) for at in range(position, match.start())]
+        now += [original(start, end) for _, start, end in characters]
+        position = match.end()
+    pieces.append(text[position:])
+    now += [original(at, at + 1) for at in range(position, len(text))]
+    return "".join(pieces), now

@@ -1,0 +1,332 @@
+"""The stricter reading of numbers: digits with anything but letters between them, and labels cut by a line's end.
+
+Exported letters break lines anywhere, quote one another with `> `, and name files after people's numbers. What belongs
+here: which digits are one number then, and what is a date, an amount or a list instead. What does not: numbers as they
+are usually written (`labels.py`, `shapes.py`, `long_numbers.py`), the choice between both readings (`recognizers.py`).
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from stdnum import luhn
+
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.checked import bracketed_machines, ibans, prefixed_phones
+from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
+from sovereign_pipeline.privacy.identifiers.labels import BIRTH_LABEL, LABELLED_PATTERNS, LABELS
+from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID
+from sovereign_pipeline.privacy.spans import Span, value_key
+
+# A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
+_GAP = r"(?:[^\w%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
+_CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
+_USUAL_GAPS = frozenset({" ", "-"})
+_ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
+_SENTENCE_ENDS = re.compile(r"[.;!?,:]\s|\n[\s>|]*\n")
+_LINE_BREAK = re.compile(r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}")
+_YEAR = re.compile(r"(?:19|20)\d\d\Z")
+_DATE = re.compile(
+    r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2})"
+    r"(?:[ T,]{1,3}\d{1,2}[:.]\d\d(?:[:.]\d\d)?)?\Z"
+)
+_TIMES = re.compile(r"[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d[:.][0-5]\d)?\Z")
+_AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|\d+[.,]\d{1,3}\Z")
+_CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
+_BIRTH = re.compile(r"(?i)born|birth|d\.?o\.?b|مواليد|ميلاد|ولد|مولود")
+_OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
+
+# How many digits a labelled number has: those that are certain, then the fewest and the most.
+_DIGITS: dict[Kind, tuple[tuple[int, ...], int, int]] = {
+    "NID": ((8,), 7, 10),
+    "RESIDENT_CARD": ((8,), 7, 10),
+    "PASSPORT": ((7, 8), 5, 9),
+    "ACCOUNT": ((), 7, 20),
+    "CR": ((7,), 5, 10),
+    "CARD": ((16, 15), 12, 19),
+    "PHONE": ((8, 11, 13), 7, 13),
+    "SSN": ((9,), 9, 9),
+    "DRIVING_LICENCE": ((8,), 5, 14),
+}
+_LONGEST_LABEL = 90
+_NEXT_IN_A_LIST = 20
+"""By how much a number of a list is larger than the one before, at most."""
+_AROUND_A_BREAK = (90, 80)
+
+
+@dataclass(frozen=True)
+class _Group:
+    start: int
+    end: int
+    digits: str
+    gap: str
+    """What stands between it and the next group; empty for the last one."""
+
+
+def separated_numbers(text: str, plain: str) -> Iterator[Span]:
+    """Every such number of a normalised text; spans may overlap.
+
+    Args:
+        plain: the same text without file numbers and points in time (`long_numbers.without_file_numbers`).
+    """
+    yield from _across_lines(text)
+    yield from prefixed_phones(text)
+    yield from bracketed_machines(text)
+    for chain in _CHAIN.finditer(plain):
+        yield from ibans(text, chain)
+        if chain.end() - chain.start() < 5:
+            continue
+        if _is_ordinary(chain.group()) and _BIRTH.search(text, max(0, chain.start() - 40), chain.start()) is None:
+            continue
+        groups = _groups(chain)
+        if sum(len(group.digits) for group in groups) < 5:
+            continue
+        labelled = _labelled(text, groups)
+        if labelled is not None:
+            yield labelled
+        if len(groups) > 1:
+            yield from _by_shape(plain, groups)
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
+    """The number that begins a chain, when a label stands before it."""
+    before = _before(text, groups[0].start)
+    capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
+    if BIRTH_LABEL.search(before) and (end := _end_of_date(groups)) is not None:
+        return _span(text, groups[0].start, end, "DATE_OF_BIRTH", labelled=True)
+    for kind, label in LABELS:
+        found = label.search(before)
+        start = groups[0].start
+        if found is None and capitals is not None and kind in ("PASSPORT", "DRIVING_LICENCE"):
+            start = capitals.start()
+            found = label.search(_before(text, start))
+        if found is None:
+            continue
+        end = _end_of_value(text, groups, kind)
+        if end is not None:
+            return _span(text, start, end, kind, labelled=True)
+    return None
+
+
+def _end_of_date(groups: Sequence[_Group]) -> int | None:
+    """Where day, month and year end that begin a chain, whatever stands between them."""
+    lengths = [len(group.digits) for group in groups[:3]]
+    is_date = len(lengths) == 3 and (
+        (max(lengths[:2]) <= 2 and (lengths[2] == 2 or _is_year(groups[2])))
+        or (_is_year(groups[0]) and max(lengths[1:]) <= 2)
+    )
+    return groups[2].end if is_date else None
+
+
+def _before(text: str, start: int) -> str:
+    """What stands before a number, in one line, without the marks that open it."""
+    return _OPENING.sub(" ", _in_one_line(text[max(0, start - _LONGEST_LABEL) : start]))
+
+
+def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None:
+    """Where a labelled value of this kind ends, at the end of a group: at the number of digits that is certain, else
+    before the next sentence."""
+    certain, fewest, most = _DIGITS[kind]
+    digits = 0
+    end = None
+    for group in groups:
+        digits += len(group.digits)
+        if digits > most:
+            break
+        if digits in certain:
+            end = group.end
+            break
+        if digits >= fewest:
+            end = group.end
+            if _SENTENCE_ENDS.search(group.gap):
+                break
+    if end is None or _is_ordinary(text[groups[0].start : end]):
+        return None
+    return end
+
+
+def _across_lines(text: str) -> Iterator[Span]:
+    """What the usual patterns find when a line's end, a quote mark or several spaces stand where a space is usual."""
+    if "\n" not in text and "  " not in text:
+        return
+    for start, end in _windows(text):
+        pieces: list[str] = []
+        places: list[int] = []
+        position = start
+        breaks: list[int] = []
+        for gap in _LINE_BREAK.finditer(text, start, end):
+            pieces += [text[position : gap.start()], " "]
+            places += [*range(position, gap.start()), gap.start()]
+            breaks.append(gap.start())
+            position = gap.end()
+        pieces.append(text[position:end])
+        places += range(position, end)
+        line = "".join(pieces)
+        for kind, pattern in LABELLED_PATTERNS:
+            for match in pattern.finditer(line):
+                first, last = places[match.start()], places[match.end() - 1] + 1
+                if bisect_right(breaks, first) == bisect_right(breaks, last):
+                    continue
+                value = (places[match.start("value")], places[match.end("value") - 1] + 1)
+                if kind == "DATE_OF_BIRTH" or not _is_ordinary(_in_one_line(text[slice(*value)])):
+                    yield _span(text, *value, kind, labelled=True)
+
+
+def _windows(text: str) -> Iterator[tuple[int, int]]:
+    """Parts of the text around breaks that have a digit after them, none twice."""
+    before, after = _AROUND_A_BREAK
+    begun: tuple[int, int] | None = None
+    for gap in _LINE_BREAK.finditer(text):
+        if re.search(r"\d", text[gap.end() : gap.end() + after]) is None:
+            continue
+        window = (max(0, gap.start() - before), min(len(text), gap.end() + after))
+        if begun is None:
+            begun = window
+        elif window[0] <= begun[1]:
+            begun = (begun[0], window[1])
+        else:
+            yield begun
+            begun = window
+    if begun is not None:
+        yield begun
+
+
+# --- without a label -------------------------------------------------------------------------------------------------
+
+
+def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
+    """Numbers that are told by their digits and their groups alone."""
+    for place, (first, second) in enumerate(pairwise(chain)):
+        is_pair = len(first.digits) == len(second.digits) == 4 and first.gap not in _USUAL_GAPS
+        if not is_pair or _is_year(first) or _is_year(second) or _follows(first, second):
+            continue
+        # Four digits on another side too would be a column of figures.
+        beside = [*chain[max(0, place - 1) : place], *chain[place + 2 : place + 3]]
+        if is_omani_phone(first.digits + second.digits) and all(len(group.digits) != 4 for group in beside):
+            yield _span(text, first.start, second.end, "PHONE")
+    for groups in _sentences(chain):
+        kind = _kind_of(text, groups)
+        if kind is not None:
+            yield _span(text, groups[0].start, groups[-1].end, kind)
+
+
+def _sentences(chain: Sequence[_Group]) -> Iterator[Sequence[_Group]]:
+    """The chain, cut where a sentence or a list's entry ends."""
+    begun = 0
+    for number, group in enumerate(chain[:-1]):
+        if _SENTENCE_ENDS.search(group.gap):
+            yield chain[begun : number + 1]
+            begun = number + 1
+    yield chain[begun:]
+    if begun:
+        yield chain
+
+
+def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
+    digits = "".join(group.digits for group in groups)
+    gaps = [group.gap for group in groups[:-1]]
+    lengths = [len(group.digits) for group in groups]
+    written = text[groups[0].start : groups[-1].end]
+    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 2 and ", " not in gaps:
+        return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
+    if not gaps or all(gap in _USUAL_GAPS for gap in gaps) or _is_ordinary(written):
+        return None
+    if _is_card(digits, lengths, gaps):
+        return "CARD"
+    if any(map(_is_year, groups)) or _is_column(text, groups) or _is_list(groups):
+        return None
+    if len(digits) == DIGITS_OF_A_NATIONAL_ID:
+        decimal = lengths == [4, 4] and gaps[0] in (".", ",", "·")
+        if decimal or (len(groups) <= 4 and all(_ODD.search(gap) for gap in gaps)):
+            return _eight(digits)
+    if lengths == [3, 2, 4] and len(set(gaps)) == 1 and digits[:3] not in ("000", "666"):
+        return "SSN"
+    uniform = len({gap.strip() for gap in gaps}) == 1 and len(groups) <= 5 and min(lengths) >= 3
+    if uniform and 9 <= len(digits) <= 20 and re.search(r"[_|\\/~*•·>]", gaps[0]):
+        return "ACCOUNT"
+    return None
+
+
+def _eight(digits: str) -> Kind:
+    """Eight digits are a phone where the numbering plan has one, as they are in the usual reading."""
+    return "PHONE" if is_omani_phone(digits) else "NID"
+
+
+def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
+    ends = set(accumulate(lengths[:-1]))
+    grouped = ends <= {4, 8, 12, 16} or ends <= {4, 10} or set(lengths) == {1}  # as they are printed on cards
+    return (
+        13 <= len(digits) <= 19
+        and digits[0] in "3456"
+        and grouped
+        and sum("\n" in gap for gap in gaps) <= 1
+        and len(set(digits)) > 1
+        and bool(luhn.is_valid(digits))
+    )
+
+
+# --- what is something else ------------------------------------------------------------------------------------------
+
+
+def _is_ordinary(written: str) -> bool:
+    """Whether it is a date, points in time, or an amount."""
+    return any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
+
+
+def _is_year(group: _Group) -> bool:
+    return _YEAR.match(group.digits) is not None
+
+
+def _is_column(text: str, groups: Sequence[_Group]) -> bool:
+    """Whether lines break between the groups and nothing but figures stands in the first of these lines."""
+    if not any("\n" in group.gap for group in groups[:-1]):
+        return False
+    line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
+    return re.search(r"[^\W\d_]", line) is None
+
+
+def _is_list(groups: Sequence[_Group]) -> bool:
+    """Three numbers or more that grow by little: "berths 101/102/103"."""
+    return len(groups) > 2 and all(_follows(before, after) for before, after in pairwise(groups))
+
+
+def _follows(before: _Group, after: _Group) -> bool:
+    """Whether it may be the next number of a list."""
+    if max(len(before.digits), len(after.digits)) > 6:
+        return False
+    return 0 < int(after.digits) - int(before.digits) <= _NEXT_IN_A_LIST
+
+
+def _counts_up(digits: str) -> bool:
+    steps = {int(after) - int(before) for before, after in pairwise(digits)}
+    return len(steps) == 1
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def _groups(chain: re.Match[str]) -> list[_Group]:
+    numbers = list(re.finditer(r"\d+", chain.group()))
+    ends = [*(number.start() for number in numbers[1:]), len(chain.group())]
+    return [
+        _Group(
+            chain.start() + number.start(),
+            chain.start() + number.end(),
+            number.group(),
+            chain.group()[number.end() : following],
+        )
+        for number, following in zip(numbers, ends, strict=True)
+    ]
+
+
+def _in_one_line(text: str) -> str:
+    return _LINE_BREAK.sub(" ", text)
+
+
+def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
+    return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)

@@ -1,0 +1,171 @@
+"""Personal data in spellings that hide it from a plain pattern, and what becomes of each.
+
+Every value is invented. What belongs here: the spellings, and the table of them for `docs/security-cases.md`. What does
+not: running them (`test_spellings.py`).
+"""
+
+from typing import Literal, NamedTuple
+
+from sovereign_pipeline.policy.personal_data import Kind
+
+Outcome = Literal["replaced", "refused", "passes"]
+
+
+class Spelling(NamedTuple):
+    """One way to write one value."""
+
+    how: str
+    """In words."""
+    text: str
+    kind: Kind
+    hidden: tuple[str, ...]
+    """Pieces of the text that must be gone."""
+    language: Literal["en", "ar"] = "en"
+    outcome: Outcome = "replaced"
+
+
+def _passes(how: str, text: str, kind: Kind, hidden: tuple[str, ...], language: Literal["en", "ar"] = "en") -> Spelling:
+    return Spelling(how, text, kind, hidden, language, "passes")
+
+
+NUMBERS = (
+    Spelling("a line's end within", "my civil number 1045\n7832 is valid", "NID", ("1045", "7832")),
+    Spelling("a line's end with carriage return", "civil number 1045\r\n7832", "NID", ("1045", "7832")),
+    Spelling("a quoted line's end within", "> civil number 1045\n> 7832, as asked", "NID", ("1045", "7832")),
+    Spelling("a line's end two quotes deep", ">> civil number 1045\n>> 7832", "NID", ("1045", "7832")),
+    Spelling("label and number cut by quoted lines", "> civil\n> number 1045\n> 7832", "NID", ("1045", "7832")),
+    Spelling("a line separator (U+2028) within", "civil number 1045\u20287832", "NID", ("1045", "7832")),
+    Spelling("two spaces, no label", "reach me, 9234  1187, today", "PHONE", ("9234", "1187")),
+    Spelling("a tab, no label", "reach me, 9234\t1187, today", "PHONE", ("9234", "1187")),
+    Spelling("a line's end, no label", "you can reach me on 9234\n1187 today", "PHONE", ("9234", "1187")),
+    Spelling("a slash, no label", "it is 1045/7832, I think", "NID", ("1045", "7832")),
+    Spelling("a slash with spaces, no label", "it is 1045 / 7832, I think", "NID", ("1045", "7832")),
+    Spelling("an underscore in a file's name", "see 1045_7832.pdf", "NID", ("1045", "7832")),
+    Spelling("an underscore after a word in a file's name", "see scan_10457832_v2.pdf", "NID", ("10457832",)),
+    Spelling("a full stop", "civil number 1045.7832", "NID", ("1045", "7832")),
+    Spelling("a full stop and a space", "civil number 1045. 7832", "NID", ("1045", "7832")),
+    Spelling("a comma and a space", "civil number 1045, 7832", "NID", ("1045", "7832")),
+    Spelling("a colon", "civil number 1045:7832", "NID", ("1045", "7832")),
+    Spelling("quotation marks around each part", 'civil number "1045" "7832"', "NID", ("1045", "7832")),
+    Spelling("brackets around a part", "civil number (1045) 7832", "NID", ("1045", "7832")),
+    Spelling("a stop after each digit", "civil number 1.0.4.5.7.8.3.2", "NID", ("1.0.4", "8.3.2")),
+    Spelling("a space after each digit", "civil number 1 0 4 5 7 8 3 2", "NID", ("1 0 4", "8 3 2")),
+    Spelling("a dash after each digit, no label", "it is 1-0-4-5-7-8-3-2", "NID", ("1-0-4", "8-3-2")),
+    Spelling("four pairs with slashes, no label", "it is 10/45/78/32", "NID", ("10/45", "78/32")),
+    Spelling("asterisks, no label", "it is 1045*7832", "NID", ("1045", "7832")),
+    Spelling("two sets of digits in one number", "civil number ١٠٤٥7832", "NID", ("١٠٤٥", "7832")),
+    Spelling("two sets of digits with a line's end", "civil number ١٠٤٥\n7832", "NID", ("١٠٤٥", "7832")),
+    Spelling("full-width digits", "civil number １０４５７８３２", "NID", ("１０４５", "７８３２")),
+    Spelling("mathematical digits", "civil number 𝟏𝟎𝟒𝟓𝟕𝟖𝟑𝟐", "NID", ("𝟏𝟎𝟒𝟓",)),
+    Spelling("digits in circles", "civil number ①⓪④⑤⑦⑧③②", "NID", ("①⓪④⑤",)),
+    Spelling("superscript digits", "civil number ¹⁰⁴⁵⁷⁸³²", "NID", ("¹⁰⁴⁵",)),
+    Spelling("a zero-width space within", "civil number 1045\u200b7832", "NID", ("1045", "7832")),
+    Spelling("a soft hyphen within", "civil number 1045\u00ad7832", "NID", ("1045", "7832")),
+    Spelling("a variation selector within", "civil number 1045\ufe0f7832", "NID", ("1045", "7832")),
+    Spelling(
+        "struck out by combining marks", "civil number 1\u03360\u03364\u03365\u03367832", "NID", ("4\u0336", "7832")
+    ),
+    Spelling("letters O and l for digits", "civil number 1O45 7832", "NID", ("1O45", "7832")),
+    Spelling("HTML entities", "civil number 10&#52;5&#55;832", "NID", ("10&#52;", "832")),
+    Spelling("an HTML space", "civil number 1045&nbsp;7832", "NID", ("1045", "7832")),
+    Spelling("percent-encoding", "civil number 1045%207832", "NID", ("1045", "7832")),
+    Spelling("an IBAN with mixed separators", "IBAN OM82-0270/3100 4556\n6770 012", "IBAN", ("0270", "3100", "6770")),
+    Spelling("an IBAN in stops, no label", "om82.0270.3100.4556.6770.012", "IBAN", ("0270", "3100", "6770")),
+    Spelling("an IBAN in quoted lines", "> IBAN OM82 0270\n> 3100 4556 6770\n> 012", "IBAN", ("0270", "3100", "6770")),
+    Spelling("a card number with slashes", "it was 4111/1111/1111/1111", "CARD", ("4111", "1111")),
+    Spelling("a card number across lines", "it was 4111\n1111 1111 1111", "CARD", ("4111", "1111")),
+    Spelling("a card number in a file's name", "card_4111_1111_1111_1111.jpg", "CARD", ("4111", "1111")),
+    Spelling("a phone with a prefix in slashes", "it is +968/9234/1187", "PHONE", ("9234", "1187")),
+    Spelling("a phone with a prefix across lines", "it is +968 9234\n1187", "PHONE", ("9234", "1187")),
+    Spelling("a phone with two kinds of separators", "it is +968 (9234) – 1187", "PHONE", ("9234", "1187")),
+    Spelling("a phone in a link", "tel:%2B968%2092341187", "PHONE", ("92341187",)),
+    Spelling("a phone from abroad with stops", "it is +44.20.7946.0018", "PHONE", ("7946", "0018")),
+    Spelling("a passport number with a slash", "passport AB/1234567", "PASSPORT", ("1234567",)),
+    Spelling("a passport number across lines", "passport AB\n1234567", "PASSPORT", ("1234567",)),
+    Spelling("an account number with slashes", "account 0123/456789/012", "ACCOUNT", ("0123", "456789")),
+    Spelling("a social security number with slashes", "it is 219/09/9999", "SSN", ("219", "9999")),
+    Spelling("an address of a machine with brackets", "from 192[.]0[.]2[.]44", "IP", ("192", "44")),
+    Spelling("a date of birth across lines", "born on\n4 May\n1983", "DATE_OF_BIRTH", ("4 May", "1983")),
+    Spelling("a date of birth with spaces", "born 4 / 5 / 1983", "DATE_OF_BIRTH", ("4 / 5", "1983")),
+    Spelling("a registration with label across lines", "commercial\nregistration 1234567", "CR", ("1234567",)),
+    Spelling("a line's end within, in Arabic", "الرقم المدني ١٠٤٥\n٧٨٣٢", "NID", ("١٠٤٥", "٧٨٣٢"), "ar"),
+    Spelling("a quoted line's end, in Arabic", "> الرقم المدني ١٠٤٥\n> ٧٨٣٢", "NID", ("١٠٤٥", "٧٨٣٢"), "ar"),
+    Spelling("a slash, in Arabic", "الرقم المدني ١٠٤٥/٧٨٣٢", "NID", ("١٠٤٥", "٧٨٣٢"), "ar"),
+    Spelling("a tatweel within, in Arabic", "الرقم المدني ١٠٤٥ـ٧٨٣٢", "NID", ("١٠٤٥", "٧٨٣٢"), "ar"),
+    Spelling("Persian digits", "الرقم المدني ۱۰۴۵۷۸۳۲", "NID", ("۱۰۴۵",), "ar"),
+    Spelling("a phone across quoted lines, in Arabic", "هاتف ٩٢٣٤\n> ١١٨٧", "PHONE", ("٩٢٣٤", "١١٨٧"), "ar"),
+    Spelling("a phone with a slash, in Arabic", "هاتفي ٩٢٣٤ / ١١٨٧", "PHONE", ("٩٢٣٤", "١١٨٧"), "ar"),
+    Spelling(
+        "direction marks within, in Arabic", "الرقم المدني \u2067١٠٤٥\u2069\u200f٧٨٣٢", "NID", ("١٠٤٥", "٧٨٣٢"), "ar"
+    ),
+    _passes("digits as words", "civil number one zero four five seven eight three two", "NID", ("one zero four",)),
+    _passes("eight digits across years, no label", "it is 1999/7832", "NID", ("7832",)),
+)
+
+ADDRESSES = (
+    Spelling("percent-encoded", "write to hamood%40canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("percent-encoded, without a domain", "name%40host", "EMAIL", ("name", "host")),
+    Spelling("percent-encoded twice", "write to hamood%2540canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("spaces around the at", "write to hamood @ canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a numeric HTML entity", "write to hamood&#64;canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a hexadecimal HTML entity", "write to hamood&#x40;canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a named HTML entity", "write to hamood&commat;canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("an entity in an entity", "write to hamood&amp;#64;canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("an escape of JSON", "write to hamood\\u0040canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("quoted-printable", "write to hamood=40canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("cut behind the at", "write to hamood@\ncanary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("cut before the at", "write to hamood\n@canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("cut at a stop", "write to hamood@canary.\nexample", "EMAIL", ("hamood", "canary")),
+    Spelling("cut within the host", "write to hamood@cana\nry.example", "EMAIL", ("hamood", "cana")),
+    Spelling("cut with a hyphen", "write to ham-\nood@canary.example", "EMAIL", ("ood@", "canary")),
+    Spelling("cut in a quoted line", "> write to hamood@\n> canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("at and dot in brackets", "write to hamood [at] canary [dot] example", "EMAIL", ("hamood", "canary")),
+    Spelling("at and dot as words", "write to hamood at canary dot example", "EMAIL", ("hamood", "canary")),
+    Spelling("a full-width at", "write to hamood＠canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a zero-width space at the at", "write to hamood@\u200bcanary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("without a domain", "write to hamood@canary please", "EMAIL", ("hamood", "canary")),
+    Spelling("percent-encoded, in Arabic", "بريدي said%40canary.example", "EMAIL", ("said", "canary"), "ar"),
+    Spelling("cut behind the at, in Arabic", "بريدي said@\ncanary.example", "EMAIL", ("said", "canary"), "ar"),
+    _passes("Base64", "write to aGFtb29kQGNhbmFyeS5leGFtcGxl", "EMAIL", ("aGFtb29k",)),
+)
+
+NAMES = (
+    Spelling("underscores in a file's name", "see hamood_al_araimi.pdf", "NAME", ("hamood", "araimi")),
+    Spelling("capitals in a file's name", "see Hamood_Al_Araimi_passport.pdf", "NAME", ("Hamood", "Araimi")),
+    Spelling("stops in a file's name", "see Hamood.Al.Araimi.docx", "NAME", ("Hamood", "Araimi")),
+    Spelling("written together in a file's name", "see HamoodAlAraimi.pdf", "NAME", ("Hamood", "Araimi")),
+    Spelling("a given name alone in a file's name", "see scan-hamood-2.pdf", "NAME", ("hamood",)),
+    Spelling(
+        "hyphens in the address of a page",
+        "https://host.example/staff/margaret-thompson",
+        "NAME",
+        ("margaret", "thompson"),
+    ),
+    Spelling("a path of the address", "https://host.example/hamood/al-araimi/", "NAME", ("hamood", "araimi")),
+    Spelling("a plus sign in a query", "https://host.example/?q=Margaret+Thompson", "NAME", ("Margaret", "Thompson")),
+    Spelling("percent-encoded", "https://host.example/Hamood%20Al%20Araimi", "NAME", ("Hamood", "Araimi")),
+    Spelling("a folder of Windows", "C:\\Users\\Margaret.Thompson\\x", "NAME", ("Margaret", "Thompson")),
+    Spelling("a Cyrillic letter", "H\u0430mood Al Ar\u0430imi came", "NAME", ("mood", "imi")),
+    Spelling("Greek letters", "H\u03b1m\u03bf\u03bfd Al Ar\u03b1imi came", "NAME", ("H\u03b1m", "imi")),
+    Spelling("full-width letters", "Ｈａｍｏｏｄ Ａｌ Ａｒａｉｍｉ came", "NAME", ("Ｈａｍ", "Ａｒａ")),
+    Spelling("mathematical letters", "𝐇𝐚𝐦𝐨𝐨𝐝 Al Araimi came", "NAME", ("𝐇𝐚𝐦", "Araimi")),
+    Spelling("a zero-width space within", "Ha\u200bmood Al Ara\u200bimi came", "NAME", ("mood", "imi")),
+    Spelling("a combining mark on letters", "Ha\u0336mood Al Ara\u0336imi came", "NAME", ("mood", "imi")),
+    Spelling("HTML entities", "Hamood Al Ara&#105;mi came", "NAME", ("Hamood", "Ara")),
+    Spelling("a line's end within", "it was Hamood\nAl Araimi who came", "NAME", ("Hamood", "Araimi")),
+    Spelling("a quoted line's end within", "> it was Margaret\n> Thompson who came", "NAME", ("Margaret", "Thompson")),
+    Spelling("two spaces within", "it was Hamood  Al  Araimi", "NAME", ("Hamood", "Araimi")),
+    Spelling("underscores in an Arabic file's name", "انظر سعيد_العريمي.pdf", "NAME", ("سعيد", "العريمي"), "ar"),
+    Spelling("a Persian letter in an Arabic name", "جاء السيد سعید العریمی اليوم", "NAME", ("سع", "العر"), "ar"),
+    Spelling("Arabic presentation forms", "جاء السيد ﺳﻌﻴﺪ العريمي", "NAME", ("ﺳﻌ", "العريمي"), "ar"),
+    Spelling("percent-encoded Arabic", "/%D8%B3%D8%B9%D9%8A%D8%AF_العريمي", "NAME", ("%D8%B3", "العريمي"), "ar"),
+    _passes("a family name alone in a file's name", "see araimi.pdf", "NAME", ("araimi",)),
+    _passes("letters with spaces between", "it was H a m o o d", "NAME", ("H a m",)),
+)
+
+SPELLINGS: tuple[Spelling, ...] = (*NUMBERS, *ADDRESSES, *NAMES)
+
+
+def spelling_rows() -> list[tuple[str, str, str, str]]:
+    """(spelling in words, language, kind, outcome) of each, for a table."""
+    return [(each.how, each.language, each.kind, each.outcome) for each in SPELLINGS]
