@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.column_names import ColumnNames
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
+from sovereign_pipeline.corpus.links import LinkTally, linked_ids, normal_id
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
@@ -34,6 +35,7 @@ LONGEST_IDENTIFIER = 200
 """Characters of an id or case. Both appear in messages; what is longer is a text in the wrong column."""
 
 _TRUTH_VALUES = {"true": True, "1": True, "false": False, "0": False}
+_IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -48,17 +50,28 @@ class SourceCount:
     quarantined: int = 0
     not_selected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    links: int = 0
+    """Of its documents."""
+    links_without_row: int = 0
+    """Those that name no row of any source."""
 
 
 class SourceReader:
     """Streams the documents and the quarantined rows of one source."""
 
     def __init__(
-        self, source: Source, path: Path, limits: Quarantine, ladder: ClassificationLadder, seen: set[str]
+        self,
+        source: Source,
+        path: Path,
+        limits: Quarantine,
+        ladder: ClassificationLadder,
+        seen: set[str],
+        tally: LinkTally | None = None,
     ) -> None:
         """
         Args:
             seen: the ids of all sources of the line so far; an id is used once only.
+            tally: counts the links of all sources of the line; None where none has links.
         """
         self.source = source
         self.path = path
@@ -68,6 +81,7 @@ class SourceReader:
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
+        self._tally = tally
         links = [source.links] if source.links else []
         of_layout = LAYOUT_COLUMNS if source.layout != "columns" else ()
         self._names = ColumnNames([*map(self._column, DOCUMENT_COLUMNS), *source.where, *links, *of_layout])
@@ -81,6 +95,7 @@ class SourceReader:
             has_links = has_links or (row.values is not None and self.source.links in row.values)
             if row.values is not None and not self._is_selected(row.values):
                 self.count.not_selected += 1
+                self._tell_tally(self._id_of(row))
                 continue
             try:
                 document = self._document(row)
@@ -88,10 +103,12 @@ class SourceReader:
                 reason = str(rejected)
                 self.count.quarantined += 1
                 self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
+                self._tell_tally(self._id_of(row))
                 yield Quarantined(self.source.name, row.number, self._id_of(row), reason)
             else:
                 self._seen.add(document.id)
                 self.count.documents += 1
+                self._tell_tally(document.id, document.links)
                 yield document
         if self.source.links and not has_links:
             raise SourceError(
@@ -99,6 +116,10 @@ class SourceReader:
                 f"'{self.source.name}' names. Nothing would be kept together.",
                 "Correct `links` in the recipe.",
             )
+
+    def _tell_tally(self, row: str | None, links: tuple[str, ...] = ()) -> None:
+        if self._tally is not None:
+            self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
         """The rows of the file, their columns under the names of the recipe.
@@ -185,15 +206,8 @@ class SourceReader:
         return label
 
     def _links(self, values: Values) -> tuple[str, ...]:
-        """Ids in the links column: a list, or one text with commas between."""
-        linked = values.get(self.source.links) if self.source.links else None
-        if linked is None:
-            return ()
-        ids = linked.split(",") if isinstance(linked, str) else linked
-        if not isinstance(ids, list) or any(isinstance(id, bool) or not isinstance(id, str | int) for id in ids):
-            raise RowRejected(f"'{self.source.links}' is neither a list of ids nor text")
-        composed = (unicodedata.normalize("NFC", str(id).strip()) for id in ids)
-        return tuple(id for id in composed if id)
+        cell = values.get(self.source.links) if self.source.links else None
+        return linked_ids(cell) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
         """The row's own classification level, raised to the source's floor."""
@@ -231,7 +245,7 @@ class SourceReader:
         text = str(value)
         if self.source.markup == "html" and name in _TEXTS:
             text = _without_markup(text)
-        return unicodedata.normalize("NFC", text.strip())
+        return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
         """The id of a broken row, for messages; None when its place holds anything but an identifier."""

@@ -6,8 +6,8 @@ What belongs here: what the two stages make of the documents, and where a line s
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.changed_sources import changed_sources
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.links import LinkTally
 from sovereign_pipeline.corpus.quarantine import Quarantined
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
 from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
@@ -53,7 +54,7 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
 def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.model_dump(mode="json") for source in line.sources],
-        "quarantine": line.quarantine.model_dump(mode="json"),
+        "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
     }
 
 
@@ -64,14 +65,12 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     classification level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a
     source with too many broken rows.
     """
-    seen: set[str] = set()
-    described: list[dict[str, Any]] = []
+    readers = _readers(workplace)
     quarantined: list[Quarantined] = []
 
     def documents() -> Iterator[Document]:
-        for source in workplace.line.sources:
-            path = source_path(workplace, source)
-            reader = _reader_of(workplace, source, seen)
+        for reader in readers.of_sources:
+            source, path = reader.source, reader.path
             broken: list[Quarantined] = []
             for outcome in reader:
                 if isinstance(outcome, Document):
@@ -85,13 +84,13 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
             )
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
-            described.append(_described(source, file_sha256(path), count))
 
     rows = write_documents(workspace / DOCUMENTS, documents())
     if rows == 0:
         raise SourceError(
             f"Line {workplace.line.line}: the sources hold no document.", "Check `where` and `path` of each source."
         )
+    described = readers.described(_source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
     (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     reasons = Counter(row.reason for row in quarantined)
@@ -109,15 +108,33 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     )
 
 
-def _reader_of(workplace: Workplace, source: Source, seen: set[str]) -> SourceReader:
-    limits, ladder = workplace.line.quarantine, workplace.institution.ladder
-    return SourceReader(source, source_path(workplace, source), limits, ladder, seen)
+@dataclass(frozen=True)
+class _Readers:
+    """The readers of a line's sources, in the order of the recipe."""
+
+    of_sources: tuple[SourceReader, ...]
+    tally: LinkTally | None
+
+    def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The rows of `sources.json`, once all are read. digests: of `_source_digests`."""
+        return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
+
+    def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
+        count = reader.count
+        if self.tally is not None:
+            count.links, count.links_without_row = self.tally.of(reader.source.name)
+        terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
+        return {**terms, "sha256": sha256, **asdict(count)}
 
 
-def _described(source: Source, sha256: str, count: SourceCount) -> dict[str, Any]:
-    """A row of `sources.json`."""
-    terms = source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
-    return {**terms, "sha256": sha256, **asdict(count)}
+def _readers(workplace: Workplace) -> _Readers:
+    line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
+    tally = LinkTally() if any(source.links for source in line.sources) else None
+    readers = [
+        SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, tally)
+        for source in line.sources
+    ]
+    return _Readers(tuple(readers), tally)
 
 
 def _stop_above_share(
@@ -228,9 +245,8 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
     """
     if artifact.manifest.external_inputs != _source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
-    ladder, seen = workplace.institution.ladder, set[str]()
-    readers = [_reader_of(workplace, source, seen) for source in workplace.line.sources]
-    found = compare_with_sources(artifact, DOCUMENTS, QUARANTINE, readers, ladder)
+    ladder, readers = workplace.institution.ladder, _readers(workplace)
+    found = compare_with_sources(artifact, DOCUMENTS, QUARANTINE, readers.of_sources, ladder)
     evidence = {
         "rows": found.rows,
         "documents": found.documents,
@@ -247,9 +263,7 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, f"{documents} not as the row has it: {and_more(found.different)}.", evidence)
     if found.quarantine_differs:
         return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
-    files = artifact.manifest.external_inputs
-    described = [_described(each.source, files[f"source:{each.source.name}"], each.count) for each in readers]
-    if read_sources(artifact) != described:
+    if read_sources(artifact) != readers.described(artifact.manifest.external_inputs):
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
     if stated != highest:
         return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
@@ -270,6 +284,21 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
     return " ".join(str(each) for each in changed).rstrip(".")
 
 
+def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Whether the links name rows of the sources, by the counts that `rows_accounted_for` compares with them."""
+    limit = workplace.line.quarantine.max_links_without_row
+    sources = [row for row in read_sources(artifact) if row["links"]]
+    shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
+    evidence = {name: round(share, 4) for name, share in shares.items()}
+    if not sources:
+        return Verdict(True, "no row has a link.", evidence)
+    counts = ", ".join(f"{row['links_without_row']:,} of {row['links']:,} in '{row['name']}'" for row in sources)
+    message = f"links that name no row: {counts}; the recipe allows {limit:.0%} of a source."
+    if max(shares.values()) > limit:
+        return Verdict(False, f"{message} Compare the ids with what the links hold.", evidence)
+    return Verdict(True, message, evidence)
+
+
 RAW_CORPUS = Stage(
     kind="raw_corpus",
     code_version="3",
@@ -286,6 +315,13 @@ RAW_CORPUS = Stage(
             ),
             code_version="3",
             evaluate=evaluate_rows_accounted_for,
+        ),
+        Gate(
+            name="links_name_rows",
+            question="Do the links between rows name rows that the sources have?",
+            code_version="1",
+            evaluate=evaluate_links_name_rows,
+            config=lambda line: {"max_links_without_row": line.quarantine.max_links_without_row},
         ),
     ),
 )

@@ -73,7 +73,9 @@ class Source(RecipeModel):
     """Column -> value: only rows with these values are read; the others are counted as not selected."""
 
     links: str | None = None
-    """Column that lists the ids of rows which belong together; they never cross the split."""
+    """Column that lists the ids of rows which belong together; they never cross the split. A list (also written into a
+    cell: `["1", "2"]`), or a text with `,` `;` `|`, line breaks or spaces between the ids. A whole number and the same
+    number with `.0` are one id."""
 
     markup: Literal["none", "html"] = "none"
     """Markup of request and replies; that of `html` is removed."""
@@ -111,6 +113,10 @@ class Quarantine(RecipeModel):
 
     max_share: float = Field(default=0.02, ge=0, lt=1)
     """Largest accepted share of a source's rows in quarantine."""
+
+    max_links_without_row: float = Field(default=0.5, ge=0, le=1)
+    """Largest accepted share of a source's links that name no row of any source. Exports of a part of an archive link
+    to rows outside it; ids in another form than the links name no row at all, and nothing would be kept together."""
 
     max_row_bytes: int = Field(default=1_000_000, ge=1_000)
     """Bytes above which a row is quarantined unread."""

@@ -307,8 +307,12 @@ def test_ids_that_differ_in_their_code_points_alone_are_one(tmp_path: Path) -> N
 def test_links_hold_ids_alone(tmp_path: Path) -> None:
     institution = institution_with(
         tmp_path,
-        Case("given.jsonl", b"\n".join(_json(letter(n, also=also)) for n, also in enumerate((["R-9"], [None]))), []),
+        Case(
+            "given.jsonl",
+            b"\n".join(_json(letter(n, also=also)) for n, also in enumerate((["R-00000"], [["R-9"]]))),
+            [],
+        ),
     )
     institution.recipe["sources"][0]["links"] = "also"
     (row,) = read_jsonl(read(institution).file("quarantine.jsonl"))
-    assert row["reason"] == "'also' is neither a list of ids nor text"
+    assert row["reason"] == "the links are neither a list of ids nor a text of them"

@@ -151,7 +151,7 @@ def test_a_level_that_fell_is_refused_by_the_gate(institution: DemoInstitution, 
     workplace.store.make_current("lamps", "raw_corpus", raw)
     stage = replace(CLASSIFIED_CORPUS, build=faulty)
     ref = produce(stage, workplace, {"raw_corpus": raw}).ref
-    (verdict,) = evaluate_gates(stage, workplace, ref).values()
+    verdict = evaluate_gates(stage, workplace, ref)[stage.gates[0].name]
     assert not verdict.passed
     workplace.store.make_current("lamps", "classified_corpus", ref)
     with pytest.raises(GateRefused, match="classification_inherited"):
@@ -243,7 +243,7 @@ def _refused_with(institution: DemoInstitution, build: Callable[[Workplace, Inpu
     """Make raw_corpus by another build under the identity of the real one. Its gate does not pass, and says why."""
     workplace = institution.workplace()
     ref = produce(replace(RAW_CORPUS, build=build), workplace, {}).ref
-    (verdict,) = evaluate_gates(RAW_CORPUS, workplace, ref).values()
+    verdict = evaluate_gates(RAW_CORPUS, workplace, ref)["rows_accounted_for"]
     assert not verdict.passed
     assert re.search(found, verdict.message)
     workplace.store.make_current("lamps", "raw_corpus", ref)

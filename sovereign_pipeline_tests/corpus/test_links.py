@@ -1,0 +1,161 @@
+"""Links: every form in which an export lists ids is read, and links that name no row stop the line."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.links import linked_ids, normal_id
+from sovereign_pipeline.corpus.quarantine import RowRejected
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+
+FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "list": (["5346", "5347"], ("5346", "5347")),
+    "list of numbers": ([5346, 5347.0], ("5346", "5347")),
+    "list with nulls": ([None, "5346", math.nan, Decimal("nan")], ("5346",)),
+    "JSON in a cell": ('["5346", "5347"]', ("5346", "5347")),
+    "numbers in JSON in a cell": ("[5346, 5347.0]", ("5346", "5347")),
+    "escapes in JSON in a cell": ('["\\u0645-1"]', ("\u0645-1",)),
+    "list of Python in a cell": ("['5346', '5347']", ("5346", "5347")),
+    "set of Python in a cell": ("{'5346'}", ("5346",)),
+    "tuple of Python in a cell": ("(5346,)", ("5346",)),
+    "array of PostgreSQL": ("{5346,5347}", ("5346", "5347")),
+    "empty list in a cell": ("[]", ()),
+    "empty array in a cell": ("{}", ()),
+    "commas": ("5346, 5347", ("5346", "5347")),
+    "semicolons": ("5346;5347", ("5346", "5347")),
+    "bars": ("5346|5347", ("5346", "5347")),
+    "Arabic comma": ("5346، 5347", ("5346", "5347")),
+    "line breaks": ("5346\n5347\n", ("5346", "5347")),
+    "spaces": ("5346  5347", ("5346", "5347")),
+    "one id": ("PRM/2024/017", ("PRM/2024/017",)),
+    "ids with spaces": ("PRM 017; PRM 018", ("PRM 017", "PRM 018")),
+    "one number": (5346, ("5346",)),
+    "one number as fraction": (5346.0, ("5346",)),
+    "fractions as text": ("5346.0; 5347.00", ("5346", "5347")),
+    "twice": ("5346,5346.0", ("5346",)),
+    "nothing": ("  ", ()),
+    "null as text": ("null", ()),
+    "not a number": (math.nan, ()),
+    "not a number as text": ("nan", ()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_links_is_read(form: str) -> None:
+    cell, expected = FORMS[form]
+    assert linked_ids(cell) == expected
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [True, [True], 1.5, [["5346"]], "[[5346]]", [{"id": 1}], '[{"id": 1}]', math.inf, b"5346", {"a": 1}],
+    ids=str,
+)
+def test_what_is_no_list_of_ids_is_refused(cell: Any) -> None:
+    with pytest.raises(RowRejected, match="neither a list of ids nor a text"):
+        linked_ids(cell)
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=6))
+def test_all_forms_of_the_same_ids_are_the_same(numbers: list[int]) -> None:
+    expected = tuple(dict.fromkeys(str(number) for number in numbers))
+    texts = [str(number) for number in numbers]
+    forms: list[Any] = [numbers, texts, [float(number) for number in numbers], json.dumps(numbers), json.dumps(texts)]
+    forms += [repr(texts), *(separator.join(texts) for separator in (",", ";", "|", " ", "; "))]
+    assert {linked_ids(form) for form in forms} == {expected}
+
+
+def test_an_id_has_one_spelling() -> None:
+    assert [normal_id(text) for text in (" 5346 ", "5346.0", "4669.00", "-7.0", "5346.5", "R-1.0", "٥٣.٠")] == [
+        "5346",
+        "5346",
+        "4669",
+        "-7",
+        "5346.5",
+        "R-1.0",
+        "٥٣.٠",
+    ]
+
+
+def as_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def as_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+EXPORTS: dict[str, tuple[str, Callable[..., None], Callable[[int], Any], Callable[[list[int]], Any]]] = {
+    "JSON in CSV": ("letters.csv", as_csv, str, lambda ids: json.dumps([*map(str, ids)])),
+    "semicolons in CSV": ("letters.csv", as_csv, str, lambda ids: ";".join(map(str, ids))),
+    "fractions in CSV": ("letters.csv", as_csv, float, lambda ids: ids[0] if ids else ""),
+    "fractions in Parquet": ("letters.parquet", as_parquet, int, lambda ids: float(ids[0]) if ids else None),
+    "lists of numbers in Parquet": ("letters.parquet", as_parquet, float, lambda ids: ids),
+}
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_linked_rows_name_each_other_in_every_export(institution: DemoInstitution, export: str) -> None:
+    name, write, id_as, links_as = EXPORTS[export]
+    rows = [
+        {**letter(number), "id": id_as(1_000 + number), "grouped": links_as([999 + number] if number % 2 else [])}
+        for number in range(20)
+    ]
+    institution.write()
+    (institution.settings.data / "sources").mkdir(exist_ok=True)
+    write(institution.settings.data / "sources" / name, rows)
+    source = {**institution.recipe["sources"][0], "path": f"sources/{name}", "links": "grouped"}
+    institution.recipe["sources"] = [source]
+    institution.write()
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    assert [verdict.outcome for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values()] == ["pass", "pass"]
+    documents = list(read_documents(workplace.store.open(ref).file("documents.jsonl")))
+    assert [document.id for document in documents] == [str(1_000 + number) for number in range(20)]
+    assert [document.links for document in documents] == [
+        (str(999 + number),) if number % 2 else () for number in range(20)
+    ]
+
+
+def test_links_that_name_no_row_stop_the_line(institution: DemoInstitution) -> None:
+    for number, row in enumerate(institution.rows):
+        row["grouped"] = [f"X-{number}"]
+    institution.recipe["sources"][0]["links"] = "grouped"
+    institution.write()
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    verdicts = evaluate_gates(RAW_CORPUS, workplace, ref)
+    assert verdicts["rows_accounted_for"].passed and not verdicts["links_name_rows"].passed
+    count = len(institution.rows)
+    assert f"{count} of {count} in 'letters'; the recipe allows 50%" in verdicts["links_name_rows"].message
+
+
+def test_a_link_to_a_row_that_is_not_selected_or_broken_names_a_row(institution: DemoInstitution) -> None:
+    institution.rows[0]["status"] = "open"
+    institution.rows[1]["date"] = "yesterday"
+    for row in institution.rows:
+        row.setdefault("status", "answered")
+        row["grouped"] = [institution.rows[0]["id"], institution.rows[1]["id"]]
+    institution.recipe["sources"][0] |= {"links": "grouped", "where": {"status": "answered"}}
+    institution.recipe["quarantine"] = {"max_share": 0.5, "max_links_without_row": 0}
+    institution.write()
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    assert evaluate_gates(RAW_CORPUS, workplace, ref)["links_name_rows"].passed
