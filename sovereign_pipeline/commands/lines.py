@@ -1,7 +1,7 @@
 """`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from sovereign_pipeline.commands.terminal import AsJson, LineName, RecipeFile, out, print_error, print_json, print_rows
+from sovereign_pipeline.corpus.suggestion import FILL_IN
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -75,6 +76,8 @@ def lines_check(
         )
         return
     out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+    for key in _to_fill_in(recipe.model_dump(mode="json")):
+        out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
     _print_powers(powers)
@@ -192,6 +195,15 @@ def _checked(file: Path) -> Line:
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     return recipe
+
+
+def _to_fill_in(value: Any, key: str = "") -> Iterator[str]:
+    """Dotted keys of a recipe whose text a suggested recipe left to a person."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _to_fill_in(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and value.startswith(FILL_IN):
+        yield key
 
 
 def _print_powers(powers: Sequence[GatePower]) -> None:

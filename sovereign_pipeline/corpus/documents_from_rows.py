@@ -126,7 +126,7 @@ class SourceReader:
 
         Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
         """
-        for row in read_rows(self.path, self._limits.max_row_bytes):
+        for row in read_rows(self.path, self._limits.max_row_bytes, self.source.encoding, self.source.delimiter):
             self.row = row
             try:
                 yield row if row.values is None else Row(row.number, self._names.applied(row.values))

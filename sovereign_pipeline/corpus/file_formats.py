@@ -4,6 +4,7 @@ What belongs here: bytes to rows, one at a time, and what is broken about one. W
 (`documents_from_rows.py`).
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -42,8 +43,15 @@ class Row:
     """Why the row is broken; holds no text of it."""
 
 
-def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
-    """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read."""
+def read_rows(
+    path: Path, max_row_bytes: int, encoding: str | None = None, delimiter: str | None = None
+) -> Iterator[Row]:
+    """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read.
+
+    Args:
+        encoding: of a text file; None is UTF-8.
+        delimiter: between the cells of a CSV or TSV file; None is a comma, and a tab in .tsv.
+    """
     if not path.is_file():
         raise SourceError(
             f"{path}: there is no such source file.", "Correct `path` in the recipe, or put the file there."
@@ -58,9 +66,48 @@ def read_rows(path: Path, max_row_bytes: int) -> Iterator[Row]:
         )
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            yield from reader(cast(IO[bytes], stream), path, max_row_bytes)
+            content = cast(IO[bytes], stream)
+            if encoding is not None and reader is not _parquet:
+                content = cast(IO[bytes], io.BufferedReader(_Recoded(content, path, encoding)))
+            if delimiter is not None and reader in (_csv, _tsv):
+                yield from _csv(content, path, max_row_bytes, delimiter)
+            else:
+                yield from reader(content, path, max_row_bytes)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: cannot be read to its end ({error}).", _GET_A_WHOLE_COPY) from None
+
+
+class _Recoded(io.RawIOBase):
+    """A file in another encoding, as UTF-8. A byte that is none of its encoding ends the reading with SourceError: what
+    the rows after it hold would be a guess."""
+
+    def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
+        self._stream, self._path, self._encoding = stream, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._ready = b""
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = self._stream.read(_BLOCK)
+            try:
+                text = self._decoder.decode(block, final=not block)
+            except UnicodeError:
+                raise SourceError(
+                    f"{self._path}: not {self._encoding}, within the bytes {self._read:,} to "
+                    f"{self._read + len(block):,}.",
+                    "Correct `encoding` of the source in the recipe.",
+                ) from None
+            self._read += len(block)
+            self._ready = text.encode("utf-8", "surrogatepass")
+            if not block:
+                break
+        given, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
 
 
 def has_header(path: Path) -> bool:

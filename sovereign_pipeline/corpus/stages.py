@@ -53,7 +53,7 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
 
 def _raw_config(line: Line) -> Config:
     return {
-        "sources": [source.model_dump(mode="json") for source in line.sources],
+        "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
     }
 

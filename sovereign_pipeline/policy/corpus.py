@@ -4,10 +4,11 @@ What belongs here: the choices, their limits and defaults. What does not: the wo
 `split/`).
 """
 
+import codecs
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
@@ -30,6 +31,9 @@ DOCUMENT_COLUMNS = (
 LAYOUT_FIELDS = ("request", "response", "rejected")
 """Fields that a layout other than `columns` takes from the row itself."""
 
+_NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")
+"""Encodings of Python that stand for something else than the bytes of a file."""
+
 OPTIONAL_FIELDS = ("subject", "author", "department")
 """Fields that a constant may leave empty: the file has none."""
 
@@ -43,6 +47,12 @@ class Source(RecipeModel):
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
     """The file, relative to the data root, or absolute. Its name tells the format: .jsonl, .json (one array of
     objects), .csv, .tsv or .parquet, optionally with .gz."""
+
+    encoding: str | None = Field(default=None, examples=["cp1256"])
+    """Encoding of a text file, by a name that Python knows; null: UTF-8. `sovereign sources look` finds it."""
+
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1, examples=[";"])
+    """Character between the cells of a .csv or .tsv file; null: a comma, and a tab in .tsv."""
 
     role: Literal["letters", "preferences", "labels"] = "letters"
     """`letters` are trained and held out; `preferences` are pairs (`rejected` beside the response); `labels` are
@@ -85,6 +95,26 @@ class Source(RecipeModel):
 
     retention: str = Field(examples=["10 years"])
     """How long the file may be kept; shown in the data card."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_a_known_encoding(cls, encoding: str | None) -> str | None:
+        if encoding is None:
+            return None
+        try:
+            "a".encode(encoding)
+            name = codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            name = ""
+        if name.replace("_", "-") in ("", *_NO_FILES):
+            raise ValueError("is no encoding of text files that Python knows")
+        return encoding
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """All keys, as JSON. Keys that 0.1.0 did not know are left out where they are not set: they change nothing."""
+        later = {name for name in ("encoding", "delimiter") if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=later)
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> "Source":

@@ -1,0 +1,112 @@
+"""`sovereign sources`: looking at an institution's own files before a recipe describes them."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
+from sovereign_pipeline.corpus.looking import ColumnFacts, FileFacts, links_in, look_at
+from sovereign_pipeline.corpus.suggestion import FILL_IN, Suggestion, suggest
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.settings import Settings
+
+MOST_SHOWN_VALUES = 8
+
+sources = typer.Typer(no_args_is_help=True, help="Look at source files before a recipe describes them.")
+
+
+@sources.callback()
+def group() -> None:
+    """Look at source files before a recipe describes them."""
+
+
+@sources.command("look")
+def sources_look(
+    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also gzipped.")],
+    recipe: Annotated[bool, typer.Option("--recipe", help="Print a recipe to start from instead, as YAML.")] = False,
+    line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; else the file's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
+
+    No text of the file is shown: only the names of columns, and values where a column has few different short ones.
+    """
+    settings = Settings.from_environment()
+    facts = look_at(file)
+    if recipe:
+        name = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
+        suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
+        prompts = Path("red_team/prompts.jsonl")
+        found = prompts if (settings.data / prompts).is_file() else None
+        _print_recipe(suggest(facts, _named_path(file, settings), name, load_institution(settings.data), suites, found))
+        return
+    if as_json:
+        print_json(_as_json(facts))
+        return
+    _print_facts(facts)
+
+
+def _named_path(file: Path, settings: Settings) -> Path:
+    """The path as a recipe names it: relative to the data root where the file lies in it."""
+    absolute = file.absolute()
+    return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
+
+
+def _print_facts(facts: FileFacts) -> None:
+    encoding, delimiter = facts.encoding or "UTF-8", f", delimiter {facts.delimiter!r}" if facts.delimiter else ""
+    compression = f", {facts.compression}" if facts.compression else ""
+    out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
+    for reason, count in facts.broken.most_common():
+        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}")
+    print_rows([_row(column, facts.rows) for column in facts.columns.values()], False, "Columns")
+    for each in links_in(facts):
+        out.print(
+            f"  '{escape(each.column)}' holds {each.links:,} ids; {each.matched:,} name a row by '{escape(each.ids)}'"
+        )
+    out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a recipe to start from")
+
+
+def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
+    few = [f"{value} ({times:,})" for value, times in column.values.most_common()]
+    are_all = column.values.total() == column.filled
+    return {
+        "column": column.name,
+        "types": ", ".join(name for name, _ in column.types.most_common()) + (" (ISO dates)" if _dated(column) else ""),
+        "empty": f"{(rows - column.filled) / rows:.0%}",
+        "different": f"{len(column.values):,}" if are_all else "",
+        "longest": column.longest,
+        "values": ", ".join(few) if are_all and len(few) <= MOST_SHOWN_VALUES and not column.is_unique else "",
+    }
+
+
+def _dated(column: ColumnFacts) -> bool:
+    return column.filled > 0 and column.dates >= 0.9 * column.filled
+
+
+def _as_json(facts: FileFacts) -> dict[str, Any]:
+    return {
+        "path": str(facts.path),
+        "format": facts.format,
+        "compression": facts.compression,
+        "encoding": facts.encoding or "utf-8",
+        "delimiter": facts.delimiter,
+        "rows": facts.rows,
+        "broken": dict(facts.broken),
+        "columns": [_row(column, facts.rows) for column in facts.columns.values()],
+        "links": [asdict(each) for each in links_in(facts)],
+    }
+
+
+def _print_recipe(suggestion: Suggestion) -> None:
+    """The recipe on standard output; what a person must look at on standard error and in it, as comments."""
+    for note in suggestion.notes:
+        typer.echo(f"# {note}")
+    typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    for note in suggestion.notes:
+        err.print(f"[yellow]•[/] {escape(note)}")
+    err.print(f"  Read it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")

@@ -1,0 +1,43 @@
+"""`sovereign sources look`: facts without text, and a recipe that the line's check accepts once it is filled in."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+@pytest.fixture
+def export(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Path:
+    institution.write()
+    for name, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    return institution.settings.data / str(institution.recipe["sources"][0]["path"])
+
+
+def test_a_file_is_shown_without_its_texts(institution: DemoInstitution, export: Path) -> None:
+    shown = CliRunner().invoke(app, ["sources", "look", str(export)])
+    assert shown.exit_code == 0, shown.output
+    assert f"{len(institution.rows)} rows" in shown.stdout and "classification" in shown.stdout
+    facts = json.loads(CliRunner().invoke(app, ["sources", "look", str(export), "--json"]).stdout)
+    assert (facts["encoding"], facts["rows"]) == ("utf-8", len(institution.rows))
+    for row in institution.rows:
+        assert row["request"] not in shown.output and row["response"] not in shown.output
+
+
+def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, export: Path) -> None:
+    printed = CliRunner().invoke(app, ["sources", "look", str(export), "--recipe", "--line", "harbour"])
+    assert printed.exit_code == 0, printed.output
+    data = institution.settings.data
+    recipe = yaml.safe_load(printed.stdout)
+    assert recipe["sources"][0]["path"] == str(export.relative_to(data))
+    recipe["training"]["base_model"] = institution.recipe["training"]["base_model"]
+    (data / "lines" / "harbour.yaml").write_text(yaml.safe_dump(recipe))
+    line = load_line(data, "harbour", load_institution(data))
+    assert line.sources[0].columns == {} and line.ceiling == load_institution(data).classification[-1]

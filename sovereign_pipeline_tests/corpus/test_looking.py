@@ -1,0 +1,196 @@
+"""A file that nobody described: what is found in it, and a recipe that reads it, in every form of one export."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.looking import links_in, look_at
+from sovereign_pipeline.corpus.suggestion import FILL_IN, suggest
+from sovereign_pipeline.errors import RecipeError, SourceError
+from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline_tests.conftest import LADDER
+
+INSTITUTION = Institution(name="Lamps", classification=tuple(LADDER))
+ROWS: list[dict[str, Any]] = [
+    {
+        "Ref": 7_000 + number,
+        "Internal key": 1 + number % 5,
+        "Answered": f"2024-02-{number % 28 + 1:02d}",
+        "Question": f"<p>When will lamp {number} in the café be mended?</p>",
+        "Answer": f"It is mended in {number} days; “the café” is told, as ever.",
+        "Office": "Lamps",
+        "Heading": f"Lamp {number}",
+        "Grouped": [7_000 + number - number % 3] if number % 3 else [],
+        "Level": "INTERNAL" if number % 2 else "PUBLIC",
+    }
+    for number in range(60)
+]
+
+Cell = Callable[[list[int]], Any]
+
+
+def table(path: Path, links: Cell, encoding: str = "utf-8", delimiter: str = ",") -> None:
+    rows = [{**row, "Grouped": links(row["Grouped"])} for row in ROWS]
+    with path.open("w", encoding=encoding, newline="") as stream:
+        writer = csv.DictWriter(stream, [*ROWS[0]], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def joined(separator: str) -> Cell:
+    return lambda ids: separator.join(map(str, ids))
+
+
+def lines(path: Path, opened: Callable[..., Any] = open) -> None:
+    with opened(path, "wt", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def array(path: Path) -> None:
+    path.write_text(json.dumps(ROWS))
+
+
+def first_as_fraction(ids: list[int]) -> float | None:
+    return float(ids[0]) if ids else None
+
+
+def parquet(path: Path, links: Cell) -> None:
+    rows = [{**row, "Grouped": links(row["Grouped"])} for row in ROWS]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+FORMS: dict[str, tuple[str, Callable[[Path], None], dict[str, str]]] = {
+    "JSONL": ("a.jsonl", lines, {}),
+    "JSONL, gzipped": ("a.jsonl.gz", lambda path: lines(path, gzip.open), {}),
+    "JSON": ("a.json", array, {}),
+    "CSV, links as JSON": ("a.csv", lambda path: table(path, json.dumps), {}),
+    "CSV, links with bars": ("a.csv", lambda path: table(path, joined("|")), {}),
+    "CSV, links with spaces": ("a.csv", lambda path: table(path, joined(" ")), {}),
+    "CSV, links as fractions": ("a.csv", lambda path: table(path, first_as_fraction), {}),
+    "CSV with semicolons": ("a.csv", lambda path: table(path, joined(","), delimiter=";"), {"delimiter": ";"}),
+    "CSV with a mark": ("a.csv", lambda path: table(path, joined(";"), "utf-8-sig"), {}),
+    "CSV in cp1252": ("a.csv", lambda path: table(path, joined(";"), "cp1252"), {"encoding": "cp1252"}),
+    "TSV in UTF-16": ("a.tsv", lambda path: table(path, joined(","), "utf-16", "\t"), {"encoding": "utf-16"}),
+    "Parquet": ("a.parquet", lambda path: parquet(path, lambda ids: ids), {}),
+    "Parquet, links as fractions": (
+        "a.parquet",
+        lambda path: parquet(path, first_as_fraction),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_suggested_recipe_reads_every_row_and_keeps_its_links(tmp_path: Path, form: str) -> None:
+    name, write, named = FORMS[form]
+    path = tmp_path / name
+    write(path)
+    facts = look_at(path)
+    assert facts.rows == len(ROWS) and not facts.broken
+    recipe = suggest(
+        facts, path, "lamps", INSTITUTION, [Path("suites/own.jsonl")], Path("red_team/prompts.jsonl")
+    ).recipe
+    described = recipe["sources"][0]
+    assert {key: described[key] for key in ("encoding", "delimiter") if key in described} == named
+    source = Source.model_validate(described)
+    assert source.columns == {
+        "id": "Ref",
+        "classification": "Level",
+        "request": "Question",
+        "response": "Answer",
+        "subject": "Heading",
+        "date": "Answered",
+        "department": "Office",
+    }
+    assert (source.links, source.markup, source.constants["language"]) == ("Grouped", "html", "en")
+    documents = list(SourceReader(source, path, Quarantine(), INSTITUTION.ladder, set()))
+    assert all(isinstance(document, Document) for document in documents)
+    for row, document in zip(ROWS, documents, strict=True):
+        assert isinstance(document, Document)
+        assert (document.id, document.response, document.classification) == (
+            str(row["Ref"]),
+            row["Answer"],
+            row["Level"],
+        )
+        assert document.request == str(row["Question"])[3:-4]
+        assert document.links == tuple(map(str, row["Grouped"]))
+
+
+def test_numbers_that_are_ids_by_chance_are_no_links(tmp_path: Path) -> None:
+    rows = [{"no": number, "count": number % 5, "other": number % 2 * 40} for number in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [each.column for each in links_in(look_at(tmp_path / "a.jsonl"))] == ["count"]
+
+
+def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
+    rows = [
+        {
+            "الرقم": f"م-{number}",
+            "التاريخ": f"2024-01-{number % 28 + 1:02d}",
+            "الرسالة": f"السلام عليكم، أرجو إفادتي عن المصباح رقم {number} في السوق القديم",
+            "الرد": f"وعليكم السلام، نفيدكم بأن المصباح رقم {number} يعمل الآن",
+        }
+        for number in range(40)
+    ]
+    with (tmp_path / "a.csv").open("w", encoding="cp1256", newline="") as stream:
+        writer = csv.DictWriter(stream, [*rows[0]], delimiter=";")
+        writer.writeheader()
+        writer.writerows(rows)
+    facts = look_at(tmp_path / "a.csv")
+    assert (facts.encoding, facts.delimiter) == ("cp1256", ";")
+    source = suggest(facts, tmp_path / "a.csv", "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["columns"] == {"id": "الرقم", "request": "الرسالة", "response": "الرد", "date": "التاريخ"}
+    assert (source["constants"]["language"], source["classification_floor"]) == ("ar", LADDER[-1])
+    documents = list(
+        SourceReader(Source.model_validate(source), tmp_path / "a.csv", Quarantine(), INSTITUTION.ladder, set())
+    )
+    assert [document.request for document in documents if isinstance(document, Document)] == [
+        row["الرسالة"] for row in rows
+    ]
+
+
+def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 1}\n')
+    suggestion = suggest(look_at(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
+    source = suggestion.recipe["sources"][0]
+    assert source["id_from_row"] and source["case_from_row"] and source["constants"]["date"] == FILL_IN
+    assert {note.split(":")[0] for note in suggestion.notes} >= {"request", "response", "date", "classification"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.docx", b"x", "does not tell its format"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.csv", b"", "no header row"),
+        ("a.parquet", b"PAR1", "not readable as Parquet"),
+        ("a.jsonl.gz", b"no gzip", "cannot be read to its end"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=said):
+        look_at(tmp_path / name)
+
+
+def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("a;b\n1;2\n".encode("utf-16")[:-1])
+    source = Source(name="a", path=tmp_path / "a.csv", encoding="utf-16", delimiter=";", licence="own", retention="1 y")
+    with pytest.raises(SourceError, match=r"a\.csv: not utf-16, within the bytes"):
+        list(SourceReader(source, tmp_path / "a.csv", Quarantine(), INSTITUTION.ladder, set()))
+
+
+@pytest.mark.parametrize("encoding", ["hex", "none", "unicode_escape", "utf-7", "x" * 300, "a\0b"])
+def test_what_is_no_encoding_of_files_is_refused_in_a_recipe(encoding: str) -> None:
+    with pytest.raises((ValueError, RecipeError), match="no encoding"):
+        Source(name="a", path=Path("a.csv"), encoding=encoding, licence="own", retention="1 y")
