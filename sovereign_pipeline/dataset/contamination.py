@@ -1,8 +1,8 @@
 """Contamination of training rows by evaluation items: shared runs of words, and the gate not_contaminated.
 
 What belongs here: comparing rows with the capability suites (everything that a model is shown of an item, and all
-items, also those that `max_rows` leaves out) and with the red-team prompts. What does not: the line's own held-out
-documents, which the split keeps apart and proves; and the labelled answers on which the red team's judge is measured,
+items, also those that `max_rows` leaves out) and with the red-team prompts. What does not: how rows are compared with
+the line's own held-out documents (`held_out.py`); and the labelled answers on which the red team's judge is measured,
 since no model is prompted with them.
 """
 
@@ -10,24 +10,27 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.dataset.held_out import HeldOutInRows, held_out_in_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.suites.wording import text_of
-from sovereign_pipeline.wording import and_more
+from sovereign_pipeline.wording import and_more, counted
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
+HELD_OUT_DOCUMENTS = "held-out documents"
 
 LONGEST_NAME = 6
 """Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
@@ -226,15 +229,40 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
         rows = artifact.file(file(workplace.line))
         with rows.open("rb") as lines:
             total = sum(1 for _ in lines)
-        return evaluate_contamination(workplace, read_jsonl(rows), total)
+        of_suites = evaluate_contamination(workplace, read_jsonl(rows), total)
+        return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
 
     return Gate(
         name=NOT_CONTAMINATED,
-        question="Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line?",
-        code_version="1",
+        question=(
+            "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
+            "none hold a text of the line's held-out documents?"
+        ),
+        code_version="2",
         evaluate=evaluate,
         config=_config,
         external=_digests,
+    )
+
+
+def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
+    """The verdict on the suites with what rows hold of held-out documents, of which the recipe can allow nothing."""
+    rows = sorted({row for _, row in held_out.found})
+    evidence = {
+        **verdict.evidence,
+        "held_out": {"documents": held_out.documents, "rows": len(rows), "texts_by_fields": held_out.by_fields},
+    }
+    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in held_out.found)
+    if not rows:
+        return replace(verdict, evidence=evidence)
+    fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
+    return replace(
+        verdict,
+        passed=False,
+        message=f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
+        f"({and_more(rows)}; by field: {fields}). {verdict.message}",
+        evidence=evidence,
+        listed=(*listed, *verdict.listed),
     )
 
 

@@ -35,7 +35,12 @@ class Features:
     @property
     def ties(self) -> dict[str, Ties]:
         """Kind of tie -> the documents with their keys."""
-        return {"case": self.columns.cases, "link": self.columns.matters, "author": self.authors}
+        return {
+            "case": self.columns.cases,
+            "link": self.columns.matters,
+            "author": self.authors,
+            "equal_text": self.columns.texts.ties,
+        }
 
 
 def read_features(

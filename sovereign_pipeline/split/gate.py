@@ -14,6 +14,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.split.containment import Boilerplate, OwnShingles, contained_pairs
 from sovereign_pipeline.split.crossing import crossing_near_duplicates
 from sovereign_pipeline.split.features import Features, author_keys_of, read_features
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
@@ -39,9 +40,12 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
         train = read_features(artifact.file(TRAIN), recipe, author_keys, scratch, workplace.progress)
         held = read_features(artifact.file(HELD_OUT), recipe, author_keys, scratch, workplace.progress)
         rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
-        workplace.progress("checking every pair across the split for near-duplicates")
-        overlap = overlap_of(held, train, rarity, recipe, scratch)
-        not_newest = _held_out_without_a_newer(held, train, rarity, recipe, scratch) if recipe.by_date else []
+        boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
+        workplace.progress("checking every pair across the split for near-duplicates and contained texts")
+        overlap = overlap_of(held, train, rarity, boilerplate, recipe, scratch)
+        not_newest = (
+            _held_out_without_a_newer(held, train, rarity, boilerplate, recipe, scratch) if recipe.by_date else []
+        )
     problems = [*_differences_from_input(scrubbed.file(DOCUMENTS), artifact), *overlap.problems]
     if not_newest:
         problems.append(
@@ -59,6 +63,7 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
         "letters": letters,
         "letters_held_out": held_letters,
         "crossing_near_duplicate_pairs": overlap.near_duplicates,
+        "crossing_contained_texts": overlap.contained_texts,
         "complaints": len(problems),
     }
     by_date = ""
@@ -71,14 +76,14 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
     kinds = ["case", "link", *(["author"] if recipe.by_author else []), *(["paraphrase"] if recipe.paraphrases else [])]
     return Verdict(
         True,
-        f"No {', '.join(kinds)} or near-duplicate crosses; {held_letters:,} of {letters:,} letters are held out "
-        f"({held_letters / letters:.1%}).{by_date}",
+        f"No {', '.join(kinds)}, near-duplicate or contained text crosses; {held_letters:,} of {letters:,} letters are "
+        f"held out ({held_letters / letters:.1%}).{by_date}",
         evidence,
     )
 
 
 def _held_out_without_a_newer(
-    held: Features, train: Features, rarity: Rarity, recipe: Split, scratch: Path
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
     """Ids of held-out documents in whose group none is newer than every training document.
 
@@ -89,7 +94,11 @@ def _held_out_without_a_newer(
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
-    tied = [near_duplicates(shingles, rarity, recipe.near_duplicate_jaccard).pairs]
+    texts = held.columns.texts.distinct()
+    tied = [
+        near_duplicates(shingles, rarity, recipe.near_duplicate_jaccard).pairs,
+        texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))],
+    ]
     if recipe.paraphrases and held.vectors is not None:
         tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING))
 

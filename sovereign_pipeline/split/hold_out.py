@@ -28,12 +28,14 @@ def hold_out(
     component_of: "NDArray[np.int64]",
     share: float,
     seed: int,
+    is_last_choice: "NDArray[np.bool_] | None" = None,
 ) -> "NDArray[np.bool_]":
     """Which documents are held out: whole components with at least max(share, 10 %) of the letters.
 
     Preference documents go with their component. Components of preference documents alone are then chosen in the same
     way until the same share of all preference documents is held out, as far as whole components allow while one stays
-    for training. Raises InputError when the letters cannot be on both sides.
+    for training. Components with a document of `is_last_choice` are chosen when the others are too few. Raises
+    InputError when the letters cannot be on both sides.
     """
     import numpy as np
 
@@ -45,7 +47,8 @@ def hold_out(
     for id, component in zip(ids, component_of.tolist(), strict=True):
         if id < key_of.setdefault(component, id):
             key_of[component] = id
-    order = {component: _position(seed, key) for component, key in key_of.items()}
+    last = set() if is_last_choice is None else set(component_of[is_last_choice].tolist())
+    order = {component: ("1" if component in last else "0") + _position(seed, key) for component, key in key_of.items()}
     share = max(share, MIN_SHARE)
     held = choose(letters, needed(share, letters.total()), order)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.assignment import Assignment
+from sovereign_pipeline.split.containment import BOILERPLATE_TEXTS, LEAST_IN_COMMON
 from sovereign_pipeline.split.hold_out import MIN_SHARE
 from sovereign_pipeline.split.near_duplicates import (
     BANDS,
@@ -84,6 +85,22 @@ class NearDuplicateCounts(Frozen):
     found_by_exhaustive_check_only: int
 
 
+class ContainedTextCounts(Frozen):
+    """Documents of which a text of the one is contained in a text of the other, kept on one side."""
+
+    pairs: int
+    """Equal longer texts count as one text."""
+    boilerplate_above_texts: int = BOILERPLATE_TEXTS
+    """A shingle in more texts is boilerplate and shows nothing."""
+    least_shingles_in_common: int = LEAST_IN_COMMON
+    boilerplate_documents: int
+    """Documents with a long text that is nearly all boilerplate, held out last: whether another text holds it cannot be
+    told."""
+    boilerplate_documents_held_out: int
+    crossing_by_fields: dict[str, int]
+    """Field of a held-out document ~ field of a training document -> pairs of texts that cross."""
+
+
 class CrossingMethod(Frozen):
     """How crossing near-duplicates were looked for."""
 
@@ -119,6 +136,8 @@ class Proof(Frozen):
     crossing: dict[str, int]
     """Kind of tie -> how many cross."""
     crossing_check: CrossingMethod
+    contained_texts: ContainedTextCounts | None = None
+    """Absent in splits of release 0.1.0, which did not look for them."""
     paraphrases: ParaphraseCounts | None = None
     """Absent unless the line keeps paraphrases together."""
     date_cut: DateCut | None = None
@@ -126,7 +145,7 @@ class Proof(Frozen):
 
     def to_json(self) -> str:
         """The content of the file."""
-        absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
+        absent = {name for name in ("contained_texts", "paraphrases", "date_cut") if getattr(self, name) is None}
         return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
 
 
@@ -154,6 +173,12 @@ def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
         ),
         crossing=assignment.check.found,
         crossing_check=CrossingMethod(pairs_compared=assignment.check.compared),
+        contained_texts=ContainedTextCounts(
+            pairs=assignment.contained,
+            boilerplate_documents=int(assignment.is_boilerplate.sum()),
+            boilerplate_documents_held_out=int((assignment.is_boilerplate & is_held_out).sum()),
+            crossing_by_fields=assignment.check.texts.by_fields,
+        ),
         paraphrases=ParaphraseCounts(pairs=assignment.paraphrases) if recipe.paraphrases else None,
         date_cut=_date_cut(columns, is_held_out, assignment.cut) if assignment.cut else None,
     )

@@ -17,7 +17,8 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
-from sovereign_pipeline.split.similarity import shingles_of
+from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms
+from sovereign_pipeline.split.texts import TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Columns:
     matters: Ties
     """Own ids and linked ids."""
     shingles: Shingles
+    """Of request and response together."""
+    texts: Texts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,14 +70,15 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
     ids: list[str] = []
     parts: list[_PartColumns] = []
-    shingles = scratch / f"{documents.name}.shingles"
+    shingles, of_texts = scratch / f"{documents.name}.shingles", scratch / f"{documents.name}.texts"
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
-    with shingles.open("wb") as file:
-        for number, (part, hashes) in enumerate(over_parts(documents, _part_columns), start=1):
+    with shingles.open("wb") as file, of_texts.open("wb") as file_of_texts:
+        for number, (part, hashes, hashes_of_texts) in enumerate(over_parts(documents, _part_columns), start=1):
             countdown.reached(number)
             hashes.tofile(file)
-            parts.append(replace(part, case_rows=part.case_rows + len(ids), matter_rows=part.matter_rows + len(ids)))
+            hashes_of_texts.tofile(file_of_texts)
+            parts.append(part.after(len(ids)))
             ids += part.ids
 
     def whole(column: str, kind: type) -> Any:
@@ -88,6 +92,7 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
         cases=Ties(whole("case_rows", np.int64), whole("case_keys", np.uint64)),
         matters=Ties(whole("matter_rows", np.int64), whole("matter_keys", np.uint64)),
         shingles=Shingles(shingles, np.cumsum(sizes) - sizes, sizes),
+        texts=Texts.joined([part.texts for part in parts], of_texts),
     )
 
 
@@ -132,19 +137,33 @@ class _PartColumns:
     matter_rows: "NDArray[np.int64]"
     matter_keys: "NDArray[np.uint64]"
     sizes: "NDArray[np.int64]"
+    texts: TextRecords
+
+    def after(self, documents: int) -> "_PartColumns":
+        """The same behind so many documents."""
+        return replace(
+            self,
+            case_rows=self.case_rows + documents,
+            matter_rows=self.matter_rows + documents,
+            texts=self.texts.after(documents),
+        )
 
 
-def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]"]:
+def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]", "NDArray[np.uint64]"]:
+    """The columns, and the shingles of its documents and of their texts."""
     import numpy as np
 
     rows = []
-    cases, matters, hashes = [], [], []
+    cases, matters, normal_forms = [], [], []
+    texts = TextCollector()
     for number, document in enumerate(documents_in(part)):
         rows.append((document.id, document.is_preference, date.fromisoformat(document.date).toordinal()))
         if document.case:
             cases.append((number, key_of(folded(document.case))))
         matters += [(number, key_of(matter)) for matter in matters_of(document)]
-        hashes.append(shingles_of(document))
+        normal_forms.append(normal_form(document))
+        texts.add(number, texts_of(document))
+    hashes = shingles_of_normal_forms(normal_forms)
     ids, is_preference, days = zip(*rows, strict=True)
     case_rows, case_keys = zip(*cases, strict=True) if cases else ((), ())
     matter_rows, matter_keys = zip(*matters, strict=True)
@@ -157,8 +176,9 @@ def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]"]:
         matter_rows=np.array(matter_rows, np.int64),
         matter_keys=np.array(matter_keys, np.uint64),
         sizes=np.array([each.size for each in hashes], np.int64),
+        texts=texts.records(),
     )
-    return columns, np.concatenate(hashes)
+    return columns, np.concatenate(hashes), texts.shingles()
 
 
 def _part_authors(part: FilePart) -> list[tuple[str, int]]:

@@ -20,7 +20,7 @@ ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
 
 _SHINGLES_PER_PART = 1 << 24
-_RARITY_SLOTS = 1 << 26
+SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
 HASH_BITS = 44
 TOKEN_BITS = 52
@@ -140,18 +140,13 @@ class Rarity:
         """Counted over all rows of the sides. scratch: a directory for the shingles while they are sorted by part."""
         import numpy as np
 
-        levels = np.zeros(_RARITY_SLOTS, np.uint8)
-        with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
-            for path in paths:
-                hashes = np.sort(np.fromfile(path, np.uint64))
-                first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
-                counts = np.diff(first, append=hashes.size)
-                repeated = np.flatnonzero(counts > 1)
-                # The commonest shingle of a slot comes last and stays.
-                repeated = repeated[np.argsort(counts[repeated])]
-                slots = _slots(hashes[first[repeated]])
-                level = (np.log2(counts[repeated]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
-                levels[slots] = np.maximum(levels[slots], level)
+        levels = np.zeros(SLOTS, np.uint8)
+        for hashes, counts in repeated_shingles(scratch, *sides):
+            # The commonest shingle of a slot comes last and stays.
+            order = np.argsort(counts)
+            slots = slots_of(hashes[order])
+            level = (np.log2(counts[order]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
+            levels[slots] = np.maximum(levels[slots], level)
         return Rarity(levels)
 
     def rarest_first(self, block: Block) -> Block:
@@ -164,9 +159,25 @@ class Rarity:
 
         assert block.sizes.size <= ROWS_PER_BLOCK
         tokens = block.values >> np.uint64(64 - HASH_BITS)
-        tokens |= self.levels[_slots(block.values)].astype(np.uint64) << np.uint64(HASH_BITS)
+        tokens |= self.levels[slots_of(block.values)].astype(np.uint64) << np.uint64(HASH_BITS)
         row = block.rows.astype(np.uint64) << np.uint64(TOKEN_BITS)
         return Block(np.sort(row | tokens) & np.uint64((1 << TOKEN_BITS) - 1), block.sizes)
+
+
+def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple["NDArray[np.uint64]", "NDArray[np.int64]"]]:
+    """Every shingle that stands in more than one row of the sides, with the number of rows, in portions.
+
+    scratch: a directory for the shingles while they are sorted by part.
+    """
+    import numpy as np
+
+    with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
+        for path in paths:
+            hashes = np.sort(np.fromfile(path, np.uint64))
+            first = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+            counts = np.diff(first, append=hashes.size)
+            repeated = np.flatnonzero(counts > 1)
+            yield hashes[first[repeated]], counts[repeated]
 
 
 def parts_for(*sides: Shingles) -> int:
@@ -204,7 +215,7 @@ def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple["NDArray[np.uint64]"
             yield hashes, hashes >> np.uint64(64 - HASH_BITS)
 
 
-def _slots(hashes: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+def slots_of(hashes: "NDArray[np.uint64]") -> "NDArray[np.int64]":
     import numpy as np
 
-    return (hashes & np.uint64(_RARITY_SLOTS - 1)).astype(np.int64)
+    return (hashes & np.uint64(SLOTS - 1)).astype(np.int64)

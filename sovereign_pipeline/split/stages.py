@@ -89,7 +89,10 @@ def _config(line: Line) -> Config:
 
 NO_CROSSING_GROUPS = Gate(
     name="no_crossing_groups",
-    question="Do the two sides share no case, link, author (where asked) or near-duplicate, and is enough held out?",
+    question=(
+        "Do the two sides share no case, link, author (where asked), near-duplicate or contained text, and is enough "
+        "held out?"
+    ),
     code_version="3",
     evaluate=evaluate_no_crossing_groups,
     config=lambda line: {**_config(line), "least_held_out_share": MIN_SHARE},

@@ -37,14 +37,15 @@ RAISED = {
     "classified_corpus": "2",  # spellings of one case file inherit one level
     # Spellings of a case share their placeholders; findings.json states the mapping's digest; more spellings are found.
     "scrubbed_corpus": "3",
-    "leakage_safe_split": "2",  # spellings of one case file or author stay together
+    "leakage_safe_split": "2",  # spellings of one case file or author, and contained texts, stay together
 }
 """Stages whose code version was raised since, with their version in 0.1.0, and why."""
 RAISED_GATES = {
     "rows_accounted_for": "2",  # compares each document with its row
     "classification_inherited": "1",  # one level for all spellings of a case file
     "no_identifier_left": "2",  # reads more spellings
-    "no_crossing_groups": "2",  # spellings of one case file or author
+    "no_crossing_groups": "2",  # spellings of one case file or author; contained texts
+    "not_contaminated": "1",  # compares with the line's own held-out documents too
 }
 """The same for gates."""
 ADDED_GATES = ("links_name_rows",)

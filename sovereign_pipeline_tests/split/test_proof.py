@@ -58,12 +58,39 @@ STORED = """\
   "crossing": {
     "case": 0,
     "link": 0,
-    "near_duplicate": 0
+    "equal_text": 0,
+    "near_duplicate": 0,
+    "contained_text": 0
   },
   "crossing_check": {
     "near_duplicates": "every pair across the sides that prefix, size and position do not rule out, exactly",
     "recall": 1.0,
     "pairs_compared": 0
+  },
+  "contained_texts": {
+    "pairs": 0,
+    "boilerplate_above_texts": 20,
+    "least_shingles_in_common": 8,
+    "boilerplate_documents": 0,
+    "boilerplate_documents_held_out": 0,
+    "crossing_by_fields": {
+      "request ~ request": 0,
+      "request ~ response": 0,
+      "request ~ rejected": 0,
+      "request ~ letter": 0,
+      "response ~ request": 0,
+      "response ~ response": 0,
+      "response ~ rejected": 0,
+      "response ~ letter": 0,
+      "rejected ~ request": 0,
+      "rejected ~ response": 0,
+      "rejected ~ rejected": 0,
+      "rejected ~ letter": 0,
+      "letter ~ request": 0,
+      "letter ~ response": 0,
+      "letter ~ rejected": 0,
+      "letter ~ letter": 0
+    }
   },
   "date_cut": {
     "first_day_held_out": "2024-01-25",

@@ -34,7 +34,8 @@ def test_every_document_is_on_one_side_in_order_and_the_proof_counts_them(instit
     assert proof["near_duplicates"]["pairs"] == proof["near_duplicates"]["copies"] == 5
     assert proof["components"]["count"] == 40
     assert proof["components"]["largest"]["rows"] == 2
-    assert proof["crossing"] == {"case": 0, "link": 0, "near_duplicate": 0}
+    assert proof["crossing"] == {"case": 0, "link": 0, "equal_text": 0, "near_duplicate": 0, "contained_text": 0}
+    assert set(proof["contained_texts"]["crossing_by_fields"].values()) == {0}
     assert proof["crossing_check"]["recall"] == 1
     assert verdicts[GATE].passed, verdicts[GATE].message
 
@@ -101,12 +102,16 @@ def test_two_documents_with_one_id_stop_the_split(institution: DemoInstitution) 
         materialize(institution.workplace(), split_stage(change))
 
 
-def test_a_pair_that_minhash_misses_is_tied_all_the_same(
+def test_a_pair_that_the_searches_miss_is_tied_all_the_same(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    institution.rows += [letter(number, id=f"S-{number}", case=f"OTHER/{number}") for number in range(40)]
+    institution.rows += [
+        letter(number, id=f"S-{number}", case=f"OTHER/{number}", request=f"{letter(number)['request']} Indeed.")
+        for number in range(40)
+    ]
     nothing = NearDuplicates(np.empty((0, 2), np.int64), 0, 0, 0)
     monkeypatch.setattr(assignment, "near_duplicates", lambda *arguments: nothing)
+    monkeypatch.setattr(assignment, "contained_pairs", lambda *arguments: nothing.pairs)
     split, verdicts = materialize(institution.workplace(), split_stage())
     proof = json.loads(split.file(PROOF).read_bytes())
     assert verdicts[GATE].passed, verdicts[GATE].message
