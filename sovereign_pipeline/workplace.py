@@ -3,6 +3,7 @@
 What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`artifacts/stage.py`).
 """
 
+from functools import partial
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
@@ -11,6 +12,7 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import Settings
 
@@ -40,4 +42,6 @@ def open_workplace(
         progress=progress,
         launch=launch,
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),
+        kinds_in_columns=kinds_in_columns,
+        column_secret=partial(column_secret, settings, create=True),
     )

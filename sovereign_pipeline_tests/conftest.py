@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import Any
@@ -21,6 +22,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
@@ -161,6 +163,8 @@ class DemoInstitution:
             progress=lambda message: None,
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),
+            kinds_in_columns=kinds_in_columns,
+            column_secret=partial(column_secret, self.settings, create=True),
         )
         return replace(workplace, **changes)
 

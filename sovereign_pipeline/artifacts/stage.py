@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.margins import OfficerMay, stricter
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.settings import Settings
 
 Config = dict[str, Any]
@@ -26,6 +27,9 @@ Inputs = Mapping[str, Artifact]
 
 Progress = Callable[[str], None]
 """Reports how far a stage is. Never given document text."""
+
+KindsIn = Callable[[str], Collection[Kind]]
+"""Kinds of personal data in a value that the institution's policy does not keep."""
 
 OutsideFiles = Callable[["Workplace"], dict[str, str]]
 """Name -> SHA-256 of each file outside the store that a stage or a gate reads."""
@@ -56,6 +60,13 @@ class Workplace:
 
     A function, because reviews come after the stages that need it.
     """
+    kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
+    """Configuration of a raw corpus -> what finds personal data in a value of a column.
+
+    A function, because privacy comes after the corpus.
+    """
+    column_secret: Callable[[], bytes]
+    """The secret of this installation for the keys that take such values' places; made when it is first needed."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, jsonl_line, read_documents
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.errors import SourceError
@@ -63,7 +64,11 @@ class ChangedSource:
 
 
 def changed_sources(
-    data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None
+    data: Path,
+    manifest: Manifest,
+    sources: list[dict[str, Any]],
+    documents: Path | None,
+    screen: ColumnScreen | None,
 ) -> Iterator[ChangedSource]:
     """Every source file of a raw corpus that is missing or has other bytes now.
 
@@ -72,17 +77,20 @@ def changed_sources(
         manifest: of the raw corpus.
         sources: the content of its `sources.json`.
         documents: its verified file of documents, or None where it cannot be read.
+        screen: what kept personal data out of its columns (`ColumnScreen.of` its configuration).
     """
     for source in sources:
         path = data / source["path"]
         if not path.is_file():
             yield ChangedSource(source["name"], str(path), source["sha256"], "missing", None)
         elif file_sha256(path) != source["sha256"]:
-            rows = _compare_rows(path, source["name"], manifest, documents) if documents is not None else None
+            rows = _compare_rows(path, source["name"], manifest, documents, screen) if documents is not None else None
             yield ChangedSource(source["name"], str(path), source["sha256"], "changed", rows)
 
 
-def _compare_rows(path: Path, name: str, manifest: Manifest, documents: Path) -> ChangedRows | None:
+def _compare_rows(
+    path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
+) -> ChangedRows | None:
     """The rows of one source then and now; None where the file cannot be read as its source was described."""
     described = _description(manifest, name)
     if described is None:
@@ -96,7 +104,7 @@ def _compare_rows(path: Path, name: str, manifest: Manifest, documents: Path) ->
             of_others.add(document.id)
     reclassified, reworded, added, found = list[str](), list[str](), 0, set[str]()
     try:
-        for now in SourceReader(source, path, limits, ClassificationLadder(manifest.ladder), of_others):
+        for now in SourceReader(source, path, limits, ClassificationLadder(manifest.ladder), of_others, screen=screen):
             if not isinstance(now, Document):
                 continue
             level, digest = then.get(now.id, (None, b""))

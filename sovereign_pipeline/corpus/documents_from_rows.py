@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.column_names import ColumnNames
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
@@ -37,6 +38,11 @@ LONGEST_IDENTIFIER = 200
 _TRUTH_VALUES = {"true": True, "1": True, "false": False, "0": False}
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
+# RFC 5646, section 2.1. The longer first subtags that it reserves are registered for no language: they may be names.
+_LANGUAGE_TAG = re.compile(
+    r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
+    r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -67,12 +73,15 @@ class SourceReader:
         ladder: ClassificationLadder,
         seen: set[str],
         tally: LinkTally | None = None,
+        screen: ColumnScreen | None = None,
     ) -> None:
         """
         Args:
             seen: the ids of all sources of the line so far; an id is used once only.
             tally: counts the links of all sources of the line; None where none has links.
+            screen: what keeps personal data out of the columns; None where rows stay on this machine as they are.
         """
+        self._screen = screen
         self.source = source
         self.path = path
         self.count = SourceCount()
@@ -95,7 +104,7 @@ class SourceReader:
             has_links = has_links or (row.values is not None and self.source.links in row.values)
             if row.values is not None and not self._is_selected(row.values):
                 self.count.not_selected += 1
-                self._tell_tally(self._id_of(row))
+                self._tell_tally(self._tied_id_of(row))
                 continue
             try:
                 document = self._document(row)
@@ -103,7 +112,7 @@ class SourceReader:
                 reason = str(rejected)
                 self.count.quarantined += 1
                 self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
-                self._tell_tally(self._id_of(row))
+                self._tell_tally(self._tied_id_of(row))
                 yield Quarantined(self.source.name, row.number, self._id_of(row), reason)
             else:
                 self._seen.add(document.id)
@@ -164,6 +173,8 @@ class SourceReader:
             raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
         fields["date"] = _iso_day(fields["date"])
         level = self._level(row.values)
+        if self._screen is not None:
+            fields, links = self._screen.screened(fields, links)
         if fields["id"] in self._seen:
             raise RowRejected("duplicate id")
         return Document(**fields, source=self.source.name, classification=level, label=label, links=links)
@@ -185,7 +196,8 @@ class SourceReader:
         if not_text:
             raise RowRejected(f"neither text, number nor date: {', '.join(map(self._column, not_text))}")
         fields = {name: self._value(values, name) for name in REQUIRED}
-        fields["language"] = fields["language"].lower().split("-")[0]
+        if fields["language"]:
+            fields["language"] = _language(fields["language"])
         if self.source.id_from_row:
             fields["id"] = fields["id"] or f"{self.source.name}-{number}"
         if self.source.case_from_row:
@@ -249,6 +261,15 @@ class SourceReader:
 
     def _id_of(self, row: Row) -> str | None:
         """The id of a broken row, for messages; None when its place holds anything but an identifier."""
+        id = self._own_id_of(row)
+        return id if id is None or self._screen is None else self._screen.shown(id)
+
+    def _tied_id_of(self, row: Row) -> str | None:
+        """The id of a row that becomes no document, as links to it have it."""
+        id = self._own_id_of(row)
+        return id if id is None or self._screen is None else self._screen.tied(id)
+
+    def _own_id_of(self, row: Row) -> str | None:
         if row.values is None or not _is_a_text(row.values.get(self._column("id"))):
             return None
         id = self._value(row.values, "id")
@@ -275,6 +296,13 @@ def _is_a_text(value: Any) -> bool:
 
 def _is_identifier(text: str) -> bool:
     return len(text) <= LONGEST_IDENTIFIER and _CONTROL_CHARACTER.search(text) is None
+
+
+def _language(tag: str) -> str:
+    """The language of a tag, without script and region. Raises RowRejected, which does not quote what is none."""
+    if _LANGUAGE_TAG.fullmatch(tag) is None:
+        raise RowRejected("language is not a BCP 47 language tag, such as en or ar-OM")
+    return tag.lower().split("-")[0]
 
 
 def _iso_day(text: str) -> str:

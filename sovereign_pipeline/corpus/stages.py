@@ -6,8 +6,10 @@ What belongs here: what the two stages make of the documents, and where a line s
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,24 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.changed_sources import changed_sources
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.links import LinkTally
 from sovereign_pipeline.corpus.quarantine import Quarantined
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
-from sovereign_pipeline.errors import CeilingExceeded, QuarantineExceeded, SourceError
+from sovereign_pipeline.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.wording import and_more, counted
 
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
+COLUMN_SECRET = "column_secret"
+"""Name of the fingerprint among a manifest's recorded facts."""
 
 
 def source_path(workplace: Workplace, source: Source) -> Path:
@@ -55,7 +61,13 @@ def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
+        "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
+
+
+def _sensitive_kinds(institution: Institution, line: Line) -> Config:
+    """What the institution's policy does with each kind of personal data in this line."""
+    return {"sensitive": dict(institution.treatments(line.line))}
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -65,7 +77,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     classification level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a
     source with too many broken rows.
     """
-    readers = _readers(workplace)
+    secret = cache(workplace.column_secret)
+    readers = _readers(workplace, secret)
     quarantined: list[Quarantined] = []
 
     def documents() -> Iterator[Document]:
@@ -105,6 +118,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         classification=workplace.institution.ladder.highest(
             document.classification for document in read_documents(workspace / DOCUMENTS)
         ),
+        recorded=_recorded_secret(workplace, secret()) if secret.cache_info().currsize else {},
     )
 
 
@@ -127,11 +141,31 @@ class _Readers:
         return {**terms, "sha256": sha256, **asdict(count)}
 
 
-def _readers(workplace: Workplace) -> _Readers:
+def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
+    """The fingerprint of the secret of the columns' keys.
+
+    Raises PrivacyError for another one than that of the newest raw corpus in which a key stands: rows that were trained
+    could no longer be told from rows that are held out now.
+    """
+    fingerprint = sha256(secret).hexdigest()
+    store = workplace.store
+    made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
+    earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
+    if earlier and max(earlier)[1] != fingerprint:
+        raise PrivacyError(
+            f"Line {workplace.line.line}: the secret of the columns' keys is not the one of earlier corpora.",
+            "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
+        )
+    return {COLUMN_SECRET: fingerprint}
+
+
+def _readers(workplace: Workplace, secret: Callable[[], bytes] | None = None) -> _Readers:
     line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
+    config, secret = RAW_CORPUS.config_at(workplace), secret or workplace.column_secret
+    screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret)
     tally = LinkTally() if any(source.links for source in line.sources) else None
     readers = [
-        SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, tally)
+        SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, tally, screen)
         for source in line.sources
     ]
     return _Readers(tuple(readers), tally)
@@ -280,7 +314,8 @@ def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
 
 def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
     raw = workplace.store.open(ref)
-    changed = changed_sources(workplace.settings.data, raw.manifest, read_sources(raw), raw.file(DOCUMENTS))
+    screen = ColumnScreen.of(raw.manifest.producer.config, workplace.kinds_in_columns, workplace.column_secret)
+    changed = changed_sources(workplace.settings.data, raw.manifest, read_sources(raw), raw.file(DOCUMENTS), screen)
     return " ".join(str(each) for each in changed).rstrip(".")
 
 
@@ -304,6 +339,7 @@ RAW_CORPUS = Stage(
     code_version="3",
     build=build_raw_corpus,
     config=_raw_config,
+    policy=_sensitive_kinds,
     external=_source_digests,
     changed_rows=_changed_rows,
     gates=(

@@ -143,7 +143,7 @@ def _red_team_config(line: Line) -> Config:
         "max_new_tokens": line.evaluation.red_team.max_new_tokens,
         "letters": line.evaluation.red_team.letters,
         "canaries": canaries.model_dump(mode="json") if canaries is not None else None,
-        "privacy": line.privacy.model_dump(mode="json"),
+        "privacy": line.privacy.model_dump(mode="json", exclude={"columns"}),
         "classification": line.evaluation.red_team.classification,
         "ceiling": line.ceiling,
     }

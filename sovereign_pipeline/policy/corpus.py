@@ -34,6 +34,8 @@ LAYOUT_FIELDS = ("request", "response", "rejected")
 _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")
 """Encodings of Python that stand for something else than the bytes of a file."""
 
+ColumnTreatment = Literal["replace", "quarantine"]
+
 OPTIONAL_FIELDS = ("subject", "author", "department")
 """Fields that a constant may leave empty: the file has none."""
 
@@ -173,6 +175,10 @@ class Privacy(RecipeModel):
     patterns_only: tuple[str, ...] = ("ar",)
     """Languages whose names are detected by honorific and kinship patterns alone. A document in a language that neither
     key names stops the line."""
+
+    columns: ColumnTreatment = "replace"
+    """What becomes of a row with personal data in its department, id, case or links: a key of this installation takes
+    the value's place, the same one wherever the value stands (`replace`), or the row goes to quarantine."""
 
     keep_words: tuple[str, ...] = Field(default=(), examples=[["Harbour Master"]])
     """Words and phrases that are never a name in this line."""

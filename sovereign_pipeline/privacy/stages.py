@@ -14,7 +14,7 @@ from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
@@ -106,6 +106,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     A kind that the policy keeps is not counted, and neither is a value that the same row labels as such a kind.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
+    kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
     countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
     left: Counter[str] = Counter()
     rows: list[str] = []
@@ -113,9 +114,10 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
         found = _identifiers_left(document, treatments)
-        left.update(found)
-        if found:
-            rows.append(document.id)
+        in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
+        left.update([*found, *in_columns])
+        if found or in_columns:
+            rows.append(f"line {count}" if in_columns else document.id)  # the id itself may hold what was found
         countdown.reached(count)
     evidence = {
         "rows_read": count,
@@ -134,6 +136,11 @@ def _identifiers_left(document: Document, treatments: Treatments) -> list[Kind]:
     spans = [span for text in texts for span in leftovers(normalise(text).text)]
     kept = {span.key for span in spans if treatments[span.kind] == "keep"}
     return [span.kind for span in spans if span.key not in kept]
+
+
+def _columns_of(document: Document) -> tuple[str, ...]:
+    """The values that are kept beside the texts."""
+    return (document.id, document.case, document.department, *document.links)
 
 
 def _rows_in(artifact: Artifact) -> int:
@@ -157,14 +164,17 @@ SCRUBBED_CORPUS = Stage(
     code_version="4",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
-    config=lambda line: {"privacy": line.privacy.model_dump(mode="json")},
+    config=lambda line: {"privacy": line.privacy.model_dump(mode="json", exclude={"columns"})},
     policy=sensitive_kinds,
     external=name_model_digests,
     libraries=("phonenumbers", "python-stdnum", "spacy"),
     gates=(
         Gate(
             name="no_identifier_left",
-            question="Does a second, stricter reading find no structured identifier in the output?",
+            question=(
+                "Does a second, stricter reading find no structured identifier in the texts, and no personal data in "
+                "the columns?"
+            ),
             code_version="3",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,

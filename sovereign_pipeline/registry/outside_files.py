@@ -8,16 +8,19 @@ What belongs here: finding such a file again and comparing its digest. What does
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
+from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
 from sovereign_pipeline.suites.items import digest_of_items
@@ -44,7 +47,10 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
     """Each source file of the institution from which a raw corpus was read."""
     sources = read_sources(raw_corpus)
     documents = raw_corpus.file(DOCUMENTS)
-    changed = {each.name: each for each in changed_sources(settings.data, raw_corpus.manifest, sources, documents)}
+    config = raw_corpus.manifest.producer.config
+    screen = ColumnScreen.of(config, kinds_in_columns, partial(column_secret, settings, create=False))
+    found = changed_sources(settings.data, raw_corpus.manifest, sources, documents, screen)
+    changed = {each.name: each for each in found}
     for source in sources:
         path = settings.data / source["path"]
         yield changed.get(source["name"]) or _checked("source_file", source["sha256"], path, [path])

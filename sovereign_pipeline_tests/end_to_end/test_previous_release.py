@@ -15,12 +15,14 @@ from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
 from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
@@ -33,7 +35,8 @@ LINE = "harbour"
 ADAPTERS = ["harbour-1.0.0", "harbour-1.0.1"]
 
 RAISED = {
-    "raw_corpus": "2",  # columns are found in any letter case; a row without the level of the others is broken
+    # Columns are found in any letter case and searched for personal data; a row without the others' level is broken.
+    "raw_corpus": "2",
     "classified_corpus": "2",  # spellings of one case file inherit one level
     # Spellings of a case share their placeholders; findings.json states the mapping's digest; more spellings are found.
     "scrubbed_corpus": "3",
@@ -52,6 +55,15 @@ ADDED_GATES = ("links_name_rows",)
 """Gates that 0.1.0 did not have."""
 
 
+def _raw_config_as_released(line: Line) -> Config:
+    """Without what becomes of personal data in columns, which 0.1.0 did not look into."""
+    return {name: part for name, part in CHAIN[0].config(line).items() if name != "columns"}
+
+
+def _no_policy(institution: Institution, line: Line) -> Config:
+    return {}
+
+
 def chain_of_the_release() -> tuple[Stage, ...]:
     """The present chain under the code versions of 0.1.0: everything else of every identity is the present code's."""
 
@@ -61,7 +73,10 @@ def chain_of_the_release() -> tuple[Stage, ...]:
             for gate in stage.gates
             if gate.name not in ADDED_GATES
         )
-        return replace(stage, code_version=RAISED.get(stage.kind, stage.code_version), gates=gates)
+        stage = replace(stage, code_version=RAISED.get(stage.kind, stage.code_version), gates=gates)
+        return (
+            replace(stage, config=_raw_config_as_released, policy=_no_policy) if stage.kind == "raw_corpus" else stage
+        )
 
     released = {stage.kind: as_released(stage) for stage in CHAIN[:-1]}
     chain = {stage.kind: stage for stage in chain_with(released)}

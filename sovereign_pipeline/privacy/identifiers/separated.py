@@ -83,7 +83,7 @@ def separated_numbers(text: str, plain: str) -> Iterator[Span]:
         groups = _groups(chain)
         if sum(len(group.digits) for group in groups) < 5:
             continue
-        labelled = _labelled(text, groups)
+        labelled = _labelled(text, groups) if _is_unusual(text, groups) else None
         if labelled is not None:
             yield labelled
         if len(groups) > 1:
@@ -126,6 +126,16 @@ def _end_of_date(groups: Sequence[_Group]) -> int | None:
 def _before(text: str, start: int) -> str:
     """What stands before a number, in one line, without the marks that open it."""
     return _OPENING.sub(" ", _in_one_line(text[max(0, start - _LONGEST_LABEL) : start]))
+
+
+def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
+    """Whether the usual patterns of labelled numbers may miss it: by what stands before it or between its groups."""
+    before = text[max(0, groups[0].start - 2) : groups[0].start]
+    return (
+        any(group.gap not in _USUAL_GAPS for group in groups[:-1])
+        or not before.replace(" ", "").isalnum()
+        or len(groups[0].digits) == 1
+    )
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None:

@@ -50,7 +50,8 @@ class NamePatterns:
         found += joined_names(text, self._never)
         if ARABIC_LETTER.search(text):
             found += self._arabic.spans(text)
-            found += self._arabic.spans(_with_single_spaces(text))
+            if (spaced := _with_single_spaces(text)) != text:
+                found += self._arabic.spans(spaced)
         return without_overlaps(_name_span(text, *span) for span in found)
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:

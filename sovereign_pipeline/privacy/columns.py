@@ -1,0 +1,76 @@
+"""Finding personal data in a column that is kept, such as a department or a case number, and the secret of its keys.
+
+What belongs here: the reading of one such value, and the file of the secret. What does not: what becomes of a value
+that holds something (`corpus/columns.py`).
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from sovereign_pipeline.artifacts.stage import KindsIn
+from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.settings import Settings
+
+SECRET_FILE = "columns.key"
+_BYTES_OF_SECRET = 32
+# What ids and cases mostly are: letters, and a number of at most six digits, perhaps behind a year or a day.
+_FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0-3]\d)?[-/])?\d{1,6}", re.ASCII)
+
+
+def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
+    """What finds personal data in columns, by patterns and word lists alone.
+
+    Args:
+        config: of the raw corpus, as its manifest has it.
+    """
+    patterns = NamePatterns(config["columns"]["keep_words"])
+    treatments: dict[Kind, str] = config["sensitive"]
+
+    @lru_cache(maxsize=1 << 16)
+    def kinds_in(value: str) -> frozenset[Kind]:
+        if not value or _FILE_NUMBER.fullmatch(value):
+            return frozenset()
+        text = normalise(value).text
+        spans = [*structured_spans(text), *patterns.spans(text)]
+        return frozenset(span.kind for span in spans if treatments[span.kind] != "keep")
+
+    return kinds_in
+
+
+def column_secret(settings: Settings, *, create: bool) -> bytes:
+    """The secret of the columns' keys. Raises PrivacyError for one that is missing or is none.
+
+    Args:
+        create: make one where there is none yet.
+    """
+    path = settings.vault / SECRET_FILE
+    if create and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(secrets.token_bytes(_BYTES_OF_SECRET))
+        with suppress(FileExistsError):  # another process was first: its secret holds
+            os.link(aside, path)
+        aside.unlink()
+    try:
+        secret = path.read_bytes()
+    except OSError as error:
+        raise PrivacyError(
+            f"{path}: the secret of the columns' keys cannot be read ({error.strerror}).",
+            "Restore the file from the backup of the vault.",
+        ) from None
+    if len(secret) != _BYTES_OF_SECRET:
+        raise PrivacyError(
+            f"{path}: this is not the secret of the columns' keys ({len(secret)} bytes).",
+            "Restore the file from the backup of the vault.",
+        )
+    return secret

@@ -1,0 +1,192 @@
+"""Personal data in the columns that are kept: a key takes its place, or the row goes to quarantine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
+from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS
+from sovereign_pipeline.errors import PrivacyError, QuarantineExceeded
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.privacy.columns import SECRET_FILE, kinds_in_columns
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.materializing import materialize
+
+PERSON = "Salma Al Harthi, 9234 1187, salma@canary.example"
+TREATMENTS = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")
+
+
+def kinds(value: str, **treatments: str) -> set[str]:
+    config = {"columns": {"keep_words": []}, "sensitive": {**TREATMENTS, **treatments}}
+    return set(kinds_in_columns(config)(value))
+
+
+def raw(workplace: Workplace) -> tuple[ArtifactRef, list[Document], list[dict[str, Any]]]:
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    verdicts = evaluate_gates(RAW_CORPUS, workplace, ref)
+    assert all(each.passed for each in verdicts.values()), verdicts
+    artifact = workplace.store.open(ref)
+    return ref, list(read_documents(artifact.file(DOCUMENTS))), list(read_jsonl(artifact.file(QUARANTINE)))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (PERSON, {"NAME", "PHONE", "EMAIL"}),
+        ("10457832", {"NID"}),
+        ("civil number 1045\n7832", {"NID"}),
+        ("PRM/2024/10457832x", {"NID"}),
+        ("hamood_al_araimi", {"NAME"}),
+        ("قسم سعيد بن راشد العريمي", {"NAME"}),
+        ("said%40canary.example", {"EMAIL"}),
+    ],
+)
+def test_personal_data_in_a_column_is_found(value: str, expected: set[str]) -> None:
+    assert kinds(value) >= expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "PRM/2024/017",
+        "R-00005",
+        "2024-000123",
+        "20240315-0017",
+        "Harbour Licensing",
+        "Officer 3",
+        "الشؤون القانونية",
+        "Foreign, Commonwealth and Development Office",
+    ],
+)
+def test_an_ordinary_column_is_not_touched(value: str) -> None:
+    assert kinds(value) == set()
+
+
+def test_a_kind_that_the_policy_keeps_stays_in_columns_too() -> None:
+    assert kinds("10457832", NID="keep") == set()
+
+
+@pytest.mark.security_case(
+    "a name with phone and e-mail stands in the department, a civil number in id, case or links",
+    "a key of this installation takes its place before anything names it; rows of one case and links stay together",
+)
+def test_a_key_takes_the_place_of_what_a_column_holds(institution: DemoInstitution) -> None:
+    institution.recipe["sources"][0]["links"] = "with"
+    institution.rows[0] |= {"department": PERSON, "case": "civil 10457832"}
+    institution.rows[1] |= {"case": "Civil 10457832", "with": ["10457833", "R-00003"]}
+    institution.rows[2] |= {"id": "10457833"}
+    workplace = institution.workplace()
+    ref, documents, quarantined = raw(workplace)
+    first, second, third = documents[:3]
+    assert quarantined == []
+    assert first.department.startswith("department-") and first.case.startswith("case-")
+    assert first.case == second.case
+    assert third.id.startswith("id-") and second.links == (third.id, "R-00003")
+    assert documents[3].model_dump() == {**documents[3].model_dump(), "id": "R-00003", "department": "lamps"}
+    stored = b"".join(path.read_bytes() for path in workplace.settings.home.rglob("*") if path.is_file())
+    assert not any(each.encode() in stored for each in ("10457832", "10457833", "Harthi", "9234 1187", "salma@"))
+    assert produce(RAW_CORPUS, workplace, {}).ref == ref
+
+
+def test_keys_stay_the_same_when_rows_are_added_and_differ_between_installations(
+    institution: DemoInstitution, tmp_path: Path
+) -> None:
+    institution.rows[2] |= {"id": "10457833"}
+    before = raw(institution.workplace())[1][2].id
+    institution.rows.insert(0, {**institution.rows[5], "id": "10457834"})
+    again = raw(institution.workplace())[1]
+    assert again[3].id == before != again[0].id
+    other = DemoInstitution(tmp_path / "other", institution.recipe, institution.rows)
+    assert raw(other.workplace())[1][3].id != before
+
+
+@pytest.mark.security_case(
+    "a column holds personal data, and the recipe says quarantine", "the row is quarantined; its id is in no message"
+)
+def test_the_recipe_may_want_such_rows_in_quarantine(institution: DemoInstitution) -> None:
+    institution.recipe["privacy"] |= {"columns": "quarantine"}
+    institution.rows[2] |= {"id": "10457833", "department": PERSON}
+    with pytest.raises(QuarantineExceeded) as stopped:
+        raw(institution.workplace())
+    assert "row 3: personal data in id, department (EMAIL, NAME, NID, PHONE)" in str(stopped.value)
+    assert "10457833" not in str(stopped.value) and "Harthi" not in str(stopped.value)
+    institution.recipe["quarantine"] = {"max_share": 0.1}
+    _, documents, quarantined = raw(institution.workplace())
+    assert len(documents) == 39
+    assert [(row["row"], row["id"]) for row in quarantined] == [(3, None)]
+    assert not (institution.settings.vault / SECRET_FILE).exists()
+
+
+def test_a_kind_at_which_the_policy_stops_stops_the_line(institution: DemoInstitution) -> None:
+    institution.rows[2] |= {"case": "IBAN OM820270310045566770012"}
+    institution.write()
+    path = institution.settings.data / "institution.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "sensitive": {"IBAN": "stop"}}))
+    with pytest.raises(PrivacyError, match="holds IBAN in case") as stopped:
+        produce(RAW_CORPUS, institution.workplace_as_written(), {})
+    assert "OM82" not in str(stopped.value)
+
+
+@pytest.mark.security_case(
+    "the secret of the columns' keys is replaced, so that trained rows no longer match held-out ones",
+    "reading the sources stops until the secret is restored",
+)
+def test_another_secret_stops(institution: DemoInstitution) -> None:
+    institution.rows[2] |= {"id": "10457833"}
+    raw(institution.workplace())
+    secret = institution.settings.vault / SECRET_FILE
+    assert secret.stat().st_mode & 0o777 == 0o600
+    secret.write_bytes(bytes(32))
+    institution.rows[3]["request"] += " And more."
+    with pytest.raises(PrivacyError, match="not the one of earlier corpora"):
+        produce(RAW_CORPUS, institution.workplace(), {})
+    secret.write_bytes(b"short")
+    with pytest.raises(PrivacyError, match="not the secret of the columns' keys"):
+        produce(RAW_CORPUS, institution.workplace(), {})
+
+
+@pytest.mark.security_case(
+    "a whole letter stands in the column `language`", "the row is quarantined, and no message quotes the value"
+)
+@pytest.mark.parametrize("language", ["Busaidi", "en_GB", "en Dear Sir, my civil number is 10457832", "x", "12", "e\n"])
+def test_a_language_is_a_language_tag(institution: DemoInstitution, language: str) -> None:
+    institution.rows[2]["language"] = language
+    with pytest.raises(QuarantineExceeded) as stopped:
+        raw(institution.workplace())
+    assert "row 3 (R-00002): language is not a BCP 47 language tag" in str(stopped.value)
+    assert "Busaidi" not in str(stopped.value) and "10457832" not in str(stopped.value)
+
+
+def test_a_language_tag_is_read_as_its_language(institution: DemoInstitution) -> None:
+    for number, tag in enumerate(["en-GB", "AR-om", "ar-Arab-OM", "en-GB-oed99", "deu-DE-1996"]):
+        institution.rows[number]["language"] = tag
+    assert [each.language for each in raw(institution.workplace())[1][:6]] == ["en", "ar", "ar", "en", "deu", "en"]
+
+
+def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    made: dict[str, ArtifactRef] = {}
+    for each in (RAW_CORPUS, CLASSIFIED_CORPUS):
+        made[each.kind] = materialize(each, workplace, made)
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        rows = list(read_documents(inputs["classified_corpus"].file(DOCUMENTS)))
+        rows[1] = rows[1].model_copy(update={"id": "10457833"})
+        rows[2] = rows[2].model_copy(update={"department": PERSON})
+        write_documents(workspace / DOCUMENTS, (row.model_copy(update={"author": "NAME_1"}) for row in rows))
+        return Built(summary={})
+
+    stage = Stage("scrubbed_corpus", "x", careless, inputs=(CLASSIFIED_CORPUS,), gates=SCRUBBED_CORPUS.gates)
+    ref = produce(stage, workplace, {"classified_corpus": made["classified_corpus"]}).ref
+    verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
+    assert not verdict.passed
+    assert verdict.evidence["rows"] == ["line 2", "line 3"]
+    assert "10457833" not in verdict.message and "Harthi" not in verdict.message
