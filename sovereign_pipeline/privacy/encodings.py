@@ -1,4 +1,4 @@
-"""Characters that are written as something else: HTML entities, percent-encoding, escapes, quoted-printable.
+"""Characters that are written as something else: HTML entities and tags, percent-encoding, escapes, quoted-printable.
 
 What belongs here: reading them, however often they were encoded one over the other, with the place of each character
 that they stand for. What does not: folding characters (`normalisation.py`). Encodings that no person reads letter by
@@ -14,14 +14,19 @@ _ENCODED = re.compile(
     r"|&(?:amp;)*(?:\#\d{1,7};?|\#[xX][0-9A-Fa-f]{1,6};?|[A-Za-z][A-Za-z0-9]{1,31};)"
     r"|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
     r"|=\r?\n|(?<=\w)=40(?=[\w-]+\.\w)"
+    # Tags without attributes, which hold nothing themselves.
+    r"|</?(?:b|i|u|s|em|strong|span|font|small|mark|sup|sub|code|wbr|a) ?/?>|<!--\s*-->"
+    r"|</?(?:br|p|div|td|th|tr|li|ul|ol|pre|table|tbody) ?/?>",
+    re.IGNORECASE,
 )
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
-_MAY_BE_ENCODED = re.compile(r"[%&\\=]")
+_MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
+_LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 3
 """How many encodings over each other are read."""
 
-Places = Sequence[tuple[int, int]]
-"""Of each character the half-open span of the original that it stands for."""
+Places = tuple[Sequence[int], Sequence[int]]
+"""Where the source of each character begins and ends in the original."""
 
 
 def decoded(original: str) -> tuple[str, Places | None]:
@@ -46,6 +51,8 @@ def _read(match: re.Match[str]) -> _Read | None:
     written = match.group()
     if written[0] == "=":
         return [("@", match.start(), match.end())] if written == "=40" else []
+    if written[0] == "<":
+        return [("\n", match.start(), match.end())] if _LINE_BREAKING.match(written) else []
     if written[0] == "%":
         read = list(_of_bytes(match))
     elif written[0] == "&":
@@ -74,18 +81,19 @@ def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
 
 
 def _with(text: str, places: Places | None, found: Sequence[tuple[re.Match[str], _Read]]) -> tuple[str, Places]:
+    starts, ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
     pieces: list[str] = []
-    now: list[tuple[int, int]] = []
-
-    def original(start: int, end: int) -> tuple[int, int]:
-        return (start, end) if places is None else (places[start][0], places[end - 1][1])
-
+    new_starts: list[int] = []
+    new_ends: list[int] = []
     position = 0
     for match, characters in found:
         pieces += [text[position : match.start()], *(each for each, _, _ in characters)]
-        now += [original(at, at + 1) for at in range(position, match.start())]
-        now += [original(start, end) for _, start, end in characters]
+        new_starts.extend(starts[position : match.start()])
+        new_ends.extend(ends[position : match.start()])
+        new_starts.extend(starts[start] for _, start, _ in characters)
+        new_ends.extend(ends[end - 1] for _, _, end in characters)
         position = match.end()
     pieces.append(text[position:])
-    now += [original(at, at + 1) for at in range(position, len(text))]
-    return "".join(pieces), now
+    new_starts.extend(starts[position:])
+    new_ends.extend(ends[position:])
+    return "".join(pieces), (new_starts, new_ends)

@@ -8,17 +8,17 @@ and characters written as HTML entities, percent-encoding or escapes. What does 
 
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sovereign_pipeline.privacy.encodings import decoded
+from sovereign_pipeline.privacy.encodings import Places, decoded
 from sovereign_pipeline.privacy.lookalikes import LOOKALIKES
 
 _TATWEEL = "\u0640"
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"  # letters by their category, and nothing to the eye
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
+_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: NFKC leaves them
 _UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
 _NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
@@ -66,25 +66,25 @@ def normalise(original: str) -> NormalisedText:
     return _result(original, _with_digits(_without_lookalikes(folded)), places)
 
 
-def _result(original: str, text: str, places: Sequence[tuple[int, int]] | None) -> NormalisedText:
+def _result(original: str, text: str, places: Places | None) -> NormalisedText:
     if places is None:
         return NormalisedText(original, text)
-    return NormalisedText(original, text, tuple(start for start, _ in places), tuple(end for _, end in places))
+    starts, ends = places
+    return NormalisedText(original, text, tuple(starts), tuple(ends))
 
 
-def _replaced(
-    text: str, places: Sequence[tuple[int, int]] | None, folds: dict[str, str]
-) -> tuple[str, list[tuple[int, int]]]:
-    letters: list[str] = []
-    found: list[tuple[int, int]] = []
-    for position, character in enumerate(text):
-        start, end = places[position] if places is not None else (position, position + 1)
-        for letter in folds[character]:
-            letters.append(letter)
-            found.append((start, end))
-        if not folds[character] and found and found[-1][1] == start and _belongs_to_letter_before(character):
-            found[-1] = (found[-1][0], end)
-    return "".join(letters), found
+def _replaced(text: str, places: Places | None, folds: dict[str, str]) -> tuple[str, Places]:
+    old_starts, old_ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
+    starts: list[int] = []
+    ends: list[int] = []
+    for character, start, end in zip(text, old_starts, old_ends, strict=True):
+        fold = folds[character]
+        for _ in fold:
+            starts.append(start)
+            ends.append(end)
+        if not fold and ends and ends[-1] == start and _belongs_to_letter_before(character):
+            ends[-1] = end
+    return "".join(map(folds.__getitem__, text)), (starts, ends)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -101,9 +101,12 @@ def _folded(character: str) -> str:
         return " "
     if character in _DASHES:
         return "-"
-    digit = unicodedata.decimal(character, None)
+    digit = unicodedata.digit(character, None)
     if digit is not None:
         return str(digit)
+    for first in _SHAPED_LETTERS:
+        if first <= ord(character) < first + 26:
+            return chr(ord("A") + ord(character) - first)
     plain = unicodedata.normalize("NFKC", character)
     if plain == character or "\u2044" in plain:  # a fraction is no number beside the one before it
         return character

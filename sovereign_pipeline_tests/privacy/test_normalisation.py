@@ -64,6 +64,10 @@ def test_spans_of_an_encoded_text_follow_each_other_and_lie_in_the_original(orig
         ("AT&T; 50% of 20% &nope; x=10 %zz %", "AT&T; 50% of 20% &nope; x=10 %zz %"),
         ("S\u0430id \u0410l-\u0405ubhi, 1O4 юный", "Said Al-Subhi, 104 юный"),
         ("Ｓａｉｄ 𝐒𝐚𝐢𝐝 ﬁne ①② 10² 2½", "Said Said fine 12 10² 2½"),
+        (
+            "a<b>b</b><br>c<p>d <host> <a href='x'> 2 < 3 <!-- --><!-- x -->",
+            "ab\nc\nd <host> <a href='x'> 2 < 3 <!-- x -->",
+        ),
         ("a\u2028b\x85c\vd\x1fe", "a\nb\nc\nde"),
         ("1\u03362\ufe0f3\u00ad4", "1234"),
     ],

@@ -251,8 +251,8 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     if any(map(_is_year, groups)) or _is_column(text, groups) or _is_list(groups):
         return None
     if len(digits) == DIGITS_OF_A_NATIONAL_ID:
-        decimal = lengths == [4, 4] and gaps[0] in (".", ",", "·")
-        if decimal or (len(groups) <= 4 and all(_ODD.search(gap) for gap in gaps)):
+        tight = lengths == [4, 4] and not re.search(r"\s", gaps[0])
+        if tight or (len(groups) <= 4 and all(_ODD.search(gap) for gap in gaps)):
             return _eight(digits)
     if lengths == [3, 2, 4] and len(set(gaps)) == 1 and digits[:3] not in ("000", "666"):
         return "SSN"
