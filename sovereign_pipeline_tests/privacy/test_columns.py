@@ -24,7 +24,7 @@ TREATMENTS = Institution(name="Lamp Office", classification=("PUBLIC",)).treatme
 
 
 def kinds(value: str, **treatments: str) -> set[str]:
-    config = {"columns": {"keep_words": []}, "sensitive": {**TREATMENTS, **treatments}}
+    config: dict[str, Any] = {"columns": {"keep_words": []}, "sensitive": {**TREATMENTS, **treatments}}
     return set(kinds_in_columns(config)(value))
 
 

@@ -99,6 +99,23 @@ def test_an_address_is_replaced_however_its_signs_are_written(at: str, dot: str,
     assert outcome_of(SCRUBBER, text, "en", ("araimi", "canary")) == "replaced"
 
 
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("write to a.b@canary.example.\nKhalid Al Mandhari came", "write to EMAIL_1.\nNAME_1 came"),
+        ("write to a.b@canary.example\nwww.harbour.example", "write to EMAIL_1\nwww.harbour.example"),
+        ("civil number 10457832.\n2024 was dry", "civil number NID_1.\n2024 was dry"),
+        ("civil number 1045/7832\n2. Second point", "civil number NID_1\n2. Second point"),
+        ("phone 92341187\n2024-05-01 was dry", "phone PHONE_1\n2024-05-01 was dry"),
+        ("phone +968 9234\n1187, 30 April 2024", "phone PHONE_1, 30 April 2024"),
+        ("CR 1234567\n12 boats", "CR CR_1\n12 boats"),
+        ("account 0123/456789/012. 3 boats", "account ACCOUNT_1. 3 boats"),
+    ],
+)
+def test_what_follows_a_value_stays(patterns_only: Scrubber, text: str, scrubbed: str) -> None:
+    assert scrub(patterns_only, document(text)).documents[0].request == scrubbed
+
+
 ORDINARY = [
     "The list:\n1. Pay the fee.\n2. File the form.\n3. See the clerk.",
     "10\n11\n12\n13\n14",

@@ -50,12 +50,16 @@ _GAP = r"(?:[ \t\r]{0,3}|[ \t\r]*\n[ \t\r>|]*)"
 _BREAK = r"[ \t\r]*\n[ \t\r>|]*"
 _LOCAL_PART = rf"(?<![\w.+%'-])(?:[\w.+%'-]*\w[-_=]{_BREAK})?[\w.+%'-]*\w"
 _AT = rf"(?:{_GAP}@{_GAP}|\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}})"
-_DOT = rf"(?:\.(?!\s)|\.{_BREAK}|{_BREAK}\.|\s{{0,2}}[\[({{<] ?(?:dot|\.) ?[\])}}>]\s{{0,2}})"
-_HOST = rf"\w[\w-]*(?:{_BREAK}[\w-]+(?=\.\w))?"
-_SPACED_HOST = r"\w[\w-]*(?: ?\. ?\w[\w-]*)* ?\. ?[^\W\d_]{2,}"
-SEPARATED_EMAIL = re.compile(
-    rf"(?i){_LOCAL_PART}(?:{_AT}{_HOST}(?:{_DOT}\w[\w-]*)*{_DOT}[^\W\d_]{{2,}}|(?:@| @ ){_SPACED_HOST})"
+_DOT = r"(?:\.(?!\s)|\s{0,2}[\[({<] ?(?:dot|\.) ?[\])}>]\s{0,2})"
+_LABEL = r"\w[\w-]*"
+# A host that a line's end cuts, once, and before its domain: what follows a whole address is the next sentence.
+_CUT_HOST = (
+    rf"{_LABEL}(?:\.{_BREAK}(?-i:[a-z])[\w-]*|{_BREAK}\.{_LABEL}|{_BREAK}(?-i:[a-z])[\w-]*(?=\.\w)\.\w[\w-]*)"
+    rf"(?:\.{_LABEL})*"
 )
+_WHOLE_HOST = rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}[^\W\d_]{{2,}}"
+_SPACED_HOST = rf"{_LABEL}(?: ?\. ?{_LABEL})* ?\. ?[^\W\d_]{{2,}}"
+SEPARATED_EMAIL = re.compile(rf"(?i){_LOCAL_PART}(?:{_AT}(?:{_CUT_HOST}|{_WHOLE_HOST})|(?:@| @ ){_SPACED_HOST})")
 BRACKETED_EMAIL = re.compile(
     rf"(?i){_LOCAL_PART}\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}}\w[\w-]*(?:{_DOT}\w[\w-]*)*"
     r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
