@@ -19,8 +19,8 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 LONGEST_GAP = 14
 """Characters that may stand between two of a number."""
 
-_PREFIXED = re.compile(r"(?<![\w+])(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
-_OMAN_PREFIX = re.compile(r"(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]{0,8}\d){1,8}")
+_PREFIXED = re.compile(r"(?<![\w+])\(?(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
+_OMAN_PREFIX = re.compile(r"\(?(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]{0,8}\d){1,8}")
 _COUNTRY_BEFORE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][\W_]{0,2}[A-Za-z][\W_]{0,14}\Z")
 _BRACKETED_IP = re.compile(
     r"(?<![\w.])\d{1,3}(?:\s?[\[({]\s?(?:\.|dot)\s?[\])}]\s?\d{1,3}|\s\.\s\d{1,3}|\.\d{1,3}){3}(?!\w)"

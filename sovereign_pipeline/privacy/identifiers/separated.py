@@ -134,6 +134,7 @@ def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
     return (
         any(group.gap not in _USUAL_GAPS for group in groups[:-1])
         or not before.replace(" ", "").isalnum()
+        or (len(groups) > 1 and before.strip().isupper())
         or len(groups[0].digits) == 1
     )
 
@@ -244,15 +245,16 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     written = text[groups[0].start : groups[-1].end]
     if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 2 and ", " not in gaps:
         return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
-    if not gaps or all(gap in _USUAL_GAPS for gap in gaps) or _is_ordinary(written):
-        return None
-    if _is_card(digits, lengths, gaps):
+    if gaps and _is_card(digits, lengths, gaps):
         return "CARD"
+    in_a_name = "_" in text[max(0, groups[0].start - 1) : groups[0].start] + text[groups[-1].end : groups[-1].end + 1]
+    if not gaps or _is_ordinary(written) or (all(gap in _USUAL_GAPS for gap in gaps) and not in_a_name):
+        return None
     if any(map(_is_year, groups)) or _is_column(text, groups) or _is_list(groups):
         return None
     if len(digits) == DIGITS_OF_A_NATIONAL_ID:
         tight = lengths == [4, 4] and not re.search(r"\s", gaps[0])
-        if tight or (len(groups) <= 4 and all(_ODD.search(gap) for gap in gaps)):
+        if tight or in_a_name or (len(groups) <= 4 and all(_ODD.search(gap) for gap in gaps)):
             return _eight(digits)
     if lengths == [3, 2, 4] and len(set(gaps)) == 1 and digits[:3] not in ("000", "666"):
         return "SSN"
