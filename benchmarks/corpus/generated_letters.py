@@ -1,4 +1,4 @@
-"""Invented letters for the split's benchmark, with near-duplicates, copies and links planted among them.
+"""Invented letters for the split's benchmark, with near-duplicates, copies, forwards and links planted among them.
 
 What belongs here: the generator, and a second definition of shingles to check what was planted. What does not:
 measuring (`split_scale.py`).
@@ -16,7 +16,10 @@ WORDS_PER_SHINGLE = 5
 NEAR_DUPLICATES = 0.02
 COPIES = 0.01
 LINKED = 0.05
+FORWARDS = 0.01
 ARABIC = 0.05
+
+FORWARDED_WORDS = 40
 
 
 class Letters:
@@ -24,13 +27,15 @@ class Letters:
 
     A letter is an opening and a closing that many share, one or two sentences of a stock of 60 (about a quarter of its
     words together), and 50 to 110 words of its own, frequent ones more often (Zipf). Near-duplicates are letters of
-    another case file with one to three words replaced, of which those with Jaccard >= 0.8 count as planted.
+    another case file with one to three words replaced, of which those with Jaccard >= 0.8 count as planted. Forwards
+    quote the whole request of a letter of another case file, of at least FORWARDED_WORDS words, below a mark.
     """
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.planted: list[dict[str, object]] = []
         self._random = random.Random(SEED)
+        self._forwards = random.Random(SEED)  # of their own, so that the other letters stay what they are without them
         self._words = {
             "en": self._vocabulary("bcdfghjklmnprstvwz", "aeiou"),
             "ar": self._vocabulary("بتجدرسعفقكلمنه", "اوي"),
@@ -61,6 +66,9 @@ class Letters:
                     self._plant(row, original, edits=rng.randint(1, 3))
                 elif fate < COPIES + NEAR_DUPLICATES + LINKED:
                     row["links"] = [original["id"]]
+                elif self._forwards.random() < FORWARDS and len(original["request"].split()) >= FORWARDED_WORDS:
+                    row["request"] += f"\n\n-----Original Message-----\n{original['request']}"
+                    self.planted.append({"kind": "forwards", "one": original["id"], "other": row["id"]})
             if rng.random() < 0.05:  # originals lie anywhere before, not only near by
                 if len(recent) < 5_000:
                     recent.append(row)
@@ -127,8 +135,21 @@ class Letters:
 
 def shingles(row: dict[str, Any]) -> set[Any]:
     """The definition, written a second time, for the generated letters: 5 words, or 9 characters of an Arabic one."""
-    words = re.sub(r"(NAME)_\d", r"\1", f"{row['request']} {row['response']}").lower().replace(".", " ").split()
+    words = _words(f"{row['request']} {row['response']}")
     if row["language"] == "ar":
         text = " ".join(words)
         return {text[start : start + 9] for start in range(len(text) - 8)}
+    return _runs(words)
+
+
+def runs_of_words(text: str) -> set[Any]:
+    """The runs by which one text is compared with another, for both languages."""
+    return _runs(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", re.sub(r"(NAME)_\d", r"\1", text).lower())
+
+
+def _runs(words: list[str]) -> set[Any]:
     return {tuple(words[start : start + WORDS_PER_SHINGLE]) for start in range(len(words) - WORDS_PER_SHINGLE + 1)}

@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.corpus.generated_letters import Letters, shingles
+from benchmarks.corpus.brute_force import brute_force
+from benchmarks.corpus.generated_letters import Letters
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -33,6 +34,7 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.split.containment import Boilerplate, OwnShingles, contained_pairs
 from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.grouping import components
 from sovereign_pipeline.split.near_duplicates import near_duplicates
@@ -223,7 +225,7 @@ def step_gate(directory: Path) -> dict[str, Any]:
 
 
 def step_recall(directory: Path) -> dict[str, Any]:
-    """Which planted pairs MinHash ties, alone: by a pair, or by a chain of pairs."""
+    """Which planted pairs each search ties, alone: by a pair, or by a chain of pairs."""
     workplace = workplace_in(directory)
     documents = workplace.store.open(current(workplace, SCRUBBED)).file(DOCUMENTS)
     with workplace.store.workspace() as scratch:
@@ -231,50 +233,31 @@ def step_recall(directory: Path) -> dict[str, Any]:
         found = near_duplicates(
             columns.shingles, Rarity.of(scratch, columns.shingles), workplace.line.split.near_duplicate_jaccard
         )
-    component_of = components(len(columns), [], [found.pairs]).tolist()
+        texts = columns.texts.distinct()
+        contained = contained_pairs(texts, OwnShingles.of(texts, Boilerplate.of(scratch, columns.texts)))
+    by_search = {
+        "near_duplicates": components(len(columns), [], [found.pairs]).tolist(),
+        "forwards": components(len(columns), [columns.texts.ties], [texts.documents[contained]]).tolist(),
+    }
     number_of = {id: number for number, id in enumerate(columns.ids)}
-    recall: dict[str, Any] = {"pairs": len(found.pairs), "candidates": found.candidates}
+    recall: dict[str, Any] = {
+        "pairs": len(found.pairs),
+        "candidates": found.candidates,
+        "contained_texts": len(contained),
+    }
     planted = [json.loads(line) for line in (directory / "planted.jsonl").read_text(encoding="utf-8").splitlines()]
     for kind in sorted({pair["kind"] for pair in planted}):
         pairs = [(number_of[pair["one"]], number_of[pair["other"]]) for pair in planted if pair["kind"] == kind]
+        component_of = by_search["forwards" if kind == "forwards" else "near_duplicates"]
         recall[kind] = sum(component_of[one] == component_of[other] for one, other in pairs) / len(pairs)
     return recall
 
 
 def step_brute_force(directory: Path) -> dict[str, Any]:
-    """Every held-out letter against every training letter, with the definition written above; no part of the split."""
-    import numpy as np
-    from scipy.sparse import csr_array
-
     workplace = workplace_in(directory)
     artifact = workplace.store.open(current(workplace, SPLIT))
     held, train = (list(read_documents(artifact.file(name))) for name in (HELD_OUT, TRAIN))
-    number_of: dict[Any, int] = {}
-    sides = []
-    for side in (held, train):
-        sets = [shingles(document.model_dump()) for document in side]
-        columns = [number_of.setdefault(shingle, len(number_of)) for each in sets for shingle in each]
-        sizes = np.array([len(each) for each in sets])
-        sides.append((columns, sizes))
-    matrices = [
-        csr_array(
-            (np.ones(len(columns), np.int32), columns, np.concatenate(([0], np.cumsum(sizes)))),
-            shape=(sizes.size, len(number_of)),
-        )
-        for columns, sizes in sides
-    ]
-    common = (matrices[0] @ matrices[1].T).tocoo()
-    union = sides[0][1][common.row] + sides[1][1][common.col] - common.data
-    similar = common.data / union >= workplace.line.split.near_duplicate_jaccard
-    matters = [{matter for document in side for matter in (document.id, *document.links)} for side in (held, train)]
-    cases = [{document.case for document in side} for side in (held, train)]
-    return {
-        "pairs_of_letters": len(held) * len(train),
-        "crossing_near_duplicates": int(similar.sum()),
-        "crossing_cases": len(cases[0] & cases[1]),
-        "crossing_links": len(matters[0] & matters[1]),
-        "held_out_share": round(len(held) / (len(held) + len(train)), 4),
-    }
+    return brute_force(held, train, workplace.line.split.near_duplicate_jaccard)
 
 
 STEPS = {"build": step_build, "gate": step_gate, "recall": step_recall, "brute_force": step_brute_force}
@@ -344,8 +327,8 @@ def as_markdown(results: dict[str, Any]) -> str:
         f"# The split, measured on {results['cores']} cores",
         "",
         "| rows | build s | CPU s | rows/s | peak GB | gate s | gate peak GB | µs a row without start-up "
-        "| near-duplicates found | copies found | crossing (proof) | gate |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
+        "| near-duplicates found | copies found | forwards found | crossing (proof) | gate |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for each in results["generated"]:
         build, gate, recall = each["build"], each["gate"], each["recall"]
@@ -355,7 +338,8 @@ def as_markdown(results: dict[str, Any]) -> str:
             f"| {build['peak_gb']} | {gate['seconds']} | {gate['peak_gb']} "
             f"| {(build['seconds'] - start_up) / each['rows'] * 1e6:.0f} "
             f"| {recall['near_duplicates']:.4%} of {each['planted']['near_duplicates']:,} "
-            f"| {recall['copies']:.4%} of {each['planted']['copies']:,} | {crossing} "
+            f"| {recall['copies']:.4%} of {each['planted']['copies']:,} "
+            f"| {recall['forwards']:.4%} of {each['planted']['forwards']:,} | {crossing} "
             f"| {'passed' if gate['passed'] else 'refused'} |"
         )
     for each in results["generated"]:
@@ -364,8 +348,9 @@ def as_markdown(results: dict[str, Any]) -> str:
             lines += [
                 "",
                 f"Brute force over all {found['pairs_of_letters']:,} pairs across the sides of {each['rows']:,} rows: "
-                f"{found['crossing_near_duplicates']} near-duplicates, {found['crossing_cases']} cases, "
-                f"{found['crossing_links']} links cross.",
+                f"{found['crossing_near_duplicates']} near-duplicates, "
+                f"{found['crossing_contained_texts']} contained texts, "
+                f"{found['crossing_cases']} cases, {found['crossing_links']} links cross.",
             ]
     if "parliament" in results:
         found = results["parliament"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 BOILERPLATE_TEXTS = 20
 """A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
 text count once, so that a letter does not become boilerplate by being copied."""
-LEAST_IN_COMMON = 8
-"""Shingles: a run of 12 words. A shorter text must be contained whole."""
+LEAST_IN_COMMON = 6
+"""Shingles: a run of 10 words. A shorter text must be contained whole."""
 LEAST_SHINGLES = 4
 """Texts with fewer that are not boilerplate are not compared."""
 MOSTLY = 0.75

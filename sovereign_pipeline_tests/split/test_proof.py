@@ -70,7 +70,7 @@ STORED = """\
   "contained_texts": {
     "pairs": 0,
     "boilerplate_above_texts": 20,
-    "least_shingles_in_common": 8,
+    "least_shingles_in_common": 6,
     "boilerplate_documents": 0,
     "boilerplate_documents_held_out": 0,
     "crossing_by_fields": {
