@@ -11,7 +11,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.errors import PrivacyError, QuarantineExceeded
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.columns import SECRET_FILE, kinds_in_columns
@@ -190,3 +190,14 @@ def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInst
     assert not verdict.passed
     assert verdict.evidence["rows"] == ["line 2", "line 3"]
     assert "10457833" not in verdict.message and "Harthi" not in verdict.message
+
+
+def test_a_link_to_a_row_that_is_not_selected_is_a_link_to_a_row(institution: DemoInstitution) -> None:
+    institution.recipe["sources"][0] |= {"links": "with", "where": {"department": "lamps"}}
+    institution.rows[1] |= {"with": ["10457833"]}
+    institution.rows[2] |= {"id": "10457833", "department": "buoys"}
+    workplace = institution.workplace()
+    ref, documents, _ = raw(workplace)
+    (source,) = read_sources(workplace.store.open(ref))
+    assert (source["links"], source["links_without_row"]) == (1, 0)
+    assert documents[1].links[0].startswith("id-")
