@@ -43,6 +43,9 @@ class Settings(Frozen):
     vault: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-vault")
     """Encrypted names; outside `home`, and never readable by the training side."""
 
+    review_secrets: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-review")
+    """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
+
     suites: Path = Field(default_factory=lambda given: given["home"] / "suites")
     """The mirror of published suites, a folder each; cards of them are under `data/suites`."""
 
@@ -81,7 +84,7 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "suites")
+    @field_validator("home", "data", "vault", "review_secrets", "suites")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
@@ -90,6 +93,11 @@ class Settings(Frozen):
     @classmethod
     def _set_of_words(cls, given: object) -> object:
         return given.split() if isinstance(given, str) else given
+
+    @property
+    def secret_directories(self) -> dict[str, Path]:
+        """Variable -> directory, of those that no trainer is given."""
+        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets")}
 
     @property
     def artifacts(self) -> Path:
@@ -107,11 +115,6 @@ class Settings(Frozen):
     @property
     def mlflow_artifacts(self) -> Path:
         return self.home / "mlflow" / "artifacts"
-
-    @property
-    def review_secrets(self) -> Path:
-        """Sealed seeds of open reviews and the key that signs sessions: for the review page's account alone."""
-        return self.home / "review"
 
     @property
     def dagster_home(self) -> Path:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json
 from sovereign_pipeline.settings import Settings
 
@@ -18,20 +20,27 @@ def audit_verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify the hash chain of the audit log.
+    """Verify the hash chain of the audit log, and every review against its signed acts.
 
-    Ends 1, naming the entry, when one is missing, changed or out of order.
+    Ends 1, naming the entry, when one is missing, changed or out of order, and naming what was added to a review,
+    changed in it or removed from it.
     """
     from sovereign_pipeline.ledger.audit_log import checkpoint_of, entries, verify
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.review.reconciling import examine_all
 
-    last = verify(
-        entries(open_registry(Settings.from_environment())), checkpoint_of(kept) if kept is not None else None
-    )
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    last = verify(entries(registry), checkpoint_of(kept) if kept is not None else None)
+    found = examine_all(registry, ArtifactStore(settings.artifacts), settings)
     if as_json:
-        print_json({"entries": last.sequence, "hash": last.hash})
-    else:
-        out.print(f"[green]✓[/] {last.sequence} entries, each bound to the one before; newest {last.hash}")
+        print_json({"entries": last.sequence, "hash": last.hash, "reviews": found})
+        raise typer.Exit(1 if found else 0)
+    out.print(f"[green]✓[/] {last.sequence} entries, each bound to the one before; newest {last.hash}")
+    for review, findings in found.items():
+        for each in findings:
+            out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
+    raise typer.Exit(1 if found else 0)
 
 
 @audit.command("export")

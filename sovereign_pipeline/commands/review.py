@@ -22,12 +22,16 @@ from sovereign_pipeline.commands.terminal import (
 )
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.catalog import find_last
 from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.custody import signed_acts
 from sovereign_pipeline.review.links import issue_another_link, link_url
-from sovereign_pipeline.review.sealed import plan_of, sealed_seed
+from sovereign_pipeline.review.plan import in_words
+from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
+from sovereign_pipeline.review.sealed import plan_of
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
@@ -44,6 +48,13 @@ def review_open(
     operators: Annotated[str, typer.Option(help="Their names, with commas between; else the recipe's.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="A prompt file, in place of the held-out documents.")] = None,
     adapter: Annotated[str | None, typer.Option(help="The candidate; else the line's current registered one.")] = None,
+    opponent: Annotated[
+        str | None,
+        typer.Option(
+            help="What it is compared with: the id of an adapter, or `base` for the base model. Else the line's newest "
+            "other adapter that was reviewed and did not lose, or the base model."
+        ),
+    ] = None,
     url: PageUrl = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -54,17 +65,30 @@ def review_open(
     settings = Settings.from_environment()
     workplace = open_workplace(settings, line, tell_progress)
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
-    request = ReviewRequest(account(), operators=names, prompt_file=prompts, adapter_id=adapter)
+    request = ReviewRequest(account(), operators=names, prompt_file=prompts, adapter_id=adapter, opponent=opponent)
     opened = open_review(open_registry(settings), workplace, request)
     links = {name: link_url(url, token) for name, token in opened.links.items()}
     plan = opened.plan
+    chosen = in_words(plan.opponent or plan.base_model, plan.opponent_choice)
     if as_json:
-        print_json({"review": opened.review, "ballots": plan.ballots, "seed_sha256": plan.seed_sha256, "links": links})
+        print_json(
+            {
+                "review": opened.review,
+                "adapter": plan.adapter,
+                "opponent": plan.opponent or plan.base_model,
+                "opponent_chosen": chosen,
+                "ballots": plan.ballots,
+                "seed_sha256": plan.seed_sha256,
+                "act_key": plan.act_key,
+                "links": links,
+            }
+        )
         return
     out.print(
         f"[green]✓[/] {plan.line}: {plan.adapter} against {plan.opponent or plan.base_model}, {plan.pairs} pairs for "
         f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
     )
+    out.print(f"  {escape(chosen)}")
     out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
     out.print("  One-time links, shown once; only their hashes are stored:")
     for name, link in links.items():
@@ -77,7 +101,10 @@ def review_link(
     operator: Annotated[str, typer.Argument(help="Name of the operator, as the recipe has it.")],
     url: PageUrl = HERE,
 ) -> None:
-    """Print one more one-time link for an operator of the open review, such as for another device."""
+    """Print another one-time link for an operator of the open review.
+
+    It ends the operator's earlier links and signs their other device out.
+    """
     workplace, registry = _open(line)
     out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, account()))))
 
@@ -94,32 +121,44 @@ def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW
 
 @review.command("status")
 def review_status(line: LineName, as_json: AsJson = False) -> None:
-    """Show how many ballots each operator has given. How they rated is not shown before the review is closed."""
+    """Show how many ballots each operator has given. How they rated is not shown before the review is closed.
+
+    Ends 1 when ballots, sign-ins or the log were changed, and names what.
+    """
     workplace, registry = _open(line)
     found, closing = find_last(registry, line)
     contents = plan_of(workplace.store, found)
     pairs = {name: len(contents.asked(name)) for name in contents.plan.operators}
     rows = [asdict(each) for each in progress(registry, found, pairs)]
+    with registry.reading() as session:
+        held = rows_of(session, found, read_log(session))
+    findings = findings_in(held, contents, signed_acts(workplace.settings, found.id))
     facts: dict[str, Any] = {
         "review": found.id,
         "line": line,
         "adapter": found.adapter_id,
         "opponent": found.opponent_id or contents.plan.base_model,
-        "state": "open" if closing is None else "closed",
+        "opponent_chosen": in_words(found.opponent_id or contents.plan.base_model, contents.plan.opponent_choice),
+        "state": _state(found, closing),
         "ballots": sum(row["ballots"] for row in rows),
         "ballots_to_close": found.ballots,
         "opened_at": found.opened_at.isoformat(timespec="seconds"),
         "closed_at": closing.closed_at.isoformat(timespec="seconds") if closing is not None else None,
         "operators": rows,
+        "findings": findings,
     }
     if as_json:
         print_json(facts)
-        return
+        raise typer.Exit(1 if findings else 0)
     out.print(
         f"{line}: {facts['adapter']} against {facts['opponent']}, {facts['state']}, {facts['ballots']} of "
         f"{facts['ballots_to_close']} ballots"
     )
+    out.print(f"  {escape(facts['opponent_chosen'])}")
     print_rows(rows, False, "Operators")
+    for each in findings:
+        out.print(f"[red]✗[/] {escape(each)}")
+    raise typer.Exit(1 if findings else 0)
 
 
 @review.command("close")
@@ -131,11 +170,16 @@ def review_close(
     """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early."""
     workplace, registry = _open(line)
     found, _ = find_last(registry, line)
-    seed = sealed_seed(workplace.settings, found)
-    plan = plan_of(workplace.store, found).plan
-    closing = close(registry, found, seed, plan, account(), officer, reason)
+    contents = plan_of(workplace.store, found)
+    closing = close(registry, workplace.settings, found, contents, account(), officer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
+
+
+def _state(found: BlindReview, closing: ReviewClosing | None) -> str:
+    if closing is not None:
+        return "closed"
+    return "open" if found.act_key is not None else "left open by release 0.1.0"
 
 
 def _open(line: str) -> tuple[Workplace, Registry]:

@@ -1,10 +1,11 @@
 """The audit log: who did what to what, each entry bound to the one before it by its hash. It only grows.
 
 A chain of hashes does not show that its newest entries were cut off. An auditor keeps a `Checkpoint` elsewhere for
-that: a later log must still hold that entry.
+that: a later log must still hold that entry. Nor does it show who appended an entry: whoever can write to the database
+can. An entry may therefore carry a signature, by a key that the database does not hold.
 
 What belongs here: appending within the transaction of the act, and verifying the chain. What does not: which acts get
-an entry. No entry holds text of a document, a prompt or an answer.
+an entry, and which of them must be signed by whom. No entry holds text of a document, a prompt or an answer.
 """
 
 import datetime
@@ -25,6 +26,15 @@ from sovereign_pipeline.ledger.tables import AuditEntry
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
 
+SIGNATURE = "signature"
+"""The name in an entry's subjects under which its signature stands, where it has one: hex digits."""
+
+SIGNED_AS = b"sovereign audit entry 1\n"
+"""What stands before the bytes that are signed, so that the signature is good for nothing else."""
+
+Sign = Callable[[bytes], bytes]
+"""Bytes -> their signature."""
+
 
 class Checkpoint(Frozen):
     """The newest entry of a log at some time."""
@@ -35,10 +45,12 @@ class Checkpoint(Frozen):
     """64 hex digits."""
 
 
-def append(session: Session, actor: str, action: str, subjects: Mapping[str, Any]) -> AuditEntry:
+def append(
+    session: Session, actor: str, action: str, subjects: Mapping[str, Any], sign: Sign | None = None
+) -> AuditEntry:
     """Add one entry within the caller's transaction (`Registry.writing`): act and entry are committed together.
 
-    `subjects`: what the act was done to, as digests, names and counts.
+    `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned.
     """
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
     entry = AuditEntry(
@@ -49,16 +61,36 @@ def append(session: Session, actor: str, action: str, subjects: Mapping[str, Any
         subjects=dict(subjects),
         previous=last.hash if last is not None else FIRST,
     )
+    if sign is not None:
+        entry.subjects = {**entry.subjects, SIGNATURE: sign(signed_content(entry)).hex()}
     entry.hash = _hash(entry)
     session.add(entry)
     session.flush()
     return entry
 
 
+def signed_content(entry: AuditEntry) -> bytes:
+    """The bytes that the signature of an entry is over: the whole act, but not its place in the log."""
+    content = {name: value for name, value in _content(entry).items() if name not in ("sequence", "previous")}
+    content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
+    return SIGNED_AS + canonical_json(content)
+
+
 def entries(registry: Registry) -> list[AuditEntry]:
     """The whole log, oldest first."""
     with registry.reading() as session:
-        return list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+        return entries_in(session)
+
+
+def entries_in(session: Session) -> list[AuditEntry]:
+    """The whole log as a transaction sees it. Raises IntegrityError where what an entry is about cannot be read."""
+    try:
+        found = list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+    except ValueError:  # no JSON
+        raise _unreadable() from None
+    if not all(isinstance(entry.subjects, dict) for entry in found):
+        raise _unreadable()
+    return found
 
 
 def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpoint:
@@ -124,7 +156,7 @@ def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], Integ
             raise damaged(last.sequence + 1, "is missing")
         if content["previous"] != last.hash:
             raise damaged(last.sequence + 1, "does not follow the one before it")
-        if digest_of(content) != entry["hash"]:
+        if not _has_hash(content, entry["hash"]):
             raise damaged(last.sequence + 1, "was changed")
         last = Checkpoint(sequence=content["sequence"], hash=entry["hash"])
         yield last
@@ -144,6 +176,20 @@ def _content(entry: AuditEntry) -> dict[str, Any]:
 def _hash(entry: AuditEntry) -> str:
     """SHA-256 of the entry's canonical JSON, with the hash of the entry before it."""
     return digest_of(_content(entry))
+
+
+def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
+    try:
+        return digest_of(content) == stated
+    except ValueError:  # a number such as NaN, which no entry of ours holds
+        return False
+
+
+def _unreadable() -> IntegrityError:
+    return IntegrityError(
+        "The audit log: an entry cannot be read. The registry was changed past this program.",
+        "Restore it from a copy, and find out who changed it.",
+    )
 
 
 def _damaged_registry(sequence: int, problem: str) -> IntegrityError:

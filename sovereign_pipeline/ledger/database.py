@@ -32,8 +32,14 @@ class Registry:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session whose objects stay usable after it is closed."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        """A session over one state of the database, whose objects stay usable after it is closed.
+
+        One state, because rows are compared with the entries of the audit log. SQLite gives it by itself.
+        """
+        engine = self.engine
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with Session(engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager

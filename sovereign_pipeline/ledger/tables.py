@@ -175,6 +175,8 @@ class BlindReview(Table):
     ballots: Mapped[int]
     """The pre-registered number."""
     opened_at: Mapped[datetime.datetime]
+    act_key: Mapped[str | None] = mapped_column(DIGEST)
+    """Public key (Ed25519, hex) of its acts. NULL: opened by release 0.1.0, whose acts are unsigned."""
 
 
 class SignInLink(Table):

@@ -1,7 +1,8 @@
 """Ballots and guesses in the registry: each given once, none summed up before the review is closed.
 
-What belongs here: recording them, and how far each operator is. What does not: closing (`closing.py`), figures
-(`result.py`), and which answer was the candidate's: a ballot holds A and B as they were shown.
+What belongs here: recording them, and how far each operator is. What does not: what makes an act of it (`acts.py`),
+closing (`closing.py`), figures (`result.py`), and which answer was the candidate's: a ballot holds A and B as they were
+shown.
 """
 
 import datetime
@@ -15,22 +16,30 @@ from sqlalchemy.exc import IntegrityError as RefusedByDatabase
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import ConflictError
-from sovereign_pipeline.ledger import audit_log as audit
+from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import Ballot, BlindReview, Guess, ReviewClosing
+from sovereign_pipeline.ledger.tables import Ballot, BlindReview, Guess
 from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.review.acts import (
+    BALLOT_GIVEN,
+    GUESS_GIVEN,
+    HINT,
+    PROXY,
+    SIGNED_IN,
+    Entering,
+    acts_of,
+    entering_acts,
+    entries_of,
+)
+from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.plan import Position
+from sovereign_pipeline.settings import Settings
 
 Preference = Literal["a", "b", "tie"]
 
 LOWEST, HIGHEST = 1, 5
 """The scale of a rating."""
 
-BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
-"""Actions in the audit log."""
-
-CLOSED = "This review is closed; no rating is taken any more. Thank you for yours."
 GIVEN = "This pair was rated already. The first rating stands."
 
 
@@ -56,45 +65,57 @@ class Given:
 
 def give_ballot(
     registry: Registry,
-    review: str,
-    operator: str,
+    settings: Settings,
+    who: SignedIn,
     pair: str,
     preference: Preference,
     ratings: Mapping[str, int],
 ) -> None:
-    """Record one ballot and its entry in the audit log. The caller has checked that the pair is the operator's.
+    """Record one ballot and its act. The caller has checked who it is, and that the pair is the operator's.
 
     Args:
         ratings: `a.accuracy` and so on -> 1 to 5.
 
-    Raises ConflictError for a second ballot, even an equal one, and once the review is closed.
+    Raises ConflictError for a second ballot, even an equal one, and once the review is closed; IntegrityError when the
+    registry was changed.
     """
     ballot = Ballot(
-        review_id=review,
-        operator=operator,
+        review_id=who.review,
+        operator=who.operator,
         pair=pair,
         preference=preference,
         ratings=dict(sorted(ratings.items())),
         given_at=datetime.datetime.now(datetime.UTC),
     )
-    _record(registry, ballot, BALLOT_GIVEN)
+    _record(registry, settings, who, ballot)
 
 
-def give_guess(registry: Registry, review: str, operator: str, pair: str, choice: Position) -> None:
+def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
     """Record which answer of a pair an operator takes for the candidate's. Raises as `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
-    _record(registry, Guess(review_id=review, operator=operator, pair=pair, choice=choice, given_at=now), GUESS_GIVEN)
+    guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
+    _record(registry, settings, who, guess)
 
 
-def given(registry: Registry, review: str, operator: str) -> Given:
-    """What one operator has on record; for pairs with identical answers a tie is on record from the beginning."""
+def given(registry: Registry, review: BlindReview, operator: str) -> Given:
+    """What one operator has on record; for pairs with identical answers a tie is on record from the beginning.
 
-    def pairs(table: type[Ballot] | type[Guess]) -> frozenset[str]:
-        query = select(table.pair).where(table.review_id == review, table.operator == operator)
-        return frozenset(session.scalars(query))
-
+    Raises IntegrityError when that is not what the operator's acts say.
+    """
     with registry.reading() as session:
-        return Given(pairs(Ballot), pairs(Guess))
+        ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
+        guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
+        entries = [each for each in entries_of(session, review.id) if each.actor == operator]
+    acts = acts_of(entries, review.act_key or "")
+    by_acts = {each.subjects["ballot"] for each in acts if each.action in (BALLOT_GIVEN, GUESS_GIVEN)}
+    on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
+    if by_acts != {digest_of(content_of(each)) for each in on_record}:
+        raise IntegrityError(
+            f"Review {review.id}: what {operator} gave is not what the audit log says. The registry was changed past "
+            f"this program.",
+            HINT,
+        )
+    return Given(frozenset(each.pair for each in ballots), frozenset(each.pair for each in guesses))
 
 
 def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) -> list[Progress]:
@@ -145,26 +166,27 @@ def content_of(record: Ballot | Guess) -> dict[str, Any]:
     }
 
 
-def assert_open(session: Session, review: str) -> None:
-    """Raises ConflictError once a review is closed."""
-    if session.get(ReviewClosing, review) is not None:
-        raise ConflictError(CLOSED)
-
-
-def _record(registry: Registry, record: Ballot | Guess, action: str) -> None:
-    digest = digest_of(content_of(record))
+def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballot | Guess) -> None:
+    action = BALLOT_GIVEN if isinstance(record, Ballot) else GUESS_GIVEN
     try:
-        with registry.writing() as session:
-            assert_open(session, record.review_id)
-            if session.get(type(record), (record.review_id, record.operator, record.pair)) is not None:
+        with entering_acts(settings, registry, who.review) as entering:
+            if entering.session.get(type(record), (who.review, who.operator, record.pair)) is not None:
                 raise ConflictError(GIVEN)
-            session.add(record)
-            session.flush()
-            audit.append(
-                session, record.operator, action, {"review": record.review_id, "pair": record.pair, "ballot": digest}
-            )
+            sign_in = who.sign_in or _sign_in_by_proxy(entering, who)
+            entering.session.add(record)
+            entering.session.flush()
+            subjects = {"pair": record.pair, "ballot": digest_of(content_of(record)), "sign_in": sign_in}
+            entering.enter(who.operator, action, subjects)
     except RefusedByDatabase:
         raise ConflictError(GIVEN) from None
+
+
+def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
+    """Number of the act by which the institution's proxy named an operator; entered with their first ballot."""
+    for act in reversed(entering.acts()):
+        if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:
+            return act.number
+    return entering.enter(who.operator, SIGNED_IN, {"by": PROXY})
 
 
 def _by_pair(content: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,21 +6,45 @@ What belongs here: look-ups of whole reviews. What does not: their ballots (`bal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 
+CLOSED = "This review is closed; no rating is taken any more. Thank you for yours."
+
+_OPEN = select(BlindReview).where(
+    BlindReview.id.not_in(select(ReviewClosing.review_id)), BlindReview.act_key.is_not(None)
+)
+"""A review that release 0.1.0 left open is not among them: what is done in it could not be signed."""
+
+
+def assert_open(session: Session, review: str) -> None:
+    """Raises ConflictError once a review is closed."""
+    if session.get(ReviewClosing, review) is not None:
+        raise ConflictError(CLOSED)
+
 
 def find_open(session: Session, line: str) -> BlindReview | None:
-    """Find the line's review that was opened and not closed."""
-    closed = select(ReviewClosing.review_id)
-    query = select(BlindReview).where(BlindReview.line == line, BlindReview.id.not_in(closed))
-    return session.scalars(query).one_or_none()
+    """Find the line's review that was opened and not closed. Raises IntegrityError for several."""
+    found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
+    if len(found) > 1:
+        raise IntegrityError(
+            f"Line {line} has {len(found)} open reviews, and there is never more than one. The registry was changed "
+            f"past this program.",
+            "Restore the registry from a copy, and find out who changed it.",
+        )
+    return found[0] if found else None
+
+
+def find_all(registry: Registry) -> list[BlindReview]:
+    """Find every review of the installation, the oldest first."""
+    with registry.reading() as session:
+        return list(session.scalars(select(BlindReview).order_by(BlindReview.opened_at, BlindReview.id)))
 
 
 def find_all_open(registry: Registry) -> list[BlindReview]:
     """Find every open review of the installation, the oldest first."""
-    query = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.review_id)))
+    query = _OPEN
     with registry.reading() as session:
         return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
 

@@ -16,8 +16,8 @@ from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.catalog import find_closed, find_closed_of
-from sovereign_pipeline.review.closing import has_ballots, read_ballots
-from sovereign_pipeline.review.result import has_lost
+from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
+from sovereign_pipeline.review.result import has_lost, is_counted
 from sovereign_pipeline.review.sealed import plan_of
 from sovereign_pipeline.review.unblinding import ClosedReview, EarlyClosing
 
@@ -43,7 +43,8 @@ class ReviewsToDate:
 
     def read(self, registry: Registry, store: ArtifactStore) -> tuple[ClosedReview, list[ClosedReview]]:
         """The newest review and the earlier ones, verified. Raises IntegrityError."""
-        return _read(registry, store, *self.newest), [_read(registry, store, *each) for each in self.earlier]
+        *earlier, newest = read_closed(registry, store, [*self.earlier, self.newest])
+        return newest, earlier
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
@@ -67,28 +68,47 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
     return ReviewsToDate(closed[numbers[-1]], closed[: numbers[-1]])
 
 
+def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
+    """Digest of each adapter of a line that was reviewed -> whether it lost its newest review with ballots to count.
+
+    Raises IntegrityError for a review that was changed.
+    """
+    closed = read_closed(registry, store, find_closed(registry, line))
+    return {each.contents.plan.candidate_digest: has_lost(each) for each in closed if is_counted(each)}
+
+
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
     """Digests of the adapters of a line that lost their newest blind review. None of them becomes an incumbent.
 
     Raises IntegrityError for a review that was changed.
     """
-    newest = {}
-    for review, closing in find_closed(registry, line):
-        if has_ballots(registry, closing):
-            closed = _read(registry, store, review, closing)
-            newest[closed.contents.plan.candidate_digest] = closed
-    return {digest for digest, closed in newest.items() if has_lost(closed)}
+    return {digest for digest, lost in standings(registry, store, line).items() if lost}
 
 
-def _read(registry: Registry, store: ArtifactStore, review: BlindReview, closing: ReviewClosing) -> ClosedReview:
-    ballots, guesses = read_ballots(registry, closing)
-    return ClosedReview(
-        review=review.id,
-        contents=plan_of(store, review),
-        seed=bytes.fromhex(closing.seed),
-        ballots=ballots,
-        guesses=guesses,
-        closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
-        if closing.officer is not None
-        else None,
-    )
+def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
+    """Read closed reviews, each compared with its acts in the audit log.
+
+    Raises IntegrityError that names what was added, changed or removed.
+    """
+    if not closed:
+        return []
+    with registry.reading() as session:
+        log = read_log(session)
+        rows = [rows_of(session, review, log) for review, _ in closed]
+    read = []
+    for each, (review, closing) in zip(rows, closed, strict=True):
+        contents = plan_of(store, review)
+        assert_none(review.id, findings_in(each, contents))
+        read.append(
+            ClosedReview(
+                review=review.id,
+                contents=contents,
+                seed=bytes.fromhex(closing.seed),
+                ballots=each.ballots,
+                guesses=each.guesses,
+                closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
+                if closing.officer is not None
+                else None,
+            )
+        )
+    return read

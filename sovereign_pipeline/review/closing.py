@@ -1,43 +1,33 @@
-"""Closing a review, and reading its ballots back as they were when it was closed.
+"""Closing a review: its seed is revealed, its result can be computed, and nothing is added any more.
 
-What belongs here: when a review may be closed, and that its ballots are those of the audit log. What does not: what
-follows from them (`result.py`).
+What belongs here: when a review may be closed. What does not: whether its rows are those of its acts
+(`reconciling.py`), and what follows from its ballots (`result.py`).
 """
 
 import datetime
-from collections.abc import Sequence
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
-
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError
-from sovereign_pipeline.ledger import audit_log as audit
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry, Ballot, BlindReview, Guess, ReviewClosing
-from sovereign_pipeline.review.ballots import (
-    BALLOT_GIVEN,
-    GUESS_GIVEN,
-    assert_open,
-    ballots_digest,
-    ballots_of,
-    content_of,
-    guesses_of,
-    was_asked,
-)
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
+from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, digest_of_row, entering_acts
+from sovereign_pipeline.review.ballots import ballots_digest
+from sovereign_pipeline.review.custody import forget_key, sealed_seed, signed_acts
 from sovereign_pipeline.review.plan import ReviewPlan
+from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
+from sovereign_pipeline.review.sealed import PlanContents
+from sovereign_pipeline.settings import Settings
 
 
 def close(
     registry: Registry,
+    settings: Settings,
     review: BlindReview,
-    seed: bytes,
-    plan: ReviewPlan,
+    contents: PlanContents,
     actor: str,
     officer: str | None = None,
     reason: str | None = None,
 ) -> ReviewClosing:
-    """Close a review and reveal its seed.
+    """Close a review, reveal its seed, and delete the key that signs its acts.
 
     Args:
         actor: who runs the command.
@@ -45,67 +35,50 @@ def close(
         reason: why; required with an officer.
 
     Raises GateRefused for too few ballots, InputError for an officer without a reason or one who may not close early,
-    ConflictError for a review that is closed, and IntegrityError when the ballots are not those of the audit log.
+    ConflictError for a review that is closed or that release 0.1.0 opened, and IntegrityError that names every finding
+    when ballots, sign-ins and the rest are not those of the signed acts.
     """
+    if review.act_key is None:
+        raise ConflictError(
+            f"Review {review.id} of line {review.line} was opened by release 0.1.0, which did not sign ballots. It "
+            f"cannot be closed.",
+            "Open another one; this one no longer counts.",
+            act="open_review",
+            line=review.line,
+        )
+    plan = contents.plan
     _assert_may_close_early(review, plan, officer, reason)
-    with registry.writing() as session:
-        assert_open(session, review.id)
-        ballots, guesses = ballots_of(session, review.id), guesses_of(session, review.id)
-        _assert_as_logged(review.id, ballots, guesses, _log(session))
-        asked = sum(map(was_asked, ballots))
-        is_early = asked < review.ballots
+    with entering_acts(settings, registry, review.id) as entering:
+        rows = rows_of(entering.session, review, read_log(entering.session))
+        assert_none(review.id, findings_in(rows, contents, signed_acts(settings, review.id)))
+        is_early = rows.asked < review.ballots
         if is_early and officer is None:
-            raise _too_few(review, plan, asked)
+            raise _too_few(review, plan, rows.asked)
         closing = ReviewClosing(
             review_id=review.id,
             closed_at=datetime.datetime.now(datetime.UTC),
-            seed=seed.hex(),
-            ballots=asked,
-            ballots_sha256=ballots_digest(ballots, guesses),
+            seed=sealed_seed(settings, review).hex(),
+            ballots=rows.asked,
+            ballots_sha256=ballots_digest(rows.ballots, rows.guesses),
             officer=officer if is_early else None,
             reason=reason if is_early else None,
         )
-        session.add(closing)
-        session.flush()
-        audit.append(
-            session,
+        entering.session.add(closing)
+        entering.session.flush()
+        entering.enter(
             actor,
-            "review closed early" if is_early else "review closed",
+            REVIEW_CLOSED_EARLY if is_early else REVIEW_CLOSED,
             {
-                "review": review.id,
                 "seed": closing.seed,
                 "ballots": closing.ballots,
                 "ballots_sha256": closing.ballots_sha256,
                 "officer": closing.officer,
                 "reason": closing.reason,
+                "row": digest_of_row(closing),
             },
         )
+    forget_key(settings, review.id)
     return closing
-
-
-def read_ballots(registry: Registry, closing: ReviewClosing) -> tuple[list[Ballot], list[Guess]]:
-    """The ballots and guesses of a closed review, each compared with its entry in the audit log.
-
-    Raises IntegrityError when one was added, changed or removed since, or when the log itself was changed.
-    """
-    with registry.reading() as session:
-        ballots, guesses = ballots_of(session, closing.review_id), guesses_of(session, closing.review_id)
-        log = _log(session)
-    _assert_as_logged(closing.review_id, ballots, guesses, log)
-    asked = sum(map(was_asked, ballots))
-    if ballots_digest(ballots, guesses) != closing.ballots_sha256 or asked != closing.ballots:
-        raise IntegrityError(
-            f"The ballots of review {closing.review_id} are not those that it was closed with. The registry was "
-            f"changed past its triggers.",
-            "Restore the registry from a copy, and find out who changed it.",
-        )
-    return ballots, guesses
-
-
-def has_ballots(registry: Registry, closing: ReviewClosing) -> bool:
-    """Whether anybody rated anything in a closed review."""
-    with registry.reading() as session:
-        return any(map(was_asked, ballots_of(session, closing.review_id)))
 
 
 def _assert_may_close_early(review: BlindReview, plan: ReviewPlan, officer: str | None, reason: str | None) -> None:
@@ -146,26 +119,3 @@ def _too_few(review: BlindReview, plan: ReviewPlan, asked: int) -> GateRefused:
         act="close_review_early",
         line=review.line,
     )
-
-
-def _log(session: Session) -> list[AuditEntry]:
-    return list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
-
-
-def _assert_as_logged(
-    review: str, ballots: Sequence[Ballot], guesses: Sequence[Guess], log: Sequence[AuditEntry]
-) -> None:
-    """Raises IntegrityError unless the ballots and guesses that operators gave are exactly those of the log."""
-    audit.verify(log)
-    logged = {
-        entry.subjects["ballot"]
-        for entry in log
-        if entry.action in (BALLOT_GIVEN, GUESS_GIVEN) and entry.subjects["review"] == review
-    }
-    everything: list[Ballot | Guess] = [*ballots, *guesses]
-    if logged != {digest_of(content_of(each)) for each in everything if was_asked(each)}:
-        raise IntegrityError(
-            f"The ballots of review {review} are not those of the audit log: one was added, changed or removed past "
-            f"the registry's triggers.",
-            "Restore the registry from a copy, and find out who changed it.",
-        )

@@ -19,24 +19,23 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError, StaleInput
-from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.catalog import find_adapter, last_adapter, registered_as
+from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.locks import held_if_free
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+from sovereign_pipeline.review.acts import OPENED, Entering, digest_of_row, opening_acts
 from sovereign_pipeline.review.answering import OpenContenders, open_contenders
 from sovereign_pipeline.review.catalog import find_closed_of, find_open
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.review.closing import has_ballots
+from sovereign_pipeline.review.closed_reviews import read_closed
+from sovereign_pipeline.review.custody import draw_secrets, keep_secrets, secrets_directory
 from sovereign_pipeline.review.links import issue_link
+from sovereign_pipeline.review.opponents import Opponent, choose_opponent
 from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.plan_stage import PlanRequest, plan_stage
-from sovereign_pipeline.review.sealed import PlanContents, keep_seed, plan_of, read_plan
+from sovereign_pipeline.review.sealed import PlanContents, read_plan
 from sovereign_pipeline.settings import Settings
-
-SEED_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class ReviewRequest:
     """Prompts in place of the held-out documents."""
     adapter_id: str | None = None
     """The candidate; it must be the line's current registered adapter, which None stands for."""
+    opponent: str | None = None
+    """What it is compared with: the id of an adapter, or `base`; None for what the rule gives (`opponents.py`)."""
     candidate_stage: Stage = REGISTERED_ADAPTER
     """The stage that registers the candidate."""
     open_contenders: OpenContenders = open_contenders
@@ -74,8 +75,7 @@ class _Match:
     record: ArtifactRef
     """The candidate's registered_adapter artifact."""
     candidate: Adapter
-    opponent: Adapter | None
-    """None for the candidate's base model."""
+    opponent: Opponent
 
 
 def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest) -> Opened:
@@ -90,75 +90,76 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
         _assert_none_is_open(session, line)
     operators = _operators(workplace.line.gates.review, request.operators)
     match = _match(registry, workplace, request)
-    seed = secrets.token_bytes(SEED_BYTES)
+    drawn = draw_secrets()
     stage = plan_stage(
         PlanRequest(
             registry=registry,
             candidate=match.candidate,
-            opponent=match.opponent,
+            chosen=match.opponent,
             operators=operators,
             prompt_file=request.prompt_file,
-            seed=seed,
+            drawn=drawn,
             open_contenders=request.open_contenders,
         ),
         request.candidate_stage,
     )
-    with _nobody_else_opens(workplace.settings, line):
+    settings = workplace.settings
+    with _nobody_else_opens(settings, line):
         plan_ref = produce(stage, workplace, {request.candidate_stage.kind: match.record}).ref
     contents = read_plan(workplace.store, plan_ref)
     review_id = secrets.token_hex(8)
-    keep_seed(workplace.settings, review_id, seed)
-    with registry.writing() as session:
-        _assert_none_is_open(session, line)
-        _register(session, review_id, match, plan_ref, contents, request.actor)
+    keep_secrets(settings, review_id, drawn)
+    with opening_acts(settings, registry, review_id, drawn.key) as entering:
+        _assert_none_is_open(entering.session, line)
+        _register(entering, match, plan_ref, contents, request.actor)
         days = workplace.line.gates.review.link_days
-        links = {name: issue_link(session, review_id, name, days, request.actor) for name in operators}
+        links = {name: issue_link(entering, name, days, request.actor) for name in operators}
     return Opened(review_id, contents.plan, links)
 
 
 def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> _Match:
     record, candidate = _candidate(registry, workplace, request)
-    lost = adapters_that_lost(registry, workplace.store, workplace.line.line)
-    opponent = last_adapter(registry, workplace.line.line, besides={candidate.adapter_digest, *lost})
-    _assert_not_reviewed_yet(registry, workplace.store, candidate, opponent)
+    opponent = choose_opponent(registry, workplace.store, candidate, request.opponent, request.actor)
+    _assert_not_reviewed_yet(registry, workplace.store, candidate, opponent.adapter)
     return _Match(record, candidate, opponent)
 
 
-def _register(
-    session: Session, review_id: str, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str
-) -> None:
-    """Add the rows that open a review: itself, its audit entry, and a tie for every pair of identical answers."""
-    plan, now = contents.plan, datetime.datetime.now(datetime.UTC)
-    session.add(
-        BlindReview(
-            id=review_id,
-            line=plan.line,
-            adapter_id=match.candidate.id,
-            opponent_id=match.opponent.id if match.opponent is not None else None,
-            record_digest=match.record.digest,
-            plan_digest=plan_ref.digest,
-            plan_manifest_sha256=plan_ref.manifest_sha256,
-            seed_sha256=plan.seed_sha256,
-            ballots=plan.ballots,
-            opened_at=now,
-        )
+def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str) -> None:
+    """Add the rows that open a review: itself with its act, and a tie for every pair of identical answers."""
+    plan, now, session = contents.plan, datetime.datetime.now(datetime.UTC), entering.session
+    opponent = match.opponent.adapter
+    row = BlindReview(
+        id=entering.review,
+        line=plan.line,
+        adapter_id=match.candidate.id,
+        opponent_id=opponent.id if opponent is not None else None,
+        record_digest=match.record.digest,
+        plan_digest=plan_ref.digest,
+        plan_manifest_sha256=plan_ref.manifest_sha256,
+        seed_sha256=plan.seed_sha256,
+        ballots=plan.ballots,
+        opened_at=now,
+        act_key=plan.act_key,
     )
+    session.add(row)
     session.flush()
-    audit.append(
-        session,
+    entering.enter(
         actor,
-        "review opened",
+        OPENED,
         {
-            "review": review_id,
             "line": plan.line,
             "adapter": match.candidate.id,
+            "opponent": plan.opponent or plan.base_model,
+            "opponent_named": match.opponent.choice.named_by is not None,
+            "opponent_reviewed": match.opponent.choice.is_reviewed,
             "plan": plan_ref.digest,
             "seed": plan.seed_sha256,
             "ballots": plan.ballots,
+            "row": digest_of_row(row),
         },
     )
     session.add_all(
-        Ballot(review_id=review_id, operator=name, pair=each.pair, preference="tie", ratings=None, given_at=now)
+        Ballot(review_id=row.id, operator=name, pair=each.pair, preference="tie", ratings=None, given_at=now)
         for name, pairs in plan.operators.items()
         for each in pairs
         if each.prompt in contents.identical
@@ -171,8 +172,7 @@ def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
 
     Raises ConflictError while another process holds it.
     """
-    settings.review_secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with held_if_free(settings.review_secrets / f"opening-{line}.lock") as is_held:
+    with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
                 f"A review of line {line} is being opened by another process.",
@@ -235,9 +235,11 @@ def _assert_not_reviewed_yet(
     A review that is repeated until its gate passes would let anything ship in the end.
     """
     against = opponent.adapter_digest if opponent is not None else candidate.base_model_digest
-    for review, closing in find_closed_of(registry, candidate.line, candidate.adapter_digest):
-        if plan_of(store, review).plan.opponent_digest == against and has_ballots(registry, closing):
-            same = "" if review.adapter_id == candidate.id else f" (then {review.adapter_id}, the same weights)"
+    earlier = find_closed_of(registry, candidate.line, candidate.adapter_digest)
+    for closed in read_closed(registry, store, earlier):
+        reviewed = closed.contents.plan
+        if reviewed.opponent_digest == against and closed.has_ballots:
+            same = "" if reviewed.adapter == candidate.id else f" (then {reviewed.adapter}, the same weights)"
             raise ConflictError(
                 f"{candidate.id}{same} was reviewed against {opponent.id if opponent else candidate.base_model} "
                 f"already. That result is final.",

@@ -7,7 +7,7 @@ files (`plan_stage.py`).
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
@@ -51,6 +51,20 @@ class PlannedPair(Frozen):
     """Whether every operator rates this prompt."""
 
 
+class OpponentChoice(Frozen):
+    """Why the opponent is the opponent."""
+
+    named_by: str | None
+    """Who named it when opening the review; None where the rule gave it."""
+    by_rule: str
+    """What the rule gives: the id of the line's newest adapter that was reviewed and did not lose, or else the name of
+    the base model."""
+    is_reviewed: bool | None
+    """Whether the opponent was reviewed itself and did not lose; None for the base model."""
+    never_reviewed: tuple[str, ...]
+    """Ids of newer adapters, which the rule passes over because nobody reviewed them."""
+
+
 class ReviewPlan(Frozen):
     """`plan.json`: what is pre-registered before the first ballot."""
 
@@ -63,9 +77,15 @@ class ReviewPlan(Frozen):
     candidate_digest: str
     """Of the artifact that answered, under whichever version it is registered."""
     opponent_digest: str
+    opponent_choice: OpponentChoice | None = None
+    """None in a plan of release 0.1.0, whose opponent was the last registered adapter, reviewed or not."""
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
     """Commitment to the sealed seed."""
+    act_key: str | None = None
+    """Public key (Ed25519, hex) with which every act of the review is verified; None in a plan of release 0.1.0."""
+    identical: tuple[str, ...] = ()
+    """Ids of the prompts to which both arms gave the same answer. A plan of release 0.1.0 does not name them."""
     operators: dict[str, tuple[PlannedPair, ...]]
     """Name -> pairs in the order in which they are shown."""
     ballots: int
@@ -82,6 +102,22 @@ class ReviewPlan(Frozen):
     @property
     def pairs(self) -> int:
         return sum(len(pairs) for pairs in self.operators.values())
+
+
+def in_words(opponent: str, choice: OpponentChoice | None) -> str:
+    """Why this is the opponent, in sentences for people."""
+    if choice is None:
+        return f"{opponent} was the adapter registered last, reviewed or not."
+    if choice.named_by is not None:
+        rule = "" if choice.by_rule == opponent else f" The rule gives {choice.by_rule}."
+        unknown = "" if choice.is_reviewed is not False else f" Nobody has reviewed {opponent}."
+        return f"{opponent} was named as the opponent by {choice.named_by}.{unknown}{rule}"
+    passed_over = f" Passed over, since nobody reviewed them: {', '.join(choice.never_reviewed)}."
+    if choice.is_reviewed is None:
+        reason = f"{opponent} is the opponent by rule: no other adapter of the line was reviewed without losing."
+    else:
+        reason = f"{opponent} is the opponent by rule: the newest other adapter that was reviewed and did not lose."
+    return reason + (passed_over if choice.never_reviewed else "")
 
 
 def commitment(seed: bytes) -> str:
@@ -130,7 +166,7 @@ def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]
 
 
 def pairs_to_guess(
-    seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: set[str], count: int
+    seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: Collection[str], count: int
 ) -> list[str]:
     """Choose which of an operator's own pairs are shown again at the end, `count` at most.
 

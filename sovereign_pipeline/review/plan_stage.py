@@ -1,4 +1,4 @@
-"""The `review_plan` artifact: the answers of both arms to every prompt of a review, and the plan that shows them.
+"""The `review_plan` artifact: both arms' sealed answers to every prompt of a review, and the plan that shows them.
 
 What belongs here: its stage and its build. What does not: what the plan holds (`plan.py`), which prompts there are
 (`prompts.py`), and who may open a review (`opening.py`). It is no asset: only opening a review makes it.
@@ -22,9 +22,11 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.review.answering import Contenders, OpenContenders
+from sovereign_pipeline.review.custody import ReviewSecrets
+from sovereign_pipeline.review.opponents import Opponent
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment, deal
 from sovereign_pipeline.review.prompts import UsablePrompts, assert_enough, file_prompts, held_out_prompts
-from sovereign_pipeline.review.sealed import ANSWERS_FILE, PLAN_FILE, PROMPTS_FILE, REVIEW_PLAN
+from sovereign_pipeline.review.sealed import ANSWERS_FILE, PLAN_FILE, PROMPTS_FILE, REVIEW_PLAN, seal_answers
 from sovereign_pipeline.suites.items import digest_of_items
 
 Pairs = Mapping[str, Sequence[PlannedPair]]
@@ -37,13 +39,17 @@ class PlanRequest:
 
     registry: Registry
     candidate: Adapter
-    opponent: Adapter | None
-    """None for the candidate's base model."""
+    chosen: Opponent
     operators: tuple[str, ...]
     prompt_file: Path | None
     """None for the candidate's held-out documents."""
-    seed: bytes
+    drawn: ReviewSecrets
     open_contenders: OpenContenders
+
+    @property
+    def opponent(self) -> Adapter | None:
+        """None for the candidate's base model."""
+        return self.chosen.adapter
 
     @property
     def opponent_digest(self) -> str:
@@ -61,7 +67,8 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
             **files,
             "opponent": opponent.record_digest if opponent is not None else request.candidate.base_model_digest,
             "operators": digest_of(list(request.operators)),
-            "seed": commitment(request.seed),
+            "seed": commitment(request.drawn.seed),
+            "act_key": request.drawn.public_key,
         }
 
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -69,7 +76,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="3",
+        code_version="4",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
@@ -94,7 +101,7 @@ def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, wo
     with request.open_contenders(workplace, record, opponent_record) as contenders:
         fitting = [each for each in usable.prompts if contenders.fits(each, review.max_new_tokens)]
         assert_enough(line.line, len(fitting), review, f"{where}, without what is too long for a model,")
-        pairs = deal(request.seed, {each.id: each.language for each in fitting}, request.operators, review)
+        pairs = deal(request.drawn.seed, {each.id: each.language for each in fitting}, request.operators, review)
         used = {each.prompt for planned in pairs.values() for each in planned}
         prompts = [each for each in fitting if each.id in used]
         answers = _answers(contenders, prompts, workplace)
@@ -102,7 +109,7 @@ def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, wo
     plan = _plan(request, workplace, pairs, answers, dtype)
     (workspace / PLAN_FILE).write_bytes(canonical_json(plan.model_dump(mode="json")) + b"\n")
     write_jsonl(workspace / PROMPTS_FILE, (each.model_dump() for each in prompts))
-    write_jsonl(workspace / ANSWERS_FILE, (each.model_dump() for each in answers))
+    (workspace / ANSWERS_FILE).write_bytes(seal_answers(request.drawn.seed, answers))
     levels = [usable.classification] if usable.classification is not None else []
     levels += [opponent_record.manifest.classification] if opponent_record is not None else []
     return Built(
@@ -147,8 +154,11 @@ def _plan(
         base_model=candidate.base_model,
         candidate_digest=candidate.adapter_digest,
         opponent_digest=request.opponent_digest,
+        opponent_choice=request.chosen.choice,
         prompts_from="held_out" if request.prompt_file is None else "file",
-        seed_sha256=commitment(request.seed),
+        seed_sha256=commitment(request.drawn.seed),
+        act_key=request.drawn.public_key,
+        identical=tuple(each.id for each in answers if each.is_identical),
         operators={name: tuple(planned) for name, planned in pairs.items()},
         ballots=_ballots_to_close(line.line, review, pairs, answers),
         margin=review.margin,

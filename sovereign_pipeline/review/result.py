@@ -12,6 +12,7 @@ from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.errors import GateRefused
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.review.plan import in_words
 from sovereign_pipeline.review.statistics import Agreement, Estimate, RankedVersion, agreement, estimate, rank_versions
 from sovereign_pipeline.review.unblinding import (
     ClosedReview,
@@ -21,6 +22,8 @@ from sovereign_pipeline.review.unblinding import (
     unblind_ballots,
     unblind_guesses,
 )
+
+UNSIGNED = "Its ballots are those of the audit log; release 0.1.0 did not sign them."
 
 
 class CriterionResult(Frozen):
@@ -42,6 +45,10 @@ class ReviewResult(Frozen):
     """Id of the candidate."""
     opponent: str
     """Id of the adapter that the candidate would replace, or name of the base model."""
+    opponent_chosen: str
+    """How it became the opponent, and whether it was reviewed itself."""
+    signed: bool
+    """Whether every ballot is signed by a key that the registry does not hold; false for a review of release 0.1.0."""
     seed: str
     """Revealed, so that every position can be derived again; 64 hex digits."""
     operators: int
@@ -94,6 +101,8 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         line=plan.line,
         adapter=plan.adapter,
         opponent=closed.opponent,
+        opponent_chosen=in_words(closed.opponent, plan.opponent_choice),
+        signed=plan.act_key is not None,
         seed=closed.seed.hex(),
         operators=len({each.operator for each in own}),
         ballots=sum(each.was_asked for each in ballots),
@@ -110,6 +119,11 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         guesses=_guesses(closed),
         ranking=_ranking([*earlier, closed]),
     )
+
+
+def is_counted(closed: ClosedReview) -> bool:
+    """Whether a review has ballots to count."""
+    return bool(counted_ballots(unblind_ballots(closed)))
 
 
 def has_lost(closed: ClosedReview) -> bool:
@@ -157,6 +171,9 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
             else f", 95 % CI {net.low:+.3f} to {net.high:+.3f}, margin {-result.margin + 0.0:+.3f}."
         )
     ]
+    sentences.append(result.opponent_chosen)
+    if not result.signed:
+        sentences.append(UNSIGNED)
     early = result.closed_early
     if early is not None:
         sentences.append(
@@ -174,6 +191,8 @@ def as_markdown(result: ReviewResult) -> str:
     """The result's tables, for an asset's page."""
     rows = [
         f"**{result.adapter} against {result.opponent}**",
+        "",
+        result.opponent_chosen if result.signed else f"{result.opponent_chosen} {UNSIGNED}",
         "",
         f"{result.ballots} of {result.ballots_registered} pre-registered ballots by {result.operators} operators; "
         f"{result.wins} won, {result.losses} lost, {result.ties} tied ({result.identical} identical, not asked).",

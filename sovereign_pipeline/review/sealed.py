@@ -1,46 +1,58 @@
-"""What an opened review keeps sealed, read back verified: its plan with prompts and answers, and its seed.
+"""What an opened review keeps sealed: its plan with prompts, and its answers, which nobody reads without the seed.
 
-What belongs here: the files of the `review_plan` artifact, and the seed's file. What does not: making them
-(`plan_stage.py`, `opening.py`).
+The answers are encrypted in the store: whoever reads the store alone can neither tell which is the candidate's nor
+compare them with what the evaluation let the same arms answer. They can be read once closing has revealed the seed.
+
+What belongs here: the files of the `review_plan` artifact, read back verified. What does not: making them
+(`plan_stage.py`), and where the seed lies (`custody.py`).
 """
 
-from collections.abc import Mapping
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pydantic import ValidationError
 
+from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.tables import BlindReview
-from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan
 
 REVIEW_PLAN = "review_plan"
-PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.jsonl"
+PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
+OPEN_ANSWERS_FILE = "answers.jsonl"
+"""The answers in a plan of release 0.1.0, which did not seal them."""
+
+ONLY_NONCE = bytes(12)
+"""Each key encrypts one text: the seed is drawn anew for every review."""
 
 
 @dataclass(frozen=True)
 class PlanContents:
-    """A verified review_plan artifact."""
+    """A verified review_plan artifact, without its answers."""
 
     plan: ReviewPlan
     prompts: Mapping[str, Prompt]
     """By prompt id."""
-    answers: Mapping[str, AnswerPair]
-    """By prompt id."""
-
-    @cached_property
-    def identical(self) -> set[str]:
-        """Ids of the prompts to which both arms gave the same answer."""
-        return {id for id, pair in self.answers.items() if pair.is_identical}
+    identical: frozenset[str]
+    """Ids of the prompts to which both arms gave the same answer."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
         """The pairs that an operator rates, in order; those with identical answers are ties already."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
+
+
+def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
+    """Encrypt the answers under the seed (ChaCha20-Poly1305, RFC 8439)."""
+    content = canonical_json([each.model_dump() for each in answers])
+    return ChaCha20Poly1305(_answers_key(seed)).encrypt(ONLY_NONCE, content, None)
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
@@ -49,53 +61,81 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
         prompts = {row.id: row for row in map(Prompt.model_validate, read_jsonl(artifact.file(PROMPTS_FILE)))}
-        answers = {row.id: row for row in map(AnswerPair.model_validate, read_jsonl(artifact.file(ANSWERS_FILE)))}
+        identical = frozenset(plan.identical) if plan.act_key is not None else _identical_in_the_open(artifact)
     except ValidationError:
-        raise IntegrityError(f"{artifact.path}: this is not a review's plan.", "Open the review again.") from None
+        raise _no_plan(artifact) from None
     used = {each.prompt for pairs in plan.operators.values() for each in pairs}
-    if not used == prompts.keys() == answers.keys():
-        raise IntegrityError(
-            f"{artifact.path}: plan, prompts and answers do not belong together.", "Open the review again."
-        )
-    return PlanContents(plan, prompts, answers)
+    if used != prompts.keys() or not identical <= used:
+        raise _not_together(artifact)
+    return PlanContents(plan, prompts, identical)
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
     """Read the plan of a review as it was registered. Raises IntegrityError when it is another one."""
-    ref = ArtifactRef(
-        kind=REVIEW_PLAN, line=review.line, digest=review.plan_digest, manifest_sha256=review.plan_manifest_sha256
-    )
+    ref = ref_of_plan(review)
     contents = read_plan(store, ref)
-    if (contents.plan.adapter, contents.plan.seed_sha256) != (review.adapter_id, review.seed_sha256):
+    plan = contents.plan
+    if (plan.line, plan.adapter, plan.opponent, plan.seed_sha256, plan.ballots) != (
+        review.line,
+        review.adapter_id,
+        review.opponent_id,
+        review.seed_sha256,
+        review.ballots,
+    ):
         raise IntegrityError(
-            f"{store.path_of(ref.digest)}: the registry's row of this review names another adapter or seed. The "
-            f"registry was changed past its triggers.",
+            f"{store.path_of(ref.digest)}: the registry's row of this review names another adapter or seed, or another "
+            f"number of ballots. The registry was changed past its triggers.",
             "Restore the registry from a copy, and find out who changed it.",
         )
     return contents
 
 
-def keep_seed(settings: Settings, review: str, seed: bytes) -> None:
-    """Write the seed to where the page's process reads it, readable by its own account alone."""
-    settings.review_secrets.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = _seed_path(settings, review)
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(seed)
+def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
+    """Both arms' answers of a review, by prompt id.
 
-
-def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read the seed. Raises IntegrityError unless it is the one committed to when the review was opened."""
-    path = _seed_path(settings, review.id)
-    if not path.is_file():
-        raise IntegrityError(
-            f"{path}: the sealed seed of this review is missing. Without it nobody can derive which answer was whose.",
-            "Restore the file from a copy.",
+    Raises IntegrityError for bytes that changed, and for a seed other than the one they were sealed with.
+    """
+    artifact = store.open(ref_of_plan(review))
+    if review.act_key is None:
+        return _answers_in_the_open(artifact)
+    try:
+        content = ChaCha20Poly1305(_answers_key(seed)).decrypt(
+            ONLY_NONCE, artifact.file(ANSWERS_FILE).read_bytes(), None
         )
-    seed = path.read_bytes()
-    if commitment(seed) != review.seed_sha256:
-        raise IntegrityError(f"{path}: this is not the seed that was committed to.", "Restore the file from a copy.")
-    return seed
+    except InvalidTag:
+        raise IntegrityError(
+            f"{artifact.file(ANSWERS_FILE)}: this seed does not open the answers.",
+            "Restore seed and store from copies.",
+        ) from None
+    try:
+        return {row.id: row for row in map(AnswerPair.model_validate, json.loads(content))}
+    except ValidationError:
+        raise _no_plan(artifact) from None
 
 
-def _seed_path(settings: Settings, review: str) -> Path:
-    return settings.review_secrets / f"{review}.seed"
+def ref_of_plan(review: BlindReview) -> ArtifactRef:
+    return ArtifactRef(
+        kind=REVIEW_PLAN, line=review.line, digest=review.plan_digest, manifest_sha256=review.plan_manifest_sha256
+    )
+
+
+def _answers_key(seed: bytes) -> bytes:
+    return hmac.new(seed, canonical_json(["answers"]), hashlib.sha256).digest()
+
+
+def _answers_in_the_open(artifact: Artifact) -> dict[str, AnswerPair]:
+    return {row.id: row for row in map(AnswerPair.model_validate, read_jsonl(artifact.file(OPEN_ANSWERS_FILE)))}
+
+
+def _identical_in_the_open(artifact: Artifact) -> frozenset[str]:
+    return frozenset(id for id, pair in _answers_in_the_open(artifact).items() if pair.is_identical)
+
+
+def _no_plan(artifact: Artifact) -> IntegrityError:
+    return IntegrityError(f"{artifact.path}: this is not a review's plan.", "Open the review again.")
+
+
+def _not_together(artifact: Artifact) -> IntegrityError:
+    return IntegrityError(
+        f"{artifact.path}: plan, prompts and answers do not belong together.", "Open the review again."
+    )

@@ -16,11 +16,11 @@ from sovereign_pipeline.policy.review import OfficerMay
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.closed_reviews import ReviewsToDate, find_reviews
 from sovereign_pipeline.review.result import ReviewResult, as_markdown, evaluate_net_preference, review_result
-from sovereign_pipeline.review.sealed import read_plan
+from sovereign_pipeline.review.sealed import answers_of, read_plan
 from sovereign_pipeline.review.unblinding import unblind_ballots, unblind_guesses
 
 RESULT_FILE, TABLES_FILE = "review.json", "review.md"
-BALLOTS_FILE, GUESSES_FILE = "ballots.jsonl", "guesses.jsonl"
+BALLOTS_FILE, GUESSES_FILE, ANSWERS_FILE = "ballots.jsonl", "guesses.jsonl", "answers.jsonl"
 
 
 def blind_review_stage(upstream: Stage) -> Stage:
@@ -37,7 +37,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
 
     return Stage(
         kind="blind_review",
-        code_version="2",
+        code_version="3",
         build=build,
         inputs=(upstream,),
         external=lambda workplace: reviews(workplace).digests(),
@@ -47,7 +47,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
             Gate(
                 name="net_preference_not_negative",
                 question="Did blinded operators prefer the candidate at least as often as its opponent?",
-                code_version="2",
+                code_version="3",
                 evaluate=evaluate,
                 officer_may=lambda line: line.gates.review.officer_may,
                 agreed=_agreed,
@@ -64,6 +64,8 @@ def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Bui
     write_jsonl(workspace / BALLOTS_FILE, (each.model_dump() for each in unblind_ballots(closed)))
     write_jsonl(workspace / GUESSES_FILE, (each.model_dump() for each in unblind_guesses(closed)))
     review, _ = reviews.newest
+    answers = answers_of(workplace.store, review, closed.seed)
+    write_jsonl(workspace / ANSWERS_FILE, (each.model_dump() for each in answers.values()))
     plan = workplace.store.read_manifest(workplace.store.ref_of(review.plan_digest))
     return Built(
         summary={

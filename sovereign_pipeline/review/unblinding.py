@@ -37,6 +37,11 @@ class ClosedReview:
     closed_early: EarlyClosing | None
 
     @property
+    def has_ballots(self) -> bool:
+        """Whether anybody rated anything."""
+        return any(each.ratings is not None for each in self.ballots)
+
+    @property
     def opponent(self) -> str:
         """Id of the adapter that the candidate would replace, or name of the base model."""
         return self.contents.plan.opponent or self.contents.plan.base_model

@@ -16,9 +16,11 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.custody import sealed_seed
+from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.opening import Opened, ReviewRequest, open_review
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Position, Prompt, candidate_positions
-from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
+from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
@@ -92,7 +94,7 @@ class ReviewBench:
         self.bench.recipe["gates"] = {"review": {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}}
 
     def open(self, **changes: Any) -> Opened:
-        for known in ("seed", "contents"):  # of the review before
+        for known in ("seed", "contents", "answers"):  # of the review before
             self.__dict__.pop(known, None)
         self.opened = open_review(
             self.registry,
@@ -117,6 +119,10 @@ class ReviewBench:
     def contents(self) -> PlanContents:
         return plan_of(self.bench.store, self.review)
 
+    @cached_property
+    def answers(self) -> dict[str, AnswerPair]:
+        return answers_of(self.bench.store, self.review, self.seed)
+
     @property
     def operators(self) -> list[str]:
         return list(self.contents.plan.operators)
@@ -138,7 +144,14 @@ class ReviewBench:
             name: rating_at["a" if name.startswith("a.") else "b"]
             for name in ballots.ratings_asked(self.contents.plan.criteria)
         }
-        ballots.give_ballot(self.registry, self.review.id, operator, pair, preference, given)
+        ballots.give_ballot(self.registry, self.bench.settings, self.signed_in(operator), pair, preference, given)
+
+    def guess(self, operator: str, pair: str, choice: Position) -> None:
+        ballots.give_guess(self.registry, self.bench.settings, self.signed_in(operator), pair, choice)
+
+    def signed_in(self, operator: str) -> SignedIn:
+        """Somebody whom the institution's proxy names."""
+        return SignedIn(self.review.id, operator)
 
     def vote_all(self, outcome: int) -> None:
         for operator in self.operators:
@@ -146,7 +159,9 @@ class ReviewBench:
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
 
     def close(self, **early: str) -> ReviewClosing:
-        return close(self.registry, self.review, self.seed, self.contents.plan, "clerk", **early)
+        seed = self.seed  # which stays readable, as closing reveals it
+        assert seed
+        return close(self.registry, self.bench.settings, self.review, self.contents, "clerk", **early)
 
     def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:
         workplace = self.bench.workplace()

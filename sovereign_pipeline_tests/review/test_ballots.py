@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.errors import ConflictError
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import Ballot
-from sovereign_pipeline.review.ballots import give_guess, given
+from sovereign_pipeline.review.ballots import given
 from sovereign_pipeline.review.links import use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -28,7 +28,7 @@ def test_a_second_ballot_is_refused_and_the_first_stands(reviews: ReviewBench) -
     with reviews.registry.reading() as session:
         (ballot,) = session.query(Ballot)
         assert ballot.preference == reviews.position_of("operator-1", pair)
-    assert given(reviews.registry, reviews.review.id, "operator-1").ballots == {pair}
+    assert given(reviews.registry, reviews.review, "operator-1").ballots == {pair}
 
 
 def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(reviews: ReviewBench) -> None:
@@ -55,9 +55,9 @@ def test_of_many_at_once_exactly_one_is_taken_and_the_log_stays_one_chain(review
 
 def test_no_row_of_a_review_can_be_changed_or_deleted(reviews: ReviewBench) -> None:
     opened = reviews.open()
-    use_link(reviews.registry, opened.links["operator-1"])
+    use_link(reviews.registry, reviews.bench.settings, opened.links["operator-1"])
     reviews.vote_all(1)
-    give_guess(reviews.registry, reviews.review.id, "operator-1", reviews.asked("operator-1")[0].pair, "a")
+    reviews.guess("operator-1", reviews.asked("operator-1")[0].pair, "a")
     reviews.close()
     for table, column in TABLES.items():
         for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}"):

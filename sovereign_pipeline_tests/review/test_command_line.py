@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.cli import app
@@ -75,6 +76,27 @@ def test_opening_through_the_command_line_asserts_the_real_chain(reviews: Review
     assert isinstance(answer.exception, StaleInput | GateRefused | IntegrityError | KeyError), answer.exception
 
 
+@pytest.mark.security_case("a ballot is inserted into an open review", "`review status` and `audit verify` name it")
+def test_what_was_put_in_is_named_by_status_and_by_verifying_the_log(reviews: ReviewBench, ask: Ask) -> None:
+    reviews.open()
+    reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
+    assert ask("review", "status", "lamps").exit_code == ask("audit", "verify").exit_code == 0
+    with reviews.registry.writing() as session:
+        session.execute(
+            text("INSERT INTO ballot SELECT review_id, 'operator-3', pair, preference, ratings, given_at FROM ballot")
+        )
+    named = "a ballot is in the registry without an act in the log"
+    for arguments in (("review", "status", "lamps"), ("audit", "verify")):
+        shown, as_json = ask(*arguments), ask(*arguments, "--json")
+        assert (shown.exit_code, as_json.exit_code) == (1, 1)
+        assert named in " ".join(shown.stdout.split())
+        assert named in as_json.stdout
+        json.loads(as_json.stdout)
+    refused = ask("review", "close", "lamps", "--officer", "officer.salim", "--reason", "on leave")
+    assert isinstance(refused.exception, IntegrityError)
+    assert named in str(refused.exception)
+
+
 def test_the_audit_log_is_verified_exported_and_held_against_an_export(
     reviews: ReviewBench, ask: Ask, tmp_path: Path
 ) -> None:
@@ -84,7 +106,7 @@ def test_the_audit_log_is_verified_exported_and_held_against_an_export(
     assert "6 entries" in ask("audit", "export", str(file)).stdout
     reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     answer = ask("audit", "verify", "--export", str(file))
-    assert (answer.exit_code, "7 entries" in answer.stdout) == (0, True)
+    assert (answer.exit_code, "8 entries" in answer.stdout) == (0, True)
     *before, last = file.read_text().splitlines()
     file.write_text("\n".join([*before, json.dumps({**json.loads(last), "hash": "e" * 64})]) + "\n")
     refused = ask("audit", "verify", "--export", str(file))

@@ -9,6 +9,7 @@ from sovereign_pipeline.errors import (
     SignInError,
 )
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.review.acts import entering_acts
 from sovereign_pipeline.review.links import SignedIn, issue_another_link, issue_link, use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -21,7 +22,7 @@ def test_a_link_signs_in_once_also_when_many_try(reviews: ReviewBench) -> None:
 
     def sign_in() -> None:
         try:
-            found.append(use_link(reviews.registry, token))
+            found.append(use_link(reviews.registry, reviews.bench.settings, token))
         except SignInError as error:
             found.append(error)
 
@@ -30,18 +31,19 @@ def test_a_link_signs_in_once_also_when_many_try(reviews: ReviewBench) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [each for each in found if isinstance(each, SignedIn)] == [SignedIn(reviews.review.id, "operator-2")]
+    signed_in = [each for each in found if isinstance(each, SignedIn)]
+    assert [(each.review, each.operator) for each in signed_in] == [(reviews.review.id, "operator-2")]
     assert all("used already" in str(each) for each in found if isinstance(each, SignInError))
 
 
 def test_a_link_that_is_unknown_or_too_old_signs_nobody_in(reviews: ReviewBench) -> None:
     opened = reviews.open()
     with pytest.raises(SignInError, match="not one of ours"):
-        use_link(reviews.registry, "guessed")
-    with reviews.registry.writing() as session:
-        token = issue_link(session, opened.review, "operator-1", days=0, actor="clerk")
+        use_link(reviews.registry, reviews.bench.settings, "guessed")
+    with entering_acts(reviews.bench.settings, reviews.registry, opened.review) as entering:
+        token = issue_link(entering, "operator-1", days=0, actor="clerk")
     with pytest.raises(SignInError, match="too old"):
-        use_link(reviews.registry, token)
+        use_link(reviews.registry, reviews.bench.settings, token)
 
 
 def test_a_link_is_logged_under_the_name_of_whoever_had_it_made(reviews: ReviewBench) -> None:

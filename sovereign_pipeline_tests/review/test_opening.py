@@ -1,6 +1,7 @@
 """Opening a review: who is shown what, what is refused, and what is pre-registered before the first ballot."""
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +22,13 @@ from sovereign_pipeline.errors import (
 )
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
+from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.review.answering import Contenders
 from sovereign_pipeline.review.ballots import given, progress
+from sovereign_pipeline.review.custody import sealed_seed
+from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline.review.plan import commitment, deal
-from sovereign_pipeline.review.sealed import sealed_seed
+from sovereign_pipeline.review.sealed import answers_of
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -80,6 +84,59 @@ def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(reviews: Rev
         sealed_seed(reviews.bench.settings, reviews.review)
 
 
+@pytest.mark.security_case("a reader of the store looks for the candidate's answers before closing", "encrypted")
+@pytest.mark.security_case("answers of a review are compared with the candidate's replies in the store", "encrypted")
+def test_no_answer_can_be_read_in_home_or_database_before_closing(reviews: ReviewBench) -> None:
+    """Under either name, in any order: there is no text to compare with what else the store holds."""
+    reviews.open()
+    answers = [text for each in reviews.answers.values() for text in (each.candidate, each.opponent)]
+    assert len(set(answers)) == 24
+    home = reviews.bench.settings.home
+    everything = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert not any(text[-24:].encode() in everything for text in answers)
+    assert not reviews.bench.settings.review_secrets.is_relative_to(home)
+    sealed = reviews.bench.store.path_of(reviews.review.plan_digest)
+    assert sorted(path.name for path in sealed.iterdir()) == [
+        "answers.sealed",
+        "manifest.json",
+        "plan.json",
+        "prompts.jsonl",
+    ]
+    assert not any(reviews.seed in path.read_bytes() for path in sealed.iterdir())
+    with pytest.raises(IntegrityError, match="this seed does not open the answers"):
+        answers_of(reviews.bench.store, reviews.review, b"x" * 32)
+    reviews.vote_all(1)
+    reviews.close()
+    artifact, _ = reviews.materialize()
+    assert artifact.file("answers.jsonl").read_text().count('"candidate"') == 12
+
+
+@pytest.mark.security_case("another account reads what an open review leaves behind", "modes 0700 and 0600")
+def test_nothing_that_an_open_review_leaves_behind_is_open_to_another_account(reviews: ReviewBench) -> None:
+    settings = reviews.bench.settings
+    before = {path for path in settings.home.rglob("*")}
+    mask = os.umask(0o022)
+    try:
+        keep_private()
+        reviews.open()
+        create_app(settings, reviews.registry)
+        reviews.vote_all(1)
+    finally:
+        os.umask(mask)
+    made = [path for path in settings.home.rglob("*") if path not in before]
+    made += [settings.review_secrets, *settings.review_secrets.iterdir()]
+    assert {".seed", ".key", ".acts", ".sealed"} <= {path.suffix for path in made}
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+
+
+@pytest.mark.security_case("the directory of seeds and keys is open to other accounts", "refused")
+def test_seeds_are_put_into_no_directory_that_others_can_enter(reviews: ReviewBench) -> None:
+    reviews.bench.settings.review_secrets.mkdir()
+    reviews.bench.settings.review_secrets.chmod(0o750)
+    with pytest.raises(InputError, match="other accounts can enter"):
+        reviews.open()
+
+
 def test_no_token_is_stored_and_opening_is_on_record(reviews: ReviewBench) -> None:
     opened = reviews.open()
     database = (reviews.bench.settings.home / "registry.db").read_bytes()
@@ -98,7 +155,7 @@ def test_what_both_answer_identically_is_a_tie_on_record_that_nobody_is_asked_ab
     assert len(reviews.contents.identical) == 9
     for name in reviews.operators:
         on_record, asked = (
-            given(reviews.registry, reviews.review.id, name).ballots,
+            given(reviews.registry, reviews.review, name).ballots,
             {each.pair for each in reviews.asked(name)},
         )
         assert on_record == {each.pair for each in reviews.contents.plan.operators[name]} - asked
@@ -180,7 +237,7 @@ def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anyt
 
     reviews.open(open_contenders=opening_once_more)
     assert refused
-    assert reviews.planted.given == len(reviews.contents.answers)
+    assert reviews.planted.given == len(reviews.answers)
 
 
 def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(reviews: ReviewBench) -> None:

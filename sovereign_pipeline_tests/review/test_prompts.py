@@ -63,14 +63,14 @@ def test_a_later_version_is_compared_with_the_one_before_it_on_documents_new_to_
     reviews.bench.register()
     assert len(held_out(reviews) & trained_before) == 20
     with pytest.raises(InputError, match=r"need 12 different prompts\. The held-out slice has 5"):
-        reviews.open()
+        reviews.open(opponent="lamps-1.0.0")
     trained_before = trained(reviews)
     reviews.bench.institution.rows = [letter(number) for number in range(200, 210)] + reviews.bench.institution.rows[
         25:
     ]
     reviews.bench.institution.rows = [letter(number) for number in range(210, 220)] + reviews.bench.institution.rows
     adapter = reviews.bench.register()
-    opened = reviews.open()
+    opened = reviews.open(opponent="lamps-1.1.0")
     assert (opened.plan.adapter, opened.plan.opponent) == (adapter.id, "lamps-1.1.0")
     assert held_out(reviews) & trained_before
     assert not reviews.contents.prompts.keys() & trained_before

@@ -6,7 +6,6 @@ import pytest
 
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.review.ballots import give_guess
 from sovereign_pipeline.review.plan import Position, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
@@ -110,7 +109,7 @@ def test_guesses_are_counted_against_one_half(reviews: ReviewBench) -> None:
         for pair in pairs_to_guess(reviews.seed, operator, pairs, set(), 2):
             position = reviews.position_of(operator, pair)
             wrong: Position = "b" if position == "a" else "a"
-            give_guess(reviews.registry, reviews.review.id, operator, pair, position if number < 4 else wrong)
+            reviews.guess(operator, pair, position if number < 4 else wrong)
     reviews.close()
     guesses = result_of(reviews).guesses
     assert guesses is not None

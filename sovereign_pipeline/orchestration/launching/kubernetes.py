@@ -10,7 +10,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ READ_BY_THE_TRAINER = ("base_model", "dataset", "parent_adapter")
 WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "references")
 
 
-def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vault: Path, job: Path) -> None:
+def run_trainer_in_pod(
+    context: dg.AssetExecutionContext, place: Kubernetes, secret: Mapping[str, Path], job: Path
+) -> None:
     """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
 
     When this process is interrupted the pod is deleted: the trainer gets SIGTERM, saves a checkpoint, and is awaited.
 
     Args:
-        vault: refused on any volume of the pod.
+        secret: variable -> directory that it names, refused on any volume of the pod.
 
     Raises InputError when dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
     would not see, and TrainingFailed with the trainer's own reason, or with how the pod ended.
@@ -45,7 +47,7 @@ def run_trainer_in_pod(context: dg.AssetExecutionContext, place: Kubernetes, vau
             "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here.",
             "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
         )
-    assert_seen_by_pod(place, job, vault)
+    assert_seen_by_pod(place, job, secret)
     from dagster_k8s import PipesK8sClient
     from dagster_k8s.client import DagsterK8sError
     from kubernetes.client.exceptions import ApiException
@@ -127,18 +129,19 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
     return spec
 
 
-def assert_seen_by_pod(place: Kubernetes, job: Path, vault: Path) -> None:
-    """Raise RecipeError for a volume that holds the vault, which the training side never sees.
+def assert_seen_by_pod(place: Kubernetes, job: Path, secret: Mapping[str, Path]) -> None:
+    """Raise RecipeError for a volume that holds the vault or another directory that the training side never sees.
 
     So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes.
     """
     for volume in place.volumes:
-        if vault.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(vault.resolve()):
-            raise RecipeError(
-                f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds the vault {vault}, which a "
-                f"trainer must not see.",
-                "Move the vault (SOVEREIGN_VAULT) off that volume.",
-            )
+        for variable, directory in secret.items():
+            if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):
+                raise RecipeError(
+                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory}, which a "
+                    f"trainer must not see.",
+                    f"Move it ({variable}) off that volume.",
+                )
     for path, writes in _paths(job):
         holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
         if not holding:

@@ -25,7 +25,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
             case Here():
                 _run_here(context, job)
             case Kubernetes() as place:
-                run_trainer_in_pod(context, place, settings.vault, job)
+                run_trainer_in_pod(context, place, settings.secret_directories, job)
             case Ray() as place:
                 _run_on_ray(context, place, job)
 

@@ -24,4 +24,4 @@ def record_ballot(context: Context, author: Author, review: Review, pair: str, s
         raise NotFoundError("This pair is not one of yours.")
     if set(sent.ratings) != set(ratings_asked(review.contents.plan.criteria)):
         raise InputError("The rating is not complete.", "Load the page again.")
-    give_ballot(context.registry, author.review, author.operator, pair, sent.preference, sent.ratings)
+    give_ballot(context.registry, context.settings, author, pair, sent.preference, sent.ratings)

@@ -48,12 +48,14 @@ Context = Annotated[PageContext, Depends(context_of)]
 def signed_in(request: Request, context: Context) -> SignedIn:
     """Who sent a request: whom the trusted proxy names, else whom the session cookie is signed for.
 
-    Raises SignInError for nobody.
+    Raises SignInError for nobody, and for a session that a newer link has ended.
     """
     header = context.settings.review_user_header
     if header is not None and context.is_from_proxy(request) and request.headers.get(header):
         return context.reviews.sign_in(request.headers[header])
-    return context.sessions.read(request.cookies.get(SESSION_COOKIE, ""))
+    who = context.sessions.read(request.cookies.get(SESSION_COOKIE, ""))
+    context.reviews.assert_not_ended(who)
+    return who
 
 
 Reader = Annotated[SignedIn, Depends(signed_in)]

@@ -22,4 +22,4 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
     is_rating = question is not None and question.kind == "ballot"
     if pair not in review.to_guess(author.operator) or is_rating:
         raise NotFoundError("This pair is not one of yours.")
-    give_guess(context.registry, author.review, author.operator, pair, sent.choice)
+    give_guess(context.registry, context.settings, author, pair, sent.choice)

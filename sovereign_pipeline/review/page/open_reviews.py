@@ -4,18 +4,20 @@ What belongs here: reading a review once, verified, and finding an operator's ne
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.review.ballots import CLOSED, given
-from sovereign_pipeline.review.catalog import find_all_open
-from sovereign_pipeline.review.links import SignedIn
-from sovereign_pipeline.review.plan import PlannedPair, candidate_positions, pairs_to_guess
-from sovereign_pipeline.review.sealed import PlanContents, plan_of, sealed_seed
+from sovereign_pipeline.ledger.tables import BlindReview
+from sovereign_pipeline.review.ballots import given
+from sovereign_pipeline.review.catalog import assert_open, find_all_open
+from sovereign_pipeline.review.custody import sealed_seed
+from sovereign_pipeline.review.links import SignedIn, assert_newest
+from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, candidate_positions, pairs_to_guess
+from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
 from sovereign_pipeline.settings import Settings
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ class OpenReview:
     row: BlindReview
     contents: PlanContents
     seed: bytes = field(repr=False)
+    answers: Mapping[str, AnswerPair] = field(repr=False)
+    """By prompt id."""
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
         """The pairs that an operator rates, by their ids, in order."""
@@ -61,7 +65,7 @@ class OpenReview:
     def texts(self, operator: str, pair: str) -> PairTexts:
         planned = self.contents.plan.operators[operator]
         prompt = next(each.prompt for each in planned if each.pair == pair)
-        answers = self.contents.answers[prompt]
+        answers = self.answers[prompt]
         a, b = answers.candidate, answers.opponent
         if candidate_positions(self.seed, operator, planned)[pair] == "b":
             a, b = b, a
@@ -79,15 +83,22 @@ class OpenReviews:
     def get(self, review_id: str) -> OpenReview:
         """Raises ConflictError for a review that is closed, and SignInError for one that does not exist."""
         with self._registry.reading() as session:
-            if session.get(ReviewClosing, review_id) is not None:
-                raise ConflictError(CLOSED)
+            assert_open(session, review_id)
             row = session.get(BlindReview, review_id)
-        if row is None:
-            raise SignInError("You are not signed in here.", "Open the link that you were sent.")
+        if row is None or row.act_key is None:
+            raise _not_signed_in()
         if review_id not in self._read:
-            contents = plan_of(ArtifactStore(self._settings.artifacts), row)
-            self._read[review_id] = OpenReview(row, contents, sealed_seed(self._settings, row))
+            store, seed = ArtifactStore(self._settings.artifacts), sealed_seed(self._settings, row)
+            self._read[review_id] = OpenReview(row, plan_of(store, row), seed, answers_of(store, row, seed))
         return self._read[review_id]
+
+    def assert_not_ended(self, who: SignedIn) -> None:
+        """Raises SignInError for a sign-in that a newer link has ended."""
+        with self._registry.reading() as session:
+            row = session.get(BlindReview, who.review)
+            if row is None or row.act_key is None:
+                raise _not_signed_in()
+            assert_newest(session, row, who)
 
     def sign_in(self, operator: str) -> SignedIn:
         """The oldest open review in which an operator has something left, else the newest they take part in.
@@ -114,10 +125,14 @@ class OpenReviews:
 
     def next_question(self, review: OpenReview, operator: str) -> Question | None:
         """What an operator is asked now; None when every ballot and guess is given."""
-        done, pairs = given(self._registry, review.row.id, operator), review.pairs(operator)
+        done, pairs = given(self._registry, review.row, operator), review.pairs(operator)
         left = [pair for pair in pairs if pair not in done.ballots]
         if left:
             return Question("ballot", left[0], len(left), len(pairs))
         guesses = review.to_guess(operator)
         left = [pair for pair in guesses if pair not in done.guesses]
         return Question("guess", left[0], len(left), len(guesses)) if left else None
+
+
+def _not_signed_in() -> SignInError:
+    return SignInError("You are not signed in here.", "Open the link that you were sent.")

@@ -31,7 +31,7 @@ def sign_in(request: Request, context: Context, sent: SentToken) -> Response:
     response = Response(status_code=204)
     response.set_cookie(
         SESSION_COOKIE,
-        context.sessions.sign(use_link(context.registry, sent.token)),
+        context.sessions.sign(use_link(context.registry, context.settings, sent.token)),
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",

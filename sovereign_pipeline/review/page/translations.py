@@ -71,6 +71,13 @@ ARABIC = {
     "This link was used already. Ask whoever sent it for a new one; no rating is lost.": (
         "استُعمل هذا الرابط من قبل. اطلب رابطاً جديداً ممن أرسله؛ لم يضع أي تقييم."
     ),
+    "There is a newer link for you. Open that one; no rating is lost.": ("هناك رابط أحدث لك. افتحه؛ لم يضع أي تقييم."),
+    "A newer link has ended this session. Open that link; no rating is lost.": (
+        "أنهى رابط أحدث هذه الجلسة. افتح ذلك الرابط؛ لم يضع أي تقييم."
+    ),
+    "This link belongs to a review of an earlier release. Ask whoever sent it for a new one.": (
+        "هذا الرابط لمقارنة من إصدار سابق. اطلب رابطاً جديداً ممن أرسله."
+    ),
     "This link is too old. Ask whoever sent it for a new one; no rating is lost.": (
         "هذا الرابط قديم. اطلب رابطاً جديداً ممن أرسله؛ لم يضع أي تقييم."
     ),

@@ -72,8 +72,9 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
     """Launch a job from the step of an asset; the run's log. What the launcher raises comes through."""
     institution.write()
     say_where(institution.settings, section)
-    # A vault off the volumes of these tests, which mount all of the test's directory.
-    settings = institution.settings.model_copy(update={"vault": Path("/nowhere/vault")})
+    # Off the volumes of these tests, which mount all of the test's directory.
+    off = {"vault": Path("/nowhere/vault"), "review_secrets": Path("/nowhere/review")}
+    settings = institution.settings.model_copy(update=off)
     raised: list[BaseException] = []
 
     @dg.asset

@@ -97,29 +97,32 @@ def kubernetes(path: Path, **changes: Any) -> Kubernetes:
 
 def test_a_path_that_the_pod_would_not_see_is_named(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     job = make_job("pod", letters(2))
-    vault = Path("/srv/vault")
+    secret = {"SOVEREIGN_VAULT": Path("/srv/vault")}
     volumes: list[dict[str, Any]] = [
         {"claim": "home", "path": str(tmp_path)},
         {"claim": "models", "path": str(tiny_model), "read_only": True},
     ]
-    assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), vault)
+    assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), secret)
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
-        assert_seen_by_pod(kubernetes(tmp_path), written(job), vault)
+        assert_seen_by_pod(kubernetes(tmp_path), written(job), secret)
     volumes[0]["read_only"] = True
     with pytest.raises(RecipeError, match=r"writes to .*, and home at .* is read_only"):
-        assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), vault)
+        assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), secret)
 
 
 def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "model").symlink_to(tiny_model)
     job = make_job("pod", letters(2), base_model=tmp_path / "model")
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
-        assert_seen_by_pod(kubernetes(tmp_path), written(job), Path("/srv/vault"))
+        assert_seen_by_pod(kubernetes(tmp_path), written(job), {"SOVEREIGN_VAULT": Path("/srv/vault")})
 
 
-def test_a_volume_that_holds_the_vault_is_refused(make_job: JobMaker, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="holds the vault"):
-        assert_seen_by_pod(kubernetes(tmp_path), written(make_job("pod", letters(2))), tmp_path / "vault")
+@pytest.mark.security_case("a pod is given a volume that holds the vault or the reviews' seeds and keys", "refused")
+@pytest.mark.parametrize("variable", ["SOVEREIGN_VAULT", "SOVEREIGN_REVIEW_SECRETS"])
+def test_a_volume_that_holds_a_secret_directory_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
+    with pytest.raises(RecipeError, match="which a trainer must not see") as refusal:
+        assert_seen_by_pod(kubernetes(tmp_path), written(make_job("pod", letters(2))), {variable: tmp_path / "kept"})
+    assert variable in refusal.value.hint
 
 
 @pytest.fixture

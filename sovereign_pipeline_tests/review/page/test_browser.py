@@ -121,7 +121,7 @@ def assert_pages_are_alike(reviews: ReviewBench, sent: list[Sent]) -> None:
             continue
         operator, prompt = of_pair[pair]
         position = reviews.position_of(operator, pair)
-        answers = reviews.contents.answers[prompt]
+        answers = reviews.answers[prompt]
         shown = {"a": answers.candidate, "b": answers.opponent}
         if position == "b":
             shown = {"a": answers.opponent, "b": answers.candidate}

@@ -10,13 +10,14 @@ from sovereign_pipeline_tests.review.page.client import PageClient
 
 
 def test_an_answer_that_was_changed_on_disk_is_never_shown(reviews: ReviewBench) -> None:
-    file = reviews.bench.store.path_of(reviews.review.plan_digest) / "answers.jsonl"
-    file.write_bytes(file.read_bytes().replace(b"first", b"worst"))
+    file = reviews.bench.store.path_of(reviews.review.plan_digest) / "answers.sealed"
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     browser = PageClient(create_app(reviews.bench.settings, reviews.registry), raise_server_exceptions=False)
     assert reviews.opened is not None
     browser.post("/sign-in", json={"token": reviews.opened.links["operator-1"]})
     page = browser.get("/")
-    assert (page.status_code, "worst" in page.text) == (500, False)
+    assert (page.status_code, "wording" in page.text) == (500, False)
 
 
 def test_a_review_that_cannot_be_read_takes_the_page_from_nobody_else(
@@ -59,7 +60,7 @@ def test_neither_time_nor_length_depends_on_the_position(reviews: ReviewBench, m
                     started = time.process_time()
                     page = browser.get("/", headers={"X-Remote-User": operator})
                     seconds[position][-1] = min(seconds[position][-1], time.process_time() - started)
-                answers = reviews.contents.answers[planned.prompt]
+                answers = reviews.answers[planned.prompt]
                 shown = [reviews.contents.prompts[planned.prompt].text, answers.candidate, answers.opponent]
                 overheads.add(int(page.headers["content-length"]) - sum(len(text.encode()) for text in shown))
                 reviews.vote(operator, planned.pair, 0)

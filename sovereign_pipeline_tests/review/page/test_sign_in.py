@@ -2,6 +2,8 @@
 
 import pytest
 
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.review.links import issue_another_link
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import BALLOT, PageClient, signed_in
@@ -50,6 +52,37 @@ def test_a_session_of_another_operator_cannot_be_made_from_ones_own(browser: Pag
     browser.cookies.clear()
     browser.cookies.set("session", ".".join([other, *signature]))
     assert browser.get("/").status_code == 401
+
+
+@pytest.mark.security_case("a device on which an operator signed in is lost", "a new link ends its session")
+def test_a_new_link_ends_the_session_of_a_lost_device_and_the_links_before_it(
+    browser: PageClient, reviews: ReviewBench
+) -> None:
+    lost = signed_in(browser, reviews)
+    other = signed_in(PageClient(browser.app), reviews, "operator-2")
+    pair = lost.attribute("pair")
+    workplace = reviews.bench.workplace()
+    unused, newest = (issue_another_link(reviews.registry, workplace, "operator-1", "clerk") for _ in range(2))
+    page = lost.get("/")
+    assert (page.status_code, "A newer link has ended this session." in page.text) == (401, True)
+    assert lost.submit(f"/pairs/{pair}", BALLOT)[0] == 401
+    again = PageClient(browser.app)
+    refused = again.post("/sign-in", json={"token": unused})
+    assert (refused.status_code, "There is a newer link" in refused.json()["error"]) == (401, True)
+    assert again.post("/sign-in", json={"token": newest}).status_code == 204
+    again.see()
+    assert again.submit(f"/pairs/{again.attribute('pair')}", BALLOT) == (204, "")
+    assert lost.get("/").status_code == 401
+    assert other.submit(f"/pairs/{other.attribute('pair')}", BALLOT) == (204, "")
+
+
+@pytest.mark.security_case("an entry without a signature is inserted, to sign an operator out", "it is ignored")
+def test_an_inserted_entry_ends_no_session(browser: PageClient, reviews: ReviewBench) -> None:
+    signed_in(browser, reviews)
+    with reviews.registry.writing() as session:
+        said = {"review": reviews.review.id, "operator": "operator-1", "link": "a" * 64, "act": 99, "act_before": "b"}
+        append(session, "clerk", "sign-in link issued", said)
+    assert browser.get("/").status_code == 200
 
 
 def test_no_header_is_trusted_unless_it_is_named_and_comes_from_the_proxy(

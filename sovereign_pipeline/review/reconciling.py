@@ -1,0 +1,258 @@
+"""Whether the registry's rows about a review are those of its acts, both ways: what is wrong, as findings.
+
+A review without a finding has: a log in which every act is signed with the review's key, none missing and none moved;
+a row for every act and an act for every row; a sign-in before every ballot; and every act that was noted when it was
+signed. What belongs here: that. What does not: what happens upon a finding (`closing.py`, `closed_reviews.py`, the
+command line).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError, SovereignError
+from sovereign_pipeline.ledger import audit_log as audit
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import (
+    AuditEntry,
+    Ballot,
+    BlindReview,
+    Guess,
+    ReviewClosing,
+    SignInLink,
+    SignInUse,
+)
+from sovereign_pipeline.review.acts import (
+    BALLOT_GIVEN,
+    GUESS_GIVEN,
+    HINT,
+    LINK_ISSUED,
+    OPENED,
+    PROXY,
+    REVIEW_CLOSED,
+    REVIEW_CLOSED_EARLY,
+    SIGNED_IN,
+    Act,
+    acts_of,
+    digest_of_row,
+)
+from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, content_of, guesses_of, was_asked
+from sovereign_pipeline.review.catalog import find_all
+from sovereign_pipeline.review.custody import SignedAct, noted_reviews, signed_acts
+from sovereign_pipeline.review.sealed import PlanContents, plan_of
+from sovereign_pipeline.settings import Settings
+
+UNSIGNED_END = "unsigned reviews end here"
+"""Action of the entry that the migration to signed acts made; it names the reviews that were there."""
+
+
+@dataclass(frozen=True)
+class ReviewRows:
+    """All that the registry holds of one review, read in one transaction."""
+
+    review: BlindReview
+    links: Sequence[SignInLink]
+    uses: Sequence[SignInUse]
+    ballots: Sequence[Ballot]
+    guesses: Sequence[Guess]
+    closing: ReviewClosing | None
+    log: Sequence[AuditEntry]
+    """The whole log."""
+
+    @property
+    def entries(self) -> list[AuditEntry]:
+        """What the log says about this review."""
+        return [entry for entry in self.log if _is_about(entry, self.review.id)]
+
+    @property
+    def given(self) -> list[Ballot | Guess]:
+        """The ballots and guesses that operators gave."""
+        return [*filter(was_asked, self.ballots), *self.guesses]
+
+    @property
+    def asked(self) -> int:
+        """How many ballots operators gave."""
+        return sum(map(was_asked, self.ballots))
+
+
+def read_log(session: Session) -> list[AuditEntry]:
+    """The whole log, its chain verified. Raises IntegrityError."""
+    log = audit.entries_in(session)
+    audit.verify(log)
+    return log
+
+
+def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) -> ReviewRows:
+    links = list(session.scalars(select(SignInLink).where(SignInLink.review_id == review.id)))
+    tokens = [link.token_sha256 for link in links]
+    return ReviewRows(
+        review=review,
+        links=links,
+        uses=list(session.scalars(select(SignInUse).where(SignInUse.token_sha256.in_(tokens)))),
+        ballots=ballots_of(session, review.id),
+        guesses=guesses_of(session, review.id),
+        closing=session.get(ReviewClosing, review.id),
+        log=log,
+    )
+
+
+def findings_in(rows: ReviewRows, contents: PlanContents, noted: Sequence[SignedAct] = ()) -> list[str]:
+    """What is wrong with one review, each in a sentence; empty where nothing is.
+
+    Args:
+        noted: what was noted when acts were signed (`custody.signed_acts`); empty where that cannot be read.
+    """
+    key = contents.plan.act_key
+    if rows.review.act_key != key:
+        return ["the row names another key than the sealed plan"]
+    if key is None:
+        return list(_unsigned(rows))
+    acts = acts_of(rows.entries, key)
+    return [
+        *_chain(rows.entries, acts),
+        *_cut_off(acts, noted),
+        *_rows_and_acts(rows, acts),
+        *_signed_in(acts),
+        *_planned(rows, contents),
+        *_closing(rows, acts),
+    ]
+
+
+def assert_none(review: str, findings: Sequence[str]) -> None:
+    """Raise IntegrityError that names every finding."""
+    if findings:
+        raise IntegrityError(f"Review {review} cannot be trusted: {'; '.join(findings)}.", HINT)
+
+
+def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) -> dict[str, list[str]]:
+    """Review -> its findings, for each with one. Raises IntegrityError when the log's chain itself is broken."""
+    reviews = find_all(registry)
+    with registry.reading() as session:
+        log = read_log(session)
+        rows = {review.id: rows_of(session, review, log) for review in reviews}
+    found = {id: _examined(each, store, settings) for id, each in rows.items()}
+    absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()
+    for id in sorted(absent | (set(noted_reviews(settings)) - rows.keys())):
+        found[id] = ["the log or the noted acts know this review, and the registry has no row of it"]
+    return {id: findings for id, findings in found.items() if findings}
+
+
+def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> list[str]:
+    try:
+        contents = plan_of(store, rows.review)
+    except SovereignError as error:
+        return [error.message.rstrip(".")]
+    return findings_in(rows, contents, signed_acts(settings, rows.review.id))
+
+
+def _is_about(entry: AuditEntry, review: str) -> bool:
+    return entry.subjects.get("review") == review
+
+
+def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
+    """Entries that nobody with the key made, and acts that are missing, repeated or moved."""
+    signed = {act.sequence for act in acts}
+    for entry in entries:
+        if entry.sequence not in signed:
+            yield f"entry {entry.sequence} of the log ({entry.action}) is not signed with the review's key"
+    number, digest = 0, audit.FIRST
+    for act in acts:
+        if (act.number, act.previous) != (number + 1, digest):
+            yield f"entry {act.sequence} is act {act.number} and does not follow act {number}: one is missing or moved"
+        number, digest = act.number, act.digest
+
+
+def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
+    there = {SignedAct(act.number, act.digest) for act in acts}
+    gone = [act.number for act in noted if act not in there]
+    if gone:
+        yield f"acts {gone[0]} to {gone[-1]} were signed, and {len(gone)} of them are no longer in the log"
+
+
+def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
+    """Rows without the act that entered them, and acts without their row."""
+
+    def of(*actions: str, name: str = "row") -> list[str]:
+        return [act.subjects[name] for act in acts if act.action in actions and act.subjects.get("by") != PROXY]
+
+    closings = [rows.closing] if rows.closing is not None else []
+    given = [each for each in rows.ballots if was_asked(each)]
+    kinds: dict[str, tuple[Iterable[str], Iterable[str]]] = {
+        "the review's row": ([digest_of_row(rows.review)], of(OPENED)),
+        "a link": (map(digest_of_row, rows.links), of(LINK_ISSUED)),
+        "a sign-in": (map(digest_of_row, rows.uses), of(SIGNED_IN)),
+        "a ballot": ((digest_of(content_of(each)) for each in given), of(BALLOT_GIVEN, name="ballot")),
+        "a guess": ((digest_of(content_of(each)) for each in rows.guesses), of(GUESS_GIVEN, name="ballot")),
+        "the closing": (map(digest_of_row, closings), of(REVIEW_CLOSED, REVIEW_CLOSED_EARLY)),
+    }
+    for what, (stored, entered) in kinds.items():
+        in_rows, in_acts = Counter(stored), Counter(entered)
+        if added := (in_rows - in_acts).total():
+            yield f"{what} is in the registry without an act in the log, or was changed ({added})"
+        if gone := (in_acts - in_rows).total():
+            yield f"{what} is in the log and not in the registry ({gone})"
+
+
+def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
+    """Ballots and guesses without a sign-in of the same operator before them."""
+    sign_ins = {act.number: act for act in acts if act.action == SIGNED_IN}
+    without: Counter[str] = Counter()
+    for act in acts:
+        if act.action in (BALLOT_GIVEN, GUESS_GIVEN):
+            sign_in = sign_ins.get(act.subjects["sign_in"])
+            if sign_in is None or sign_in.actor != act.actor or sign_in.number > act.number:
+                without[act.actor] += 1
+    for operator, count in without.items():
+        yield f"{operator} gave {count} without having signed in"
+
+
+def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
+    """Ballots about pairs that were not the operator's, and ties for identical answers that nobody was asked about."""
+    planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
+    ties = {key for key, prompt in planned.items() if prompt in contents.identical}
+    unasked = [each for each in rows.ballots if not was_asked(each)]
+    if {(each.operator, each.pair) for each in unasked} != ties or any(each.preference != "tie" for each in unasked):
+        yield "the ties on record for identical answers are not those of the plan"
+    if not {(each.operator, each.pair) for each in rows.given} <= planned.keys() - ties:
+        yield "a ballot is about a pair that its operator was never shown"
+
+
+def _closing(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
+    if rows.closing is None:
+        return
+    if not acts or acts[-1].action not in (REVIEW_CLOSED, REVIEW_CLOSED_EARLY):
+        yield "something was entered after the closing"
+    yield from _not_as_closed(rows, rows.closing)
+
+
+def _not_as_closed(rows: ReviewRows, closing: ReviewClosing) -> Iterator[str]:
+    if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
+        yield "the ballots are not those that it was closed with"
+
+
+def _unsigned(rows: ReviewRows) -> Iterator[str]:
+    """A review of release 0.1.0: its ballots are those of the log, and all of it is older than the signed ones."""
+    ends = [entry for entry in rows.log if entry.action == UNSIGNED_END]
+    if not ends or rows.review.id not in _reviews_named(ends[0]):
+        yield "it is not signed, and was not there when reviews began to be signed"
+        return
+    if any(entry.sequence > ends[0].sequence for entry in rows.entries):
+        yield "it is not signed, and something was entered after reviews began to be signed"
+    logged = {each.subjects.get("ballot") for each in rows.entries if each.action in (BALLOT_GIVEN, GUESS_GIVEN)}
+    if logged != {digest_of(content_of(each)) for each in rows.given}:
+        yield "its ballots are not those of the log"
+    if rows.closing is None:
+        return
+    if not any(each.action in (REVIEW_CLOSED, REVIEW_CLOSED_EARLY) for each in rows.entries):
+        yield "its closing is not in the log"
+    yield from _not_as_closed(rows, rows.closing)
+
+
+def _reviews_named(entry: AuditEntry) -> Collection[str]:
+    named: Collection[str] = entry.subjects.get("reviews", ())
+    return named

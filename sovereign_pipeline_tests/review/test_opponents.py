@@ -1,0 +1,83 @@
+"""What a candidate is compared with: by rule something that was reviewed, by name anything, which is then stated."""
+
+import pytest
+
+from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline_tests.review.conftest import ReviewBench
+
+pytestmark = pytest.mark.slow
+
+
+def review_it(reviews: ReviewBench, outcome: int) -> None:
+    reviews.open()
+    reviews.vote_all(outcome)
+    reviews.close()
+
+
+@pytest.mark.security_case("an adapter that nobody reviewed is to be the opponent", "passed over, unless it is named")
+def test_an_adapter_that_nobody_reviewed_is_passed_over(reviews: ReviewBench) -> None:
+    reviews.another_adapter()
+    plan = reviews.open().plan
+    choice = plan.opponent_choice
+    assert choice is not None
+    assert (plan.adapter, plan.opponent, choice.named_by) == ("lamps-1.1.0", None, None)
+    assert (choice.by_rule, choice.is_reviewed, choice.never_reviewed) == ("tiny", None, ("lamps-1.0.0",))
+    reviews.vote_all(1)
+    reviews.close()
+    artifact, (verdict,) = _result(reviews)
+    assert "tiny is the opponent by rule" in verdict
+    assert "Passed over, since nobody reviewed them: lamps-1.0.0." in verdict
+    assert "Passed over" in artifact
+
+
+@pytest.mark.security_case("a straw man is named as the opponent", "the log, the gate and the result state it")
+def test_one_that_is_named_is_stated_with_who_named_it(reviews: ReviewBench) -> None:
+    reviews.another_adapter()
+    plan = reviews.open(opponent="lamps-1.0.0").plan
+    assert plan.opponent == "lamps-1.0.0"
+    opened = next(entry for entry in entries(reviews.registry) if entry.action == "review opened")
+    assert (opened.subjects["opponent"], opened.subjects["opponent_named"]) == ("lamps-1.0.0", True)
+    assert opened.subjects["opponent_reviewed"] is False
+    reviews.vote_all(1)
+    reviews.close()
+    artifact, (verdict,) = _result(reviews)
+    said = "lamps-1.0.0 was named as the opponent by clerk. Nobody has reviewed lamps-1.0.0. The rule gives tiny."
+    assert said in verdict and said in artifact
+
+
+def test_the_newest_that_was_reviewed_and_did_not_lose_is_the_opponent(reviews: ReviewBench) -> None:
+    review_it(reviews, 1)
+    reviews.another_adapter()
+    review_it(reviews, -1)
+    reviews.another_adapter()
+    plan = reviews.open().plan
+    assert plan.opponent == "lamps-1.0.0"
+    assert plan.opponent_choice is not None
+    assert (plan.opponent_choice.is_reviewed, plan.opponent_choice.never_reviewed) == (True, ())
+
+
+@pytest.mark.security_case("a candidate that lost is reviewed again against a weaker opponent, by name", "refused")
+def test_a_candidate_that_was_reviewed_is_not_reviewed_against_another_by_name(reviews: ReviewBench) -> None:
+    review_it(reviews, 1)
+    reviews.another_adapter()
+    review_it(reviews, -1)
+    with pytest.raises(ConflictError, match=r"was reviewed already.*against what the rule gives: lamps-1\.0\.0"):
+        reviews.open(opponent="base")
+
+
+def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBench) -> None:
+    review_it(reviews, -1)
+    reviews.another_adapter()
+    with pytest.raises(ConflictError, match=r"lamps-1\.0\.0 lost its blind review"):
+        reviews.open(opponent="lamps-1.0.0")
+    with pytest.raises(InputError, match="has the weights of the candidate"):
+        reviews.open(opponent="lamps-1.1.0")
+    with pytest.raises(NotFoundError, match=r"no registered adapter 'lamps-7'"):
+        reviews.open(opponent="lamps-7")
+    assert reviews.open(opponent="base").plan.opponent is None
+
+
+def _result(reviews: ReviewBench) -> tuple[str, list[str]]:
+    artifact, verdicts = reviews.materialize()
+    return artifact.file("review.md").read_text(), [each.message for each in verdicts.values()]
