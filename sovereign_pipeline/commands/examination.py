@@ -77,7 +77,7 @@ def _disk(settings: Settings) -> Finding:
 
 def _private(settings: Settings) -> Finding:
     """Whether another account of this machine reaches anything. New files are private; an earlier release's are not."""
-    roots = [root for root in (settings.home, settings.vault, settings.review_secrets) if root.exists()]
+    roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
         return Finding("permissions", True, "no other account can read or write what lies here")
