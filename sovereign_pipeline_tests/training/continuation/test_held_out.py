@@ -53,6 +53,7 @@ def test_what_the_earlier_adapter_saw_may_not_be_held_out(office: Office, lamps:
     office.institution.recipe["split"] = {"seed": 8}
     if rows is linked_rows:
         office.institution.recipe["sources"][0]["links"] = "follows"
+        office.institution.recipe["quarantine"] = {"max_links_without_row": 1}  # they follow rows of an earlier corpus
     workplace = office.line("lanterns", rows(), start_from="lamps-1.0.0")
     with pytest.raises(GateRefused, match=says):
         office.make(workplace, office.sft)
