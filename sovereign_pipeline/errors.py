@@ -78,6 +78,10 @@ class NotFoundError(InputError):
     """A line, artifact, adapter or model that was named does not exist here."""
 
 
+class CorpusWithheld(InputError):
+    """Unscrubbed text is needed, and this process is not given it."""
+
+
 class IntegrityError(SovereignError):
     """Bytes are missing or are not the ones that were recorded. The message names the file."""
 

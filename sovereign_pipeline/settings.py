@@ -4,7 +4,8 @@ What belongs here: paths and process-wide environment. What does not: anything a
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -45,6 +46,8 @@ class Settings(Frozen):
 
     review_secrets: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-review")
     """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
+    corpus: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-corpus")
+    """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""
 
     suites: Path = Field(default_factory=lambda given: given["home"] / "suites")
     """The mirror of published suites, a folder each; cards of them are under `data/suites`."""
@@ -84,7 +87,7 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "review_secrets", "suites")
+    @field_validator("home", "data", "vault", "review_secrets", "corpus", "suites")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
@@ -97,7 +100,7 @@ class Settings(Frozen):
     @property
     def secret_directories(self) -> dict[str, Path]:
         """Variable -> directory, of those that no trainer is given."""
-        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets")}
+        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "corpus")}
 
     @property
     def artifacts(self) -> Path:
@@ -105,8 +108,11 @@ class Settings(Frozen):
 
     @property
     def privacy_cache(self) -> Path:
-        """What detectors found in texts, by digest: offsets and kinds, no text. May be deleted at any time."""
-        return self.home / "cache" / "privacy"
+        """What detectors found in unscrubbed texts, by digest: offsets and kinds, no text. May be deleted at any time.
+
+        A digest lets whoever reads it test a guess at a text, so it lies with the corpus.
+        """
+        return self.corpus / "cache" / "privacy"
 
     @property
     def models(self) -> Path:
@@ -142,6 +148,20 @@ class Settings(Frozen):
     def logs(self) -> Path:
         """What runs and services print; never document text."""
         return self.home / "logs"
+
+
+CORPUS_VARIABLE = "SOVEREIGN_CORPUS"
+
+
+@contextmanager
+def corpus_withheld() -> Iterator[None]:
+    """Within it, this process and the children that it starts have no variable that leads to unscrubbed text."""
+    given = os.environ.pop(CORPUS_VARIABLE, None)
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ[CORPUS_VARIABLE] = given
 
 
 VARIABLES: Mapping[str, str] = {field: f"SOVEREIGN_{field.upper()}" for field in Settings.model_fields}

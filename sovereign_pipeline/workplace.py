@@ -3,15 +3,18 @@
 What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`artifacts/stage.py`).
 """
 
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from sovereign_pipeline.artifacts.confined import move_out_of_home
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import Settings
@@ -25,23 +28,49 @@ def _no_trainer(job: Path) -> None:
     raise TrainingFailed("Nothing is trained outside an asset.", "Materialize the asset in the Dagster UI.")
 
 
+def _withheld(line: Line) -> bool:
+    return False
+
+
 def open_workplace(
-    settings: Settings, line: str, progress: Progress = _no_progress, launch: Launch = _no_trainer
+    settings: Settings,
+    line: str,
+    progress: Progress = _no_progress,
+    launch: Launch = _no_trainer,
+    *,
+    with_corpus: Callable[[Line], bool] = _withheld,
 ) -> Workplace:
     """The workplace of one line; without a launcher nothing can be trained in it.
+
+    Args:
+        with_corpus: whether a line's stage is given unscrubbed text.
 
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line that has none.
     """
     institution = load_institution(settings.data)
-    store = ArtifactStore(settings.artifacts)
+    recipe = load_line(settings.data, line, institution)
+    store = ArtifactStore(settings.artifacts, settings.corpus if with_corpus(recipe) else None)
     return Workplace(
         store=store,
         settings=settings,
         institution=institution,
-        line=load_line(settings.data, line, institution),
+        line=recipe,
         progress=progress,
         launch=launch,
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),
         kinds_in_columns=kinds_in_columns,
         column_secret=partial(column_secret, settings, create=True),
     )
+
+
+def move_unscrubbed_text(settings: Settings, progress: Progress) -> None:
+    """Move what releases up to 0.1.0 left in the home to where unscrubbed text lies now. Nothing is left behind.
+
+    The cache of findings is removed: it costs time alone. Raises IntegrityError for a file that is not as recorded.
+    """
+    for moved in move_out_of_home(settings.artifacts, settings.corpus):
+        progress(f"moved the documents of {moved} from the home to {settings.corpus}")
+    earlier_cache = settings.home / "cache" / "privacy"
+    if earlier_cache.is_dir():
+        progress(f"removing the cache of findings in the home; it lies in {settings.privacy_cache} now")
+        shutil.rmtree(earlier_cache)

@@ -154,7 +154,7 @@ class DemoInstitution:
     def workplace_as_written(self, **changes: Any) -> Workplace:
         """Without writing anything: for a process beside another one that reads the same files."""
         institution = load_institution(self.settings.data)
-        store = ArtifactStore(self.settings.artifacts)
+        store = ArtifactStore(self.settings.artifacts, self.settings.corpus)
         workplace = Workplace(
             store=store,
             settings=self.settings,

@@ -1,16 +1,19 @@
 """Settings: every variable is a field, an override wins, and a child process gets all of them."""
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings
+from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, VARIABLES, Settings, corpus_withheld
 
 OTHER = {
     "SOVEREIGN_HOME": "/o/home",
     "SOVEREIGN_DATA": "/o/data",
     "SOVEREIGN_VAULT": "/o/vault",
+    "SOVEREIGN_CORPUS": "/o/corpus",
+    "SOVEREIGN_REVIEW_SECRETS": "/o/review",
     "SOVEREIGN_SUITES": "/o/suites",
     "SOVEREIGN_REGISTRY_URL": "postgresql://db/registry",
     "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
@@ -51,6 +54,7 @@ def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_not_given_lies_in_or_beside_the_home() -> None:
     settings = Settings(home=Path("/s/home"), data=Path("/s/data"))
     assert settings.vault == Path("/s/home-vault")
+    assert settings.corpus == Path("/s/home-corpus")
     assert settings.suites == Path("/s/home/suites")
     assert settings.registry_url == "sqlite:////s/home/registry.db"
     assert settings.mlflow_url == "sqlite:////s/home/mlflow/mlflow.db"
@@ -81,3 +85,14 @@ def test_a_child_process_gets_the_very_same_settings(tmp_path: Path, proxies: st
     settings = Settings.from_environment({"SOVEREIGN_HOME": str(tmp_path), "SOVEREIGN_REVIEW_PROXIES": proxies})
     assert settings.review_proxies == frozenset(proxies.split())
     assert Settings.from_environment(settings.to_environment()) == settings
+
+
+def test_the_variable_of_the_corpus_is_withheld_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with corpus_withheld():
+        assert CORPUS_VARIABLE not in os.environ
+    assert CORPUS_VARIABLE not in os.environ
+    monkeypatch.setenv(CORPUS_VARIABLE, "/o/corpus")
+    with pytest.raises(ValueError, match="planted"), corpus_withheld():
+        assert CORPUS_VARIABLE not in os.environ
+        raise ValueError("planted")
+    assert os.environ[CORPUS_VARIABLE] == "/o/corpus"

@@ -199,8 +199,8 @@ def resident_bytes(pid: int) -> int:
 
 
 def workplace_in(directory: Path, line: str = "generated") -> Workplace:
-    settings = Settings(home=directory, data=directory / "data", vault=directory / "vault")
-    return open_workplace(settings, line, lambda message: say(f"    {message}"))
+    settings = Settings(home=directory, data=directory / "data", vault=directory / "vault", corpus=directory / "corpus")
+    return open_workplace(settings, line, lambda message: say(f"    {message}"), with_corpus=lambda line: True)
 
 
 def current(workplace: Workplace, stage: Stage) -> ArtifactRef:

@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(f"{arguments.questions} does not hold {', '.join(missing)}. Give their folder with --questions.")
     data = institution_with_questions(arguments.home / "data", arguments.questions)
     environment = {**os.environ, "SOVEREIGN_HOME": str(arguments.home), "SOVEREIGN_DATA": str(data)}
-    environment["SOVEREIGN_VAULT"] = f"{arguments.home}-vault"
+    environment |= {f"SOVEREIGN_{root.upper()}": f"{arguments.home}-{root}" for root in ("corpus", "vault")}
     sovereign = str(Path(sys.executable).parent / "sovereign")
     public_key = arguments.home / "vault.pub"
     subprocess.run([sovereign, "models", "fetch", "smollm2-135m-instruct"], env=environment, check=True)

@@ -115,7 +115,7 @@ def make_artifact(workplace: Workplace, identity: Identity, build: Callable[[Pat
         store.open(stored)
         return Production(stored, reused=True)
     started = time.monotonic()
-    with store.workspace() as workspace:
+    with store.workspace(identity.kind) as workspace:
         built = build(workspace)
         levels = [store.read_manifest(ref).classification for ref in identity.inputs.values()]
         if built.classification is not None:

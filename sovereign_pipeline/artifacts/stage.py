@@ -175,6 +175,8 @@ class Stage:
     """Whether the artifact is on record where this stage enters it, such as in the registry."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
     """For a message: which rows of files outside the store are no longer as this artifact has them, by their ids."""
+    reads_corpus: Callable[[Line], bool] = lambda line: False
+    """Whether it reads or writes unscrubbed text, so that its process is given the corpus root."""
     judges_what_is_recorded: bool = False
     """Its input is in the registry already and is judged as it was registered, whatever became of the sources since."""
 

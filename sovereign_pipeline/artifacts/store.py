@@ -1,5 +1,6 @@
 """The content-addressed store: `<root>/<digest>/` with a manifest, written aside and renamed whole.
 
+Files with unscrubbed text lie under another root, `<corpus>/artifacts/<digest>/`; `confined.py` has the rule.
 `.index/` maps the fingerprint of an artifact's identity to its digest, so that unchanged work is reused.
 `.current/<line>/` holds one reference per kind: the line's current artifact.
 
@@ -15,9 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovereign_pipeline.artifacts.confined import ARTIFACTS, CONFINED, confined_files, make_private
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.errors import CorpusWithheld, IntegrityError, NotFoundError
+
+_GIVE_THE_CORPUS = "Do this where SOVEREIGN_CORPUS is readable: only the stages up to the split are given it."
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,27 @@ class Artifact:
     ref: ArtifactRef
     path: Path
     manifest: Manifest
+    confined: Path | None = None
+    """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
 
     def file(self, name: str) -> Path:
-        """Path of one of its files. Raises NotFoundError for a name that the manifest does not list."""
+        """Path of one of its files.
+
+        Raises NotFoundError for a name that the manifest does not list, and CorpusWithheld for unscrubbed text that
+        this process is not given.
+        """
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
-        return self.path / name
+        if name not in {entry.path for entry in confined_files(self.manifest)}:
+            return self.path / name
+        if self.confined is None:
+            raise _withheld(self)
+        return self.confined / name
+
+    @property
+    def withheld(self) -> tuple[FileEntry, ...]:
+        """Files that were not verified, because this process is not given unscrubbed text."""
+        return confined_files(self.manifest) if self.confined is None else ()
 
 
 @dataclass(frozen=True)
@@ -40,13 +59,33 @@ class ArtifactStore:
     """All artifacts of one installation."""
 
     root: Path
+    corpus: Path | None = None
+    """The corpus root; None for a process that needs no unscrubbed text."""
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Verify every byte and open. Raises IntegrityError naming the first file that is not as it was stored."""
+        """Verify every byte and open.
+
+        Raises IntegrityError naming the first file that is not as it was stored, and CorpusWithheld for an artifact
+        with unscrubbed text in a process that is not given it.
+        """
+        artifact = self.open_as_given(ref)
+        if artifact.withheld:
+            raise _withheld(artifact)
+        return artifact
+
+    def open_as_given(self, ref: ArtifactRef) -> Artifact:
+        """Open, and verify every byte but unscrubbed text that is withheld. Raises IntegrityError as `open` does."""
         manifest = self.read_manifest(ref)
-        path = self.path_of(ref.digest)
-        verify_files(path, manifest)
-        return Artifact(ref, path, manifest)
+        path, confined = self.path_of(ref.digest), confined_files(manifest)
+        if all((path / entry.path).is_file() for entry in confined):  # none, or as releases up to 0.1.0 stored them
+            verify_files(path, manifest.files)
+            return Artifact(ref, path, manifest, confined=path if confined else None)
+        verify_files(path, tuple(entry for entry in manifest.files if entry not in confined))
+        if self.corpus is None or not os.access(self.corpus, os.R_OK | os.X_OK):
+            return Artifact(ref, path, manifest)
+        directory = self.corpus / ARTIFACTS / ref.digest
+        verify_files(directory, confined, besides=())
+        return Artifact(ref, path, manifest, confined=directory)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The verified manifest alone: its files are not hashed. Raises IntegrityError."""
@@ -80,12 +119,14 @@ class ArtifactStore:
         return self.root / digest
 
     @contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """A directory to build in, on the store's own disk; removed afterwards unless `seal` moved it into place.
+    def workspace(self, kind: str | None = None) -> Iterator[Path]:
+        """A directory to build in, on the disk of what is built; removed afterwards unless `seal` moved it into place.
 
-        Its name begins with the process id, so the next build removes what a killed process left.
+        Its name begins with the process id, so the next build removes what a killed process left. kind: of the
+        artifact that is built; one with unscrubbed text is built under the corpus root. Raises CorpusWithheld.
         """
-        building = self.root / ".building"
+        root = self._corpus_artifacts(kind) if kind in CONFINED else self.root
+        building = root / ".building"
         building.mkdir(parents=True, exist_ok=True)
         for leftover in building.iterdir():
             owner = leftover.name.split("-")[0]
@@ -100,9 +141,25 @@ class ArtifactStore:
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
         """Hash the files of a workspace, write the manifest last, and rename the whole into place.
 
-        An artifact of the same digest that is stored already is kept, with its first manifest.
+        An artifact of the same digest that is stored already is kept, with its first manifest. Unscrubbed text is put
+        into its place first: an artifact is there once its manifest is.
         """
         manifest = describe(tuple(_entries(workspace)))
+        if not confined_files(manifest):
+            return self._put(workspace, manifest)
+        confined = self._corpus_artifacts(manifest.kind) / manifest.digest
+        with self.workspace() as in_home:
+            for entry in manifest.files:
+                if entry not in confined_files(manifest):
+                    (in_home / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(workspace / entry.path, in_home / entry.path)
+            if not (self.path_of(manifest.digest) / MANIFEST_FILE).exists():
+                _flush_to_disk(workspace)
+                shutil.rmtree(confined, ignore_errors=True)  # of a process that was killed before its manifest was put
+                workspace.rename(confined)
+            return self._put(in_home, manifest)
+
+    def _put(self, workspace: Path, manifest: Manifest) -> ArtifactRef:
         (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
         _flush_to_disk(workspace)
         target = self.path_of(manifest.digest)
@@ -114,6 +171,14 @@ class ArtifactStore:
                 if not target.exists():  # another process may have stored the same artifact first
                     raise
         return self.ref_of(manifest.digest)
+
+    def _corpus_artifacts(self, kind: str | None) -> Path:
+        if self.corpus is None:
+            raise CorpusWithheld(
+                f"{kind} holds unscrubbed text, and this process is not given the corpus root.", _GIVE_THE_CORPUS
+            )
+        make_private(self.corpus / ARTIFACTS)
+        return self.corpus / ARTIFACTS
 
     def find(self, fingerprint: str) -> ArtifactRef | None:
         """The stored artifact whose identity has this fingerprint, or None."""
@@ -163,21 +228,36 @@ class ArtifactStore:
         return self.root / ".current" / line / f"{kind}.json"
 
 
-def verify_files(path: Path, manifest: Manifest) -> None:
+def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str, ...] = (MANIFEST_FILE,)) -> None:
     """Raise IntegrityError naming the first file or directory that is missing, extra, changed or linked.
 
     A link is refused wherever it leads: its target can be replaced without touching the artifact.
+
+    Args:
+        entries: every file that must be there.
+        besides: names of files that are verified elsewhere.
     """
-    present = {MANIFEST_FILE, *(entry.path for entry in manifest.files)}
+    if not path.is_dir():
+        raise IntegrityError(f"{path}: the directory is missing.", "Restore it from a copy.")
+    present = {*besides, *(entry.path for entry in entries)}
     found = dict(_tree(path))
     for name in sorted(found.keys() - present):
         raise IntegrityError(f"{path / name}: this file does not belong to the artifact.", "Remove it.")
-    for entry in manifest.files:
+    for entry in entries:
         file = path / entry.path
         if entry.path not in found:
             raise IntegrityError(f"{file}: the file is missing.", "Restore it from a copy.")
         if found[entry.path] != entry.size or file_sha256(file) != entry.sha256:
             raise IntegrityError(f"{file}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+
+
+def _withheld(artifact: Artifact) -> CorpusWithheld:
+    names = ", ".join(entry.path for entry in confined_files(artifact.manifest))
+    return CorpusWithheld(
+        f"{artifact.ref.kind} {short(artifact.ref.digest)}: {names} holds unscrubbed text, and the corpus root is not "
+        f"readable here.",
+        _GIVE_THE_CORPUS,
+    )
 
 
 def _tree(directory: Path) -> Iterator[tuple[str, int]]:

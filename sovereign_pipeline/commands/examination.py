@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rich.markup import escape
 
+from sovereign_pipeline.artifacts.confined import left_in_home
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.commands.terminal import advice_of, out, print_json, tell_progress
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
@@ -48,7 +50,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a run would meet it."""
-    findings = [_python(), _disk(settings), _private(settings), _device(), _vault(settings)]
+    findings = [_python(), _disk(settings), _private(settings), _apart(settings), _device(), _vault(settings)]
     try:
         institution = load_institution(settings.data)
     except SovereignError as error:
@@ -87,6 +89,15 @@ def _private(settings: Settings) -> Finding:
         f"other accounts reach {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
         {"Command": f"chmod -R go= {shlex.join(map(str, roots))}"},
     )
+
+
+def _apart(settings: Settings) -> Finding:
+    """Whether unscrubbed text lies under the corpus root alone. Releases up to 0.1.0 kept it in the home."""
+    left = [f"{manifest.kind} {short(path.name)}" for path, manifest, _ in left_in_home(settings.artifacts)]
+    if not left:
+        return Finding("corpus", True, f"unscrubbed text lies under {settings.corpus} alone")
+    hint = "The next run that makes raw_corpus moves it."
+    return Finding("corpus", False, f"unscrubbed text lies in the home: {and_more(left)}", {"Hint": hint})
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:

@@ -28,7 +28,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
     settings = Settings.from_environment()
     report = verify(
         open_registry(settings),
-        ArtifactStore(settings.artifacts),
+        ArtifactStore(settings.artifacts, settings.corpus),
         settings,
         subject,
         tell_progress,
@@ -46,9 +46,13 @@ def _print(report: Any) -> None:
         out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
     for changed in report.changed_sources:
         out.print(f"[yellow]![/] {escape(str(changed))}")
+    for withheld in report.withheld:
+        out.print(f"[yellow]![/] {escape(str(withheld))}")
     for note in report.notes:
         out.print(f"[yellow]•[/] {escape(note)}")
     out.print(f"[green]✓[/] {report.subject} matches the registry")
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
+    if report.withheld:
+        out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")

@@ -8,10 +8,12 @@ is made of the row.
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.column_names import SPELLINGS_REMEMBERED
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.quarantine import Quarantined
@@ -95,5 +97,6 @@ def _text(value: Any) -> str:
     return "" if value is None else unicodedata.normalize("NFC", str(value).strip())
 
 
+@lru_cache(maxsize=SPELLINGS_REMEMBERED)
 def _letters(name: str) -> str:
     return "".join(each for each in unicodedata.normalize("NFKD", name).casefold() if each.isalnum())

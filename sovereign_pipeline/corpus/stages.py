@@ -313,9 +313,10 @@ def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
 
 
 def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
-    raw = workplace.store.open(ref)
+    raw = workplace.store.open_as_given(ref)
+    documents = raw.file(DOCUMENTS) if not raw.withheld else None
     screen = ColumnScreen.of(raw.manifest.producer.config, workplace.kinds_in_columns, workplace.column_secret)
-    changed = changed_sources(workplace.settings.data, raw.manifest, read_sources(raw), raw.file(DOCUMENTS), screen)
+    changed = changed_sources(workplace.settings.data, raw.manifest, read_sources(raw), documents, screen)
     return " ".join(str(each) for each in changed).rstrip(".")
 
 
@@ -342,6 +343,7 @@ RAW_CORPUS = Stage(
     policy=_sensitive_kinds,
     external=_source_digests,
     changed_rows=_changed_rows,
+    reads_corpus=lambda line: True,
     gates=(
         Gate(
             name="rows_accounted_for",
@@ -367,6 +369,7 @@ CLASSIFIED_CORPUS = Stage(
     code_version="3",
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
+    reads_corpus=lambda line: True,
     config=lambda line: {"ceiling": line.ceiling},
     gates=(
         Gate(

@@ -7,10 +7,12 @@ is described (`chain.py`), and what its page shows (`pages/`, `checks.py`).
 import multiprocessing
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import dagster as dg
 
+from sovereign_pipeline.artifacts.confined import CONFINED
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -24,8 +26,8 @@ from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
 from sovereign_pipeline.processes import die_with_parent
-from sovereign_pipeline.settings import Settings, go_offline
-from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline.settings import Settings, corpus_withheld, go_offline
+from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:
@@ -39,10 +41,14 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         if multiprocessing.parent_process() is not None:
             die_with_parent()  # else a step would continue, on the device, after its run was killed
         try:
+            launch = launch_with_pipes(context, installation)
+            if stage.kind in CONFINED:
+                move_unscrubbed_text(installation, context.log.info)
             workplace = open_workplace(
-                installation, context.partition_key, context.log.info, launch_with_pipes(context, installation)
+                installation, context.partition_key, context.log.info, launch, with_corpus=stage.reads_corpus
             )
-            result = _materialization(stage, workplace, inputs)
+            with corpus_withheld() if workplace.store.corpus is None else nullcontext():
+                result = _materialization(stage, workplace, inputs)
         except SovereignError as error:
             raise _refusal(error) from error
         except Exception as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from sovereign_pipeline.errors import ServiceEnded
 from sovereign_pipeline.loopback import LOOPBACK, listen
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_MESSAGES = 15
@@ -62,6 +62,8 @@ class Service:
 
     address: str = ""
     """Where people find it; empty where there is nothing to see."""
+    runs_stages: bool = False
+    """Whether stages run beneath it; the others are told nothing of the corpus."""
 
 
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
@@ -101,11 +103,13 @@ def _services(ports: Ports, started: float) -> list[Service]:
             _module("dagster_ui", ports.dagster),
             lambda: _has_loaded(dagster),
             dagster,
+            runs_stages=True,
         ),
         Service(
             "Dagster daemon",
             [_program("dagster-daemon"), "run", *workspace],
             lambda: _daemons_beat(dagster, since=started),
+            runs_stages=True,
         ),
         page("MLflow UI", _module("mlflow_ui", ports.mlflow), ports.mlflow, "/health"),
         page(
@@ -126,8 +130,9 @@ def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[s
     try:
         for service in services:
             with (settings.logs / f"{service.name.lower().replace(' ', '-')}.log").open("ab") as log:
+                given = environment if service.runs_stages else _without_corpus(environment)
                 processes[service.name] = subprocess.Popen(
-                    service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment
+                    service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=given
                 )
         yield processes
     finally:
@@ -138,6 +143,10 @@ def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[s
                 process.wait(timeout=SECONDS_TO_END)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _without_corpus(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name != CORPUS_VARIABLE}
 
 
 def _wait_until_ready(

@@ -164,6 +164,7 @@ SCRUBBED_CORPUS = Stage(
     code_version="4",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
+    reads_corpus=lambda line: True,
     config=lambda line: {"privacy": line.privacy.model_dump(mode="json", exclude={"columns"})},
     policy=sensitive_kinds,
     external=name_model_digests,

@@ -53,6 +53,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
         inputs=inputs,
         config=partial(_record_config, inputs),
         is_recorded=_is_registered,
+        reads_corpus=lambda line: True,
         gates=(
             Gate(
                 name="record_matches_artifacts",
@@ -258,7 +259,7 @@ def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
     """The institution's source files as raw_corpus read them: path, role, licence, SHA-256 and counts of each."""
     for ref, manifest in lineage(store, dataset.manifest):
         if manifest.kind == RAW_CORPUS.kind:
-            return read_sources(store.open(ref))
+            return read_sources(store.open_as_given(ref))
     raise IntegrityError(f"{dataset.path}: the lineage of this dataset holds no raw_corpus.", "Run the line again.")
 
 

@@ -25,6 +25,7 @@ from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
 from sovereign_pipeline.suites.items import digest_of_items
 from sovereign_pipeline.suites.suites import identity_of_suite
+from sovereign_pipeline.wording import counted
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,20 @@ class Checked:
     """The manifest's included."""
 
 
+@dataclass(frozen=True)
+class Withheld:
+    """Files with unscrubbed text that were not read, because the corpus root is not readable here."""
+
+    what: str
+    digest: str
+    files: int
+    bytes: int
+
+    def __str__(self) -> str:
+        files = counted(self.files, "file")
+        return f"{self.what} {short(self.digest)}: {files} with unscrubbed text, withheld here and not verified"
+
+
 Examined = Checked | ChangedSource | str
 """A file as it was recorded, a source that is not, or the note about a suite that is not."""
 
@@ -46,7 +61,7 @@ Examined = Checked | ChangedSource | str
 def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
     """Each source file of the institution from which a raw corpus was read."""
     sources = read_sources(raw_corpus)
-    documents = raw_corpus.file(DOCUMENTS)
+    documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
     config = raw_corpus.manifest.producer.config
     screen = ColumnScreen.of(config, kinds_in_columns, partial(column_secret, settings, create=False))
     found = changed_sources(settings.data, raw_corpus.manifest, sources, documents, screen)

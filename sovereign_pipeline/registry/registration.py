@@ -41,9 +41,10 @@ def register(
     """Register the adapter of a record, or return the row that the same record has already.
 
     Every gate is asserted again, the whole identity of every artifact of the lineage is compared with today's, files
-    outside the store included, and every byte is read. Raises StaleInput or GateRefused when the chain may not be used,
-    IntegrityError when bytes changed, artifacts do not belong together or the parent adapter is another one, and
-    InputError for a known base model under another name. Nothing is written on any error.
+    outside the store included, and every byte is read but unscrubbed text that is withheld here. Raises StaleInput or
+    GateRefused when the chain may not be used, IntegrityError when bytes changed, artifacts do not belong together or
+    the parent adapter is another one, and InputError for a known base model under another name. Nothing is written on
+    any error.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -58,7 +59,8 @@ def register(
     refs = [ref for ref, _ in lineage(store, artifact.manifest)]
     work = Countdown(workplace.progress, "hashing the lineage", len(refs), "artifact")
     for done, ref in enumerate(refs, start=1):
-        store.open(ref)
+        if store.open_as_given(ref).withheld:
+            workplace.progress(f"the documents of {ref.kind} {short(ref.digest)} are withheld here and were not read")
         work.reached(done)
     record = read_record(artifact)
     differing = disagreements(store, record, artifact.manifest)

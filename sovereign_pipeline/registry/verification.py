@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from sovereign_pipeline.artifacts.confined import confined_files
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
@@ -27,7 +28,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import dataset_facts
 from sovereign_pipeline.registry.dataset_cards import open_dataset
-from sovereign_pipeline.registry.outside_files import Checked, Examined, examine_sources, examine_suites
+from sovereign_pipeline.registry.outside_files import Checked, Examined, Withheld, examine_sources, examine_suites
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered
 from sovereign_pipeline.settings import Settings
@@ -39,6 +40,9 @@ def _no_progress(message: str) -> None:
     """For callers that show none."""
 
 
+Outcome = Literal["verified", "sources changed", "corpus withheld"]
+
+
 @dataclass(frozen=True)
 class VerificationReport:
     """Everything that was hashed for one adapter or dataset."""
@@ -46,14 +50,22 @@ class VerificationReport:
     subject: str
     """The adapter's id or the dataset's digest."""
     checked: tuple[Checked, ...]
+    withheld: tuple[Withheld, ...]
+    """Files with unscrubbed text that could not be read here. Their digests are in manifests that were verified."""
     changed_sources: tuple[ChangedSource, ...]
     """Source files that are gone or have other bytes now. What was made of them is verified all the same."""
     notes: tuple[str, ...]
     """What else differs without being wrong, such as a suite that has grown since."""
 
     @property
-    def outcome(self) -> Literal["verified", "verified, sources changed"]:
-        return "verified, sources changed" if self.changed_sources else "verified"
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """`verified`, and what is to be known besides."""
+        found: list[Outcome] = ["verified"]
+        if self.changed_sources:
+            found.append("sources changed")
+        if self.withheld:
+            found.append("corpus withheld")
+        return tuple(found)
 
     @property
     def files(self) -> int:
@@ -64,7 +76,7 @@ class VerificationReport:
         return sum(each.bytes for each in self.checked)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"outcome": self.outcome, **asdict(self), "files": self.files, "bytes": self.bytes}
+        return {"outcomes": self.outcomes, **asdict(self), "files": self.files, "bytes": self.bytes}
 
 
 def verify_adapter(
@@ -89,10 +101,10 @@ def verify_adapter(
     )
     artifact = store.open(record_ref)
     record = read_record(artifact)
-    checked = [_checked(artifact)]
+    checked: list[Checked | Withheld] = [*_checked(artifact)]
     _assert_row_is_of_record(registry, row, record, artifact)
     ancestors = _open_lineage(store, artifact, progress)
-    checked += [_checked(each) for each in ancestors]
+    checked += [part for each in ancestors for part in _checked(each)]
     _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
     checked += _gate_records(store, row, record, artifact)
     differing = disagreements(store, record, artifact.manifest)
@@ -102,14 +114,14 @@ def verify_adapter(
     checked.append(_base_model(settings, record, base_model, progress))
     examined = [*_examine_sources(settings, ancestors), *examine_suites(settings, ancestors)]
     for origin in _origins(store, base_model, progress):
-        checked.append(_checked(origin))
+        checked += _checked(origin)
         examined += _examine_sources(settings, [origin])
     report = _report(adapter_id, checked, examined)
     if record.parent_adapter is None:
         return report
     assert_parent_is_registered(registry, record, artifact)
     parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
-    return _report(adapter_id, [*report.checked, *parent.checked], [*_examined(report), *_examined(parent)])
+    return _report(adapter_id, [*_read(report), *_read(parent)], [*_examined(report), *_examined(parent)])
 
 
 def verify_dataset(
@@ -124,8 +136,13 @@ def verify_dataset(
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
-    checked = [_checked(each) for each in (artifact, *ancestors)]
+    checked = [part for each in (artifact, *ancestors) for part in _checked(each)]
     return _report(row["digest"], checked, list(_examine_sources(settings, ancestors)))
+
+
+def _read(report: VerificationReport) -> Iterator[Checked | Withheld]:
+    yield from report.checked
+    yield from report.withheld
 
 
 def _examined(report: VerificationReport) -> Iterator[Examined]:
@@ -133,12 +150,13 @@ def _examined(report: VerificationReport) -> Iterator[Examined]:
     yield from report.notes
 
 
-def _report(subject: str, checked: list[Checked], examined: list[Examined]) -> VerificationReport:
+def _report(subject: str, checked: list[Checked | Withheld], examined: list[Examined]) -> VerificationReport:
     """Each thing once, although an artifact may belong to several lineages."""
     found = dict.fromkeys([*checked, *examined])
     return VerificationReport(
         subject,
         tuple(each for each in found if isinstance(each, Checked)),
+        tuple(each for each in found if isinstance(each, Withheld)),
         tuple(each for each in found if isinstance(each, ChangedSource)),
         tuple(each for each in found if isinstance(each, str)),
     )
@@ -150,7 +168,7 @@ def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress) 
     work = Countdown(progress, f"hashing the lineage of {artifact.manifest.kind}", len(refs), "artifact")
     opened = []
     for done, ref in enumerate(refs, start=1):
-        opened.append(store.open(ref))
+        opened.append(store.open_as_given(ref))
         work.reached(done)
     return opened
 
@@ -175,10 +193,20 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
         yield from examine_sources(settings, raw)
 
 
-def _checked(artifact: Artifact) -> Checked:
-    manifest = artifact.manifest
-    size = sum(entry.size for entry in manifest.files) + (artifact.path / MANIFEST_FILE).stat().st_size
-    return Checked(manifest.kind, artifact.ref.digest, str(artifact.path), len(manifest.files) + 1, size)
+def _checked(artifact: Artifact) -> Iterator[Checked | Withheld]:
+    """What was hashed of an artifact: its directory in the store, and that under the corpus root where it has one."""
+    manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
+    apart = () if artifact.confined == artifact.path else confined_files(manifest)
+    sizes = [entry.size for entry in manifest.files if entry not in apart]
+    sizes.append((artifact.path / MANIFEST_FILE).stat().st_size)
+    yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes))
+    if not apart:
+        return
+    files, size = len(apart), sum(entry.size for entry in apart)
+    if artifact.confined is None:
+        yield Withheld(kind, digest, files, size)
+    else:
+        yield Checked(kind, digest, str(artifact.confined), files, size)
 
 
 def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRecord, artifact: Artifact) -> None:
@@ -231,7 +259,9 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
         )
 
 
-def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact) -> Iterator[Checked]:
+def _gate_records(
+    store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
+) -> Iterator[Checked | Withheld]:
     """Each gate's record and waiver, by the manifests that were registered.
 
     Raises IntegrityError unless registry and record name the same ones.
@@ -246,10 +276,10 @@ def _gate_records(store: ArtifactStore, row: Adapter, record: AdapterRecord, art
             "Restore the registry from a copy.",
         )
     for key, each in registered.items():
-        yield _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
+        yield from _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
         in_record, in_registry = named.get(key), dict(each.get("acceptance") or {})
         if in_registry:
-            yield _checked(store.open(_registered_ref(row, GATE_WAIVER, in_registry)))
+            yield from _checked(store.open(_registered_ref(row, GATE_WAIVER, in_registry)))
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(

@@ -103,6 +103,7 @@ LEAKAGE_SAFE_SPLIT = Stage(
     code_version="3",
     build=build_leakage_safe_split,
     inputs=(SCRUBBED_CORPUS,),
+    reads_corpus=lambda line: True,
     config=_config,
     libraries=("numpy", "rensa", "scipy"),
     gates=(NO_CROSSING_GROUPS,),

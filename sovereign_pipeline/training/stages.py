@@ -158,6 +158,11 @@ def _aligned_config(line: Line) -> Config:
     }
 
 
+def _compares_authors(line: Line) -> bool:
+    """Whether the step, never the trainer, compares authors with those of a parent; no scrubbed text names them."""
+    return line.split.by_author
+
+
 def _adapter_shape(line: Line) -> Config:
     shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
     return line.training.sft.model_dump(mode="json", include=shaping)
@@ -211,6 +216,7 @@ SFT_ADAPTER = Stage(
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
     external=parent_digests,
+    reads_corpus=_compares_authors,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
 )
@@ -222,6 +228,7 @@ ALIGNED_ADAPTER = Stage(
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
     config=_aligned_config,
     libraries=TRAINING_LIBRARIES,
+    reads_corpus=_compares_authors,
     gates=_ADAPTER_GATES,
     passthrough_of=lambda line: SFT_ADAPTER.kind if line.training.preference is None else None,
 )

@@ -59,7 +59,7 @@ class Installation:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.artifacts)
+        return ArtifactStore(self.settings.artifacts, self.settings.corpus)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install, invented_letter
@@ -83,7 +84,8 @@ def test_nothing_that_is_kept_for_people_holds_text_of_a_document(registered: In
 @pytest.mark.security_case("another account of the machine reads the home after a run", "modes 0700 and 0600")
 def test_nothing_that_a_run_leaves_behind_is_open_to_another_account(registered: Installation) -> None:
     settings = registered.settings
-    made = [path for root in (settings.home, settings.vault) for path in (root, *root.rglob("*"))]
+    roots = (settings.home, settings.corpus, settings.vault)
+    made = [path for root in roots for path in (root, *root.rglob("*"))]
     made = [path for path in made if path not in (settings.home, settings.vault_public_key)]  # the test made these
     assert {"registry.db", "mlflow.db", "manifest.json"} <= {path.name for path in made}
     assert [path for path in made if not path.is_symlink() and path.stat().st_mode & 0o077] == []
@@ -111,7 +113,8 @@ def test_one_changed_byte_is_found_and_its_file_is_named(registered: Installatio
     assert registered.run("adapters", "verify", "harbour-1.0.0")[0] == 0
     ref = registered.store.current("harbour", kind)
     assert ref is not None
-    path = registered.store.path_of(ref.digest) / name
+    is_manifest = name == "manifest.json"
+    path = registered.store.path_of(ref.digest) / name if is_manifest else registered.store.open(ref).file(name)
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
@@ -148,6 +151,32 @@ def _incumbent(installation: Installation, adapter: str) -> tuple[str, bool]:
     earlier = installation.json("adapters", "show", incumbent["id"])
     assert incumbent["digest"] == earlier["adapter_digest"]
     return incumbent["id"], incumbent["compared"]
+
+
+@pytest.mark.security_case(
+    "Trainer, evaluation and registration read unscrubbed text.",
+    "A line is trained, scored, registered and verified while SOVEREIGN_CORPUS is not readable.",
+)
+def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: Installation) -> None:
+    corpus = registered.settings.corpus
+    away = corpus.with_name("away")
+    recipe = yaml.safe_load((registered.settings.data / "lines" / "harbour.yaml").read_text())
+    changed = {**recipe, "training": {**recipe["training"], "seed": recipe["training"].get("seed", 7) + 1}}
+    registered.write_recipe(changed)
+    corpus.rename(away)
+    try:
+        status, output = registered.run("run", "harbour")
+        assert status == 0, output
+        assert "sft_adapter" in output and "✓ leakage_safe_split" not in output
+        assert not corpus.exists()
+        newest = registered.json("adapters", "list")[-1]["id"]
+        report = registered.json("adapters", "verify", newest)
+        assert report["outcomes"] == ["verified", "corpus withheld"]
+        assert {each["what"] for each in report["withheld"]} == {"raw_corpus", "classified_corpus"}
+    finally:
+        away.rename(corpus)
+        registered.write_recipe(recipe)
+    assert registered.json("adapters", "verify", newest)["outcomes"] == ["verified"]
 
 
 def test_one_secret_document_makes_dataset_and_adapter_secret(installation: Installation) -> None:

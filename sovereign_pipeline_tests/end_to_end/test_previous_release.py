@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.artifacts import making
+from sovereign_pipeline.artifacts.confined import left_in_home
 from sovereign_pipeline.artifacts.gate_status import gate_statuses
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import canonical_json
@@ -17,6 +18,7 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Ma
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
+from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
@@ -27,7 +29,7 @@ from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
-from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
 from sovereign_pipeline_tests.end_to_end.conftest import Installation
 
 HOME = Path(__file__).parent / "previous_release" / "home.tar.xz"
@@ -136,6 +138,21 @@ def test_a_row_that_was_withdrawn_since_is_named(previous: Installation) -> None
     assert changed.rows is not None
     assert changed.rows.withdrawn == (json.loads(withdrawn)["id"],)
     assert (changed.rows.reclassified, changed.rows.reworded, changed.rows.added) == ((), (), 0)
+
+
+def test_unscrubbed_text_in_the_home_is_read_there_until_a_run_moves_it(previous: Installation) -> None:
+    registry, settings = open_registry(previous.settings), previous.settings
+    before = verify_adapter(registry, previous.store, settings, ADAPTERS[0])
+    told: list[str] = []
+    move_unscrubbed_text(settings, told.append)
+    assert sum("moved the documents of" in each for each in told) == len(told) >= 2
+    after = verify_adapter(registry, previous.store, settings, ADAPTERS[0])
+    assert before.outcomes == after.outcomes == ("verified",)
+    assert (before.files, before.bytes) == (after.files, after.bytes)
+    assert list(left_in_home(settings.artifacts)) == []
+    withheld = verify_adapter(registry, ArtifactStore(settings.artifacts), settings, ADAPTERS[0])
+    assert withheld.outcomes == ("verified", "corpus withheld")
+    assert withheld.files + sum(each.files for each in withheld.withheld) == after.files
 
 
 def test_the_registry_is_read_and_every_dataset_verifies(previous: Installation) -> None:

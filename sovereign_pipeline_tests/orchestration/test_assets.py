@@ -1,5 +1,7 @@
 """The chain under Dagster: references from asset to asset, checks that block, and refusals in later runs."""
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,3 +151,28 @@ def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
     line.institution.rows[0]["response"] += " Indeed."
     line.institution.write()
     assert set(CORPUS) <= set(stale_kinds(CHAIN, line.workplace))
+
+
+@pytest.mark.security_case(
+    "A step that needs no unscrubbed text has the variable that leads to it, or a store that opens it.",
+    "Only the stages up to the split, and registration, are given SOVEREIGN_CORPUS.",
+)
+def test_a_step_is_given_the_corpus_only_where_it_reads_it(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_CORPUS", str(line.workplace.settings.corpus))
+    given: dict[str, tuple[bool, bool]] = {}
+
+    def looking(kind: str, build: Callable[[Workplace, Inputs, Path], Built]) -> Callable[..., Built]:
+        def look(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+            given[kind] = ("SOVEREIGN_CORPUS" in os.environ, workplace.store.corpus is not None)
+            return build(workplace, inputs, workspace)
+
+        return look
+
+    stages = {stage.kind: replace(stage, build=looking(stage.kind, stage.build)) for stage in CHAIN}
+    stages["base_model"] = replace(stages["base_model"], build=looking("base_model", describe_base))
+    kinds = [*CORPUS, "base_model"]
+    assert line.materialize(kinds, instead={kind: stages[kind] for kind in kinds}).success
+    reads = {"raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split"}
+    assert given == {kind: (kind in reads, kind in reads) for kind in kinds}
+    recipe = line.workplace.line
+    assert {stage.kind for stage in CHAIN if stage.reads_corpus(recipe)} == {*reads, "registered_adapter"}

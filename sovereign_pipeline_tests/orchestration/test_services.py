@@ -1,6 +1,7 @@
 """`sovereign up`: every port is ours before anything is started, and a service is ready when it answers."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -112,3 +113,20 @@ def test_each_service_is_told_when_it_answers_and_the_others_are_named_while_the
     assert told[0].startswith("✓ quick one") and "http://127.0.0.1:1" in told[0]
     assert told[1].startswith("waiting for slow one (")
     assert told[-1].startswith("✓ slow one") and "ready" in told[-1]
+
+
+@pytest.mark.security_case(
+    "The review page, the artifact pages and MLflow's page are told where unscrubbed text lies.",
+    "`sovereign up` gives SOVEREIGN_CORPUS to Dagster alone, whose stages need it.",
+)
+def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", data=tmp_path / "data")
+    settings.logs.mkdir(parents=True)
+    command = [sys.executable, "-c", "import os; print(os.environ.get('SOVEREIGN_CORPUS'))"]
+    given = [Service(name, command, lambda: True, runs_stages=name == "stages") for name in ("stages", "page")]
+    with services._running(given, settings) as processes:
+        assert [process.wait() for process in processes.values()] == [0, 0]
+    assert (settings.logs / "stages.log").read_text().strip() == str(tmp_path / "home-corpus")
+    assert (settings.logs / "page.log").read_text().strip() == "None"
+    real = services._services(Ports(1, 2, 3, 4), 0.0)
+    assert [each.name for each in real if each.runs_stages] == ["Dagster UI", "Dagster daemon"]

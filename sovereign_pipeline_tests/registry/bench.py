@@ -233,7 +233,7 @@ class Bench:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.artifacts)
+        return ArtifactStore(self.settings.artifacts, self.settings.corpus)
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -112,14 +112,14 @@ def test_registration_compares_the_recipe_of_every_ancestor(bench: Bench, change
 )
 def test_verification_reports_the_rows_as_an_outcome_of_its_own(bench: Bench) -> None:
     adapter = bench.register()
-    assert verify(bench, adapter).outcome == "verified"
+    assert verify(bench, adapter).outcomes == ("verified",)
     bench.institution.rows[7]["classification"] = "SECRET"
     bench.institution.rows[8]["response"] = "Another reply."
     del bench.institution.rows[9:11]
     bench.institution.rows.append(letter(900))
     bench.institution.write()
     report = verify(bench, adapter)
-    assert (report.outcome, report.notes) == ("verified, sources changed", ())
+    assert (report.outcomes, report.notes) == (("verified", "sources changed"), ())
     (changed,) = report.changed_sources
     assert (changed.name, changed.state) == ("letters", "changed")
     assert changed.rows == ChangedRows(("R-00009", "R-00010"), ("R-00007",), ("R-00008",), 1)
@@ -172,7 +172,7 @@ def test_the_command_line_counts_them_and_ends_as_it_is_asked(bench: Bench, monk
         status, shown = ask(*subject, "--json", "--strict-sources")
         assert status == 1
         report = json.loads(shown)
-        assert report["outcome"] == "verified, sources changed"
+        assert report["outcomes"] == ["verified", "sources changed"]
         assert [each["rows"]["reclassified"] for each in report["changed_sources"]] == [["R-00007"]]
 
 

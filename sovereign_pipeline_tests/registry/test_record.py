@@ -89,7 +89,7 @@ def test_no_word_of_a_document_is_in_the_record_or_the_registry(bench: Bench) ->
     for file in kept:
         assert b"lamp is" not in file.read_bytes()
         assert b"w1x5" not in file.read_bytes()
-    assert b"w1x5" in (bench.artifact("raw_corpus").path / "documents.jsonl").read_bytes()
+    assert b"w1x5" in bench.artifact("raw_corpus").file("documents.jsonl").read_bytes()
 
 
 def test_a_gate_that_never_answered_stops_the_record(bench: Bench) -> None:

@@ -144,7 +144,7 @@ def test_an_adapter_that_is_no_longer_current_is_refused(bench: Bench) -> None:
 )
 def test_one_changed_byte_anywhere_stops_it(bench: Bench, kind: str, file: str) -> None:
     record = bench.run()
-    path = bench.artifact(kind).path / file
+    path = bench.artifact(kind).file(file)
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)

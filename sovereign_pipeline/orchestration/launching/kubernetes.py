@@ -20,6 +20,7 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.errors import InputError, RecipeError
 from sovereign_pipeline.policy.trainer import Kubernetes, Volume
 from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes.launcher import SECONDS_FOR_A_CHECKPOINT, worker_command
 from sovereign_pipeline.training.processes.remote import read_remote_result, remote_environment
 
@@ -30,14 +31,14 @@ WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "
 
 
 def run_trainer_in_pod(
-    context: dg.AssetExecutionContext, place: Kubernetes, secret: Mapping[str, Path], job: Path
+    context: dg.AssetExecutionContext, place: Kubernetes, withheld: Mapping[str, Path], job: Path
 ) -> None:
     """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
 
     When this process is interrupted the pod is deleted: the trainer gets SIGTERM, saves a checkpoint, and is awaited.
 
     Args:
-        secret: variable -> directory that it names, refused on any volume of the pod.
+        withheld: what a trainer must not see, by its variable; refused in any path that the pod mounts.
 
     Raises InputError when dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
     would not see, and TrainingFailed with the trainer's own reason, or with how the pod ended.
@@ -47,7 +48,8 @@ def run_trainer_in_pod(
             "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here.",
             "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
         )
-    assert_seen_by_pod(place, job, secret)
+    assert_seen_by_pod(place, job, withheld)
+    _make_what_is_mounted(job)
     from dagster_k8s import PipesK8sClient
     from dagster_k8s.client import DagsterK8sError
     from kubernetes.client.exceptions import ApiException
@@ -92,7 +94,7 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
         "name": "trainer",
         "workingDir": str(job.parent),
         "volumeMounts": [
-            *(_mount(f"volume-{number}", volume) for number, volume in enumerate(place.volumes)),
+            *_mounts(place, job),
             {"name": "shared-memory", "mountPath": "/dev/shm"},
         ],
         "resources": _resources(place),
@@ -129,49 +131,94 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
     return spec
 
 
-def assert_seen_by_pod(place: Kubernetes, job: Path, secret: Mapping[str, Path]) -> None:
-    """Raise RecipeError for a volume that holds the vault or another directory that the training side never sees.
+def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path]) -> None:
+    """Raise RecipeError for a volume that holds what the training side never sees: the vault, unscrubbed text.
 
     So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes.
     """
-    for volume in place.volumes:
-        for variable, directory in secret.items():
+    for variable, directory in withheld.items():
+        for volume in place.volumes:
             if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):
                 raise RecipeError(
-                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory}, which a "
-                    f"trainer must not see.",
+                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory} "
+                    f"({variable}), which a trainer must not see.",
                     f"Move it ({variable}) off that volume.",
                 )
     for path, writes in _paths(job):
-        holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
-        if not holding:
+        holding = _volume_of(place, path)
+        if holding is None:
             raise RecipeError(
                 f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod.",
                 "Add the volume that holds it, mounted at the same path as here.",
             )
-        nearest = max(holding, key=lambda volume: len(volume.path.parts))
-        if writes and nearest.read_only:
+        if writes and holding.read_only:
             raise RecipeError(
-                f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {nearest.claim} at "
-                f"{nearest.path} is read_only.",
+                f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {holding.claim} at "
+                f"{holding.path} is read_only.",
                 "Put $SOVEREIGN_HOME on a volume that can be written.",
             )
 
 
 def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
-    """Every path of a job, links and what they lead to, and whether the trainer writes there."""
+    """Every path that a job needs, links and what they lead to, and whether the trainer writes there."""
     described = TrainingJob.read(job)
-    named = [(job.parent, True)]
-    named += [(getattr(described, field), False) for field in READ_BY_THE_TRAINER]
-    named += [(getattr(described, field), True) for field in WRITTEN_BY_THE_TRAINER]
-    for path, writes in named:
-        if path is not None:
-            yield path, writes
-            yield path.resolve(), writes
+    yield from _with_links(job.parent, True)
+    for field in WRITTEN_BY_THE_TRAINER:
+        yield from _with_links(getattr(described, field), True)
+    # Beside the line's checkpoints lie those of other lines.
+    yield from _with_links(described.checkpoint_directory.parent, True)
+    yield from _with_links(lock_of_line(described.checkpoint_directory), True)
+    for field in READ_BY_THE_TRAINER:
+        path = getattr(described, field)
+        if path is None:
+            continue
+        yield from _with_links(path, False)
+        for link in path.rglob("*"):
+            if link.is_symlink():
+                yield from _with_links(link.resolve(), False)
 
 
-def _mount(name: str, volume: Volume) -> dict[str, Any]:
-    return {"name": name, "mountPath": str(volume.path), "readOnly": volume.read_only}
+def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
+    yield path, writes
+    yield path.resolve(), writes
+
+
+def _make_what_is_mounted(job: Path) -> None:
+    """Make what the trainer writes into: a path that is not there would be made by the cluster, for another user."""
+    described = TrainingJob.read(job)
+    for directory in (described.locks, described.checkpoint_directory, described.references):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock_of_line(described.checkpoint_directory).touch()
+
+
+def _mounts(place: Kubernetes, job: Path) -> list[dict[str, Any]]:
+    """The paths of the job and nothing else of the volumes, each where it lies for Dagster."""
+    wanted: dict[Path, bool] = {}
+    for path, writes in _paths(job):
+        wanted[path] = wanted.get(path, False) or writes
+    return [
+        _mount(place, path, writes)
+        for path, writes in wanted.items()
+        if not any(path.is_relative_to(other) for other in wanted if other != path and wanted[other] >= writes)
+    ]
+
+
+def _mount(place: Kubernetes, path: Path, writes: bool) -> dict[str, Any]:
+    target = path.resolve()  # the cluster follows no link inside a volume
+    volume = _volume_of(place, target)
+    assert volume is not None  # `assert_seen_by_pod` was called before
+    within = target.relative_to(volume.path)
+    mount = {
+        "name": f"volume-{place.volumes.index(volume)}",
+        "mountPath": str(path),
+        "readOnly": volume.read_only or not writes,
+    }
+    return mount if within == Path() else {**mount, "subPath": within.as_posix()}
+
+
+def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
+    holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
+    return max(holding, key=lambda volume: len(volume.path.parts), default=None)
 
 
 def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:

@@ -73,8 +73,8 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
     institution.write()
     say_where(institution.settings, section)
     # Off the volumes of these tests, which mount all of the test's directory.
-    off = {"vault": Path("/nowhere/vault"), "review_secrets": Path("/nowhere/review")}
-    settings = institution.settings.model_copy(update=off)
+    nowhere = ("vault", "review_secrets", "corpus")
+    settings = institution.settings.model_copy(update={name: Path("/nowhere") / name for name in nowhere})
     raised: list[BaseException] = []
 
     @dg.asset

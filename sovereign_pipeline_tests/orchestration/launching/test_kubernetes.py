@@ -37,7 +37,7 @@ from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 pytestmark = pytest.mark.slow
 
 
-def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path) -> None:
+def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     from dagster_k8s.pipes import build_pod_body
 
     job = written(make_job("pod", letters(2)))
@@ -48,7 +48,7 @@ def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path) -> N
             "namespace": "training",
             "volumes": [
                 {"claim": "sovereign-home", "path": str(tmp_path)},
-                {"claim": "models", "path": "/srv/models", "read_only": True},
+                {"claim": "models", "path": str(tiny_model), "read_only": True},
             ],
             "service_account": "trainer",
             "image_pull_secrets": ["pull"],
@@ -74,9 +74,9 @@ def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path) -> N
     assert container.security_context.allow_privilege_escalation is False
     claims = {each.name: each.persistent_volume_claim for each in spec.volumes}
     mounts = {each.mount_path: (claims[each.name], each.read_only) for each in container.volume_mounts}
-    assert mounts[str(tmp_path)][0].claim_name == "sovereign-home" and mounts[str(tmp_path)][1] is False
-    assert mounts["/srv/models"][0].claim_name == "models" and mounts["/srv/models"][1] is True
-    assert set(mounts) == {str(tmp_path), "/srv/models", "/dev/shm"}
+    scratch, models = mounts[str(tmp_path / "pod")], mounts[str(tiny_model)]
+    assert (scratch[0].claim_name, scratch[1]) == ("sovereign-home", False)
+    assert (models[0].claim_name, models[1]) == ("models", True)
     assert container.resources.limits == {"nvidia.com/gpu": "2", "memory": "64Gi"}
     assert container.resources.requests == {"nvidia.com/gpu": "2", "memory": "64Gi", "cpu": "7.5"}
     assert container.image == "registry.example/sovereign:1"
@@ -85,7 +85,7 @@ def test_the_pod_is_what_was_configured(make_job: JobMaker, tmp_path: Path) -> N
 
 def test_the_least_that_can_be_said_of_a_pod(make_job: JobMaker, tmp_path: Path) -> None:
     place = kubernetes(tmp_path)
-    spec = pod_spec(place, written(make_job("pod", letters(2))))
+    spec = pod_spec(place, written(make_job("pod", letters(2), base_model=tmp_path / "model")))
     assert "serviceAccountName" not in spec
     assert spec["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 
@@ -97,32 +97,68 @@ def kubernetes(path: Path, **changes: Any) -> Kubernetes:
 
 def test_a_path_that_the_pod_would_not_see_is_named(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     job = make_job("pod", letters(2))
-    secret = {"SOVEREIGN_VAULT": Path("/srv/vault")}
+    withheld = {"SOVEREIGN_VAULT": Path("/srv/vault")}
     volumes: list[dict[str, Any]] = [
         {"claim": "home", "path": str(tmp_path)},
         {"claim": "models", "path": str(tiny_model), "read_only": True},
     ]
-    assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), secret)
+    assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), withheld)
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
-        assert_seen_by_pod(kubernetes(tmp_path), written(job), secret)
+        assert_seen_by_pod(kubernetes(tmp_path), written(job), withheld)
     volumes[0]["read_only"] = True
     with pytest.raises(RecipeError, match=r"writes to .*, and home at .* is read_only"):
-        assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), secret)
+        assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), withheld)
 
 
 def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "model").symlink_to(tiny_model)
     job = make_job("pod", letters(2), base_model=tmp_path / "model")
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
-        assert_seen_by_pod(kubernetes(tmp_path), written(job), {"SOVEREIGN_VAULT": Path("/srv/vault")})
+        assert_seen_by_pod(kubernetes(tmp_path), written(job), {})
 
 
-@pytest.mark.security_case("a pod is given a volume that holds the vault or the reviews' seeds and keys", "refused")
-@pytest.mark.parametrize("variable", ["SOVEREIGN_VAULT", "SOVEREIGN_REVIEW_SECRETS"])
-def test_a_volume_that_holds_a_secret_directory_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
-    with pytest.raises(RecipeError, match="which a trainer must not see") as refusal:
-        assert_seen_by_pod(kubernetes(tmp_path), written(make_job("pod", letters(2))), {variable: tmp_path / "kept"})
-    assert variable in refusal.value.hint
+@pytest.mark.security_case(
+    "A volume of the trainer's pod holds the vault, the reviews' seeds and keys, or unscrubbed text.", "It is refused."
+)
+@pytest.mark.parametrize("variable", ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS"])
+def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
+    job = written(make_job("pod", letters(2)))
+    with pytest.raises(RecipeError, match=rf"holds {tmp_path}/hidden \({variable}\), which a trainer must not see"):
+        assert_seen_by_pod(kubernetes(tmp_path), job, {variable: tmp_path / "hidden"})
+
+
+@pytest.mark.security_case(
+    "The trainer's pod mounts the whole home: other lines' weights, the registry, Dagster's databases.",
+    "It mounts the paths that its job lists and nothing else, read-only where it only reads.",
+)
+def test_a_pod_mounts_the_paths_of_its_job_alone(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
+    home = tmp_path / "home"
+    model = home / "models" / "tiny"
+    model.mkdir(parents=True)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "weights").write_bytes(b"1")
+    (model / "model.safetensors").symlink_to(tmp_path / "blobs" / "weights")
+    (tmp_path / "link").symlink_to(model)
+    job = make_job(
+        "pod",
+        letters(2),
+        base_model=tmp_path / "link",
+        locks=home / "locks",
+        references=home / "references",
+        checkpoint_directory=home / "checkpoints" / "lamps.sft" / "1234",
+    )
+    mounts = pod_spec(kubernetes(tmp_path), written(job))["containers"][0]["volumeMounts"]
+    of_volumes = [each for each in mounts if each["mountPath"] != "/dev/shm"]
+    assert {each["mountPath"]: (each["subPath"], each["readOnly"]) for each in of_volumes} == {
+        str(job.result.parent): ("pod", False),
+        str(home / "locks"): ("home/locks", False),
+        str(home / "references"): ("home/references", False),
+        str(home / "checkpoints" / "lamps.sft"): ("home/checkpoints/lamps.sft", False),
+        str(home / "checkpoints" / "lamps.sft.lock"): ("home/checkpoints/lamps.sft.lock", False),
+        str(tmp_path / "link"): ("home/models/tiny", True),
+        str(model): ("home/models/tiny", True),
+        str(tmp_path / "blobs" / "weights"): ("blobs/weights", True),
+    }
 
 
 @pytest.fixture

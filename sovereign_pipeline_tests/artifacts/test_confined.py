@@ -1,0 +1,178 @@
+"""Unscrubbed text under a root of its own: where it lies, who is given it, and moving it out of an earlier home."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts import confined
+from sovereign_pipeline.artifacts.confined import left_in_home, move_out_of_home
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
+from sovereign_pipeline.errors import CorpusWithheld, IntegrityError
+from sovereign_pipeline_tests.artifacts.small_stages import make
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+WORD = b"w3x7"
+"""Stands in one letter."""
+
+
+@pytest.fixture
+def raw(workplace: Workplace) -> ArtifactRef:
+    return make(RAW_CORPUS, workplace)
+
+
+def without_corpus(workplace: Workplace) -> ArtifactStore:
+    return ArtifactStore(workplace.store.root)
+
+
+def in_an_earlier_home(workplace: Workplace, ref: ArtifactRef) -> Path:
+    """Lay the artifact out as releases up to 0.1.0 did."""
+    corpus = workplace.settings.corpus / "artifacts" / ref.digest
+    home = workplace.store.path_of(ref.digest)
+    for file in corpus.iterdir():
+        shutil.move(file, home / file.name)
+    corpus.rmdir()
+    return home
+
+
+@pytest.mark.security_case(
+    "Raw and classified corpus are read in the home, where the scrubbed one lies.",
+    "Their documents lie under SOVEREIGN_CORPUS, mode 0700, and no word of them in the home.",
+)
+def test_no_word_of_a_letter_lies_in_the_home(workplace: Workplace, raw: ArtifactRef) -> None:
+    make(CLASSIFIED_CORPUS, workplace, raw_corpus=raw)
+    home = [path for path in workplace.settings.home.rglob("*") if path.is_file()]
+    assert [path for path in home if WORD in path.read_bytes()] == []
+    corpus = workplace.settings.corpus
+    assert sum(path.is_file() and WORD in path.read_bytes() for path in corpus.rglob("*")) == 2
+    assert corpus == workplace.settings.home.with_name("home-corpus")
+    directories = [corpus, *(path for path in corpus.rglob("*") if path.is_dir() and path.name != ".building")]
+    assert {oct(path.stat().st_mode & 0o777) for path in directories} == {"0o700"}
+
+
+def test_what_holds_no_text_stays_where_everybody_reads_it(workplace: Workplace, raw: ArtifactRef) -> None:
+    store = without_corpus(workplace)
+    assert store.read_manifest(raw).summary["rows"] == 40
+    artifact = store.open_as_given(raw)
+    assert artifact.file(SOURCES).is_file()
+    assert {entry.path for entry in artifact.withheld} == {DOCUMENTS, QUARANTINE}
+    assert workplace.store.open(raw).withheld == ()
+
+
+@pytest.mark.security_case(
+    "A process that needs no unscrubbed text opens the raw corpus.", "It is not given the root, and is told so."
+)
+def test_a_process_without_the_root_is_refused(workplace: Workplace, raw: ArtifactRef) -> None:
+    store = without_corpus(workplace)
+    with pytest.raises(CorpusWithheld, match=rf"raw_corpus {short(raw.digest)}: documents\.jsonl, quarantine\.jsonl"):
+        store.open(raw)
+    with pytest.raises(CorpusWithheld, match="raw_corpus"):
+        store.open_as_given(raw).file(DOCUMENTS)
+    with pytest.raises(CorpusWithheld), store.workspace("classified_corpus"):
+        pass
+
+
+def test_a_root_that_is_not_readable_is_as_one_that_was_not_given(workplace: Workplace, raw: ArtifactRef) -> None:
+    workplace.settings.corpus.rename(workplace.settings.corpus.with_name("away"))
+    with pytest.raises(CorpusWithheld):
+        workplace.store.open(raw)
+    assert workplace.store.open_as_given(raw).withheld
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "extra", "all missing"])
+def test_a_fault_under_the_root_is_named(workplace: Workplace, raw: ArtifactRef, fault: str) -> None:
+    directory = workplace.settings.corpus / "artifacts" / raw.digest
+    file = directory / DOCUMENTS
+    if fault == "changed":
+        file.write_bytes(file.read_bytes().replace(b"PUBLIC", b"SECRET", 1))
+    elif fault == "missing":
+        file.unlink()
+    elif fault == "extra":
+        file = directory / "more.jsonl"
+        file.write_text("{}")
+    else:
+        shutil.rmtree(directory)
+        file = directory
+    with pytest.raises(IntegrityError, match=str(file)):
+        workplace.store.open(raw)
+
+
+def test_the_same_corpus_again_is_reused(institution: DemoInstitution, raw: ArtifactRef) -> None:
+    again = produce(RAW_CORPUS, institution.workplace(), {})
+    assert (again.reused, again.ref) == (True, raw)
+
+
+def test_what_a_build_leaves_when_it_is_killed_lies_under_the_root(workplace: Workplace) -> None:
+    with workplace.store.workspace("raw_corpus") as workspace:
+        assert workspace.is_relative_to(workplace.settings.corpus)
+    with workplace.store.workspace("scrubbed_corpus") as workspace:
+        assert workspace.is_relative_to(workplace.settings.home)
+
+
+def test_what_a_killed_process_had_put_under_the_root_is_replaced(workplace: Workplace) -> None:
+    ref = make(RAW_CORPUS, workplace)
+    shutil.rmtree(workplace.store.root)
+    documents = workplace.settings.corpus / "artifacts" / ref.digest / DOCUMENTS
+    documents.write_text("cut off")
+    assert make(RAW_CORPUS, workplace).digest == ref.digest
+    assert documents.read_text() != "cut off"
+
+
+def test_an_earlier_home_is_read_where_it_is(workplace: Workplace, raw: ArtifactRef) -> None:
+    home = in_an_earlier_home(workplace, raw)
+    for store in (workplace.store, without_corpus(workplace)):
+        assert store.open(raw).file(DOCUMENTS) == home / DOCUMENTS
+    (home / "more.jsonl").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"more\.jsonl"):
+        workplace.store.open(raw)
+
+
+@pytest.mark.security_case(
+    "The home of an earlier release holds unscrubbed text.",
+    "The next run moves it under SOVEREIGN_CORPUS; no copy is left behind, also after a kill in between.",
+)
+def test_an_earlier_home_is_moved_and_nothing_is_left(workplace: Workplace, raw: ArtifactRef) -> None:
+    classified = make(CLASSIFIED_CORPUS, workplace, raw_corpus=raw)
+    for ref in (raw, classified):
+        in_an_earlier_home(workplace, ref)
+    assert len(list(left_in_home(workplace.store.root))) == 2
+    moved = move_out_of_home(workplace.store.root, workplace.settings.corpus)
+    assert sorted(moved) == sorted(f"{ref.kind} {short(ref.digest)}" for ref in (raw, classified))
+    test_no_word_of_a_letter_lies_in_the_home(workplace, raw)
+    assert [workplace.store.open(ref).ref for ref in (raw, classified)] == [raw, classified]
+    assert move_out_of_home(workplace.store.root, workplace.settings.corpus) == []
+
+
+def test_a_move_that_was_interrupted_is_finished_by_the_next(
+    workplace: Workplace, raw: ArtifactRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = in_an_earlier_home(workplace, raw)
+    real = confined._copy
+
+    def killed(source: Path, target: Path) -> None:
+        if source.name == QUARANTINE:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(confined, "_copy", killed)
+    with pytest.raises(KeyboardInterrupt):
+        move_out_of_home(workplace.store.root, workplace.settings.corpus)
+    assert (home / QUARANTINE).exists()
+    monkeypatch.undo()
+    move_out_of_home(workplace.store.root, workplace.settings.corpus)
+    assert sorted(path.name for path in home.iterdir()) == ["manifest.json", SOURCES]
+    assert workplace.store.open(raw).withheld == ()
+
+
+def test_a_file_that_is_not_as_recorded_is_not_moved(workplace: Workplace, raw: ArtifactRef) -> None:
+    home = in_an_earlier_home(workplace, raw)
+    changed = (home / DOCUMENTS).read_bytes().replace(b"PUBLIC", b"SECRET", 1)
+    (home / DOCUMENTS).write_bytes(changed)
+    with pytest.raises(IntegrityError, match="has not the recorded bytes, so the file was left in the home"):
+        move_out_of_home(workplace.store.root, workplace.settings.corpus)
+    assert (home / DOCUMENTS).read_bytes() == changed
