@@ -72,7 +72,7 @@ coverage: setup
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov sovereign_pipeline --cov-report term --cov-report html
 
 docs: setup
-	@$(BIN)/python docs/make.py
+	@PYTHONPATH=$(CURDIR) $(BIN)/python docs/make.py
 
 check: setup
 	@$(BIN)/ruff format --check .

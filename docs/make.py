@@ -8,6 +8,7 @@ from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, reci
 from sovereign_pipeline.commands.reference import command_line_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
+from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent
 SCHEMAS = DOCS.parent / "data" / "schemas"
@@ -18,6 +19,7 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "command-line.md": command_line_markdown({"sovereign": app, "sovereign-vault": vault_app}),
         DOCS / "recipe.md": recipe_markdown(),
+        DOCS / "security-cases.md": security_cases_markdown(),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
             for each in (LINE, INSTITUTION)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovereign_pipeline_tests.privacy.spellings import spelling_rows
+
 TESTS = Path(__file__).resolve().parent
 MARKER = "security_case"
 ROOMS = {
@@ -67,6 +69,7 @@ def security_cases_markdown() -> str:
         if rows:
             lines += ["", f"## {heading}", "", "| attack | what happens | test |", "|---|---|---|"]
             lines += [f"| {_cell(row.attack)} | {_cell(row.outcome)} | `{row.test}` |" for row in rows]
+    lines += ["", *_spellings()]
     return "\n".join(lines) + "\n"
 
 
@@ -85,5 +88,22 @@ def _cases_of(file: Path) -> Iterator[SecurityCase]:
             yield SecurityCase(room, texts[0], texts[1], f"{relative.as_posix()}::{node.name}")
 
 
+def _spellings() -> list[str]:
+    """The table of spellings, and how many of them pass."""
+    rows = spelling_rows()
+    passing = sum(outcome == "passes" for *_, outcome in rows)
+    return [
+        "## Spellings of personal data",
+        "",
+        f"{len(rows) - passing} of {len(rows)} are replaced or refused; the others pass, as stated. The texts are in",
+        "`privacy/spellings.py`, and `privacy/test_spellings.py` runs them.",
+        "",
+        "| spelling | language | kind | outcome |",
+        "|---|---|---|---|",
+        *(f"| {_cell(how)} | {language} | {kind} | {outcome} |" for how, language, kind, outcome in rows),
+    ]
+
+
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    """As a sentence without its full stop."""
+    return f"{text[0].upper()}{text[1:].removesuffix('.')}".replace("|", "\\|")
