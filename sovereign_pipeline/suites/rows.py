@@ -7,6 +7,7 @@ published suite has no broken rows, so the file is a different one or damaged.
 import csv
 import io
 import json
+import string
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +18,11 @@ from pydantic import Field, ValidationError, model_validator
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.suites.cards import SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
+from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
 from sovereign_pipeline.suites.items import EvaluationItem
 
-LETTERS = "ABCDEFGHIJ"
+LETTERS = string.ascii_uppercase
+"""The letters that a prompt gives the choices: so many can a question have where the letter is scored."""
 
 _LONGEST_ROW = 1_000_000
 _MMLU_CELLS = 3  # at least a question, a choice and an answer
@@ -37,7 +39,7 @@ class Question(SuiteRow):
     """A question with choices."""
 
     question: str
-    choices: tuple[str, ...] = Field(min_length=2, max_length=len(LETTERS))
+    choices: tuple[str, ...] = Field(min_length=2)
     answer: int = Field(ge=0)
     """Index of the right choice."""
 
@@ -175,6 +177,10 @@ def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any
     elif isinstance(choices, dict):  # ARC: {"text": […], "label": […]}
         choices, labels = choices.get("text", ()), [str(label) for label in choices.get("label", ())]
     texts = [str(choice).strip() for choice in choices or () if choice is not None and str(choice).strip()]
+    if isinstance(card.task, ChoiceTask) and card.task.continuation == "letter" and len(texts) > len(LETTERS):
+        raise _not_a_row(
+            card, path, number, f"{len(texts)} choices, and a prompt has letters for {len(LETTERS)} at most"
+        )
     if answer in labels[: len(texts)]:
         return {**fields, "choices": texts, "answer": labels.index(answer)}
     if not card.files.choices and answer.isdecimal() and int(answer) < len(texts):

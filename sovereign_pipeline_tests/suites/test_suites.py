@@ -18,6 +18,7 @@ from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
 from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples
 from sovereign_pipeline.suites.suites import chosen_rows, examine_suites, identity_of_suite, open_suite, rows_of_suite
+from sovereign_pipeline.suites.wording import continuations_of, question_of
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
 
@@ -95,6 +96,39 @@ def test_choices_may_stand_in_a_column_each_and_be_fewer_in_a_row(settings: Sett
     (row,) = read_asked(settings, load_suite_card(settings, "arc_challenge"))
     assert isinstance(row, Question)
     assert (row.choices, row.answer) == (("حجر", "سفينة"), 1)
+
+
+@pytest.mark.parametrize(("choices", "continuation"), [(11, "letter"), (26, "letter"), (27, "text"), (77, "text")])
+def test_a_question_may_have_more_than_ten_choices(settings: Settings, choices: int, continuation: str) -> None:
+    """LegalBench and intent suites have; a label that is scored as text needs no letter."""
+    row = {"question": "Which quay?", "choices": [f"quay {n}" for n in range(choices)], "answer": choices - 1}
+    task = {
+        "continuation": continuation,
+        "prompt": "{question}\n{choices}" if continuation == "letter" else "{question}",
+    }
+    write_text(settings.suites / "arc_challenge" / "many.jsonl", json.dumps(row))
+    change_card(settings, "arc_challenge", lambda card: card.update(files={"test": "many.jsonl"}))
+    change_card(settings, "arc_challenge", lambda card: card["task"].update(task))
+    card = load_suite_card(settings, "arc_challenge")
+    (read,) = read_asked(settings, card)
+    assert isinstance(read, Question) and (len(read.choices), read.answer) == (choices, choices - 1)
+    scored = continuations_of(card.task, read)
+    assert len(scored) == len(set(scored)) == choices
+    if continuation == "letter":
+        assert f"\n{scored[-1]}. quay {choices - 1}" in question_of(card.task, read)
+
+
+def test_more_choices_than_letters_are_refused_with_the_limit(settings: Settings) -> None:
+    row = {"question": "Which quay?", "choices": [f"quay {n}" for n in range(27)], "answer": 26}
+    write_text(settings.suites / "arc_challenge" / "many.jsonl", json.dumps(row))
+    change_card(settings, "arc_challenge", lambda card: card.update(files={"test": "many.jsonl"}))
+    change_card(
+        settings,
+        "arc_challenge",
+        lambda card: card["task"].update(continuation="letter", prompt="{question}\n{choices}"),
+    )
+    with pytest.raises(SourceError, match=r"many.jsonl, row 1: .*27 choices, and a prompt has letters for 26 at most"):
+        read_asked(settings, load_suite_card(settings, "arc_challenge"))
 
 
 def test_worked_answers_and_spans(settings: Settings) -> None:
