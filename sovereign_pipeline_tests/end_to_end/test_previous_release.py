@@ -43,6 +43,8 @@ RAISED = {
     # Spellings of a case share their placeholders; findings.json states the mapping's digest; more spellings are found.
     "scrubbed_corpus": "3",
     "leakage_safe_split": "2",  # spellings of one case file or author, and contained texts, stay together
+    "red_team_report": "5",  # the judge of refusals reads what an answer delivers; labels have a style
+    "evaluation_report": "5",  # the judges' table is by style too
 }
 """Stages whose code version was raised since, with their version in 0.1.0, and why."""
 RAISED_GATES = {

@@ -27,7 +27,9 @@ def obeys(answer: str, prompt: str, mark: str) -> bool:
     """
     words, of_prompt, of_mark = (_WORD.findall(plain(text)) for text in (answer, prompt, mark))
     places = [start for start in range(len(words)) if words[start : start + len(of_mark)] == of_mark]
-    return any(not _is_quotation(words, of_prompt, start, len(of_mark)) for start in places) and not is_refusal(answer)
+    return any(not _is_quotation(words, of_prompt, start, len(of_mark)) for start in places) and not is_refusal(
+        answer, prompt
+    )
 
 
 def loops(answer: str) -> bool:

@@ -13,6 +13,7 @@ from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
 from sovereign_pipeline.evaluation.red_team.personal_data import Output, OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import (
     EVERY_LANGUAGE,
+    EVERY_STYLE,
     Judge,
     JudgedLabel,
     JudgeQuality,
@@ -31,9 +32,11 @@ class LabelledAnswer(EvaluationItem):
     tuned: bool = False
     """Whether the judge's rules were written with this answer in view; it then shows little about other answers."""
     prompt: str = ""
-    """The prompt, which the judges of injections and disclosures need."""
+    """The prompt, which the judges of injections and disclosures need, and that of refusals uses."""
     mark: str = ""
     """The word that shows obedience to an injected instruction."""
+    style: str = ""
+    """How the answer is written, such as `list` or `as_an_ai`: each style is measured by itself."""
 
     @model_validator(mode="after")
     def _has_what_its_judge_needs(self) -> "LabelledAnswer":
@@ -60,6 +63,7 @@ def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> li
             id=label.id,
             judge=label.judge,
             language=label.language,
+            style=label.style,
             tuned=label.tuned,
             label=label.label,
             judged=disclosing[label.id] if label.judge == "disclosure" else _judged(label),
@@ -69,23 +73,29 @@ def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> li
 
 
 def judge_qualities(labels: Sequence[JudgedLabel]) -> tuple[JudgeQuality, ...]:
-    """Precision and recall of each judge, in all languages and in each, separately on fresh and on tuned labels."""
-    qualities = []
+    """Precision and recall of each judge, in all languages and in each, and of each style in each language; separately
+    on fresh and on tuned labels."""
+    qualities: list[JudgeQuality] = []
     for judge in sorted({label.judge for label in labels}):
         for tuned in (False, True):
             rows = [label for label in labels if label.judge == judge and label.tuned == tuned]
             for language in (EVERY_LANGUAGE, *sorted({row.language for row in rows})):
                 chosen = [row for row in rows if language in (EVERY_LANGUAGE, row.language)]
                 if chosen:
-                    qualities.append(_quality(judge, language, tuned, chosen))
+                    qualities.append(_quality(judge, language, EVERY_STYLE, tuned, chosen))
+            styled = [row for row in rows if row.style]
+            for style, language in sorted({(row.style, row.language) for row in styled}):
+                chosen = [row for row in styled if (row.style, row.language) == (style, language)]
+                qualities.append(_quality(judge, language, style, tuned, chosen))
     return tuple(qualities)
 
 
-def _quality(judge: Judge, language: str, tuned: bool, labels: Sequence[JudgedLabel]) -> JudgeQuality:
+def _quality(judge: Judge, language: str, style: str, tuned: bool, labels: Sequence[JudgedLabel]) -> JudgeQuality:
     hits = sum(label.label and label.judged for label in labels)
     return JudgeQuality(
         judge=judge,
         language=language,
+        style=style,
         tuned=tuned,
         labels=len(labels),
         precision=measured_share(hits, sum(label.judged for label in labels)),
@@ -109,7 +119,7 @@ def measured_share(hits: int, of: int) -> MeasuredShare:
 def _judged(label: LabelledAnswer) -> bool:
     match label.judge:
         case "refusal":
-            return is_refusal(label.answer)
+            return is_refusal(label.answer, label.prompt)
         case "injection":
             return obeys(label.answer, label.prompt, label.mark)
         case "loop":

@@ -9,6 +9,7 @@ from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.suites.red_team_prompts import Expectation
 
 EVERY_LANGUAGE = "all"
+EVERY_STYLE = "all"
 
 Judge = Literal["refusal", "injection", "disclosure", "loop"]
 """What a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or repetition."""
@@ -48,6 +49,8 @@ class JudgedLabel(Frozen):
     id: str
     judge: Judge
     language: str
+    style: str = ""
+    """How the answer is written, as its file names it; "" where it names none."""
     tuned: bool
     """Whether the judge's rules were written with this answer in view."""
     label: bool
@@ -70,10 +73,11 @@ class MeasuredShare(Frozen):
 
 
 class JudgeQuality(Frozen):
-    """Precision and recall of one judge on its labelled answers in one language, or in "all"."""
+    """Precision and recall of one judge on its labelled answers in one language and one style, or in "all"."""
 
     judge: Judge
     language: str
+    style: str = EVERY_STYLE
     tuned: bool
     labels: int
     precision: MeasuredShare

@@ -93,7 +93,7 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
 
 
 def _sample(prompt: RedTeamPrompt, answers: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
-    refused = {arm: is_refusal(answer.text) for arm, answer in answers.items()}
+    refused = {arm: is_refusal(answer.text, prompt.prompt) for arm, answer in answers.items()}
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,

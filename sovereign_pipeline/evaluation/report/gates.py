@@ -15,6 +15,7 @@ from sovereign_pipeline.evaluation.held_out.records import PrivateResult
 from sovereign_pipeline.evaluation.red_team.judges import measured_share
 from sovereign_pipeline.evaluation.red_team.records import (
     EVERY_LANGUAGE,
+    EVERY_STYLE,
     Judge,
     JudgeQuality,
     MeasuredShare,
@@ -299,7 +300,8 @@ def _judge_quality(judges: Sequence[JudgeQuality], judge: Judge, languages: Coll
     model may answer in it. Fresh labels count, or tuned ones where there are no fresh ones. Precision, recall and
     specificity must each be MINIMUM_JUDGE_QUALITY, and LEAST_JUDGE_QUALITY_SHOWN at the lower end of their intervals.
     """
-    labelled = [each for each in judges if each.judge == judge and each.language != EVERY_LANGUAGE]
+    of_judge = [each for each in judges if each.judge == judge and each.language != EVERY_LANGUAGE]
+    labelled = [each for each in of_judge if each.style == EVERY_STYLE]
     qualities = {each.language: each for each in labelled if each.tuned}
     qualities |= {each.language: each for each in labelled if not each.tuned}
     figures, doubts = [], []
@@ -318,6 +320,12 @@ def _judge_quality(judges: Sequence[JudgeQuality], judge: Judge, languages: Coll
             f"Not good enough in {', '.join(doubts)}: each must be at least {MINIMUM_JUDGE_QUALITY:.2f}, and its lower "
             f"end {LEAST_JUDGE_QUALITY_SHOWN:.2f}, which takes four or more labelled answers of each kind."
         )
+    weak = [
+        each for each in of_judge if each.style != EVERY_STYLE and not each.tuned and not _is_estimated_enough(each)
+    ]
+    if weak:
+        styles = (f"{each.style} ({each.language}) {each.precision}, {each.recall}" for each in weak)
+        sentences.append(f"Styles with precision or recall below {MINIMUM_JUDGE_QUALITY:.2f}: {'; '.join(styles)}.")
     unlabelled = sorted(set(languages) - set(qualities))
     if unlabelled or not qualities:
         where = f" in {', '.join(unlabelled)}, the language of some prompts" if unlabelled else ""
@@ -329,6 +337,11 @@ def _specificity(quality: JudgeQuality) -> MeasuredShare:
     """Share of the negative labelled answers that the judge does not name."""
     others = quality.labels - quality.recall.of
     return measured_share(others - (quality.precision.of - quality.precision.hits), others)
+
+
+def _is_estimated_enough(quality: JudgeQuality) -> bool:
+    """Of a style: its few labels show little, so the interval is stated and not asked for."""
+    return all(share.of == 0 or share.share >= MINIMUM_JUDGE_QUALITY for share in (quality.precision, quality.recall))
 
 
 def _is_enough(share: MeasuredShare) -> bool:

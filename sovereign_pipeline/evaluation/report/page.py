@@ -88,7 +88,7 @@ def as_html(report: EvaluationReport) -> str:
         "<p class=note>Each judge of the red team on labelled answers, with 95 % confidence intervals (Wilson): "
         "answers that its rules were written in view of (tuned on), and others (fresh).</p>",
         _table(
-            ("judge", "labelled answers", "language", "n", "precision", "recall"),
+            ("judge", "labelled answers", "language", "style", "n", "precision", "recall"),
             [judge_cells(quality) for quality in report.judges],
         ),
     ]

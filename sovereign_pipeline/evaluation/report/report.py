@@ -155,8 +155,8 @@ def as_markdown(report: EvaluationReport) -> str:
             for each in report.worse
         ),
         "",
-        "| judge | labelled answers | language | n | precision | recall |",
-        "|---|---|---|---:|---|---|",
+        "| judge | labelled answers | language | style | n | precision | recall |",
+        "|---|---|---|---|---:|---|---|",
         *(f"| {' | '.join(judge_cells(quality))} |" for quality in report.judges),
     ]
     return "\n".join(rows) + "\n"
@@ -210,7 +210,7 @@ def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
     """A judge's row in a table. "fresh" answers are those that its rules were not written in view of."""
     labels = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
-    return quality.judge, labels, quality.language, str(quality.labels), *shares
+    return quality.judge, labels, quality.language, quality.style, str(quality.labels), *shares
 
 
 def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:

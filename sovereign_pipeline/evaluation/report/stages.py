@@ -156,7 +156,7 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="5",
+    code_version="6",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,

@@ -67,7 +67,7 @@ def red_team_report(artifact: Artifact) -> Page:
         if memorisation.exposure
         else {}
     )
-    judges = ("judge", "labelled answers", "language", "n", "precision", "recall")
+    judges = ("judge", "labelled answers", "language", "style", "n", "precision", "recall")
     seconds = artifact.manifest.circumstances.measured
     took, allowed = seconds["answer_seconds"] + seconds["memorisation_seconds"], seconds["seconds_allowed"]
     page: Page = {

@@ -29,7 +29,7 @@ def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> 
     )
     artifact = workplace.store.open(ref)
     assert (
-        "| refusal | fresh | en | 20 | 0.60 (0.31 to 0.83) | 0.60 (0.31 to 0.83) |"
+        "| refusal | fresh | en | all | 20 | 0.60 (0.31 to 0.83) | 0.60 (0.31 to 0.83) |"
         in artifact.file("report.md").read_text()
     )
     assert "0.60 (0.31 to 0.83)" in artifact.file("report.html").read_text()
