@@ -8,25 +8,30 @@ from rich.markup import escape
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
 from sovereign_pipeline.errors import InputError
 
+LARGEST = 10**12
+"""Of what a training can have: more is a slip, and no number that a float holds exactly."""
+
 
 def size(
     model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
-    rows: Annotated[int, typer.Option(min=1, help="Rows to train on.")],
-    tokens: Annotated[float, typer.Option(min=1, help="Mean tokens of a row; of a pair, both replies with prompts.")],
+    rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rows to train on.")],
+    tokens: Annotated[
+        float, typer.Option(min=1, max=LARGEST, help="Mean tokens of a row; of a pair, both replies with prompts.")
+    ],
     method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
     adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapter.")] = 16,
+    rank: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rank of the adapter.")] = 16,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are held in.")] = "bfloat16",
     max_length: Annotated[
-        int, typer.Option(min=32, help="Tokens of a pack; of a pair, each reply with its prompt.")
+        int, typer.Option(min=32, max=LARGEST, help="Tokens of a pack; of a pair, each reply with its prompt.")
     ] = 1024,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Packs, pairs or replies per device and pass; 1, for kto 4.")
+        int | None, typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; 1, for kto 4.")
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, hold fewer.")
     ] = False,
-    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the rows.")] = 1.0,
+    epochs: Annotated[float, typer.Option(min=0.01, max=LARGEST, help="Passes over the rows.")] = 1.0,
     utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
     as_json: AsJson = False,
 ) -> None:

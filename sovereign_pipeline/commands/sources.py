@@ -15,7 +15,9 @@ from sovereign_pipeline.corpus.suggestion import FILL_IN, Suggestion, suggest
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.settings import Settings
 
-MOST_SHOWN_VALUES = 8
+MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
+"""Values are shown of a column that has few, short ones, each of which stands there often: levels and states, and
+neither letters nor identifiers."""
 
 sources = typer.Typer(no_args_is_help=True, help="Look at source files before a recipe describes them.")
 
@@ -34,7 +36,8 @@ def sources_look(
 ) -> None:
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
-    No text of the file is shown: only the names of columns, and values where a column has few different short ones.
+    No letter and no identifier is shown: only the names of columns, and the values of a column that has few short ones,
+    each of them often.
     """
     settings = Settings.from_environment()
     facts = look_at(file)
@@ -74,13 +77,19 @@ def _print_facts(facts: FileFacts) -> None:
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
     few = [f"{value} ({times:,})" for value, times in column.values.most_common()]
     are_all = column.values.total() == column.filled
+    are_states = (
+        are_all
+        and len(few) <= MOST_SHOWN_VALUES
+        and column.longest <= LONGEST_SHOWN_VALUE
+        and all(times >= LEAST_REPEATS for times in column.values.values())
+    )
     return {
         "column": column.name,
         "types": ", ".join(name for name, _ in column.types.most_common()) + (" (ISO dates)" if _dated(column) else ""),
         "empty": f"{(rows - column.filled) / rows:.0%}",
         "different": f"{len(column.values):,}" if are_all else "",
         "longest": column.longest,
-        "values": ", ".join(few) if are_all and len(few) <= MOST_SHOWN_VALUES and not column.is_unique else "",
+        "values": ", ".join(few) if are_states else "",
     }
 
 

@@ -226,7 +226,9 @@ class SourceReader:
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
-        named = [level for level in (self._value(values, "classification"), self.source.classification_floor) if level]
+        # An empty value under the column is no level, and what a constant says is for files without the column.
+        own = self._value(values, "classification") if values.get(column, "") is not None else ""
+        named = [level for level in (own, self.source.classification_floor) if level]
         if not named or any(level not in self._ladder for level in named):
             raise RowRejected("unknown or missing classification level")
         return self._ladder.highest(named)

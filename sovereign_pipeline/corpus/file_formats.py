@@ -326,13 +326,13 @@ def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
     """The values of each row of a record batch, or why the row is broken."""
     try:
         yield from batch.to_pylist()
-    except (ValueError, OverflowError):  # some value is not UTF-8, or a time that Python cannot represent
+    except (ValueError, OverflowError, KeyError):  # a value that is not UTF-8, a time or time zone that Python lacks
         for number in range(batch.num_rows):
             try:
                 (values,) = batch.slice(number, 1).to_pylist()
             except UnicodeDecodeError:
                 yield "not UTF-8"
-            except (ValueError, OverflowError) as error:
+            except (ValueError, OverflowError, KeyError) as error:
                 yield f"a value cannot be read ({type(error).__name__})"
             else:
                 yield values

@@ -31,6 +31,8 @@ _SAMPLE = 1 << 20
 _BLOCK = 1 << 16
 _DELIMITERS = ",;\t|"
 _MARKUP = re.compile(r"</?(?:p|br|div|span|li|ul|ol|a|b|i|strong|em|table|tr|td)\b[^<>]*>", re.IGNORECASE)
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
+_BROKEN = re.compile("[\udc80-\udcff]")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
@@ -125,7 +127,8 @@ def look_at(path: Path) -> FileFacts:
             facts.broken[row.problem or "broken"] += 1
             continue
         for name, value in row.values.items():
-            _add(facts.columns.setdefault(name, ColumnFacts(name)), value)
+            shown = _printable(name)
+            _add(facts.columns.setdefault(shown, ColumnFacts(shown)), value)
     if not facts.rows:
         raise SourceError(f"{path}: the file has no rows.", "Export it again.")
     return facts
@@ -197,16 +200,16 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether most of the file is: rows that are not are quarantined one by one."""
-    bad = total = 0
+    """Whether the characters beyond ASCII are UTF-8 but for a few: rows that are not are quarantined one by one."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    beyond = broken = 0
     with _opened(path) as stream:
-        for line in stream:
-            total += 1
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                bad += 1
-    return bad * 20 <= total
+        while block := stream.read(_BLOCK):
+            text = decoder.decode(block)
+            if not text.isascii():
+                beyond += len(_BEYOND_ASCII.findall(text))
+                broken += len(_BROKEN.findall(text))
+    return broken * 20 <= beyond
 
 
 def _delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
@@ -231,7 +234,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _add(column: ColumnFacts, value: Any) -> None:
     column.rows += 1
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else _printable(str(value).strip())
     if not text or (isinstance(value, list | dict) and not value):
         column.empty += 1
         return
@@ -247,6 +250,11 @@ def _add(column: ColumnFacts, value: Any) -> None:
         column.values.clear()
     if not column.has_texts and (len(column.values) < MOST_VALUES or text in column.values):
         column.values[text] += 1
+
+
+def _printable(text: str) -> str:
+    """Without halves of characters, which JSON can hold and no terminal can show."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _type_of(value: Any) -> str:

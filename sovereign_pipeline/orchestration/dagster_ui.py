@@ -1,13 +1,14 @@
 """Dagster's web UI on loopback, for browsers that mean to reach it.
 
-Dagster answers any host name, and GraphQL also in the address of a GET. What belongs here: Dagster's own application
-behind `trusted_hosts.py`. What does not: the definitions. A process of its own, started by `services.py`:
-`python -m sovereign_pipeline.orchestration.dagster_ui PORT [--read-only]`.
+Dagster answers any host name, runs GraphQL from the address of a GET, and lets any page frame it. What belongs here:
+Dagster's own application without the last two, behind `trusted_hosts.py`. What does not: the definitions. A process of
+its own, started by `services.py`: `python -m sovereign_pipeline.orchestration.dagster_ui PORT [--read-only]`.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -18,7 +19,7 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.orchestration.trusted_hosts import App, for_hosts
+from sovereign_pipeline.orchestration.trusted_hosts import App, Receive, Scope, Send, for_hosts
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
@@ -29,13 +30,35 @@ POOL_RECYCLE_SECONDS = 3_600
 POOL_MAX_OVERFLOW = 20
 
 
+NOT_FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-ancestors 'none'")]
+
+
+def guarded(app: App) -> App:
+    """An application that no page frames, and that runs no query from an address."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_not_framed(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *NOT_FRAMED]}
+            await send(message)
+
+        is_query = scope["type"] == "http" and scope["method"] != "POST" and b"query=" in scope["query_string"]
+        if is_query and scope["path"].rstrip("/").endswith("/graphql"):
+            await send_not_framed({"type": "http.response.start", "status": 405, "headers": []})
+            await send({"type": "http.response.body", "body": b"Send queries by POST.\n"})
+            return
+        await app(scope, receive, send_not_framed)
+
+    return answer
+
+
 @contextmanager
 def dagster_app(settings: Settings, instance: dg.DagsterInstance, read_only: bool) -> Iterator[App]:
     """Dagster's application with this project's code location, guarded. read_only: nothing can be launched."""
     instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
     workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
     with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
-        yield for_hosts(create_app_from_workspace_process_context(context), settings.ui_hosts)
+        yield for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ that holds something (`corpus/columns.py`).
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import KindsIn
@@ -55,12 +57,12 @@ def column_secret(settings: Settings, *, create: bool) -> bytes:
     path = settings.vault / SECRET_FILE
     if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        handle, aside = tempfile.mkstemp(dir=path.parent)  # 0600
+        with os.fdopen(handle, "wb") as stream:
             stream.write(secrets.token_bytes(_BYTES_OF_SECRET))
         with suppress(FileExistsError):  # another process was first: its secret holds
             os.link(aside, path)
-        aside.unlink()
+        Path(aside).unlink()
     try:
         secret = path.read_bytes()
     except OSError as error:

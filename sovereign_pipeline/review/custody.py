@@ -143,7 +143,11 @@ def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     noted = [line.split() for line in lines]
     return sorted(
-        (SignedAct(int(each[0]), each[1]) for each in noted if len(each) == 2 and len(each[1]) == 64),
+        (
+            SignedAct(int(each[0]), each[1])
+            for each in noted
+            if len(each) == 2 and each[0].isdecimal() and len(each[1]) == 64
+        ),
         key=lambda act: act.number,
     )
 

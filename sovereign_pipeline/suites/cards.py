@@ -44,8 +44,15 @@ class SuiteFiles(RecipeModel):
 
     @model_validator(mode="after")
     def _stay_in_the_folder(self) -> "SuiteFiles":
-        for pattern in filter(None, (self.test, self.few_shot)):
-            if Path(pattern).is_absolute() or ".." in Path(pattern).parts or pattern.count(SUBJECT) > 1:
+        for pattern in (self.test, *([] if self.few_shot is None else [self.few_shot])):
+            parts = Path(pattern).parts
+            if (
+                not parts
+                or "**" in pattern
+                or Path(pattern).is_absolute()
+                or ".." in parts
+                or pattern.count(SUBJECT) > 1
+            ):
                 raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with {SUBJECT} once at most")
         if self.few_shot is not None and (SUBJECT in self.test) != (SUBJECT in self.few_shot):
             raise ValueError(f"{SUBJECT} must stand in both of test and few_shot, or in none")

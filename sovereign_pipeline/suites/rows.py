@@ -221,7 +221,7 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                             "answers": [answer["text"].strip() for answer in asked["answers"]],
                         },
                     )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
             f"{path}, after question {number}: not the JSON of SQuAD ({type(error).__name__}).",
             "Get a whole copy of the file.",

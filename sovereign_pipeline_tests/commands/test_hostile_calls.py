@@ -256,3 +256,31 @@ def test_an_argument_that_is_no_text_is_refused(
         main()
     assert end.value.code == 2
     assert "Argument 2 is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.security_case(
+    "`sovereign size` is given infinite, negative or very long numbers", "refused with a message"
+)
+@pytest.mark.parametrize("option", ["--rows", "--tokens", "--rank", "--max-length", "--batch-size", "--epochs"])
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "9" * 400, "-1", "1e400"])
+def test_an_odd_size_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    refuses(capsys, monkeypatch, "size", "--model", "7B", "--rows", "1", "--tokens", "1", option, value)
+
+
+@pytest.mark.parametrize("line", ["/x", "../x", "", "a" * 5_000, "*", "a/../b"])
+def test_the_vault_refuses_an_odd_line(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    key = home / "vault.key"
+    monkeypatch.setattr("sys.argv", ["sovereign-vault", "keygen", "--private", str(key), "--public", str(home / "k")])
+    with pytest.raises(SystemExit):
+        vault_cli.main()
+    monkeypatch.setattr(
+        "sys.argv",
+        ["sovereign-vault", "reveal", "C-1", "--key", str(key), "--vault", str(home), "--line", line, "--unchecked"],
+    )
+    with pytest.raises(SystemExit) as end:
+        vault_cli.main()
+    assert end.value.code in (1, 2) and "Traceback" not in capsys.readouterr().err

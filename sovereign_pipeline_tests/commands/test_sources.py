@@ -31,6 +31,27 @@ def test_a_file_is_shown_without_its_texts(institution: DemoInstitution, export:
         assert row["request"] not in shown.output and row["response"] not in shown.output
 
 
+@pytest.mark.security_case(
+    "A file's column holds few different short letters or identifiers, and `sources look` is asked for its values",
+    "values are shown only where each is shorter than an identifier with its name and stands there often",
+)
+def test_short_letters_and_identifiers_are_not_shown(export: Path) -> None:
+    letter, civil = "Salim, civil number 10457832, asks again about his boat.", "10457832"
+    rows = [{"a": letter, "b": civil if number < 3 else "", "c": "open"} for number in range(12)]
+    path = export.with_name("short.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for options in ([], ["--json"]):
+        shown = CliRunner().invoke(app, ["sources", "look", str(path), *options]).output
+        assert "open (12)" in shown and letter not in shown and civil not in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--recipe"]])
+def test_halves_of_characters_are_no_traceback(export: Path, options: list[str]) -> None:
+    path = export.with_name("odd.jsonl")
+    path.write_text('{"a\\udcff": "\\udcff", "b": 1}\n' * 9)
+    assert CliRunner().invoke(app, ["sources", "look", str(path), *options]).exit_code == 0
+
+
 def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, export: Path) -> None:
     printed = CliRunner().invoke(app, ["sources", "look", str(export), "--recipe", "--line", "harbour"])
     assert printed.exit_code == 0, printed.output

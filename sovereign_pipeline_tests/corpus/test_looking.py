@@ -13,12 +13,12 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.looking import links_in, look_at
+from sovereign_pipeline.corpus.looking import encoding_of, links_in, look_at
 from sovereign_pipeline.corpus.suggestion import FILL_IN, suggest
 from sovereign_pipeline.errors import RecipeError, SourceError
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.conftest import LADDER, letter
 
 INSTITUTION = Institution(name="Lamps", classification=tuple(LADDER))
 ROWS: list[dict[str, Any]] = [
@@ -194,3 +194,30 @@ def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> N
 def test_what_is_no_encoding_of_files_is_refused_in_a_recipe(encoding: str) -> None:
     with pytest.raises((ValueError, RecipeError), match="no encoding"):
         Source(name="a", path=Path("a.csv"), encoding=encoding, licence="own", retention="1 y")
+
+
+def test_one_long_line_is_read_in_blocks(tmp_path: Path) -> None:
+    """A byte that is no UTF-8 among many characters that are does not make the file another encoding."""
+    (tmp_path / "a.jsonl").write_bytes(json.dumps({"a": "é" * 900_000}, ensure_ascii=False).encode() + b"\n\xff")
+    assert encoding_of(tmp_path / "a.jsonl") is None
+
+
+@pytest.mark.security_case(
+    "A JSON row's level is null where other rows have one, and the source names a low level for all",
+    "It goes to quarantine",
+)
+def test_a_level_that_is_null_is_not_the_constant(tmp_path: Path) -> None:
+    rows = [{**letter(number), "classification": None if number == 1 else "INTERNAL"} for number in range(4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = Source(
+        name="a", path=tmp_path / "a.jsonl", constants={"classification": "PUBLIC"}, licence="own", retention="1 y"
+    )
+    found = list(SourceReader(source, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set()))
+    assert [isinstance(each, Document) for each in found] == [True, False, True, True]
+
+
+def test_a_time_zone_that_python_lacks_is_a_broken_row(tmp_path: Path) -> None:
+    times = pyarrow.array([0, 1], pyarrow.timestamp("s", tz="Foo/Bar"))
+    pyarrow.parquet.write_table(pyarrow.table({"at": times, "x": [1, 2]}), tmp_path / "a.parquet")
+    facts = look_at(tmp_path / "a.parquet")
+    assert facts.rows == 2 and facts.broken.total() == 2

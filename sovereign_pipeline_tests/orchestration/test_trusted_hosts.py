@@ -100,6 +100,18 @@ def test_dagsters_own_application_is_guarded(dagster: TestClient) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.security_case("A page elsewhere shows Dagster's UI in a frame", "no browser shows it there")
+@pytest.mark.security_case("A link's address holds a GraphQL query or mutation for Dagster", "405, and nothing is run")
+def test_dagster_is_not_framed_and_runs_no_query_from_an_address(dagster: TestClient) -> None:
+    page = dagster.get("/")
+    assert page.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+    for path in ("/graphql", "/graphql/"):
+        assert dagster.get(path, params={"query": "mutation { setNuxSeen }"}).status_code == 405
+    assert dagster.get("/graphql", headers={"Accept": "text/html"}).status_code == 200
+
+
+@pytest.mark.slow
 def test_a_read_only_ui_launches_nothing(dagster: TestClient) -> None:
     query = {"query": "{ permissions { permission value } }"}
     permissions = dagster.post("/graphql", json=query).json()["data"]["permissions"]

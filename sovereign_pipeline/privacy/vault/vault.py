@@ -7,6 +7,7 @@ opens a vault (`vault_cli.py`), which rows are true (`mapping.py`).
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.errors import InputError, PrivacyError
 
 if TYPE_CHECKING:
     import pyrage
+
+_LINE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def read_vault_files(
     import pyrage
 
     identity = _identity(private_key)
+    if line is not None and _LINE.fullmatch(line) is None:
+        raise InputError(f"'{line[:60]}' cannot be the name of a line.", "Give the name of a folder of the vault.")
     for file in sorted(directory.glob(f"{line or '*'}/*.age")):
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
@@ -144,9 +149,14 @@ def _row(line: bytes) -> MappingRow | None:
     try:
         values = json.loads(line)
         row = MappingRow(**values)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
-    return row if all(isinstance(value, str) for value in values.values()) else None
+    return row if all(isinstance(value, str) and _is_unicode(value) for value in values.values()) else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no half of a character, which JSON can hold and no terminal can show."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _identity(private_key: str) -> "pyrage.x25519.Identity":

@@ -145,8 +145,13 @@ def _print_table(rows: list[MappingRow]) -> None:
         where.setdefault((row.line, row.run, row.placeholder, row.original), []).append(row.row)
     table = Table("line", "run", "placeholder", "original", "rows", title=f"Case {rows[0].case}")
     for (line, run, placeholder, original), ids in where.items():
-        table.add_row(line, run[:12], placeholder, original, ", ".join(dict.fromkeys(ids)))
+        table.add_row(line, run[:12], placeholder, _printable(original), ", ".join(dict.fromkeys(ids)))
     Console(markup=False, highlight=False).print(table)
+
+
+def _printable(original: str) -> str:
+    """Without characters that command a terminal; `--json` has them all."""
+    return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in original)
 
 
 if __name__ == "__main__":
