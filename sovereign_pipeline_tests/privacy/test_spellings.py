@@ -130,6 +130,7 @@ ORDINARY = [
     "Depth 12.5 m, 58.5922 E, 23.6139 N, 1 012 hPa, 30 000 litres, 45 x 60 cm",
     "You must (1) pay, (2) file by 30 April 2025 and (3) keep 30 000 litres.",
     "0 1 2 0 3 0 0 1",
+    "The estimates were OMR 12345678.000, USD 23456789.00 and 34567890.00 rials, or 12,345,678.90 and 12345678.90.",
     "1 2 3 4 5 6 7 8",
     "lots 12, 14, 16, 18 and 20; berths 101/102/103; rows 1045, 1046, 1047; questions 2501, 2502",
     "The ratio was 10/12/14/16, in chapters 10 / 11 / 12 / 13.",

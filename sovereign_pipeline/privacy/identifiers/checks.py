@@ -44,7 +44,10 @@ def has_card_check_digit(value: str) -> bool:
 
 def is_omani_phone(value: str) -> bool:
     plain = _without_separators(value)
-    return _OMANI.fullmatch(plain) is not None or phonenumbers.is_valid_number(phonenumbers.parse(plain, "OM"))
+    try:
+        return _OMANI.fullmatch(plain) is not None or phonenumbers.is_valid_number(phonenumbers.parse(plain, "OM"))
+    except phonenumbers.NumberParseException:  # a country's prefix with nothing behind it
+        return False
 
 
 def is_grouped_phone(value: str) -> bool:

@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checked import bracketed_machines, ibans, prefixed_phones
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
 from sovereign_pipeline.privacy.identifiers.labels import BIRTH_LABEL, LABELLED_PATTERNS, LABELS
-from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID
+from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID, numbers_beside_digits
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
@@ -33,7 +33,8 @@ _DATE = re.compile(
     r"(?:[ T,]{1,3}\d{1,2}[:.]\d\d(?:[:.]\d\d)?)?\Z"
 )
 _TIMES = re.compile(r"[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d[:.][0-5]\d)?\Z")
-_AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|\d+[.,]\d{1,3}\Z")
+_AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|(?!\d{5,}\.0\Z)\d+[.,]\d{1,3}\Z")
+_FILE_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
 _BIRTH = re.compile(r"(?i)born|birth|d\.?o\.?b|مواليد|ميلاد|ولد|مولود")
 _OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
@@ -78,6 +79,8 @@ def separated_numbers(text: str, plain: str) -> Iterator[Span]:
         yield from ibans(text, chain)
         if chain.end() - chain.start() < 5:
             continue
+        if not chain.group().isdigit():
+            yield from numbers_beside_digits(plain, *chain.span())
         if _is_ordinary(chain.group()) and _BIRTH.search(text, max(0, chain.start() - 40), chain.start()) is None:
             continue
         groups = _groups(chain)
@@ -97,6 +100,7 @@ def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
     """The number that begins a chain, when a label stands before it."""
     before = _before(text, groups[0].start)
     capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
+    sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     if BIRTH_LABEL.search(before) and (end := _end_of_date(groups)) is not None:
         return _span(text, groups[0].start, end, "DATE_OF_BIRTH", labelled=True)
     for kind, label in LABELS:
@@ -105,6 +109,8 @@ def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
         if found is None and capitals is not None and kind in ("PASSPORT", "DRIVING_LICENCE"):
             start = capitals.start()
             found = label.search(_before(text, start))
+        if found is None and sign is not None:
+            found = label.search(_before(text, sign.start()))
         if found is None:
             continue
         end = _end_of_value(text, groups, kind)
@@ -213,7 +219,9 @@ def _windows(text: str) -> Iterator[tuple[int, int]]:
 def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
     """Numbers that are told by their digits and their groups alone."""
     for place, (first, second) in enumerate(pairwise(chain)):
-        is_pair = len(first.digits) == len(second.digits) == 4 and first.gap not in _USUAL_GAPS
+        is_pair = len(first.digits) == len(second.digits) == 4 and (
+            first.gap not in _USUAL_GAPS or (first.gap == " " and _is_parted(chain, place))
+        )
         if not is_pair or _is_year(first) or _is_year(second) or _follows(first, second):
             continue
         # Four digits on another side too would be a column of figures.
@@ -224,6 +232,12 @@ def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
         kind = _kind_of(text, groups)
         if kind is not None:
             yield _span(text, groups[0].start, groups[-1].end, kind)
+
+
+def _is_parted(chain: Sequence[_Group], place: int) -> bool:
+    """Whether marks part two groups from those beside them: "1.9234 1187", "10:30,9234 1187"."""
+    gaps = [each.gap for each in (*chain[max(0, place - 1) : place], chain[place + 1])]
+    return any(gaps) and all(gap.strip() or not gap for gap in gaps)
 
 
 def _sentences(chain: Sequence[_Group]) -> Iterator[Sequence[_Group]]:

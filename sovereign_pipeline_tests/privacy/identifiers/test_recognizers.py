@@ -186,8 +186,9 @@ def test_the_stricter_reading_finds_what_is_malformed(text: str, kind: str) -> N
     assert kind in [span.kind for span in leftovers(text)]
 
 
-def test_a_long_number_behind_a_slash_is_taken_but_a_file_number_is_not() -> None:
-    assert found("ref x/123456789, file PRM/2024/01234567") == [("ACCOUNT", "123456789")]
+def test_a_long_number_behind_a_slash_is_taken_but_a_file_number_of_six_digits_is_not() -> None:
+    expected = [("ACCOUNT", "123456789"), ("NID", "01234567")]
+    assert found("ref x/123456789, file PRM/2024/012345, file PRM/2024/01234567") == expected
 
 
 def test_an_iban_in_small_letters_is_one() -> None:
