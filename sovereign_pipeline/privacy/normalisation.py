@@ -11,12 +11,10 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sovereign_pipeline.lookalikes import BLANK_LETTERS, LOOKALIKES, TATWEEL
 from sovereign_pipeline.privacy.encodings import Places, decoded
-from sovereign_pipeline.privacy.lookalikes import LOOKALIKES
 
-_TATWEEL = "\u0640"
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-_BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"  # letters by their category, and nothing to the eye
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
 _SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: NFKC leaves them
 _UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -95,7 +93,7 @@ def _folded(character: str) -> str:
     if character in " \t\r":
         return " " if character == "\t" else character
     category = unicodedata.category(character)
-    if category in ("Cf", "Cc", "Mn", "Me") or character in _BLANK_LETTERS or character == _TATWEEL:
+    if category in ("Cf", "Cc", "Mn", "Me") or character in BLANK_LETTERS or character == TATWEEL:
         return ""
     if category == "Zs":
         return " "
@@ -116,7 +114,7 @@ def _folded(character: str) -> str:
 
 
 def _belongs_to_letter_before(character: str) -> bool:
-    return character == _TATWEEL or unicodedata.category(character) in ("Mn", "Me")
+    return character == TATWEEL or unicodedata.category(character) in ("Mn", "Me")
 
 
 def _without_lookalikes(text: str) -> str:

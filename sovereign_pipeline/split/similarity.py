@@ -7,12 +7,14 @@ What belongs here: the definition. What does not: the shingles of a whole corpus
 import hashlib
 import html
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.lookalikes import compared_as
+from sovereign_pipeline.privacy.encodings import decoded
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,21 +28,18 @@ CHARACTERS_PER_SHINGLE = 9
 
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 _WORD = re.compile(r"\w+")
-# Characters that a reader does not see, or that two typists of one Arabic text set differently.
-_VOWELS_AND_MARKS = [0x0640, 0x0670, *range(0x064B, 0x0660), *range(0x06D6, 0x06EE)]
-_INVISIBLE = [0x00AD, 0x034F, 0x061C, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x2070), 0xFEFF]
-_VARIATION_SELECTORS = [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
-_DIGITS = {start + digit: str(digit) for start in (0x0660, 0x06F0) for digit in range(10)}
-_ONE_LETTER = {
-    ord(variant): letter
-    for letter, variants in (("ا", "أإآٱ"), ("ي", "ىئ"), ("و", "ؤ"), ("ه", "ة"))
-    for variant in variants
-}
-_FOLDED: dict[int, str | None] = {
-    **dict.fromkeys((*_VOWELS_AND_MARKS, *_INVISIBLE, *_VARIATION_SELECTORS)),
-    **_DIGITS,
-    **_ONE_LETTER,
-}
+
+
+class _Compared(dict[int, str | None]):
+    """For `str.translate`: what each character is compared as, found out when it is met first."""
+
+    def __missing__(self, point: int) -> str | None:
+        # None, not "": with it Python translates a text in ASCII without a look at each character.
+        self[point] = compared_as(chr(point)) or None
+        return self[point]
+
+
+_COMPARED = _Compared()
 
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
 
@@ -53,17 +52,16 @@ def normal_form(document: Document) -> str:
 # The texts of one document are asked for several times, one after another.
 @lru_cache(maxsize=16)
 def normal_text(text: str) -> str:
-    """Words alone, one space between, and placeholders without numbers.
+    """Words alone, one space between, in lower case, and placeholders without numbers.
 
-    HTML's entities as what they stand for, NFKC, lower case, invisible characters dropped; Arabic without tatweel and
-    vowel signs, with one form of alif, ya, waw and ta marbuta, digits as 0-9. `NAME_3` becomes `name`, because the same
-    letter in two case files has its placeholders numbered differently.
+    Characters are read as what they are encoded as (entities, percent-encoding, escapes), and each as what it is
+    compared as (`compared_as`): what is not seen is gone, and what looks the same, or is a spelling of one Arabic
+    letter, is the same. `_` is a space. `NAME_3` becomes `name`, because the same letter in two case files has its
+    placeholders numbered differently.
     """
-    if "&" in text:
-        text = html.unescape(text)
-    text = without_placeholder_numbers(unicodedata.normalize("NFKC", text)).lower()
-    if not text.isascii():
-        text = text.translate(_FOLDED)
+    if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
+        text = unquote(html.unescape(decoded(text)[0]))
+    text = without_placeholder_numbers(text.translate(_COMPARED)).lower().replace("_", " ")
     return " ".join(_WORD.findall(text))
 
 

@@ -38,6 +38,8 @@ def three_words_changed(content: str) -> str:
         (lambda held: {"input": held["input"]}, "1 request ~ request"),
         (lambda held: {"output": held["output"]}, "1 response ~ response"),
         (lambda held: {"input": held["output"]}, "1 response ~ request"),
+        (lambda held: {"input": held["input"].replace("o", "о").replace("e", "е")}, "1 request ~ request"),
+        (lambda held: {"output": held["output"].replace(" ", "%20")}, "1 response ~ response"),
         (lambda held: {"instruction": held["output"]}, "1 response ~ request"),
         (lambda held: {"output": f"As you wrote:\n\n> {held['input']}\n\nWe agree to that."}, "request ~ response"),
         (lambda held: {"output": three_words_changed(f"{held['input']} {held['output']}")}, "letter ~ response"),

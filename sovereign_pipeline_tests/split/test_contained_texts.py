@@ -142,6 +142,26 @@ def test_a_short_arabic_letter_with_changed_words_finds_its_twin(institution: De
     assert_together(institution, pairs())
 
 
+@pytest.mark.security_case(
+    "An Arabic letter is copied with Persian ya and kaf under another case file", "both stay on one side"
+)
+@pytest.mark.parametrize(
+    ("vocabulary", "letters"), [(ARABIC, ("يك", "یک")), (None, ("ord", "оrԁ")), (None, ("w", "w\u3164"))]
+)
+def test_a_letter_in_other_characters_finds_its_twin(
+    institution: DemoInstitution, vocabulary: list[str] | None, letters: tuple[str, str]
+) -> None:
+    def twin(request: str, response: str, number: int) -> dict[str, str]:
+        if vocabulary is None:
+            return {"request": request.replace(*letters), "response": response.replace(*letters)}
+        table = str.maketrans(*letters)
+        return {"request": request.translate(table), "response": response.translate(table)}
+
+    words = [f"{word}{ending}" for word in vocabulary for ending in ("ي", "ك")] if vocabulary else None
+    with_twins(institution, twin, vocabulary=words)
+    assert_together(institution, pairs())
+
+
 ENGLISH_FORWARDS = [
     "{new}\n\n-----Original Message-----\nFrom: A\nSent: Monday\nTo: B\nSubject: Lamp\n\n{old}",
     "{new}\n\n---------- Forwarded message ---------\nFrom: A <a@b.example>\nDate: Monday\nSubject: Lamp\n\n{old}",

@@ -59,6 +59,55 @@ def test_wide_letters_and_case_do_not_matter() -> None:
     assert normal_form(document("ＡＢＣ Harbour")) == normal_form(document("abc HARBOUR"))
 
 
+ARABIC = "يرجى تجديد رخصة القارب لدى مكتب ميناء السيب كي أبدأ الموسم"
+PERSIAN = ARABIC.translate(str.maketrans("يك", "یک"))
+URDU = ARABIC.translate(str.maketrans("يكه", "ےڪہ"))
+LATIN = "please renew the permit of our boat before the season"
+
+
+@pytest.mark.security_case(
+    "A letter comes again in characters that look the same, cannot be seen, or are encoded",
+    "its words are the same to the split and to not_contaminated",
+)
+@pytest.mark.parametrize(
+    ("plain", "variant"),
+    [
+        (ARABIC, PERSIAN),
+        (ARABIC, URDU),
+        (ARABIC, ARABIC.replace("أ", "ا").replace("ة", "ه").replace("ى", "ي")),
+        (ARABIC, ARABIC.replace("أ", "\u0672").replace("ا", "\u0671")),
+        (LATIN, LATIN.translate(str.maketrans("aeopc", "аеорс"))),
+        (LATIN, LATIN.upper().translate(str.maketrans("HTBM", "НΤВМ"))),
+        (LATIN, LATIN.replace("e", "e\u0323").replace("o", "ö")),
+        (LATIN, LATIN.replace(" ", "%20")),
+        (LATIN, LATIN.replace("e", "%2565")),
+        (LATIN, LATIN.replace(" ", "_")),
+        *(
+            (text, text.replace(letter, f"{letter}{unseen}"))
+            for text, letter in ((LATIN, "e"), (ARABIC, "ر"))
+            for unseen in ("\u3164", "\u180e", "\u115f", "\u2800", "\x01", "\x1c", "\x7f", "\u200b", "\u0301")
+        ),
+        (LATIN, LATIN.replace("e", "e\U000e0041")),
+        (LATIN, LATIN.replace("e", "e\U000e0fff")),
+        (LATIN, LATIN.replace("e", "e\ue000")),
+        (LATIN, LATIN.replace("e", "e&#8203;")),
+        (LATIN, LATIN.replace("e", "e%E2%80%8B")),
+        ("NAME_1 asks", "NA\u200bME_2 asks"),
+    ],
+)
+def test_what_a_reader_takes_for_the_same_is_the_same(plain: str, variant: str) -> None:
+    assert plain != variant
+    assert normal_form(document(plain)) == normal_form(document(variant))
+
+
+@pytest.mark.parametrize("text", ["Закон о портах", "законный путь", "μικρό λιμάνι", "पत्र भेजें", "海の許可"])
+def test_texts_of_other_scripts_equal_themselves_alone(text: str) -> None:
+    words = normal_form(document(text)).split()
+    assert len(words) >= 1
+    assert all(words)
+    assert normal_form(document(text)) != normal_form(document(text[: len(text) // 2]))
+
+
 @pytest.mark.parametrize("text", ["", "…", "one", "one two three four", "ما"])
 def test_a_text_shorter_than_a_shingle_equals_only_itself(text: str) -> None:
     shingles = [shingles_of(document(text)), shingles_of(document(text)), shingles_of(document("something else"))]
