@@ -184,8 +184,8 @@ def _replaced(text: SearchedText, values: Iterable[tuple[Span, str]]) -> tuple[s
     pieces: list[str] = []
     originals: list[tuple[str, str]] = []
     position = 0
-    for span, placeholder in values:
-        start, end = text.text.normalised.original_span(span.start, span.end)
+    places = [(text.text.normalised.original_span(span.start, span.end), placeholder) for span, placeholder in values]
+    for (start, end), placeholder in sorted(places):  # what a tag holds was read before what it stands in
         start = max(start, position)  # one character of the original may stand for several, such as a ligature
         end = max(end, start)
         pieces += [original[position:start], placeholder]

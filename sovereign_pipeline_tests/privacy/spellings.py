@@ -130,6 +130,13 @@ NUMBERS = (
     Spelling("a civil number as a file number", "see PRM/2024/10457832", "NID", ("10457832",)),
     Spelling("halves as a file number", "civil number NID/1045/7832", "NID", ("1045", "7832")),
     Spelling("a year as a file number behind a label", "civil number NID/2024/7832", "NID", ("7832",)),
+    Spelling("tags with attributes", 'it is 1045<span style="color: red">7832</span>', "NID", ("1045", "7832")),
+    Spelling("tags without quotes", "it is <font color=red>1045</font><o:p>7832</o:p>", "NID", ("1045", "7832")),
+    Spelling("a comment within", "it is 1045<!-- x -->7832", "NID", ("1045", "7832")),
+    Spelling("a civil number in an attribute", 'see <a title="10457832">this</a>', "NID", ("10457832",)),
+    Spelling(
+        "a number around another one", 'it is 1045<b title="92341187">7832</b>', "NID", ("1045", "7832", "92341187")
+    ),
     _passes("digits as words", "civil number one zero four five seven eight three two", "NID", ("one zero four",)),
     _passes("eight digits across years, no label", "it is 1999/7832", "NID", ("7832",)),
 )
@@ -158,6 +165,25 @@ ADDRESSES = (
     Spelling("without a domain", "write to hamood@canary please", "EMAIL", ("hamood", "canary")),
     Spelling("percent-encoded, in Arabic", "بريدي said%40canary.example", "EMAIL", ("said", "canary"), "ar"),
     Spelling("cut behind the at, in Arabic", "بريدي said@\ncanary.example", "EMAIL", ("said", "canary"), "ar"),
+    Spelling("a tag with attributes", 'at hamood<b class="a">@</b>canary.example', "EMAIL", ("hamood", "canary")),
+    Spelling("in a link's address", '<a href="mailto:hamood@canary.example">x</a>', "EMAIL", ("hamood", "canary")),
+    Spelling("at in words, a dot as it is", "write to hamood at canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a letter for the at in brackets", "write to hamood(a)canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("at and dot between dashes", "write to hamood-at-canary-dot-example", "EMAIL", ("hamood", "canary")),
+    Spelling("two signs", "write to hamood@@canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("a local part in quotes", 'write to "said x"@canary.example', "EMAIL", ("said x", "canary")),
+    Spelling("an empty line behind the at", "write to hamood@\n\ncanary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("an entity with zeros", "write to hamood&#000000064;canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling("an escape of browsers", "write to hamood%u0040canary.example", "EMAIL", ("hamood", "canary")),
+    Spelling(
+        "encodings over each other", "write to hamood&#37;&#50;5&#52;0canary.example", "EMAIL", ("hamood", "canary")
+    ),
+    Spelling(
+        "seven encodings",
+        "write to hamood\\u0026#37;\\u0032\\u0035&#50;5&amp;#52;0canary.example",
+        "EMAIL",
+        ("hamood", "canary"),
+    ),
     _passes("Base64", "write to aGFtb29kQGNhbmFyeS5leGFtcGxl", "EMAIL", ("aGFtb29k",)),
 )
 
@@ -186,6 +212,8 @@ NAMES = (
     Spelling("a zero-width space within", "Ha\u200bmood Al Ara\u200bimi came", "NAME", ("mood", "imi")),
     Spelling("a combining mark on letters", "Ha\u0336mood Al Ara\u0336imi came", "NAME", ("mood", "imi")),
     Spelling("HTML entities", "Hamood Al Ara&#105;mi came", "NAME", ("Hamood", "Ara")),
+    Spelling("tags with attributes", 'Ham<span lang="en">ood</span> Al Araimi came', "NAME", ("ood", "Araimi")),
+    Spelling("an attribute", '<img alt="Hamood Al Araimi">', "NAME", ("Hamood", "Araimi")),
     Spelling("a line's end within", "it was Hamood\nAl Araimi who came", "NAME", ("Hamood", "Araimi")),
     Spelling("a quoted line's end within", "> it was Margaret\n> Thompson who came", "NAME", ("Margaret", "Thompson")),
     Spelling("two spaces within", "it was Hamood  Al  Araimi", "NAME", ("Hamood", "Araimi")),

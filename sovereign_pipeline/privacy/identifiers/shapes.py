@@ -49,7 +49,9 @@ PASSPORT_SHAPE = re.compile(rf"{NOT_IN_WORD}[A-Z]{{1,2}}\d{{7,9}}(?!\w)")
 _GAP = r"(?:[ \t\r]{0,3}|[ \t\r]*\n[ \t\r>|]*)"
 _BREAK = r"[ \t\r]*\n[ \t\r>|]*"
 _LOCAL_PART = rf"(?<![\w.+%'-])(?:[\w.+%'-]*\w[-_=]{_BREAK})?[\w.+%'-]*\w"
-_AT = rf"(?:{_GAP}@{_GAP}|\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}})"
+_GAP_BEHIND = r"(?:[ \t\r]{0,3}|(?:[ \t\r>|]*\n){1,3}[ \t\r>|]*)"
+_BRACKETED_AT = r"(?:\s{0,2}[\[({<] ?(?:at|@) ?[\])}>]\s{0,2}|[\[({<]a[\])}>])"
+_AT = rf"(?:{_GAP}@{{1,3}}{_GAP_BEHIND}|{_BRACKETED_AT})"
 _DOT = r"(?:\.(?!\s)|\s{0,2}[\[({<] ?(?:dot|\.) ?[\])}>]\s{0,2})"
 _LABEL = r"\w[\w-]*"
 # A host that a line's end cuts, once, and before its domain: what follows a whole address is the next sentence.
@@ -60,11 +62,43 @@ _CUT_HOST = (
 _WHOLE_HOST = rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}[^\W\d_]{{2,}}"
 _SPACED_HOST = rf"{_LABEL}(?: ?\. ?{_LABEL})* ?\. ?[^\W\d_]{{2,}}"
 SEPARATED_EMAIL = re.compile(rf"(?i){_LOCAL_PART}(?:{_AT}(?:{_CUT_HOST}|{_WHOLE_HOST})|(?:@| @ ){_SPACED_HOST})")
-BRACKETED_EMAIL = re.compile(
-    rf"(?i){_LOCAL_PART}\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}}\w[\w-]*(?:{_DOT}\w[\w-]*)*"
-    r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
+_SAID_OF_PAGES = (
+    r"(?:\w+(?:ed|able|ible|ing|ly)|found|online|look(?:s)?|is|are|was|were|be|it|them|this|that|here|information|details?|"
+    r"guidance|data|site|website|page|pages|web|report|reports|list|copy|form|forms|see|visit|view|live|set|read|out|and|"
+    r"or|again|service|services|document|documents|statistics|tool|register|policy|strategy|plan|library|link|us|"
+    r"arrive|meet|met|work|works|office|staff|held|kept|put|seen|shown|made|given|begun|sold|built|team|not|also) at "
 )
-AT_IN_WORDS = (" dot ", "[at", "(at", "{at", "<at", "[ at", "( at", "{ at", "[@", "(@", "{@", "<@", "[ @", "( @")
+BRACKETED_EMAIL = re.compile(
+    rf"(?i){_LOCAL_PART}(?:\s{{0,2}}[\[({{<] ?(?:at|@) ?[\])}}>]\s{{0,2}}(?=[\w.-]*[^\W\d_])\w[\w-]*(?:{_DOT}\w[\w-]*)*"
+    rf"|[\[({{<]a[\])}}>](?:\w[\w-]*{_DOT})+[^\W\d_]{{2,}})"
+    r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
+    r"|(?<![\w.+-])[\w.+]*\w[-_]at[-_]\w+(?:[-_]\w+){0,3}?(?:[-_]dot[-_]\w+)+"
+    # Without more signs: what is not said of a page ("available at harbour.example").
+    rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+[^\W\d_]{{2,}}(?![\w/@])"
+)
+AT_IN_WORDS = (
+    " dot ",
+    "-dot-",
+    "_dot_",
+    " at ",
+    "(a)",
+    "[a]",
+    "{a}",
+    "<a>",
+    "[at",
+    "(at",
+    "{at",
+    "<at",
+    "[ at",
+    "( at",
+    "{ at",
+    "[@",
+    "(@",
+    "{@",
+    "<@",
+    "[ @",
+    "( @",
+)
 """Signs of such an address, in small letters."""
-STRICT_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@\[?\w(?:[\w.-]*\w)?")
+STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")
