@@ -39,8 +39,12 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
 
     @lru_cache(maxsize=1 << 16)
     def kinds_in(value: str) -> frozenset[Kind]:
-        if not value or _FILE_NUMBER.fullmatch(value):
+        if not value:
             return frozenset()
+        if _FILE_NUMBER.fullmatch(value):
+            letters = value[: next(place for place, each in enumerate(value) if not each.isalpha())]
+            is_name = bool(patterns.spans(letters)) and treatments["NAME"] != "keep"
+            return frozenset({"NAME"}) if is_name else frozenset()
         text = normalise(value).text
         spans = [*structured_spans(text), *patterns.spans(text)]
         return frozenset(span.kind for span in spans if treatments[span.kind] != "keep")

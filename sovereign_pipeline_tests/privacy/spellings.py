@@ -137,6 +137,18 @@ NUMBERS = (
     Spelling(
         "a number around another one", 'it is 1045<b title="92341187">7832</b>', "NID", ("1045", "7832", "92341187")
     ),
+    Spelling("a plus within", "civil number 1045+7832", "NID", ("1045", "7832")),
+    Spelling("an ampersand within", "civil number 1045 & 7832", "NID", ("1045", "7832")),
+    Spelling("an equals sign within", "civil number 1045=7832", "NID", ("1045", "7832")),
+    Spelling("a cross within", "civil number 1045 x 7832", "NID", ("1045", "7832")),
+    Spelling("a word within", "civil number 1045 and 7832", "NID", ("1045", "7832")),
+    Spelling("a currency between label and number", "my civil number OMR 10457832", "NID", ("10457832",)),
+    Spelling("a date of birth behind its form", "date of birth (dd/mm/yyyy): 04/05/1983", "DATE_OF_BIRTH", ("1983",)),
+    Spelling("a date of birth with an ordinal behind", "DOB May 4th, 1983", "DATE_OF_BIRTH", ("May 4th", "1983")),
+    Spelling("a date of birth behind an equals sign", "DOB=04-05-83", "DATE_OF_BIRTH", ("04-05-83",)),
+    Spelling("a passport number with letters within", "Passport C01X00T47", "PASSPORT", ("C01X00T47",)),
+    Spelling("a passport number with letters behind digits", "Passport 12AB34567", "PASSPORT", ("12AB34567",)),
+    Spelling("a phone after its first digit", "it is 9 2341187", "PHONE", ("2341187",)),
     _passes("digits as words", "civil number one zero four five seven eight three two", "NID", ("one zero four",)),
     _passes("eight digits across years, no label", "it is 1999/7832", "NID", ("7832",)),
 )

@@ -64,7 +64,7 @@ _BIRTH_LABEL = (
     r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
     r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
 )
-_BIRTH_LINK = r"(?:\s*(?:[:(]|\bis\b|\bwas\b|هو|في))*\s*"
+_BIRTH_LINK = r"(?:\s*(?:\([dmy/ .-]{2,14}\)|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
 _EITHER_LINK = rf"(?:{_LINK_EN}|{_LINK_AR})"
 
 # Each pattern has the value, without its label, as the group `value`.
@@ -142,6 +142,18 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ),
 )
 
+# For the stricter reading: signs of sums, "and" or a currency do not end a number that a label names.
+_HALVES = r"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{1,8}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{1,7})*"
+STRICT_LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _HALVES + END)),
+    ("NID", _labelled(_NID_LABEL_AR, _LINK_AR, _HALVES + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, _LINK_EN, _HALVES + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, _LINK_AR, _HALVES + END)),
+    ("PHONE", _labelled(_PHONE_LABEL, _EITHER_LINK, _HALVES + END)),
+)
+PASSPORT_WITH_LETTERS = _labelled(
+    _PASSPORT_LABEL, _EITHER_LINK, r"(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10}(?!\w)"
+)
 BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
 # What may stand right before a number that it names; for numbers that are written in another way than above.
 LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (

@@ -17,8 +17,16 @@ from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import checks, shapes
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
 from sovereign_pipeline.privacy.identifiers.checked import is_complete
-from sovereign_pipeline.privacy.identifiers.labels import LABELLED_PATTERNS
-from sovereign_pipeline.privacy.identifiers.long_numbers import long_numbers, without_file_numbers
+from sovereign_pipeline.privacy.identifiers.labels import (
+    LABELLED_PATTERNS,
+    PASSPORT_WITH_LETTERS,
+    STRICT_LABELLED_PATTERNS,
+)
+from sovereign_pipeline.privacy.identifiers.long_numbers import (
+    DIGITS_OF_A_NATIONAL_ID,
+    long_numbers,
+    without_file_numbers,
+)
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
 from sovereign_pipeline.privacy.identifiers.shapes import AT_IN_WORDS
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
@@ -31,6 +39,10 @@ _DIGIT = re.compile("[0-9]")
 
 def _always(value: str) -> bool:
     return True
+
+
+def _has_eight_digits(value: str) -> bool:
+    return checks.count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID
 
 
 def _never(value: str) -> bool:
@@ -83,6 +95,9 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, is_certain=_never),
+    *(Recognizer(kind, pattern, _has_eight_digits) for kind, pattern in STRICT_LABELLED_PATTERNS),
+    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS),
+    Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),
 )
 
 

@@ -43,6 +43,7 @@ AGE = re.compile(
     r"(?P<after>1?\d?\d)(?![\w/-]|[.,]\d)"
 )
 LOCAL_PHONE = re.compile(rf"{NOT_IN_WORD}(?<!\d[.,: -])[2789]\d{{3}}[ -]?\d{{4}}{END}")
+PHONE_AFTER_ITS_FIRST_DIGIT = re.compile(rf"(?<![\w.,/:-])(?<!\d )[79] \d{{7}}{END}")
 PASSPORT_SHAPE = re.compile(rf"{NOT_IN_WORD}[A-Z]{{1,2}}\d{{7,9}}(?!\w)")
 
 # The stricter reading: what only looks like one, or is written so that only a person reads it as one.
