@@ -149,6 +149,7 @@ NUMBERS = (
     Spelling("a passport number with letters within", "Passport C01X00T47", "PASSPORT", ("C01X00T47",)),
     Spelling("a passport number with letters behind digits", "Passport 12AB34567", "PASSPORT", ("12AB34567",)),
     Spelling("a phone after its first digit", "it is 9 2341187", "PHONE", ("2341187",)),
+    Spelling("pairs that grow, with slashes", "phone 91/92/93/94", "PHONE", ("91/92", "93/94")),
     _passes("digits as words", "civil number one zero four five seven eight three two", "NID", ("one zero four",)),
     _passes("eight digits across years, no label", "it is 1999/7832", "NID", ("7832",)),
 )

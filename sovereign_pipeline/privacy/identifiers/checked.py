@@ -93,6 +93,10 @@ def bracketed_machines(text: str) -> Iterator[Span]:
             yield _span(text, match.start(), match.end(), "IP")
 
 
+def has_country_of_an_iban(value: str) -> bool:
+    return value[:2].upper() in _IBAN_LENGTHS
+
+
 def _is_iban(characters: str) -> bool:
     digits = sum(character.isdigit() for character in characters)  # letters are a bank's code, and never prose
     plain = (

@@ -16,7 +16,7 @@ from typing import Literal
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import checks, shapes
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
-from sovereign_pipeline.privacy.identifiers.checked import is_complete
+from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELLED_PATTERNS,
     PASSPORT_WITH_LETTERS,
@@ -94,7 +94,7 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
-    Recognizer("IBAN", shapes.STRICT_IBAN, is_certain=_never),
+    Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
     *(Recognizer(kind, pattern, _has_eight_digits) for kind, pattern in STRICT_LABELLED_PATTERNS),
     Recognizer("PASSPORT", PASSPORT_WITH_LETTERS),
     Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),

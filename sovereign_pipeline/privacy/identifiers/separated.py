@@ -37,6 +37,11 @@ _AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|(?!\d{5,}\.0\Z)\d+[.,]\
 _FILE_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
 _BIRTH = re.compile(r"(?i)born|birth|d\.?o\.?b|مواليد|ميلاد|ولد|مولود")
+# What says of the digits behind it that they are no person's.
+_COUNTED_BEFORE = re.compile(
+    r"(?:(?i:(?<!\w)(?:rooms?|sections?|plots?|articles?|ratio|blocks?|berths?|our letter|your letter)"
+    r"(?: (?:no\.?|numbers?))?)|(?:كتابكم|كتابنا|القطعة|قطعة) رقم):? ?\Z"
+)
 _OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
 
 # How many digits a labelled number has: those that are certain, then the fewest and the most.
@@ -89,7 +94,7 @@ def separated_numbers(text: str, plain: str) -> Iterator[Span]:
         labelled = _labelled(text, groups) if _is_unusual(text, groups) else None
         if labelled is not None:
             yield labelled
-        if len(groups) > 1:
+        if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
             yield from _by_shape(plain, groups)
 
 
@@ -162,7 +167,13 @@ def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None
             end = group.end
             if _SENTENCE_ENDS.search(group.gap):
                 break
-    if end is None or _is_ordinary(text[groups[0].start : end]):
+    within = [group for group in groups if end is not None and group.end <= end]
+    is_row = (
+        len(within) > 2
+        and all(group.gap in (", ", "، ") for group in within[:-1])
+        and (_is_list(within) or all(map(_is_year, within)))
+    )
+    if end is None or is_row or _is_ordinary(text[groups[0].start : end]):
         return None
     return end
 
