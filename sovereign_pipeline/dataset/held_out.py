@@ -50,7 +50,7 @@ def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldO
         ids, texts = _read_rows(rows, scratch / "rows.texts")
         of_split = Boilerplate.of(scratch, held.texts, train.texts)
         repeated = Boilerplate.of(scratch, held.texts, texts)
-        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles)
+        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
         crossing = crossing_texts(held.texts, texts, boilerplate)
     found = [(held.ids[one], ids[other]) for one, other in crossing.documents.tolist()]
     return HeldOutInRows(len(held), tuple(found), crossing.by_fields)

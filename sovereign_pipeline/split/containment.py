@@ -40,6 +40,8 @@ class Boilerplate:
     """For each slot of a hash table: 0 where no shingle repeats, 2 where one is boilerplate, else 1."""
     shingles: "NDArray[np.uint64]"
     """Those that are boilerplate, sorted."""
+    formulas: "NDArray[np.uint64]"
+    """Keys of the short texts that more than BOILERPLATE_TEXTS documents have, sorted."""
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
@@ -53,7 +55,7 @@ class Boilerplate:
             marks[slots_of(hashes)] |= 1
             marks[slots_of(hashes[is_boilerplate])] |= 2
             found.append(hashes[is_boilerplate])
-        return Boilerplate(marks, np.sort(np.concatenate(found)))
+        return Boilerplate(marks, np.sort(np.concatenate(found)), _formulas(sides))
 
     def contains(self, hashes: "NDArray[np.uint64]") -> "NDArray[np.bool_]":
         import numpy as np
@@ -76,6 +78,8 @@ class OwnShingles:
     """Those of them that may stand in another text, text by text."""
     texts: "NDArray[np.int64]"
     """The number of the text of each hash, ascending."""
+    keys: "NDArray[np.uint64]"
+    """Of each text its key, 0 for a formula: texts with equal keys are the same, and show it."""
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
@@ -91,7 +95,9 @@ class OwnShingles:
             np.subtract.at(sizes, own[is_boilerplate], 1)
             hashes.append(values[~is_boilerplate])
             numbers.append(own[~is_boilerplate])
-        return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers))
+        keys = texts.records.keys
+        keys = np.where(np.isin(keys, boilerplate.formulas), np.uint64(0), keys)
+        return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> "NDArray[np.bool_]":
         """Which long texts are boilerplate but for a small part, so that what they share cannot be told."""
@@ -112,7 +118,8 @@ def needed_in_common(sizes: "NDArray[np.int64]") -> "NDArray[np.int64]":
 
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> "NDArray[np.int64]":
-    """(n, 2) numbers of texts of different documents, the lower first, of which one is contained in the other.
+    """(n, 2) numbers of texts of different documents, the lower first, of which one is contained in the other, or
+    equal to it.
 
     A shingle that is not boilerplate stands in few texts, so there are few pairs for each, and all are counted.
     """
@@ -137,9 +144,43 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> "NDArray[np.int64]":
         codes, common = np.unique(np.repeat(own.texts[mine], repeats) * len(texts) + other, return_counts=True)
         pairs = np.column_stack((codes // len(texts), codes % len(texts)))
         is_found = common >= needed[pairs].min(axis=1)
-        is_found &= texts.documents[pairs[:, 0]] != texts.documents[pairs[:, 1]]
         found.append(pairs[is_found])
+    found.append(_equal(own.keys))
+    every: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)
+    are_two: NDArray[np.bool_] = texts.documents[every[:, 0]] != texts.documents[every[:, 1]]
+    return every[are_two]
+
+
+def _equal(keys: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+    """(n, 2) places of equal keys other than 0, the lower first."""
+    import numpy as np
+
+    order = np.argsort(keys, kind="stable")
+    order = order[keys[order] != 0]
+    found = [np.empty((0, 2), np.int64)]
+    for distance in range(1, order.size):
+        one, other = order[:-distance], order[distance:]
+        is_equal = keys[one] == keys[other]
+        if not is_equal.any():
+            break
+        found.append(np.column_stack((one, other))[is_equal])
     return np.concatenate(found)
+
+
+def _formulas(sides: tuple[Texts, ...]) -> "NDArray[np.uint64]":
+    """Keys of the short texts that stand in more than BOILERPLATE_TEXTS documents of all sides; sorted."""
+    import numpy as np
+
+    keys = [np.empty(0, np.uint64)]
+    for side in sides:
+        short = np.flatnonzero(~side.records.is_long)
+        order = short[np.lexsort((side.documents[short], side.records.keys[short]))]
+        of_key, documents = side.records.keys[order], side.documents[order]
+        is_first = np.ones(order.size, np.bool_)
+        is_first[1:] = (of_key[1:] != of_key[:-1]) | (documents[1:] != documents[:-1])
+        keys.append(of_key[is_first])
+    distinct, counts = np.unique(np.concatenate(keys), return_counts=True)
+    return distinct[counts > BOILERPLATE_TEXTS]
 
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
@@ -149,6 +190,6 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()
-        is_new = ~np.isin(distinct.records.keys, known) | (distinct.records.keys == 0)
+        is_new = ~(np.isin(distinct.records.keys, known) & distinct.records.is_long)
         known = np.union1d(known, distinct.records.keys)
         yield distinct.subset(np.flatnonzero(is_new))

@@ -30,8 +30,8 @@ class CrossingTexts:
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
-    """Every text of the held-out side that is equal to a longer text of the other side, contained in one, or contains
-    one; none is missed.
+    """Every text of the held-out side that is equal to a text of the other side (and no formula), contained in one, or
+    contains one; none is missed.
 
     With a row for each text and a column for each shingle that both sides have, the product of the one side's matrix
     and the other's transposed has in each cell how many shingles two texts share.
@@ -49,7 +49,7 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
         rows, columns = common.row.astype(np.int64) + start, common.col.astype(np.int64)
         is_found = common.data >= np.minimum(needed_one[rows], needed_two[columns])
         pairs.append(np.column_stack((rows[is_found], columns[is_found])))
-    pairs.append(_equal(one.records.keys, two.records.keys))
+    pairs.append(_equal(own_one.keys, own_two.keys))
     found = np.unique(np.concatenate(pairs), axis=0)
     names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS for theirs in FIELDS})
     for mine, theirs in zip(one.records.fields[found[:, 0]], two.records.fields[found[:, 1]], strict=True):
@@ -69,9 +69,11 @@ def _matrix(own: OwnShingles, shared: "NDArray[np.uint64]", texts: int) -> "csr_
 
 
 def _equal(keys: "NDArray[np.uint64]", others: "NDArray[np.uint64]") -> "NDArray[np.int64]":
-    """(n, 2) numbers of texts with equal keys; each side has a key other than 0 once."""
+    """(n, 2) numbers of texts with equal keys other than 0."""
     import numpy as np
 
-    _, rows, columns = np.intersect1d(keys, others, return_indices=True)
-    is_key = keys[rows] != 0
-    return np.column_stack((rows[is_key], columns[is_key]))
+    order = np.argsort(others, kind="stable")
+    start = np.searchsorted(others, keys, side="left", sorter=order)
+    count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return np.column_stack((np.repeat(np.arange(keys.size), count), order[np.repeat(start, count) + within]))

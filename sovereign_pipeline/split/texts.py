@@ -26,7 +26,7 @@ FIELDS = ("request", "response", "rejected", "letter")
 LEAST_WORDS = 8
 """Shorter texts, such as a salutation, are no text of their own."""
 SHORT_WORDS = 24
-"""Below it a text may be a formula, and equality alone shows nothing; from it on equal texts stay together."""
+"""Below it a text that many documents have is a formula; from it on equal texts stay together, however many."""
 
 _TEXTS_AT_ONCE = 1 << 14
 
@@ -74,10 +74,9 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """64 bits that stand for a text of SHORT_WORDS words or more, 0 for a shorter one."""
-    if _words(text.words) < SHORT_WORDS:
-        return 0
-    return int.from_bytes(hashlib.blake2b(text.words.encode(), digest_size=8).digest(), "little") | 1
+    """64 bits that stand for a text: odd for one of SHORT_WORDS words or more, even for a shorter one."""
+    key = int.from_bytes(hashlib.blake2b(text.words.encode(), digest_size=8).digest(), "little")
+    return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,12 @@ class TextRecords:
     is_repeated: "NDArray[np.bool_]"
     sizes: "NDArray[np.int64]"
     """Number of shingles."""
+
+    @property
+    def is_long(self) -> "NDArray[np.bool_]":
+        """Whether a text has SHORT_WORDS words or more."""
+        is_long: NDArray[np.bool_] = self.keys % 2 == 1
+        return is_long
 
     def after(self, documents: int) -> "TextRecords":
         """The same behind so many documents."""
@@ -171,7 +176,7 @@ class Texts:
     @property
     def ties(self) -> Ties:
         """The documents with the keys of their longer texts."""
-        long = self.records.keys != 0
+        long = self.records.is_long
         return Ties(self.documents[long], self.records.keys[long])
 
     def distinct(self) -> "Texts":
@@ -179,7 +184,7 @@ class Texts:
         import numpy as np
 
         _, first = np.unique(self.records.keys, return_index=True)
-        return self.subset(np.union1d(np.flatnonzero(self.records.keys == 0), first).astype(np.int64))
+        return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
 
     def subset(self, numbers: "NDArray[np.int64]") -> "Texts":
         columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}

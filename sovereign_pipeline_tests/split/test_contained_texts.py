@@ -237,6 +237,25 @@ def test_a_letter_does_not_escape_by_being_repeated(institution: DemoInstitution
         assert sides["R-00000"] == TRAIN or {sides[f"R-{50 + n:05d}"] for n in range(40)} == {HELD_OUT}
 
 
+@pytest.mark.security_case(
+    "A letter of a formula and two or three words of its own is copied word for word, with another reply",
+    "both stay on one side",
+)
+@pytest.mark.parametrize("own", [2, 3])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_equal_short_texts_stay_together_whatever_they_hold(
+    institution: DemoInstitution, own: int, is_first: bool
+) -> None:
+    def request_of(number: int) -> str:
+        words = [text(5, 17), text(2_000 + number, own)]
+        return " ".join(words[::-1] if is_first else words)
+
+    with_twins(institution, lambda request, response, n: {"request": request_of(n)})
+    for number in range(12):
+        institution.rows[2 * number]["request"] = request_of(number)
+    assert_together(institution, pairs())
+
+
 FORMULA = text(5, 40)
 
 

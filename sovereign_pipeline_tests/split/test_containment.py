@@ -34,9 +34,9 @@ def runs(words: str) -> set[tuple[str, ...]]:
     return {tuple(split[start : start + 5]) for start in range(len(split) - 4)}
 
 
-def contained(one: str, other: str, common: set[Any]) -> bool:
+def contained(one: str, other: str, common: set[Any], formulas: set[str]) -> bool:
     """The definition, written a second time."""
-    if one == other and len(one.split()) >= 24:
+    if one == other and one not in formulas:
         return True
     left, right = runs(one) - common, runs(other) - common
     size = min(len(left), len(right))
@@ -50,6 +50,10 @@ def boilerplate_of(documents: Corpus) -> set[Any]:
     counted += {words for words in documents if len(words.split()) >= 24}
     counts = Counter(run for words in counted for run in runs(words))
     return {run for run, count in counts.items() if count > 20}
+
+
+def formulas_of(documents: Corpus) -> set[str]:
+    return {words for words, count in Counter(documents).items() if count > 20 and len(words.split()) < 24}
 
 
 @st.composite
@@ -75,9 +79,10 @@ def test_the_search_equals_the_brute_force(documents: Corpus) -> None:
         boilerplate = Boilerplate.of(Path(directory), all_texts)
         pairs = texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))]
     common = boilerplate_of(documents)
+    formulas = formulas_of(documents)
     numbers = [n for n, words in enumerate(documents) if len(words.split()) < 24 or words not in documents[:n]]
-    expected = [(n, m) for n, m in combinations(numbers, 2) if contained(documents[n], documents[m], common)]
-    assert sorted(map(tuple, pairs.tolist())) == expected
+    expected = [(n, m) for n, m in combinations(numbers, 2) if contained(documents[n], documents[m], common, formulas)]
+    assert sorted(set(map(tuple, pairs.tolist()))) == expected
 
 
 @settings(deadline=None, max_examples=60)
@@ -93,7 +98,8 @@ def test_the_measurement_equals_the_brute_force(documents: Corpus, rng: random.R
     def first(side: Corpus) -> list[int]:
         return [n for n, words in enumerate(side) if len(words.split()) < 24 or words not in side[:n]]
 
-    expected = [(n, m) for n, m in product(first(held), first(train)) if contained(held[n], train[m], common)]
+    formulas = formulas_of([*held, *train])
+    expected = [(n, m) for n, m in product(first(held), first(train)) if contained(held[n], train[m], common, formulas)]
     assert list(map(tuple, found.documents.tolist())) == expected
     assert found.by_fields["request ~ request"] == sum(found.by_fields.values()) == len(expected)
 

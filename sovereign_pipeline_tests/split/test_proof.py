@@ -68,7 +68,7 @@ STORED = """\
     "pairs_compared": 0
   },
   "contained_texts": {
-    "pairs": 0,
+    "pairs": 3,
     "boilerplate_above_texts": 20,
     "least_shingles_in_common": 6,
     "boilerplate_documents": 0,
