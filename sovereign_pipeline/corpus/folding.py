@@ -8,7 +8,8 @@ What belongs here: when two spellings are the same case file, author or column. 
 import re
 import unicodedata
 
-_TATWEEL = "\u0640"
+from sovereign_pipeline.lookalikes import compared_as
+
 _MINUS_AND_HYPHEN_BULLET = "\u2212\u2043"
 _SLASHES = "\u2044\u2215\u29f8"  # fraction, division, big
 _SPACES_AT_SEPARATORS = re.compile(r"\s*([-/])\s*")
@@ -17,21 +18,21 @@ _SPACES_AT_SEPARATORS = re.compile(r"\s*([-/])\s*")
 def folded(value: str) -> str:
     """The spelling by which case files and authors are compared: `PRM–٢٠٢٤ / 017` is `prm-2024/017`.
 
-    NFKC and case-folded; invisible characters, tatweel and marks that no letter takes up dropped; digits of any script
-    as 0-9; every dash as `-` and every slash as `/`, without spaces around them; one space elsewhere.
+    Case-folded; each character as what it is compared as (`compared_as`): no invisible ones and marks, one form of
+    what looks the same, of the spellings of Arabic letters, and of digits. Every dash as `-` and every slash as `/`,
+    without spaces around them; one space elsewhere.
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
-    if not text.isascii():
-        text = "".join(map(_folded_character, text))
+    text = unicodedata.normalize("NFKC", value)
+    text = "".join(map(_folded_character, text)).casefold()
     return " ".join(_SPACES_AT_SEPARATORS.sub(r"\1", text).split())
 
 
+def folded_author(value: str) -> str:
+    """The spelling by which authors are compared: as `folded`, and `Al-Harthi` is `al harthi`."""
+    return folded(value).replace("-", " ")
+
+
 def _folded_character(character: str) -> str:
-    category = unicodedata.category(character)
-    if category in ("Cf", "Mn", "Me") or character == _TATWEEL:
-        return ""
-    if category == "Nd":
-        return str(unicodedata.decimal(character))
-    if category == "Pd" or character in _MINUS_AND_HYPHEN_BULLET:
+    if unicodedata.category(character) == "Pd" or character in _MINUS_AND_HYPHEN_BULLET:
         return "-"
-    return "/" if character in _SLASHES else character
+    return "/" if character in _SLASHES else compared_as(character)

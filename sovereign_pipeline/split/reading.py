@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import Document, not_a_document
-from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
@@ -183,7 +183,9 @@ def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]", "
 
 def _part_authors(part: FilePart) -> list[tuple[str, int]]:
     return [
-        (document.id, key_of(folded(document.author))) for document in documents_in(part) if document.author.strip()
+        (document.id, key_of(folded_author(document.author)))
+        for document in documents_in(part)
+        if document.author.strip()
     ]
 
 

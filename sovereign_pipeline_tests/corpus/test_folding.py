@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.folding import folded, folded_author
 
 SPELLINGS_OF_A_CASE = [
     "PRM-2024/017",
@@ -25,6 +25,10 @@ def test_spellings_of_one_case_file_are_one(spelling: str) -> None:
     assert folded(spelling) == "prm-2024/017"
 
 
+@pytest.mark.security_case(
+    "An author or a case file is written with other forms of Arabic letters or look-alike ones",
+    "it is the same author or case file",
+)
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -32,10 +36,22 @@ def test_spellings_of_one_case_file_are_one(spelling: str) -> None:
         ("سالم الحارثي", "ســالم الحَارِثي"),
         ("Straße", "STRASSE"),
         ("e\u0301cole", "\u00c9COLE"),
+        ("أحمد الحارثي", "احمد الحارثی"),
+        ("ليلى فاطمة", "لیلي فاطمه"),
+        ("کريم", "كريم"),
+        ("Salma", "Sаlmа"),
+        ("PRM-7", "РRМ-7"),
+        ("Sal\u3164ma", "SALMA\u180e"),
     ],
 )
 def test_spellings_of_one_author_are_one(one: str, other: str) -> None:
     assert folded(one) == folded(other)
+
+
+@pytest.mark.parametrize("spelling", ["Salma Al-Harthi", "salma al – harthi", "Ѕalma Al Hаrthi"])
+def test_a_hyphen_in_the_name_of_an_author_is_a_space(spelling: str) -> None:
+    assert folded_author(spelling) == folded_author("Salma Al Harthi")
+    assert folded_author(spelling) != folded_author("Salma Alharthi")
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.entry_point",
         "sovereign_pipeline.errors",
         "sovereign_pipeline.frozen",
+        "sovereign_pipeline.lookalikes",
         "sovereign_pipeline.messages",
         "sovereign_pipeline.privacy",
         "sovereign_pipeline.privacy.vault",
