@@ -56,7 +56,7 @@ class Workplace:
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Line -> digests of its adapters that lost their blind review.
+    """Line -> SHA-256 of all weights of it that lost their blind review.
 
     A function, because reviews come after the stages that need it.
     """

@@ -5,7 +5,7 @@ What belongs here: finding it in the registry, and verifying it. What does not: 
 
 from dataclasses import dataclass
 
-from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.stages import BASE_MODEL
@@ -15,6 +15,7 @@ from sovereign_pipeline.ledger.catalog import last_adapter
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+from sovereign_pipeline.training.tuned_model import stated_weights
 
 _EXTERNAL = "incumbent:"
 
@@ -33,10 +34,11 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
 
     The incumbent is the line's last registered adapter that is not the present candidate and did not lose its blind
     review: a candidate must not ship for being better than an adapter that may not ship. A registered candidate is
-    still compared with the adapter before it, so that registering makes no score stale.
+    still compared with the adapter before it, so that registering makes no score stale. Both are known by
+    their weights: under another recipe the same ones are another artifact.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
-    row = _last_registered(workplace, candidate.digest if candidate is not None else None)
+    row = _last_registered(workplace, candidate)
     return {} if row is None else {f"{_EXTERNAL}{row.id}": row.adapter_digest}
 
 
@@ -61,7 +63,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
     Raises IntegrityError when bytes changed, NotFoundError when the artifact is gone, and CeilingExceeded when the
     incumbent is above the line's ceiling.
     """
-    row = _last_registered(workplace, candidate.ref.digest)
+    row = _last_registered(workplace, candidate.ref)
     if row is None or not has_base(workplace, row.adapter_digest, base_model):
         return None
     store, ladder = workplace.store, workplace.institution.ladder
@@ -82,6 +84,7 @@ def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
     return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])
 
 
-def _last_registered(workplace: Workplace, candidate: str | None) -> Adapter | None:
+def _last_registered(workplace: Workplace, candidate: ArtifactRef | None) -> Adapter | None:
     line = workplace.line.line
-    return last_adapter(open_registry(workplace.settings), line, besides={candidate, *workplace.lost_review(line)})
+    weights = stated_weights(workplace.store.read_manifest(candidate)) if candidate is not None else None
+    return last_adapter(open_registry(workplace.settings), line, besides={weights, *workplace.lost_review(line)})

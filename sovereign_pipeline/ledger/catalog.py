@@ -103,13 +103,16 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
-    """The adapter of a line that was registered last and whose artifact is not one of `besides`, or None.
+    """The adapter of a line that was registered last and whose weights are none of `besides`, or None.
+
+    Args:
+        besides: SHA-256 of weights (`Adapter.adapter_sha256`).
 
     Versions only rise, so the highest decides: times of registration are whole seconds and may tie.
     """
     with registry.reading() as session:
         adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
-    others = [adapter for adapter in adapters if adapter.adapter_digest not in besides]
+    others = [adapter for adapter in adapters if adapter.adapter_sha256 not in besides]
     return max(others, key=lambda adapter: adapter.version_numbers, default=None)
 
 

@@ -39,7 +39,7 @@ def closed_reviews(
         adapter = registered_as(registry, current.digest) if current is not None else None
         if current is None or adapter is None:
             continue
-        for review, _ in find_closed_of(registry, line, adapter.adapter_digest):
+        for review, _ in find_closed_of(registry, line, adapter.adapter_sha256):
             requested = True
             yield dg.RunRequest(run_key=f"review-{review.id}-{current.digest[:12]}", partition_key=line)
     if not requested:

@@ -71,12 +71,15 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
         return [(review, closing) for review, closing in session.execute(query)]
 
 
-def find_closed_of(registry: Registry, line: str, adapter_digest: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Find the line's closed reviews whose candidate was this aligned_adapter, under any registered version.
+def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
+    """Find the line's closed reviews whose candidate had these weights, under any artifact and registered version.
 
     A changed recipe or release registers the same weights once more.
+
+    Args:
+        weights: their SHA-256 (`Adapter.adapter_sha256`).
     """
-    of_artifact = select(Adapter.id).where(Adapter.line == line, Adapter.adapter_digest == adapter_digest)
+    of_weights = select(Adapter.id).where(Adapter.line == line, Adapter.adapter_sha256 == weights)
     with registry.reading() as session:
-        ids = set(session.scalars(of_artifact))
+        ids = set(session.scalars(of_weights))
     return [each for each in find_closed(registry, line) if each[0].adapter_id in ids]

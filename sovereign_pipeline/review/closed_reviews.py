@@ -7,6 +7,8 @@ What belongs here: which closed review is about an adapter, and which adapters l
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.orm import Session
+
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -14,8 +16,9 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
+from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review.catalog import find_closed, find_closed_of
+from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
 from sovereign_pipeline.review.result import has_lost, is_counted
 from sovereign_pipeline.review.sealed import plan_of
@@ -48,13 +51,14 @@ class ReviewsToDate:
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
-    """Find the reviews of a line's current registered_adapter artifact, under any version of its weights.
+    """Find the reviews of a line's current registered_adapter artifact, under any artifact and version of its
+    weights.
 
     Raises NotFoundError when none was closed.
     """
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
-    of_adapter = find_closed_of(registry, line, adapter.adapter_digest) if adapter is not None else []
+    of_adapter = find_closed_of(registry, line, adapter.adapter_sha256) if adapter is not None else []
     closed = find_closed(registry, line)
     ids = {review.id for review, _ in of_adapter}
     numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
@@ -69,20 +73,21 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """Digest of each adapter of a line that was reviewed -> whether it lost its newest review with ballots to count.
+    """SHA-256 of weights of a line that were reviewed -> whether they lost their newest review with ballots to count.
 
+    By weights and not by artifact: a change of the recipe that changes no weight makes another artifact of them.
     Raises IntegrityError for a review that was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
-    return {each.contents.plan.candidate_digest: has_lost(each) for each in closed if is_counted(each)}
+    return {each.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Digests of the adapters of a line that lost their newest blind review. None of them becomes an incumbent.
+    """SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an incumbent.
 
     Raises IntegrityError for a review that was changed.
     """
-    return {digest for digest, lost in standings(registry, store, line).items() if lost}
+    return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
@@ -95,9 +100,10 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
     with registry.reading() as session:
         log = read_log(session)
         rows = [rows_of(session, review, log) for review, _ in closed]
+        plans = [plan_of(store, review) for review, _ in closed]
+        compared = [weights_compared(session, contents.plan) for contents in plans]
     read = []
-    for each, (review, closing) in zip(rows, closed, strict=True):
-        contents = plan_of(store, review)
+    for each, contents, weights, (review, closing) in zip(rows, plans, compared, closed, strict=True):
         assert_none(review.id, findings_in(each, contents))
         read.append(
             ClosedReview(
@@ -109,6 +115,19 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
                 closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
                 if closing.officer is not None
                 else None,
+                candidate_weights=weights[0],
+                opponent_weights=weights[1],
             )
         )
     return read
+
+
+def weights_compared(session: Session, plan: ReviewPlan) -> tuple[str, str | None]:
+    """SHA-256 of the weights of candidate and opponent, None for the base model.
+
+    A plan of release 0.1.0 does not name them; then the registry does.
+    """
+    candidate = plan.candidate_weights or session.get_one(Adapter, plan.adapter).adapter_sha256
+    if plan.opponent is None:
+        return candidate, None
+    return candidate, plan.opponent_weights or session.get_one(Adapter, plan.opponent).adapter_sha256

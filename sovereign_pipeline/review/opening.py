@@ -27,13 +27,14 @@ from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, O
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import OPENED, Entering, digest_of_row, opening_acts
 from sovereign_pipeline.review.answering import OpenContenders, open_contenders
-from sovereign_pipeline.review.catalog import find_closed_of, find_open
+from sovereign_pipeline.review.catalog import find_closed, find_open
 from sovereign_pipeline.review.closed_reviews import read_closed
 from sovereign_pipeline.review.custody import draw_secrets, keep_secrets, secrets_directory
 from sovereign_pipeline.review.links import issue_link
 from sovereign_pipeline.review.opponents import Opponent, choose_opponent
 from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.plan_stage import PlanRequest, plan_stage
+from sovereign_pipeline.review.result import is_counted
 from sovereign_pipeline.review.sealed import PlanContents, read_plan
 from sovereign_pipeline.settings import Settings
 
@@ -230,15 +231,16 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
 def _assert_not_reviewed_yet(
     registry: Registry, store: ArtifactStore, candidate: Adapter, opponent: Adapter | None
 ) -> None:
-    """Raise ConflictError when the same weights were compared before, under any version.
+    """Raise ConflictError when the same weights were compared before, under any artifact and version.
 
-    A review that is repeated until its gate passes would let anything ship in the end.
+    A review that is repeated until its gate passes would let anything ship in the end. One in which no ballot counts
+    has no result, so another one may be opened in its place.
     """
-    against = opponent.adapter_digest if opponent is not None else candidate.base_model_digest
-    earlier = find_closed_of(registry, candidate.line, candidate.adapter_digest)
-    for closed in read_closed(registry, store, earlier):
+    against = opponent.adapter_sha256 if opponent is not None else None
+    for closed in read_closed(registry, store, find_closed(registry, candidate.line)):
         reviewed = closed.contents.plan
-        if reviewed.opponent_digest == against and closed.has_ballots:
+        same_arms = (closed.candidate_weights, closed.opponent_weights) == (candidate.adapter_sha256, against)
+        if same_arms and is_counted(closed):
             same = "" if reviewed.adapter == candidate.id else f" (then {reviewed.adapter}, the same weights)"
             raise ConflictError(
                 f"{candidate.id}{same} was reviewed against {opponent.id if opponent else candidate.base_model} "

@@ -46,10 +46,10 @@ def choose_opponent(
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)
-    by_rule = next((each for each in others if standing.get(each.adapter_digest) is False), None)
+    by_rule = next((each for each in others if standing.get(each.adapter_sha256) is False), None)
     newer = others[: others.index(by_rule)] if by_rule is not None else others
     opponent = by_rule if named is None else _named(registry, candidate, named, standing)
-    if _name(candidate, opponent) != _name(candidate, by_rule) and candidate.adapter_digest in standing:
+    if _name(candidate, opponent) != _name(candidate, by_rule) and candidate.adapter_sha256 in standing:
         raise ConflictError(
             f"{candidate.id} was reviewed already. Another review of it is against what the rule gives: "
             f"{_name(candidate, by_rule)}.",
@@ -60,8 +60,8 @@ def choose_opponent(
         OpponentChoice(
             named_by=actor if named is not None else None,
             by_rule=_name(candidate, by_rule),
-            is_reviewed=opponent.adapter_digest in standing if opponent is not None else None,
-            never_reviewed=tuple(each.id for each in newer if each.adapter_digest not in standing),
+            is_reviewed=opponent.adapter_sha256 in standing if opponent is not None else None,
+            never_reviewed=tuple(each.id for each in newer if each.adapter_sha256 not in standing),
         ),
     )
 
@@ -70,7 +70,7 @@ def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
     """The line's adapters with other weights than the candidate's, the newest first."""
     with registry.reading() as session:
         adapters = session.scalars(select(Adapter).where(Adapter.line == candidate.line)).all()
-    others = [each for each in adapters if each.adapter_digest != candidate.adapter_digest]
+    others = [each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256]
     return sorted(others, key=lambda each: each.version_numbers, reverse=True)
 
 
@@ -82,9 +82,9 @@ def _named(registry: Registry, candidate: Adapter, named: str, standing: Mapping
         raise InputError(
             f"{named} is an adapter of line {opponent.line}, not of {candidate.line}.", "Name another one."
         )
-    if opponent.adapter_digest == candidate.adapter_digest:
+    if opponent.adapter_sha256 == candidate.adapter_sha256:
         raise InputError(f"{named} has the weights of the candidate {candidate.id}.", "Name another one.")
-    if standing.get(opponent.adapter_digest):
+    if standing.get(opponent.adapter_sha256):
         raise ConflictError(f"{named} lost its blind review, so it is no opponent.", "Name another one.")
     return opponent
 

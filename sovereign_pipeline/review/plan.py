@@ -77,6 +77,11 @@ class ReviewPlan(Frozen):
     candidate_digest: str
     """Of the artifact that answered, under whichever version it is registered."""
     opponent_digest: str
+    candidate_weights: str | None = None
+    """SHA-256 of the weights that answered (`Adapter.adapter_sha256`), whatever artifact holds them: these are what is
+    reviewed once. None in a plan of release 0.1.0."""
+    opponent_weights: str | None = None
+    """The same of the adapter that answered for the opponent; None for the base model, and in a plan of 0.1.0."""
     opponent_choice: OpponentChoice | None = None
     """None in a plan of release 0.1.0, whose opponent was the last registered adapter, reviewed or not."""
     prompts_from: Literal["held_out", "file"]

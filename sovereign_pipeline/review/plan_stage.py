@@ -76,7 +76,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="4",
+        code_version="5",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
@@ -154,6 +154,8 @@ def _plan(
         base_model=candidate.base_model,
         candidate_digest=candidate.adapter_digest,
         opponent_digest=request.opponent_digest,
+        candidate_weights=candidate.adapter_sha256,
+        opponent_weights=opponent.adapter_sha256 if opponent is not None else None,
         opponent_choice=request.chosen.choice,
         prompts_from="held_out" if request.prompt_file is None else "file",
         seed_sha256=commitment(request.drawn.seed),

@@ -280,8 +280,9 @@ def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
     outcomes = []
     for each in reviews:
         plan = each.contents.plan
-        names |= {plan.opponent_digest: each.opponent, plan.candidate_digest: plan.adapter}
+        candidate, opponent = each.candidate_weights, each.opponent_weights or plan.opponent_digest
+        names |= {opponent: each.opponent, candidate: plan.adapter}
         counted = counted_ballots(unblind_ballots(each))
-        outcomes += [(plan.candidate_digest, plan.opponent_digest, (one.preference + 1) / 2) for one in counted]
-    ranked = rank_versions(outcomes, of=reviews[-1].contents.plan.candidate_digest)
+        outcomes += [(candidate, opponent, (one.preference + 1) / 2) for one in counted]
+    ranked = rank_versions(outcomes, of=reviews[-1].candidate_weights)
     return tuple(each.model_copy(update={"version": names[each.version]}) for each in ranked)

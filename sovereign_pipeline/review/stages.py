@@ -37,7 +37,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
 
     return Stage(
         kind="blind_review",
-        code_version="3",
+        code_version="4",
         build=build,
         inputs=(upstream,),
         external=lambda workplace: reviews(workplace).digests(),

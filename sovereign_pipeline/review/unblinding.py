@@ -35,11 +35,10 @@ class ClosedReview:
     ballots: Sequence[Ballot]
     guesses: Sequence[Guess]
     closed_early: EarlyClosing | None
-
-    @property
-    def has_ballots(self) -> bool:
-        """Whether anybody rated anything."""
-        return any(each.ratings is not None for each in self.ballots)
+    candidate_weights: str
+    """SHA-256 of the weights that were compared, under whichever artifact and version."""
+    opponent_weights: str | None
+    """None for the base model."""
 
     @property
     def opponent(self) -> str:

@@ -3,11 +3,13 @@
 What belongs here: telling the two apart, and where their files are. What does not: loading either.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
 
@@ -18,6 +20,7 @@ MODEL_DIRECTORY = "model"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
+_WEIGHTS = "*.safetensors"
 _ADAPTER_MARK = f"{ADAPTER_DIRECTORY}/{ADAPTER_CONFIG}"
 _MODEL_MARK = f"{MODEL_DIRECTORY}/config.json"
 
@@ -32,7 +35,7 @@ class TunedModel:
     @property
     def weights(self) -> tuple[Path, ...]:
         """The files with the weights: one, or the shards of a large model, sorted. Raises IntegrityError for none."""
-        files = tuple(sorted(self.directory.glob("*.safetensors")))
+        files = tuple(sorted(self.directory.glob(_WEIGHTS)))
         if not files:
             raise IntegrityError(f"{self.directory}: no file *.safetensors with weights.", "Train again.")
         return files
@@ -40,8 +43,24 @@ class TunedModel:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the one file, or over the names and digests of all shards."""
-        digests = {file.name: file_sha256(file) for file in self.weights}
-        return digest_of(digests) if len(digests) > 1 else next(iter(digests.values()))
+        return _over({file.name: file_sha256(file) for file in self.weights})
+
+
+def stated_weights(manifest: Manifest) -> str:
+    """The weights' SHA-256 as the manifest of an sft_adapter or aligned_adapter states it: no file is read."""
+    directories = {ADAPTER_DIRECTORY, MODEL_DIRECTORY}
+    paths = {PurePosixPath(entry.path): entry.sha256 for entry in manifest.files}
+    return _over(
+        {
+            path.name: digest
+            for path, digest in paths.items()
+            if str(path.parent) in directories and path.match(_WEIGHTS)
+        }
+    )
+
+
+def _over(digests: Mapping[str, str]) -> str:
+    return digest_of(dict(digests)) if len(digests) != 1 else next(iter(digests.values()))
 
 
 def tuned_model(artifact: Artifact) -> TunedModel:

@@ -24,23 +24,23 @@ def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
     assert list_adapters(bench.open_registry(), "other-line") == []
 
 
-def test_the_last_adapter_besides_one_has_the_highest_version_of_another_artifact(bench: Bench) -> None:
+def test_the_last_adapter_besides_one_has_the_highest_version_of_other_weights(bench: Bench) -> None:
     registry = bench.open_registry()
     assert last_adapter(registry, "lamps", besides=()) is None
     first = bench.register()
-    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    bench.recipe["training"]["sft"] = {"adapter": "none"}
     second = bench.register()
     bench.recipe["training"].pop("sft")
     bench.recipe["purpose"] = "Answer letters about lamps and lanterns."
     again = bench.register()
-    assert (again.version, again.adapter_digest) == ("1.0.2", first.adapter_digest)
+    assert (again.version, again.adapter_digest) == ("3.0.0", first.adapter_digest)
 
     def last(besides: str | None, line: str = "lamps") -> str | None:
         adapter = last_adapter(registry, line, besides={besides})
         return adapter.id if adapter is not None else None
 
-    assert last(None) == last(second.adapter_digest) == "lamps-1.0.2"
-    assert last(first.adapter_digest) == "lamps-1.0.1"
+    assert last(None) == last(second.adapter_sha256) == "lamps-3.0.0"
+    assert last(first.adapter_sha256) == "lamps-2.0.0"
     assert last(None, line="lanterns") is None
 
 

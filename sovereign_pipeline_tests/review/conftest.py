@@ -90,6 +90,11 @@ class ReviewBench:
         self.bench.institution.rows.append(row(len(self.bench.institution.rows)))
         return self.bench.register()
 
+    def same_weights_again(self) -> Adapter:
+        """One more version of the line whose training came to the same bytes under another recipe."""
+        self.bench.recipe["training"].setdefault("sft", {})["max_cut_share"] = 0.03
+        return self.bench.register()
+
     def recipe(self, **review: Any) -> None:
         self.bench.recipe["gates"] = {"review": {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2, **review}}
 

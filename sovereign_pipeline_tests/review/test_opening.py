@@ -245,3 +245,15 @@ def test_a_review_that_was_closed_before_anybody_rated_may_be_opened_again(revie
     reviews.open()
     reviews.close(officer="officer.salim", reason="wrong operators")
     reviews.open()
+
+
+def test_a_review_in_which_shared_prompts_alone_were_rated_may_be_opened_again(reviews: ReviewBench) -> None:
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.open()
+    for each in reviews.asked("operator-1"):
+        if each.shared:
+            reviews.vote("operator-1", each.pair, 1)
+    reviews.close(officer="officer.salim", reason="on leave")
+    with pytest.raises(GateRefused, match="without a ballot to count"):
+        reviews.materialize()
+    reviews.open()

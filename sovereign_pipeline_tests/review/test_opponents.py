@@ -3,7 +3,10 @@
 import pytest
 
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.evaluation.incumbent import incumbent_digests
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.review.catalog import find_closed
+from sovereign_pipeline.review.closed_reviews import adapters_that_lost, read_closed, weights_compared
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -76,6 +79,63 @@ def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBenc
     with pytest.raises(NotFoundError, match=r"no registered adapter 'lamps-7'"):
         reviews.open(opponent="lamps-7")
     assert reviews.open(opponent="base").plan.opponent is None
+
+
+@pytest.mark.security_case(
+    "what lost is trained to the same weights under another recipe, and reviewed again", "refused"
+)
+def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews: ReviewBench) -> None:
+    lost = reviews.with_adapter()
+    review_it(reviews, -1)
+    assert reviews.materialize()[1]["net_preference_not_negative"].outcome == "fail"
+    again = reviews.same_weights_again()
+    assert (again.adapter_sha256, again.adapter_digest == lost.adapter_digest) == (lost.adapter_sha256, False)
+    with pytest.raises(ConflictError, match=r"lamps-1\.0\.0, the same weights.*was reviewed against tiny already"):
+        reviews.open()
+    assert reviews.materialize()[1]["net_preference_not_negative"].outcome == "fail"
+    assert adapters_that_lost(reviews.registry, reviews.bench.store, "lamps") == {again.adapter_sha256}
+    workplace = reviews.bench.workplace()
+    assert incumbent_digests(workplace) == {}
+    reviews.another_adapter()
+    assert incumbent_digests(workplace) == {}
+
+
+@pytest.mark.security_case("what lost is registered anew and reviewed against a weaker opponent, by name", "refused")
+def test_the_same_weights_do_not_get_an_opponent_by_name_under_another_artifact(reviews: ReviewBench) -> None:
+    review_it(reviews, 1)
+    reviews.another_adapter()
+    reviews.another_adapter()
+    review_it(reviews, -1)
+    reviews.same_weights_again()
+    with pytest.raises(ConflictError, match=r"was reviewed already.*against what the rule gives: lamps-1\.0\.0"):
+        reviews.open(opponent="lamps-1.1.0")
+
+
+@pytest.mark.security_case(
+    "a candidate is compared with its own weights under another artifact", "refused by name, no rule"
+)
+def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> None:
+    first = reviews.with_adapter()
+    review_it(reviews, 1)
+    reviews.same_weights_again()
+    assert incumbent_digests(reviews.bench.workplace()) == {}
+    with pytest.raises(InputError, match="has the weights of the candidate"):
+        reviews.open(opponent=first.id)
+    with pytest.raises(ConflictError, match="That result is final"):
+        reviews.open()
+
+
+def test_a_plan_that_names_no_weights_is_about_those_of_its_adapters(reviews: ReviewBench) -> None:
+    """As release 0.1.0 wrote plans: the registry names the weights of both."""
+    review_it(reviews, 1)
+    reviews.another_adapter()
+    review_it(reviews, -1)
+    (_, closed) = read_closed(reviews.registry, reviews.bench.store, find_closed(reviews.registry, "lamps"))
+    plan = closed.contents.plan
+    unnamed = plan.model_copy(update={"candidate_weights": None, "opponent_weights": None})
+    with reviews.registry.reading() as session:
+        assert weights_compared(session, unnamed) == weights_compared(session, plan)
+    assert None not in weights_compared(session, plan)
 
 
 def _result(reviews: ReviewBench) -> tuple[str, list[str]]:

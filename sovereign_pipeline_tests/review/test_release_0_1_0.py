@@ -33,7 +33,7 @@ from sovereign_pipeline_tests.review.conftest import ReviewBench
 pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]
 
 NOW = datetime.datetime(2025, 1, 2, tzinfo=datetime.UTC)
-NEW_IN_THE_PLAN = {"act_key", "identical", "opponent_choice"}
+NEW_IN_THE_PLAN = {"act_key", "identical", "opponent_choice", "candidate_weights", "opponent_weights"}
 EMPTIED = ("review_closing", "ballot", "guess", "sign_in_use", "sign_in_link", "audit_entry", "blind_review")
 
 
