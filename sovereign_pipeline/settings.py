@@ -68,8 +68,8 @@ class Settings(Frozen):
     """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
 
     ui_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost"})
-    """Host names under which a browser reaches the web UIs of Dagster and MLflow and the artifact pages; in the
-    variable with spaces between. Behind a proxy: the names that it serves."""
+    """Host names under which a browser reaches the web UIs of Dagster and MLflow, the artifact pages and the review
+    page; in the variable with spaces between. Behind a proxy: the names that it serves."""
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":

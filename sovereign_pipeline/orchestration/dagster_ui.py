@@ -19,9 +19,9 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.orchestration.trusted_hosts import App, Receive, Scope, Send, for_hosts
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send, for_hosts
 
 READ_ONLY = "--read-only"
 # The defaults of the program dagster-webserver.

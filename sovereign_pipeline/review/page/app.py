@@ -12,6 +12,7 @@ from sovereign_pipeline.review.page import ballots, guesses, language, question,
 from sovereign_pipeline.review.page.context import PageContext
 from sovereign_pipeline.review.page.rendering import HERE
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.trusted_hosts import for_hosts
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
@@ -23,4 +24,6 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
         app.include_router(subject.router)
     refusals.add_handlers(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=refusals.protect)
+    # Last, so that it stands before everything: what a page elsewhere sent is not asked whom it names.
+    app.add_middleware(for_hosts, hosts=settings.ui_hosts)
     return app

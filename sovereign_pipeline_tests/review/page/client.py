@@ -1,10 +1,14 @@
 """A client of the page over HTTP, without a browser."""
 
 import re
+from typing import Any
 
 from starlette.testclient import TestClient
 
 from sovereign_pipeline_tests.review.conftest import ReviewBench
+
+HERE = "http://127.0.0.1:8600"
+
 
 RATINGS = {f"{position}.{name}": 3 for position in "ab" for name in ("accuracy", "helpfulness", "tone")}
 
@@ -14,6 +18,9 @@ BALLOT = {"preference": "a", "ratings": RATINGS}
 
 class PageClient(TestClient):
     """One operator's, that remembers the page it is on."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **{"base_url": HERE, **options})
 
     def see(self) -> str:
         page = self.get("/")

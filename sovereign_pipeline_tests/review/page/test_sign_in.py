@@ -3,6 +3,7 @@
 import pytest
 
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.tables import Ballot
 from sovereign_pipeline.review.links import issue_another_link
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline_tests.review.conftest import ReviewBench
@@ -99,6 +100,45 @@ def test_no_header_is_trusted_unless_it_is_named_and_comes_from_the_proxy(
     assert ask("10.0.0.9") == 401
     monkeypatch.setenv("SOVEREIGN_REVIEW_PROXIES", "10.0.0.9")
     assert (ask("10.0.0.9"), ask("127.0.0.1")) == (200, 401)
+
+
+ELSEWHERE = "http://rebound.example:8600"
+
+
+@pytest.mark.security_case(
+    "A page elsewhere has its name lead to the review page and sends the header of the proxy", "403, and no ballot"
+)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"Host": "rebound.example:8600", "Origin": ELSEWHERE, "Sec-Fetch-Site": "same-origin"},
+        {"Origin": ELSEWHERE, "Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    ],
+    ids=str,
+)
+def test_a_page_elsewhere_rates_nothing_as_an_operator(
+    reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch, sent: dict[str, str]
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
+    app = create_app(reviews.bench.settings, reviews.registry)
+    with PageClient(app, client=("127.0.0.1", 1), headers={"X-Remote-User": "operator-3"}) as browser:
+        browser.see()
+        path, token = f"/pairs/{browser.attribute('pair')}", browser.attribute("form-token")
+        assert browser.get("/", headers=sent).status_code == 403
+        assert browser.post(path, json=BALLOT, headers={"X-Form-Token": token, **sent}).status_code == 403
+    with reviews.registry.reading() as session:
+        assert session.query(Ballot).count() == 0
+
+
+def test_the_page_answers_the_name_that_the_proxy_serves(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOVEREIGN_UI_HOSTS", "review.institution.example")
+    app = create_app(reviews.bench.settings, reviews.registry)
+    with PageClient(app, base_url="https://review.institution.example") as browser:
+        signed_in(browser, reviews)
+        origin = {"Origin": "https://review.institution.example", "Sec-Fetch-Site": "same-origin"}
+        assert browser.get("/", headers=origin).status_code == 200
+        assert browser.get("/", headers={"Host": "127.0.0.1:8600"}).status_code == 403
 
 
 def test_an_operator_whom_the_proxy_names_rates_their_own_pairs_and_a_stranger_none(
