@@ -24,6 +24,12 @@ def assert_open(session: Session, review: str) -> None:
         raise ConflictError(CLOSED)
 
 
+def is_closed(registry: Registry, review: str) -> bool:
+    """Whether a review's closing is in the registry."""
+    with registry.reading() as session:
+        return session.get(ReviewClosing, review) is not None
+
+
 def find_open(session: Session, line: str) -> BlindReview | None:
     """Find the line's review that was opened and not closed. Raises IntegrityError for several."""
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()

@@ -11,6 +11,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, digest_of_row, entering_acts
 from sovereign_pipeline.review.ballots import ballots_digest
+from sovereign_pipeline.review.catalog import is_closed
 from sovereign_pipeline.review.custody import forget_key, sealed_seed, signed_acts
 from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
@@ -38,6 +39,23 @@ def close(
     ConflictError for a review that is closed or that release 0.1.0 opened, and IntegrityError that names every finding
     when ballots, sign-ins and the rest are not those of the signed acts.
     """
+    try:
+        return _close(registry, settings, review, contents, actor, officer, reason)
+    finally:
+        # Also where something failed after the commit, and when it is closed once more: a key that lies there signs.
+        if is_closed(registry, review.id):
+            forget_key(settings, review.id)
+
+
+def _close(
+    registry: Registry,
+    settings: Settings,
+    review: BlindReview,
+    contents: PlanContents,
+    actor: str,
+    officer: str | None,
+    reason: str | None,
+) -> ReviewClosing:
     if review.act_key is None:
         raise ConflictError(
             f"Review {review.id} of line {review.line} was opened by release 0.1.0, which did not sign ballots. It "
@@ -77,7 +95,6 @@ def close(
                 "row": digest_of_row(closing),
             },
         )
-    forget_key(settings, review.id)
     return closing
 
 

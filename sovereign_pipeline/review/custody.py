@@ -120,6 +120,11 @@ def signing_key(settings: Settings, review: BlindReview) -> bytes:
     return key
 
 
+def is_key_kept(settings: Settings, review: str) -> bool:
+    """Whether the private key of a review lies on this machine."""
+    return (settings.review_secrets / f"{review}{KEY}").exists()
+
+
 def forget_key(settings: Settings, review: str) -> None:
     """Delete the private key of a review that is closed: nobody can sign for it any more."""
     (settings.review_secrets / f"{review}{KEY}").unlink(missing_ok=True)

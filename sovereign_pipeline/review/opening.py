@@ -8,7 +8,7 @@ import datetime
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -75,7 +75,8 @@ class _Match:
 
     record: ArtifactRef
     """The candidate's registered_adapter artifact."""
-    candidate: Adapter
+    candidate: Adapter = field(compare=False)
+    """Which the record names."""
     opponent: Opponent
 
 
@@ -90,6 +91,12 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
     with registry.reading() as session:
         _assert_none_is_open(session, line)
     operators = _operators(workplace.line.gates.review, request.operators)
+    with _nobody_else_opens(workplace.settings, line):
+        return _open(registry, workplace, request, operators)
+
+
+def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: tuple[str, ...]) -> Opened:
+    line, settings = workplace.line.line, workplace.settings
     match = _match(registry, workplace, request)
     drawn = draw_secrets()
     stage = plan_stage(
@@ -104,14 +111,13 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
         ),
         request.candidate_stage,
     )
-    settings = workplace.settings
-    with _nobody_else_opens(settings, line):
-        plan_ref = produce(stage, workplace, {request.candidate_stage.kind: match.record}).ref
+    plan_ref = produce(stage, workplace, {request.candidate_stage.kind: match.record}).ref
     contents = read_plan(workplace.store, plan_ref)
     review_id = secrets.token_hex(8)
     keep_secrets(settings, review_id, drawn)
     with opening_acts(settings, registry, review_id, drawn.key) as entering:
         _assert_none_is_open(entering.session, line)
+        _assert_same_match(match, _match(registry, workplace, request), line)
         _register(entering, match, plan_ref, contents, request.actor)
         days = workplace.line.gates.review.link_days
         links = {name: issue_link(entering, name, days, request.actor) for name in operators}
@@ -123,6 +129,20 @@ def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> 
     opponent = choose_opponent(registry, workplace.store, candidate, request.opponent, request.actor)
     _assert_not_reviewed_yet(registry, workplace.store, candidate, opponent.adapter)
     return _Match(record, candidate, opponent)
+
+
+def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
+    """Raise ConflictError when a review of another machine has changed who meets whom since the answers were made.
+
+    Asked in the transaction that opens, during which nobody else writes: the lock is of this machine alone.
+    """
+    if before != now:
+        raise ConflictError(
+            f"Line {line}: what the candidate is compared with changed while the answers were made.",
+            "Open the review again.",
+            act="open_review",
+            line=line,
+        )
 
 
 def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str) -> None:
@@ -169,7 +189,9 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Hold the line's lock while the answers are made, which takes minutes; a second opening would make them in vain.
+    """Hold the line's lock from the choice of the arms until the review is open: what was chosen stays so.
+
+    The answers take minutes; a second opening would make them in vain.
 
     Raises ConflictError while another process holds it.
     """

@@ -6,7 +6,7 @@ and the result state. What belongs here: that choice. What does not: opening a r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import select
 
@@ -26,8 +26,10 @@ BASE = "base"
 class Opponent:
     """What a candidate is compared with."""
 
-    adapter: Adapter | None
+    adapter: Adapter | None = field(compare=False)
     """None for the candidate's base model."""
+    id: str
+    """Of the adapter, or the name of the base model."""
     choice: OpponentChoice
 
 
@@ -57,6 +59,7 @@ def choose_opponent(
         )
     return Opponent(
         opponent,
+        _name(candidate, opponent),
         OpponentChoice(
             named_by=actor if named is not None else None,
             by_rule=_name(candidate, by_rule),

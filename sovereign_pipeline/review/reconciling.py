@@ -43,7 +43,7 @@ from sovereign_pipeline.review.acts import (
 )
 from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, content_of, guesses_of, was_asked
 from sovereign_pipeline.review.catalog import find_all
-from sovereign_pipeline.review.custody import SignedAct, noted_reviews, signed_acts
+from sovereign_pipeline.review.custody import SignedAct, is_key_kept, noted_reviews, signed_acts
 from sovereign_pipeline.review.sealed import PlanContents, plan_of
 from sovereign_pipeline.settings import Settings
 
@@ -147,7 +147,12 @@ def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> lis
         contents = plan_of(store, rows.review)
     except SovereignError as error:
         return [error.message.rstrip(".")]
-    return findings_in(rows, contents, signed_acts(settings, rows.review.id))
+    found = findings_in(rows, contents, signed_acts(settings, rows.review.id))
+    if rows.closing is not None and is_key_kept(settings, rows.review.id):
+        found.append(
+            "it is closed, and the key that signs its acts is still there; delete it (SOVEREIGN_REVIEW_SECRETS)"
+        )
+    return found
 
 
 def _is_about(entry: AuditEntry, review: str) -> bool:

@@ -6,6 +6,7 @@ from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.plan import commitment
+from sovereign_pipeline.review.reconciling import examine_all
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]  # on either kind
@@ -85,3 +86,39 @@ def test_the_registered_number_is_no_more_than_what_can_be_asked(reviews: Review
     assert asked < 20
     reviews.vote_all(1)
     assert reviews.close().ballots == asked
+
+
+@pytest.mark.security_case(
+    "closing ends before the signing key is deleted, which then lies there", "found, and deleted"
+)
+def test_no_key_outlives_the_closing_of_its_review(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    reviews.open()
+    reviews.vote_all(1)
+    key = reviews.bench.settings.review_secrets / f"{reviews.review.id}.key"
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("sovereign_pipeline.review.acts.note_signed", no_space)
+        kept = key.read_bytes()
+        with pytest.raises(OSError, match="No space left"):
+            reviews.close()
+    assert not key.exists()
+    assert examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings) == {}
+
+    key.write_bytes(kept)  # as when the process is killed between the two
+    ((review, (finding,)),) = examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings).items()
+    assert (review, "the key that signs its acts is still there" in finding) == (reviews.review.id, True)
+    with pytest.raises(ConflictError, match="is closed"):
+        reviews.close()
+    assert not key.exists()
+    assert examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings) == {}
+
+
+def test_the_key_stays_while_the_review_is_open(reviews: ReviewBench) -> None:
+    reviews.open()
+    with pytest.raises(GateRefused):
+        reviews.close()
+    reviews.vote_all(1)
+    assert reviews.close().ballots == 20

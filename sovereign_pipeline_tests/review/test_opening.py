@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.review.answering import Contenders
 from sovereign_pipeline.review.ballots import given, progress
-from sovereign_pipeline.review.custody import sealed_seed
+from sovereign_pipeline.review.custody import ReviewSecrets, draw_secrets, sealed_seed
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline.review.plan import commitment, deal
 from sovereign_pipeline.review.sealed import answers_of
@@ -257,3 +258,32 @@ def test_a_review_in_which_shared_prompts_alone_were_rated_may_be_opened_again(r
     with pytest.raises(GateRefused, match="without a ballot to count"):
         reviews.materialize()
     reviews.open()
+
+
+@pytest.mark.security_case("two openings race into a second review of the same two", "the later one is refused")
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
+def test_no_second_review_of_the_same_two_is_opened_beside_a_running_opening(
+    reviews: ReviewBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    drawn: list[str] = []
+
+    def draw_after_another_review() -> ReviewSecrets:
+        if not drawn:
+            drawn.append("once")
+            here = os.environ.get("SOVEREIGN_REVIEW_SECRETS")
+            if elsewhere:  # where this machine's lock is not seen
+                monkeypatch.setenv("SOVEREIGN_REVIEW_SECRETS", str(tmp_path / "elsewhere"))
+            reviews.open()
+            reviews.vote_all(-1)
+            reviews.close()
+            if here is None:
+                monkeypatch.delenv("SOVEREIGN_REVIEW_SECRETS", raising=False)
+            else:
+                monkeypatch.setenv("SOVEREIGN_REVIEW_SECRETS", here)
+        return draw_secrets()
+
+    monkeypatch.setattr("sovereign_pipeline.review.opening.draw_secrets", draw_after_another_review)
+    with pytest.raises(ConflictError, match="That result is final" if elsewhere else "is being opened by another"):
+        reviews.open()
+    with reviews.registry.reading() as session:
+        assert session.query(BlindReview).count() == elsewhere
