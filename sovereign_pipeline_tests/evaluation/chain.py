@@ -20,6 +20,7 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+from sovereign_pipeline.training.tuned_model import stated_weights
 from sovereign_pipeline_tests.evaluation.documents import document
 from sovereign_pipeline_tests.materializing import materialize
 
@@ -87,7 +88,7 @@ class Chain:
                     line=line,
                     version=version,
                     adapter_digest=aligned.digest,
-                    adapter_sha256="a" * 64,
+                    adapter_sha256=stated_weights(self.workplace.store.read_manifest(self.made["aligned_adapter"])),
                     manifest_sha256=aligned.manifest_sha256,
                     record_digest=digest_of(version),
                     record_manifest_sha256="b" * 64,
