@@ -86,7 +86,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(installation
     newest = max(checkpoint.name for checkpoint in checkpoints)
     assert installation.store.current("harbour", "sft_adapter") is None
 
-    status, output = installation.run("run", "harbour")
+    status, output = installation.run("run", "harbour", "--until", "sft_adapter")
     assert status == 0, output
     assert f"resuming from {newest}" in output
     assert "raw_corpus" not in output  # what was made before is reused
