@@ -7,6 +7,7 @@ What belongs here: what the stage reads and writes, what makes its identity. Wha
 import json
 import time
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of
@@ -131,6 +132,34 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     return Verdict(False, f"left in the output: {kinds}; rows {and_more(rows)}.", evidence)
 
 
+def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare every document with the classified one in its place: scrubbing changes texts and authors alone."""
+    rows = max(_rows_in(artifact), _rows_in(inputs[CLASSIFIED_CORPUS.kind]))
+    countdown = Countdown(workplace.progress, "gate columns_kept", rows, "document")
+    both = zip_longest(
+        read_documents(artifact.file(DOCUMENTS)), read_documents(inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS))
+    )
+    differing: list[str] = []
+    count = 0
+    for count, (scrubbed, classified) in enumerate(both, start=1):
+        if scrubbed is None or classified is None or _columns(scrubbed) != _columns(classified):
+            differing.append(f"line {count}")
+        countdown.reached(count)
+    evidence = {"rows": differing[:ROWS_IN_EVIDENCE], "rows_that_differ": len(differing)}
+    if not differing:
+        return Verdict(True, f"all {count:,} rows have the level and columns that they had.", evidence)
+    message = (
+        f"{len(differing):,} rows differ from the classified corpus in more than their texts: {and_more(differing)}."
+    )
+    return Verdict(False, message, evidence)
+
+
+def _columns(document: Document) -> dict[str, object]:
+    """Everything but what is scrubbed, and which texts there are."""
+    columns = document.model_dump(exclude={*document.texts, "author"})
+    return {**columns, "texts": [name for name, text in document.texts.items() if text]}
+
+
 def _identifiers_left(document: Document, treatments: Treatments) -> list[Kind]:
     texts = [*document.texts.values(), document.author]
     spans = [span for text in texts for span in leftovers(normalise(text).text)]
@@ -179,6 +208,12 @@ SCRUBBED_CORPUS = Stage(
             code_version="3",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
+        ),
+        Gate(
+            name="columns_kept",
+            question="Is every document of the classified corpus still there, with its level and its other columns?",
+            code_version="1",
+            evaluate=evaluate_columns_kept,
         ),
     ),
 )

@@ -94,6 +94,7 @@ def test_every_gate_is_a_blocking_check_of_each_line() -> None:
         "classification_inherited",
         "no_crossing_groups",
         "no_identifier_left",
+        "columns_kept",
         "digests_verified",
         "not_contaminated",
         "end_of_turn_trained",

@@ -100,6 +100,53 @@ def test_the_gate_finds_an_identifier_that_was_left(
 
 
 @pytest.mark.security_case(
+    "a level, a case or a row of the scrubbed corpus is rewritten, with manifest and index computed anew",
+    "the gate `columns_kept` compares every row with the classified corpus and names the rows",
+)
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ({"classification": "PUBLIC"}, ["line 3", "line 6"]),
+        ({"case": "PRM/OTHER"}, ["line 3", "line 6"]),
+        ({"rejected": "another reply"}, ["line 3", "line 6"]),
+        ({"response": "another reply", "author": "NAME_9"}, []),
+    ],
+)
+def test_the_gate_finds_a_row_that_is_not_the_classified_one(
+    institution: DemoInstitution, change: dict[str, str], rows: list[str]
+) -> None:
+    for row in institution.rows:
+        row["classification"] = "SECRET"
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+
+    def rewriting(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
+        changed = (row.model_copy(update=change if row.id in ("R-00002", "R-00005") else {}) for row in source)
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
+
+    stage = replace(SCRUBBED_CORPUS, code_version="x", build=rewriting, external=lambda workplace: {})
+    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["columns_kept"]
+    assert verdict.passed is not bool(rows)
+    assert verdict.evidence["rows"] == rows
+
+
+def test_the_gate_finds_a_row_that_is_missing(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+
+    def dropping(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
+        kept = (row for row in source if row.id != "R-00039")
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, kept)})
+
+    stage = replace(SCRUBBED_CORPUS, code_version="x", build=dropping, external=lambda workplace: {})
+    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["columns_kept"]
+    assert not verdict.passed
+    assert verdict.evidence["rows_that_differ"] == 1
+
+
+@pytest.mark.security_case(
     "the vault's public key is replaced by another one between two runs",
     "scrubbing stops and names both fingerprints; nothing is sealed to the new key",
 )

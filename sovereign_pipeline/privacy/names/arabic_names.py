@@ -18,9 +18,10 @@ from sovereign_pipeline.privacy.names.arabic_words import (
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
 
 _PHRASE = re.compile("[ء-ي]+(?: [ء-ي]+)*")
-_PHRASE_BEFORE_IDENTITY = re.compile(
-    r"(?P<phrase>[ء-ي]+(?: [ء-ي]+)+)(?=، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم))"
-)
+_IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
+_LAST_WORDS = re.compile(r"(?:[ء-ي]+ ){1,3}[ء-ي]+\Z")
+_LONGEST_OF_FOUR_WORDS = 160
+"""Characters before an identity that are looked at: never a whole text once for each of its words."""
 _JOINED_WITH_NEXT = frozenset({"أبو", "ابو", "عبد", "آل"})  # they make one name with the next word
 
 
@@ -58,8 +59,11 @@ class ArabicNames:
 
     def _before_identity(self, text: str) -> Iterator[tuple[int, int]]:
         """ "… توماس إيكلوند، جواز السفر رقم": two words, or three when a title or role stands before them."""
-        for phrase in _PHRASE_BEFORE_IDENTITY.finditer(text):
-            words = list(ARABIC_WORD.finditer(text, phrase.start(), phrase.end()))
+        for identity in _IDENTITY.finditer(text):
+            before = _LAST_WORDS.search(text, max(0, identity.start() - _LONGEST_OF_FOUR_WORDS), identity.start())
+            if before is None:
+                continue
+            words = list(ARABIC_WORD.finditer(text, *before.span()))
             roles = [i for i, word in enumerate(words[-4:-1]) if is_role(word.group())]
             name = words[-4:][roles[-1] + 1 :] if roles else words[-2:]
             plain = all(word.group() not in self._never and not is_role(word.group()) for word in name)

@@ -6,6 +6,7 @@ What belongs here: where a name begins and ends. What does not: what a single wo
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from sovereign_pipeline.privacy.names import gazetteer, world_names
 from sovereign_pipeline.privacy.names.entities import Entity
@@ -29,6 +30,8 @@ from sovereign_pipeline.privacy.names.persons import folded_word
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?)][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
 _VESSEL_BEFORE = re.compile(rf"\b(?:{gazetteer.VESSELS}) (?:named |called )?['\"]?\Z", re.IGNORECASE)
+_CAPITAL_BEHIND = re.compile(" [A-Z]")
+_FIGURE_BEHIND = re.compile(r" \d")
 _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
 
 
@@ -128,8 +131,14 @@ class LatinNames:
 
     def _names_in_run(self, text: str, run: Token, signed: bool) -> Iterator[tuple[int, int]]:
         tokens = list(EACH_TOKEN.finditer(text, run.start(), run.end()))
+        in_organisation = _names_an_organisation(tokens)
+        titled = {after.start() for before, after in pairwise(tokens) if _is_honorific(before)}
         for segment in self._segments(tokens):
-            name = _name_in_segment(text, segment, tokens, signed)
+            is_titled = segment[0].start() in titled
+            alone = signed and len(segment) == len(tokens)
+            name = _name_in_segment(
+                text, segment, titled=is_titled, in_organisation=in_organisation and not is_titled, signed=alone
+            )
             if name is not None:
                 first, last = name
                 yield segment[first].start(), segment[min(last, len(segment) - 1)].end()
@@ -165,21 +174,27 @@ class LatinNames:
         return [segment for segment in trimmed if segment]
 
 
-def _name_in_segment(text: str, segment: list[Token], run: list[Token], signed: bool) -> tuple[int, int] | None:
+def _name_in_segment(
+    text: str, segment: list[Token], *, titled: bool, in_organisation: bool, signed: bool
+) -> tuple[int, int] | None:
     """First and last word of the name in a segment of a run of capitalised words, by the strongest rule that holds.
 
     The last word may lie beyond the segment: a rule says how many words a name has at most.
+
+    Args:
+        titled: an honorific stands before it.
+        in_organisation: its run names an organisation.
+        signed: it is a whole run of a letter, so it may be the name at its end.
     """
     first, last = segment[0], segment[-1]
     kinship = [i for i, token in enumerate(segment) if token.group().casefold() in gazetteer.KINSHIP]
     articled = [i for i, token in enumerate(segment) if is_articled(token)]
     tribes = [i for i in articled if with_plain_article(segment[i].group()).endswith(("i", "y"))]
     given = next((i for i in range(len(segment)) if begins_name(segment, i)), None)
-    titled = _is_titled(first, run)
     if kinship and 0 < kinship[0] < len(segment) - 1:
         begin = given if given is not None and given < kinship[0] else max(0, kinship[0] - 1)
         return begin, articled[0] if articled and articled[0] > kinship[-1] else kinship[-1] + 2
-    if (_names_an_organisation(run) and not titled) or _is_vessel(text, first.start(), last.end()):
+    if in_organisation or _is_vessel(text, first.start(), last.end()):
         return None
     if tribes or (articled and given is not None and given < articled[0]):
         end = (tribes or articled)[0]
@@ -195,15 +210,13 @@ def _name_in_segment(text: str, segment: list[Token], run: list[Token], signed: 
     surname = next((i for i, token in enumerate(segment) if is_surname(token)), None)
     if surname is not None:
         return max(0, surname - 2), surname
-    if signed and len(segment) == len(run) <= 3 and _is_signature(text, first, last):
+    if signed and len(segment) <= 3 and _is_signature(text, first, last):
         return 0, len(segment) - 1
     return None
 
 
-def _is_titled(first: Token, run: list[Token]) -> bool:
-    """Whether an honorific stands before a word of a run."""
-    position = run.index(first)
-    return position > 0 and run[position - 1].group().casefold().strip(".") in gazetteer.HONORIFICS
+def _is_honorific(token: Token) -> bool:
+    return token.group().casefold().strip(".") in gazetteer.HONORIFICS
 
 
 def _has_role_before(text: str, first: Token) -> bool:
@@ -254,7 +267,7 @@ def _is_signature(text: str, first: Token, last: Token) -> bool:
 
 def _is_unsure_alone(text: str, token: Token) -> bool:
     """A single capitalised word that a model took for a person, where every word has a capital or more words follow."""
-    if token.group().isupper() or re.match(r" [A-Z]", text[token.end() :]):
+    if token.group().isupper() or _CAPITAL_BEHIND.match(text, token.end()):
         return True
     if CUE_BEFORE.search(text, max(0, token.start() - 24), token.start()):
         return False
@@ -264,7 +277,8 @@ def _is_unsure_alone(text: str, token: Token) -> bool:
 
 def _is_vessel(text: str, start: int, end: int) -> bool:
     return (
-        _VESSEL_BEFORE.search(text[max(0, start - 20) : start]) is not None or re.match(r" \d", text[end:]) is not None
+        _VESSEL_BEFORE.search(text[max(0, start - 20) : start]) is not None
+        or _FIGURE_BEHIND.match(text, end) is not None
     )
 
 
