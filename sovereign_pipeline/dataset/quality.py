@@ -1,8 +1,8 @@
 """Quality findings on the rows of a dataset: counts, the first row ids, and what to do. Findings only warn.
 
-What belongs here: examining one document at a time; only numbers and the first ids are kept. What does not: what stops
-a dataset (`gates.py`). The wording of a finding is stored in the card, so that a change of it needs a new
-`code_version`.
+What belongs here: examining one document at a time; only numbers and the first ids are kept. What does not: the end of
+a reply (`endings.py`), rows that contradict each other (`contradictions.py`), what stops a dataset (`gates.py`). The
+wording of a finding is stored in the card, so that a change of it needs a new `code_version`.
 """
 
 import re
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from sovereign_pipeline.corpus.document import Document, Role
+from sovereign_pipeline.dataset.contradictions import Contradictions
+from sovereign_pipeline.dataset.endings import RUNNING_LINE_WORDS, is_clipped
 from sovereign_pipeline.frozen import Frozen
 
 NEAR_EMPTY_WORDS = 3
-RUNNING_LINE_WORDS = 8
-"""A last line of more words than this is a sentence, not a signature or an item of a list."""
 NEAR_LIMIT = 0.9
 MIN_LETTERS = 20
 ONE_SIDED = 0.8
@@ -27,10 +27,6 @@ UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 
 _WORD = re.compile(r"\w+")
-_CLOSING = "\"'”’»)]}*_`> \t"
-_SENTENCE_ENDS = ".!?…:;؟۔。！？"
-_UNFINISHED_ENDS = "-–—ـ,،([{«“/&"
-_UNFINISHED_WORDS = frozenset("the an and or of و في من إلى على أن أو التي الذي".split())  # noqa: SIM905
 _TAGS = "a|b|blockquote|body|br|code|div|em|font|form|h[1-6]|head|hr|html|i|img|li|ol|p|pre|script|span|strong|style"
 _MARKUP = re.compile(
     rf"</?(?:{_TAGS}|sub|sup|table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>"
@@ -71,8 +67,8 @@ _COMMON: Mapping[str, tuple[str, str]] = {
         "Look at them: a stamp or a note in place of a reply teaches the model to answer so.",
     ),
     "clipped answers": (
-        f"rows whose reply ends in an unfinished mark or word, or in a line of more than {RUNNING_LINE_WORDS} words "
-        "without the end of a sentence",
+        "rows whose reply ends in an ellipsis, a note that it goes on, an unfinished mark or word, or in a line of "
+        f"more than {RUNNING_LINE_WORDS} words without the end of a sentence",
         "Look at the export: a column that is too short cuts replies, and the model learns to stop in mid-sentence.",
     ),
     "HTML left in": (
@@ -92,7 +88,21 @@ _COMMON: Mapping[str, tuple[str, str]] = {
         "Raise max_length, or shorten them; above training.sft.max_cut_share the trainer stops.",
     ),
 }
+_CONTRADICTING = "contradicting preferences"
+_NEAR_EMPTY_REJECTED = "near-empty rejected replies"
+_OF_BOTH: Mapping[str, tuple[str, str]] = {
+    _CONTRADICTING: (
+        "pairs of which others say the opposite for the same request (A over B, and B over A), or the same reply "
+        "labelled good and bad; texts are the same when their words are",
+        "Decide in the source which one counts, or remove both: together they teach nothing, or noise.",
+    ),
+    _NEAR_EMPTY_REJECTED: (
+        f"rows with a rejected reply, or one labelled bad, of fewer than {NEAR_EMPTY_WORDS} words",
+        "Look at them: to be better than a stub teaches only to say something. Remove those that nobody wrote.",
+    ),
+}
 _OF_PAIRS: Mapping[str, tuple[str, str]] = {
+    **_OF_BOTH,
     "chosen equals rejected": (
         "pairs of equal replies",
         "Correct the source, or what scrubbing made equal; the dataset is refused as long as there is one.",
@@ -103,6 +113,7 @@ _OF_PAIRS: Mapping[str, tuple[str, str]] = {
     ),
 }
 _OF_LABELS: Mapping[str, tuple[str, str]] = {
+    **_OF_BOTH,
     "labelled good": (
         f"replies that people found good; doubtful from a share of {UNEVEN_LABELS:.0%}, or when as rarely",
         "Add replies of the rarer label, or weigh them when training: KTO learns from both.",
@@ -146,6 +157,7 @@ class Quality:
         self._limit = limit
         self._tallies = {name: _Tally() for name in self._kinds}
         self._ratios = array("d")
+        self._contradictions = Contradictions()
         self.rows = 0
 
     def add(self, document: Document, tokens: int, *, is_copy: bool) -> None:
@@ -154,8 +166,13 @@ class Quality:
             self._count("exact duplicates", document)
         for name in self._found(document, tokens):
             self._count(name, document)
+        self._contradictions.add(document)
 
     def findings(self) -> tuple[Finding, ...]:
+        """Of the rows so far."""
+        if _CONTRADICTING in self._tallies:
+            rows = self._contradictions.rows()
+            self._tallies[_CONTRADICTING] = _Tally(len(rows), rows[:_IDS_SHOWN])
         return tuple(self._finding(name) for name in self._kinds)
 
     def _found(self, document: Document, tokens: int) -> Iterator[str]:
@@ -164,8 +181,10 @@ class Quality:
         learnt = "" if document.label is False else document.response
         if not all(answer.strip() for answer in answers):
             yield "empty answers"
-        if learnt.strip() and len(list(islice(_WORD.finditer(learnt), NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS:
+        if _is_near_empty(learnt):
             yield "near-empty answers"
+        if _is_near_empty(document.response if document.label is False else document.rejected or ""):
+            yield _NEAR_EMPTY_REJECTED
         if is_clipped(learnt):
             yield "clipped answers"
         if any(_MARKUP.search(text) for text in (document.subject, document.request, *answers)):
@@ -213,20 +232,9 @@ class Quality:
         )
 
 
-def is_clipped(text: str) -> bool:
-    """Whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
-
-    Its last line decides: it ends in a hyphen, comma, tatweel or opening bracket, or in a word such as `the` or `في`
-    that nothing ends with; or it is long enough to be a sentence and does not end one. Signatures are short lines.
-    """
-    lines = text.strip().splitlines()
-    line = lines[-1].rstrip(_CLOSING) if lines else ""
-    if not line:
-        return False
-    words = line.split()
-    if line[-1] in _UNFINISHED_ENDS or words[-1].casefold() in _UNFINISHED_WORDS:
-        return len(words) > 1
-    return len(words) > RUNNING_LINE_WORDS and line[-1] not in _SENTENCE_ENDS
+def _is_near_empty(reply: str) -> bool:
+    """Whether it has few words; one of no characters is empty, which is another finding."""
+    return bool(reply.strip()) and len(list(islice(_WORD.finditer(reply), NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 def is_in_other_script(text: str, language: str) -> bool:

@@ -96,7 +96,7 @@ def _preference_config(line: Line) -> Config:
 
 TRAINING_DATASET = Stage(
     kind="training_dataset",
-    code_version="3",
+    code_version="4",
     build=build_training_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_training_config,
@@ -109,7 +109,7 @@ TRAINING_DATASET = Stage(
                 "Are the rows exactly those of the training side and the recipe's canaries, and does the card state "
                 "what they give?"
             ),
-            code_version="3",
+            code_version="4",
             evaluate=evaluate_training_dataset,
             config=_training_config,
         ),
@@ -119,7 +119,7 @@ TRAINING_DATASET = Stage(
 
 PREFERENCE_DATASET = Stage(
     kind="preference_dataset",
-    code_version="3",
+    code_version="4",
     build=build_preference_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_preference_config,
@@ -129,7 +129,7 @@ PREFERENCE_DATASET = Stage(
         Gate(
             name="digests_verified",
             question="Are the rows exactly those of the training side: true pairs, or replies with both labels?",
-            code_version="3",
+            code_version="4",
             evaluate=evaluate_preference_dataset,
             config=_preference_config,
         ),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document, Role
-from sovereign_pipeline.dataset.quality import Finding, Quality, is_clipped, is_in_other_script
+from sovereign_pipeline.dataset.quality import Finding, Quality, is_in_other_script
 from sovereign_pipeline_tests.conftest import letter
 
 ENGLISH = "The lamp at the north pier was mended on Monday and burns again."
@@ -102,30 +102,78 @@ def test_a_reply_that_was_turned_down_may_be_clipped() -> None:
     assert found([clipped[0].model_copy(update={"label": False})], "labels")["clipped answers"].count == 0
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        ENGLISH,
-        ARABIC,
-        "هل تم ذلك؟",
-        f"{ENGLISH}\n\nDirector of Lamps\nNAME_1",
-        f"{ENGLISH}\n- fee: 5 rials\n- form: 12",
-        f"{ENGLISH}\n\nDirector General of Lamps, Buoys and Harbour Lights",
-        f'He wrote: "{ENGLISH}"',
-        "Yes",
-        "",
-        "The register lists these nine lamps of the old harbour quay:",
-    ],
-)
-def test_whole_replies_are_not_taken_for_clipped(reply: str) -> None:
-    assert not is_clipped(reply)
+def preferences(*rows: tuple[str, str, str]) -> list[Document]:
+    """Pairs of request, chosen and rejected reply."""
+    return [
+        row.model_copy(update={"subject": "", "request": request, "response": chosen, "rejected": rejected})
+        for row, (request, chosen, rejected) in zip(documents(len(rows)), rows, strict=True)
+    ]
 
 
-@pytest.mark.parametrize(
-    "reply", ["We mended the", "We mended lamps,", "Mended lam-", "سوف ننظر في", "The fee is (", "أصلحنا المصبـ"]
-)
-def test_clipped_replies(reply: str) -> None:
-    assert is_clipped(reply)
+LAMPS, BUOYS, FEES = "The lamp is mended.", "The buoy is at its place.", "The fee is nine rials."
+
+
+def test_pairs_of_which_another_says_the_opposite_are_found_in_any_spelling() -> None:
+    rows = preferences(
+        ("Which one?", LAMPS, BUOYS),
+        ("Which one?", LAMPS, FEES),
+        ("which  ONE", BUOYS.upper(), f"«{LAMPS}»"),
+        ("Which other one?", BUOYS, LAMPS),
+        ("Which one?", FEES, FEES),
+    )
+    finding = found(rows, "preferences")["contradicting preferences"]
+    assert (finding.count, finding.rows, finding.warns) == (2, (rows[0].id, rows[2].id), True)
+
+
+def test_circles_of_preferences_are_found_whole_and_each_beside_its_own() -> None:
+    rows = preferences(
+        ("Which one?", LAMPS, BUOYS),
+        ("أيها؟", "تم الإصلاح", "لم يتم الإصلاح"),
+        ("Which one?", BUOYS, FEES),
+        ("Which one?", FEES, LAMPS),
+        ("أيّها؟", "لم يتم الاصلاح", "تمّ الإصلاح"),
+        ("Which one?", LAMPS, "Nothing was done about it."),
+    )
+    finding = found(rows, "preferences")["contradicting preferences"]
+    assert finding.rows == tuple(rows[number].id for number in (0, 2, 3, 1, 4))
+
+
+def test_replies_that_differ_in_marks_alone_contradict_each_other_too() -> None:
+    rows = preferences(("Which one?", "a + b", "a * b"), ("Which one?", "A * B", "A + B"))
+    assert found(rows, "preferences")["contradicting preferences"].count == 2
+
+
+def test_a_chain_of_preferences_and_copies_are_no_contradiction() -> None:
+    rows = preferences(
+        ("Which?", LAMPS, BUOYS), ("Which?", BUOYS, FEES), ("Which?", LAMPS, FEES), ("Which?", LAMPS, FEES)
+    )
+    assert found(rows, "preferences")["contradicting preferences"].count == 0
+
+
+def test_one_reply_with_both_labels_contradicts_itself() -> None:
+    rows = [
+        row.model_copy(update={"label": number != 2, "request": "Which?"}) for number, row in enumerate(documents(4))
+    ]
+    rows = [
+        row.model_copy(update={"subject": "", "response": LAMPS if number else BUOYS})
+        for number, row in enumerate(rows)
+    ]
+    finding = found(rows, "labels")["contradicting preferences"]
+    assert (finding.count, finding.rows) == (3, tuple(row.id for row in rows[1:]))
+
+
+def test_near_empty_rejected_replies() -> None:
+    rows = preferences(
+        ("Which?", LAMPS, "No."), ("Which?", LAMPS, "…"), ("Which?", LAMPS, "It is so."), ("Which?", LAMPS, " ")
+    )
+    assert found(rows, "preferences")["near-empty rejected replies"].rows == (rows[0].id, rows[1].id)
+    labelled = documents(1, response="No.", label=False)
+    findings = found(labelled, "labels")
+    assert (findings["near-empty rejected replies"].count, findings["near-empty answers"].count) == (1, 0)
+
+
+def test_what_is_found_in_pairs_is_not_looked_for_in_letters() -> None:
+    assert {"contradicting preferences", "near-empty rejected replies"}.isdisjoint(found(documents(1)))
 
 
 def test_few_letters_or_an_unknown_language_tell_nothing_of_the_script() -> None:
@@ -137,6 +185,5 @@ def test_few_letters_or_an_unknown_language_tell_nothing_of_the_script() -> None
 
 @given(st.text(max_size=200), st.sampled_from(["en", "ar", "xx"]))
 def test_any_text_can_be_looked_at(text: str, language: str) -> None:
-    assert is_clipped(text) in (True, False)
     rows = documents(1, response=text, language=language, rejected=text)
     assert all(0 <= finding.share <= 1 for finding in found(rows, "preferences").values())

@@ -43,6 +43,8 @@ RAISED = {
     # Spellings of a case share their placeholders; findings.json states the mapping's digest; more spellings are found.
     "scrubbed_corpus": "3",
     "leakage_safe_split": "2",  # spellings of one case file or author, and contained texts, stay together
+    "training_dataset": "3",  # the card finds more: ellipses and notes that a reply goes on
+    "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
     "red_team_report": "5",  # the judge of refusals reads what an answer delivers; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too
 }
@@ -52,6 +54,7 @@ RAISED_GATES = {
     "classification_inherited": "1",  # one level for all spellings of a case file
     "no_identifier_left": "2",  # reads more spellings
     "no_crossing_groups": "2",  # spellings of one case file or author; contained texts
+    "digests_verified": "3",  # compares with the card, which finds more
     "not_contaminated": "1",  # compares with the line's own held-out documents too
 }
 """The same for gates."""
