@@ -72,7 +72,7 @@ class ColumnScreen:
             raise PrivacyError(
                 f"A row holds {', '.join(self._stopping(kinds))} in {where}, and the institution's policy stops at it. "
                 f"Nothing was written.",
-                "Leave such rows out of the source with `where`, or change `sensitive` in institution.yaml.",
+                "Leave such rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
             )
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 

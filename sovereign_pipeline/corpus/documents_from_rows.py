@@ -1,8 +1,8 @@
 """From the rows of a source to documents, and to quarantine with a reason for every row that cannot be one.
 
 What belongs here: what each field of a document is taken from, and the checks of a row. What does not: bytes to rows
-(`file_formats.py`), imported conversations (`layouts.py`). No row is lost: rows = documents + quarantined + not
-selected.
+(`file_formats.py`), imported conversations (`layouts.py`). No row is lost: rows = documents + quarantined + excluded +
+not selected.
 """
 
 import datetime
@@ -18,6 +18,7 @@ from typing import Any
 from sovereign_pipeline.corpus.column_names import ColumnNames
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.exclusions import Excluded, Exclusions
 from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.links import LinkTally, linked_ids, normal_id
@@ -54,12 +55,14 @@ class SourceCount:
     rows: int = 0
     documents: int = 0
     quarantined: int = 0
+    excluded: int = 0
     not_selected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     links: int = 0
     """Of its documents."""
     links_without_row: int = 0
     """Those that name no row of any source."""
+    exclusions: list[Excluded] = field(default_factory=list)
 
 
 class SourceReader:
@@ -84,7 +87,8 @@ class SourceReader:
         self._screen = screen
         self.source = source
         self.path = path
-        self.count = SourceCount()
+        self.exclusions = Exclusions(source, screen)
+        self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
         """The row that was read last, as the file has it."""
         self._limits = limits
@@ -102,6 +106,11 @@ class SourceReader:
         for row in self._rows():
             self.count.rows += 1
             has_links = has_links or (row.values is not None and self.source.links in row.values)
+            if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
+                excluded.rows += 1
+                self.count.excluded += 1
+                self._tell_tally(self._tied_id_of(row))
+                continue
             if row.values is not None and not self._is_selected(row.values):
                 self.count.not_selected += 1
                 self._tell_tally(self._tied_id_of(row))
@@ -199,7 +208,7 @@ class SourceReader:
         if fields["language"]:
             fields["language"] = _language(fields["language"])
         if self.source.id_from_row:
-            fields["id"] = fields["id"] or f"{self.source.name}-{number}"
+            fields["id"] = fields["id"] or self._id_by_number(number)
         if self.source.case_from_row:
             fields["case"] = fields["case"] or fields["id"]
         if of_role is not None:
@@ -270,6 +279,14 @@ class SourceReader:
         """The id of a row that becomes no document, as links to it have it."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.tied(id)
+
+    def _given_id_of(self, row: Row) -> str | None:
+        """The id of a row, or the one that its number gives it."""
+        has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
+        return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
+
+    def _id_by_number(self, number: int) -> str:
+        return f"{self.source.name}-{number}"
 
     def _own_id_of(self, row: Row) -> str | None:
         if row.values is None or not _is_a_text(row.values.get(self._column("id"))):

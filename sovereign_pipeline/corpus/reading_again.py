@@ -25,11 +25,15 @@ class Comparison:
     """What a second reading of the sources found."""
 
     rows: int = 0
-    """Of the sources, without those that are not selected."""
+    """Of the sources."""
     documents: int = 0
     """Of the corpus."""
     quarantined: int = 0
     """Of the corpus."""
+    excluded: int = 0
+    """Of the sources."""
+    not_selected: int = 0
+    """Of the sources."""
     different: list[str] = field(default_factory=list)
     """Ids of documents that are not what their row says, that no row gives, or that are missing."""
     lowered: list[str] = field(default_factory=list)
@@ -64,7 +68,9 @@ def compare_with_sources(
                     found.lowered.append(outcome.id)
                 found.levels.add(outcome.classification)
                 yield outcome
-            found.rows += reader.count.rows - reader.count.not_selected
+            found.rows += reader.count.rows
+            found.excluded += reader.count.excluded
+            found.not_selected += reader.count.not_selected
 
     for again, stored in zip_longest(from_sources(), read_documents(corpus.file(documents))):
         found.documents += stored is not None

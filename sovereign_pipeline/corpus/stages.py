@@ -79,6 +79,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     """
     secret = cache(workplace.column_secret)
     readers = _readers(workplace, secret)
+    for reader in readers.of_sources:
+        reader.exclusions.refuse_personal_data()
     quarantined: list[Quarantined] = []
 
     def documents() -> Iterator[Document]:
@@ -93,8 +95,9 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
             count = reader.count
             workplace.progress(
                 f"source '{source.name}': {count.documents:,} documents, {count.quarantined:,} rows quarantined, "
-                f"{count.not_selected:,} not selected"
+                f"{count.excluded:,} excluded, {count.not_selected:,} not selected"
             )
+            reader.exclusions.refuse_without_row(path)
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
 
@@ -111,6 +114,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         summary={
             "rows": rows,
             "quarantined": len(quarantined),
+            "excluded": sum(source["excluded"] for source in described),
             "not_selected": sum(source["not_selected"] for source in described),
             "quarantine_reasons": dict(sorted(reasons.items())),
             "sources": {source["name"]: source["documents"] for source in described},
@@ -174,7 +178,7 @@ def _readers(workplace: Workplace, secret: Callable[[], bytes] | None = None) ->
 def _stop_above_share(
     workplace: Workplace, source: Source, path: Path, count: SourceCount, broken: list[Quarantined]
 ) -> None:
-    rows = count.rows - count.not_selected
+    rows = count.rows - count.not_selected - count.excluded
     limit = workplace.line.quarantine.max_share
     if not broken or len(broken) <= limit * rows:
         return
@@ -273,7 +277,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the source files again: every row is exactly the stored document, quarantined, or not selected.
+    """Read the source files again: every row is exactly the stored document, quarantined, excluded, or not selected.
 
     The levels of rows are looked up a second time, by other code than that of the build.
     """
@@ -285,6 +289,8 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         "rows": found.rows,
         "documents": found.documents,
         "quarantined": found.quarantined,
+        "excluded": found.excluded,
+        "not_selected": found.not_selected,
         "different": len(found.different),
         "lowered": len(found.lowered),
     }
@@ -301,8 +307,11 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
     if stated != highest:
         return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
-    passed = found.rows == found.documents + found.quarantined
-    message = f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined, each as read."
+    passed = found.rows == found.documents + found.quarantined + found.excluded + found.not_selected
+    message = (
+        f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined + "
+        f"{found.excluded:,} excluded + {found.not_selected:,} not selected, each as read."
+    )
     return Verdict(passed, message, evidence)
 
 
@@ -337,7 +346,7 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="3",
+    code_version="4",
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,
@@ -348,10 +357,10 @@ RAW_CORPUS = Stage(
         Gate(
             name="rows_accounted_for",
             question=(
-                "Is every row of every source file a document with exactly its text and level, or quarantined with a "
-                "reason?"
+                "Is every row of every source file a document with exactly its text and level, quarantined or excluded "
+                "with a reason, or not selected?"
             ),
-            code_version="3",
+            code_version="4",
             evaluate=evaluate_rows_accounted_for,
         ),
         Gate(

@@ -40,6 +40,13 @@ class Characters(Frozen):
     max: int
 
 
+class CardExclusion(Frozen):
+    """One row that the recipe leaves out of a source."""
+
+    id: str
+    reason: str
+
+
 class CardSource(Frozen):
     """One source of the dataset."""
 
@@ -51,6 +58,7 @@ class CardSource(Frozen):
     """Of the institution's file as it was read."""
     licence: str
     retention: str
+    excluded: tuple[CardExclusion, ...] = ()
 
 
 class PlantedCanaries(Frozen):
@@ -148,6 +156,7 @@ class DatasetCard(Frozen):
                 ("source", "role", "rows here", "licence", "retention", "SHA-256 of the source file"),
                 [(s.name, s.role, s.rows, s.licence, s.retention, f"`{s.sha256}`") for s in self.sources],
             ),
+            *self._excluded,
             "## Rows",
             *(
                 _table((title, "rows"), list(histogram.items()))
@@ -182,6 +191,11 @@ class DatasetCard(Frozen):
             _table(("artifact", "digest"), [(kind, f"`{short(digest)}`") for kind, digest in self.inputs.items()]),
         ]
         return "\n\n".join(parts) + "\n"
+
+    @property
+    def _excluded(self) -> list[str]:
+        rows = [(source.name, each.id, each.reason) for source in self.sources for each in source.excluded]
+        return ["Left out by the recipe:", _table(("source", "row id", "reason"), rows)] if rows else []
 
     @property
     def token_table(self) -> str:

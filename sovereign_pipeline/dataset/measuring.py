@@ -14,10 +14,12 @@ from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.links import normal_id
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import PREFIX, canary_rows, is_canary
 from sovereign_pipeline.dataset.card import (
+    CardExclusion,
     CardSource,
     DataFile,
     DatasetCard,
@@ -119,6 +121,7 @@ class Measured:
                     sha256=sources[f"source:{source.name}"],
                     licence=source.licence,
                     retention=source.retention,
+                    excluded=tuple(CardExclusion(id=normal_id(each.id), reason=each.reason) for each in source.exclude),
                 )
                 for source in workplace.line.sources
                 if source.role == layout.role

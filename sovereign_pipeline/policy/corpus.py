@@ -40,6 +40,23 @@ OPTIONAL_FIELDS = ("subject", "author", "department")
 """Fields that a constant may leave empty: the file has none."""
 
 
+class Exclusion(RecipeModel):
+    """One row that is left out of a source."""
+
+    id: str = Field(min_length=1, examples=["PRM-2024-00017"])
+    """Id of the row; with `id_from_row`, such as `letters-17`. A number is written in quotes."""
+
+    reason: str = Field(min_length=1, examples=["withdrawn on request"])
+    """Why it is left out; recorded with the corpus and shown in the data card."""
+
+    @field_validator("id", "reason")
+    @classmethod
+    def _is_not_blank(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("is empty")
+        return value.strip()
+
+
 class Source(RecipeModel):
     """One file of the institution, and how its columns become documents."""
 
@@ -84,6 +101,10 @@ class Source(RecipeModel):
     where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
     """Column -> value: only rows with these values are read; the others are counted as not selected."""
 
+    exclude: tuple[Exclusion, ...] = ()
+    """Rows that are left out by their ids, each with a reason. They are counted; an id that no row has stops the
+    line."""
+
     links: str | None = None
     """Column that lists the ids of rows which belong together; they never cross the split. A list (also written into a
     cell: `["1", "2"]`), or a text with `,` `;` `|`, line breaks or spaces between the ids. A whole number and the same
@@ -115,7 +136,7 @@ class Source(RecipeModel):
     @property
     def description(self) -> dict[str, Any]:
         """All keys, as JSON. Keys that 0.1.0 did not know are left out where they are not set: they change nothing."""
-        later = {name for name in ("encoding", "delimiter") if getattr(self, name) is None}
+        later = {name for name in ("encoding", "delimiter", "exclude") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=later)
 
     @model_validator(mode="after")
@@ -126,6 +147,14 @@ class Source(RecipeModel):
         for field, value in self.constants.items():
             if not value.strip() and field not in OPTIONAL_FIELDS:
                 raise ValueError(f"the constant '{field}' is empty; only {', '.join(OPTIONAL_FIELDS)} may be")
+        return self
+
+    @model_validator(mode="after")
+    def _each_row_is_excluded_once(self) -> "Source":
+        ids = [exclusion.id for exclusion in self.exclude]
+        twice = next((id for number, id in enumerate(ids) if id in ids[:number]), None)
+        if twice is not None:
+            raise ValueError(f"exclude names the id '{twice}' twice")
         return self
 
     @model_validator(mode="after")

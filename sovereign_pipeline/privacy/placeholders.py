@@ -43,5 +43,5 @@ def refuse_placeholders(document: Document) -> None:
             raise PrivacyError(
                 f"Row {document.id}: its {field} already holds something that looks like a placeholder, so the "
                 f"original could not be restored.",
-                "Correct the row in its source, or leave it out with `where`.",
+                "Correct the row in its source, or leave it out with `exclude`.",
             )

@@ -59,6 +59,15 @@ def test_the_card_states_what_is_in_the_file(institution: DemoInstitution) -> No
     assert set(card.inputs) == {"leakage_safe_split", "scrubbed_corpus", "classified_corpus", "raw_corpus"}
 
 
+def test_the_card_names_the_rows_that_the_recipe_excludes(institution: DemoInstitution) -> None:
+    institution.recipe["sources"][0]["exclude"] = [{"id": "R-00003", "reason": "withdrawn | on request"}]
+    dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
+    assert all(verdict.passed for verdict in verdicts.values())
+    card = card_of(dataset)
+    assert [(each.id, each.reason) for each in card.sources[0].excluded] == [("R-00003", "withdrawn | on request")]
+    assert "| letters | R-00003 | withdrawn \\| on request |" in card.to_markdown()
+
+
 def test_a_copy_on_the_training_side_is_counted(institution: DemoInstitution) -> None:
     institution.rows += [letter(number, id=f"COPY-{number}") for number in range(40)]
     dataset, _ = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))

@@ -43,7 +43,8 @@ RAISED = {
     # Spellings of a case share their placeholders; findings.json states the mapping's digest; more spellings are found.
     "scrubbed_corpus": "3",
     "leakage_safe_split": "2",  # spellings of one case file or author, and contained texts, stay together
-    "training_dataset": "3",  # the card finds more: ellipses and notes that a reply goes on
+    # The card finds more (ellipses, notes that a reply goes on) and names the rows that the recipe excludes.
+    "training_dataset": "3",
     "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
     "red_team_report": "5",  # the judge of refusals reads what an answer delivers; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too

@@ -66,9 +66,12 @@ def schema_of(kind: str) -> dict[str, dg.TableSchema]:
 
 def raw_corpus(artifact: Artifact) -> Page:
     sources = read_json(artifact.file(SOURCES))
-    shown = ("name", "role", "rows", "documents", "quarantined", "not_selected", "licence", "retention")
+    shown = ("name", "role", "rows", "documents", "quarantined", "excluded", "not_selected", "licence", "retention")
     quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file(QUARANTINE))]
-    page: Page = {"sources": table([{name: source[name] for name in shown} for source in sources])}
+    page: Page = {"sources": table([{name: source.get(name, 0) for name in shown} for source in sources])}
+    excluded = [{"source": source["name"], **row} for source in sources for row in source.get("exclusions", [])]
+    if excluded:
+        page["excluded by the recipe"] = table(excluded)
     if quarantined:
         page[f"quarantine (first {QUARANTINED_SHOWN})"] = table(quarantined[:QUARANTINED_SHOWN])
     return page

@@ -36,7 +36,7 @@ def _raw_corpus(artifact: Artifact) -> Figures:
     figures = _pick(artifact, documents="rows", quarantined="quarantined")
     if len(figures) == 2:
         figures["share quarantined"] = figures["quarantined"] / max(1, sum(figures.values()))
-    return figures | _pick(artifact, not_selected="not_selected")
+    return figures | _pick(artifact, excluded="excluded", not_selected="not_selected")
 
 
 def _classified_corpus(artifact: Artifact) -> Figures:

@@ -77,7 +77,7 @@ def _refuse_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]
     )
     raise PrivacyError(
         f"Line {line}: the institution's policy stops at {held}. Nothing was written.",
-        "Leave these rows out of the source with `where`, or change `sensitive` in institution.yaml.",
+        "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
     )
 
 

@@ -96,6 +96,17 @@ def test_a_page_says_why_the_artifact_was_made_again(line: Line) -> None:
     assert [(each.data["changed"], each.data["name"]) for each in changed] == [("outside file", "source:letters")]
 
 
+def test_the_page_shows_each_excluded_row_with_its_reason(line: Line) -> None:
+    exclusion = {"id": "R-00003", "reason": "withdrawn on request"}
+    line.institution.recipe["sources"][0]["exclude"] = [exclusion]
+    page = metadata(line.materialize(CORPUS[:1]), "raw_corpus")
+    assert page["excluded"].value == 1
+    assert [record.data["excluded"] for record in page["sources"].records] == [1]
+    assert [record.data for record in page["excluded by the recipe"].records] == [
+        {"source": "letters", **exclusion, "rows": 1}
+    ]
+
+
 def test_an_asset_of_another_release_is_shown_although_figures_are_missing(line: Line) -> None:
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         (workspace / "sources.json").write_text("[]")

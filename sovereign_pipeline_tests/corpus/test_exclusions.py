@@ -1,0 +1,140 @@
+"""Rows that a recipe leaves out by their ids: counted, recorded with the reason, and never by mistake."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES, read_sources
+from sovereign_pipeline.errors import PrivacyError, RecipeError, SourceError
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+WITHDRAWN = {"id": "R-00003", "reason": "withdrawn on request"}
+
+
+def excluding(institution: DemoInstitution, *exclusions: dict[str, str], **source: Any) -> Workplace:
+    institution.recipe["sources"][0] |= {"exclude": [*exclusions], **source}
+    return institution.workplace()
+
+
+def read(workplace: Workplace) -> tuple[ArtifactRef, list[str]]:
+    """The raw corpus with the ids of its documents, once its gates have passed."""
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    assert all(verdict.passed for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values())
+    documents = read_documents(workplace.store.open(ref).file("documents.jsonl"))
+    return ref, [document.id for document in documents]
+
+
+def test_an_excluded_row_is_counted_and_recorded_with_its_reason(institution: DemoInstitution) -> None:
+    institution.rows[3]["response"] = ""  # a broken row can be excluded too
+    told: list[str] = []
+    institution.recipe["sources"][0]["exclude"] = [WITHDRAWN, {"id": " R-00005 ", "reason": "copy of a form"}]
+    workplace = institution.workplace(progress=told.append)
+    ref, ids = read(workplace)
+    assert len(ids) == 38 and not {"R-00003", "R-00005"} & {*ids}
+    raw = workplace.store.open(ref)
+    (source,) = read_sources(raw)
+    assert source["exclusions"] == [{**WITHDRAWN, "rows": 1}, {"id": "R-00005", "reason": "copy of a form", "rows": 1}]
+    assert (source["rows"], source["documents"], source["quarantined"], source["excluded"]) == (40, 38, 0, 2)
+    assert raw.manifest.summary["excluded"] == 2
+    assert "source 'letters': 38 documents, 0 rows quarantined, 2 excluded, 0 not selected" in told
+    message = evaluate_gates(RAW_CORPUS, workplace, ref)["rows_accounted_for"].message
+    assert message.startswith("40 rows = 38 documents + 0 quarantined + 2 excluded + 0 not selected")
+
+
+def test_rows_are_named_in_any_spelling_of_their_id(institution: DemoInstitution) -> None:
+    for number, row in enumerate(institution.rows):
+        row["id"] = f"{number + 100}.0"
+    _, ids = read(excluding(institution, {"id": "103", "reason": "withdrawn"}, {"id": "104.00", "reason": "withdrawn"}))
+    assert len(ids) == 38 and not {"103", "104"} & {*ids}
+
+
+def test_a_row_without_an_id_is_excluded_by_its_number(institution: DemoInstitution) -> None:
+    for row in institution.rows:
+        del row["id"]
+    _, ids = read(excluding(institution, {"id": "letters-7", "reason": "withdrawn"}, id_from_row=True))
+    assert len(ids) == 39 and "letters-7" not in ids
+
+
+def test_every_row_with_the_id_is_excluded_and_none_is_broken_for_it(institution: DemoInstitution) -> None:
+    institution.rows[9]["id"] = WITHDRAWN["id"]
+    institution.rows[9]["author"] = None
+    workplace = excluding(institution, WITHDRAWN)
+    ref, ids = read(workplace)
+    (source,) = read_sources(workplace.store.open(ref))
+    assert (len(ids), source["excluded"], source["exclusions"][0]["rows"]) == (38, 2, 2)
+
+
+def test_an_id_that_no_row_has_stops_the_line(institution: DemoInstitution) -> None:
+    with pytest.raises(
+        SourceError, match=r"letters\.jsonl: `exclude` of source 'letters' names 1 id .*: R-3\."
+    ) as stop:
+        produce(RAW_CORPUS, excluding(institution, WITHDRAWN, {"id": "R-3", "reason": "withdrawn"}), {})
+    assert "Correct the id" in stop.value.hint
+
+
+def test_an_exclusion_is_part_of_the_identity(institution: DemoInstitution) -> None:
+    all_rows, _ = read(institution.workplace())
+    without, _ = read(excluding(institution, WITHDRAWN))
+    another_reason, _ = read(excluding(institution, {**WITHDRAWN, "reason": "a copy"}))
+    assert len({all_rows.digest, without.digest, another_reason.digest}) == 3
+
+
+@pytest.mark.security_case(
+    "A recipe excludes a row by an id that is a civil number, or gives a name as the reason",
+    "The line stops, and neither is written; the row is excluded by the key that stands for its id",
+)
+def test_personal_data_in_an_exclusion_is_not_recorded(institution: DemoInstitution) -> None:
+    civil = "NID 10457832"
+    institution.rows[3]["id"] = civil
+    for wrong in ({"id": civil, "reason": "withdrawn"}, {"id": "R-00004", "reason": "asked by Mr Salim Al Harthi"}):
+        with pytest.raises(PrivacyError, match=r"exclude 1: its (id|reason) holds personal data") as stop:
+            produce(RAW_CORPUS, excluding(institution, wrong), {})
+        assert "10457832" not in str(stop.value) and "Harthi" not in str(stop.value)
+    _, ids = read(excluding(institution))
+    key = next(id for id in ids if id.startswith("id-"))
+    workplace = excluding(institution, {"id": key, "reason": "withdrawn"})
+    ref, ids = read(workplace)
+    assert len(ids) == 39 and key not in ids
+    raw = workplace.store.open(ref)
+    for file in (raw.file(SOURCES), raw.path / "manifest.json"):
+        assert "10457832" not in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("exclusions", "said"),
+    [
+        ([{"id": "R-00003"}], "'exclude.0.reason' is missing"),
+        ([{"id": "R-00003", "reason": "  "}], "'exclude.0.reason': is empty"),
+        ([{"id": 3, "reason": "withdrawn"}], "'exclude.0.id' must be a text, and is 3: put it in quotes"),
+        ([WITHDRAWN, WITHDRAWN], "exclude names the id 'R-00003' twice"),
+    ],
+)
+def test_an_exclusion_that_says_too_little_is_refused(
+    institution: DemoInstitution, exclusions: list[Any], said: str
+) -> None:
+    institution.recipe["sources"][0]["exclude"] = exclusions
+    with pytest.raises(RecipeError, match=said):
+        institution.workplace()
+
+
+@pytest.mark.security_case(
+    "An artifact states that a row was excluded which the recipe does not exclude",
+    "The gate counts the excluded rows of the sources again and does not pass",
+)
+def test_the_gate_counts_the_excluded_rows_again(institution: DemoInstitution) -> None:
+    workplace = excluding(institution, WITHDRAWN)
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    artifact = workplace.store.open(ref)
+    path = artifact.file(SOURCES)
+    sources = json.loads(path.read_bytes())
+    sources[0]["excluded"] = 2
+    path.chmod(0o600)
+    path.write_text(json.dumps(sources))
+    gate = next(each for each in RAW_CORPUS.gates if each.name == "rows_accounted_for")
+    assert not gate.evaluate(workplace, artifact, {}).passed
