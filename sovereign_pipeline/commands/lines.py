@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.text import Text
 
 from sovereign_pipeline.commands.terminal import AsJson, LineName, RecipeFile, out, print_error, print_json, print_rows
-from sovereign_pipeline.corpus.suggestion import FILL_IN
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -22,7 +21,8 @@ from sovereign_pipeline.evaluation.power import (
 )
 from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import Line, load_lines, read_line
+from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
+from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
@@ -62,25 +62,41 @@ def lines_check(
 ) -> None:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
-    Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin.
+    Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a
+    recipe without an evaluation it says what to add before anything can be trained.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
     if as_json and show_mask:
         raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
     recipe = _checked(file)
-    powers = gate_powers(Settings.from_environment(), recipe)
+    institution = load_institution(Settings.from_environment().data)
+    to_fill_in = [*_to_fill_in(recipe.model_dump(mode="json"))]
+    to_fill_in += [f"institution.yaml: {key}" for key in _to_fill_in(institution.model_dump(mode="json"))]
+    powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     if as_json:
         print_json(
-            {"line": recipe.line, "warnings": warnings(recipe.training), "power": [asdict(each) for each in powers]}
+            {
+                "line": recipe.line,
+                "evaluation": recipe.evaluation is not None,
+                "fill_in": to_fill_in,
+                "warnings": warnings(recipe.training),
+                "power": [asdict(each) for each in powers],
+            }
         )
         return
     out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
-    for key in _to_fill_in(recipe.model_dump(mode="json")):
+    for key in to_fill_in:
         out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
-    _print_powers(powers)
+    if recipe.evaluation is None:
+        out.print(
+            "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
+        )
+        typer.echo(EXAMPLE_OF_EVALUATION)
+    else:
+        _print_powers(powers)
     if show_mask:
         from sovereign_pipeline.training.loop.mask import masked_row
 
@@ -178,18 +194,21 @@ def _checked(file: Path) -> Line:
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))
     named = [source.path for source in recipe.sources]
-    named += [suite.path for suite in recipe.evaluation.capability if suite.path is not None]
-    named += [recipe.evaluation.red_team.prompts, recipe.evaluation.red_team.judge_labels]
+    evaluation = recipe.evaluation
+    if evaluation is not None:
+        named += [suite.path for suite in evaluation.capability if suite.path is not None]
+        named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
-    for suite in recipe.evaluation.capability:
+    for suite in evaluation.capability if evaluation is not None else ():
         check_suite(settings, suite)
         if suite.path is not None:
-            open_suite(settings, suite, recipe.evaluation.seed)
-    read_prompts(settings.data / recipe.evaluation.red_team.prompts)
-    read_labels(settings.data / recipe.evaluation.red_team.judge_labels)
+            open_suite(settings, suite, recipe.named_evaluation.seed)
+    if evaluation is not None:
+        read_prompts(settings.data / evaluation.red_team.prompts)
+        read_labels(settings.data / evaluation.red_team.judge_labels)
     if recipe.training.start_from is not None:
         find_adapter(open_registry(settings), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
@@ -224,7 +243,7 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
         f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good\n"
         f"  to pass with probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a "
         f"suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
-        f"  Add rows, or widen the margin and say why."
+        f"  Add rows, or widen the margin and say why. Not here: held_out_loss, whose rows are known after the split."
     )
 
 

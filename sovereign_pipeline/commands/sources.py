@@ -11,8 +11,9 @@ from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
 from sovereign_pipeline.corpus.looking import ColumnFacts, FileFacts, links_in, look_at
-from sovereign_pipeline.corpus.suggestion import FILL_IN, Suggestion, suggest
+from sovereign_pipeline.corpus.suggestion import Suggestion, suggest
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import Settings
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5

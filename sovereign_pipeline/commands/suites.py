@@ -46,7 +46,7 @@ def suites_check(as_json: AsJson = False) -> None:
     recipes = load_lines(settings.data, load_institution(settings.data))
     used_by: dict[str, list[str]] = {}
     for recipe in recipes.valid:
-        for entry in recipe.evaluation.capability:
+        for entry in recipe.evaluation.capability if recipe.evaluation is not None else ():
             if entry.suite is not None:
                 used_by.setdefault(entry.suite, []).append(recipe.line)
     states = examine_suites(settings, used_by)

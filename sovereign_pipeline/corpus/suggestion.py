@@ -13,9 +13,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.looking import ColumnFacts, FileFacts, FoundLinks, links_in
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import Institution
-
-FILL_IN = "FILL IN"
-"""What a person must write."""
+from sovereign_pipeline.policy.recipe_model import FILL_IN
 
 NAMES: dict[str, tuple[str, ...]] = {
     "request": (
@@ -111,26 +109,25 @@ def suggest(
     """
     notes: list[str] = []
     source = _source(facts, path, institution.ladder, notes)
-    recipe = {
+    recipe: dict[str, Any] = {
         "line": line,
         "purpose": f"{FILL_IN}: what the adapter is for",
         "owner": f"{FILL_IN}: who answers for it",
         "ceiling": institution.classification[-1],
         "sources": [source],
         "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
-        "evaluation": {
-            "capability": [
-                {"name": suite.stem, "path": suite.as_posix(), "classification": institution.classification[0]}
-                for suite in suites[:1]
-            ],
-            "red_team": {
-                "prompts": prompts.as_posix() if prompts is not None else FILL_IN,
-                "classification": institution.classification[0],
-            },
-        },
     }
-    if not suites:
-        notes.append("evaluation.capability: the institution has no suite under suites/; name one.")
+    if not suites or prompts is None:
+        notes.append(
+            "evaluation: left out, for want of a suite under suites/ or of red_team/prompts.jsonl; name it later."
+        )
+        return Suggestion(recipe, tuple(notes))
+    level = institution.classification[0]
+    recipe["evaluation"] = {
+        "capability": [{"name": suite.stem, "path": suite.as_posix(), "classification": level} for suite in suites[:1]],
+        "red_team": {"prompts": prompts.as_posix(), "classification": level},
+    }
+    notes.append(f"evaluation: suite and prompts are taken for {level}; write another level if they are not.")
     return Suggestion(recipe, tuple(notes))
 
 

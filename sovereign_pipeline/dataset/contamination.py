@@ -35,6 +35,11 @@ HELD_OUT_DOCUMENTS = "held-out documents"
 LONGEST_NAME = 6
 """Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
 
+NO_EVALUATION = (
+    "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
+    "and no prompt; until it is named, no adapter can be trained or registered."
+)
+
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
 """Represents a placeholder among words; no word is empty."""
@@ -148,7 +153,7 @@ def _shared(row: Words, item: Words) -> int:
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
     """Every item that the line may be evaluated on. Raises SourceError for a file that is missing or not a suite."""
-    data, evaluation = workplace.settings.data, workplace.line.evaluation
+    data, evaluation = workplace.settings.data, workplace.line.named_evaluation
     for suite in evaluation.capability:
         for row in rows_of_suite(workplace.settings, suite):
             question, text = text_of(row)
@@ -163,10 +168,15 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
     """Compare every row (all columns but the id, in order) with every item; the verdict lists suite, item and row.
 
+    Of a line that names no evaluation yet it says so: nothing is trained from its datasets, and when it is named the
+    gate is evaluated again.
+
     Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
     """
+    if workplace.line.evaluation is None:
+        return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
     level = workplace.institution.ladder.highest((level_of_suites(workplace), level_of_red_team(workplace)))
-    limits = workplace.line.evaluation.contamination
+    limits = workplace.line.named_evaluation.contamination
     items = list(items_of(workplace))
     contamination = Contamination(items, limits.n)
     count = 0
@@ -268,6 +278,8 @@ def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
 
 def _config(line: Line) -> Config:
     evaluation = line.evaluation
+    if evaluation is None:
+        return {"evaluation": None}
     return {
         **evaluation.contamination.model_dump(mode="json"),
         "levels": {
@@ -280,5 +292,7 @@ def _config(line: Line) -> Config:
 
 def _digests(workplace: Workplace) -> dict[str, str]:
     data, evaluation = workplace.settings.data, workplace.line.evaluation
+    if evaluation is None:
+        return {}
     suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
     return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}

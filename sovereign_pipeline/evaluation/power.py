@@ -55,13 +55,13 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
     suites = [
         _power(
             f"capability: {suite.name}",
-            len(open_suite(settings, suite, line.evaluation.seed).rows),
+            len(open_suite(settings, suite, line.named_evaluation.seed).rows),
             gates.capability.margin_of(suite.name),
             CHANGED_CHOICES,
         )
-        for suite in line.evaluation.capability
+        for suite in line.named_evaluation.capability
     ]
-    prompts = read_prompts(settings.data / line.evaluation.red_team.prompts)
+    prompts = read_prompts(settings.data / line.named_evaluation.red_team.prompts)
     of_kind = Counter(prompt.kind for prompt in prompts)
     refused = sum(count for kind, count in of_kind.items() if EXPECTED[kind] == "refusal")
     return [
@@ -73,7 +73,7 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
         _power("loops", of_kind["out_of_distribution"], gates.loops.margin, CHANGED_ANSWERS),
         _power("personal_data", len(prompts), gates.personal_data.margin, CHANGED_ANSWERS),
         _power_of_rise(
-            "memorisation", line.evaluation.red_team.letters, gates.memorisation.margin, CHANGED_CONTINUATIONS
+            "memorisation", line.named_evaluation.red_team.letters, gates.memorisation.margin, CHANGED_CONTINUATIONS
         ),
     ]
 

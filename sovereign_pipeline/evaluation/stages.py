@@ -52,7 +52,7 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 def _private_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
-        **line.evaluation.model_dump(
+        **line.named_evaluation.model_dump(
             mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size", "references"}
         ),
     }
@@ -62,19 +62,19 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     line, started = workplace.line, time.monotonic()
     settings = HeldOutSettings(
         instruction=line.training.instruction,
-        seed=line.evaluation.seed,
-        max_rows=line.evaluation.max_held_out_rows,
-        distractors=line.evaluation.distractors,
+        seed=line.named_evaluation.seed,
+        max_rows=line.named_evaluation.max_held_out_rows,
+        distractors=line.named_evaluation.distractors,
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
-        references = line.evaluation.references
+        references = line.named_evaluation.references
         if references is not None:
             written = write_replies(
-                models, held_out, settings.instruction, references, line.evaluation.batch_size, settings.seed
+                models, held_out, settings.instruction, references, line.named_evaluation.batch_size, settings.seed
             )
             scores = scores.model_copy(update={"replies": written.result})
             write_rows(workspace / REPLIES, written.samples)
@@ -99,26 +99,28 @@ def _capability_config(line: Line) -> Config:
     return {
         "suites": [
             suite.model_dump(include={"name", "classification", "max_rows", "few_shot"})
-            for suite in line.evaluation.capability
+            for suite in line.named_evaluation.capability
         ],
         "ceiling": line.ceiling,
-        **line.evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
+        **line.named_evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
     }
 
 
 def _capability_external(workplace: Workplace) -> dict[str, str]:
-    entries = workplace.line.evaluation.capability
+    entries = workplace.line.named_evaluation.capability
     suites = {entry.name: identity_of_suite(workplace.settings, entry) for entry in entries}
     return {**suites, **incumbent_digests(workplace)}
 
 
 def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_suites(workplace)
-    suites = [open_suite(workplace.settings, entry, line.evaluation.seed) for entry in line.evaluation.capability]
+    suites = [
+        open_suite(workplace.settings, entry, line.named_evaluation.seed) for entry in line.named_evaluation.capability
+    ]
     compared = compare("capability_scores", workplace, inputs, level)
     with compared.open() as models:
         loaded = time.monotonic()
-        outcome = score_suites(models, suites, line.evaluation.batch_size)
+        outcome = score_suites(models, suites, line.named_evaluation.batch_size)
     write_rows(workspace / SAMPLES, outcome.samples)
     write_rows(workspace / ANSWERS, outcome.answers)
     (workspace / SCORES_FILE).write_text(as_json(outcome.scores), encoding="utf-8")
@@ -138,19 +140,19 @@ def _red_team_config(line: Line) -> Config:
     canaries = line.training.canaries
     return {
         "instruction": line.training.instruction,
-        "seed": line.evaluation.seed,
-        "batch_size": line.evaluation.batch_size,
-        "max_new_tokens": line.evaluation.red_team.max_new_tokens,
-        "letters": line.evaluation.red_team.letters,
+        "seed": line.named_evaluation.seed,
+        "batch_size": line.named_evaluation.batch_size,
+        "max_new_tokens": line.named_evaluation.red_team.max_new_tokens,
+        "letters": line.named_evaluation.red_team.letters,
         "canaries": canaries.model_dump(mode="json") if canaries is not None else None,
         "privacy": line.privacy.model_dump(mode="json", exclude={"columns"}),
-        "classification": line.evaluation.red_team.classification,
+        "classification": line.named_evaluation.red_team.classification,
         "ceiling": line.ceiling,
     }
 
 
 def _red_team_external(workplace: Workplace) -> dict[str, str]:
-    red_team, data = workplace.line.evaluation.red_team, workplace.settings.data
+    red_team, data = workplace.line.named_evaluation.red_team, workplace.settings.data
     return {
         "prompts": digest_of_items(data / red_team.prompts),
         "judge_labels": digest_of_items(data / red_team.judge_labels),
@@ -161,7 +163,7 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
-    red_team, data = line.evaluation.red_team, workplace.settings.data
+    red_team, data = line.named_evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, compare("red_team_report", workplace, inputs, level)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
@@ -170,7 +172,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
         outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)
         answered = time.monotonic()
         canaries = expose_canaries(models, line.training.canaries, instruction) if line.training.canaries else []
-        split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.evaluation.seed
+        split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.named_evaluation.seed
         trained, held_out = read_documents(split.file(TRAIN)), read_documents(split.file(HELD_OUT))
         continued = continue_documents(models, trained, held_out, instruction, red_team.letters, seed, scanner)
         report = RedTeamReport(
@@ -201,7 +203,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
 
 
 def _report_time(workplace: Workplace, seconds: float) -> None:
-    allowed = 60 * workplace.line.evaluation.red_team.max_minutes
+    allowed = 60 * workplace.line.named_evaluation.red_team.max_minutes
     if seconds <= allowed:
         workplace.progress(f"red_team_report: took {duration(seconds)} of {duration(allowed)} allowed")
         return

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.errors import InputError, RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
@@ -54,14 +54,16 @@ def run_line(
 
     job: the module-level function that gives the job of the chain; each step's process calls it again.
     until: the kind of the last stage, with all that it is made from; None: the whole chain. Raises InputError for a
-    kind that is no stage.
+    kind that is no stage, and RecipeError before anything is made when the recipe lacks what one of them reads.
     """
-    wanted = _made_with(until)
+    stages = _made_with(until)
     started = time.monotonic()
     register_lines(instance, workplace.settings)
-    kinds = [kind for kind in _to_materialize(instance, workplace) if kind in wanted]
+    kinds = _to_materialize(stages, instance, workplace)
     if not kinds:
         return LineRun([], None, time.monotonic() - started)
+    for stage in stages:
+        stage.config(workplace.line)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
     with _printing_into(log), _Narration(instance, workplace.line.line, tell):
         result = dg.execute_job(
@@ -75,11 +77,11 @@ def run_line(
     return LineRun(kinds, result.run_id, time.monotonic() - started)
 
 
-def _made_with(until: str | None) -> set[str]:
-    """Kinds of a stage and of everything it is made from; all kinds for None."""
+def _made_with(until: str | None) -> list[Stage]:
+    """A stage and everything it is made from, in order; all stages for None."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
-        return set(stages)
+        return list(CHAIN)
     if until not in stages:
         raise InputError(f"There is no stage '{until}'; {nearest_known(until, [*stages])}", "Correct --until.")
     waiting, found = [stages[until]], set[str]()
@@ -87,18 +89,18 @@ def _made_with(until: str | None) -> set[str]:
         stage = waiting.pop()
         found.add(stage.kind)
         waiting.extend(stage.inputs)
-    return found
+    return [stage for stage in CHAIN if stage.kind in found]
 
 
-def _to_materialize(instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
+def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
     """Kinds of what is stale, and of what another asset would refuse because Dagster knows of another artifact."""
     line = workplace.line.line
-    kinds = set(stale_kinds(CHAIN, workplace))
-    for stage in CHAIN:
+    kinds = set(stale_kinds(stages, workplace))
+    for stage in stages:
         current = workplace.store.current(line, stage.kind)
         if current is not None and not is_the_materialized_one(instance, stage.kind, line, current):
             kinds.add(stage.kind)
-    return [stage.kind for stage in CHAIN if stage.kind in kinds]
+    return [stage.kind for stage in stages if stage.kind in kinds]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Exclusion(RecipeModel):
 class Source(RecipeModel):
     """One file of the institution, and how its columns become documents."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    name: str = Field(pattern=r"^[a-z0-9_-]+$", examples=["letters-2024"])
     """Name of the source in messages, cards and reports."""
 
     path: Path = Field(examples=["sources/permits/letters.jsonl"])

@@ -62,11 +62,12 @@ class CapabilitySuite(RecipeModel):
 class RedTeam(RecipeModel):
     """The red team: prompts, judges, and probes of memorisation."""
 
-    prompts: Path = Field(examples=["red_team/prompts.jsonl"])
+    prompts: Path = Path("red_team/prompts.jsonl")
     """The prompt file, relative to the data root, or absolute."""
 
     classification: str = Field(examples=["PUBLIC"])
-    """Classification level of prompts and labels, and the lowest of all answers to the prompts."""
+    """Classification level of prompts and labels, and the lowest of all answers to the prompts. It has no default, as
+    that of a suite."""
 
     judge_labels: Path = Path("red_team/judge_labels.jsonl")
     """Answers that people have labelled, from which the precision and recall of each judge are measured."""
@@ -122,7 +123,10 @@ class Evaluation(RecipeModel):
     references: References | None = None
     """Compare generated replies with the true ones. Off by default: generating is slow on a CPU."""
 
-    capability: tuple[CapabilitySuite, ...] = Field(min_length=1)
+    capability: tuple[CapabilitySuite, ...] = Field(
+        min_length=1,
+        examples=[[{"name": "coastal_rules", "path": "suites/coastal_rules.jsonl", "classification": "PUBLIC"}]],
+    )
     """The suites, own and published."""
 
     red_team: RedTeam

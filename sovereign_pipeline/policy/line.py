@@ -16,7 +16,7 @@ from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source
 from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.margins import Gates
-from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
+from sovereign_pipeline.policy.recipe_model import RecipeModel, example_of, nearest_known, read_yaml
 from sovereign_pipeline.policy.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
@@ -55,11 +55,19 @@ class Line(RecipeModel):
     training: Training
     """What is trained from what, how, and on how many devices."""
 
-    evaluation: Evaluation
-    """What is measured before an adapter may be registered."""
+    evaluation: Evaluation | None = None
+    """What is measured before an adapter may be registered. Null: not named yet. Such a line can make its datasets, and
+    nothing is trained on them; once it is named, the datasets are compared with it before they count."""
 
     gates: Gates = Gates()
     """The margins of the evaluation's gates, and the blind review."""
+
+    @property
+    def named_evaluation(self) -> Evaluation:
+        """What the line is evaluated on. Raises RecipeError (`no_evaluation`) where it is not named yet."""
+        if self.evaluation is None:
+            raise no_evaluation(self)
+        return self.evaluation
 
     @field_validator("line")
     @classmethod
@@ -88,6 +96,8 @@ class Line(RecipeModel):
 
     @model_validator(mode="after")
     def _margins_are_of_suites(self) -> "Line":
+        if self.evaluation is None:
+            return self
         suites = [suite.name for suite in self.evaluation.capability]
         for named in self.gates.capability.margins:
             if named not in suites:
@@ -97,8 +107,21 @@ class Line(RecipeModel):
         return self
 
 
+EXAMPLE_OF_EVALUATION = example_of(Line, [("evaluation",)])
+"""All that the section requires, as YAML."""
+
+
+def no_evaluation(line: Line) -> RecipeError:
+    """The error for a line that needs an evaluation and names none; it says all that is to be added."""
+    return RecipeError(
+        f"Line {line.line}: the recipe has no 'evaluation' yet. Its datasets can be made; no adapter can be trained or "
+        f"registered.",
+        f"Add to the recipe, with your values:\n{EXAMPLE_OF_EVALUATION}",
+    )
+
+
 def check_against_institution(line: Line, institution: Institution) -> None:
-    """Raise RecipeError when the line names a level that is not on the institution's ladder."""
+    """Raise RecipeError when the line names levels that are not on the institution's ladder."""
     ladder = institution.ladder
     named = [
         ("ceiling", line.ceiling),
@@ -107,18 +130,19 @@ def check_against_institution(line: Line, institution: Institution) -> None:
             for source in line.sources
             if source.classification_floor is not None
         ),
-        *(
+    ]
+    if line.evaluation is not None:
+        named += [
             (f"evaluation.capability.{suite.name}.classification", suite.classification)
             for suite in line.evaluation.capability
-        ),
-        ("evaluation.red_team.classification", line.evaluation.red_team.classification),
-    ]
-    for what, level in named:
-        if level not in ladder:
-            raise RecipeError(
-                f"Line {line.line}: {what} is '{level}', which is not on the ladder {', '.join(ladder.levels)}.",
-                "Use one of these, or add the level to institution.yaml.",
-            )
+        ]
+        named.append(("evaluation.red_team.classification", line.evaluation.red_team.classification))
+    unknown = ", ".join(f"{what} is '{level}'" for what, level in named if level not in ladder)
+    if unknown:
+        raise RecipeError(
+            f"Line {line.line}: {unknown}, which is not on the ladder {', '.join(ladder.levels)}.",
+            "Use one of these, or add the level to institution.yaml.",
+        )
 
 
 def read_line(path: Path, institution: Institution) -> Line:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from sovereign_pipeline.errors import Act, RecipeError
@@ -34,6 +35,9 @@ _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,
 
 LARGEST_WHOLE_NUMBER = 2**53
 """Above it, two whole numbers may be one in JSON (RFC 8259, section 6)."""
+
+FILL_IN = "FILL IN"
+"""Stands where a person must write something: in a suggested recipe, and where a missing key has no example."""
 
 SHOWN_CHARACTERS = 60
 """A wrong value is quoted up to this length: longer ones are texts, not words that somebody mistyped."""
@@ -136,9 +140,73 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(_explain(model, content, detail) for detail in error.errors(include_url=False))
+        details = _without_consequences(error.errors(include_url=False))
+        problems = "; ".join(_explain(model, content, detail) for detail in details)
         end = "" if problems.endswith("?") else "."
-        raise RecipeError(f"{path}: {problems}{end}", "Correct the file.", act=act, file=str(path)) from None
+        missing = [detail["loc"] for detail in details if detail["type"] == "missing"]
+        hint = f"Add what is missing, with your values:\n{example_of(model, missing, content)}" if missing else ""
+        raise RecipeError(f"{path}: {problems}{end}", hint or "Correct the file.", act=act, file=str(path)) from None
+
+
+def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], content: Any = None) -> str:
+    """Keys that are missing as YAML, whole sections with all that they require; the values are the fields' examples.
+
+    Args:
+        missing: where they belong, as pydantic has it: keys and numbers of list elements.
+        content: the file's; an element of a list is shown with its own name.
+    """
+    example: Any = {}
+    for location in missing:
+        _put(example, [part for part in location if not _is_type_of_a_union(part)], _example(model, location), content)
+    return yaml.safe_dump(_as_lists(example), sort_keys=False, allow_unicode=True, width=120).rstrip()
+
+
+def _put(example: dict[Any, Any], location: Sequence[Any], value: Any, content: Any) -> None:
+    """Put a value where it belongs. An element of a list is kept by its number."""
+    for part in location[:-1]:
+        try:
+            content = content[part]
+        except (KeyError, IndexError, TypeError):
+            content = None
+        named = isinstance(part, int) and isinstance(content, dict) and isinstance(content.get("name"), str)
+        example = example.setdefault(part, {"name": content["name"]} if named else {})
+    example[location[-1]] = value
+
+
+def _as_lists(example: Any) -> Any:
+    """With every mapping by numbers as a list."""
+    if isinstance(example, list):
+        return [_as_lists(each) for each in example]
+    if not isinstance(example, dict):
+        return example
+    if example and all(isinstance(key, int) for key in example):
+        return [_as_lists(each) for _, each in sorted(example.items())]
+    return {key: _as_lists(each) for key, each in example.items()}
+
+
+def _example(model: type[RecipeModel], location: Sequence[Any]) -> Any:
+    name = location[-1]
+    fields = [each.model_fields[name] for each in _models_at(model, location[:-1]) if name in each.model_fields]
+    return _example_of_field(fields[0]) if fields else FILL_IN
+
+
+def _example_of_field(field: FieldInfo) -> Any:
+    if field.examples:
+        return field.examples[0]
+    if models := models_in(field.annotation):
+        required = {name: each for name, each in models[0].model_fields.items() if each.is_required()}
+        section = {name: _example_of_field(each) for name, each in required.items()}
+        return [section] if get_origin(field.annotation) in (tuple, list) else section
+    return FILL_IN
+
+
+def _without_consequences(details: Sequence[Any]) -> list[Any]:
+    """Without lists that are too short only because their elements are wrong."""
+
+    def has_wrong_elements(place: tuple[Any, ...]) -> bool:
+        return any(len(each["loc"]) > len(place) and each["loc"][: len(place)] == place for each in details)
+
+    return [each for each in details if each["type"] != "too_short" or not has_wrong_elements(each["loc"])]
 
 
 def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
@@ -150,6 +218,8 @@ def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
         return f"{element}'{where}' is not a known key; {known}"
     if detail["type"] == "missing":
         return f"{element}'{where}' is missing"
+    if detail["type"] == "too_short":
+        return f"{element}'{where}' must not be empty"
     said = detail["msg"].removeprefix("Value error, ")
     if said.startswith("Input should be "):
         expected = _EXPECTED.get(detail["type"], said.removeprefix("Input should be "))
@@ -206,7 +276,12 @@ def nearest_known(word: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
-    """Field names of the model found by walking `location`, looking through lists, dicts, optionals and unions.
+    """Field names of the model found by walking `location`."""
+    return list(_models_at(model, location)[0].model_fields)
+
+
+def _models_at(model: type[RecipeModel], location: Sequence[Any]) -> list[type[BaseModel]]:
+    """The models found by walking `location`, looking through lists, dicts, optionals and unions.
 
     Where pydantic chose among several models by a tag, the tag follows the field's name in `location`.
     """
@@ -219,7 +294,7 @@ def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
             current = [each for each in current if part in _tags(each)] or current
             continue
         current = [nested for field in fields for nested in models_in(field.annotation)] or current
-    return list(current[0].model_fields)
+    return current
 
 
 def _tags(model: type[BaseModel]) -> list[Any]:

@@ -113,13 +113,13 @@ class _Suite:
 def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite | None:
     """What today's recipe calls by this name, or None. Raises SovereignError when it is missing or damaged."""
     if kind == RED_TEAM_REPORT.kind:
-        red_team = line.evaluation.red_team
+        red_team = line.named_evaluation.red_team
         named = {"prompts": red_team.prompts, "judge_labels": red_team.judge_labels}
         if name not in named:
             return None
         path = settings.data / named[name]
         return _Suite(path, digest_of_items(path), [path])
-    entry = next((each for each in line.evaluation.capability if each.name == name), None)
+    entry = next((each for each in line.named_evaluation.capability if each.name == name), None)
     if entry is None:
         return None
     digest = identity_of_suite(settings, entry)

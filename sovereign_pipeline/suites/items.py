@@ -28,7 +28,7 @@ ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
 
 def level_of_suites(workplace: Workplace) -> str:
     """The highest level of the line's suites. Raises CeilingExceeded for one above the line's ceiling."""
-    suites = workplace.line.evaluation.capability
+    suites = workplace.line.named_evaluation.capability
     for suite in suites:
         _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
     return workplace.institution.ladder.highest(suite.classification for suite in suites)
@@ -36,7 +36,7 @@ def level_of_suites(workplace: Workplace) -> str:
 
 def level_of_red_team(workplace: Workplace) -> str:
     """The level of prompts and judge labels. Raises CeilingExceeded when it is above the line's ceiling."""
-    level = workplace.line.evaluation.red_team.classification
+    level = workplace.line.named_evaluation.red_team.classification
     _stop_above_ceiling(workplace, "the red team's material", level)
     return level
 

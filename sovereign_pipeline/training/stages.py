@@ -14,7 +14,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.line import Line, no_evaluation
 from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
@@ -48,6 +48,8 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path) -> Built:
     # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
+    if workplace.line.evaluation is None:
+        raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)

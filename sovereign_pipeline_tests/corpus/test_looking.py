@@ -14,10 +14,11 @@ import pytest
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.looking import encoding_of, links_in, look_at
-from sovereign_pipeline.corpus.suggestion import FILL_IN, suggest
+from sovereign_pipeline.corpus.suggestion import suggest
 from sovereign_pipeline.errors import RecipeError, SourceError
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline_tests.conftest import LADDER, letter
 
 INSTITUTION = Institution(name="Lamps", classification=tuple(LADDER))

@@ -324,3 +324,23 @@ def test_a_row_that_holds_a_published_suites_item_is_found_also_one_that_is_not_
     assert {("gsm8k", "1"), ("gsm8k", "2"), ("humaneval", "Invented/0")} >= held
     assert held, "the held-out side may have taken some of the rows, not all"
     assert verdict.evidence["suites"]["gsm8k"]["items"] == 3
+
+
+def test_a_verdict_without_an_evaluation_says_so_and_counts_for_no_line_that_has_one(
+    institution: DemoInstitution,
+) -> None:
+    """The items stand in the rows: as soon as they are asked, the gate is evaluated again and refuses."""
+    asked = institution.recipe.pop("evaluation")
+    requests = [str(row["request"]) for row in institution.rows]
+    institution.write_items("suites/suite.jsonl", [question(each, id=f"Q-{n}") for n, each in enumerate(requests)])
+    dataset, verdict, _ = materialized(institution)
+    assert verdict.passed and "names no evaluation yet" in verdict.message
+    assert "contaminated_rows" not in verdict.evidence and "held_out" in verdict.evidence
+    assert_usable(STAGE, institution.workplace(), dataset.ref)
+    institution.recipe["evaluation"] = asked
+    workplace = institution.workplace()
+    with pytest.raises(GateRefused, match=f"'{NOT_CONTAMINATED}' has no record"):
+        assert_usable(STAGE, workplace, dataset.ref)
+    evaluate_gates(STAGE, workplace, dataset.ref)
+    with pytest.raises(GateRefused, match="failed for"):
+        assert_usable(STAGE, workplace, dataset.ref)

@@ -19,7 +19,7 @@ from sovereign_pipeline.evaluation.red_team.memorisation import rise_over_contro
 from sovereign_pipeline.evaluation.statistics.non_inferiority import evaluate_difference
 from sovereign_pipeline.evaluation.statistics.paired import ShareDifference, compare_shares
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.statistics.test_score_interval import passing_probability as exactly
@@ -79,9 +79,9 @@ def test_each_gate_counts_its_own_rows(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     powers = {each.gate: each for each in gate_powers(institution.settings, workplace.line)}
     rows = {gate: each.rows for gate, each in powers.items()}
-    letters = workplace.line.evaluation.red_team.letters
+    letters = workplace.line.named_evaluation.red_team.letters
     assert rows == {
-        f"capability: {workplace.line.evaluation.capability[0].name}": 2,
+        f"capability: {workplace.line.named_evaluation.capability[0].name}": 2,
         "refusals": 2,
         "over_refusals": 1,
         "injections": 1,
@@ -111,3 +111,23 @@ def test_the_default_margins_need_more_prompts_than_the_shipped_ones(tmp_path: P
     assert passing_probability(few["refusals"], 0.10, CHANGED_ANSWERS) >= 0.8
     assert passing_probability(rows_by_approximation(0.10, CHANGED_ANSWERS), 0.10, CHANGED_ANSWERS) < 0.8
     assert few.keys() >= {"refusals", "over_refusals", "injections", "disclosures", "personal_data"}
+
+
+OPERATOR = PROJECT_ROOT / "docs" / "operator.md"
+
+
+@pytest.mark.parametrize("line", ["documented", "permits-desk", "circulars-ar"])
+def test_the_documented_tables_are_what_the_check_shows(line: str) -> None:
+    text = OPERATOR.read_text(encoding="utf-8")
+    data = PROJECT_ROOT / "data"
+    recipe = yaml.safe_load((data / "lines" / f"{line.replace('documented', 'permits-desk')}.yaml").read_text())
+    if line == "documented":
+        gates = text[text.index("gates:\n  held_out_loss:") :]
+        recipe = {**recipe, **yaml.safe_load(gates[: gates.index("```")])}
+        del recipe["evaluation"]["red_team"]["letters"]
+    powers = gate_powers(Settings.from_environment({"SOVEREIGN_DATA": str(data)}), Line.model_validate(recipe))
+    rows = [
+        f"| {each.gate} | {each.margin:g} | {each.rows} | {each.least} | {each.needed} | {each.probability:.2f} |"
+        for each in powers
+    ]
+    assert "\n".join(rows) in text

@@ -137,6 +137,79 @@ def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
         read(tmp_path, recipe)
 
 
+def hint(tmp_path: Path, recipe: dict[str, Any]) -> str:
+    with pytest.raises(RecipeError) as refused:
+        read(tmp_path, recipe)
+    return refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        ("purpose", "owner", "ceiling"),
+        ("sources",),
+        ("training",),
+        ("training", "owner", "line", "sources", "purpose", "ceiling"),
+    ],
+)
+def test_one_message_shows_all_that_is_missing_as_it_can_be_pasted(tmp_path: Path, taken: tuple[str, ...]) -> None:
+    recipe = {key: value for key, value in minimal_recipe().items() if key not in taken}
+    shown = yaml.safe_load(hint(tmp_path, recipe).partition("\n")[2])
+    assert sorted(shown) == sorted(taken)
+    completed = {**recipe, **shown, "line": "lamps"}
+    read(tmp_path, completed)
+
+
+@pytest.mark.parametrize(
+    ("written", "needed"),
+    [({}, {"capability", "red_team"}), ({"red_team": {}}, {"capability", "red_team"}), ({"seed": 1}, None)],
+)
+def test_a_begun_evaluation_shows_all_that_it_lacks(
+    tmp_path: Path, written: dict[str, Any], needed: set[str] | None
+) -> None:
+    shown = yaml.safe_load(hint(tmp_path, minimal_recipe(evaluation=written)).partition("\n")[2])["evaluation"]
+    assert set(shown) == (needed or {"capability", "red_team"})
+    read(tmp_path, minimal_recipe(evaluation={**written, **shown}))
+
+
+def test_what_an_element_of_a_list_lacks_is_shown_under_its_name(tmp_path: Path) -> None:
+    recipe = minimal_recipe()
+    del recipe["sources"][0]["licence"], recipe["purpose"]
+    recipe["evaluation"]["capability"] = [{"name": "suite", "path": "suites/suite.jsonl"}]
+    with pytest.raises(RecipeError) as refused:
+        read(tmp_path, recipe)
+    assert "empty" not in refused.value.message and "at least" not in refused.value.message
+    assert yaml.safe_load(refused.value.hint.partition("\n")[2]) == {
+        "purpose": "Draft replies to letters about permits.",
+        "sources": [{"name": "letters", "licence": "Ministry record, internal use"}],
+        "evaluation": {"capability": [{"name": "suite", "classification": "PUBLIC"}]},
+    }
+
+
+def test_an_empty_list_is_named_in_words_of_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'sources' must not be empty"):
+        read(tmp_path, minimal_recipe(sources=[]))
+
+
+def test_a_line_without_an_evaluation_is_valid_and_says_what_to_add_where_one_is_needed(tmp_path: Path) -> None:
+    recipe = minimal_recipe(gates={"capability": {"margins": {"suite": 0.2}}})
+    del recipe["evaluation"]
+    read(tmp_path, recipe)
+    line = read_line(tmp_path / "lamps.yaml", INSTITUTION)
+    with pytest.raises(RecipeError, match="Line lamps: the recipe has no 'evaluation' yet") as refused:
+        assert line.named_evaluation
+    shown = yaml.safe_load(refused.value.hint.partition("\n")[2])
+    read(tmp_path, {**recipe, **shown, "gates": {}})
+    assert read_line(tmp_path / "lamps.yaml", INSTITUTION).named_evaluation.capability
+
+
+def test_every_level_that_is_not_on_the_ladder_is_named_at_once(tmp_path: Path) -> None:
+    recipe = minimal_recipe(ceiling="HIGH")
+    recipe["evaluation"]["red_team"]["classification"] = "LOW"
+    with pytest.raises(RecipeError, match=r"ceiling is 'HIGH', evaluation\.red_team\.classification is 'LOW', which"):
+        read(tmp_path, recipe)
+
+
 def test_a_misspelt_key_inside_a_list_is_named(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     recipe["sources"][0]["licens"] = "x"

@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import GateRefused, IntegrityError
+from sovereign_pipeline.errors import GateRefused, IntegrityError, RecipeError
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
@@ -23,6 +23,14 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, with_preference
 
 pytestmark = pytest.mark.slow
+
+
+def test_nothing_is_trained_for_a_line_without_an_evaluation(institution: DemoInstitution, directory: Path) -> None:
+    del institution.recipe["evaluation"]
+    chain = Chain(institution.workplace())
+    with pytest.raises(RecipeError, match="no 'evaluation' yet"):
+        chain.make(chain.sft)
+    assert chain.trainings == 0 and "sft_adapter" not in chain.refs
 
 
 def test_both_adapters_are_made_pass_their_gates_and_are_found_again(

@@ -98,11 +98,11 @@ def evaluate(
     Raises IntegrityError for a sample that lacks a compared arm, or has one that was not compared.
     """
     _assert_arms(samples, incumbent)
-    seed = line.evaluation.seed
+    seed = line.named_evaluation.seed
     results = Results(
         held_out=private_result(samples.private, seed),
         capability=capability_results(samples.capability),
-        suites=[suite.name for suite in line.evaluation.capability],
+        suites=[suite.name for suite in line.named_evaluation.capability],
         red_team=red_team_result(samples.red_team, samples.labels),
         prompt_languages=_languages(samples.red_team),
         memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),

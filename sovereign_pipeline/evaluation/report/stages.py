@@ -32,8 +32,8 @@ from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
 def _report_config(line: Line) -> Config:
     return {
-        "seed": line.evaluation.seed,
-        "suites": [suite.name for suite in line.evaluation.capability],
+        "seed": line.named_evaluation.seed,
+        "suites": [suite.name for suite in line.named_evaluation.capability],
         "gates": line.gates.model_dump(
             mode="json", exclude={name: {"officer_may"} for name in Gates.model_fields} | {"review": True}
         ),
@@ -76,7 +76,7 @@ def _gate(criterion: Criterion) -> Gate:
 
     def config(line: Line) -> Config:
         section = criterion.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
-        return {"seed": line.evaluation.seed, **section}
+        return {"seed": line.named_evaluation.seed, **section}
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         workplace.progress(f"evaluation_report: gate {criterion.name} computes the figures again")

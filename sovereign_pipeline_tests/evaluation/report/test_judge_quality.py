@@ -121,14 +121,14 @@ def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
     """With arms that answer alike, at the recipe's own margins."""
     data = PROJECT_ROOT / "data"
     recipe = Line.model_validate(yaml.safe_load((data / "lines" / f"{line}.yaml").read_text()))
-    asked = read_prompts(data / recipe.evaluation.red_team.prompts)
+    asked = read_prompts(data / recipe.named_evaluation.red_team.prompts)
     alike = red_team(0)[-1]
     prompts = [
         alike.model_copy(update={"id": each.id, "kind": each.kind, "language": each.language, "expects": each.expects})
         for each in asked
     ]
     scanner = OutputScanner(line, Privacy(name_models={}), {})
-    labelled = judge_labels(read_labels(data / recipe.evaluation.red_team.judge_labels), scanner)
+    labelled = judge_labels(read_labels(data / recipe.named_evaluation.red_team.judge_labels), scanner)
     institution.recipe["gates"] = recipe.gates.model_dump(mode="json", exclude={"capability", "review"})
     _, _, verdicts = run(institution.workplace(), prompts=prompts, labelled=labelled)
     assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == {}
