@@ -14,6 +14,7 @@ from sovereign_pipeline.commands.adapters import adapters, print_adapters
 from sovereign_pipeline.commands.audit import audit
 from sovereign_pipeline.commands.datasets import datasets
 from sovereign_pipeline.commands.gates import gates
+from sovereign_pipeline.commands.init import init
 from sovereign_pipeline.commands.lines import lines
 from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
@@ -142,4 +143,5 @@ def doctor(as_json: AsJson = False) -> None:
     raise typer.Exit(0 if all(each.ok for each in findings) else 1)
 
 
+app.command()(init)
 app.command()(size)
