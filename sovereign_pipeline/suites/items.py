@@ -65,10 +65,11 @@ def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
     _require(path)
     rows: list[ItemRow] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: texts hold U+0085 and U+2028, which end no line of JSON.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8.", "Save the file as UTF-8.") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             rows.append(kind.model_validate_json(line))
         except ValidationError as error:

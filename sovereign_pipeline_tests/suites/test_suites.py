@@ -16,10 +16,11 @@ from sovereign_pipeline.evaluation.capability.checking import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
+from sovereign_pipeline.suites.items import read_items
 from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples
 from sovereign_pipeline.suites.suites import chosen_rows, examine_suites, identity_of_suite, open_suite, rows_of_suite
 from sovereign_pipeline.suites.wording import continuations_of, question_of
-from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution
+from sovereign_pipeline_tests.conftest import A_LABEL, QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
 
 
@@ -334,6 +335,23 @@ def test_a_recipe_is_checked_down_to_its_suites(lamps: Settings) -> None:
     (lamps.suites / "gsm8k" / "test.jsonl").unlink()
     refused = CliRunner().invoke(app, ["lines", "check", recipe])
     assert isinstance(refused.exception, SourceError) and "gsm8k" in str(refused.exception)
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_what_ends_a_line_of_text_ends_no_row(tmp_path: Path, separator: str) -> None:
+    written = {**QUESTIONS[0], "question": f"Which is{separator}nine?"}
+    path = tmp_path / "suite.jsonl"
+    for end in ("", "\n", "\r\n"):
+        path.write_bytes(json.dumps(written, ensure_ascii=False).encode() + end.encode())
+        (row,) = read_items(path, Question)
+        assert row.question == written["question"]
+
+
+def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "suite.jsonl"
+    path.touch()
+    with pytest.raises(SourceError, match="has no rows"):
+        read_items(path, Question)
 
 
 def test_the_list_has_every_card_without_any_file() -> None:
