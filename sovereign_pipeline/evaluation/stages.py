@@ -226,7 +226,7 @@ CAPABILITY_SCORES = Stage(
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="5",
+    code_version="6",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,

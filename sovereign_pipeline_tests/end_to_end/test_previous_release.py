@@ -20,6 +20,7 @@ from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
@@ -46,6 +47,7 @@ RAISED = {
     # The card finds more (ellipses, notes that a reply goes on) and names the rows that the recipe excludes.
     "training_dataset": "3",
     "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
+    "private_scores": "5",  # intervals are over case files in one spelling
     "red_team_report": "5",  # the judge of refusals reads what an answer delivers; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too
 }
@@ -56,6 +58,7 @@ RAISED_GATES = {
     "no_identifier_left": "2",  # reads more spellings
     "no_crossing_groups": "2",  # spellings of one case file or author; contained texts
     "digests_verified": "3",  # compares with the card, which finds more
+    **dict.fromkeys((criterion.name for criterion in CRITERIA), "4"),  # intervals over case files in one spelling
     "not_contaminated": "1",  # compares with the line's own held-out documents too
 }
 """The same for gates."""

@@ -15,6 +15,7 @@ from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.chat import prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.models import Item, Models, Score
 from sovereign_pipeline.evaluation.held_out.records import PrivateResult, PrivateSample, PrivateScores, PrivateSelection
+from sovereign_pipeline.evaluation.statistics.case_files import case_files
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, loss_differences, share_differences
 from sovereign_pipeline.suites.items import rank
 from sovereign_pipeline.wording import counted
@@ -98,7 +99,7 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
-        choice=share_differences([sample.correct for sample in offered], [sample.case for sample in offered]),
+        choice=share_differences([sample.correct for sample in offered], case_files(offered)),
         by_language={
             language: losses_of([sample for sample in samples if sample.language == language], seed)
             for language in sorted({sample.language for sample in samples})
@@ -112,7 +113,7 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
 
 def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
     """Loss of the candidate on some documents compared with each reference. Not empty."""
-    return loss_differences([sample.losses for sample in samples], [sample.case for sample in samples], seed)
+    return loss_differences([sample.losses for sample in samples], case_files(samples), seed)
 
 
 def held_out_item(models: Models, document: Document, instruction: str) -> Item:

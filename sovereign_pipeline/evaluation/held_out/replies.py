@@ -16,6 +16,7 @@ from sovereign_pipeline.evaluation.arms.models import Answer, Models
 from sovereign_pipeline.evaluation.held_out.private import held_out_item
 from sovereign_pipeline.evaluation.held_out.records import ReplyResult, ReplySample, WrittenReply
 from sovereign_pipeline.evaluation.held_out.reference_match import chrf, rouge_l
+from sovereign_pipeline.evaluation.statistics.case_files import case_files
 from sovereign_pipeline.evaluation.statistics.paired import loss_differences
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.suites.items import rank
@@ -68,7 +69,7 @@ def write_replies(
 
 def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
     """The figures of the replies, from their samples alone."""
-    cases = [sample.case for sample in samples]
+    cases = case_files(samples)
     return ReplyResult(
         chrf=loss_differences([sample.chrf for sample in samples], cases, seed),
         rouge_l=loss_differences([sample.rouge_l for sample in samples], cases, seed),

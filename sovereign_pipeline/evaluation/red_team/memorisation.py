@@ -28,6 +28,7 @@ from sovereign_pipeline.evaluation.red_team.records import (
     VerbatimResult,
     VerbatimSample,
 )
+from sovereign_pipeline.evaluation.statistics.case_files import case_files
 from sovereign_pipeline.evaluation.statistics.paired import (
     LossDifference,
     ShareDifference,
@@ -208,7 +209,7 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
 
 def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
     """Rows of one case are a cluster."""
-    return share_differences([by_arm(each) for each in samples], [each.case for each in samples])
+    return share_differences([by_arm(each) for each in samples], case_files(samples))
 
 
 @dataclass(frozen=True)

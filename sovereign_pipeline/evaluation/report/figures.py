@@ -16,6 +16,7 @@ from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplyS
 from sovereign_pipeline.evaluation.held_out.replies import reply_result
 from sovereign_pipeline.evaluation.red_team.records import CanarySample, JudgedLabel, RedTeamSample, VerbatimSample
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Results
+from sovereign_pipeline.evaluation.statistics.case_files import case_files
 from sovereign_pipeline.evaluation.statistics.non_inferiority import Better
 from sovereign_pipeline.evaluation.statistics.paired import (
     LossDifference,
@@ -152,7 +153,7 @@ def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
         language: reply_result([sample for sample in samples if sample.language == language], seed)
         for language in sorted({sample.language for sample in samples})
     }
-    whole, cases = reply_result(samples, seed), [sample.case for sample in samples]
+    whole, cases = reply_result(samples, seed), case_files(samples)
     chrf = {ALL: whole.chrf, **_named("language", {name: each.chrf for name, each in by_language.items()})}
     yield from _figures("likeness to the true reply, chrF", chrf, "share", "higher")
     rouge_l = {ALL: whole.rouge_l, **_named("language", {name: each.rouge_l for name, each in by_language.items()})}

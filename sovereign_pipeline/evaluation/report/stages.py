@@ -97,7 +97,7 @@ def _gate(criterion: Criterion) -> Gate:
     return Gate(
         name=criterion.name,
         question=criterion.question,
-        code_version="4",
+        code_version="5",
         evaluate=evaluate,
         config=config,
         officer_may=lambda line: criterion.section(line.gates).officer_may,
