@@ -18,6 +18,7 @@ Act = Literal[
     "close_review_early",
     "fetch_model",
     "list_suites",
+    "look_at_source",
     "make_vault_key",
     "open_review",
     "open_review_with_prompts",

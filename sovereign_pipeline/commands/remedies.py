@@ -13,6 +13,7 @@ COMMANDS: Mapping[Act, str] = {
     "close_review_early": "sovereign review close {line} --officer NAME --reason TEXT",
     "fetch_model": "sovereign models fetch {model}",
     "list_suites": "sovereign suites list",
+    "look_at_source": "sovereign sources look {file}",
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",

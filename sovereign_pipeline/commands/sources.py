@@ -30,7 +30,7 @@ def group() -> None:
 
 @sources.command("look")
 def sources_look(
-    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also gzipped.")],
+    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a recipe to start from instead, as YAML.")] = False,
     line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; else the file's.")] = None,
     as_json: AsJson = False,

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,21 @@ from sovereign_pipeline.corpus.column_names import ColumnNames
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.exclusions import Excluded, Exclusions
+from sovereign_pipeline.corpus.expected_columns import FIELD_OF_ROLE, REQUIRED, refuse_missing_columns
 from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.links import LinkTally, linked_ids, normal_id
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
+from sovereign_pipeline.policy.days import iso_day
 
 Values = Mapping[str, Any]
 
-REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
-FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
-"""The field that a role needs besides."""
+MOST_COLUMNS = 10_000
+"""Different keys of the rows of JSON that are looked through."""
 
 LONGEST_IDENTIFIER = 200
 """Characters of an id or case. Both appear in messages; what is longer is a text in the wrong column."""
@@ -44,6 +47,8 @@ _LANGUAGE_TAG = re.compile(
     r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
     r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
 )
+_NUMBER = re.compile(r"[\d.,]+")
+_DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -99,13 +104,14 @@ class SourceReader:
         of_layout = LAYOUT_COLUMNS if source.layout != "columns" else ()
         self._names = ColumnNames([*map(self._column, DOCUMENT_COLUMNS), *source.where, *links, *of_layout])
         self._every_row_has_a_level = False
+        self._columns: dict[str, None] = {}
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
-        has_links = False
         self._every_row_has_a_level = self._some_row_has_a_level()
         for row in self._rows():
             self.count.rows += 1
-            has_links = has_links or (row.values is not None and self.source.links in row.values)
+            if row.values is not None and len(self._columns) < MOST_COLUMNS:
+                self._columns |= dict.fromkeys(row.values)
             if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
                 excluded.rows += 1
                 self.count.excluded += 1
@@ -128,12 +134,16 @@ class SourceReader:
                 self.count.documents += 1
                 self._tell_tally(document.id, document.links)
                 yield document
-        if self.source.links and not has_links:
-            raise SourceError(
-                f"{self.path}: no row has the column '{self.source.links}', which `links` of source "
-                f"'{self.source.name}' names. Nothing would be kept together.",
-                "Correct `links` in the recipe.",
-            )
+
+    def refuse_what_is_not_as_described(self) -> None:
+        """Raise SourceError, once all rows are read, for a file without rows, and where no row has a column that the
+        recipe needs, or the id of an exclusion."""
+        if not self.count.rows:
+            below = " below its header" if has_header(self.path) else ""
+            raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
+        if self._columns:
+            refuse_missing_columns(self.path, self.source, self._columns)
+        self.exclusions.refuse_without_row(self.path)
 
     def _tell_tally(self, row: str | None, links: tuple[str, ...] = ()) -> None:
         if self._tally is not None:
@@ -144,7 +154,9 @@ class SourceReader:
 
         Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
         """
-        for row in read_rows(self.path, self._limits.max_row_bytes, self.source.encoding, self.source.delimiter):
+        source, limit = self.source, self._limits.max_row_bytes
+        check_header = partial(refuse_missing_columns, self.path, source)
+        for row in read_rows(self.path, limit, source.encoding, source.delimiter, check_header):
             self.row = row
             try:
                 yield row if row.values is None else Row(row.number, self._names.applied(row.values))
@@ -178,6 +190,10 @@ class SourceReader:
         links = self._links(row.values)
         if not all(map(_is_unicode, (*fields.values(), *links))):
             raise RowRejected("holds half a character (a lone surrogate)")
+        if any("\0" in text for text in (*fields.values(), *links)):
+            raise RowRejected("holds a NUL character")
+        if any(_DIGITS_LOST.fullmatch(fields[name]) for name in _IDENTIFIERS):
+            raise RowRejected("id or case is a number such as 1.2E+11, which has lost digits")
         if not (_is_identifier(fields["id"]) and _is_identifier(fields["case"])):
             raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
         fields["date"] = _iso_day(fields["date"])
@@ -266,8 +282,10 @@ class SourceReader:
         if value is None:
             value = self.source.constants.get(name, "")
         text = str(value)
-        if self.source.markup == "html" and name in _TEXTS:
+        if self.source.markup == "html" and name in _TEXTS and _is_unicode(text):
             text = _without_markup(text)
+        if not any(map(_is_seen, text)) and _is_unicode(text):
+            return ""
         return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
@@ -302,6 +320,11 @@ def _equal(value: Any, wanted: str | int | bool | None) -> bool:
     return bool(value == wanted) or (isinstance(value, str) and value == str(wanted))
 
 
+def _is_seen(character: str) -> bool:
+    """Whether a reader sees the character: no space, no mark of direction, nothing of no width."""
+    return bool(compared_as(character).strip())
+
+
 def _is_unicode(text: str) -> bool:
     return text.isascii() or _SURROGATE.search(text) is None
 
@@ -326,9 +349,11 @@ def _language(tag: str) -> str:
 
 def _iso_day(text: str) -> str:
     try:
-        return datetime.datetime.fromisoformat(text).date().isoformat()
-    except ValueError:
-        raise RowRejected("date is not an ISO date") from None
+        day = iso_day(text)
+    except ValueError as error:
+        is_number = _NUMBER.fullmatch(text) is not None
+        raise RowRejected(f"date {'is a number, as workbooks keep days' if is_number else error}") from None
+    return day.isoformat()
 
 
 def _without_markup(text: str) -> str:

@@ -1,31 +1,43 @@
-"""The rows of a file that an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also gzipped.
+"""The rows of a file that an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also packed.
 
-What belongs here: bytes to rows, one at a time, and what is broken about one. What does not: what a row means
-(`documents_from_rows.py`).
+What belongs here: bytes to rows, one at a time, and what is broken about one. What does not: compression and encoding
+(`opening.py`), what a row means (`documents_from_rows.py`).
 """
 
-import codecs
 import csv
-import gzip
 import io
 import json
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
+from sovereign_pipeline.corpus.opening import (
+    BLOCK,
+    GET_A_WHOLE_COPY,
+    PACKINGS,
+    as_utf8,
+    name_without_packing,
+    packing_of,
+    unpacked,
+)
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.wording import counted
+from sovereign_pipeline.wording import and_more, counted
 
+LONGEST_NAME = 60
+"""Characters of a column's name that a message shows."""
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")
 """Formats in which every row has the same columns."""
-_BLOCK = 1 << 16
+_QUOTES = (
+    "Correct the quotes there: one is missing or too many. A quote inside a quoted cell is written twice, without a "
+    "backslash."
+)
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
-_GET_A_WHOLE_COPY = "Get a whole copy of the file."
-LARGEST_PARQUET_IN_GZIP = 1 << 30
+_ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
+LARGEST_PACKED_PARQUET = 1 << 30
 """Bytes. A Parquet file is read from its end, so all of it must be unpacked into memory; a small file can unpack into
 a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -43,82 +55,66 @@ class Row:
     """Why the row is broken; holds no text of it."""
 
 
+def format_of(path: Path) -> str:
+    """The suffix that tells a file's format, whatever its letter case and compression. Raises SourceError for none."""
+    suffix = Path(name_without_packing(path)).suffix
+    if suffix in FORMATS:
+        return suffix
+    remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise SourceError(f"{path}: is a workbook.", "Save the sheet as CSV in UTF-8.")
+    if suffix in (".zip", ".7z", ".tar", ".tgz"):
+        raise SourceError(f"{path}: is an archive.", f"Unpack it, and name the file in it. {remedy}")
+    raise SourceError(f"{path}: its name does not tell its format.", remedy)
+
+
 def read_rows(
-    path: Path, max_row_bytes: int, encoding: str | None = None, delimiter: str | None = None
+    path: Path,
+    max_row_bytes: int,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    check_header: Callable[[Sequence[str]], None] = lambda columns: None,
 ) -> Iterator[Row]:
     """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read.
 
     Args:
         encoding: of a text file; None is UTF-8.
         delimiter: between the cells of a CSV or TSV file; None is a comma, and a tab in .tsv.
+        check_header: is called with the names of a table's columns before its first row.
     """
     if not path.is_file():
         raise SourceError(
             f"{path}: there is no such source file.", "Correct `path` in the recipe, or put the file there."
         )
-    name = path.name.removesuffix(".gz")
-    readers = {".jsonl": _jsonl, ".json": _json_array, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}
-    reader = readers.get(Path(name).suffix)
-    if reader is None:
-        raise SourceError(
-            f"{path}: the format of the source is unknown.",
-            f"The name must end in {', '.join(FORMATS)}, optionally followed by .gz.",
-        )
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            content = cast(IO[bytes], stream)
-            if encoding is not None and reader is not _parquet:
-                content = cast(IO[bytes], io.BufferedReader(_Recoded(content, path, encoding)))
-            if delimiter is not None and reader in (_csv, _tsv):
-                yield from _csv(content, path, max_row_bytes, delimiter)
-            else:
-                yield from reader(content, path, max_row_bytes)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{path}: cannot be read to its end ({error}).", _GET_A_WHOLE_COPY) from None
-
-
-class _Recoded(io.RawIOBase):
-    """A file in another encoding, as UTF-8. A byte that is none of its encoding ends the reading with SourceError: what
-    the rows after it hold would be a guess."""
-
-    def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
-        self._stream, self._path, self._encoding = stream, path, encoding
-        self._decoder = codecs.getincrementaldecoder(encoding)()
-        self._ready = b""
-        self._read = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            block = self._stream.read(_BLOCK)
-            try:
-                text = self._decoder.decode(block, final=not block)
-            except UnicodeError:
-                raise SourceError(
-                    f"{self._path}: not {self._encoding}, within the bytes {self._read:,} to "
-                    f"{self._read + len(block):,}.",
-                    "Correct `encoding` of the source in the recipe.",
-                ) from None
-            self._read += len(block)
-            self._ready = text.encode("utf-8", "surrogatepass")
-            if not block:
-                break
-        given, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
-        buffer[: len(given)] = given
-        return len(given)
+    suffix = format_of(path)
+    with unpacked(path) as stream:
+        if suffix == ".parquet":
+            yield from _parquet(stream, path, max_row_bytes, check_header)
+            return
+        text = as_utf8(stream, path, encoding)
+        if suffix in TABLES:
+            own = "\t" if suffix == ".tsv" else ","
+            yield from _csv(text, path, max_row_bytes, delimiter or own, check_header)
+        else:
+            yield from (_jsonl if suffix == ".jsonl" else _json_array)(text, path, max_row_bytes)
 
 
 def has_header(path: Path) -> bool:
     """Whether all rows of the file have the same columns, named once."""
-    return path.name.removesuffix(".gz").endswith(TABLES)
+    return name_without_packing(path).endswith(TABLES)
 
 
 def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    for number, line in enumerate(_bounded_lines(stream, max_row_bytes), start=1):
-        if number == 1 and line is not None:
-            line = line.removeprefix(BYTE_ORDER_MARK)
+    lines = _bounded_lines(stream, max_row_bytes)
+    first = next(lines, b"")
+    first = first.removeprefix(BYTE_ORDER_MARK) if first is not None else None
+    if first is not None and _begins_an_array(first):
+        raise SourceError(f"{path}: holds one array, not an object on each line.", "Name the file .json.")
+    if first is not None and first.strip() == b"{":
+        raise SourceError(
+            f"{path}: its objects stand on several lines each.", "Write each on one line, or all in one array (.json)."
+        )
+    for number, line in enumerate(chain([first], lines), start=1):
         if line is None:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
             continue
@@ -131,11 +127,25 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
         except _DuplicateField:
             yield Row(number, None, "names a field twice")
         except json.JSONDecodeError as error:
-            yield Row(number, None, f"not JSON ({error.msg} at column {error.colno})")
+            several = b"\r" in line.strip()
+            said = error.msg.removesuffix(" at")
+            why = "several lines that end in CR alone" if several else f"{said} at column {error.colno}"
+            yield Row(number, None, f"not JSON ({why})")
         except (ValueError, RecursionError) as error:  # a number too long, or nested too deep
             yield Row(number, None, f"not JSON that can be read ({type(error).__name__})")
         else:
             yield Row(number, values) if isinstance(values, dict) else Row(number, None, "not a JSON object")
+
+
+def _begins_an_array(line: bytes) -> bool:
+    """Whether a first line begins an array of objects that goes on, or holds a whole one of several."""
+    if _ARRAY_OF_OBJECTS.match(line) is None:
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(value, list) and len(value) > 1
 
 
 class _DuplicateField(ValueError):
@@ -150,10 +160,12 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_unique_columns(path: Path, columns: Sequence[str]) -> None:
-    duplicates = len(columns) - len(set(columns))
-    if duplicates:
+    twice = [name for number, name in enumerate(columns) if name in columns[:number]]
+    if twice:
+        named = and_more([repr(name) for name in dict.fromkeys(twice) if len(name) <= LONGEST_NAME])
         raise SourceError(
-            f"{path}: {counted(duplicates, 'column has', 'columns have')} the name of another column.",
+            f"{path}: {counted(len(twice), 'column has', 'columns have')} the name of another column"
+            f"{f': {named}' if named else ''}.",
             "Give every column a name of its own.",
         )
 
@@ -179,11 +191,11 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()
-    buffer = text.read(_BLOCK).lstrip()
+    buffer = text.read(BLOCK).lstrip()
     if not buffer.startswith("["):
         raise SourceError(
             f"{path}: a .json source must be one array of objects.",
-            "Name a file with one object on each line .jsonl.",
+            "Name a file with one object on each line .jsonl; write other JSON as one array.",
         )
     buffer, number, ended = buffer[1:], 0, False
     while True:
@@ -203,16 +215,16 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
         if number == 0 and buffer.startswith("]"):
             buffer = buffer[1:]
             break
-        if ended or len(buffer) > max_row_bytes + _BLOCK:
+        if ended or len(buffer) > max_row_bytes + BLOCK:
             raise SourceError(
                 f"{path}, element {number + 1}: not JSON, or longer than {max_row_bytes:,} characters. The elements "
                 f"after it cannot be told apart.",
                 "Correct the element, or raise quarantine.max_row_bytes in the recipe.",
             )
-        more = text.read(max(_BLOCK, len(buffer)))
+        more = text.read(max(BLOCK, len(buffer)))
         ended = not more
         buffer += more
-    while not buffer.strip() and (buffer := text.read(_BLOCK)):
+    while not buffer.strip() and (buffer := text.read(BLOCK)):
         pass
     if buffer:
         raise SourceError(f"{path}: something follows the array's end.", "Correct the file.")
@@ -231,11 +243,9 @@ def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
         return Row(number, None, "names a field twice")
 
 
-def _tsv(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    return _csv(stream, path, max_row_bytes, delimiter="\t")
-
-
-def _csv(stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str = ",") -> Iterator[Row]:
+def _csv(
+    stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str, check_header: Callable[[Sequence[str]], None]
+) -> Iterator[Row]:
     # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(max(max_row_bytes * 2, 131_072))
@@ -247,8 +257,14 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str = ","
     if not header:
         raise SourceError(f"{path}: the file has no header row.", "Name the columns in its first line.")
     if any(map(_was_not_utf8, header)):
-        raise SourceError(f"{path}: the header row is not UTF-8.", "Save the file in UTF-8.")
+        raise SourceError(
+            f"{path}: the header row is not UTF-8.",
+            "Name the file's encoding under `encoding` in the recipe, or save it in UTF-8.",
+            act="look_at_source",
+            file=str(path),
+        )
     _check_unique_columns(path, header)
+    check_header(header)
     number = 0
     while True:
         number += 1
@@ -258,7 +274,7 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str = ","
         except StopIteration:
             return
         except csv.Error as error:
-            raise SourceError(f"{path}, from line {begins}: not CSV ({error}).", "Correct the quotes there.") from None
+            raise SourceError(f"{path}, from line {begins}: not CSV ({error}).", _QUOTES) from None
         if not cells:
             continue  # an empty line, which is no row in JSONL either
         if len(cells) != len(header):
@@ -266,7 +282,7 @@ def _csv(stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str = ","
                 # The rows between would be lost without a trace.
                 raise SourceError(
                     f"{path}, lines {begins} to {reader.line_num}: they form one row that does not fit the header.",
-                    "Correct the quotes there: one is missing, or there is one too many.",
+                    _QUOTES,
                 )
             yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
         elif any(map(_was_not_utf8, cells)):
@@ -282,18 +298,24 @@ def _was_not_utf8(text: str) -> bool:
     return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
-def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
+def _parquet(
+    stream: IO[bytes], path: Path, max_row_bytes: int, check_header: Callable[[Sequence[str]], None]
+) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
-    if path.suffix == ".gz":
-        stream = _unpacked(stream, path)
+    if packing_of(path) is not None:
+        stream = _in_memory(stream, path)
+    if stream.read(4) != b"PAR1":
+        raise SourceError(f"{path}: is not Parquet.", "Name the file as what it is.")
+    stream.seek(0)
     try:
         file = pyarrow.parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", _GET_A_WHOLE_COPY) from None
+        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
     _check_unique_columns(path, columns)
+    check_header(columns)
     number = 0
     try:
         for batch in file.iter_batches(batch_size=1_000):
@@ -306,15 +328,15 @@ def _parquet(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]
                 else:
                     yield Row(number, values)
     except pyarrow.ArrowException as error:
-        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", _GET_A_WHOLE_COPY) from None
+        raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
 
 
-def _unpacked(stream: IO[bytes], path: Path) -> io.BytesIO:
+def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
     unpacked = io.BytesIO()
-    while block := stream.read(_BLOCK):
-        if unpacked.tell() + len(block) > LARGEST_PARQUET_IN_GZIP:
+    while block := stream.read(BLOCK):
+        if unpacked.tell() + len(block) > LARGEST_PACKED_PARQUET:
             raise SourceError(
-                f"{path}: unpacks into more than {LARGEST_PARQUET_IN_GZIP:,} bytes.",
+                f"{path}: unpacks into more than {LARGEST_PACKED_PARQUET:,} bytes.",
                 "Unpack the file, and name the .parquet file in the recipe. Parquet is compressed already.",
             )
         unpacked.write(block)

@@ -23,9 +23,11 @@ _NONE = ("", "null", "none", "nan")
 
 
 def normal_id(text: str) -> str:
-    """The one spelling of an id, for rows and for links to them: NFC, stripped; `5346.0`, as tables of numbers write
-    it, is `5346`."""
+    """The one spelling of an id, for rows and for links to them: NFC, stripped, digits of any script as 0-9; `5346.0`,
+    as tables of numbers write it, is `5346`."""
     composed = unicodedata.normalize("NFC", text.strip())
+    if not composed.isascii():
+        composed = "".join(str(unicodedata.decimal(each, each)) for each in composed)
     whole = _WHOLE_AS_FRACTION.fullmatch(composed)
     return whole[1] if whole else composed
 

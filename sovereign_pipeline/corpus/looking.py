@@ -7,17 +7,19 @@ which field of a document (`suggestion.py`), and reading it for good (`documents
 import codecs
 import csv
 import datetime
-import gzip
 import re
-import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from sovereign_pipeline.corpus.file_formats import FORMATS, read_rows
+from sovereign_pipeline.corpus.expected_columns import A_ROW_FOR_A_HEADER, NAME_THE_COLUMNS, seems_a_row
+from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
+from sovereign_pipeline.corpus.opening import BLOCK, MARKS, packing_of, signature_of, unpacked
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
 
@@ -28,7 +30,6 @@ LONGEST_SHORT_VALUE = 400
 MOST_VALUES = 500_000
 """Different values of a column that are counted."""
 _SAMPLE = 1 << 20
-_BLOCK = 1 << 16
 _DELIMITERS = ",;\t|"
 _MARKUP = re.compile(r"</?(?:p|br|div|span|li|ul|ol|a|b|i|strong|em|table|tr|td)\b[^<>]*>", re.IGNORECASE)
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -37,14 +38,6 @@ _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
 """Of exports that are no UTF-8. Old encodings of terminals fit any bytes, and are left out."""
-_MARKS = (
-    (codecs.BOM_UTF8, None),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Byte order mark -> the encoding to name in a recipe; that of UTF-32 begins with that of UTF-16."""
 
 
 @dataclass
@@ -92,7 +85,7 @@ class FileFacts:
 
     path: Path
     format: str
-    """Suffix, without .gz."""
+    """Suffix, without that of the compression."""
     compression: str | None
     encoding: str | None
     """To name in a recipe; None is UTF-8."""
@@ -108,20 +101,11 @@ def look_at(path: Path) -> FileFacts:
     """Read a file to its end. Raises SourceError when it cannot be read."""
     if not path.is_file():
         raise SourceError(f"{path}: there is no such file.", "Correct the path.")
-    compression = "gzip" if path.suffix == ".gz" else None
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    if suffix not in FORMATS:
-        raise SourceError(
-            f"{path}: the name does not tell its format.",
-            f"Rename it so that it ends in {', '.join(FORMATS)}, optionally followed by .gz.",
-        )
-    try:
-        encoding = encoding_of(path) if suffix != ".parquet" else None
-        delimiter = _delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"{path}: cannot be read to its end ({error}).", "Get a whole copy of the file.") from None
-    facts = FileFacts(path, suffix, compression, encoding, delimiter)
-    for row in read_rows(path, LARGEST_ROW, encoding, delimiter):
+    suffix = format_of(path)
+    encoding = encoding_of(path) if suffix != ".parquet" else None
+    delimiter = _delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
+    facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter)
+    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_refuse_a_row_for_a_header, path)):
         facts.rows += 1
         if row.values is None:
             facts.broken[row.problem or "broken"] += 1
@@ -130,8 +114,14 @@ def look_at(path: Path) -> FileFacts:
             shown = _printable(name)
             _add(facts.columns.setdefault(shown, ColumnFacts(shown)), value)
     if not facts.rows:
-        raise SourceError(f"{path}: the file has no rows.", "Export it again.")
+        raise SourceError(f"{path}: the file holds no row.", "Export it again.")
     return facts
+
+
+def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
+    """Names of columns are shown, and the values of a row may not be."""
+    if seems_a_row(columns):
+        raise SourceError(f"{path}: {A_ROW_FOR_A_HEADER[0].lower()}{A_ROW_FOR_A_HEADER[1:]}", NAME_THE_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -186,11 +176,13 @@ def encoding_of(path: Path) -> str | None:
     """
     from charset_normalizer import from_bytes
 
-    with _opened(path) as stream:
+    with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
-    for mark, encoding in _MARKS:
+    if signature_of(sample) is not None:
+        return None  # it is no text, which whoever reads its rows will tell
+    for mark, encoding in MARKS:
         if sample.startswith(mark):
-            return encoding
+            return None if encoding == "utf-8" else encoding
     if _is_utf8(path):
         return None
     best = from_bytes(sample, cp_isolation=[*_LIKELY_ENCODINGS]).best()
@@ -203,8 +195,8 @@ def _is_utf8(path: Path) -> bool:
     """Whether the characters beyond ASCII are UTF-8 but for a few: rows that are not are quarantined one by one."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = 0
-    with _opened(path) as stream:
-        while block := stream.read(_BLOCK):
+    with unpacked(path) as stream:
+        while block := stream.read(BLOCK):
             text = decoder.decode(block)
             if not text.isascii():
                 beyond += len(_BEYOND_ASCII.findall(text))
@@ -213,23 +205,19 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
-    with _opened(path) as stream:
+    with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     text = sample.decode(encoding or "utf-8-sig", errors="ignore")
     header = text.splitlines()[0] if text else ""
     own = "\t" if suffix == ".tsv" else ","
     try:
-        found = csv.Sniffer().sniff(text[:_BLOCK], _DELIMITERS).delimiter
+        found = csv.Sniffer().sniff(text[:BLOCK], _DELIMITERS).delimiter
     except csv.Error:
         found = own
     # The header names columns: what divides it divides the rows. Texts are full of commas.
     best = max(_DELIMITERS, key=header.count)
     delimiter = best if header.count(best) > header.count(found) else found
     return delimiter if delimiter != own and delimiter in header else None
-
-
-def _opened(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
 def _add(column: ColumnFacts, value: Any) -> None:

@@ -23,7 +23,7 @@ from sovereign_pipeline.corpus.document import Document, read_documents, write_d
 from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.links import LinkTally
-from sovereign_pipeline.corpus.quarantine import Quarantined
+from sovereign_pipeline.corpus.quarantine import Quarantined, remedy_for, rows_by_reason
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
 from sovereign_pipeline.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
@@ -97,14 +97,20 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
                 f"source '{source.name}': {count.documents:,} documents, {count.quarantined:,} rows quarantined, "
                 f"{count.excluded:,} excluded, {count.not_selected:,} not selected"
             )
-            reader.exclusions.refuse_without_row(path)
+            reader.refuse_what_is_not_as_described()
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
 
     rows = write_documents(workspace / DOCUMENTS, documents())
     if rows == 0:
+        counts = "; ".join(
+            f"'{reader.source.name}' has {reader.count.rows:,} rows, {reader.count.quarantined:,} of them quarantined, "
+            f"{reader.count.excluded:,} excluded and {reader.count.not_selected:,} not selected"
+            for reader in readers.of_sources
+        )
         raise SourceError(
-            f"Line {workplace.line.line}: the sources hold no document.", "Check `where` and `path` of each source."
+            f"Line {workplace.line.line}: the sources hold no document: {counts}.",
+            "Check `where`, `exclude` and `path` of each source.",
         )
     described = readers.described(_source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
@@ -182,11 +188,12 @@ def _stop_above_share(
     limit = workplace.line.quarantine.max_share
     if not broken or len(broken) <= limit * rows:
         return
-    shown = (f"row {row.row}{f' ({row.id})' if row.id else ''}: {row.reason}" for row in broken)
     raise QuarantineExceeded(
         f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{source.name}' ({path}) are broken, "
-        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {and_more(shown, separator='; ')}.",
-        "Correct the rows, or raise quarantine.max_share in the recipe if that is right.",
+        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {rows_by_reason(broken)}.",
+        remedy_for(broken, workplace.institution.ladder),
+        act="look_at_source",
+        file=str(path),
     )
 
 
@@ -346,7 +353,7 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="4",
+    code_version="5",
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,

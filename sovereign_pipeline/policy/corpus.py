@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sovereign_pipeline.policy.days import iso_day
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 DOCUMENT_COLUMNS = (
@@ -65,7 +66,7 @@ class Source(RecipeModel):
 
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
     """The file, relative to the data root, or absolute. Its name tells the format: .jsonl, .json (one array of
-    objects), .csv, .tsv or .parquet, optionally with .gz."""
+    objects), .csv, .tsv or .parquet, optionally with .gz, .bz2, .xz or .zst."""
 
     encoding: str | None = Field(default=None, examples=["cp1256"])
     """Encoding of a text file, by a name that Python knows; null: UTF-8. `sovereign sources look` finds it."""
@@ -147,6 +148,11 @@ class Source(RecipeModel):
         for field, value in self.constants.items():
             if not value.strip() and field not in OPTIONAL_FIELDS:
                 raise ValueError(f"the constant '{field}' is empty; only {', '.join(OPTIONAL_FIELDS)} may be")
+        if "date" in self.constants:
+            try:
+                iso_day(self.constants["date"])
+            except ValueError as error:
+                raise ValueError(f"the constant 'date' {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -115,8 +115,9 @@ CSV: dict[str, Callable[[int], bytes]] = {
 }
 PARQUET: dict[str, dict[str, Any]] = {**CHANGES, "null": {"response": None}, "latin-1": {"subject": b"\xe9"}}
 
-# Good rows may hold whatever text there is; the line's own breaks and quotes are the format's business.
-prose = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).map(lambda text: f"Text: {text}.")
+# Good rows may hold whatever text there is but NUL; the line's own breaks and quotes are the format's business.
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+prose = st.text(characters, max_size=30).map(lambda text: f"Text: {text}.")
 fields = st.fixed_dictionaries({"subject": prose, "request": prose, "response": prose})
 
 
@@ -276,9 +277,9 @@ def _parquet_named_twice() -> bytes:
         ("given.csv", b'"', "the header row is not CSV"),
         ("given.csv", "id,naïve\n1,2\n".encode("latin-1"), "the header row is not UTF-8"),
         ("given.csv", _csv_line(letter(0)) + b'R-1,"' + MARKER.encode(), "not CSV"),
-        ("given.jsonl", b"", "hold no document"),
-        ("given.jsonl", b"\n\n \n", "hold no document"),
-        ("given.jsonl.gz", _json(letter(0)), "cannot be read to its end"),
+        ("given.jsonl", b"", "the file is empty"),
+        ("given.jsonl", b"\n\n \n", "the file holds no row"),
+        ("given.jsonl.gz", _json(letter(0)), "its name ends in .gz, and it is not gzip"),
     ],
 )
 def test_a_file_that_cannot_be_told_row_by_row_stops_the_line(

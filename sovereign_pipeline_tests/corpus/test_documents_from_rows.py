@@ -175,7 +175,8 @@ def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
         ("letters.docx", b"PK", "must end in .jsonl, .json, .csv, .tsv, .parquet"),
         ("letters.jsonl.gz", gzip.compress(b"x" * 10_000, mtime=0)[:40], "cannot be read to its end"),
         ("letters.parquet", b"PAR1 and no more", "not readable as Parquet"),
-        ("letters.csv", b"", "no header row"),
+        ("letters.csv", b"", "the file is empty"),
+        ("letters.csv", b"\n", "no header row"),
     ],
 )
 def test_a_file_that_cannot_be_read_at_all_is_named(
@@ -190,7 +191,7 @@ def test_a_file_that_cannot_be_read_at_all_is_named(
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.binary(max_size=60), max_size=8))
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=8))
 def test_whatever_the_bytes_are_no_row_is_lost(tmp_path: Path, lines: list[bytes]) -> None:
     path = tmp_path / "letters.jsonl"
     path.write_bytes(b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines))
@@ -231,8 +232,9 @@ def test_a_misspelt_column_is_never_taken_for_an_empty_one(tmp_path: Path, missp
 def test_links_that_no_row_has_stop_the_source(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
     as_jsonl(path, [letter(1)])
-    with pytest.raises(SourceError, match="no row has the column 'grouped'"):
-        read(path, links="grouped")
+    _, _, reader = read(path, links="grouped")
+    with pytest.raises(SourceError, match=r"needs 1 column that the file lacks: 'grouped' \(for `links`\)"):
+        reader.refuse_what_is_not_as_described()
 
 
 def test_a_stray_quote_in_a_csv_stops_it_with_its_lines_instead_of_swallowing_rows(tmp_path: Path) -> None:

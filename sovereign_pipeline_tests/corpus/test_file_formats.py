@@ -14,7 +14,7 @@ from sovereign_pipeline.errors import SourceError
     "refused once more than 1 GiB is unpacked, and no more is ever held",
 )
 def test_a_gzipped_parquet_file_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_formats, "LARGEST_PARQUET_IN_GZIP", 1 << 20)
+    monkeypatch.setattr(file_formats, "LARGEST_PACKED_PARQUET", 1 << 20)
     unpacked = []
 
     class Counting(gzip.GzipFile):
@@ -23,7 +23,7 @@ def test_a_gzipped_parquet_file_is_unpacked_up_to_a_limit(tmp_path: Path, monkey
             unpacked.append(len(block))
             return block
 
-    monkeypatch.setattr("sovereign_pipeline.corpus.file_formats.gzip.open", Counting)
+    monkeypatch.setattr("sovereign_pipeline.corpus.opening.gzip.open", Counting)
     path = tmp_path / "letters.parquet.gz"
     path.write_bytes(gzip.compress(bytes(64 << 20)))
     with pytest.raises(SourceError, match=r"letters\.parquet\.gz: unpacks into more than 1,048,576 bytes"):

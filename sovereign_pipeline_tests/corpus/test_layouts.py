@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import Quarantined
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
@@ -303,7 +305,7 @@ any_row = st.fixed_dictionaries({}, optional={key: conversation | word for key i
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(any_row, max_size=6),
+    st.lists(any_row, min_size=1, max_size=6),
     st.sampled_from([("sharegpt", role) for role in ("letters", "preferences", "labels")])
     | st.sampled_from([("alpaca", role) for role in ("letters", "preferences", "labels")])
     | st.just(("hh", "preferences")),
@@ -320,11 +322,13 @@ def test_however_rows_are_broken_each_is_a_document_or_quarantined(
 
 
 said = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
-    lambda text: text == text.strip() and "Human:" not in text and "Assistant:" not in text
+    lambda text: (
+        text == text.strip() and text.isprintable() and folded(text) and not re.search("(Human|Assistant):", text)
+    )
 )
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(said, min_size=2, max_size=6).filter(lambda texts: len(texts) % 2 == 0), said)
 def test_no_word_of_a_conversation_is_lost_or_changed_in_any_layout(
     tmp_path: Path, texts: list[str], other: str

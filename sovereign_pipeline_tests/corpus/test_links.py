@@ -87,7 +87,7 @@ def test_an_id_has_one_spelling() -> None:
         "-7",
         "5346.5",
         "R-1.0",
-        "٥٣.٠",
+        "53",
     ]
 
 

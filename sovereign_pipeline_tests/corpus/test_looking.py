@@ -172,10 +172,10 @@ def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("a.docx", b"x", "does not tell its format"),
-        ("a.jsonl", b"", "has no rows"),
-        ("a.csv", b"", "no header row"),
+        ("a.jsonl", b"", "is empty"),
+        ("a.csv", b"\n", "no header row"),
         ("a.parquet", b"PAR1", "not readable as Parquet"),
-        ("a.jsonl.gz", b"no gzip", "cannot be read to its end"),
+        ("a.jsonl.gz", b"no gzip", "it is not gzip"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -185,10 +185,10 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: byte
 
 
 def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes("a;b\n1;2\n".encode("utf-16")[:-1])
-    source = Source(name="a", path=tmp_path / "a.csv", encoding="utf-16", delimiter=";", licence="own", retention="1 y")
-    with pytest.raises(SourceError, match=r"a\.csv: not utf-16, within the bytes"):
-        list(SourceReader(source, tmp_path / "a.csv", Quarantine(), INSTITUTION.ladder, set()))
+    (tmp_path / "a.jsonl").write_bytes("{}\n".encode("utf-16")[:-1])
+    source = Source(name="a", path=tmp_path / "a.jsonl", encoding="utf-16", licence="own", retention="1 y")
+    with pytest.raises(SourceError, match=r"a\.jsonl: not utf-16, within the bytes"):
+        list(SourceReader(source, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set()))
 
 
 @pytest.mark.parametrize("encoding", ["hex", "none", "unicode_escape", "utf-7", "x" * 300, "a\0b"])

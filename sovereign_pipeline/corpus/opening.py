@@ -1,0 +1,184 @@
+"""The bytes of a source file: unpacked, and as UTF-8 whatever its encoding.
+
+What belongs here: compression, encoding, and a file that is something else than its name says. What does not: rows
+(`file_formats.py`), guessing an encoding (`looking.py`).
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from sovereign_pipeline.errors import SourceError
+
+PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+"""Suffix behind that of the format -> the compression."""
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order mark -> the encoding to name in a recipe; that of UTF-32 begins with that of UTF-16."""
+BLOCK = 1 << 16
+GET_A_WHOLE_COPY = "Get a whole copy of the file."
+
+_SIGNATURES = (
+    (re.compile(rb"\x1f\x8b"), "gzip"),
+    (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2"),
+    (re.compile(rb"\xfd7zXZ\0"), "xz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd"), "zstd"),
+    (re.compile(rb"PAR1[\x00-\x1f]"), "Parquet"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive, or a workbook"),
+    (re.compile(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "a file of Microsoft Office"),
+    (re.compile(rb"%PDF-"), "PDF"),
+    (re.compile(rb"SQLite format 3\0"), "an SQLite database"),
+)
+"""How files begin that are no text."""
+_HALF_OF_UTF16 = ((re.compile(rb"[\x09-\x7e]\0"), "utf-16-le"), (re.compile(rb"\0[\x09-\x7e]"), "utf-16-be"))
+_LEAST_UTF8 = 3
+"""Characters of several bytes, all of them UTF-8, from which a text is UTF-8 and not another encoding by chance."""
+
+
+def name_without_packing(path: Path) -> str:
+    """The file's name in small letters, without the suffix of its compression."""
+    name = path.name.lower()
+    return next((name.removesuffix(suffix) for suffix in PACKINGS if name.endswith(suffix)), name)
+
+
+def packing_of(path: Path) -> str | None:
+    """The compression that the file's name states."""
+    return PACKINGS.get(path.suffix.lower())
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked. Raises SourceError for a file that is empty, cut, or not packed as its name says."""
+    with path.open("rb") as stream:
+        begin = stream.read(16)
+    if not begin:
+        raise SourceError(f"{path}: the file is empty.", "Export it again.")
+    packing, found = packing_of(path), signature_of(begin)
+    if packing is not None and found != packing:
+        raise SourceError(
+            f"{path}: its name ends in {path.suffix}, and it is not {packing}{f' but {found}' if found else ''}.",
+            "Rename the file as what it is, or get a whole copy.",
+        )
+    try:
+        with _opened(path, packing) as stream:
+            yield stream
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        # The error's own words may quote bytes of the file.
+        why = getattr(error, "strerror", None) or ("ends too early" if isinstance(error, EOFError) else "damaged")
+        raise SourceError(f"{path}: cannot be read to its end ({why}).", GET_A_WHOLE_COPY) from None
+
+
+def _opened(path: Path, packing: str | None) -> IO[bytes]:
+    if packing == "zstd":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd"))
+    opener: Any = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open, None: open}[packing]
+    stream = opener(path, "rb")
+    return cast(IO[bytes], stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream))
+
+
+def signature_of(begin: bytes) -> str | None:
+    """What a file is that begins so; None for text."""
+    return next((what for pattern, what in _SIGNATURES if pattern.match(begin)), None)
+
+
+def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
+    """A text's bytes as UTF-8; as they are where no encoding is named.
+
+    Raises SourceError for what is no text, and for a text that is plainly in another encoding than the named one.
+    """
+    begin = cast(io.BufferedReader, stream).peek(16)[:16]
+    if (found := signature_of(begin)) is not None:
+        raise SourceError(
+            f"{path}: holds {found}, and its name says {Path(name_without_packing(path)).suffix}.",
+            "Rename the file as what it is, or save it as its name says.",
+        )
+    plain = _encoding_by_begin(begin)
+    if plain is not None and not _is_read_as(plain, encoding):
+        named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is named, which means UTF-8"
+        remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` in"
+        raise SourceError(
+            f"{path}: is in {plain.upper()} by its first bytes, and {named}.", f"{remedy} the source's recipe."
+        )
+    if encoding is None:
+        return stream
+    return cast(IO[bytes], io.BufferedReader(_Recoded(stream, path, encoding)))
+
+
+def _encoding_by_begin(begin: bytes) -> str | None:
+    """The encoding that a text's first bytes tell: by a mark, or by every other byte."""
+    marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
+    return marked or next((encoding for half, encoding in _HALF_OF_UTF16 if half.match(begin)), None)
+
+
+def _is_read_as(plain: str, encoding: str | None) -> bool:
+    name = codecs.lookup(encoding or "utf-8").name
+    if plain.startswith("utf-16-"):
+        return name in ("utf-16", plain)
+    return name.startswith(plain)
+
+
+class _Recoded(io.RawIOBase):
+    """A file in another encoding, as UTF-8. A byte that is none of its encoding ends the reading with SourceError: what
+    the rows after it hold would be a guess. So does a text that is UTF-8 all through: it would be garbled."""
+
+    def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
+        self._stream, self._path, self._encoding = stream, path, encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        may_be_utf8 = not codecs.lookup(encoding).name.startswith(("utf", "ascii"))
+        self._utf8 = codecs.getincrementaldecoder("utf-8")() if may_be_utf8 else None
+        self._beyond_ascii = 0
+        self._ready = b""
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = self._stream.read(BLOCK)
+            try:
+                text = self._decoder.decode(block, final=not block)
+            except UnicodeError:
+                raise SourceError(
+                    f"{self._path}: not {self._encoding}, within the bytes {self._read:,} to "
+                    f"{self._read + len(block):,}.",
+                    "Correct `encoding` of the source in the recipe.",
+                ) from None
+            self._refuse_utf8(block)
+            self._read += len(block)
+            self._ready = text.encode("utf-8", "surrogatepass")
+            if not block:
+                break
+        given, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
+
+    def _refuse_utf8(self, block: bytes) -> None:
+        if self._utf8 is None:
+            return
+        try:
+            text = self._utf8.decode(block, final=not block)
+        except UnicodeError:
+            self._utf8 = None
+            return
+        self._beyond_ascii += 0 if text.isascii() else sum(not character.isascii() for character in text)
+        if not block and self._beyond_ascii >= _LEAST_UTF8:
+            raise SourceError(
+                f"{self._path}: is UTF-8 all through, and `encoding` is {self._encoding}, which would garble it.",
+                "Remove `encoding` from the source's recipe.",
+            )

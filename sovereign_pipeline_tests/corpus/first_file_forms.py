@@ -1,0 +1,237 @@
+"""Variants of one small file as a whole: compression, format, encoding, dialect; each with its expected outcome."""
+
+import bz2
+import csv
+import gzip
+import json
+import lzma
+
+from sovereign_pipeline_tests.corpus.dirty_files import (
+    ROWS,
+    as_json,
+    content,
+    csv_text,
+    cut,
+    everywhere,
+    jsonl,
+    parquet,
+    rows,
+    table,
+    zstd,
+)
+from sovereign_pipeline_tests.corpus.first_file import (
+    ALL,
+    NOT_SELECTED,
+    Read,
+    Stop,
+    Variant,
+    broken,
+    stops_all,
+)
+
+CUT = Stop("cannot be read to its end", "Get a whole copy")
+NO_ROW = Stop("the file holds no row", "Export it again")
+ENCODING = "Name the file's encoding under `encoding`"
+ARABIC = everywhere(subject="المصباح القديم", language="ar")
+ACCENTS = everywhere(subject="Réverbère")
+
+
+def one_column(delimiter: str) -> Stop:
+    return Stop(f"Its header is one column, with {delimiter} in it", f"Set `delimiter: {delimiter}`")
+
+
+def _one_latin_cell() -> bytes:
+    return csv_text(rows({"subject": "Lamp X"})).encode().replace(b"Lamp X", b"Lamp \xe9")
+
+
+def _one_latin_line() -> bytes:
+    lines = [json.dumps(row) for row in rows({"subject": "Lamp X"})]
+    return "\n".join(lines).encode().replace(b"Lamp X", b"Lamp \xe9")
+
+
+FILES: dict[str, tuple[Variant, ...]] = {
+    "Compression and format": (
+        Variant("JSONL", "a.jsonl", jsonl(), ALL),
+        Variant("gzip", "a.jsonl.gz", jsonl(packed=gzip.compress), ALL),
+        Variant("bzip2", "a.jsonl.bz2", jsonl(packed=bz2.compress), ALL),
+        Variant("xz", "a.jsonl.xz", jsonl(packed=lzma.compress), ALL),
+        Variant("zstd", "a.csv.zst", content(zstd(csv_text().encode())), ALL),
+        Variant("gzip, cut", "a.jsonl.gz", jsonl(packed=lambda text: cut(gzip.compress(text))), CUT),
+        Variant("xz, cut", "a.jsonl.xz", jsonl(packed=lambda text: cut(lzma.compress(text))), CUT),
+        Variant("zstd, cut", "a.jsonl.zst", jsonl(packed=lambda text: cut(zstd(text))), CUT),
+        Variant(
+            "gzip by its bytes alone", "a.jsonl", jsonl(packed=gzip.compress), Stop("holds gzip", "Rename the file")
+        ),
+        Variant("gzip by its name alone", "a.jsonl.gz", jsonl(), Stop("it is not gzip", "Rename the file")),
+        Variant("name in capitals", "A.CSV", table(), ALL),
+        Variant(
+            "a workbook", "a.xlsx", content(b"PK\x03\x04"), Stop("is a workbook", "Save the sheet as CSV in UTF-8")
+        ),
+        Variant(
+            "a workbook named CSV", "a.csv", content(b"PK\x03\x04"), Stop("holds a ZIP archive, or a workbook", "save")
+        ),
+        Variant("an archive", "a.zip", content(b"PK\x03\x04"), Stop("is an archive", "Unpack it")),
+        Variant(
+            "a name without a format", "a.txt", jsonl(), Stop("its name does not tell its format", "must end in .jsonl")
+        ),
+        Variant("one JSON array", "a.json", as_json(ROWS), ALL),
+        Variant("one JSON array named JSONL", "a.jsonl", as_json(ROWS), Stop("holds one array", "Name the file .json")),
+        Variant(
+            "an array over many lines", "a.jsonl", as_json(ROWS, 1), Stop("holds one array", "Name the file .json")
+        ),
+        Variant(
+            "objects over many lines",
+            "a.jsonl",
+            as_json(ROWS[0], 1),
+            Stop("stand on several lines", "Write each on one"),
+        ),
+        Variant("JSONL named JSON", "a.json", jsonl(), Stop("must be one array of objects", "on each line .jsonl")),
+        Variant(
+            "CSV named JSONL",
+            "a.jsonl",
+            table(),
+            stops_all("not JSON (Extra data at column 5)", "as what it is", row=2),
+        ),
+        Variant("CSV named Parquet", "a.parquet", table(), Stop("is not Parquet", "Name the file as what it is")),
+        Variant("Parquet", "a.parquet", parquet(), ALL),
+    ),
+    "Empty files": (
+        Variant("no byte", "a.jsonl", content(b""), Stop("the file is empty", "Export it again")),
+        Variant("no byte", "a.csv", content(b""), Stop("the file is empty", "Export it again")),
+        Variant("no byte in gzip", "a.jsonl.gz", content(gzip.compress(b"")), NO_ROW),
+        Variant("empty lines alone", "a.jsonl", content(b"\n \n"), NO_ROW),
+        Variant(
+            "a header alone",
+            "a.csv",
+            content(b",".join(n.encode() for n in ROWS[0])),
+            Stop("no row below its header", "Export it again"),
+        ),
+        Variant("an empty array", "a.json", content(b"[ ]"), NO_ROW),
+        Variant(
+            "no row is selected",
+            "a.jsonl",
+            jsonl(everywhere(open=True)),
+            Stop("6 not selected", "Check `where`"),
+            NOT_SELECTED,
+        ),
+    ),
+    "Encodings": (
+        Variant("UTF-8 with a mark", "a.jsonl", jsonl(encoding="utf-8-sig"), ALL),
+        Variant("UTF-8 with a mark", "a.csv", table(encoding="utf-8-sig"), ALL),
+        Variant(
+            "UTF-16", "a.jsonl", jsonl(encoding="utf-16"), Stop("is in UTF-16 by its first", "Set `encoding: utf-16`")
+        ),
+        Variant("UTF-16, named", "a.jsonl", jsonl(encoding="utf-16"), ALL, {"encoding": "utf-16"}),
+        Variant(
+            "UTF-16 without a mark",
+            "a.jsonl",
+            jsonl(encoding="utf-16-le"),
+            Stop("UTF-16-LE", "Set `encoding: utf-16-le`"),
+        ),
+        Variant(
+            "UTF-16, as Excel's Unicode text",
+            "a.tsv",
+            table(delimiter="\t", encoding="utf-16"),
+            ALL,
+            {"encoding": "utf-16"},
+        ),
+        Variant("cp1256", "a.csv", table(ARABIC, encoding="cp1256"), stops_all("not UTF-8", ENCODING)),
+        Variant(
+            "cp1256, also in the header",
+            "a.csv",
+            table(everywhere(تاريخ="x"), encoding="cp1256"),
+            Stop("the header row is not UTF-8", ENCODING),
+        ),
+        Variant("cp1256, named", "a.csv", table(ARABIC, encoding="cp1256"), ALL, {"encoding": "cp1256"}),
+        Variant(
+            "UTF-8, named as cp1256",
+            "a.csv",
+            table(ARABIC),
+            Stop("is UTF-8 all through", "Remove `encoding`"),
+            {"encoding": "cp1256"},
+        ),
+        Variant(
+            "UTF-8 with a mark, named as cp1252",
+            "a.csv",
+            table(encoding="utf-8-sig"),
+            Stop("is in UTF-8", "Remove `encoding`"),
+            {"encoding": "cp1252"},
+        ),
+        Variant("latin-1", "a.jsonl", jsonl(ACCENTS, encoding="latin-1"), stops_all("not UTF-8", ENCODING)),
+        Variant("latin-1 in one line of UTF-8", "a.jsonl", content(_one_latin_line()), broken("not UTF-8")),
+        Variant("latin-1 in one cell of UTF-8", "a.csv", content(_one_latin_cell()), broken("not UTF-8")),
+    ),
+    "Tables of text": (
+        Variant("commas", "a.csv", table(), ALL),
+        Variant("all cells in quotes, LF", "a.csv", table(quoting=csv.QUOTE_ALL, end="\n"), ALL),
+        Variant("line ends of CR alone", "a.csv", table(end="\r"), ALL),
+        Variant("line breaks in a cell", "a.csv", table(rows({"response": "The lamp\nis\r\nmended"})), ALL),
+        Variant("tabs", "a.tsv", table(delimiter="\t"), ALL),
+        Variant("semicolons", "a.csv", table(delimiter=";"), one_column('";"')),
+        Variant("semicolons, named", "a.csv", table(delimiter=";"), ALL, {"delimiter": ";"}),
+        Variant("tabs in CSV", "a.csv", table(delimiter="\t"), one_column('"\\t"')),
+        Variant("bars", "a.csv", table(delimiter="|"), one_column('"|"')),
+        Variant("commas in TSV", "a.tsv", table(), one_column('","')),
+        Variant(
+            "a first line for Excel",
+            "a.csv",
+            table(delimiter=";", edit=lambda text: f"sep=;\n{text}"),
+            Stop("a note for Excel", "Delete that line"),
+            {"delimiter": ";"},
+        ),
+        Variant(
+            "a title above the header",
+            "a.csv",
+            table(edit=lambda text: f"All letters of this year\n{text}"),
+            Stop("Its columns: 1 name too long", "Name the right column"),
+        ),
+        Variant(
+            "no header",
+            "a.csv",
+            table(edit=lambda text: text.split("\r\n", 1)[1]),
+            Stop("Its first line seems to be a row", "Write the names"),
+        ),
+        Variant(
+            "two columns of one name",
+            "a.csv",
+            table(edit=lambda text: text.replace("author", "subject", 1)),
+            Stop("the name of another column: 'subject'", "a name of its own"),
+        ),
+        Variant(
+            "the same in capitals",
+            "a.csv",
+            table(everywhere(Subject="x")),
+            Stop("the columns 'subject' and 'Subject' have the same name", "Rename"),
+        ),
+        Variant(
+            "a quote is missing",
+            "a.csv",
+            table(edit=lambda text: text.replace("The lamp is m", '"The lamp is m', 1)),
+            Stop("from line 2: not CSV", "Correct the quotes"),
+        ),
+        Variant(
+            "quotes with backslashes",
+            "a.csv",
+            table(quoting=csv.QUOTE_ALL, edit=lambda text: text.replace("mended", '\\"mended\\"', 1)),
+            Stop("from line 2: not CSV", "without a backslash"),
+        ),
+        Variant(
+            "a row is too short",
+            "a.csv",
+            table(edit=lambda text: f"{text}4700,x\r\n"),
+            Read(6, 1, reason="has 2 cells where the header has 11"),
+        ),
+        Variant(
+            "a line of totals",
+            "a.csv",
+            table(edit=lambda text: f"{text}Total: 6{',' * 10}\r\n"),
+            Read(6, 1, reason="missing field: case, department, author, date, language, subject, request, response"),
+        ),
+        Variant(
+            "a delimiter behind each row",
+            "a.csv",
+            table(edit=lambda text: text.replace("\r\n", ",\r\n").replace(",\r\n", "\r\n", 1)),
+            stops_all("has 12 cells where the header has 11", "correct `delimiter`"),
+        ),
+    ),
+}
