@@ -9,11 +9,12 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
+# Every alternative begins with a sign, so that the library looks for these signs alone.
 _ENCODED = re.compile(
-    r"(?:%(?:25)*[0-9A-Fa-f]{2})+"
+    r"%(?:25)*[0-9A-Fa-f]{2}(?:%(?:25)*[0-9A-Fa-f]{2})*"
     r"|&(?:amp;)*(?:\#\d{1,20};?|\#[xX][0-9A-Fa-f]{1,20};?|[A-Za-z][A-Za-z0-9]{1,31};)"
-    r"|[\\%]u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
-    r"|=\r?\n|(?<=\w)=40(?=[\w-]+\.\w)"
+    r"|\\u[0-9A-Fa-f]{4}|%u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
+    r"|=\r?\n|=(?<=\w=)40(?=[\w-]+\.\w)"
     # Tags without attributes, which hold nothing themselves.
     r"|</?(?:b|i|u|s|em|strong|span|font|small|mark|sup|sub|code|wbr|a) ?/?>|<!--\s*-->"
     r"|</?(?:br|p|div|td|th|tr|li|ul|ol|pre|table|tbody) ?/?>",

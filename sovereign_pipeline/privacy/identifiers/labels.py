@@ -41,6 +41,10 @@ _PHONE_LABEL = (
     r"(?:\b(?:tele)?phones?\b|\btel\b|\bmobile\b|\bGSM\b|\bcell\b|\bwhats ?app\b|\bfax\b|\bdirect line\b"
     r"|(?:ال)?هاتف(?:ه|ها|ي|نا)?|(?:ال)?جوال(?:ه|ها|ي)?|(?:ال)?نقال(?:ه|ها|ي)?|(?:ال)?فاكس|واتس ?اب)\.?"
 )
+PHONE_LABEL_SIGNS = (
+    "phone", "tel", "mobile", "gsm", "cell", "whats", "fax", "direct line", "هاتف", "جوال", "نقال", "فاكس", "واتس",
+)  # fmt: skip
+"""What every such label holds, in small letters."""
 _REACHED_AT = (
     r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
     r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
@@ -153,6 +157,11 @@ STRICT_LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 )
 PASSPORT_WITH_LETTERS = _labelled(
     _PASSPORT_LABEL, _EITHER_LINK, r"(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10}(?!\w)"
+)
+PHONES_BY_LABEL = frozenset(
+    pattern
+    for kind, pattern in (*LABELLED_PATTERNS, *STRICT_LABELLED_PATTERNS)
+    if kind == "PHONE" and pattern.pattern.startswith(_PHONE_LABEL)
 )
 BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
 # What may stand right before a number that it names; for numbers that are written in another way than above.

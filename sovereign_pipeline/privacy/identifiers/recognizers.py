@@ -20,6 +20,8 @@ from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iba
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELLED_PATTERNS,
     PASSPORT_WITH_LETTERS,
+    PHONE_LABEL_SIGNS,
+    PHONES_BY_LABEL,
     STRICT_LABELLED_PATTERNS,
 )
 from sovereign_pipeline.privacy.identifiers.long_numbers import (
@@ -28,17 +30,21 @@ from sovereign_pipeline.privacy.identifiers.long_numbers import (
     without_file_numbers,
 )
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
-from sovereign_pipeline.privacy.identifiers.shapes import AT_IN_WORDS
+from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
-Clue = Literal["a digit", "an @", "an at in words", "anything"]
+Clue = Literal["a digit", "a phone's label", "an @", "an at in words", "anything"]
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _DIGIT = re.compile("[0-9]")
 
 
 def _always(value: str) -> bool:
     return True
+
+
+def _needed(pattern: re.Pattern[str]) -> Clue:
+    return "a phone's label" if pattern in PHONES_BY_LABEL else "a digit"
 
 
 def _has_eight_digits(value: str) -> bool:
@@ -72,7 +78,7 @@ class Recognizer:
 
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
-    *(Recognizer(kind, pattern) for kind, pattern in LABELLED_PATTERNS),
+    *(Recognizer(kind, pattern, needs=_needed(pattern)) for kind, pattern in LABELLED_PATTERNS),
     Recognizer("EMAIL", shapes.EMAIL, needs="an @"),
     Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits),
     Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never),
@@ -95,7 +101,10 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
-    *(Recognizer(kind, pattern, _has_eight_digits) for kind, pattern in STRICT_LABELLED_PATTERNS),
+    *(
+        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern))
+        for kind, pattern in STRICT_LABELLED_PATTERNS
+    ),
     Recognizer("PASSPORT", PASSPORT_WITH_LETTERS),
     Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),
 )
@@ -166,10 +175,12 @@ def leftovers(text: str) -> list[Span]:
 def _clues(text: str) -> set[Clue]:
     clues: set[Clue] = {"anything"}
     small = text.lower()
-    if any(sign in small for sign in AT_IN_WORDS):
+    if any(sign in small for sign in AT_IN_WORDS) or AT_A_HOST.search(small):
         clues.add("an at in words")
     if "@" in text:
         clues.add("an @")
     if _DIGIT.search(text):
         clues.add("a digit")
+        if any(sign in small for sign in PHONE_LABEL_SIGNS):
+            clues.add("a phone's label")
     return clues

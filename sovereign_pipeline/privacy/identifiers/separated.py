@@ -16,7 +16,13 @@ from stdnum import luhn
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checked import bracketed_machines, ibans, prefixed_phones
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
-from sovereign_pipeline.privacy.identifiers.labels import BIRTH_LABEL, LABELLED_PATTERNS, LABELS
+from sovereign_pipeline.privacy.identifiers.labels import (
+    BIRTH_LABEL,
+    LABELLED_PATTERNS,
+    LABELS,
+    PHONE_LABEL_SIGNS,
+    PHONES_BY_LABEL,
+)
 from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID, numbers_beside_digits
 from sovereign_pipeline.privacy.spans import Span, value_key
 
@@ -27,6 +33,7 @@ _USUAL_GAPS = frozenset({" ", "-"})
 _ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
 _SENTENCE_ENDS = re.compile(r"[.;!?,:]\s|\n[\s>|]*\n")
 _LINE_BREAK = re.compile(r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}")
+_DIGIT = re.compile("[0-9]")
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 _DATE = re.compile(
     r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2})"
@@ -195,7 +202,11 @@ def _across_lines(text: str) -> Iterator[Span]:
         pieces.append(text[position:end])
         places += range(position, end)
         line = "".join(pieces)
+        small = line.lower()
+        names_phone = any(sign in small for sign in PHONE_LABEL_SIGNS)
         for kind, pattern in LABELLED_PATTERNS:
+            if pattern in PHONES_BY_LABEL and not names_phone:
+                continue
             for match in pattern.finditer(line):
                 first, last = places[match.start()], places[match.end() - 1] + 1
                 if bisect_right(breaks, first) == bisect_right(breaks, last):
@@ -210,7 +221,7 @@ def _windows(text: str) -> Iterator[tuple[int, int]]:
     before, after = _AROUND_A_BREAK
     begun: tuple[int, int] | None = None
     for gap in _LINE_BREAK.finditer(text):
-        if re.search(r"\d", text[gap.end() : gap.end() + after]) is None:
+        if _DIGIT.search(text, gap.end(), gap.end() + after) is None:
             continue
         window = (max(0, gap.start() - before), min(len(text), gap.end() + after))
         if begun is None:

@@ -78,10 +78,8 @@ BRACKETED_EMAIL = re.compile(
     rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+[^\W\d_]{{2,}}(?![\w/@])"
 )
 AT_IN_WORDS = (
-    " dot ",
     "-dot-",
     "_dot_",
-    " at ",
     "(a)",
     "[a]",
     "{a}",
@@ -101,5 +99,7 @@ AT_IN_WORDS = (
     "( @",
 )
 """Signs of such an address, in small letters."""
+AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
+"""The sign of one without brackets, in small letters."""
 STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")

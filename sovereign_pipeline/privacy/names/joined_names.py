@@ -17,6 +17,7 @@ _LETTER = r"[^\W\d_]"
 _WITHIN_WORD = r"[_./\\+=&?#~:-]{1,3}"
 _BREAK = r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}"
 _GAP = re.compile(rf"(?:(?P<within>{_WITHIN_WORD})|(?P<break>{_BREAK}))(?={_LETTER})")
+_ONLY_BREAK = re.compile(rf"(?P<break>{_BREAK})(?={_LETTER})")
 _CAMEL_CASE = re.compile(r"[a-z](?=[A-Z])")  # "HamoodAlAraimi"
 _WORD = rf"(?:[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|{_LETTER}+)"
 _WORD_AT = re.compile(_WORD)
@@ -88,11 +89,12 @@ class _Gap(NamedTuple):
 
 
 def _gaps(text: str) -> Iterator[_Gap]:
-    for gap in _GAP.finditer(text):
+    holds_address = any(sign in text for sign in "_\\/~=") or "www." in text or _EXTENSION.search(text) is not None
+    for gap in (_GAP if holds_address else _ONLY_BREAK).finditer(text):
         is_break = gap["break"] is not None
         if gap.start() > 0 and text[gap.start() - 1].isalpha() and (is_break or _is_in_address(text, gap.start())):
             yield _Gap(gap.start(), gap.end(), is_break)
-    for letter in _CAMEL_CASE.finditer(text):
+    for letter in _CAMEL_CASE.finditer(text) if holds_address else ():
         if _is_in_address(text, letter.end()):
             yield _Gap(letter.end(), letter.end(), is_break=False)
 

@@ -45,6 +45,7 @@ _SURNAME_ENDING = re.compile(
 KNOWN_NAMES = gazetteer.GIVEN | world_names.GIVEN_WORLD | world_names.SURNAMES_WORLD
 
 
+@lru_cache(maxsize=1 << 16)
 def with_plain_article(token: str) -> str:
     """In small letters, with the article written as `al-`."""
     return re.sub(r"^(?:al|el)[ -]", "al-", token.casefold())
