@@ -113,7 +113,8 @@ def lines_add(file: RecipeFile) -> None:
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     if not target.exists():
         shutil.copyfile(file, target)
-    out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}`")
+    until = " --until training_dataset" if recipe.evaluation is None else ""
+    out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}{until}`")
 
 
 @lines.command("explain")

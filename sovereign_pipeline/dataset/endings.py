@@ -22,8 +22,8 @@ _ARABIC = re.compile(r"[\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe
 _LINK = re.compile(r"(?:https?://|www\.)\S+\Z", re.IGNORECASE)
 
 # What stands behind an end without being one: closing quotes and brackets, marks of Markdown, blanks, what is not seen.
-_CLOSING = "\"'’‘*_`>|~"
-_CLOSING_CATEGORIES = frozenset(("Pe", "Pf", "Zs", "Zl", "Zp", "Cc", "Cf"))
+_CLOSING = "\"'’‘*_`>|~→←↓\ufe0f"
+_CLOSING_CATEGORIES = frozenset(("Pe", "Pf", "Zs", "Zl", "Zp", "Cc", "Cf", "So", "Sk"))  # So, Sk: emoji, arrows
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _LONGEST_TAG = 300
 
@@ -31,14 +31,18 @@ _SENTENCE_ENDS = ".!?…:;؟۔。！？"
 _UNFINISHED_ENDS = "-–—ـ,،([{«“/&"
 _UNFINISHED_WORDS = frozenset("the an and or of و في من إلى على أن أو التي الذي".split())  # noqa: SIM905
 
+_UNITS = r"(?:char|chars|characters|words|lines)"
 _GOES_ON = re.compile(
-    r"(?:to be )?cont(?:d|inued|inues| d)?(?: (?:overleaf|below|next page|on next page|on the next page|in next cell))?"
-    r"|p ?t ?o|(?:(?:read|see|show|view) )?more|truncated|text truncated|cut(?: off)?|clipped|snip(?:ped)?|abridged"
-    r"|(?:\d+ )?(?:more )?(?:char|chars|characters|words|lines)(?: more)?"
-    r"|(?:و ?)?(?:ل ?لحديث )?(?:ال)?بقيه(?: تاتي)?|(?:ال)?تتمه|يتبع|تابع|(?:اقرا |ل)?(?:ال)?مزيد|للمزيد"
-    r"|مقتطع|مقطوع|مختصر"
+    r"(?:to be )?cont(?:d|inued|inues| d)?(?: (?:overleaf|below|(?:on|in) (?:the )?(?:next )?"
+    r"(?:page|part|cell|row|sheet|letter|e ?mail|message|attachment|annex)(?: \d+)?|next page))?"
+    r"|p ?t ?o|(?:(?:read|see|show|view|click for) )?more"
+    r"|(?:(?:text|message|reply|answer|output) )?(?:truncated|cut(?: off| short)?|clipped|snip(?:ped)?|abridged)"
+    rf"(?: \d+ (?:more )?{_UNITS})?|\d+ (?:more {_UNITS}|{_UNITS} more)"
+    r"|(?:انظر |و ?ل?)?(?:ل ?لحديث )?(?:ال)?بقيه(?: تاتي)?|(?:ال)?تتمه|(?:و ?)?يتبع(?: (?:في|علي) [\w ]{1,40})?|تابع"
+    r"|(?:(?:اقرا|عرض|قراءه|شاهد) )?(?:ال|لل)?مزيد|اقرا اكثر|مقتطع|مقطوع|مختصر"
 )
 """Words that say that a text goes on elsewhere, as `normal_text` has them."""
+_PLUS_SO_MANY = re.compile(rf"\+ ?\d[\d,. ]{{0,12}}{_UNITS}\Z")
 _BEFORE_GOES_ON = re.compile(r"[^\w\s'’ـ]")
 
 
@@ -68,7 +72,7 @@ def _without_closing(text: str) -> str:
     end = len(text)
     while end:
         start = text.rfind("<", max(0, end - _LONGEST_TAG), end) if text[end - 1] == ">" else -1
-        if start >= 0 and _TAG.fullmatch(text, start, end):
+        if start >= 0 and _TAG.fullmatch(text, start, end) and not _says_that_it_goes_on(text[start + 1 : end - 1]):
             end = start
         elif text[end - 1] in _CLOSING or unicodedata.category(text[end - 1]) in _CLOSING_CATEGORIES:
             end -= 1
@@ -91,4 +95,8 @@ def _goes_on(line: str) -> bool:
     marks = [found.end() for found in _BEFORE_GOES_ON.finditer(line)]
     # The mark may stand behind the note too: `(continued...)`, `- more -`.
     starts = (0, *marks[-4:])
-    return any(_GOES_ON.fullmatch(normal_text(line[start:])) for start in starts)
+    return any(_says_that_it_goes_on(line[start:]) for start in starts) or bool(_PLUS_SO_MANY.search(line[-40:]))
+
+
+def _says_that_it_goes_on(words: str) -> bool:
+    return _GOES_ON.fullmatch(normal_text(words)) is not None

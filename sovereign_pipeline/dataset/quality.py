@@ -26,7 +26,10 @@ length are a known failure of preference data (Singhal et al. 2023, "A Long Way 
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 
-_WORD = re.compile(r"\w+")
+_HAN = r"\u3040-\u30ff\u3400-\u9fff"
+_PART = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
+"""What stands between blanks; of a script without blanks each character."""
+_LETTER_OR_DIGIT = re.compile(r"\w")
 _TAGS = "a|b|blockquote|body|br|code|div|em|font|form|h[1-6]|head|hr|html|i|img|li|ol|p|pre|script|span|strong|style"
 _MARKUP = re.compile(
     rf"</?(?:{_TAGS}|sub|sup|table|tbody|td|th|thead|title|tr|u|ul)(?:\s[^<>]*)?/?>"
@@ -234,7 +237,8 @@ class Quality:
 
 def _is_near_empty(reply: str) -> bool:
     """Whether it has few words; one of no characters is empty, which is another finding."""
-    return bool(reply.strip()) and len(list(islice(_WORD.finditer(reply), NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
+    words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
+    return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 def is_in_other_script(text: str, language: str) -> bool:

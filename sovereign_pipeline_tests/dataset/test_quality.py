@@ -172,6 +172,22 @@ def test_near_empty_rejected_replies() -> None:
     assert (findings["near-empty rejected replies"].count, findings["near-empty answers"].count) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("reply", "is_near_empty"),
+    [
+        ("अमेरिकी", True),
+        ("تَمَّ الإِصْلاحُ", True),
+        ("تم إصلاح المصباح", False),
+        ("- – …", True),
+        ("1326134.0000", True),
+        ("我们已经修好了灯。", False),
+        ("是。", True),
+    ],
+)
+def test_words_are_what_stands_between_blanks(reply: str, is_near_empty: bool) -> None:
+    assert found(documents(1, response=reply))["near-empty answers"].count == is_near_empty
+
+
 def test_what_is_found_in_pairs_is_not_looked_for_in_letters() -> None:
     assert {"contradicting preferences", "near-empty rejected replies"}.isdisjoint(found(documents(1)))
 
