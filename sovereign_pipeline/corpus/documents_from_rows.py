@@ -25,7 +25,7 @@ from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.links import LinkTally, linked_ids, normal_id
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.errors import SourceError, SovereignError, place_of
 from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
@@ -112,28 +112,41 @@ class SourceReader:
             self.count.rows += 1
             if row.values is not None and len(self._columns) < MOST_COLUMNS:
                 self._columns |= dict.fromkeys(row.values)
-            if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
-                excluded.rows += 1
-                self.count.excluded += 1
-                self._tell_tally(self._tied_id_of(row))
-                continue
-            if row.values is not None and not self._is_selected(row.values):
-                self.count.not_selected += 1
-                self._tell_tally(self._tied_id_of(row))
-                continue
             try:
-                document = self._document(row)
-            except RowRejected as rejected:
-                reason = str(rejected)
-                self.count.quarantined += 1
-                self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
-                self._tell_tally(self._tied_id_of(row))
-                yield Quarantined(self.source.name, row.number, self._id_of(row), reason)
-            else:
-                self._seen.add(document.id)
-                self.count.documents += 1
-                self._tell_tally(document.id, document.links)
-                yield document
+                outcome = self._outcome_of(row)
+            except SovereignError:
+                raise
+            except Exception as error:  # its own message may quote the row
+                raise SourceError(
+                    f"{self.path}, row {row.number}: reading it failed with {place_of(error)}.",
+                    "Leave the row out with `exclude`, or out of the file, and report this as a defect.",
+                ) from None
+            if outcome is not None:
+                yield outcome
+
+    def _outcome_of(self, row: Row) -> Document | Quarantined | None:
+        """What becomes of a row, counted; None for one that is excluded or not selected."""
+        if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
+            excluded.rows += 1
+            self.count.excluded += 1
+            self._tell_tally(self._tied_id_of(row))
+            return None
+        if row.values is not None and not self._is_selected(row.values):
+            self.count.not_selected += 1
+            self._tell_tally(self._tied_id_of(row))
+            return None
+        try:
+            document = self._document(row)
+        except RowRejected as rejected:
+            reason = str(rejected)
+            self.count.quarantined += 1
+            self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
+            self._tell_tally(self._tied_id_of(row))
+            return Quarantined(self.source.name, row.number, self._id_of(row), reason)
+        self._seen.add(document.id)
+        self.count.documents += 1
+        self._tell_tally(document.id, document.links)
+        return document
 
     def refuse_what_is_not_as_described(self) -> None:
         """Raise SourceError, once all rows are read, for a file without rows, and where no row has a column that the

@@ -7,12 +7,13 @@ What belongs here: what the stage reads and writes, what makes its identity. Wha
 import json
 import time
 from collections import Counter
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import identity_of
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
@@ -21,7 +22,7 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.detection import detector_digest
+from sovereign_pipeline.privacy.detection import detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
@@ -114,8 +115,8 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        found = _identifiers_left(document, treatments)
-        in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
+        found = guarded("the second reading", document.id, partial(_identifiers_left, document, treatments))
+        in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
         left.update([*found, *in_columns])
         if found or in_columns:
             rows.append(f"line {count}" if in_columns else document.id)  # the id itself may hold what was found
@@ -158,6 +159,10 @@ def _columns(document: Document) -> dict[str, object]:
     """Everything but what is scrubbed, and which texts there are."""
     columns = document.model_dump(exclude={*document.texts, "author"})
     return {**columns, "texts": [name for name, text in document.texts.items() if text]}
+
+
+def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
+    return [kind for value in _columns_of(document) for kind in kinds_in(value)]
 
 
 def _identifiers_left(document: Document, treatments: Treatments) -> list[Kind]:

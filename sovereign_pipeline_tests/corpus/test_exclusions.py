@@ -123,6 +123,20 @@ def test_an_exclusion_that_says_too_little_is_refused(
         institution.workplace()
 
 
+def test_a_row_at_which_the_reading_itself_fails_is_named_by_its_number(institution: DemoInstitution) -> None:
+    def kinds_in_columns(config: Any) -> Any:
+        def kinds_in(value: str) -> frozenset[Any]:
+            if value == "R-00003":
+                raise RuntimeError(f"cannot read {institution.rows[3]}")
+            return frozenset()
+
+        return kinds_in
+
+    with pytest.raises(SourceError, match=r"letters\.jsonl, row 4: reading it failed with RuntimeError at") as stop:
+        produce(RAW_CORPUS, institution.workplace(kinds_in_columns=kinds_in_columns), {})
+    assert institution.rows[3]["request"] not in str(stop.value) and "exclude" in stop.value.hint
+
+
 @pytest.mark.security_case(
     "An artifact states that a row was excluded which the recipe does not exclude",
     "The gate counts the excluded rows of the sources again and does not pass",

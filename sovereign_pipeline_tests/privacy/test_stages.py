@@ -15,6 +15,8 @@ from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.privacy import stages
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
@@ -97,6 +99,24 @@ def test_the_gate_finds_an_identifier_that_was_left(
     assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "NID": 1, "PHONE": 1}
     assert verdict.evidence["rows"] == ["R-00002", "R-00005", "R-00007"]
     assert "OM82" not in verdict.message
+
+
+def test_a_row_at_which_the_gate_itself_fails_is_named(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workplace = institution.workplace()
+    add_public_key(workplace)
+    scrubbed = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
+
+    def fails(text: str) -> Any:
+        if "w3x" in text:
+            raise RuntimeError(text)
+        return leftovers(text)
+
+    monkeypatch.setattr("sovereign_pipeline.privacy.stages.leftovers", fails)
+    with pytest.raises(PrivacyError, match="Row R-00003: the second reading raised RuntimeError") as failed:
+        stages.evaluate_no_identifier_left(workplace, workplace.store.open(scrubbed), {})
+    assert "w3x" not in str(failed.value)
 
 
 @pytest.mark.security_case(

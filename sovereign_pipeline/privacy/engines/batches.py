@@ -18,6 +18,7 @@ from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.findings import Findings, findings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault.vault import MappingRow
+from sovereign_pipeline.wording import and_more
 
 Batch = list["array[int]"]
 """Of each case the byte offsets of its rows in the file of documents."""
@@ -74,8 +75,29 @@ class BatchScrubber:
             raise
         except Exception as error:
             raise PrivacyError(
-                f"Scrubbing failed with {place_of(error)}. Nothing was kept.", "Report this as a defect."
+                f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(batch)}. Nothing was kept.",
+                "Correct the row in its source, or leave it out with `exclude`; and report this as a defect.",
             ) from None
+
+    def _where_it_fails(self, batch: Batch) -> str:
+        """The rows at fault by their ids: a row that fails alone, else the rows of a case file that fails alone."""
+        for case in batch:
+            if not self._fails([case]):
+                continue
+            alone = [array("Q", [offset]) for offset in case if self._fails([array("Q", [offset])])]
+            ids = [self._id_at(offset) for rows in alone or [case] for offset in rows]
+            return f"in {'row' if len(ids) == 1 else 'rows of one case file:'} {and_more(ids)}"
+        return f"in a batch that begins with row {self._id_at(batch[0][0])}, and in none of its case files alone"
+
+    def _fails(self, batch: Batch) -> bool:
+        try:
+            self._scrub(batch)
+        except Exception:  # which one it is was told of the whole batch
+            return True
+        return False
+
+    def _id_at(self, offset: int) -> str:
+        return document_at(self._source, self._stream, offset).id
 
     def _scrub(self, batch: Batch) -> ScrubbedBatch:
         documents = [[document_at(self._source, self._stream, offset) for offset in rows] for rows in batch]
@@ -98,7 +120,17 @@ def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
     try:
         return Document.model_validate_json(stream.readline())
     except ValueError:
-        raise not_a_document(source, f"byte {offset}") from None
+        raise not_a_document(source, f"line {line_at(source, offset)}") from None
+
+
+def line_at(source: Path, offset: int) -> int:
+    """The number, from 1, of the line that begins at a byte of the file."""
+    line = 1
+    with source.open("rb") as stream:
+        while offset > 0 and (block := stream.read(min(offset, 1 << 20))):
+            line += block.count(b"\n")
+            offset -= len(block)
+    return line
 
 
 def not_a_document(source: Path, where: str) -> IntegrityError:

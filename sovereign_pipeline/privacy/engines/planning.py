@@ -9,13 +9,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy.cache import FindingsCache
-from sovereign_pipeline.privacy.detection import texts_of
+from sovereign_pipeline.privacy.detection import guarded, texts_of
 from sovereign_pipeline.privacy.engines.batches import Batch, ScrubJob, document_at, not_a_document
 from sovereign_pipeline.wording import counted
 
@@ -119,7 +120,14 @@ def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
     rows = range(0, len(offsets), -(-len(offsets) // SAMPLE))
     with job.source.open("rb") as stream:
         documents = [document_at(job.source, stream, offsets[row]) for row in rows]
-    texts = [[text for text in texts_of(document).values() if text.original] for document in documents]
+    texts = [
+        [
+            text
+            for text in guarded("the normalisation", document.id, partial(texts_of, document)).values()
+            if text.original
+        ]
+        for document in documents
+    ]
     known: dict[bytes, bytes] = {}
     if job.cache is not None:
         cache = FindingsCache(job.cache, job.detector)

@@ -1,0 +1,120 @@
+"""Whatever fails while a batch is scrubbed, the message names the row and quotes nothing of it."""
+
+import subprocess
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.corpus.document import write_documents
+from sovereign_pipeline.errors import IntegrityError, PrivacyError
+from sovereign_pipeline.privacy import case_files, detection, scrubbing
+from sovereign_pipeline.privacy.engines import batches, planning
+from sovereign_pipeline.privacy.engines.batches import BatchScrubber
+from sovereign_pipeline.privacy.mentions import with_further_mentions
+from sovereign_pipeline_tests.privacy.conftest import document
+from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, scrub_in
+from sovereign_pipeline_tests.waiting import SECONDS
+
+FATAL = "LANTERN-FATAL"
+"""Stands in the text of one row, at which what is planted raises."""
+
+
+def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that raises, with its arguments in the message, where the row at fault is among them."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if FATAL in repr((arguments, named)):
+            raise RuntimeError(f"cannot read {arguments}")
+        return real(*arguments, **named)
+
+    return call
+
+
+PLACES = {
+    "normalising a text": (detection, "normalise"),
+    "looking for placeholders": (scrubbing, "refuse_placeholders"),
+    "a detector": (detection, "structured_spans"),
+    "further mentions": (case_files, "with_further_mentions"),
+    "counting what was found": (batches, "findings_of"),
+    "writing the row": (batches, "jsonl_line"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_row_is_named_wherever_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    texts = {f"R-{n}": f"CR 1000000 {FATAL if n == 7 else n}" for n in range(12)}
+    write_documents(tmp_path / "in.jsonl", (document(text, id=id, case=f"C-{id}") for id, text in texts.items()))
+    module, name = PLACES[place]
+    monkeypatch.setattr(module, name, failing(getattr(module, name)))
+    with pytest.raises(PrivacyError, match=r"[Rr]ow R-7\b") as failed:
+        scrub_in(tmp_path)
+    assert FATAL not in str(failed.value) and "R-6" not in str(failed.value)
+
+
+def test_rows_that_fail_together_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails may be what the texts of a case file are together."""
+    write_documents(tmp_path / "in.jsonl", (document(FATAL, id=f"R-{n}", case=f"C-{n // 3}") for n in range(12)))
+
+    def fails(texts: Any, *others: Any) -> Any:
+        if {text.text.row for text in texts} >= {"R-3", "R-4", "R-5"}:
+            raise RuntimeError(FATAL)
+        return real(texts, *others)
+
+    real = with_further_mentions
+    monkeypatch.setattr(case_files, "with_further_mentions", fails)
+    with pytest.raises(PrivacyError, match="in rows of one case file: R-3, R-4, R-5") as failed:
+        scrub_in(tmp_path)
+    assert FATAL not in str(failed.value)
+
+
+def test_a_row_that_is_no_document_is_named_by_its_line(tmp_path: Path) -> None:
+    write_documents(tmp_path / "in.jsonl", (document("CR 1000000", id=f"R-{n}") for n in range(3)))
+    first, second, third = (tmp_path / "in.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "in.jsonl").write_bytes(first + second + third.replace(b'"request"', b'"requested"'))
+    scrubber = BatchScrubber(job_for(tmp_path))
+    with pytest.raises(IntegrityError, match="line 3: not a document"):
+        scrubber.scrub([array("Q", [len(first) + len(second)])])
+    scrubber.close()
+
+
+@pytest.mark.slow
+def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
+    """The program is imported anew by each worker, and plants the fault there."""
+    write_documents(
+        tmp_path / "in.jsonl",
+        (document(f"CR 1000000 {FATAL if n == 207 else n}", id=f"R-{n}", case=f"C-{n}") for n in range(300)),
+    )
+    (tmp_path / "program.py").write_text(
+        "import sys; from pathlib import Path\n"
+        "from sovereign_pipeline.errors import PrivacyError\n"
+        "from sovereign_pipeline.policy.corpus import Corpus\n"
+        "from sovereign_pipeline.privacy.engines import batches, planning\n"
+        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import scrub_in\n"
+        "from sovereign_pipeline_tests.privacy.engines.test_batches import failing\n"
+        "batches.findings_of = failing(batches.findings_of)\n"
+        "if __name__ == '__main__':\n"
+        "    planning.SECONDS_WORTH_A_WORKER = 1e-9\n"
+        "    try: scrub_in(Path(sys.argv[1]), Corpus(workers=2))\n"
+        "    except PrivacyError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", tmp_path],
+        env=of_no_cluster(),
+        check=True,
+        timeout=SECONDS,
+        capture_output=True,
+        text=True,
+    )
+    assert "in row R-207." in done.stdout and FATAL not in done.stdout + done.stderr
+
+
+def test_the_plan_names_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_documents(tmp_path / "in.jsonl", (document(FATAL if n else "CR 1000000", id=f"R-{n}") for n in range(2)))
+    monkeypatch.setattr(planning, "texts_of", failing(detection.texts_of))
+    with pytest.raises(PrivacyError, match=r"Row R-1: the normalisation raised RuntimeError") as failed:
+        scrub_in(tmp_path)
+    assert FATAL not in str(failed.value)
