@@ -152,7 +152,7 @@ def links_in(facts: FileFacts) -> list[FoundLinks]:
     ids = {name: set(map(normal_id, column.values)) for name, column in facts.columns.items() if column.is_unique}
     found = []
     for name, column in facts.columns.items():
-        if name in ids or not column.filled or column.dates or column.values.total() != column.filled:
+        if not column.filled or column.dates or column.values.total() != column.filled:
             continue
         links = Counter[str]()
         for cell, times in column.values.items():
@@ -160,7 +160,11 @@ def links_in(facts: FileFacts) -> list[FoundLinks]:
                 links.update(dict.fromkeys(linked_ids(cell), times))
             except RowRejected:
                 continue
+        if name in ids and links.total() <= column.filled:
+            continue  # one id in each row, and all of them different: ids of its own
         for of, known in ids.items():
+            if of == name:
+                continue
             named = {id: times for id, times in links.items() if id in known}
             matched = sum(named.values())
             if matched >= LEAST_MATCHED * links.total() and len(named) >= LEAST_DIFFERENT * links.total() > 0:

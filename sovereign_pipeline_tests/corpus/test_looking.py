@@ -133,6 +133,21 @@ def test_numbers_that_are_ids_by_chance_are_no_links(tmp_path: Path) -> None:
     assert [each.column for each in links_in(look_at(tmp_path / "a.jsonl"))] == ["count"]
 
 
+def test_links_of_which_every_row_has_other_ones_are_found(tmp_path: Path) -> None:
+    """Such a column has as many different values as rows, like one of ids."""
+    rows = [{"no": number, "grouped": [str(number ^ 1), str(number ^ 2)]} for number in range(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [(each.column, each.ids, each.links, each.matched) for each in links_in(look_at(tmp_path / "a.jsonl"))] == [
+        ("grouped", "no", 16, 16)
+    ]
+
+
+def test_two_columns_of_ids_are_no_links(tmp_path: Path) -> None:
+    rows = [{"no": number, "line": number + 1} for number in range(60)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert links_in(look_at(tmp_path / "a.jsonl")) == []
+
+
 def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
     rows = [
         {
