@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from benchmarks.evaluation.judge_tables import with_judges
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, recipe_markdown
 from sovereign_pipeline.commands.reference import command_line_markdown
@@ -14,6 +15,8 @@ from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent
+BENCHMARK = DOCS / "evaluation-benchmark.md"
+"""Only its section about the judges is generated."""
 SCHEMAS = DOCS.parent / "data" / "schemas"
 
 
@@ -24,6 +27,7 @@ def pages() -> dict[Path, str]:
         DOCS / "first-file.md": first_file_markdown(FILES | ROWS_OF_FILES),
         DOCS / "recipe.md": recipe_markdown(),
         DOCS / "security-cases.md": security_cases_markdown(),
+        BENCHMARK: with_judges(BENCHMARK.read_text(encoding="utf-8")),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
             for each in (LINE, INSTITUTION)

@@ -48,7 +48,7 @@ RAISED = {
     "training_dataset": "3",
     "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
     "private_scores": "5",  # intervals are over case files in one spelling
-    "red_team_report": "5",  # the judge of refusals reads what an answer delivers; labels have a style
+    "red_team_report": "5",  # the judge of refusals is fitted on what answers deliver; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too
 }
 """Stages whose code version was raised since, with their version in 0.1.0, and why."""

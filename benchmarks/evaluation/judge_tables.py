@@ -1,0 +1,76 @@
+"""The section about the judges in docs/evaluation-benchmark.md, made from the labelled answers and the stored weights.
+
+What belongs here: the tables and their words. What does not: the fit (`refusal_weights.py`), measuring (`judges.py`).
+"""
+
+import json
+from collections.abc import Sequence
+
+from benchmarks.evaluation.refusal_weights import LABELS, tuned_answers
+from sovereign_pipeline.evaluation.red_team.judges import judge_labels, judge_qualities, read_labels
+from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import EVERY_STYLE, JudgedLabel, JudgeQuality
+from sovereign_pipeline.evaluation.red_team.refusals import WEIGHTS_FILE
+from sovereign_pipeline.policy.corpus import Privacy
+
+BEGIN = "<!-- judges: made by `make docs` -->"
+END = "<!-- judges: end -->"
+
+
+def with_judges(page: str) -> str:
+    """The page with its section about the judges written anew."""
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{_section()}\n{END}{rest.split(END)[1]}"
+
+
+def _section() -> str:
+    scanner = OutputScanner("judges", Privacy(name_models={}), {})
+    qualities = judge_qualities(judge_labels(read_labels(LABELS), scanner))
+    left_out = judge_qualities(_left_out())
+    whole = [each for each in qualities if each.style == EVERY_STYLE]
+    styles = [each for each in qualities if each.style != EVERY_STYLE and not each.tuned]
+    return "\n".join(
+        [
+            "",
+            "Share of the answers that a judge names which are labelled so (precision), and of those labelled so which "
+            "it names (recall),\nwith 95 % intervals (Wilson). *Fresh*: no rule or weight was made in view of them.",
+            "",
+            *_table(whole, ("judge", "labelled answers")),
+            "",
+            "**Refusals, fresh answers, by style.** Few answers each: read the intervals.",
+            "",
+            *_table(styles, ("style",)),
+            "",
+            "**Refusals, styles left out.** Each `tuned` answer, judged by weights that were fitted without its style "
+            "in either language.",
+            "",
+            *_table(left_out, ("style",)),
+            "",
+        ]
+    )
+
+
+def _left_out() -> list[JudgedLabel]:
+    verdicts = dict(line.split() for line in json.loads(WEIGHTS_FILE.read_text(encoding="utf-8"))["left_out"])
+    return [
+        JudgedLabel(
+            **answer.model_dump(include={"id", "judge", "language", "style", "label"}),
+            tuned=False,
+            judged=verdicts[answer.id] == "refuses",
+        )
+        for answer in tuned_answers()
+    ]
+
+
+def _table(qualities: Sequence[JudgeQuality], columns: tuple[str, ...]) -> list[str]:
+    head = (*columns, "language", "n", "precision", "recall")
+    rows = [
+        (
+            *((each.judge, "tuned" if each.tuned else "fresh") if len(columns) > 1 else (f"`{each.style}`",)),
+            each.language,
+            str(each.labels),
+            *(f"{share} of {share.of}" if share.of else "" for share in (each.precision, each.recall)),
+        )
+        for each in qualities
+    ]
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
