@@ -103,8 +103,9 @@ def _compare_rows(
         else:
             of_others.add(document.id)
     reclassified, reworded, added, found = list[str](), list[str](), 0, set[str]()
+    reader = SourceReader(source, path, limits, ClassificationLadder(manifest.ladder), of_others, screen=screen)
     try:
-        for now in SourceReader(source, path, limits, ClassificationLadder(manifest.ladder), of_others, screen=screen):
+        for now in reader:
             if not isinstance(now, Document):
                 continue
             level, digest = then.get(now.id, (None, b""))
@@ -115,6 +116,7 @@ def _compare_rows(
                 reclassified.append(now.id)
             elif digest != _digest(now):
                 reworded.append(now.id)
+        reader.refuse_what_is_not_as_described()
     except SourceError:
         return None
     withdrawn = [id for id in then if id not in found]

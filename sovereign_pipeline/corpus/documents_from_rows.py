@@ -150,13 +150,12 @@ class SourceReader:
 
     def refuse_what_is_not_as_described(self) -> None:
         """Raise SourceError, once all rows are read, for a file without rows, and where no row has a column that the
-        recipe needs, or the id of an exclusion."""
+        recipe needs."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
             raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
         if self._columns:
             refuse_missing_columns(self.path, self.source, self._columns)
-        self.exclusions.refuse_without_row(self.path)
 
     def _tell_tally(self, row: str | None, links: tuple[str, ...] = ()) -> None:
         if self._tally is not None:

@@ -98,6 +98,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
                 f"{count.excluded:,} excluded, {count.not_selected:,} not selected"
             )
             reader.refuse_what_is_not_as_described()
+            reader.exclusions.refuse_without_row(path)
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
 
