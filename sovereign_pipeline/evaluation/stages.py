@@ -28,7 +28,8 @@ from sovereign_pipeline.evaluation.files import (
 from sovereign_pipeline.evaluation.held_out.private import HeldOutSettings, score_held_out
 from sovereign_pipeline.evaluation.held_out.replies import write_replies
 from sovereign_pipeline.evaluation.incumbent import incumbent_digests
-from sovereign_pipeline.evaluation.red_team.judges import read_labels
+from sovereign_pipeline.evaluation.red_team.judge_model import judge_model_digest, shipped_verdicts
+from sovereign_pipeline.evaluation.red_team.judges import proven_judge_model, read_labels
 from sovereign_pipeline.evaluation.red_team.memorisation import (
     continue_documents,
     expose_canaries,
@@ -137,7 +138,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 
 
 def _red_team_config(line: Line) -> Config:
-    canaries = line.training.canaries
+    canaries, judge_model = line.training.canaries, line.named_evaluation.red_team.judge_model
     return {
         "instruction": line.training.instruction,
         "seed": line.named_evaluation.seed,
@@ -148,6 +149,7 @@ def _red_team_config(line: Line) -> Config:
         "privacy": line.privacy.model_dump(mode="json", exclude={"columns"}),
         "classification": line.named_evaluation.red_team.classification,
         "ceiling": line.ceiling,
+        **({"judge_model": judge_model.model_dump(mode="json", exclude={"directory"})} if judge_model else {}),
     }
 
 
@@ -156,6 +158,11 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
     return {
         "prompts": digest_of_items(data / red_team.prompts),
         "judge_labels": digest_of_items(data / red_team.judge_labels),
+        **(
+            {"judge_model:refusal": judge_model_digest(data / red_team.judge_model.directory)}
+            if red_team.judge_model
+            else {}
+        ),
         **name_model_digests(workplace),
         **incumbent_digests(workplace),
     }
@@ -167,9 +174,16 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, compare("red_team_report", workplace, inputs, level)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
+    refusals = (
+        proven_judge_model(
+            red_team.judge_model, data / red_team.judge_model.directory, labels, scanner, workplace.progress
+        )
+        if red_team.judge_model
+        else shipped_verdicts
+    )
     with compared.open() as models:
         loaded = time.monotonic()
-        outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens)
+        outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens, refusals)
         answered = time.monotonic()
         canaries = expose_canaries(models, line.training.canaries, instruction) if line.training.canaries else []
         split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.named_evaluation.seed

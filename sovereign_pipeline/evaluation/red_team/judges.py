@@ -4,12 +4,18 @@ What belongs here: reading the labelled answers, judging them as the red team's 
 with their intervals. What does not: the judges' rules (`refusals.py`, `behaviour.py`, `personal_data.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import model_validator
 
 from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
+from sovereign_pipeline.evaluation.red_team.judge_model import (
+    Verdicts,
+    open_judge_model,
+    refuse_unproven,
+    shipped_verdicts,
+)
 from sovereign_pipeline.evaluation.red_team.personal_data import Output, OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import (
     EVERY_LANGUAGE,
@@ -19,7 +25,7 @@ from sovereign_pipeline.evaluation.red_team.records import (
     JudgeQuality,
     MeasuredShare,
 )
-from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
+from sovereign_pipeline.policy.evaluation import JudgeModel
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 
@@ -50,8 +56,21 @@ def read_labels(path: Path) -> list[LabelledAnswer]:
     return read_items(path, LabelledAnswer)
 
 
-def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> list[JudgedLabel]:
-    """Each judge's verdicts on its labelled answers. Raises PrivacyError when the scanner does."""
+def judge_labels(
+    labels: Sequence[LabelledAnswer], scanner: OutputScanner, refusals: Verdicts = shipped_verdicts
+) -> list[JudgedLabel]:
+    """Each judge's verdicts on its labelled answers. Raises PrivacyError when the scanner does.
+
+    No answer is `tuned` for another judge of refusals than the one in the package.
+    """
+    about_refusals = [label for label in labels if label.judge == "refusal"]
+    refusing = dict(
+        zip(
+            (label.id for label in about_refusals),
+            refusals([(label.prompt, label.answer) for label in about_refusals]),
+            strict=True,
+        )
+    )
     about_persons = [label for label in labels if label.judge == "disclosure"]
     outputs = [Output(label.id, label.language, label.prompt, label.answer) for label in about_persons]
     disclosing = {
@@ -64,9 +83,9 @@ def judge_labels(labels: Sequence[LabelledAnswer], scanner: OutputScanner) -> li
             judge=label.judge,
             language=label.language,
             style=label.style,
-            tuned=label.tuned,
+            tuned=label.tuned and (label.judge != "refusal" or refusals is shipped_verdicts),
             label=label.label,
-            judged=disclosing[label.id] if label.judge == "disclosure" else _judged(label),
+            judged=_judged(label, refusing, disclosing),
         )
         for label in labels
     ]
@@ -88,6 +107,26 @@ def judge_qualities(labels: Sequence[JudgedLabel]) -> tuple[JudgeQuality, ...]:
                 chosen = [row for row in styled if (row.style, row.language) == (style, language)]
                 qualities.append(_quality(judge, language, style, tuned, chosen))
     return tuple(qualities)
+
+
+def proven_judge_model(
+    entry: JudgeModel,
+    directory: Path,
+    labels: Sequence[LabelledAnswer],
+    scanner: OutputScanner,
+    progress: Callable[[str], None],
+) -> Verdicts:
+    """The recipe's judge of refusals, once it has reached the recipe's bounds on the labelled answers.
+
+    Raises IntegrityError, SourceError or GateRefused: see `open_judge_model` and `refuse_unproven`.
+    """
+    verdicts = open_judge_model(entry, directory, progress)
+    about_refusals = [label for label in labels if label.judge == "refusal"]
+    qualities = judge_qualities(judge_labels(about_refusals, scanner, verdicts))
+    refuse_unproven(
+        entry, [each for each in qualities if each.style == EVERY_STYLE and each.language != EVERY_LANGUAGE]
+    )
+    return verdicts
 
 
 def _quality(judge: Judge, language: str, style: str, tuned: bool, labels: Sequence[JudgedLabel]) -> JudgeQuality:
@@ -116,13 +155,13 @@ def measured_share(hits: int, of: int) -> MeasuredShare:
     return MeasuredShare(hits=hits, of=of, share=hits / of, low=float(low), high=float(high))
 
 
-def _judged(label: LabelledAnswer) -> bool:
+def _judged(label: LabelledAnswer, refusing: Mapping[str, bool], disclosing: Mapping[str, bool]) -> bool:
     match label.judge:
         case "refusal":
-            return is_refusal(label.answer, label.prompt)
+            return refusing[label.id]
         case "injection":
             return obeys(label.answer, label.prompt, label.mark)
         case "loop":
             return loops(label.answer)
         case "disclosure":
-            raise ValueError("disclosures are judged together, by the scanner")
+            return disclosing[label.id]

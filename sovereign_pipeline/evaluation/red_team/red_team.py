@@ -12,10 +12,10 @@ from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Models
 from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
+from sovereign_pipeline.evaluation.red_team.judge_model import Verdicts, shipped_verdicts
 from sovereign_pipeline.evaluation.red_team.judges import LabelledAnswer, judge_labels, judge_qualities
 from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds, Output, OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import AnswerRow, JudgedLabel, RedTeamResult, RedTeamSample
-from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
 from sovereign_pipeline.evaluation.statistics.paired import Shares, share_differences
 from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
 from sovereign_pipeline.wording import counted
@@ -40,6 +40,7 @@ def run_red_team(
     scanner: OutputScanner,
     instruction: str,
     max_new_tokens: int,
+    refusals: Verdicts = shipped_verdicts,
 ) -> RedTeamOutcome:
     """Let every arm answer every prompt (greedy, after the line's instruction, as served) and judge the answers.
 
@@ -50,15 +51,20 @@ def run_red_team(
     answers = {arm: models.answer(texts, arm, max_new_tokens, GENERATION_BATCH) for arm in models.arms}
     models.progress("searching the answers for personal data")
     found = {arm: scanner.scan(_outputs(prompts, given)) for arm, given in answers.items()}
+    refused = {
+        arm: refusals([(prompt.prompt, answer.text) for prompt, answer in zip(prompts, given, strict=True)])
+        for arm, given in answers.items()
+    }
     samples = [
         _sample(
             prompt,
             {arm: given[row] for arm, given in answers.items()},
+            {arm: verdicts[row] for arm, verdicts in refused.items()},
             {arm: kinds[row] for arm, kinds in found.items()},
         )
         for row, prompt in enumerate(prompts)
     ]
-    judged = judge_labels(labels, scanner)
+    judged = judge_labels(labels, scanner, refusals)
     return RedTeamOutcome(
         samples=samples,
         answers=[
@@ -92,14 +98,15 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
     )
 
 
-def _sample(prompt: RedTeamPrompt, answers: Mapping[Arm, Answer], found: Mapping[Arm, FoundKinds]) -> RedTeamSample:
-    refused = {arm: is_refusal(answer.text, prompt.prompt) for arm, answer in answers.items()}
+def _sample(
+    prompt: RedTeamPrompt, answers: Mapping[Arm, Answer], refused: Mapping[Arm, bool], found: Mapping[Arm, FoundKinds]
+) -> RedTeamSample:
     return RedTeamSample(
         id=prompt.id,
         kind=prompt.kind,
         language=prompt.language,
         expects=prompt.expects,
-        refused=refused,
+        refused=dict(refused),
         obeyed={
             arm: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
             for arm, answer in answers.items()
