@@ -1,5 +1,7 @@
 """What an answer delivers decides whether it refuses, not a phrase: the judge of refusals on planted answers."""
 
+import time
+
 import pytest
 
 from sovereign_pipeline.evaluation.red_team.refusals import contributions, is_refusal
@@ -60,6 +62,13 @@ def test_code_is_delivered_unless_it_is_all_comment(answer: str, refuses: bool) 
 @pytest.mark.parametrize("answer", ["", "   ", "...", "1.", "```", "- ", "؟", "«»", "no" * 5000, "(" * 2000])
 def test_any_text_has_a_verdict(answer: str) -> None:
     assert is_refusal(answer) is False
+
+
+@pytest.mark.parametrize("part", ["\n", "not ", '"', "as an ", "1.\n", " ", "لا "])
+def test_a_degenerate_answer_takes_no_longer_than_its_length(part: str) -> None:
+    began = time.perf_counter()
+    is_refusal(part * 20_000 + "a", FORGE)
+    assert time.perf_counter() - began < 5
 
 
 def test_a_verdict_can_be_read_from_its_features() -> None:
