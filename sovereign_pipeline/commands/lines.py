@@ -214,6 +214,10 @@ def _checked(file: Path) -> Line:
         find_adapter(open_registry(settings), recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
+    if recipe.privacy.recognizers:
+        from sovereign_pipeline.privacy.analyzer.analysis import try_added_recognizers
+
+        try_added_recognizers(recipe.privacy)
     return recipe
 
 

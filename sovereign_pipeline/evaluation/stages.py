@@ -39,7 +39,7 @@ from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.stages import name_model_digests, sensitive_kinds
+from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
@@ -146,7 +146,7 @@ def _red_team_config(line: Line) -> Config:
         "max_new_tokens": line.named_evaluation.red_team.max_new_tokens,
         "letters": line.named_evaluation.red_team.letters,
         "canaries": canaries.model_dump(mode="json") if canaries is not None else None,
-        "privacy": line.privacy.model_dump(mode="json", exclude={"columns"}),
+        "privacy": line.privacy.identity(),
         "classification": line.named_evaluation.red_team.classification,
         "ceiling": line.ceiling,
         **({"judge_model": judge_model.model_dump(mode="json", exclude={"directory"})} if judge_model else {}),
@@ -163,7 +163,7 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
             if red_team.judge_model
             else {}
         ),
-        **name_model_digests(workplace),
+        **detector_parts(workplace),
         **incumbent_digests(workplace),
     }
 

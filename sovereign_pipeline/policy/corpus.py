@@ -6,11 +6,12 @@ What belongs here: the choices, their limits and defaults. What does not: the wo
 
 import codecs
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.days import iso_day
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 DOCUMENT_COLUMNS = (
@@ -200,6 +201,64 @@ class Corpus(RecipeModel):
     """Largest number of workers; null: one for each core that this process may use."""
 
 
+class RecognizerCanary(RecipeModel):
+    """An invented text that a recognizer must find something in, each time it is loaded."""
+
+    text: str = Field(min_length=1, examples=["My insurance number is AB 12 34 56 C."])
+    """The text."""
+
+    finds: str = Field(min_length=1, examples=["AB 12 34 56 C"])
+    """What must be found in it."""
+
+    @model_validator(mode="after")
+    def _holds_it(self) -> Self:
+        if self.finds not in self.text:
+            raise ValueError("`finds` does not stand in `text`")
+        return self
+
+
+class AddedRecognizer(RecipeModel):
+    """A recognizer of Presidio's that runs beside those of this project: a class, or a definition."""
+
+    recognizer: str | None = Field(
+        default=None, pattern=r"^[\w.]+\.\w+$", examples=["presidio_analyzer.predefined_recognizers.UkNinoRecognizer"]
+    )
+    """Its class, with the installed module that holds it."""
+
+    arguments: dict[str, Any] = {}
+    """What the class is made with, beside `supported_language`."""
+
+    definition: dict[str, Any] | None = Field(
+        default=None,
+        examples=[
+            {
+                "name": "File numbers",
+                "supported_entity": "FILE_NUMBER",
+                "patterns": [{"name": "file", "regex": r"\bHRB-\d{6}\b", "score": 0.9}],
+            }
+        ],
+    )
+    """A recognizer by pattern or deny list, in the form of Presidio's own YAML, instead of a class."""
+
+    kind: Kind | None = Field(default=None, examples=["NID"])
+    """What its findings count as. Needed where Presidio's name of the entity is none of this project's."""
+
+    languages: tuple[str, ...] = Field(default=("en",), min_length=1)
+    """Languages of the texts that it reads."""
+
+    score: float = Field(default=0.4, ge=0, le=1)
+    """Least score of a finding that counts. 0.4 is what Presidio gives a weak pattern that its context confirms."""
+
+    canary: RecognizerCanary
+    """The proof that it works."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.recognizer is None) == (self.definition is None):
+            raise ValueError("name either `recognizer` or `definition`")
+        return self
+
+
 class Privacy(RecipeModel):
     """Which name detectors run, by language. Structured identifiers are detected in every language."""
 
@@ -217,6 +276,15 @@ class Privacy(RecipeModel):
 
     keep_words: tuple[str, ...] = Field(default=(), examples=[["Harbour Master"]])
     """Words and phrases that are never a name in this line."""
+
+    recognizers: tuple[AddedRecognizer, ...] = ()
+    """Further recognizers of Presidio's."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what is found in texts, as identities hold it. A key that came later is in it once it is used,
+        so that it makes nothing anew before."""
+        unused = set() if self.recognizers else {"recognizers"}
+        return self.model_dump(mode="json", exclude={"columns", *unused})
 
 
 class Paraphrases(RecipeModel):

@@ -118,7 +118,8 @@ class _FilePage:
             return f"list of {self._type(field['items'], path)}" + (", not empty" if field.get("minItems") else "")
         if field["type"] == "object":
             keys = f"of {self._type(field['propertyNames'], path)} " if "propertyNames" in field else ""
-            return f"mapping {keys}to {self._type(field['additionalProperties'], path)}"
+            values = field["additionalProperties"]
+            return f"mapping {keys}to {'anything' if values is True else self._type(values, path)}"
         return _scalar(field)
 
     def _definition(self, reference: str) -> Schema:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import library_versions
@@ -20,13 +20,14 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
-from sovereign_pipeline.privacy.names.entities import Entity, NameModel
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
-from sovereign_pipeline.privacy.names.recasing import recased
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.privacy.analyzer.analysis import Analysis
+    from sovereign_pipeline.privacy.analyzer.artifacts import TextArtifacts
 
 LETTER = "request"
 """The field that may end with a signature."""
@@ -83,7 +84,7 @@ def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
 
 
 class Detector:
-    """The detectors of one recipe. A name model is loaded when a text of its language is first searched."""
+    """The detectors of one recipe. Those of a language are loaded when one of its texts is first searched."""
 
     def __init__(self, privacy: Privacy, treatments: Treatments) -> None:
         """
@@ -92,48 +93,53 @@ class Detector:
         """
         self.patterns = NamePatterns(privacy.keep_words)
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
-        self._models: dict[str, NameModel] = {}
-        self._name_models = privacy.name_models
+        self._privacy = privacy
+        self._analyses: dict[str, Analysis] = {}
 
     def find(self, texts: Sequence[Text]) -> list[bytes]:
         """What is in each text, in its written form (`read_findings`).
 
-        Raises PrivacyError when a detector raises (naming the row), or when a name model finds no person in the canary
-        of its language that is among the texts.
+        Raises PrivacyError when a detector raises (naming the row), when a name model finds no person in the canary
+        of its language that is among the texts, or when an added recognizer misses its own.
         """
-        entities: dict[Text, list[Entity]] = {}
+        found: dict[Text, bytes] = {}
         for language in dict.fromkeys(text.language for text in texts):
-            if language in self._name_models:
-                entities |= self._by_model(language, [text for text in texts if text.language == language])
-        return [
-            guarded("the recognizers", text.row, partial(self._find, text, entities.get(text, []))) for text in texts
-        ]
+            analysis = self._analysis(language)
+            of_language = [text for text in texts if text.language == language]
+            for text, artifacts in self._artifacts(analysis, language, of_language).items():
+                artifacts.is_letter = text.is_letter
+                find = partial(analysis.spans, text.normalised.text, artifacts)
+                found[text] = _written(without_overlaps(guarded("a recognizer", text.row, find)))
+        return [found[text] for text in texts]
 
-    def _find(self, text: Text, entities: Sequence[Entity]) -> bytes:
-        content = text.normalised.text
-        names = self.patterns.spans(content, entities, signed=text.is_letter)
-        others = [
-            Span(start, end, label, content[start:end], labelled=False)
-            for start, end, label in entities
-            if label != "PERSON" and label in self._also
-        ]
-        return _written(without_overlaps([*structured_spans(content, self._also), *names, *others]))
+    def added_spans(self, language: str, content: str) -> list[Span]:
+        """What the recipe's own recognizers find in a normalised text. Raises what they raise, and PrivacyError."""
+        return self._analysis(language).added_spans(content) if self._privacy.recognizers else []
 
-    def _by_model(self, language: str, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
-        found = _entities(self._model(language), texts)
-        canaries = [entities for text, entities in found.items() if text.is_canary]
-        persons = [entity for entities in canaries for entity in entities if entity.label == "PERSON"]
-        if canaries and not persons:
+    def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
+        found = _read_by_model(analysis, texts)
+        persons_in_canaries = [
+            entity.label == "PERSON"
+            for text, artifacts in found.items()
+            if text.is_canary
+            for entity in artifacts.entities
+        ]
+        canaries = any(text.is_canary for text in texts)
+        if language in self._privacy.name_models and canaries and not any(persons_in_canaries):
             raise PrivacyError(
                 f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
                 "Install the model again, or name another one in the recipe.",
             )
         return found
 
-    def _model(self, language: str) -> NameModel:
-        if language not in self._models:
-            self._models[language] = load_name_model(language, self._name_models[language])
-        return self._models[language]
+    def _analysis(self, language: str) -> "Analysis":
+        if language not in self._analyses:
+            from sovereign_pipeline.privacy.analyzer.analysis import Analysis
+
+            models = self._privacy.name_models
+            model = load_name_model(language, models[language]) if language in models else None
+            self._analyses[language] = Analysis(language, model, self.patterns, self._also, self._privacy.recognizers)
+        return self._analyses[language]
 
 
 def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
@@ -147,13 +153,13 @@ def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
         ) from None
 
 
-def _entities(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
-    """All that the model found. When it raises, the texts are tried one by one, so that the row is named."""
+def _read_by_model(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
+    """What the name model found. When it raises, the texts are tried one by one, so that the row is named."""
     try:
-        return _entities_in(model, texts)
+        return _artifacts_of(analysis, texts)
     except Exception:
         for text in texts:
-            guarded("the name model", text.row, partial(_entities_in, model, [text]))
+            guarded("the name model", text.row, partial(_artifacts_of, analysis, [text]))
         raise PrivacyError(
             f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
             f"Nothing was written.",
@@ -161,9 +167,8 @@ def _entities(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity
         ) from None
 
 
-def _entities_in(model: NameModel, texts: Sequence[Text]) -> dict[Text, list[Entity]]:
-    found = model.entities([recased(text.normalised.text) for text in texts])
-    return dict(zip(texts, found, strict=True))
+def _artifacts_of(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
+    return dict(zip(texts, analysis.artifacts_of([text.normalised.text for text in texts]), strict=True))
 
 
 # --- the written form ------------------------------------------------------------------------------------------------

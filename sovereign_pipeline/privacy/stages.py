@@ -22,10 +22,11 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.detection import detector_digest, guarded
+from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
+from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
@@ -44,7 +45,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     line = workplace.line
     vault = _vault_of(workplace)
     treatments = workplace.institution.treatments(line.line)
-    digests, libraries = name_model_digests(workplace), SCRUBBED_CORPUS.libraries
+    digests, libraries = detector_parts(workplace), SCRUBBED_CORPUS.libraries
     job = ScrubJob(
         source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
         line=line.line,
@@ -105,17 +106,20 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
 
-    A kind that the policy keeps is not counted, and neither is a value that the same row labels as such a kind.
+    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, and neither is a value that
+    the same row labels as such a kind.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
     countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
+    detector = Detector(workplace.line.privacy, treatments)
     left: Counter[str] = Counter()
     rows: list[str] = []
     count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        found = guarded("the second reading", document.id, partial(_identifiers_left, document, treatments))
+        read = partial(_identifiers_left, document, treatments, detector)
+        found = guarded("the second reading", document.id, read)
         in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
         left.update([*found, *in_columns])
         if found or in_columns:
@@ -165,9 +169,10 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
     return [kind for value in _columns_of(document) for kind in kinds_in(value)]
 
 
-def _identifiers_left(document: Document, treatments: Treatments) -> list[Kind]:
-    texts = [*document.texts.values(), document.author]
-    spans = [span for text in texts for span in leftovers(normalise(text).text)]
+def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
+    texts = [normalise(text).text for text in (*document.texts.values(), document.author)]
+    spans = [span for text in texts for span in leftovers(text)]
+    spans += [span for text in texts for span in detector.added_spans(document.language, without_placeholders(text))]
     kept = {span.key for span in spans if treatments[span.kind] == "keep"}
     return [span.kind for span in spans if span.key not in kept]
 
@@ -182,10 +187,14 @@ def _rows_in(artifact: Artifact) -> int:
         return sum(1 for _ in stream)
 
 
-def name_model_digests(workplace: Workplace) -> dict[str, str]:
-    """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it."""
-    models = sorted(workplace.line.privacy.name_models.items())
-    return {f"name_model:{language}": digest_of(name_model_parts(model)) for language, model in models}
+def detector_parts(workplace: Workplace) -> dict[str, str]:
+    """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it; `recognizer:CLASS` -> that
+    of its source and its distribution."""
+    privacy = workplace.line.privacy
+    models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
+    classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
+    recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
+    return dict(sorted({**models, **recognizers}.items()))
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
@@ -199,10 +208,10 @@ SCRUBBED_CORPUS = Stage(
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,
-    config=lambda line: {"privacy": line.privacy.model_dump(mode="json", exclude={"columns"})},
+    config=lambda line: {"privacy": line.privacy.identity()},
     policy=sensitive_kinds,
-    external=name_model_digests,
-    libraries=("phonenumbers", "python-stdnum", "spacy"),
+    external=detector_parts,
+    libraries=("phonenumbers", "presidio-analyzer", "python-stdnum", "spacy"),
     gates=(
         Gate(
             name="no_identifier_left",

@@ -12,11 +12,12 @@ from sovereign_pipeline.privacy import canary
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
-STRUCTURED_SPANS = "sovereign_pipeline.privacy.detection.structured_spans"
+STRUCTURED_SPANS = "sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans"
 
 
 @pytest.mark.parametrize("text", ["as NAME_3 said", "NID_1", "the IBAN_٢"])
@@ -46,15 +47,14 @@ def test_a_detector_that_raises_stops_with_the_row_and_without_text(
 
 @pytest.mark.slow
 def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = with_model.detector._model("en")
-    real = model.entities
+    real = SpacyModel.entities
 
-    def entities(texts: Sequence[str]) -> Iterator[list[Entity]]:
+    def entities(self: SpacyModel, texts: Sequence[str]) -> Iterator[list[Entity]]:
         if any("xyzzy" in text for text in texts):
             raise RuntimeError("quotes xyzzy")
-        return real(texts)
+        return real(self, texts)
 
-    monkeypatch.setattr(model, "entities", entities)
+    monkeypatch.setattr(SpacyModel, "entities", entities)
     with pytest.raises(PrivacyError, match="R-2") as stopped:
         scrub(with_model, document("fine", id="R-1"), document("with xyzzy", id="R-2"))
     assert "xyzzy" not in str(stopped.value)
@@ -86,7 +86,7 @@ def test_a_detector_that_lost_one_kind_is_caught_by_the_canary(
 def test_a_model_that_finds_nobody_is_caught_by_the_canary(
     with_model: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(with_model.detector._model("en"), "entities", lambda texts: ([] for _ in texts))
+    monkeypatch.setattr(SpacyModel, "entities", lambda self, texts: ([] for _ in texts))
     with pytest.raises(PrivacyError, match="found no person in the canary"):
         scrub(with_model, document("nothing here"))
 

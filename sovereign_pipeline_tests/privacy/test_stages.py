@@ -119,6 +119,39 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
     assert "w3x" not in str(failed.value)
 
 
+def test_the_recipes_own_recognizers_read_the_output_too(institution: DemoInstitution) -> None:
+    """What one of them finds in a text that another made, such as a reply that a careless build put back."""
+    institution.recipe["privacy"] = {
+        "recognizers": [
+            {
+                "definition": {
+                    "name": "Berths",
+                    "supported_entity": "BERTH",
+                    "patterns": [{"name": "berth", "regex": "BL-[0-9]{3}", "score": 0.9}],
+                },
+                "kind": "CR",
+                "canary": {"text": "at BL-123", "finds": "BL-123"},
+            }
+        ]
+    }
+    institution.rows[4]["request"] = "May I lie at BL-481?"
+    workplace = institution.workplace()
+    add_public_key(workplace)
+    inputs = classified(institution, workplace)
+    ref = made(SCRUBBED_CORPUS, workplace, inputs)
+    documents = list(read_documents(workplace.store.open(ref).file(DOCUMENTS)))
+    assert documents[4].request == "May I lie at CR_1?"
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        changed = (row.model_copy(update={"response": "BL-481"}) if row.id == "R-00009" else row for row in documents)
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
+
+    stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
+    verdict = evaluate_gates(stage, workplace, produce(stage, workplace, inputs).ref)["no_identifier_left"]
+    assert not verdict.passed
+    assert (verdict.evidence["left"], verdict.evidence["rows"]) == ({"CR": 1}, ["R-00009"])
+
+
 @pytest.mark.security_case(
     "a level, a case or a row of the scrubbed corpus is rewritten, with manifest and index computed anew",
     "the gate `columns_kept` compares every row with the classified corpus and names the rows",

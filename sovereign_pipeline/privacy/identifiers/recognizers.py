@@ -168,8 +168,13 @@ def _is_part_of(usual: Span, strict: Span) -> bool:
 
 
 def leftovers(text: str) -> list[Span]:
-    """What both readings find in normalised text that was scrubbed. A placeholder is no part of any number."""
-    return structured_spans(_PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text))
+    """What both readings find in normalised text that was scrubbed."""
+    return structured_spans(without_placeholders(text))
+
+
+def without_placeholders(text: str) -> str:
+    """The text, of the same length, with a word for each placeholder, which is no part of any number."""
+    return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 
 def _clues(text: str) -> set[Clue]:

@@ -75,7 +75,9 @@ def test_answers_stand_in_the_answers_alone(better: Models, scanner: OutputScann
 def test_a_scanner_that_fails_stops_the_red_team(
     better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
+    monkeypatch.setattr(
+        "sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", lambda *arguments, **named: []
+    )
     with pytest.raises(PrivacyError, match="canary"):
         run_red_team(better, PROMPTS, [], scanner, "Answer this letter.", 8)
 

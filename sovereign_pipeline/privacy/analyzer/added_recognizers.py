@@ -1,0 +1,141 @@
+"""The Presidio recognizers that a recipe adds: loading them, the proof that they find something, what they stand for.
+
+What belongs here: `privacy.recognizers` of a recipe. What does not: running them beside the others (`analysis.py`).
+Functions that touch Presidio import it themselves.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.policy.corpus import AddedRecognizer
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.analyzer.entities import KIND_OF
+
+_PRESIDIO = logging.getLogger("presidio-analyzer")
+
+
+def load_recognizer(item: AddedRecognizer, language: str) -> Any:
+    """The `presidio_analyzer.EntityRecognizer` that an entry of the recipe names, for texts of one language.
+
+    Raises PrivacyError when it cannot be loaded, or finds something that no kind of personal data stands for.
+    """
+    from presidio_analyzer import EntityRecognizer, PatternRecognizer
+
+    _read_suffixes_from_the_package()
+    try:
+        if item.definition is not None:
+            recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
+        else:
+            module, _, name = (item.recognizer or "").rpartition(".")
+            recognizer = getattr(importlib.import_module(module), name)(supported_language=language, **item.arguments)
+    except Exception as error:
+        raise PrivacyError(
+            f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
+            "Correct it in the recipe, or install its package from the institution's own mirror.",
+        ) from error
+    if not isinstance(recognizer, EntityRecognizer):
+        raise PrivacyError(f"{_place_of(item)} is no Presidio recognizer.", "Name a subclass of EntityRecognizer.")
+    recognizer.score_thresholds = {"default": item.score}  # before Presidio drops one of two findings for the other
+    unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
+    if unknown:
+        raise PrivacyError(
+            f"{_place_of(item)} finds {', '.join(unknown)}, which is no kind of personal data here.",
+            f"Say with `kind:` what its findings are: one of {', '.join(KIND_OF.values())}.",
+        )
+    return recognizer
+
+
+def kind_of(item: AddedRecognizer, entity: str) -> Kind:
+    """What a finding of an added recognizer counts as."""
+    return item.kind if item.kind is not None else KIND_OF[entity]
+
+
+def context_is_read(recognizers: Sequence[Any]) -> bool:
+    """Whether any of them looks at the words around a finding."""
+    return any(recognizer.context for recognizer in recognizers)
+
+
+def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
+    """What decides its findings beside the recipe: the version of the distribution that holds its class, or the files
+    of a package that is in none. Raises PrivacyError when it is not installed."""
+    if item.recognizer is None:
+        return {}
+    try:
+        source = Path(inspect.getfile(_class_of(item)))
+    except Exception as error:
+        raise _cannot_be_loaded(item, error) from error
+    package = item.recognizer.partition(".")[0]
+    distributions = importlib.metadata.packages_distributions().get(package, [])
+    if distributions:
+        return {f"library {name}": importlib.metadata.version(name) for name in sorted(set(distributions))}
+    root = next((parent for parent in source.parents if parent.name == package), None)
+    files = sorted(root.rglob("*.py")) if root is not None else [source]
+    return {file.relative_to(root or source.parent).as_posix(): file_sha256(file) for file in files}
+
+
+def refuse_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int]]) -> None:
+    """Raise PrivacyError unless the findings cover what the canary of a recognizer says that it holds."""
+    begin = item.canary.text.index(item.canary.finds)
+    wanted = range(begin, begin + len(item.canary.finds))
+    if not all(any(start <= place < end for start, end in findings) for place in wanted):
+        raise PrivacyError(
+            f"{_place_of(item)} did not find what its canary holds. Nothing was written.",
+            "Correct the canary, lower `score`, or repair the recognizer.",
+        )
+
+
+@contextmanager
+def stopping_at_warnings() -> Iterator[None]:
+    """Turn what Presidio only warns of, such as a pattern that took too long and was skipped, into an exception."""
+    if not _PRESIDIO.isEnabledFor(logging.WARNING):
+        raise PrivacyError(
+            "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
+            "Leave the level of the logger 'presidio-analyzer' at WARNING or below.",
+        )
+    handler = _Raising(logging.WARNING)
+    _PRESIDIO.addHandler(handler)
+    try:
+        yield
+    finally:
+        _PRESIDIO.removeHandler(handler)
+
+
+class RecognizerSkippedError(Exception):
+    """Presidio left out a part of a recognizer."""
+
+
+class _Raising(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RecognizerSkippedError
+
+
+def _class_of(item: AddedRecognizer) -> Any:
+    module, _, name = (item.recognizer or "").rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _cannot_be_loaded(item: AddedRecognizer, error: Exception) -> PrivacyError:
+    return PrivacyError(
+        f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
+        "Correct it in the recipe, or install its package from the institution's own mirror.",
+    )
+
+
+def _place_of(item: AddedRecognizer) -> str:
+    name = item.recognizer if item.recognizer is not None else (item.definition or {}).get("name", "without a name")
+    return f"privacy.recognizers: {name}"
+
+
+def _read_suffixes_from_the_package() -> None:
+    """Presidio's e-mail recognizer asks tldextract, which would fetch the list of public suffixes from the internet."""
+    import tldextract.tldextract
+
+    tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
