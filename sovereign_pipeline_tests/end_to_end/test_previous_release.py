@@ -66,6 +66,10 @@ ADDED_GATES = ("links_name_rows", "columns_kept")
 """Gates that 0.1.0 did not have."""
 
 
+ADDED_LIBRARIES = ("presidio-analyzer",)
+"""Libraries with which 0.1.0 made nothing."""
+
+
 def _raw_config_as_released(line: Line) -> Config:
     """Without what becomes of personal data in columns, which 0.1.0 did not look into."""
     return {name: part for name, part in CHAIN[0].config(line).items() if name != "columns"}
@@ -84,7 +88,9 @@ def chain_of_the_release() -> tuple[Stage, ...]:
             for gate in stage.gates
             if gate.name not in ADDED_GATES
         )
-        stage = replace(stage, code_version=RAISED.get(stage.kind, stage.code_version), gates=gates)
+        libraries = tuple(name for name in stage.libraries if name not in ADDED_LIBRARIES)
+        version = RAISED.get(stage.kind, stage.code_version)
+        stage = replace(stage, code_version=version, gates=gates, libraries=libraries)
         return (
             replace(stage, config=_raw_config_as_released, policy=_no_policy) if stage.kind == "raw_corpus" else stage
         )
@@ -118,7 +124,7 @@ def same_libraries(previous: Installation, monkeypatch: pytest.MonkeyPatch) -> N
         name: version
         for manifest in previous.store.root.glob(f"*/{MANIFEST_FILE}")
         for name, version in Manifest.from_file(manifest).producer.libraries.items()
-    }
+    } | dict.fromkeys(ADDED_LIBRARIES, "1")
     monkeypatch.setattr(making, "library_versions", lambda names: {name: recorded[name] for name in sorted(names)})
 
 

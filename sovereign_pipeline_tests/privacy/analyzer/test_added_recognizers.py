@@ -2,19 +2,23 @@
 
 import importlib.metadata
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from presidio_analyzer import EntityRecognizer, RecognizerResult
 from pydantic import ValidationError
 
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
 from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
+from sovereign_pipeline.privacy.analyzer.analysis import try_added_recognizers
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 BERTHS = {
@@ -63,6 +67,15 @@ def test_what_a_definition_in_presidios_form_finds_is_replaced() -> None:
     text = "My licence BL-QQX-481, and BL-QQX-481 again."
     assert scrub(scrubber(BERTHS), document(text)).documents[0].request == "My licence CR_1, and CR_1 again."
     assert scrub(scrubber(), document(text)).documents[0].request == text
+
+
+def test_the_form_in_the_administrators_pages_works() -> None:
+    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    forms = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
+    (form,) = [form["privacy"] for form in forms if "privacy" in form]
+    try_added_recognizers(Privacy.model_validate(form))
+    replaced = scrub(scrubber(*form["recognizers"]), document("Berth BL-QQX-481, insurance number AB 98 76 54 C"))
+    assert replaced.documents[0].request == "Berth CR_1, insurance number NID_1"
 
 
 def test_what_a_class_finds_is_replaced_in_its_languages_alone() -> None:

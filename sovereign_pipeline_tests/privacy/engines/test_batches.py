@@ -12,6 +12,7 @@ import pytest
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.privacy import case_files, detection, scrubbing
+from sovereign_pipeline.privacy.analyzer import own_recognizers
 from sovereign_pipeline.privacy.engines import batches, planning
 from sovereign_pipeline.privacy.engines.batches import BatchScrubber
 from sovereign_pipeline.privacy.mentions import with_further_mentions
@@ -37,7 +38,7 @@ def failing(real: Callable[..., Any]) -> Callable[..., Any]:
 PLACES = {
     "normalising a text": (detection, "normalise"),
     "looking for placeholders": (scrubbing, "refuse_placeholders"),
-    "a detector": (detection, "structured_spans"),
+    "a detector": (own_recognizers, "structured_spans"),
     "further mentions": (case_files, "with_further_mentions"),
     "counting what was found": (batches, "findings_of"),
     "writing the row": (batches, "jsonl_line"),
