@@ -6,25 +6,24 @@ What belongs here: what the two stages make of the documents, and where a line s
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.changed_sources import changed_sources
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
-from sovereign_pipeline.corpus.documents_from_rows import SourceCount, SourceReader
+from sovereign_pipeline.corpus.documents_from_rows import SourceCount
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.links import LinkTally
 from sovereign_pipeline.corpus.quarantine import Quarantined, remedy_for, rows_by_reason
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
+from sovereign_pipeline.corpus.source_files import readers_of, source_digests
 from sovereign_pipeline.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import Institution
@@ -36,25 +35,6 @@ QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
 COLUMN_SECRET = "column_secret"
 """Name of the fingerprint among a manifest's recorded facts."""
-
-
-def source_path(workplace: Workplace, source: Source) -> Path:
-    """Where the institution's file of a source lies."""
-    return workplace.settings.data / source.path
-
-
-def _source_digests(workplace: Workplace) -> dict[str, str]:
-    return {f"source:{source.name}": _digest_of_source(workplace, source) for source in workplace.line.sources}
-
-
-def _digest_of_source(workplace: Workplace, source: Source) -> str:
-    path = source_path(workplace, source)
-    if not path.is_file():
-        raise SourceError(
-            f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
-            "Correct `path` in the recipe, or put the file there.",
-        )
-    return file_sha256(path)
 
 
 def _raw_config(line: Line) -> Config:
@@ -78,7 +58,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     source with too many broken rows.
     """
     secret = cache(workplace.column_secret)
-    readers = _readers(workplace, secret)
+    readers = readers_of(workplace, RAW_CORPUS.config_at(workplace), secret)
     for reader in readers.of_sources:
         reader.exclusions.refuse_personal_data()
     quarantined: list[Quarantined] = []
@@ -113,7 +93,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
             f"Line {workplace.line.line}: the sources hold no document: {counts}.",
             "Check `where`, `exclude` and `path` of each source.",
         )
-    described = readers.described(_source_digests(workplace))
+    described = readers.described(source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
     (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     reasons = Counter(row.reason for row in quarantined)
@@ -133,25 +113,6 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     )
 
 
-@dataclass(frozen=True)
-class _Readers:
-    """The readers of a line's sources, in the order of the recipe."""
-
-    of_sources: tuple[SourceReader, ...]
-    tally: LinkTally | None
-
-    def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The rows of `sources.json`, once all are read. digests: of `_source_digests`."""
-        return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
-
-    def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
-        count = reader.count
-        if self.tally is not None:
-            count.links, count.links_without_row = self.tally.of(reader.source.name)
-        terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
-        return {**terms, "sha256": sha256, **asdict(count)}
-
-
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     """The fingerprint of the secret of the columns' keys.
 
@@ -168,18 +129,6 @@ def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}
-
-
-def _readers(workplace: Workplace, secret: Callable[[], bytes] | None = None) -> _Readers:
-    line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
-    config, secret = RAW_CORPUS.config_at(workplace), secret or workplace.column_secret
-    screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret)
-    tally = LinkTally() if any(source.links for source in line.sources) else None
-    readers = [
-        SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, tally, screen)
-        for source in line.sources
-    ]
-    return _Readers(tuple(readers), tally)
 
 
 def _stop_above_share(
@@ -289,9 +238,9 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
 
     The levels of rows are looked up a second time, by other code than that of the build.
     """
-    if artifact.manifest.external_inputs != _source_digests(workplace):
+    if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
-    ladder, readers = workplace.institution.ladder, _readers(workplace)
+    ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
     found = compare_with_sources(artifact, DOCUMENTS, QUARANTINE, readers.of_sources, ladder)
     evidence = {
         "rows": found.rows,
@@ -358,7 +307,7 @@ RAW_CORPUS = Stage(
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,
-    external=_source_digests,
+    external=source_digests,
     changed_rows=_changed_rows,
     reads_corpus=lambda line: True,
     gates=(
