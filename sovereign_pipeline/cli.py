@@ -17,6 +17,7 @@ from sovereign_pipeline.commands.gates import gates
 from sovereign_pipeline.commands.init import init
 from sovereign_pipeline.commands.lines import lines
 from sovereign_pipeline.commands.models import models
+from sovereign_pipeline.commands.privacy import privacy
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.sources import sources
@@ -38,6 +39,7 @@ Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(lines, name="lines")
 app.add_typer(sources, name="sources")
+app.add_typer(privacy, name="privacy")
 app.add_typer(models, name="models")
 app.add_typer(suites, name="suites")
 app.add_typer(datasets, name="datasets")

@@ -63,7 +63,8 @@ def test_the_vault_only_grows(filled: Path, keys: tuple[Path, Path]) -> None:
 
 def test_a_changed_file_is_named(filled: Path, keys: tuple[Path, Path]) -> None:
     file = next(filled.rglob("*.age"))
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(PrivacyError, match=file.name):
         list(read_vault(filled, keys[0].read_text()))
 
