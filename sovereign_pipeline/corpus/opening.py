@@ -11,8 +11,9 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -30,6 +31,11 @@ MARKS = (
 """Byte order mark -> the encoding to name in a recipe; that of UTF-32 begins with that of UTF-16."""
 BLOCK = 1 << 16
 GET_A_WHOLE_COPY = "Get a whole copy of the file."
+
+_DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
+}
 
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
@@ -86,9 +92,51 @@ def _opened(path: Path, packing: str | None) -> IO[bytes]:
         import pyarrow
 
         return io.BufferedReader(pyarrow.CompressedInputStream(path.open("rb"), "zstd"))
-    opener: Any = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open, None: open}[packing]
+    if packing in _DECOMPRESSORS:
+        return io.BufferedReader(_Members(path.open("rb"), _DECOMPRESSORS[packing]))
+    opener: Any = {"gzip": gzip.open, None: open}[packing]
     stream = opener(path, "rb")
     return cast(IO[bytes], stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream))
+
+
+class _Members(io.RawIOBase):
+    """The members of a packed file, unpacked, one after the other. Python's own files of bzip2 and xz end in silence
+    where what follows a member does not begin another one: the rest of the rows would be lost."""
+
+    def __init__(self, stream: IO[bytes], decompressor: Callable[[], Any]) -> None:
+        self._stream, self._decompressor = stream, decompressor
+        self._member = decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self._member.eof:
+                packed = self._next_member()
+                if not packed:
+                    return 0
+                self._member = self._decompressor()
+            elif self._member.needs_input:
+                packed = self._stream.read(BLOCK)
+                if not packed:
+                    raise EOFError
+            unpacked = self._member.decompress(packed, len(buffer))
+            if unpacked:
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+    def _next_member(self) -> bytes:
+        """The packed bytes from the next member on. Zeros between members are padding, as the format of xz has it."""
+        packed: bytes = self._member.unused_data.lstrip(b"\0")
+        while not packed and (block := self._stream.read(BLOCK)):
+            packed = block.lstrip(b"\0")
+        return packed
 
 
 def signature_of(begin: bytes) -> str | None:
