@@ -10,7 +10,7 @@ import yaml
 from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
-from sovereign_pipeline.corpus.looking import ColumnFacts, FileFacts, links_in, look_at
+from sovereign_pipeline.corpus.looking import NOT_UTF8, ColumnFacts, FileFacts, compared_columns, look_at, rows_shown
 from sovereign_pipeline.corpus.suggestion import Suggestion, suggest
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -66,11 +66,16 @@ def _print_facts(facts: FileFacts) -> None:
     compression = f", {facts.compression}" if facts.compression else ""
     out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
     for reason, count in facts.broken.most_common():
-        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}")
+        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {rows_shown(facts, reason)}")
+    if NOT_UTF8 in facts.broken and facts.encoding is None:
+        out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], False, "Columns")
-    for each in links_in(facts):
+    for each in compared_columns(facts):
+        holds = "holds" if each.doubt is None else "may hold"
+        doubt = f"; to be decided: {each.doubt}" if each.doubt else ""
         out.print(
-            f"  '{escape(each.column)}' holds {each.links:,} ids; {each.matched:,} name a row by '{escape(each.ids)}'"
+            f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
+            f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
         )
     out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a recipe to start from")
 
@@ -86,16 +91,13 @@ def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
     )
     return {
         "column": column.name,
-        "types": ", ".join(name for name, _ in column.types.most_common()) + (" (ISO dates)" if _dated(column) else ""),
+        "types": ", ".join(name for name, _ in column.types.most_common())
+        + (" (ISO dates)" if column.is_dated else ""),
         "empty": f"{(rows - column.filled) / rows:.0%}",
         "different": f"{len(column.values):,}" if are_all else "",
         "longest": column.longest,
         "values": ", ".join(few) if are_states else "",
     }
-
-
-def _dated(column: ColumnFacts) -> bool:
-    return column.filled > 0 and column.dates >= 0.9 * column.filled
 
 
 def _as_json(facts: FileFacts) -> dict[str, Any]:
@@ -107,8 +109,9 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
         "delimiter": facts.delimiter,
         "rows": facts.rows,
         "broken": dict(facts.broken),
+        "broken_rows": facts.broken_rows,
         "columns": [_row(column, facts.rows) for column in facts.columns.values()],
-        "links": [asdict(each) for each in links_in(facts)],
+        "links": [asdict(each) for each in compared_columns(facts)],
     }
 
 

@@ -7,6 +7,7 @@ which field of a document (`suggestion.py`), and reading it for good (`documents
 import codecs
 import csv
 import datetime
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -22,22 +23,43 @@ from sovereign_pipeline.corpus.links import linked_ids, normal_id
 from sovereign_pipeline.corpus.opening import BLOCK, MARKS, packing_of, signature_of, unpacked
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.policy.days import iso_day
 
 LARGEST_ROW = 1_000_000
 """In bytes, as the default of `quarantine.max_row_bytes`."""
 LONGEST_SHORT_VALUE = 400
-"""Characters of a value that may be an id, a case, a level or a list of ids. A column with a longer one holds texts."""
+"""Characters of a value that may be an id, a case or a level. A longer one is a text, but for a list of ids."""
+MOST_LONG, MOST_LONG_SHARE = 10, 0.05
+"""A column with more long values than both holds texts, and its values are no longer counted."""
+LEAST_DIFFERENT_IDS = 0.95
+"""Share of the rows with a value of its own, from which a column may be the rows' ids: exports repeat some, leave some
+empty, and end in a row of totals."""
+ROWS_WITH_ONE_AMISS = 8
+"""From so many rows on, one may be amiss whatever its share."""
+ROWS_NAMED = 5
+"""Numbers of broken rows that are kept for each reason."""
+NOT_UTF8 = "not UTF-8"
+"""Why a row is broken (`file_formats.py`) whose bytes are of another encoding than the rest."""
 MOST_VALUES = 500_000
 """Different values of a column that are counted."""
 _SAMPLE = 1 << 20
 _DELIMITERS = ",;\t|"
-_MARKUP = re.compile(r"</?(?:p|br|div|span|li|ul|ol|a|b|i|strong|em|table|tr|td)\b[^<>]*>", re.IGNORECASE)
+_TAG = r"p|div|span|li|ul|ol|a|b|i|u|strong|em|table|tr|td|h[1-6]|body|html|font|blockquote"
+_MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+"""Markup for certain: a known element that is closed, or a line break."""
+_KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
+_LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
+"""What a reader of HTML removes, up to the next `>`."""
+_WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _BROKEN = re.compile("[\udc80-\udcff]")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
 """Of exports that are no UTF-8. Old encodings of terminals fit any bytes, and are left out."""
+_LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
+"""Lines with characters of UTF-8 beside lines that are none, from which a file is a mixture: in another encoding hardly
+a line is UTF-8 by chance."""
 
 
 @dataclass
@@ -51,7 +73,7 @@ class ColumnFacts:
     types: Counter[str] = field(default_factory=Counter)
     """Of the values that are not empty: text, number, truth value, list, object."""
     dates: int = 0
-    """Values that are ISO dates."""
+    """Values that are ISO dates, 20240115 among them."""
     longest: int = 0
     """Characters of the longest value."""
     characters: int = 0
@@ -59,11 +81,15 @@ class ColumnFacts:
     arabic: int = 0
     """Values with more Arabic letters than Latin ones."""
     markup: int = 0
-    """Values with tags of HTML."""
+    """Values with markup of HTML for certain: a known element that is closed."""
+    like_tags: int = 0
+    """Values with `<` before a letter that begins no known tag, such as an e-mail address in angle brackets."""
     values: Counter[str] = field(default_factory=Counter)
-    """Each value with how often it stands there; none where one is too long for an id, a level or a list of ids."""
+    """Each short value with how often it stands there; none where many are long."""
+    long: int = 0
+    """Values that are too long for an id or a level, and are no list of ids."""
     has_texts: bool = False
-    """Whether a value is longer than that."""
+    """Whether that are so many that values are not counted."""
 
     @property
     def filled(self) -> int:
@@ -76,7 +102,22 @@ class ColumnFacts:
     @property
     def is_unique(self) -> bool:
         """Whether every row has a value that no other row has."""
-        return self.filled == len(self.values) == self.values.total() and self.filled == self.rows > 0
+        return self.rows_amiss == 0 < self.rows
+
+    @property
+    def rows_amiss(self) -> int:
+        """Rows without a value of their own: it is empty, or an earlier row has it."""
+        return self.rows - len(self.values)
+
+    @property
+    def may_be_ids(self) -> bool:
+        """Whether nearly every row has a value of its own."""
+        few = self.rows_amiss <= (1 - LEAST_DIFFERENT_IDS) * self.rows
+        return self.rows > 0 and (few or (self.rows_amiss == 1 and self.rows >= ROWS_WITH_ONE_AMISS))
+
+    @property
+    def is_dated(self) -> bool:
+        return self.filled > 0 and self.dates >= 0.9 * self.filled
 
 
 @dataclass
@@ -94,6 +135,8 @@ class FileFacts:
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     """Reason -> rows that cannot be read at all."""
+    broken_rows: dict[str, list[int]] = field(default_factory=dict)
+    """Reason -> the numbers of the first of them."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
 
 
@@ -108,7 +151,10 @@ def look_at(path: Path) -> FileFacts:
     for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_refuse_a_row_for_a_header, path)):
         facts.rows += 1
         if row.values is None:
-            facts.broken[row.problem or "broken"] += 1
+            problem = row.problem or "broken"
+            facts.broken[problem] += 1
+            if facts.broken[problem] <= ROWS_NAMED:
+                facts.broken_rows.setdefault(problem, []).append(row.number)
             continue
         for name, value in row.values.items():
             shown = _printable(name)
@@ -116,6 +162,13 @@ def look_at(path: Path) -> FileFacts:
     if not facts.rows:
         raise SourceError(f"{path}: the file holds no row.", "Export it again.")
     return facts
+
+
+def rows_shown(facts: FileFacts, reason: str) -> str:
+    """The numbers of the first rows that are broken for a reason."""
+    numbers = facts.broken_rows[reason]
+    more = " and more" if facts.broken[reason] > len(numbers) else ""
+    return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
 
 
 def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
@@ -126,7 +179,7 @@ def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class FoundLinks:
-    """A column whose values are ids of other rows."""
+    """A column whose values are ids of other rows, or may be."""
 
     column: str
     ids: str
@@ -134,42 +187,82 @@ class FoundLinks:
     links: int
     matched: int
     """Links that name a row."""
+    doubt: str | None = None
+    """Why it is left to a person whether the column holds links; None where it does."""
+
+    @property
+    def unmatched(self) -> int:
+        return self.links - self.matched
 
 
 LEAST_MATCHED = 0.5
 """Share of a column's links that name a row, from which it is one of links. Less is a chance: small numbers are ids of
 everything."""
+LEAST_TOLD = 0.05
+"""Share from which a person is told of the column."""
 LEAST_DIFFERENT = 0.05
-"""Ids that are named, of all links. A column that names the same few rows over and over counts something else."""
+"""Ids that are named, of all links. A column that names the same few rows over and over may count something else."""
+_NAMES_OF_LINKS = re.compile(
+    r"link|relat|parent|thread|repl(?:y|ies)_?to|in_?reply|refers|see_?also|group|duplicate|previous|follow|مرتبط|صلة",
+    re.IGNORECASE,
+)
 
 
 def links_in(facts: FileFacts) -> list[FoundLinks]:
-    """Every column of links, the one with the most of them first.
+    """Every column of links, the one with the most of them first."""
+    return [each for each in compared_columns(facts) if each.doubt is None]
 
-    Compared are columns of lists, or of texts and numbers that are all short, with the columns whose values are all
-    different.
+
+def compared_columns(facts: FileFacts) -> list[FoundLinks]:
+    """Every column that holds links or may hold them, with the ids that it names best; the surest and largest first.
+
+    Compared are columns of lists, or of texts and numbers that are nearly all short, with the columns in which nearly
+    every row has a value of its own.
     """
-    ids = {name: set(map(normal_id, column.values)) for name, column in facts.columns.items() if column.is_unique}
+    ids = {name: set(map(normal_id, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
     found = []
     for name, column in facts.columns.items():
-        if not column.filled or column.dates or column.values.total() != column.filled:
+        if not column.filled or column.is_dated or column.has_texts:
             continue
-        links = Counter[str]()
-        for cell, times in column.values.items():
-            try:
-                links.update(dict.fromkeys(linked_ids(cell), times))
-            except RowRejected:
-                continue
-        if name in ids and links.total() <= column.filled:
-            continue  # one id in each row, and all of them different: ids of its own
-        for of, known in ids.items():
-            if of == name:
-                continue
-            named = {id: times for id, times in links.items() if id in known}
-            matched = sum(named.values())
-            if matched >= LEAST_MATCHED * links.total() and len(named) >= LEAST_DIFFERENT * links.total() > 0:
-                found.append(FoundLinks(name, of, links.total(), matched))
-    return sorted(found, key=lambda each: -each.matched)
+        links = _links_of(column)
+        compared = [each for of, known in ids.items() if of != name and (each := _compare(column, links, of, known))]
+        # The surest of a column, and of these the one that most links match.
+        compared.sort(key=lambda each: (each.doubt is not None, -each.matched, not _is_named_id(each.ids)))
+        found += compared[:1]
+    return sorted(found, key=lambda each: (each.doubt is not None, -each.matched))
+
+
+def _links_of(column: ColumnFacts) -> Counter[str]:
+    links = Counter[str]()
+    for cell, times in column.values.items():
+        try:
+            links.update(dict.fromkeys(linked_ids(cell), times))
+        except RowRejected:
+            continue
+    return links
+
+
+def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> FoundLinks | None:
+    """What a column has of the ids in another one; None for nothing that a person need be told."""
+    total = links.total()
+    named = {id: times for id, times in links.items() if id in known}
+    matched = sum(named.values())
+    by_name = _NAMES_OF_LINKS.search(column.name) is not None
+    by_type = column.types["list"] == column.filled
+    if not total or (not by_name and (matched < LEAST_TOLD * total or len(named) < 2)):
+        return None
+    doubt = None
+    if matched < LEAST_MATCHED * total:
+        doubt = "fewer than half of them name a row"
+    elif column.may_be_ids and total <= column.filled and not (by_name or by_type):
+        doubt = "every row has one of its own, as ids have"
+    elif len(named) < LEAST_DIFFERENT * total and not (by_name or by_type):
+        doubt = "they name few different rows"
+    return FoundLinks(column.name, of, total, matched, doubt)
+
+
+def _is_named_id(name: str) -> bool:
+    return re.fullmatch(r"id|uid|uin|ref|reference|key|no|number|nr", name.strip(), re.IGNORECASE) is not None
 
 
 def encoding_of(path: Path) -> str | None:
@@ -196,16 +289,30 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether the characters beyond ASCII are UTF-8 but for a few: rows that are not are quarantined one by one."""
+    """Whether the characters beyond ASCII are UTF-8 but for a few, or as many lines with such characters as not, or
+    some of them: rows that are not are quarantined one by one, where another encoding would garble those that are."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    beyond = broken = 0
+    beyond = broken = right_lines = broken_lines = 0
+    line_is_beyond = line_is_broken = False
     with unpacked(path) as stream:
         while block := stream.read(BLOCK):
-            text = decoder.decode(block)
-            if not text.isascii():
-                beyond += len(_BEYOND_ASCII.findall(text))
-                broken += len(_BROKEN.findall(text))
-    return broken * 20 <= beyond
+            parts = decoder.decode(block).split("\n")
+            for number, part in enumerate(parts):
+                if number:
+                    right_lines += line_is_beyond and not line_is_broken
+                    broken_lines += line_is_broken
+                    line_is_beyond = line_is_broken = False
+                if part.isascii():
+                    continue
+                line_is_beyond = True
+                beyond += len(_BEYOND_ASCII.findall(part))
+                if found := len(_BROKEN.findall(part)):
+                    line_is_broken = True
+                    broken += found
+    right_lines += line_is_beyond and not line_is_broken
+    broken_lines += line_is_broken
+    few_characters = broken * 20 <= beyond
+    return few_characters or right_lines >= max(_LEAST_RIGHT_LINES, broken_lines * _LEAST_RIGHT_SHARE)
 
 
 def _delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
@@ -226,22 +333,39 @@ def _delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
 
 def _add(column: ColumnFacts, value: Any) -> None:
     column.rows += 1
-    text = "" if value is None else _printable(str(value).strip())
+    text = _printable(_text_of(value).strip())
     if not text or (isinstance(value, list | dict) and not value):
         column.empty += 1
         return
     column.types[_type_of(value)] += 1
     column.longest = max(column.longest, len(text))
     column.characters += len(text)
-    column.markup += _MARKUP.search(text) is not None
+    if "<" in text:
+        column.markup += _MARKUP.search(text) is not None
+        column.like_tags += _LIKE_A_TAG.search(_KNOWN_TAG.sub("", text)) is not None
     column.arabic += len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
     if isinstance(value, datetime.date | datetime.datetime) or _is_date(text):
         column.dates += 1
-    if len(text) > LONGEST_SHORT_VALUE and not isinstance(value, list):
-        column.has_texts = True
-        column.values.clear()
+    if len(text) > LONGEST_SHORT_VALUE and not isinstance(value, list) and not _seems_a_list_of_ids(text):
+        column.long += 1
+        if column.long > max(MOST_LONG, MOST_LONG_SHARE * column.filled):
+            column.has_texts = True
+            column.values.clear()
+        return
     if not column.has_texts and (len(column.values) < MOST_VALUES or text in column.values):
         column.values[text] += 1
+
+
+def _text_of(value: Any) -> str:
+    """A list as JSON, so that ids in numbers of any kind are told again."""
+    if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
+        return json.dumps([None if each is None else str(each) for each in value], ensure_ascii=False) if value else ""
+    return "" if value is None else str(value)
+
+
+def _seems_a_list_of_ids(text: str) -> bool:
+    """Whether each word of a long text has a digit: no letter is written so."""
+    return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 
 def _printable(text: str) -> str:
@@ -262,8 +386,10 @@ def _type_of(value: Any) -> str:
 
 
 def _is_date(text: str) -> bool:
+    if not len("20240115") <= len(text) <= len("2024-01-15T00:00:00.000000000+00:00"):
+        return False
     try:
-        datetime.datetime.fromisoformat(text)
+        iso_day(text)
     except ValueError:
         return False
-    return len(text) >= len("2024-01-01") and not text.isdigit()
+    return True

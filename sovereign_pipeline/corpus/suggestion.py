@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.looking import ColumnFacts, FileFacts, FoundLinks, links_in
+from sovereign_pipeline.corpus.looking import NOT_UTF8, ColumnFacts, FileFacts, FoundLinks, compared_columns, rows_shown
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.wording import counted
 
 NAMES: dict[str, tuple[str, ...]] = {
     "request": (
@@ -84,6 +85,10 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
 
+TEXTS = ("subject", "request", "response", "rejected")
+"""Fields from which `markup: html` removes tags."""
+LEAST_MARKUP = 0.5
+"""Share of a column's values with markup for certain, from which it is HTML: plain letters hold `<` too."""
 LEAST_LETTERS = 15
 """Mean characters of a column that may be a request or a reply by its length alone."""
 
@@ -132,12 +137,18 @@ def suggest(
 
 
 def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:
-    links = next(iter(links_in(facts)), None)
+    compared = compared_columns(facts)
+    links = next((each for each in compared if each.doubt is None), None)
     fields = _fields(facts, links, ladder)
     source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
     if facts.encoding is not None:
         source["encoding"] = facts.encoding
         notes.append(f"encoding: read as {facts.encoding}; look whether its letters are right.")
+    if NOT_UTF8 in facts.broken and facts.encoding is None:
+        notes.append(
+            f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
+            f"quarantine ({rows_shown(facts, NOT_UTF8)}); another `encoding` would garble the others."
+        )
     if facts.delimiter is not None:
         source["delimiter"] = facts.delimiter
     if "rejected" in fields:
@@ -154,8 +165,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         constants["date"] = FILL_IN
         notes.append("date: no column has ISO dates (2024-12-31); name one, or write a date for all rows.")
     source["constants"] = constants
-    if "id" not in fields:
-        source["id_from_row"] = True
+    _tell_ids(facts, fields, source, notes)
     if "case" not in fields:
         source["case_from_row"] = True
         notes.append("case: no column has it, so every row is a case file of its own.")
@@ -165,11 +175,9 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         notes.append(f"classification: no column has levels of the ladder, so the highest is assumed: {highest}.")
     if links is not None:
         source["links"] = links.column
-        notes.append(
-            f"links: {links.matched:,} of {links.links:,} ids in '{links.column}' name a row by '{links.ids}'."
-        )
-    if any(facts.columns[fields[name]].markup for name in ("request", "response") if name in fields):
-        source["markup"] = "html"
+    notes += [_about_links(each, taken=each is links) for each in compared]
+    if (markup := _markup(facts, fields, notes)) is not None:
+        source["markup"] = markup
     source |= {"licence": f"{FILL_IN}: under which terms", "retention": f"{FILL_IN}: how long"}
     notes += [f"{name}: no column looks like it; name one." for name in ("request", "response") if name not in fields]
     return source
@@ -201,7 +209,7 @@ def _fields(facts: FileFacts, links: FoundLinks | None, ladder: ClassificationLa
         if name not in fields and longest:
             fields[name] = longest.pop(0).name
     if "id" not in fields:
-        unique = [column for column in free() if _fits("id", column)]
+        unique = [column for column in free() if column.is_unique]
         if unique:
             fields["id"] = unique[0].name
     if "date" not in fields:
@@ -215,12 +223,72 @@ def _fits(name: str, column: ColumnFacts) -> bool:
     if name in ("request", "response", "rejected"):
         return column.types["text"] == column.filled and column.mean_length >= LEAST_LETTERS and column.dates == 0
     if name == "date":
-        return column.dates >= 0.9 * column.filled
+        return column.is_dated
     if name == "id":
-        return column.is_unique
+        return column.may_be_ids
     if name == "language":
         return all(len(value) <= len("zh-Hant-TW") for value in column.values) and column.types["text"] == column.filled
     return column.types["list"] == column.types["object"] == 0
+
+
+def _tell_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
+    """Which rows have no id of their own, and what becomes of them."""
+    if "id" in fields:
+        column = facts.columns[fields["id"]]
+        repeated = column.values.total() - len(column.values)
+        for count, what in ((repeated, "an id that an earlier row has"), (column.rows - column.filled, "no id")):
+            if count:
+                notes.append(
+                    f"id: {counted(count, 'row')} of {facts.rows:,} with {what} in '{column.name}': quarantine."
+                )
+        return
+    own = _column_named("id", facts)
+    known = [each for each in facts.columns.values() if _plain(each.name) in NAMES["id"] and each is not own]
+    for each in known:
+        notes.append(
+            f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
+        )
+    if own is None:
+        source["id_from_row"] = True
+        notes.append("id: no column has one for each row; rows are named by their numbers, so only append to the file.")
+        return
+    notes.append(
+        f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
+        f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
+    )
+
+
+def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
+    """The column that is read as a field without being named for it."""
+    return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
+
+
+def _about_links(each: FoundLinks, taken: bool) -> str:
+    note = (
+        f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' name a row by '{each.ids}', "
+        f"{each.unmatched:,} name none."
+    )
+    if taken:
+        return note
+    why = f"It is not taken ({each.doubt})" if each.doubt else "A source has one column of links, and it is not taken"
+    return f"{note} {why}; if it ties rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
+
+
+def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
+    """`html` where a good part of the texts is; what was seen is told in any case, for it deletes text."""
+    columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
+    is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
+    for column in columns:
+        if not column.markup and not (is_html and column.like_tags):
+            continue
+        note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have tags of HTML"
+        if column.like_tags:
+            note += f", and {column.like_tags:,} have `<` before what is no tag"
+        if is_html:
+            notes.append(f"{note}; `markup: html` removes all that stands between `<` and `>`, in every row.")
+        else:
+            notes.append(f"{note}; it is kept. `markup: html` would remove all between `<` and `>`, in every row.")
+    return "html" if is_html else None
 
 
 def _language(facts: FileFacts, fields: dict[str, str]) -> str:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +238,101 @@ def test_a_time_zone_that_python_lacks_is_a_broken_row(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"at": times, "x": [1, 2]}), tmp_path / "a.parquet")
     facts = look_at(tmp_path / "a.parquet")
     assert facts.rows == 2 and facts.broken.total() == 2
+
+
+def suggested(path: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The source that is suggested for rows of JSON, and its notes."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    suggestion = suggest(look_at(path), path, "lamps", INSTITUTION, [], None)
+    return suggestion.recipe["sources"][0], "\n".join(suggestion.notes)
+
+
+def replies(number: int = 100) -> list[dict[str, Any]]:
+    """Letters of which every other one names the one before."""
+    rows = [letter(each, id=str(4_669 + each), linked=[]) for each in range(number)]
+    for each in range(1, number, 2):
+        rows[each]["linked"] = [rows[each - 1]["id"]]
+    return rows
+
+
+@pytest.mark.parametrize("id", ["4669", ""])
+def test_one_id_that_is_none_takes_neither_ids_nor_links_away(tmp_path: Path, id: str) -> None:
+    rows = replies()
+    rows[2]["id"] = id
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["links"] == "linked" and "id_from_row" not in source and "id" not in source["columns"]
+    assert "id: 1 row of 100 with" in notes and "49 of 50 ids in 'linked' name a row by 'id', 1 name none." in notes
+
+
+def test_a_column_of_ids_that_repeats_many_is_told(tmp_path: Path) -> None:
+    rows = [{**row, "id": str(number % 50)} for number, row in enumerate(replies())]
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert "id_from_row" not in source and "50 of 100 rows repeat an id of 'id'" in notes
+    renamed = [{"ref" if name == "id" else name: value for name, value in row.items()} for row in rows]
+    source, notes = suggested(tmp_path / "b.jsonl", renamed)
+    assert source["id_from_row"] and "'ref' is not taken: 50 of 100 rows" in notes
+
+
+def test_one_long_cell_keeps_the_links_of_the_others(tmp_path: Path) -> None:
+    rows = replies()
+    for row in rows:
+        row["linked"] = ";".join(row["linked"])
+    rows[98]["linked"] = ";".join(row["id"] for row in rows[:90])
+    rows[96]["linked"] = "withdrawn, see the file " * 40
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["links"] == "linked" and "140 of 140 ids" in notes
+
+
+def test_pairs_in_which_every_row_names_the_other_are_links(tmp_path: Path) -> None:
+    rows = [{**row, "linked": [str(4_669 + (number ^ 1))]} for number, row in enumerate(replies())]
+    assert suggested(tmp_path / "a.jsonl", rows)[0]["links"] == "linked"
+    as_text = [{**row, "linked": row["linked"][0]} for row in rows]
+    assert suggested(tmp_path / "a.jsonl", as_text)[0]["links"] == "linked"
+    unnamed = [{("other" if name == "linked" else name): value for name, value in row.items()} for row in as_text]
+    source, notes = suggested(tmp_path / "a.jsonl", unnamed)
+    assert "links" not in source and "100 of 100 ids in 'other'" in notes and "as ids have" in notes
+
+
+def test_many_replies_to_few_letters_are_links(tmp_path: Path) -> None:
+    rows = [{**row, "linked": str(4_669 + number % 3)} for number, row in enumerate(replies())]
+    assert suggested(tmp_path / "a.jsonl", rows)[0]["links"] == "linked"
+
+
+def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
+    rows = replies()
+    for row in rows[20:]:
+        row["linked"] = ["9" + id for id in row["linked"]]
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert "links" not in source and "10 of 50 ids in 'linked' name a row by 'id', 40 name none." in notes
+
+
+def test_links_as_decimals_of_parquet_are_links(tmp_path: Path) -> None:
+    rows = [{**row, "linked": [Decimal(id) for id in row["linked"]]} for row in replies()]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (found,) = links_in(look_at(tmp_path / "a.parquet"))
+    assert (found.column, found.links, found.matched) == ("linked", 50, 50)
+
+
+@pytest.mark.parametrize("wrong", [1, 10, 18])
+def test_a_mixture_of_encodings_is_told_and_read_as_utf8(tmp_path: Path, wrong: int) -> None:
+    rows = [{**letter(number), "subject": f"café – {number}"} for number in range(30)]
+    written = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "a.jsonl").write_bytes(
+        b"".join(line.encode("utf-8" if number < 30 - wrong else "cp1252") for number, line in enumerate(written))
+    )
+    facts = look_at(tmp_path / "a.jsonl")
+    assert facts.encoding is None and facts.broken == {"not UTF-8": wrong}
+    assert facts.broken_rows["not UTF-8"][0] == 31 - wrong
+    suggestion = suggest(facts, tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
+    assert "encoding" not in suggestion.recipe["sources"][0]
+    assert f"encoding: a mixture; {wrong} of 30 rows" in "\n".join(suggestion.notes)
+
+
+def test_one_tag_is_no_reason_to_delete_what_stands_in_angle_brackets(tmp_path: Path) -> None:
+    rows = replies()
+    for row in rows:
+        row["request"] += " From <lamps@example.org>: x<y and y>z"
+    rows[5]["request"] += " <b>urgent</b>"
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert "markup" not in source and "markup: 1 of 100 values of 'request' have tags of HTML" in notes
+    assert "100 have `<` before what is no tag" in notes
