@@ -17,8 +17,18 @@ from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import Settings
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
-"""Values are shown of a column that has few, short ones, each of which stands there often: levels and states, and
-neither letters nor identifiers."""
+_NAMES_OF_STATES = re.compile(
+    r"(?:.*[ _.-])?(?:classification|level|language|lang|locale|status|state|label|priority|type|kind|channel)s?",
+    re.IGNORECASE,
+)
+_STATE = re.compile(r"[A-Z]?[a-z]+(?: [a-z]+){0,2}|[A-Z_]+(?: [A-Z_]+){0,2}|[a-z]{2}-[A-Z]{2}|\d{1,2}|[\u0620-\u064a]+")
+"""At most three words, of which the first alone may begin with a capital letter: not as names of people are written."""
+_PLAIN_STATES = ("true", "false", "yes", "no", "open", "closed", "answered", "pending", "draft", "final", "en", "ar")
+"""Shown in a column of any name.
+
+Values are shown of a column that has few, short ones, each of which stands there often, and that is by its name one
+of levels, languages, labels or states, or holds nothing but the commonest of them; neither letters, names nor
+identifiers are. In doubt none is shown."""
 
 sources = typer.Typer(no_args_is_help=True, help="Look at source files before a recipe describes them.")
 
@@ -37,8 +47,8 @@ def sources_look(
 ) -> None:
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
-    No letter and no identifier is shown: only the names of columns, and the values of a column that has few short ones,
-    each of them often.
+    No letter, name or identifier is shown: only the names of columns, and the values of a column of levels, languages,
+    labels or states that has few short ones, each of them often.
     """
     settings = Settings.from_environment()
     facts = look_at(file)
@@ -88,6 +98,10 @@ def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
         and len(few) <= MOST_SHOWN_VALUES
         and column.longest <= LONGEST_SHOWN_VALUE
         and all(times >= LEAST_REPEATS for times in column.values.values())
+        and (
+            all(value.lower() in _PLAIN_STATES for value in column.values)
+            or (_NAMES_OF_STATES.fullmatch(column.name.strip()) and all(map(_STATE.fullmatch, column.values)))
+        )
     )
     return {
         "column": column.name,
@@ -118,8 +132,13 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
 def _print_recipe(suggestion: Suggestion) -> None:
     """The recipe on standard output; what a person must look at on standard error and in it, as comments."""
     for note in suggestion.notes:
-        typer.echo(f"# {note}")
+        typer.echo(f"# {_on_one_line(note)}")
     typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
     for note in suggestion.notes:
-        err.print(f"[yellow]•[/] {escape(note)}")
+        err.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
     err.print(f"  Read it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")
+
+
+def _on_one_line(note: str) -> str:
+    """A name of a column may hold line breaks and control characters, which end a comment of YAML or are none of it."""
+    return "".join(each if each.isprintable() else " " for each in note)

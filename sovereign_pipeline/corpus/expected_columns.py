@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.opening import name_without_packing
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.corpus import LAYOUT_FIELDS, Source
 from sovereign_pipeline.wording import and_more, counted
@@ -18,13 +19,89 @@ REQUIRED = ("id", "case", "department", "author", "date", "language", "subject",
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
 """The field that a role needs besides."""
 
+NAMES: dict[str, tuple[str, ...]] = {
+    "request": (
+        "request",
+        "letter",
+        "question",
+        "questiontext",
+        "message",
+        "inquiry",
+        "incoming",
+        "prompt",
+        "instruction",
+        "body",
+        "text",
+        "الرسالة",
+        "الطلب",
+        "السؤال",
+    ),
+    "response": (
+        "response",
+        "reply",
+        "answer",
+        "answertext",
+        "outgoing",
+        "completion",
+        "output",
+        "chosen",
+        "الرد",
+        "الجواب",
+        "الإجابة",
+    ),
+    "rejected": ("rejected", "loser", "bad"),
+    "subject": ("subject", "title", "heading", "topic", "re", "الموضوع"),
+    "date": (
+        "date",
+        "dateanswered",
+        "answered",
+        "sent",
+        "senton",
+        "received",
+        "datetabled",
+        "created",
+        "createdat",
+        "day",
+        "التاريخ",
+        "تاريخ",
+    ),
+    "case": (
+        "case",
+        "caseid",
+        "caseno",
+        "casenumber",
+        "file",
+        "fileno",
+        "filenumber",
+        "thread",
+        "threadid",
+        "matter",
+        "المعاملة",
+        "الملف",
+        "رقمالمعاملة",
+        "رقمالملف",
+    ),
+    "department": ("department", "directorate", "unit", "answeringbodyname", "office", "section", "الدائرة", "القسم"),
+    "author": ("author", "from", "sender", "answeringmember", "officer", "writer", "الكاتب", "المرسل"),
+    "language": ("language", "lang", "locale", "اللغة"),
+    "id": ("id", "uid", "uin", "reference", "ref", "number", "no", "key", "الرقم", "رقم"),
+}
+"""Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
+
 _OTHER_KEYS = {"id": "`id_from_row`", "case": "`case_from_row`", "classification": "`classification_floor`"}
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
 """Characters. A longer name of a column is a text."""
+MOST_WORDS_OF_A_KNOWN_NAME = 3
+_OTHER_NAMES = "rejected label classification level status state type links linked related messages conversations"
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
+NO_KNOWN_NAME = (
+    "Its first line has {cells}, none of them the name of a column that is known here. It may be a row, so it is not "
+    "shown."
+)
 _DELIMITERS = {";": '";"', "\t": '"\\t"', "|": '"|"', ",": '","'}
 """Each as YAML writes it."""
 _VALUE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|.*@.*\..*")
@@ -60,10 +137,15 @@ def refuse_missing_columns(path: Path, source: Source, columns: Collection[str])
             f"{message} Its header is one column, with {_DELIMITERS[found]} in it.",
             f"Set `delimiter: {_DELIMITERS[found]}` for the source in the recipe.",
         )
-    if only.startswith("sep="):
-        raise SourceError(f"{message} Its first line is a note for Excel.", "Delete that line from the file.")
-    if seems_a_row(columns):
-        raise SourceError(f"{message} {A_ROW_FOR_A_HEADER}", NAME_THE_COLUMNS)
+    if (odd := odd_first_line(columns)) is not None:
+        raise SourceError(f"{message} {odd[0]}", odd[1])
+    named = needed_columns(source)
+    if is_table_of_text(path) and not (known & set(map(folded, named)) or any(map(resembles_a_name, columns))):
+        # What may be a row is not quoted.
+        raise SourceError(
+            f"{message} {NO_KNOWN_NAME.format(cells=counted(len(columns), 'cell'))}",
+            f"{NAME_THE_COLUMNS} Where they stand there, name them under `columns` in the recipe.",
+        )
     keys = [use for use in ("`links`", "`where`") if use in missing.values()]
     hint = f"Correct {' and '.join(keys)} in the recipe."
     if len(missing) > sum(use in keys for use in missing.values()):
@@ -83,9 +165,46 @@ def columns_shown(columns: Iterable[str]) -> str:
     return f"Its columns: {', and '.join(part for part in (shown, others) if part)}."
 
 
+def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
+    """What a table's first line is that does not name columns, and the remedy; None for one that may."""
+    (first, *others) = [each.strip() for each in columns] or [""]
+    if first.startswith("sep=") and not any(others):
+        return "Its first line is a note for Excel.", "Delete that line from the file."
+    is_title = (
+        bool(first) and not any(others) if others else " " in first and not any(each in first for each in _DELIMITERS)
+    )
+    if is_title or first.startswith(("#", "//")):
+        return (
+            "Its first line is a comment or a title, not the names of columns.",
+            "Delete the lines above the names of the columns from the file.",
+        )
+    return (A_ROW_FOR_A_HEADER, NAME_THE_COLUMNS) if seems_a_row(columns) else None
+
+
+def is_table_of_text(path: Path) -> bool:
+    """Whether a first line stands for the names of columns; JSON and Parquet name them elsewhere."""
+    return name_without_packing(path).endswith((".csv", ".tsv"))
+
+
+def resembles_a_name(column: str) -> bool:
+    """Whether a first line's cell has a word that institutions name a column with. One with digits may be a value."""
+    words = [plain(word) for word in _WORD.findall(column)]
+    if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
+        return False
+    return plain(column) in _KNOWN_NAMES or any(word in _KNOWN_NAMES for word in words)
+
+
+def plain(name: str) -> str:
+    """A name without spaces and marks, in one letter case."""
+    return "".join(each for each in folded(name) if each.isalnum())
+
+
 def seems_a_row(columns: Collection[str]) -> bool:
     """Whether names of columns are values: a date, an e-mail address, a text, or numbers for a third of them."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
     return sum(_NUMBER.fullmatch(name) is not None for name in names) * 3 >= len(names) > 0
+
+
+_KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_OTHER_NAMES.split()}

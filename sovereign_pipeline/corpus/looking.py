@@ -17,13 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.corpus.expected_columns import A_ROW_FOR_A_HEADER, NAME_THE_COLUMNS, seems_a_row
+from sovereign_pipeline.corpus.expected_columns import (
+    NAME_THE_COLUMNS,
+    NO_KNOWN_NAME,
+    is_table_of_text,
+    odd_first_line,
+    resembles_a_name,
+)
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
 from sovereign_pipeline.corpus.opening import BLOCK, MARKS, packing_of, signature_of, unpacked
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.days import iso_day
+from sovereign_pipeline.wording import counted
 
 LARGEST_ROW = 1_000_000
 """In bytes, as the default of `quarantine.max_row_bytes`."""
@@ -173,8 +180,14 @@ def rows_shown(facts: FileFacts, reason: str) -> str:
 
 def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
     """Names of columns are shown, and the values of a row may not be."""
-    if seems_a_row(columns):
-        raise SourceError(f"{path}: {A_ROW_FOR_A_HEADER[0].lower()}{A_ROW_FOR_A_HEADER[1:]}", NAME_THE_COLUMNS)
+    if (odd := odd_first_line(columns)) is not None:
+        raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
+    if is_table_of_text(path) and not any(map(resembles_a_name, columns)):
+        said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
+        raise SourceError(
+            f"{path}: {said[0].lower()}{said[1:]}",
+            f"{NAME_THE_COLUMNS} Where they stand there, give one of them a name such as id, date or subject.",
+        )
 
 
 @dataclass(frozen=True)
@@ -227,7 +240,7 @@ def compared_columns(facts: FileFacts) -> list[FoundLinks]:
         links = _links_of(column)
         compared = [each for of, known in ids.items() if of != name and (each := _compare(column, links, of, known))]
         # The surest of a column, and of these the one that most links match.
-        compared.sort(key=lambda each: (each.doubt is not None, -each.matched, not _is_named_id(each.ids)))
+        compared.sort(key=lambda each: (each.doubt is not None, -each.matched))
         found += compared[:1]
     return sorted(found, key=lambda each: (each.doubt is not None, -each.matched))
 
@@ -259,10 +272,6 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
     elif len(named) < LEAST_DIFFERENT * total and not (by_name or by_type):
         doubt = "they name few different rows"
     return FoundLinks(column.name, of, total, matched, doubt)
-
-
-def _is_named_id(name: str) -> bool:
-    return re.fullmatch(r"id|uid|uin|ref|reference|key|no|number|nr", name.strip(), re.IGNORECASE) is not None
 
 
 def encoding_of(path: Path) -> str | None:

@@ -9,81 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.corpus.expected_columns import NAMES, plain
+from sovereign_pipeline.corpus.file_formats import has_header
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.looking import NOT_UTF8, ColumnFacts, FileFacts, FoundLinks, compared_columns, rows_shown
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.wording import counted
-
-NAMES: dict[str, tuple[str, ...]] = {
-    "request": (
-        "request",
-        "letter",
-        "question",
-        "questiontext",
-        "message",
-        "inquiry",
-        "incoming",
-        "prompt",
-        "instruction",
-        "body",
-        "text",
-        "الرسالة",
-        "الطلب",
-        "السؤال",
-    ),
-    "response": (
-        "response",
-        "reply",
-        "answer",
-        "answertext",
-        "outgoing",
-        "completion",
-        "output",
-        "chosen",
-        "الرد",
-        "الجواب",
-        "الإجابة",
-    ),
-    "rejected": ("rejected", "loser", "bad"),
-    "subject": ("subject", "title", "heading", "topic", "re", "الموضوع"),
-    "date": (
-        "date",
-        "dateanswered",
-        "answered",
-        "sent",
-        "senton",
-        "received",
-        "datetabled",
-        "created",
-        "createdat",
-        "day",
-        "التاريخ",
-        "تاريخ",
-    ),
-    "case": (
-        "case",
-        "caseid",
-        "caseno",
-        "casenumber",
-        "file",
-        "fileno",
-        "filenumber",
-        "thread",
-        "threadid",
-        "matter",
-        "المعاملة",
-        "الملف",
-        "رقمالمعاملة",
-        "رقمالملف",
-    ),
-    "department": ("department", "directorate", "unit", "answeringbodyname", "office", "section", "الدائرة", "القسم"),
-    "author": ("author", "from", "sender", "answeringmember", "officer", "writer", "الكاتب", "المرسل"),
-    "language": ("language", "lang", "locale", "اللغة"),
-    "id": ("id", "uid", "uin", "reference", "ref", "number", "no", "key", "الرقم", "رقم"),
-}
-"""Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
 
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
@@ -139,7 +72,7 @@ def suggest(
 def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:
     compared = compared_columns(facts)
     links = next((each for each in compared if each.doubt is None), None)
-    fields = _fields(facts, links, ladder)
+    fields = _fields(facts, links, ladder, notes)
     source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
     if facts.encoding is not None:
         source["encoding"] = facts.encoding
@@ -155,24 +88,41 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         source["role"] = "preferences"
     source["columns"] = {field: column for field, column in fields.items() if field != column}
     constants: dict[str, str] = {}
-    for name in ("department", "author", "subject"):
-        if name not in fields:
+    for name in ("department", "author", "subject", "language", "date"):
+        if name in fields:
+            continue
+        own = _column_named(name, facts)
+        if own is not None and (own.filled or (has_header(path) and name in ("language", "date"))):
+            notes.append(_about_an_unfit_column(name, own))
+        elif name == "language":
+            constants["language"] = _language(facts, fields)
+            notes.append(f"language: no column has it; taken for {constants['language']} by its letters.")
+        elif name == "date":
+            constants["date"] = FILL_IN
+            notes.append("date: no column has ISO dates (2024-12-31); name one, or write a date for all rows.")
+        else:
             constants[name] = ""
-    if "language" not in fields:
-        constants["language"] = _language(facts, fields)
-        notes.append(f"language: no column has it; taken for {constants['language']} by its letters.")
-    if "date" not in fields:
-        constants["date"] = FILL_IN
-        notes.append("date: no column has ISO dates (2024-12-31); name one, or write a date for all rows.")
     source["constants"] = constants
     _tell_ids(facts, fields, source, notes)
     if "case" not in fields:
         source["case_from_row"] = True
         notes.append("case: no column has it, so every row is a case file of its own.")
-    if "classification" not in fields:
+    own_level = _column_named("classification", facts)
+    if "classification" not in fields and own_level is not None:
+        unknown = sum(times for value, times in own_level.values.items() if value not in ladder.levels)
+        notes.append(
+            f"classification: {unknown + own_level.long:,} of {facts.rows:,} rows have words in '{own_level.name}' "
+            f"that are no levels of the ladder, which no `classification_floor` replaces: quarantine. Correct "
+            f"them in the file, or rename that column in it and set the floor."
+        )
+    if "classification" in fields:
+        empty = facts.rows - facts.columns[fields["classification"]].filled
+        if empty:
+            notes.append(f"classification: {counted(empty, 'row')} without a level: quarantine.")
+    elif own_level is None or own_level.filled < facts.rows:
         highest = ladder.levels[-1]
         source["classification_floor"] = highest
-        notes.append(f"classification: no column has levels of the ladder, so the highest is assumed: {highest}.")
+        notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
     if links is not None:
         source["links"] = links.column
     notes += [_about_links(each, taken=each is links) for each in compared]
@@ -183,8 +133,10 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     return source
 
 
-def _fields(facts: FileFacts, links: FoundLinks | None, ladder: ClassificationLadder) -> dict[str, str]:
-    """Field -> column. Each column is given once."""
+def _fields(
+    facts: FileFacts, links: FoundLinks | None, ladder: ClassificationLadder, notes: list[str]
+) -> dict[str, str]:
+    """Field -> column. Each column is given once; what is taken without its name is noted."""
     columns = [column for column in facts.columns.values() if column.filled]
     fields: dict[str, str] = {}
 
@@ -201,21 +153,28 @@ def _fields(facts: FileFacts, links: FoundLinks | None, ladder: ClassificationLa
         if name in fields:
             continue
         fitting = [column for column in free() if _fits(name, column)]
-        named = {_plain(column.name): column.name for column in fitting}
+        named = {plain(column.name): column.name for column in fitting}
         if found := [named[each] for each in known if each in named]:
             fields[name] = found[0]
     longest = sorted((each for each in free() if _fits("request", each)), key=lambda each: -each.mean_length)
     for name in ("response", "request"):
         if name not in fields and longest:
             fields[name] = longest.pop(0).name
+            notes.append(
+                f"{name}: '{fields[name]}' is a guess, by the length of its texts alone; look whether it is so."
+            )
     if "id" not in fields:
         unique = [column for column in free() if column.is_unique]
         if unique:
             fields["id"] = unique[0].name
+            notes.append(f"id: '{fields['id']}' is a guess, because every row has another value in it.")
     if "date" not in fields:
         dated = [column for column in free() if _fits("date", column)]
         if dated:
             fields["date"] = dated[0].name
+            notes.append(
+                f"date: '{fields['date']}' is a guess, because it holds dates; look whether they are the letters'."
+            )
     return fields
 
 
@@ -243,7 +202,7 @@ def _tell_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
                 )
         return
     own = _column_named("id", facts)
-    known = [each for each in facts.columns.values() if _plain(each.name) in NAMES["id"] and each is not own]
+    known = [each for each in facts.columns.values() if plain(each.name) in NAMES["id"] and each is not own]
     for each in known:
         notes.append(
             f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
@@ -255,6 +214,17 @@ def _tell_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
     notes.append(
         f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
         f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
+    )
+
+
+def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
+    """About a column that is read for its name, and does not hold what it says."""
+    wants = {"date": "ISO dates (2024-12-31)", "language": "tags of languages (en, ar)"}.get(
+        name, "one text in each row"
+    )
+    return (
+        f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
+        f"go to quarantine. A constant does not replace it. Correct it, or rename it and set the constant."
     )
 
 
@@ -295,7 +265,3 @@ def _language(facts: FileFacts, fields: dict[str, str]) -> str:
     columns = [facts.columns[fields[name]] for name in ("request", "response") if name in fields]
     arabic, filled = sum(each.arabic for each in columns), sum(each.filled for each in columns)
     return "ar" if 2 * arabic > filled else "en"
-
-
-def _plain(name: str) -> str:
-    return "".join(each for each in folded(name) if each.isalnum())

@@ -62,3 +62,34 @@ def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, exp
     (data / "lines" / "harbour.yaml").write_text(yaml.safe_dump(recipe))
     line = load_line(data, "harbour", load_institution(data))
     assert line.sources[0].columns == {} and line.ceiling == load_institution(data).classification[-1]
+
+
+@pytest.mark.security_case(
+    "A file's column holds two names of people or two short replies, each often, and `sources look` shows values",
+    "values are shown only of columns of levels, languages, labels and states",
+)
+def test_names_and_short_replies_are_not_shown(export: Path) -> None:
+    secret = ("Salim Harthi", "Mona", "Permit is granted.", "granted", "salim")
+    rows = [
+        {
+            "officer": secret[number % 2],
+            "answer": secret[2],
+            "outcome": secret[3],
+            "state": secret[4 * (number % 2)],
+            "status": ("in progress", "Closed")[number % 2],
+        }
+        for number in range(40)
+    ]
+    path = export.with_name("names.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for options in ([], ["--json"]):
+        shown = CliRunner().invoke(app, ["sources", "look", str(path), *options]).output
+        assert "in progress (20)" in shown and not [each for each in secret if each in shown]
+
+
+def test_a_column_with_a_line_break_in_its_name_leaves_the_recipe_readable(export: Path) -> None:
+    path = export.with_name("odd.csv")
+    path.write_text('id,"Rel\n\x0bated: x","links\x85"\n' + "".join(f"{n},{n ^ 1},{n ^ 1}\n" for n in range(40)))
+    printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe"])
+    assert printed.exit_code == 0 and "Rel" in printed.stdout
+    assert yaml.safe_load(printed.stdout)["sources"][0]["path"].endswith("odd.csv")

@@ -183,7 +183,7 @@ FILES: dict[str, tuple[Variant, ...]] = {
             "a title above the header",
             "a.csv",
             table(edit=lambda text: f"All letters of this year\n{text}"),
-            Stop("Its columns: 1 name too long", "Name the right column"),
+            Stop("Its first line is a comment or a title", "Delete the lines above"),
         ),
         Variant(
             "no header",

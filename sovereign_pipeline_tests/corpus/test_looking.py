@@ -336,3 +336,75 @@ def test_one_tag_is_no_reason_to_delete_what_stands_in_angle_brackets(tmp_path: 
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     assert "markup" not in source and "markup: 1 of 100 values of 'request' have tags of HTML" in notes
     assert "100 have `<` before what is no tag" in notes
+
+
+def csv_file(path: Path, rows: list[dict[str, Any]], above: str = "") -> Path:
+    with path.open("w", newline="") as stream:
+        stream.write(above)
+        writer = csv.DictWriter(stream, [*rows[0]])
+        writer.writeheader()
+        writer.writerows({**row, "linked": ";".join(row["linked"])} for row in rows)
+    return path
+
+
+def outcome_of(path: Path, described: dict[str, Any]) -> list[bool]:
+    """Whether each row becomes a document."""
+    source = Source.model_validate(described)
+    read = SourceReader(source, path, Quarantine(), INSTITUTION.ladder, set())
+    return [isinstance(each, Document) for each in read]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("date", "15/01/2024", "date: the column 'date' does not hold ISO dates"),
+        ("classification", "open to all", "classification: 100 of 100 rows have words in 'classification' that are no"),
+    ],
+)
+def test_a_constant_is_not_proposed_beside_a_column_that_wins(
+    tmp_path: Path, field: str, value: str, said: str
+) -> None:
+    path = csv_file(tmp_path / "a.csv", [{**row, field: value} for row in replies()])
+    suggestion = suggest(look_at(path), path, "lamps", INSTITUTION, [], None)
+    source = suggestion.recipe["sources"][0]
+    assert field not in source["constants"] and "classification_floor" not in source
+    (note,) = [each for each in suggestion.notes if each.startswith(f"{field}:")]
+    assert note.startswith(said) and "quarantine" in note and "rename" in note
+    assert not any(outcome_of(path, source))
+
+
+def test_days_without_dashes_are_dates(tmp_path: Path) -> None:
+    path = csv_file(tmp_path / "a.csv", [{**row, "date": row["date"].replace("-", "")} for row in replies()])
+    source = suggest(look_at(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert "date" not in source["constants"] and all(outcome_of(path, source))
+
+
+def test_what_is_guessed_by_length_alone_is_told(tmp_path: Path) -> None:
+    rows = [{"nr": row["id"], "Anfrage": row["request"], "Antwort": row["response"]} for row in replies()]
+    notes = suggested(tmp_path / "a.jsonl", rows)[1]
+    assert "request: 'An" in notes and "response: 'An" in notes and notes.count("by the length of its texts alone") == 2
+    assert "id: 'nr' is a guess" in notes
+
+
+@pytest.mark.parametrize("above", ["# exported in May\n", "Letters of the year\n"])
+def test_lines_above_the_header_are_named(tmp_path: Path, above: str) -> None:
+    path = csv_file(tmp_path / "a.csv", replies(), above)
+    with pytest.raises(SourceError, match="its first line is a comment or a title"):
+        look_at(path)
+    with pytest.raises(SourceError, match="Its first line is a comment or a title"):
+        outcome_of(path, {"name": "a", "path": path, "licence": "own", "retention": "1 y"})
+
+
+@pytest.mark.security_case(
+    "A table has no header, so its first row stands where the names of columns are shown",
+    "neither the run nor `sources look` quotes a cell of it",
+)
+def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("L1,F-1,lamps,Salim Harthi,3 May,PUBLIC,en,Lamp,The lamp is out,It is mended\n" * 9)
+    with pytest.raises(SourceError, match="10 cells, none of them the name of a column that is known") as look:
+        look_at(path)
+    with pytest.raises(SourceError, match="10 cells, none of them the name of a column that is known") as run:
+        outcome_of(path, {"name": "a", "path": path, "licence": "own", "retention": "1 y"})
+    for said in (str(look.value), str(run.value)):
+        assert "Salim" not in said and "The lamp" not in said
