@@ -9,7 +9,7 @@ import datetime
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
@@ -23,7 +23,7 @@ from sovereign_pipeline.corpus.exclusions import Excluded, Exclusions
 from sovereign_pipeline.corpus.expected_columns import FIELD_OF_ROLE, REQUIRED, refuse_missing_columns
 from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
-from sovereign_pipeline.corpus.links import LinkTally, linked_ids, normal_id
+from sovereign_pipeline.corpus.links import LinkTally, link_key, linked_ids, normal_id, resolved
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.errors import SourceError, SovereignError, place_of
 from sovereign_pipeline.lookalikes import compared_as
@@ -82,12 +82,14 @@ class SourceReader:
         seen: set[str],
         tally: LinkTally | None = None,
         screen: ColumnScreen | None = None,
+        known_ids: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """
         Args:
             seen: the ids of all sources of the line so far; an id is used once only.
             tally: counts the links of all sources of the line; None where none has links.
             screen: what keeps personal data out of the columns; None where rows stay on this machine as they are.
+            known_ids: gives the keys of the ids of all rows of the line, as `row_keys` has them.
         """
         self._screen = screen
         self.source = source
@@ -100,6 +102,7 @@ class SourceReader:
         self._ladder = ladder
         self._seen = seen
         self._tally = tally
+        self._known_ids = known_ids
         links = [source.links] if source.links else []
         of_layout = LAYOUT_COLUMNS if source.layout != "columns" else ()
         self._names = ColumnNames([*map(self._column, DOCUMENT_COLUMNS), *source.where, *links, *of_layout])
@@ -123,6 +126,11 @@ class SourceReader:
                 ) from None
             if outcome is not None:
                 yield outcome
+
+    def row_keys(self) -> Iterator[str]:
+        """The key of each row's id, as links are compared with it; of a reader that is used for nothing else."""
+        ids = map(self._given_id_of, self._rows())
+        return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
         """What becomes of a row, counted; None for one that is excluded or not selected."""
@@ -256,16 +264,17 @@ class SourceReader:
 
     def _links(self, values: Values) -> tuple[str, ...]:
         cell = values.get(self.source.links) if self.source.links else None
-        return linked_ids(cell) if cell is not None else ()
+        return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
         """The row's own classification level, raised to the source's floor."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
-        # An empty value under the column is no level, and what a constant says is for files without the column.
-        own = self._value(values, "classification") if values.get(column, "") is not None else ""
-        named = [level for level in (own, self.source.classification_floor) if level]
+        own = self._value(values, "classification")
+        # An empty value under the column is no level, and a constant does not stand in for one: it only raises.
+        constant = self.source.constants.get("classification") if own or column not in values else None
+        named = [level for level in (own, constant, self.source.classification_floor) if level]
         if not named or any(level not in self._ladder for level in named):
             raise RowRejected("unknown or missing classification level")
         return self._ladder.highest(named)
@@ -289,11 +298,16 @@ class SourceReader:
         return all(_equal(values[column], wanted) for column, wanted in self.source.where.items())
 
     def _value(self, values: Values, name: str) -> str:
-        """The field as text, stripped, NFC; empty when absent. A column wins over a constant of the same field."""
+        """The field as text, stripped, NFC; empty when absent. A constant is the value of every row."""
         value = values.get(self._column(name))
-        if value is None:
-            value = self.source.constants.get(name, "")
-        text = str(value)
+        constant = self.source.constants.get(name) if name != "classification" else None
+        if constant == "" and value is not None and str(value).strip():
+            raise SourceError(
+                f"{self.path}: `constants` says that the file has no {name}, and its column '{self._column(name)}' "
+                f"holds one.",
+                f"Take '{name}' out of `constants` of the source '{self.source.name}'.",
+            )
+        text = constant if constant is not None else str("" if value is None else value)
         if self.source.markup == "html" and name in _TEXTS and _is_unicode(text):
             text = _without_markup(text)
         if not any(map(_is_seen, text)) and _is_unicode(text):

@@ -55,6 +55,21 @@ class Row:
     """Why the row is broken; holds no text of it."""
 
 
+class WrittenNumber(float):
+    """A number of JSON that keeps its spelling as a text: 2024.10 is not 2024.1 where both are case files."""
+
+    __slots__ = ("_written",)
+    _written: str
+
+    def __new__(cls, written: str) -> "WrittenNumber":
+        number = super().__new__(cls, written)
+        number._written = written
+        return number
+
+    def __str__(self) -> str:
+        return self._written if "e" not in self._written.lower() else float.__str__(self)
+
+
 def format_of(path: Path) -> str:
     """The suffix that tells a file's format, whatever its letter case and compression. Raises SourceError for none."""
     suffix = Path(name_without_packing(path)).suffix
@@ -121,7 +136,7 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_fields)
+            values = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_fields, parse_float=WrittenNumber)
         except UnicodeDecodeError:
             yield Row(number, None, "not UTF-8")
         except _DuplicateField:
@@ -238,7 +253,7 @@ def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
     if not isinstance(value, dict):
         return Row(number, None, "not a JSON object")
     try:
-        return Row(number, json.loads(written, object_pairs_hook=_unique_fields), None)
+        return Row(number, json.loads(written, object_pairs_hook=_unique_fields, parse_float=WrittenNumber), None)
     except _DuplicateField:
         return Row(number, None, "names a field twice")
 

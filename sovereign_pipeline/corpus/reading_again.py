@@ -87,9 +87,10 @@ def compare_with_sources(
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
     """Whether the row of a document, or its source, states a higher level, or one that is not on the ladder."""
-    floor = [reader.source.classification_floor] if reader.source.classification_floor else []
-    column = reader.source.columns.get("classification", "classification")
-    stated = [*_values_under(column, reader.row.values or {}), *floor]
+    source = reader.source
+    of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
+    column = source.columns.get("classification", "classification")
+    stated = [*_values_under(column, reader.row.values or {}), *of_source]
     return any(level not in ladder or ladder.exceeds(level, document.classification) for level in stated)
 
 

@@ -6,6 +6,7 @@ What belongs here: all files of a line at once. What does not: one file (`file_f
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,12 @@ def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes]
     line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)
     tally = LinkTally() if any(source.links for source in line.sources) else None
-    readers = [
-        SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, tally, screen)
-        for source in line.sources
-    ]
-    return Readers(tuple(readers), tally)
+
+    def reader_of(source: Source, *of_line: Any) -> SourceReader:
+        return SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, *of_line)
+
+    @cache
+    def known_ids() -> frozenset[str]:
+        return frozenset(key for source in line.sources for key in reader_of(source).row_keys())
+
+    return Readers(tuple(reader_of(source, tally, screen, known_ids) for source in line.sources), tally)

@@ -293,11 +293,11 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
     evidence = {name: round(share, 4) for name, share in shares.items()}
     if not sources:
-        return Verdict(True, "no row has a link.", evidence)
+        return Verdict(True, "no row has a link to another row.", evidence)
     counts = ", ".join(f"{row['links_without_row']:,} of {row['links']:,} in '{row['name']}'" for row in sources)
     message = f"links that name no row: {counts}; the recipe allows {limit:.0%} of a source."
     if max(shares.values()) > limit:
-        return Verdict(False, f"{message} Compare the ids with what the links hold.", evidence)
+        return Verdict(False, f"{message} Compare the ids with what the links hold; zeros in front count.", evidence)
     return Verdict(True, message, evidence)
 
 

@@ -88,7 +88,9 @@ class Source(RecipeModel):
     case does not matter; a file with two columns of one name is refused."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
-    """Document field -> one value for every row. subject, author and department may be "": the file has none."""
+    """Document field -> one value for every row, also where the file has a column of that name. A level only raises: the
+    higher one of constant and column holds. subject, author and department may be "": the file has none; one that has
+    is refused."""
 
     id_from_row: bool = False
     """Name a row without an id after the source and its row number. Rows may then only be appended to the file."""
@@ -109,8 +111,10 @@ class Source(RecipeModel):
 
     links: str | None = None
     """Column that lists the ids of rows which belong together; they never cross the split. A list (also written into a
-    cell: `["1", "2"]`), or a text with `,` `;` `|`, line breaks or spaces between the ids. A whole number and the same
-    number with `.0` are one id."""
+    cell: `["1", "2"]`), or a text with `,` `;` `|`, line breaks or spaces between the ids, or `/` where both sides are
+    ids of rows. A whole number and the same number with `.0` are one id; letter case and the form of dashes do not
+    matter, zeros in front do: `017` is not `17`. `-`, `N/A`, `null` and their like are no link, nor is `0` where no row
+    has this id."""
 
     markup: Literal["none", "html"] = "none"
     """Markup of request and replies; that of `html` is removed."""

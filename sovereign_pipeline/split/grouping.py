@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.links import link_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +40,11 @@ def key_of(value: str) -> int:
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """The document's own id and the ids that it links to.
+    """The document's own id and the ids that it links to, each as ids and links are compared.
 
     So two documents that link to the same third one are tied even where that third one was quarantined.
     """
-    return (document.id, *document.links)
+    return tuple(map(link_key, (document.id, *document.links)))
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable["NDArray[np.int64]"]) -> "NDArray[np.int64]":

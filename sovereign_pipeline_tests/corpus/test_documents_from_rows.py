@@ -262,3 +262,35 @@ def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(SourceError, match=r"letters\.jsonl\.gz"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_number_of_json_keeps_its_spelling(tmp_path: Path, name: str) -> None:
+    rows = ",\n".join(json.dumps({**letter(n), "case": f"#{n}"}) for n in range(4))
+    for number, written in enumerate(("2024.1", "2024.10", "1e3", "12345678901234567890.25")):
+        rows = rows.replace(f'"#{number}"', written)
+    (tmp_path / name).write_text(rows.replace(",\n", "\n") if name == "a.jsonl" else f"[{rows}]")
+    documents, _, _ = read(tmp_path / name)
+    assert [document.case for document in documents] == ["2024.1", "2024.10", "1000", "12345678901234567890.25"]
+
+
+def test_a_constant_is_the_value_of_every_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    as_jsonl(path, [letter(0), letter(1, date="yesterday", language="en")])
+    documents, _, _ = read(path, constants={"language": "ar", "date": "2024-05-05"})
+    assert [(document.language, document.date) for document in documents] == [("ar", "2024-05-05")] * 2
+
+
+@pytest.mark.parametrize(("own", "constant", "level"), [(0, 2, 2), (2, 0, 2), (1, 1, 1)])
+def test_the_higher_level_of_row_and_constant_holds(tmp_path: Path, own: int, constant: int, level: int) -> None:
+    path = tmp_path / "a.jsonl"
+    as_jsonl(path, [letter(0, classification=LADDER[own])])
+    (document,), _, _ = read(path, constants={"classification": LADDER[constant]})
+    assert document.classification == LADDER[level]
+
+
+def test_a_constant_that_says_the_file_has_no_author_is_refused_where_it_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    as_jsonl(path, [letter(0, author="One Person")])
+    with pytest.raises(SourceError, match="says that the file has no author, and its column 'author' holds one"):
+        read(path, constants={"author": ""})

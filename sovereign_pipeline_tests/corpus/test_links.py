@@ -19,7 +19,7 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 
 FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -47,6 +47,15 @@ FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "one number as fraction": (5346.0, ("5346",)),
     "fractions as text": ("5346.0; 5347.00", ("5346", "5347")),
     "twice": ("5346,5346.0", ("5346",)),
+    "marks of direction and no width": ("\u200f5346;\u200b5347\ufeff", ("5346", "5347")),
+    "full-width and Arabic separators": ("1、2；3؛4，5", ("1", "2", "3", "4", "5")),
+    "line breaks of HTML": ("5346<br>5347<BR />5348", ("5346", "5347", "5348")),
+    "array of NumPy over lines": ("[5346 5347\n 5348]", ("5346", "5347", "5348")),
+    "fractions of NumPy": ("[5346. 5347.]", ("5346", "5347")),
+    "one fraction of NumPy": ("[5346.]", ("5346",)),
+    "texts of NumPy over lines": ("['PRM 17' 'PRM 18'\n 'PRM 19']", ("PRM 17", "PRM 18", "PRM 19")),
+    "signs for none": ("-;–;N/A;NA;<NA>;None;#N/A;\\N", ()),
+    "a fraction as JSON writes it": ("[2024.10]", ("2024.10",)),
     "nothing": ("  ", ()),
     "null as text": ("null", ()),
     "not a number": (math.nan, ()),
@@ -68,6 +77,17 @@ def test_every_form_of_links_is_read(form: str) -> None:
 def test_what_is_no_list_of_ids_is_refused(cell: Any) -> None:
     with pytest.raises(RowRejected, match="neither a list of ids nor a text"):
         linked_ids(cell)
+
+
+@pytest.mark.parametrize("cell", [1e20, [1e20], [float(2**53)], "4.669E+19", "[4.669e19]", ["1.2E+11"]], ids=str)
+def test_links_that_have_lost_digits_are_refused(cell: Any) -> None:
+    with pytest.raises(RowRejected, match="have lost digits"):
+        linked_ids(cell)
+
+
+def test_an_array_that_numpy_has_shortened_is_refused() -> None:
+    with pytest.raises(RowRejected, match=r"the links are shortened"):
+        linked_ids("[1 2 3 ... 998 999 1000]")
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=6))
@@ -159,3 +179,39 @@ def test_a_link_to_a_row_that_is_not_selected_or_broken_names_a_row(institution:
     workplace = institution.workplace()
     ref = produce(RAW_CORPUS, workplace, {}).ref
     assert evaluate_gates(RAW_CORPUS, workplace, ref)["links_name_rows"].passed
+
+
+def tied(institution: DemoInstitution, ids: list[str], links: list[Any]) -> tuple[list[tuple[str, ...]], int, int]:
+    """The links of the documents made of rows with these ids and links, and how many name a row, and none."""
+    rows = [{**letter(n), "id": id, "grouped": link} for n, (id, link) in enumerate(zip(ids, links, strict=True))]
+    institution.rows = rows
+    institution.recipe["sources"][0]["links"] = "grouped"
+    institution.write()
+    workplace = institution.workplace()
+    raw = workplace.store.open(produce(RAW_CORPUS, workplace, {}).ref)
+    (source,) = read_sources(raw)
+    links_of = [document.links for document in read_documents(raw.file("documents.jsonl"))]
+    return links_of, source["links"], source["links_without_row"]
+
+
+def test_ids_and_links_are_compared_as_case_files_are(institution: DemoInstitution) -> None:
+    ids = ["PRM-2024-17", "PRM-2024-18", "\u200f19", "020"]
+    links, count, lost = tied(institution, ids, ["prm–2024–18", "PRM‑2024‑17", "", "20"])
+    assert (links[0], links[1]) == (("prm–2024–18",), ("PRM‑2024‑17",))
+    assert (count, lost) == (3, 1), "zeros in front count"
+
+
+def test_a_slash_divides_ids_where_both_sides_are_ids(institution: DemoInstitution) -> None:
+    ids = ["17", "18", "17/2024", "18/2024", "5"]
+    links, count, lost = tied(institution, ids, ["18/5", "17 / 5", "18/2024", "17/9", "0"])
+    assert links == [("18", "5"), ("17", "5"), ("18/2024",), ("17/9",), ()]
+    assert (count, lost) == (6, 1)
+
+
+def test_zero_is_an_id_where_a_row_has_it(institution: DemoInstitution) -> None:
+    assert tied(institution, ["0", "1"], ["", "0"]) == ([(), ("0",)], 1, 0)
+
+
+def test_a_link_to_the_row_itself_names_no_other_row(institution: DemoInstitution) -> None:
+    assert tied(institution, ["1", "2"], ["1", "2;X9"])[1:] == (1, 1)
+    assert tied(institution, ["1", "2"], ["1", "2"])[1:] == (0, 0)

@@ -32,6 +32,8 @@ def test_a_document_carries_its_own_id_and_those_it_links_to() -> None:
         subject="", request="", response="", links=("gone", "b"),
     )  # fmt: skip
     assert matters_of(document) == ("a", "gone", "b")
+    other = document.model_copy(update={"id": "PRM\u2013017", "links": ("\u0661\u0668",)})
+    assert matters_of(other) == ("prm-017", "18"), "ids and links are compared as case files are"
 
 
 def test_a_link_to_a_document_that_is_not_there_ties_those_that_name_it() -> None:
