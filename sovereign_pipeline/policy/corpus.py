@@ -88,9 +88,9 @@ class Source(RecipeModel):
     case does not matter; a file with two columns of one name is refused."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
-    """Document field -> one value for every row, also where the file has a column of that name. A level only raises: the
-    higher one of constant and column holds. subject, author and department may be "": the file has none; one that has
-    is refused."""
+    """Document field -> one value for every row, also where the file has a column of that name. A level only raises:
+    the higher one of constant and column holds. subject, author and department may be "": the file has none; one that
+    has is refused."""
 
     id_from_row: bool = False
     """Name a row without an id after the source and its row number. Rows may then only be appended to the file."""
