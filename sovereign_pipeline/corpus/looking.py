@@ -1,11 +1,10 @@
 """Looking at a file that nobody has described yet: its encoding, dialect and columns.
 
-What belongs here: facts that the bytes show, without a recipe; no text of the file. What does not: which column becomes
-which field of a document (`suggestion.py`), and reading it for good (`documents_from_rows.py`).
+What belongs here: facts that the bytes show, without a recipe; no text of the file. What does not: how encoding and
+delimiter are told (`dialect.py`), which column becomes which field of a document (`suggestion.py`), and reading it for
+good (`documents_from_rows.py`).
 """
 
-import codecs
-import csv
 import datetime
 import json
 import re
@@ -17,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.corpus.dialect import delimiter_of, encoding_of
 from sovereign_pipeline.corpus.expected_columns import (
     NAME_THE_COLUMNS,
     NO_KNOWN_NAME,
@@ -26,7 +26,7 @@ from sovereign_pipeline.corpus.expected_columns import (
 )
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
-from sovereign_pipeline.corpus.opening import BLOCK, MARKS, packing_of, signature_of, unpacked
+from sovereign_pipeline.corpus.opening import packing_of
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.days import iso_day
@@ -49,8 +49,6 @@ NOT_UTF8 = "not UTF-8"
 """Why a row is broken (`file_formats.py`) whose bytes are of another encoding than the rest."""
 MOST_VALUES = 500_000
 """Different values of a column that are counted."""
-_SAMPLE = 1 << 20
-_DELIMITERS = ",;\t|"
 _TAG = r"p|div|span|li|ul|ol|a|b|i|u|strong|em|table|tr|td|h[1-6]|body|html|font|blockquote"
 _MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 """Markup for certain: a known element that is closed, or a line break."""
@@ -58,15 +56,8 @@ _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 """What a reader of HTML removes, up to the next `>`."""
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
-_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
-_BROKEN = re.compile("[\udc80-\udcff]")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
-_LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
-"""Of exports that are no UTF-8. Old encodings of terminals fit any bytes, and are left out."""
-_LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""Lines with characters of UTF-8 beside lines that are none, from which a file is a mixture: in another encoding hardly
-a line is UTF-8 by chance."""
 
 
 @dataclass
@@ -153,7 +144,7 @@ def look_at(path: Path) -> FileFacts:
         raise SourceError(f"{path}: there is no such file.", "Correct the path.")
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix != ".parquet" else None
-    delimiter = _delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
+    delimiter = delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
     facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter)
     for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_refuse_a_row_for_a_header, path)):
         facts.rows += 1
@@ -272,72 +263,6 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
     elif len(named) < LEAST_DIFFERENT * total and not (by_name or by_type):
         doubt = "they name few different rows"
     return FoundLinks(column.name, of, total, matched, doubt)
-
-
-def encoding_of(path: Path) -> str | None:
-    """The encoding of a text file, as a recipe names it; None for UTF-8.
-
-    A file that is no UTF-8 gets the most plausible encoding of its first megabyte; a person must look whether its
-    letters are right. Raises SourceError where none is plausible.
-    """
-    from charset_normalizer import from_bytes
-
-    with unpacked(path) as stream:
-        sample = stream.read(_SAMPLE)
-    if signature_of(sample) is not None:
-        return None  # it is no text, which whoever reads its rows will tell
-    for mark, encoding in MARKS:
-        if sample.startswith(mark):
-            return None if encoding == "utf-8" else encoding
-    if _is_utf8(path):
-        return None
-    best = from_bytes(sample, cp_isolation=[*_LIKELY_ENCODINGS]).best()
-    if best is None:
-        raise SourceError(f"{path}: its encoding cannot be told.", "Save it as UTF-8.")
-    return best.encoding
-
-
-def _is_utf8(path: Path) -> bool:
-    """Whether the characters beyond ASCII are UTF-8 but for a few, or as many lines with such characters as not, or
-    some of them: rows that are not are quarantined one by one, where another encoding would garble those that are."""
-    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    beyond = broken = right_lines = broken_lines = 0
-    line_is_beyond = line_is_broken = False
-    with unpacked(path) as stream:
-        while block := stream.read(BLOCK):
-            parts = decoder.decode(block).split("\n")
-            for number, part in enumerate(parts):
-                if number:
-                    right_lines += line_is_beyond and not line_is_broken
-                    broken_lines += line_is_broken
-                    line_is_beyond = line_is_broken = False
-                if part.isascii():
-                    continue
-                line_is_beyond = True
-                beyond += len(_BEYOND_ASCII.findall(part))
-                if found := len(_BROKEN.findall(part)):
-                    line_is_broken = True
-                    broken += found
-    right_lines += line_is_beyond and not line_is_broken
-    broken_lines += line_is_broken
-    few_characters = broken * 20 <= beyond
-    return few_characters or right_lines >= max(_LEAST_RIGHT_LINES, broken_lines * _LEAST_RIGHT_SHARE)
-
-
-def _delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
-    with unpacked(path) as stream:
-        sample = stream.read(_SAMPLE)
-    text = sample.decode(encoding or "utf-8-sig", errors="ignore")
-    header = text.splitlines()[0] if text else ""
-    own = "\t" if suffix == ".tsv" else ","
-    try:
-        found = csv.Sniffer().sniff(text[:BLOCK], _DELIMITERS).delimiter
-    except csv.Error:
-        found = own
-    # The header names columns: what divides it divides the rows. Texts are full of commas.
-    best = max(_DELIMITERS, key=header.count)
-    delimiter = best if header.count(best) > header.count(found) else found
-    return delimiter if delimiter != own and delimiter in header else None
 
 
 def _add(column: ColumnFacts, value: Any) -> None:
