@@ -121,15 +121,16 @@ def has_header(path: Path) -> bool:
 
 def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     lines = _bounded_lines(stream, max_row_bytes)
-    first = next(lines, b"")
+    first, second = next(lines, b""), next(lines, b"")
     first = first.removeprefix(BYTE_ORDER_MARK) if first is not None else None
-    if first is not None and _begins_an_array(first):
+    is_all = second is not None and not second.strip()
+    if first is not None and _begins_an_array(first, is_all):
         raise SourceError(f"{path}: holds one array, not an object on each line.", "Name the file .json.")
-    if first is not None and first.strip() == b"{":
+    if first is not None and first.strip() == b"{" and not is_all:
         raise SourceError(
             f"{path}: its objects stand on several lines each.", "Write each on one line, or all in one array (.json)."
         )
-    for number, line in enumerate(chain([first], lines), start=1):
+    for number, line in enumerate(chain([first, second], lines), start=1):
         if line is None:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
             continue
@@ -152,15 +153,18 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
             yield Row(number, values) if isinstance(values, dict) else Row(number, None, "not a JSON object")
 
 
-def _begins_an_array(line: bytes) -> bool:
-    """Whether a first line begins an array of objects that goes on, or holds a whole one of several."""
+def _begins_an_array(line: bytes, is_all: bool) -> bool:
+    """Whether a first line begins an array of objects that goes on, or holds a whole one of several.
+
+    is_all: nothing stands behind the line.
+    """
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return True
-    return isinstance(value, list) and len(value) > 1
+    return is_all and len(value) > 1 and all(isinstance(each, dict) for each in value)
 
 
 class _DuplicateField(ValueError):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
@@ -314,6 +314,7 @@ def test_however_rows_are_broken_each_is_a_document_or_quarantined(
     tmp_path: Path, rows: list[Any], layout_and_role: tuple[str, str]
 ) -> None:
     layout, role = layout_and_role
+    assume(len(rows) > 1 or not isinstance(rows[0], list))  # one array is taken for a file of the wrong name
     documents, quarantined = read_rows(tmp_path, rows, layout=layout, role=role)
     assert len(documents) + len(quarantined) == len(rows)
     assert {document.id for document in documents} | {f"imported-{each.row}" for each in quarantined} == {
@@ -321,10 +322,9 @@ def test_however_rows_are_broken_each_is_a_document_or_quarantined(
     }
 
 
-said = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
-    lambda text: (
-        text == text.strip() and text.isprintable() and folded(text) and not re.search("(Human|Assistant):", text)
-    )
+printable = st.characters(codec="utf-8", exclude_categories=["C", "Z"], include_characters=" ")
+said = st.text(printable, min_size=1, max_size=20).filter(
+    lambda text: text == text.strip() and folded(text) and not re.search("(Human|Assistant):", text)
 )
 
 

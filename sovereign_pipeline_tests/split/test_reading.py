@@ -8,6 +8,7 @@ import pytest
 
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.links import link_key
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.split import reading
 from sovereign_pipeline.split.grouping import key_of
@@ -39,7 +40,9 @@ def test_columns_hold_what_the_documents_say(
     ties = list(zip(columns.cases.rows.tolist(), columns.cases.keys.tolist(), strict=True))
     assert ties == [(number, key_of(folded(document.case))) for number, document in enumerate(written) if document.case]
     ties = list(zip(columns.matters.rows.tolist(), columns.matters.keys.tolist(), strict=True))
-    assert ties == [(n, key_of(id)) for n, document in enumerate(written) for id in (document.id, *document.links)]
+    assert ties == [
+        (n, key_of(link_key(id))) for n, document in enumerate(written) for id in (document.id, *document.links)
+    ]
     found = columns.shingles.read(np.arange(30)).by_row()
     assert [row.tolist() for row in found] == [shingles_of(document).tolist() for document in written]
 
