@@ -10,8 +10,15 @@ import yaml
 from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
-from sovereign_pipeline.corpus.looking import NOT_UTF8, ColumnFacts, FileFacts, compared_columns, look_at, rows_shown
-from sovereign_pipeline.corpus.suggestion import Suggestion, suggest
+from sovereign_pipeline.corpus.first_look.looking import (
+    NOT_UTF8,
+    ColumnFacts,
+    FileFacts,
+    compared_columns,
+    look_at,
+    rows_shown,
+)
+from sovereign_pipeline.corpus.first_look.suggestion import Suggestion, suggest
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import Settings

@@ -21,10 +21,11 @@ from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.exclusions import Excluded, Exclusions
 from sovereign_pipeline.corpus.expected_columns import FIELD_OF_ROLE, REQUIRED, refuse_missing_columns
-from sovereign_pipeline.corpus.file_formats import Row, has_header, read_rows
+from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.links import LinkTally, link_key, linked_ids, normal_id, resolved
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
+from sovereign_pipeline.corpus.row import Row
 from sovereign_pipeline.errors import SourceError, SovereignError, place_of
 from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.classification import ClassificationLadder

@@ -98,6 +98,10 @@ _OTHER_NAMES = "rejected label classification level status state type links link
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
+_TITLE = (
+    "Its first line is a comment or a title, not the names of columns.",
+    "Delete the lines above the names of the columns from the file.",
+)
 NO_KNOWN_NAME = (
     "Its first line has {cells}, none of them the name of a column that is known here. It may be a row, so it is not "
     "shown."
@@ -170,14 +174,14 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
+    filled = [each for each in (first, *others) if each]
+    if len(filled) > 1 and len(set(filled)) == 1 and not is_a_known_name(first):
+        return _TITLE
     is_title = (
         bool(first) and not any(others) if others else " " in first and not any(each in first for each in _DELIMITERS)
     )
     if is_title or first.startswith(("#", "//")):
-        return (
-            "Its first line is a comment or a title, not the names of columns.",
-            "Delete the lines above the names of the columns from the file.",
-        )
+        return _TITLE
     return (A_ROW_FOR_A_HEADER, NAME_THE_COLUMNS) if seems_a_row(columns) else None
 
 
@@ -192,6 +196,11 @@ def resembles_a_name(column: str) -> bool:
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
     return plain(column) in _KNOWN_NAMES or any(word in _KNOWN_NAMES for word in words)
+
+
+def is_a_known_name(column: str) -> bool:
+    """Whether a whole cell is a name of a column that institutions use."""
+    return plain(column) in _KNOWN_NAMES
 
 
 def plain(name: str) -> str:

@@ -1,15 +1,13 @@
 """The rows of a file that an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also packed.
 
 What belongs here: bytes to rows, one at a time, and what is broken about one. What does not: compression and encoding
-(`opening.py`), what a row means (`documents_from_rows.py`).
+(`opening.py`), the cells of a table of text (`tables/`), what a row means (`documents_from_rows.py`).
 """
 
-import csv
 import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -23,36 +21,20 @@ from sovereign_pipeline.corpus.opening import (
     packing_of,
     unpacked,
 )
+from sovereign_pipeline.corpus.row import Row
+from sovereign_pipeline.corpus.tables.header import refuse_repeated_columns
+from sovereign_pipeline.corpus.tables.text import rows_of_table
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.wording import and_more, counted
 
-LONGEST_NAME = 60
-"""Characters of a column's name that a message shows."""
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")
 """Formats in which every row has the same columns."""
-_QUOTES = (
-    "Correct the quotes there: one is missing or too many. A quote inside a quoted cell is written twice, without a "
-    "backslash."
-)
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
 """Bytes. A Parquet file is read from its end, so all of it must be unpacked into memory; a small file can unpack into
 a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a file, broken or not."""
-
-    number: int
-    """Line (JSONL), element (JSON) or record (CSV, Parquet), from 1."""
-    values: dict[str, Any] | None
-    """None when the row is broken."""
-    problem: str | None = None
-    """Why the row is broken; holds no text of it."""
 
 
 class WrittenNumber(float):
@@ -109,7 +91,7 @@ def read_rows(
         text = as_utf8(stream, path, encoding)
         if suffix in TABLES:
             own = "\t" if suffix == ".tsv" else ","
-            yield from _csv(text, path, max_row_bytes, delimiter or own, check_header)
+            yield from rows_of_table(text, path, max_row_bytes, delimiter or own, check_header)
         else:
             yield from (_jsonl if suffix == ".jsonl" else _json_array)(text, path, max_row_bytes)
 
@@ -134,10 +116,12 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
         if line is None:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
             continue
-        if not line.strip():
+        if not line.removeprefix(BYTE_ORDER_MARK).strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"), object_pairs_hook=_unique_fields, parse_float=WrittenNumber)
+            values = json.loads(
+                _object_of(line).decode("utf-8"), object_pairs_hook=_unique_fields, parse_float=WrittenNumber
+            )
         except UnicodeDecodeError:
             yield Row(number, None, "not UTF-8")
         except _DuplicateField:
@@ -151,6 +135,12 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
             yield Row(number, None, f"not JSON that can be read ({type(error).__name__})")
         else:
             yield Row(number, values) if isinstance(values, dict) else Row(number, None, "not a JSON object")
+
+
+def _object_of(line: bytes) -> bytes:
+    """A line without what stands about its object where an array was cut into lines, or files were joined."""
+    stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
+    return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
@@ -176,17 +166,6 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         raise _DuplicateField
     return values
-
-
-def _check_unique_columns(path: Path, columns: Sequence[str]) -> None:
-    twice = [name for number, name in enumerate(columns) if name in columns[:number]]
-    if twice:
-        named = and_more([repr(name) for name in dict.fromkeys(twice) if len(name) <= LONGEST_NAME])
-        raise SourceError(
-            f"{path}: {counted(len(twice), 'column has', 'columns have')} the name of another column"
-            f"{f': {named}' if named else ''}.",
-            "Give every column a name of its own.",
-        )
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
@@ -262,61 +241,6 @@ def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
         return Row(number, None, "names a field twice")
 
 
-def _csv(
-    stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str, check_header: Callable[[Sequence[str]], None]
-) -> Iterator[Row]:
-    # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    csv.field_size_limit(max(max_row_bytes * 2, 131_072))
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, None)
-    except csv.Error as error:
-        raise SourceError(f"{path}: the header row is not CSV ({error}).", "Correct the quotes there.") from None
-    if not header:
-        raise SourceError(f"{path}: the file has no header row.", "Name the columns in its first line.")
-    if any(map(_was_not_utf8, header)):
-        raise SourceError(
-            f"{path}: the header row is not UTF-8.",
-            "Name the file's encoding under `encoding` in the recipe, or save it in UTF-8.",
-            act="look_at_source",
-            file=str(path),
-        )
-    _check_unique_columns(path, header)
-    check_header(header)
-    number = 0
-    while True:
-        number += 1
-        begins = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise SourceError(f"{path}, from line {begins}: not CSV ({error}).", _QUOTES) from None
-        if not cells:
-            continue  # an empty line, which is no row in JSONL either
-        if len(cells) != len(header):
-            if reader.line_num > begins:
-                # The rows between would be lost without a trace.
-                raise SourceError(
-                    f"{path}, lines {begins} to {reader.line_num}: they form one row that does not fit the header.",
-                    _QUOTES,
-                )
-            yield Row(number, None, f"has {len(cells)} cells where the header has {len(header)}")
-        elif any(map(_was_not_utf8, cells)):
-            yield Row(number, None, "not UTF-8")
-        elif sum(len(cell.encode()) for cell in cells) > max_row_bytes:
-            yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
-        else:
-            yield Row(number, dict(zip(header, cells, strict=True)))
-
-
-def _was_not_utf8(text: str) -> bool:
-    """Whether surrogateescape replaced bytes."""
-    return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
-
-
 def _parquet(
     stream: IO[bytes], path: Path, max_row_bytes: int, check_header: Callable[[Sequence[str]], None]
 ) -> Iterator[Row]:
@@ -333,7 +257,7 @@ def _parquet(
         columns = file.schema_arrow.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
-    _check_unique_columns(path, columns)
+    refuse_repeated_columns(path, columns)
     check_header(columns)
     number = 0
     try:

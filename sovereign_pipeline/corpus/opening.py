@@ -1,7 +1,7 @@
 """The bytes of a source file: unpacked, and as UTF-8 whatever its encoding.
 
 What belongs here: compression, encoding, and a file that is something else than its name says. What does not: rows
-(`file_formats.py`), guessing an encoding (`looking.py`).
+(`file_formats.py`), guessing an encoding (`first_look/dialect.py`).
 """
 
 import bz2

@@ -34,6 +34,7 @@ _REMEDIES = {
     "has ": "Give every row as many cells as the header, or correct `delimiter`.",
     "date": "Write dates as 2024-12-31, of the Gregorian calendar.",
     "unknown or missing classification level": "Levels are written as in institution.yaml: {levels}.",
+    "repeats the header": "Delete the header lines within the file, or make each export a source of its own.",
     "duplicate id": "Name the column whose values are all different under `columns: id`.",
     "id or case is a number": "Export the column as text.",
     "the links": "List the ids, or write them with `,` `;` `|` or spaces between.",

@@ -3,11 +3,13 @@
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 
 from sovereign_pipeline_tests.corpus.dirty_files import (
     ROWS,
+    Write,
     as_json,
     content,
     csv_text,
@@ -17,6 +19,7 @@ from sovereign_pipeline_tests.corpus.dirty_files import (
     parquet,
     rows,
     table,
+    with_links,
     zstd,
 )
 from sovereign_pipeline_tests.corpus.first_file import (
@@ -47,6 +50,35 @@ def _one_latin_cell() -> bytes:
 def _one_latin_line() -> bytes:
     lines = [json.dumps(row) for row in rows({"subject": "Lamp X"})]
     return "\n".join(lines).encode().replace(b"Lamp X", b"Lamp \xe9")
+
+
+def _swallowed(first: int, last: int, column: str) -> Write:
+    """A table in which a cell's closing quote is missing, and another row has one too many in the same column."""
+
+    def lose(text: str) -> str:
+        lines = text.split("\r\n")
+        cells = [line.split(",") for line in lines]
+        place = cells[0].index(column)
+        cells[first][place] = f'"{cells[first][place]}'
+        cells[last][place] = f'{cells[last][place]}"'
+        return "\r\n".join(",".join(each) for each in cells)
+
+    return table(with_links(";".join), edit=lose)
+
+
+def _spaced(text: str) -> str:
+    """Every cell in quotes, and a space behind each delimiter."""
+    return "".join(
+        ", ".join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in csv.reader(io.StringIO(text))
+    )
+
+
+def _space_before(text: str) -> str:
+    return text.replace(',"', ', "')
+
+
+def _lines(begin: str = "", end: str = "") -> bytes:
+    return "".join(f"{begin}{json.dumps(row)}{end}\n" for row in ROWS).encode()
 
 
 FILES: dict[str, tuple[Variant, ...]] = {
@@ -85,6 +117,8 @@ FILES: dict[str, tuple[Variant, ...]] = {
             as_json(ROWS[0], 1),
             Stop("stand on several lines", "Write each on one"),
         ),
+        Variant("a comma behind each line", "a.jsonl", content(_lines(end=",")), ALL),
+        Variant("files joined, each with a mark", "a.jsonl", content(_lines(begin="\ufeff")), ALL),
         Variant("JSONL named JSON", "a.json", jsonl(), Stop("must be one array of objects", "on each line .jsonl")),
         Variant(
             "CSV named JSONL",
@@ -208,6 +242,47 @@ FILES: dict[str, tuple[Variant, ...]] = {
             "a.csv",
             table(edit=lambda text: text.replace("The lamp is m", '"The lamp is m', 1)),
             Stop("from line 2: not CSV", "Correct the quotes"),
+        ),
+        *(
+            Variant(
+                f"quotes are lost, so that rows {first} to {last} stand in one '{column}'",
+                "a.csv",
+                _swallowed(first, last, column),
+                Stop(f"lines {first + 1} to {last + 1}: a quoted cell of one row seems to hold whole", "Correct the"),
+            )
+            for first, last, column in ((2, 3, "request"), (1, 5, "response"), (3, 4, "id"), (1, 6, "subject"))
+        ),
+        Variant(
+            "lines like cells in a letter",
+            "a.csv",
+            table(rows({"response": "Mended,\n4669, lamp, lamps,\n1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\nand"})),
+            ALL,
+        ),
+        Variant("spaces before quotes", "a.csv", table(edit=_spaced), ALL),
+        Variant("spaces before quotes alone", "a.csv", table(rows({"subject": " x, y"}), edit=_space_before), ALL),
+        Variant(
+            "spaces behind quotes",
+            "a.csv",
+            table(quoting=csv.QUOTE_ALL, edit=lambda text: text.replace('",', '" ,')),
+            Stop("the header row is not CSV", "Correct the quotes"),
+        ),
+        Variant(
+            "a cell of three megabytes",
+            "a.csv",
+            table(rows({"request": "The lamp, is out. " * 170_000})),
+            broken("longer than 1,000,000 bytes"),
+        ),
+        Variant(
+            "two exports in one, each with a header",
+            "a.csv",
+            content(csv_text(ROWS[:3]).encode("utf-8-sig") + csv_text(ROWS[3:]).encode("utf-8-sig")),
+            Read(6, 1, reason="repeats the header: several exports in one file"),
+        ),
+        Variant(
+            "two exports in one, of other columns",
+            "a.csv",
+            content((csv_text(ROWS[:3]) + csv_text([dict(reversed(row.items())) for row in ROWS[3:]])).encode()),
+            Stop("line 5: the header stands there again with its columns in another order", "Split the file"),
         ),
         Variant(
             "quotes with backslashes",

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.corpus.dialect import delimiter_of, encoding_of
 from sovereign_pipeline.corpus.expected_columns import (
     NAME_THE_COLUMNS,
     NO_KNOWN_NAME,
@@ -25,6 +24,7 @@ from sovereign_pipeline.corpus.expected_columns import (
     resembles_a_name,
 )
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
+from sovereign_pipeline.corpus.first_look.dialect import delimiter_of, encoding_of
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
 from sovereign_pipeline.corpus.opening import packing_of
 from sovereign_pipeline.corpus.quarantine import RowRejected

@@ -11,8 +11,15 @@ from typing import Any
 
 from sovereign_pipeline.corpus.expected_columns import NAMES, plain
 from sovereign_pipeline.corpus.file_formats import has_header
+from sovereign_pipeline.corpus.first_look.looking import (
+    NOT_UTF8,
+    ColumnFacts,
+    FileFacts,
+    FoundLinks,
+    compared_columns,
+    rows_shown,
+)
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.looking import NOT_UTF8, ColumnFacts, FileFacts, FoundLinks, compared_columns, rows_shown
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
