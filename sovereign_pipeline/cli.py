@@ -26,7 +26,7 @@ from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print
 from sovereign_pipeline.entry_point import run_program
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.workplace import open_workplace
@@ -88,6 +88,8 @@ def run(
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
     recipes = [load_line(settings.data, name, institution) for name in line]
+    for recipe in recipes:
+        refuse_to_fill_in(recipe)
     instance = open_instance(settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")

@@ -13,6 +13,7 @@ from sovereign_pipeline.artifacts.making import Identity, Production, identity_o
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.policy.line import refuse_to_fill_in
 
 EVERY_LINE = "*"
 """The line of a part that all lines share; no line can have this name."""
@@ -37,9 +38,10 @@ class Part:
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
     """Make the stage's artifact, or reuse it. `inputs`: one reference for each of `stage.inputs`, by kind.
 
-    Raises StaleInput or GateRefused when an input may not be used, IntegrityError when bytes changed, and whatever the
-    build raises. Nothing is left behind on any error.
+    Raises RecipeError for a recipe that is not filled in, StaleInput or GateRefused when an input may not be used,
+    IntegrityError when bytes changed, and whatever the build raises. Nothing is left behind on any error.
     """
+    refuse_to_fill_in(workplace.line)
     opened = {kind: workplace.store.open(ref) for kind, ref in inputs.items()}
     assert_inputs_usable(stage, workplace, inputs)
     passthrough = stage.passthrough_of(workplace.line)

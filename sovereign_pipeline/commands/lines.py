@@ -1,7 +1,7 @@
 """`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from sovereign_pipeline.evaluation.power import (
 from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
-from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
@@ -63,7 +63,8 @@ def lines_check(
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
     Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a
-    recipe without an evaluation it says what to add before anything can be trained.
+    recipe without an evaluation it says what to add before anything can be trained. Ends 1 when a key of the recipe
+    still says FILL IN: the line does not run before.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
@@ -71,8 +72,8 @@ def lines_check(
         raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
     recipe = _checked(file)
     institution = load_institution(Settings.from_environment().data)
-    to_fill_in = [*_to_fill_in(recipe.model_dump(mode="json"))]
-    to_fill_in += [f"institution.yaml: {key}" for key in _to_fill_in(institution.model_dump(mode="json"))]
+    of_recipe = keys_to_fill_in(recipe)
+    to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     if as_json:
         print_json(
@@ -84,8 +85,9 @@ def lines_check(
                 "power": [asdict(each) for each in powers],
             }
         )
-        return
-    out.print(f"[green]✓[/] {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+        raise typer.Exit(1 if of_recipe else 0)
+    mark = "[red]✗[/]" if of_recipe else "[green]✓[/]"
+    out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
     for key in to_fill_in:
         out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
     for warning in warnings(recipe.training):
@@ -101,6 +103,7 @@ def lines_check(
         from sovereign_pipeline.training.loop.mask import masked_row
 
         _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
+    raise typer.Exit(1 if of_recipe else 0)
 
 
 @lines.command("add")
@@ -114,6 +117,9 @@ def lines_add(file: RecipeFile) -> None:
     if not target.exists():
         shutil.copyfile(file, target)
     until = " --until training_dataset" if recipe.evaluation is None else ""
+    if keys := keys_to_fill_in(recipe):
+        out.print(f"[yellow]•[/] {recipe.line}: it runs once {escape(', '.join(keys))} no longer says {FILL_IN}")
+        return
     out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}{until}`")
 
 
@@ -219,15 +225,6 @@ def _checked(file: Path) -> Line:
 
         try_added_recognizers(recipe.privacy)
     return recipe
-
-
-def _to_fill_in(value: Any, key: str = "") -> Iterator[str]:
-    """Dotted keys of a recipe whose text a suggested recipe left to a person."""
-    if isinstance(value, dict | list):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _to_fill_in(inner, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, str) and value.startswith(FILL_IN):
-        yield key
 
 
 def _print_powers(powers: Sequence[GatePower]) -> None:

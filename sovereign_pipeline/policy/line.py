@@ -16,7 +16,14 @@ from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source
 from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.margins import Gates
-from sovereign_pipeline.policy.recipe_model import RecipeModel, example_of, nearest_known, read_yaml
+from sovereign_pipeline.policy.recipe_model import (
+    FILL_IN,
+    RecipeModel,
+    example_of,
+    keys_to_fill_in,
+    nearest_known,
+    read_yaml,
+)
 from sovereign_pipeline.policy.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
@@ -154,6 +161,16 @@ def read_line(path: Path, institution: Institution) -> Line:
         )
     check_against_institution(line, institution)
     return line
+
+
+def refuse_to_fill_in(line: Line) -> None:
+    """Raise RecipeError for a recipe in which a person has still to write something: it would stand in data cards,
+    records and bills of materials as it is."""
+    if keys := keys_to_fill_in(line):
+        raise RecipeError(
+            f"Line {line.line}: {', '.join(keys)} still {'say' if len(keys) > 1 else 'says'} {FILL_IN}.",
+            "Write into the recipe what these keys ask for.",
+        )
 
 
 def line_names(data: Path) -> list[str]:

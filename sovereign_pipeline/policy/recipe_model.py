@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -69,6 +69,19 @@ class RecipeModel(Frozen):
         schema = handler(source)
         _make_numbers_strict(schema)
         return schema
+
+
+def keys_to_fill_in(model: RecipeModel) -> tuple[str, ...]:
+    """Dotted keys whose text a suggested recipe, or the file that `init` writes, left to a person."""
+    return tuple(_keys_to_fill_in(model.model_dump(mode="json"), ""))
+
+
+def _keys_to_fill_in(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _keys_to_fill_in(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and FILL_IN in value:
+        yield key
 
 
 def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:

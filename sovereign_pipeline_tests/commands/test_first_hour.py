@@ -1,4 +1,5 @@
-"""From `sources look --recipe` to a training dataset with the recipe as it was written, in each form of links."""
+"""From `sources look --recipe` to a training dataset with the recipe as it was written but for the texts that a person
+fills in, in each form of links."""
 
 import csv
 import json
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
@@ -108,7 +110,7 @@ def write_recipe(office: DemoInstitution, form: str) -> None:
     assert shown.exit_code == 0 and "'groupedQuestions' holds" in shown.output
     printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe", "--line", "questions"])
     assert printed.exit_code == 0
-    (office.settings.data / "lines" / "questions.yaml").write_text(printed.stdout)
+    (office.settings.data / "lines" / "questions.yaml").write_text(printed.stdout.replace(FILL_IN, "Test"))
 
 
 @pytest.mark.parametrize("form", FORMS)

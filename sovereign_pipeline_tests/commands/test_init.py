@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base_models.cards import load_card
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.errors import InputError, RecipeError
 from sovereign_pipeline.evaluation.red_team.judges import read_labels
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -76,13 +76,13 @@ def test_the_check_of_a_recipe_says_what_is_missing(data: Path) -> None:
     file = data / "lines" / "lamps.yaml"
     file.write_text(yaml.safe_dump(recipe))
     answer = run("lines", "check", file)
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 1, answer.output
     assert f"purpose: still says {FILL_IN}" in answer.stdout
     assert f"institution.yaml: name: still says {FILL_IN}" in answer.stdout
     added = yaml.safe_load(answer.stdout[answer.stdout.index("\nevaluation:\n") :])
     file.write_text(yaml.safe_dump({**recipe, **added}))
     answer = run("lines", "check", file)
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 1, answer.output
     assert "capability: coastal_rules" in answer.stdout and "not named yet" not in answer.stdout
 
 
@@ -95,6 +95,14 @@ def test_the_recipe_of_a_file_is_valid_in_it(data: Path) -> None:
         recipe = yaml.safe_load(printed.stdout)
         assert ("evaluation" in recipe) is has_evaluation
         (data / "lines" / "lamps.yaml").write_text(printed.stdout)
+        answer = run("lines", "check", data / "lines" / "lamps.yaml")
+        assert answer.exit_code == 1, answer.output
+        for key in ("purpose", "owner", "sources.0.licence", "sources.0.retention"):
+            assert f"{key}: still says {FILL_IN}" in answer.stdout
+        refused = run("run", "lamps")
+        assert isinstance(refused.exception, RecipeError)
+        assert f"purpose, owner, sources.0.licence, sources.0.retention still say {FILL_IN}" in str(refused.exception)
+        (data / "lines" / "lamps.yaml").write_text(printed.stdout.replace(FILL_IN, "Filled in"))
         answer = run("lines", "check", data / "lines" / "lamps.yaml")
         assert answer.exit_code == 0, answer.output
         assert ("evaluation: not named yet" in answer.stdout) is not has_evaluation
