@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.opening import (
     as_utf8,
     name_without_packing,
     packing_of,
+    refuse_no_file,
     unpacked,
 )
 from sovereign_pipeline.corpus.row import Row
@@ -60,7 +61,7 @@ def format_of(path: Path) -> str:
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".xlsx", ".xls", ".ods"):
         raise SourceError(f"{path}: is a workbook.", "Save the sheet as CSV in UTF-8.")
-    if suffix in (".zip", ".7z", ".tar", ".tgz"):
+    if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: is an archive.", f"Unpack it, and name the file in it. {remedy}")
     raise SourceError(f"{path}: its name does not tell its format.", remedy)
 
@@ -79,10 +80,7 @@ def read_rows(
         delimiter: between the cells of a CSV or TSV file; None is a comma, and a tab in .tsv.
         check_header: is called with the names of a table's columns before its first row.
     """
-    if not path.is_file():
-        raise SourceError(
-            f"{path}: there is no such source file.", "Correct `path` in the recipe, or put the file there."
-        )
+    refuse_no_file(path)
     suffix = format_of(path)
     with unpacked(path) as stream:
         if suffix == ".parquet":

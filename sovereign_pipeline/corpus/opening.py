@@ -9,7 +9,9 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +39,10 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
     "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
 }
 
+TAR = "a tar archive"
+_BEGIN = 512
+"""Bytes by which a file is told from a text; a tar archive has its name in them."""
+_SAMPLE_OF_TEXT = 4096
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
     (re.compile(rb"BZh[1-9]1AY&SY"), "bzip2"),
@@ -47,11 +53,38 @@ _SIGNATURES = (
     (re.compile(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "a file of Microsoft Office"),
     (re.compile(rb"%PDF-"), "PDF"),
     (re.compile(rb"SQLite format 3\0"), "an SQLite database"),
+    (re.compile(rb".{257}ustar", re.DOTALL), TAR),
 )
 """How files begin that are no text."""
-_HALF_OF_UTF16 = ((re.compile(rb"[\x09-\x7e]\0"), "utf-16-le"), (re.compile(rb"\0[\x09-\x7e]"), "utf-16-be"))
+_LEAST_ZEROS = 0.1
+"""Share of the characters that have a zero byte in UTF-16: digits, spaces, delimiters, line ends, Latin letters."""
 _LEAST_UTF8 = 3
 """Characters of several bytes, all of them UTF-8, from which a text is UTF-8 and not another encoding by chance."""
+
+
+def refuse_no_file(path: Path) -> None:
+    """Raise SourceError for a path where no file lies that can be read to its end and read again."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise SourceError(
+            f"{path}: there is no such source file.", "Correct `path` in the recipe, or put the file there."
+        ) from None
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be reached ({error.strerror}).", "Correct the path, or its rights."
+        ) from None
+    if stat.S_ISDIR(mode):
+        raise SourceError(
+            f"{path}: is a directory.", "Name the file in it. Of several files, each is a source of its own."
+        )
+    if not stat.S_ISREG(mode):
+        raise SourceError(
+            f"{path}: is a pipe, a socket or a device, which cannot be read twice.",
+            "Write what it gives into a file, and name that.",
+        )
+    if not os.access(path, os.R_OK):
+        raise SourceError(f"{path}: may not be read.", "Give the user who runs the line the right to read it.")
 
 
 def name_without_packing(path: Path) -> str:
@@ -69,7 +102,7 @@ def packing_of(path: Path) -> str | None:
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked. Raises SourceError for a file that is empty, cut, or not packed as its name says."""
     with path.open("rb") as stream:
-        begin = stream.read(16)
+        begin = stream.read(_BEGIN)
     if not begin:
         raise SourceError(f"{path}: the file is empty.", "Export it again.")
     packing, found = packing_of(path), signature_of(begin)
@@ -149,13 +182,15 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
     Raises SourceError for what is no text, and for a text that is plainly in another encoding than the named one.
     """
-    begin = cast(io.BufferedReader, stream).peek(16)[:16]
+    begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(
             f"{path}: holds {found}, and its name says {Path(name_without_packing(path)).suffix}.",
-            "Rename the file as what it is, or save it as its name says.",
+            "Unpack it, and name the file in it."
+            if found == TAR
+            else "Rename the file as what it is, or save it as its name says.",
         )
-    plain = _encoding_by_begin(begin)
+    plain = encoding_by_begin(begin)
     if plain is not None and not _is_read_as(plain, encoding):
         named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is named, which means UTF-8"
         remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` in"
@@ -167,16 +202,35 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(_Recoded(stream, path, encoding)))
 
 
-def _encoding_by_begin(begin: bytes) -> str | None:
-    """The encoding that a text's first bytes tell: by a mark, or by every other byte."""
+def encoding_by_begin(begin: bytes) -> str | None:
+    """The encoding that a text's first bytes tell: by a mark, or by where zeros stand among them."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
-    return marked or next((encoding for half, encoding in _HALF_OF_UTF16 if half.match(begin)), None)
+    return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
+
+
+def _encoding_by_zeros(begin: bytes) -> str | None:
+    characters = len(begin) // 4
+    if not characters:
+        return None
+    whole = begin[: 4 * characters]
+    zeros = [whole[place::4].count(0) for place in range(4)]
+    even, odd = zeros[0] + zeros[2], zeros[1] + zeros[3]
+    encoding = None
+    if zeros[2] == zeros[3] == characters > zeros[0]:
+        encoding = "utf-32-le"
+    elif zeros[0] == zeros[1] == characters > zeros[3]:
+        encoding = "utf-32-be"
+    elif max(even, odd) >= _LEAST_ZEROS * 2 * characters and min(even, odd) <= _LEAST_ZEROS * max(even, odd):
+        encoding = "utf-16-le" if odd > even else "utf-16-be"
+    # Zeros of a text in UTF-8 stand anywhere, and so read it is full of what nobody prints.
+    text = whole.decode(encoding, "replace") if encoding is not None else ""
+    return encoding if all(each.isprintable() or each in "\t\r\n\u200f\u200e" for each in text) else None
 
 
 def _is_read_as(plain: str, encoding: str | None) -> bool:
     name = codecs.lookup(encoding or "utf-8").name
-    if plain.startswith("utf-16-"):
-        return name in ("utf-16", plain)
+    if plain.endswith("e"):  # without a mark, Python reads both as their -le
+        return name in (plain, plain.removesuffix("-le"))
     return name.startswith(plain)
 
 

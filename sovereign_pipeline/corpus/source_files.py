@@ -15,6 +15,7 @@ from sovereign_pipeline.artifacts.stage import Config, Workplace
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.links import LinkTally
+from sovereign_pipeline.corpus.opening import refuse_no_file
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.corpus import Source
 
@@ -30,11 +31,12 @@ def source_digests(workplace: Workplace) -> dict[str, str]:
 
 def _digest_of_source(workplace: Workplace, source: Source) -> str:
     path = source_path(workplace, source)
-    if not path.is_file():
+    if not path.exists():
         raise SourceError(
             f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
             "Correct `path` in the recipe, or put the file there.",
         )
+    refuse_no_file(path)
     return file_sha256(path)
 
 

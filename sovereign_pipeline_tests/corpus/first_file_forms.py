@@ -6,6 +6,10 @@ import gzip
 import io
 import json
 import lzma
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 from sovereign_pipeline_tests.corpus.dirty_files import (
     ROWS,
@@ -73,6 +77,15 @@ def _spaced(text: str) -> str:
     )
 
 
+def _tar(packed: Callable[[bytes], bytes] = bytes) -> Write:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        member = tarfile.TarInfo("letters.csv")
+        member.size = len(csv_text())
+        tar.addfile(member, io.BytesIO(csv_text().encode()))
+    return content(packed(archive.getvalue()))
+
+
 def _space_before(text: str) -> str:
     return text.replace(',"', ', "')
 
@@ -101,6 +114,19 @@ FILES: dict[str, tuple[Variant, ...]] = {
         ),
         Variant(
             "a workbook named CSV", "a.csv", content(b"PK\x03\x04"), Stop("holds a ZIP archive, or a workbook", "save")
+        ),
+        Variant("a tar archive, packed", "a.tar.gz", content(b"\x1f\x8b"), Stop("is an archive", "Unpack it")),
+        Variant("a tar archive named CSV", "a.csv", _tar(), Stop("holds a tar archive", "Unpack it")),
+        Variant(
+            "a packed tar archive named CSV", "a.csv.gz", _tar(gzip.compress), Stop("holds a tar archive", "Unpack it")
+        ),
+        Variant("a directory", "a.csv", Path.mkdir, Stop("is a directory", "Name the file in it")),
+        Variant("a pipe", "a.jsonl", os.mkfifo, Stop("is a pipe, a socket or a device", "into a file")),
+        Variant(
+            "a device",
+            "a.csv",
+            lambda path: path.symlink_to("/dev/null"),
+            Stop("a device", "into a file, and name that"),
         ),
         Variant("an archive", "a.zip", content(b"PK\x03\x04"), Stop("is an archive", "Unpack it")),
         Variant(
@@ -162,6 +188,33 @@ FILES: dict[str, tuple[Variant, ...]] = {
             jsonl(encoding="utf-16-le"),
             Stop("UTF-16-LE", "Set `encoding: utf-16-le`"),
         ),
+        Variant(
+            "UTF-16 without a mark, big end first, Arabic",
+            "a.csv",
+            table(ARABIC, encoding="utf-16-be"),
+            Stop("UTF-16-BE", "Set `encoding: utf-16-be`"),
+        ),
+        Variant(
+            "the same, named as utf-16",
+            "a.csv",
+            table(ARABIC, encoding="utf-16-be"),
+            Stop("UTF-16-BE", "Set `encoding: utf-16-be`"),
+            {"encoding": "utf-16"},
+        ),
+        Variant(
+            "the same, with Arabic names of columns",
+            "a.csv",
+            table([{"الموضوع الأول": "المصباح", **row} for row in ROWS], encoding="utf-16-le"),
+            Stop("UTF-16-LE", "Set `encoding: utf-16-le`"),
+        ),
+        Variant("UTF-32", "a.csv", table(encoding="utf-32"), Stop("is in UTF-32", "Set `encoding: utf-32`")),
+        Variant(
+            "UTF-32 without a mark",
+            "a.jsonl",
+            jsonl(ARABIC, encoding="utf-32-le"),
+            Stop("is in UTF-32-LE", "Set `encoding: utf-32-le`"),
+        ),
+        Variant("the same, named", "a.jsonl", jsonl(ARABIC, encoding="utf-32-le"), ALL, {"encoding": "utf-32-le"}),
         Variant(
             "UTF-16, as Excel's Unicode text",
             "a.tsv",

@@ -9,7 +9,7 @@ import csv
 import re
 from pathlib import Path
 
-from sovereign_pipeline.corpus.opening import BLOCK, MARKS, signature_of, unpacked
+from sovereign_pipeline.corpus.opening import BLOCK, encoding_by_begin, signature_of, unpacked
 from sovereign_pipeline.errors import SourceError
 
 _SAMPLE = 1 << 20
@@ -35,9 +35,9 @@ def encoding_of(path: Path) -> str | None:
         sample = stream.read(_SAMPLE)
     if signature_of(sample) is not None:
         return None  # it is no text, which whoever reads its rows will tell
-    for mark, encoding in MARKS:
-        if sample.startswith(mark):
-            return None if encoding == "utf-8" else encoding
+    told = encoding_by_begin(sample)
+    if told is not None:
+        return None if told == "utf-8" else told
     if _is_utf8(path):
         return None
     best = from_bytes(sample, cp_isolation=[*_LIKELY_ENCODINGS]).best()

@@ -26,7 +26,7 @@ from sovereign_pipeline.corpus.expected_columns import (
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.first_look.dialect import delimiter_of, encoding_of
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
-from sovereign_pipeline.corpus.opening import packing_of
+from sovereign_pipeline.corpus.opening import packing_of, refuse_no_file
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.days import iso_day
@@ -140,8 +140,7 @@ class FileFacts:
 
 def look_at(path: Path) -> FileFacts:
     """Read a file to its end. Raises SourceError when it cannot be read."""
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file.", "Correct the path.")
+    refuse_no_file(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix != ".parquet" else None
     delimiter = delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
