@@ -12,6 +12,7 @@ from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_file_forms import FILES
 from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES
+from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent
@@ -24,7 +25,7 @@ def pages() -> dict[Path, str]:
     """Path of each generated file -> what it must hold."""
     return {
         DOCS / "command-line.md": command_line_markdown({"sovereign": app, "sovereign-vault": vault_app}),
-        DOCS / "first-file.md": first_file_markdown(FILES | ROWS_OF_FILES),
+        DOCS / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
         DOCS / "recipe.md": recipe_markdown(),
         DOCS / "security-cases.md": security_cases_markdown(),
         BENCHMARK: with_judges(BENCHMARK.read_text(encoding="utf-8")),

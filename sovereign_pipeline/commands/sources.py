@@ -19,23 +19,15 @@ from sovereign_pipeline.corpus.first_look.looking import (
     rows_shown,
 )
 from sovereign_pipeline.corpus.first_look.suggestion import Suggestion, suggest
+from sovereign_pipeline.corpus.states import may_be_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import Settings
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
-_NAMES_OF_STATES = re.compile(
-    r"(?:.*[ _.-])?(?:classification|level|language|lang|locale|status|state|label|priority|type|kind|channel)s?",
-    re.IGNORECASE,
-)
-_STATE = re.compile(r"[A-Z]?[a-z]+(?: [a-z]+){0,2}|[A-Z_]+(?: [A-Z_]+){0,2}|[a-z]{2}-[A-Z]{2}|\d{1,2}|[\u0620-\u064a]+")
-"""At most three words, of which the first alone may begin with a capital letter: not as names of people are written."""
-_PLAIN_STATES = ("true", "false", "yes", "no", "open", "closed", "answered", "pending", "draft", "final", "en", "ar")
-"""Shown in a column of any name.
-
-Values are shown of a column that has few, short ones, each of which stands there often, and that is by its name one
-of levels, languages, labels or states, or holds nothing but the commonest of them; neither letters, names nor
-identifiers are. In doubt none is shown."""
+"""Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,
+levels or languages: any other word may be the name of a person."""
+_NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
 
 sources = typer.Typer(no_args_is_help=True, help="Look at source files before a recipe describes them.")
 
@@ -54,8 +46,8 @@ def sources_look(
 ) -> None:
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
-    No letter, name or identifier is shown: only the names of columns, and the values of a column of levels, languages,
-    labels or states that has few short ones, each of them often.
+    No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
+    but a few known words of levels, languages, labels or states, each of them often.
     """
     settings = Settings.from_environment()
     facts = look_at(file)
@@ -99,16 +91,14 @@ def _print_facts(facts: FileFacts) -> None:
 
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
     few = [f"{value} ({times:,})" for value, times in column.values.most_common()]
+    is_of_languages = _NAMES_OF_LANGUAGES.fullmatch(column.name.strip()) is not None
     are_all = column.values.total() == column.filled
     are_states = (
         are_all
         and len(few) <= MOST_SHOWN_VALUES
         and column.longest <= LONGEST_SHOWN_VALUE
         and all(times >= LEAST_REPEATS for times in column.values.values())
-        and (
-            all(value.lower() in _PLAIN_STATES for value in column.values)
-            or (_NAMES_OF_STATES.fullmatch(column.name.strip()) and all(map(_STATE.fullmatch, column.values)))
-        )
+        and all(may_be_shown(value, of_languages=is_of_languages) for value in column.values)
     )
     return {
         "column": column.name,

@@ -14,6 +14,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.stage import KindsIn
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.links import link_key
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import ColumnTreatment
@@ -90,6 +91,6 @@ class ColumnScreen:
         return [kind for kind in kinds if kind in self.stops]
 
     def _key(self, column: str, value: str) -> str:
-        written = folded(value) if column == "case" else value
+        written = link_key(value) if column == "id" else folded(value) if column == "case" else value
         digest = hmac.new(self.secret(), f"{column}\0{written}".encode(), sha256).hexdigest()
         return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"

@@ -5,13 +5,10 @@ What belongs here: what each field of a document is taken from, and the checks o
 not selected.
 """
 
-import datetime
-import math
-import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,32 +23,31 @@ from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.links import LinkTally, link_key, linked_ids, normal_id, resolved
 from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.corpus.row import Row
+from sovereign_pipeline.corpus.states import is_wanted, truth_of, values_told
+from sovereign_pipeline.corpus.values import (
+    DIGITS_LOST,
+    LONGEST_IDENTIFIER,
+    day_of,
+    is_a_text,
+    is_identifier,
+    is_seen,
+    is_unicode,
+    language_of,
+    without_markup,
+)
 from sovereign_pipeline.errors import SourceError, SovereignError, place_of
-from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
-from sovereign_pipeline.policy.days import iso_day
 
 Values = Mapping[str, Any]
 
 MOST_COLUMNS = 10_000
 """Different keys of the rows of JSON that are looked through."""
+MOST_VALUES = 1_000
+"""Different values of a column of `where` that are kept while no row is selected."""
 
-LONGEST_IDENTIFIER = 200
-"""Characters of an id or case. Both appear in messages; what is longer is a text in the wrong column."""
-
-_TRUTH_VALUES = {"true": True, "1": True, "false": False, "0": False}
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
-# RFC 5646, section 2.1. The longer first subtags that it reserves are registered for no language: they may be names.
-_LANGUAGE_TAG = re.compile(
-    r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
-    r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
-)
-_NUMBER = re.compile(r"[\d.,]+")
-_DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass
@@ -68,6 +64,8 @@ class SourceCount:
     """Of its documents."""
     links_without_row: int = 0
     """Those that name no row of any source."""
+    links_to_itself: int = 0
+    """Links of a row to the row itself, which tie nothing; not among `links`."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
@@ -84,6 +82,7 @@ class SourceReader:
         tally: LinkTally | None = None,
         screen: ColumnScreen | None = None,
         known_ids: Callable[[], Collection[str]] = frozenset,
+        needs_author: bool = False,
     ) -> None:
         """
         Args:
@@ -91,6 +90,7 @@ class SourceReader:
             tally: counts the links of all sources of the line; None where none has links.
             screen: what keeps personal data out of the columns; None where rows stay on this machine as they are.
             known_ids: gives the keys of the ids of all rows of the line, as `row_keys` has them.
+            needs_author: whether a row without an author is broken: the split keeps authors on one side.
         """
         self._screen = screen
         self.source = source
@@ -109,6 +109,8 @@ class SourceReader:
         self._names = ColumnNames([*map(self._column, DOCUMENT_COLUMNS), *source.where, *links, *of_layout])
         self._every_row_has_a_level = False
         self._columns: dict[str, None] = {}
+        self._not_wanted: dict[str, Counter[str]] = {}
+        self._needs_author = needs_author
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
         self._every_row_has_a_level = self._some_row_has_a_level()
@@ -163,6 +165,13 @@ class SourceReader:
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
             raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
+        if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
+            seen = (f"'{column}' holds {values_told(values)}" for column, values in self._not_wanted.items())
+            raise SourceError(
+                f"{self.path}: `where` selects no row of the source '{self.source.name}', {self.count.not_selected:,} "
+                f"not selected. {'; '.join(seen)}.",
+                "Check `where` in the recipe.",
+            )
         if self._columns:
             refuse_missing_columns(self.path, self.source, self._columns)
 
@@ -209,15 +218,15 @@ class SourceReader:
         fields = self._fields(values, row.number)
         label = self._label(fields.pop("label", ""))
         links = self._links(row.values)
-        if not all(map(_is_unicode, (*fields.values(), *links))):
+        if not all(map(is_unicode, (*fields.values(), *links))):
             raise RowRejected("holds half a character (a lone surrogate)")
         if any("\0" in text for text in (*fields.values(), *links)):
             raise RowRejected("holds a NUL character")
-        if any(_DIGITS_LOST.fullmatch(fields[name]) for name in _IDENTIFIERS):
+        if any(DIGITS_LOST.fullmatch(fields[name]) for name in _IDENTIFIERS):
             raise RowRejected("id or case is a number such as 1.2E+11, which has lost digits")
-        if not (_is_identifier(fields["id"]) and _is_identifier(fields["case"])):
+        if not (is_identifier(fields["id"]) and is_identifier(fields["case"])):
             raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
-        fields["date"] = _iso_day(fields["date"])
+        fields["date"] = day_of(fields["date"])
         level = self._level(row.values)
         if self._screen is not None:
             fields, links = self._screen.screened(fields, links)
@@ -238,12 +247,12 @@ class SourceReader:
         """The fields that every document has and the one that the role needs, as text. number: of the row."""
         of_role = FIELD_OF_ROLE.get(self.source.role)
         texts = (*REQUIRED, "classification", *(["rejected"] if of_role == "rejected" else []))
-        not_text = [name for name in texts if not _is_a_text(values.get(self._column(name)))]
+        not_text = [name for name in texts if not is_a_text(values.get(self._column(name)))]
         if not_text:
             raise RowRejected(f"neither text, number nor date: {', '.join(map(self._column, not_text))}")
         fields = {name: self._value(values, name) for name in REQUIRED}
         if fields["language"]:
-            fields["language"] = _language(fields["language"])
+            fields["language"] = language_of(fields["language"])
         if self.source.id_from_row:
             fields["id"] = fields["id"] or self._id_by_number(number)
         if self.source.case_from_row:
@@ -258,9 +267,9 @@ class SourceReader:
     def _label(self, text: str) -> bool | None:
         if self.source.role != "labels":
             return None
-        label = _TRUTH_VALUES.get(text.lower())
+        label = truth_of(text)
         if label is None:
-            raise RowRejected("label is neither true nor false")
+            raise RowRejected("label is neither true nor false, yes nor no, 1 nor 0")
         return label
 
     def _links(self, values: Values) -> tuple[str, ...]:
@@ -281,7 +290,10 @@ class SourceReader:
         return self._ladder.highest(named)
 
     def _may_be_empty(self, name: str) -> bool:
-        """A constant says that the file has no such field; rows of the imported layouts have no subject."""
+        """A constant says that the file has no such field; rows of the imported layouts have no subject. Department and
+        author of a row may be unknown, unless the split goes by author."""
+        if name == "department" or (name == "author" and not self._needs_author):
+            return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
 
     def _column(self, name: str) -> str:
@@ -296,7 +308,14 @@ class SourceReader:
         """Whether a row fulfils `where`. A row without a named column is broken, so it must reach quarantine."""
         if not all(column in values for column in self._named_columns):
             return True
-        return all(_equal(values[column], wanted) for column, wanted in self.source.where.items())
+        where = self.source.where
+        if all(is_wanted(values[column], wanted) for column, wanted in where.items()):
+            return True
+        for column in where:
+            seen = self._not_wanted.setdefault(column, Counter())
+            if len(seen) < MOST_VALUES:
+                seen[str("" if values[column] is None else values[column]).strip().lower()] += 1
+        return False
 
     def _value(self, values: Values, name: str) -> str:
         """The field as text, stripped, NFC; empty when absent. A constant is the value of every row."""
@@ -309,9 +328,9 @@ class SourceReader:
                 f"Take '{name}' out of `constants` of the source '{self.source.name}'.",
             )
         text = constant if constant is not None else str("" if value is None else value)
-        if self.source.markup == "html" and name in _TEXTS and _is_unicode(text):
-            text = _without_markup(text)
-        if not any(map(_is_seen, text)) and _is_unicode(text):
+        if self.source.markup == "html" and name in _TEXTS and is_unicode(text):
+            text = without_markup(text)
+        if not any(map(is_seen, text)) and is_unicode(text):
             return ""
         return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
@@ -334,59 +353,7 @@ class SourceReader:
         return f"{self.source.name}-{number}"
 
     def _own_id_of(self, row: Row) -> str | None:
-        if row.values is None or not _is_a_text(row.values.get(self._column("id"))):
+        if row.values is None or not is_a_text(row.values.get(self._column("id"))):
             return None
         id = self._value(row.values, "id")
-        return id if id and _is_unicode(id) and _is_identifier(id) else None
-
-
-def _equal(value: Any, wanted: str | int | bool | None) -> bool:
-    """Whether a value is the wanted one, also in CSV, where every value is text."""
-    if isinstance(value, str) and isinstance(wanted, bool):
-        return value.strip().lower() == str(wanted).lower()
-    return bool(value == wanted) or (isinstance(value, str) and value == str(wanted))
-
-
-def _is_seen(character: str) -> bool:
-    """Whether a reader sees the character: no space, no mark of direction, nothing of no width."""
-    return bool(compared_as(character).strip())
-
-
-def _is_unicode(text: str) -> bool:
-    return text.isascii() or _SURROGATE.search(text) is None
-
-
-def _is_a_text(value: Any) -> bool:
-    """Whether a value stands for one text: not a list, a truth value, bytes, or a number such as NaN."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
-
-
-def _is_identifier(text: str) -> bool:
-    return len(text) <= LONGEST_IDENTIFIER and _CONTROL_CHARACTER.search(text) is None
-
-
-def _language(tag: str) -> str:
-    """The language of a tag, without script and region. Raises RowRejected, which does not quote what is none."""
-    if _LANGUAGE_TAG.fullmatch(tag) is None:
-        raise RowRejected("language is not a BCP 47 language tag, such as en or ar-OM")
-    return tag.lower().split("-")[0]
-
-
-def _iso_day(text: str) -> str:
-    try:
-        day = iso_day(text)
-    except ValueError as error:
-        is_number = _NUMBER.fullmatch(text) is not None
-        raise RowRejected(f"date {'is a number, as workbooks keep days' if is_number else error}") from None
-    return day.isoformat()
-
-
-def _without_markup(text: str) -> str:
-    from bs4 import BeautifulSoup
-
-    soup = BeautifulSoup(text, "html.parser")
-    for end in soup.find_all(["br", "p", "li", "tr"]):
-        end.append("\n")
-    return "\n".join(line.strip() for line in soup.get_text().splitlines() if line.strip())
+        return id if id and is_unicode(id) and is_identifier(id) else None

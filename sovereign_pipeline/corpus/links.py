@@ -147,20 +147,27 @@ class LinkTally:
     def __init__(self) -> None:
         self._rows: set[str] = set()
         self._links: dict[str, Counter[str]] = {}
+        self._to_themselves = Counter[str]()
 
     def add(self, source: str, row: str | None, links: Iterable[str]) -> None:
         """
         Args:
             row: id of a row of the source, in its one spelling; None when it has none that can be read.
-            links: ids that it links to. Those to itself name no other row, and are not counted.
+            links: ids that it links to. Those to itself name no other row, and are counted apart.
         """
         own = link_key(row) if row is not None else None
         if own is not None:
             self._rows.add(own)
-        others = (key for key in map(link_key, links) if key != own)
+        keys = list(map(link_key, links))
+        others = [key for key in keys if key != own]
         self._links.setdefault(source, Counter()).update(others)
+        self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
         """How many links the rows of a source hold, and how many of them name no row, once all sources are read."""
-        links = self._links.get(source, Counter())
+        links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
+
+    def to_themselves(self, source: str) -> int:
+        """How many links of a source's rows name the row that has them."""
+        return self._to_themselves[source]

@@ -55,6 +55,7 @@ class Readers:
         count = reader.count
         if self.tally is not None:
             count.links, count.links_without_row = self.tally.of(reader.source.name)
+            count.links_to_itself = self.tally.to_themselves(reader.source.name)
         terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
         return {**terms, "sha256": sha256, **asdict(count)}
 
@@ -70,11 +71,13 @@ def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes]
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)
     tally = LinkTally() if any(source.links for source in line.sources) else None
 
-    def reader_of(source: Source, *of_line: Any) -> SourceReader:
-        return SourceReader(source, source_path(workplace, source), line.quarantine, ladder, seen, *of_line)
+    def reader_of(source: Source, **of_line: Any) -> SourceReader:
+        path, needs_author = source_path(workplace, source), line.split.by_author
+        return SourceReader(source, path, line.quarantine, ladder, seen, needs_author=needs_author, **of_line)
 
     @cache
     def known_ids() -> frozenset[str]:
         return frozenset(key for source in line.sources for key in reader_of(source).row_keys())
 
-    return Readers(tuple(reader_of(source, tally, screen, known_ids) for source in line.sources), tally)
+    readers = (reader_of(each, tally=tally, screen=screen, known_ids=known_ids) for each in line.sources)
+    return Readers(tuple(readers), tally)

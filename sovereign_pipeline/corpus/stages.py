@@ -41,6 +41,7 @@ def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
+        "needs_author": line.split.by_author,
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
 
@@ -292,10 +293,12 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
     evidence = {name: round(share, 4) for name, share in shares.items()}
+    to_itself = sum(row.get("links_to_itself", 0) for row in read_sources(artifact))
+    own = f" {counted(to_itself, 'link names', 'links name')} the row that has it." if to_itself else ""
     if not sources:
-        return Verdict(True, "no row has a link to another row.", evidence)
+        return Verdict(True, f"no row has a link to another row.{own}", evidence)
     counts = ", ".join(f"{row['links_without_row']:,} of {row['links']:,} in '{row['name']}'" for row in sources)
-    message = f"links that name no row: {counts}; the recipe allows {limit:.0%} of a source."
+    message = f"links that name no row: {counts}; the recipe allows {limit:.0%} of a source.{own}"
     if max(shares.values()) > limit:
         return Verdict(False, f"{message} Compare the ids with what the links hold; zeros in front count.", evidence)
     return Verdict(True, message, evidence)

@@ -77,7 +77,7 @@ class Source(RecipeModel):
 
     role: Literal["letters", "preferences", "labels"] = "letters"
     """`letters` are trained and held out; `preferences` are pairs (`rejected` beside the response); `labels` are
-    replies with binary feedback (`label`, true or false)."""
+    replies with binary feedback (`label`: true, yes, y, t, 1, or false, no, n, f, 0)."""
 
     layout: Literal["columns", "sharegpt", "alpaca", "hh"] = "columns"
     """`columns` takes each field from a column. `sharegpt`, `alpaca` and `hh` take request and replies from rows in
@@ -85,7 +85,8 @@ class Source(RecipeModel):
 
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
     """Document field -> column of the file. A field that is not named is read from the column of its own name. Letter
-    case does not matter; a file with two columns of one name is refused."""
+    case does not matter; a file with two columns of one name is refused. A row may lack its department, and its author
+    unless `split.by_author` is set; a row that lacks another field goes to quarantine."""
 
     constants: dict[str, str] = Field(default={}, examples=[{"language": "en", "author": ""}])
     """Document field -> one value for every row, also where the file has a column of that name. A level only raises:
@@ -103,7 +104,10 @@ class Source(RecipeModel):
     level's column goes to quarantine when other rows of the file have it."""
 
     where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
-    """Column -> value: only rows with these values are read; the others are counted as not selected."""
+    """Column -> value: only rows with these values are read; the others are counted as not selected. Letter case and
+    blanks around a value do not matter, and `1`, `1.0` and `"1"` are one value. `true` is also yes, y, t, on, 1, نعم;
+    `false` is also no, n, f, off, 0, لا, and an empty cell or null; `null` is also an empty cell. Where no row is
+    selected the line stops, and lists the values that the column holds."""
 
     exclude: tuple[Exclusion, ...] = ()
     """Rows that are left out by their ids, each with a reason. They are counted; an id that no row has stops the

@@ -66,16 +66,19 @@ def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, exp
 
 @pytest.mark.security_case(
     "A file's column holds two names of people or two short replies, each often, and `sources look` shows values",
-    "values are shown only of columns of levels, languages, labels and states",
+    "values are shown only where each is a known word of levels, languages, labels or states",
 )
 def test_names_and_short_replies_are_not_shown(export: Path) -> None:
-    secret = ("Salim Harthi", "Mona", "Permit is granted.", "granted", "salim")
+    secret = ("Salim Harthi", "Mona", "Permit is granted.", "granted", "salim", "SALIM", "سالم", "Li")
     rows = [
         {
             "officer": secret[number % 2],
             "answer": secret[2],
             "outcome": secret[3],
             "state": secret[4 * (number % 2)],
+            "level": secret[5],
+            "label": secret[6],
+            "kind": secret[7],
             "status": ("in progress", "Closed")[number % 2],
         }
         for number in range(40)

@@ -1,7 +1,7 @@
 """What becomes of one small file in every state in which exports arrive: the page `docs/first-file.md`.
 
 What belongs here: what a variant and its outcome are, and the page. What does not: the variants
-(`first_file_variants.py`), running them (`test_first_file.py`).
+(`first_file_forms.py`, `first_file_tables.py`, `first_file_rows.py`), running them (`test_first_file.py`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -84,6 +84,16 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             Read(4, not_selected=2, links=2),
             NOT_SELECTED,
         ),
+        *(
+            Variant(
+                f"rows with a state, as {no!r} and {yes!r}",
+                "a.csv",
+                table([{**row, "open": yes if number < 2 else no} for number, row in enumerate(ROWS)]),
+                Read(4, not_selected=2, links=2),
+                NOT_SELECTED,
+            )
+            for no, yes in (("0", "1"), ("0.0", "1.0"), ("", "x"), ("No ", "Yes"), ("null", "t"))
+        ),
         Variant(
             "a row is excluded",
             "a.csv",
@@ -133,6 +143,12 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             stops_all("the links are neither a list of ids nor a text of them", "List the ids"),
         ),
         Variant(
+            "a row that names itself alone",
+            "a.jsonl",
+            jsonl([{**row, "linked": row["linked"] or [row["id"]]} for row in ROWS]),
+            ALL,
+        ),
+        Variant(
             "other ids than the rows'",
             "a.jsonl",
             jsonl(with_links(lambda ids: [f"X-{id}" for id in ids])),
@@ -151,6 +167,7 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
         ),
         Variant("Arabic digits, Latin ones in links", "a.jsonl", jsonl(in_arabic_digits("id")), ALL),
         Variant("one id twice", "a.jsonl", jsonl(rows({"id": "4669"})), broken("duplicate id")),
+        Variant("one id twice", "a.jsonl", jsonl(rows({"id": "4669"})), broken("duplicate id"), {"id_from_row": True}),
         Variant("no id in one row", "a.jsonl", jsonl(rows({"id": None})), broken("missing field: id")),
         Variant("no id in one row", "a.jsonl", jsonl(rows({"id": None})), ALL, {"id_from_row": True}),
         Variant(
@@ -181,6 +198,19 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             "a.csv",
             table(everywhere(date="45337")),
             stops_all("date is a number, as workbooks keep days", "Write dates as 2024-12-31"),
+        ),
+        *(
+            Variant(
+                f"{unit} since 1970",
+                "a.csv",
+                table(everywhere(date=date)),
+                stops_all(f"date is a number of {unit} since 1970", "Write dates as 2024-12-31"),
+            )
+            for unit, date in (
+                ("seconds", "1706918400"),
+                ("milliseconds", "1812060112300"),
+                ("nanoseconds", "1706918400000000000"),
+            )
         ),
         Variant(
             "a day of the Hijri calendar",
@@ -226,6 +256,11 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             jsonl(everywhere(language="the English one")),
             stops_all("language is not a BCP 47 language tag, such as en or ar-OM", "one language under `constants`"),
         ),
+    ),
+    "Departments and authors": (
+        Variant("no author in one row", "a.csv", table(rows({"author": ""})), ALL),
+        Variant("no department in one row", "a.jsonl", jsonl(rows({"department": None})), ALL),
+        Variant("no subject in one row", "a.csv", table(rows({"subject": ""})), broken("missing field: subject")),
     ),
     "Texts and types": (
         Variant("CRLF", "a.jsonl", jsonl(end="\r\n"), ALL),

@@ -5,6 +5,7 @@ import gzip
 import json
 import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.quarantine import Quarantined
+from sovereign_pipeline.corpus.states import is_wanted
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
@@ -76,7 +78,7 @@ BROKEN = {
     "not a JSON object": b"[1, 2]\n",
     "not UTF-8": json.dumps(letter(9, subject="Lämp"), ensure_ascii=False).encode("latin-1") + b"\n",
     "missing field: response": json.dumps({**letter(9), "response": "  "}).encode() + b"\n",
-    "missing field: author": json.dumps({key: value for key, value in letter(9).items() if key != "author"}).encode()
+    "missing field: case": json.dumps({key: value for key, value in letter(9).items() if key != "case"}).encode()
     + b"\n",
     "date is not an ISO date": json.dumps(letter(9, date="15/02/2024")).encode() + b"\n",
     "unknown or missing classification level": json.dumps(letter(9, classification="RESTRICTED")).encode() + b"\n",
@@ -253,6 +255,59 @@ def test_a_condition_on_a_truth_value_holds_for_csv_too(tmp_path: Path) -> None:
     documents, _, reader = read(path, where={"withdrawn": False})
     assert [document.id for document in documents] == ["R-00001"]
     assert reader.count.not_selected == 1
+
+
+SPELLINGS: list[tuple[Any, Any, bool]] = [
+    *(
+        (False, value, True)
+        for value in (False, "0", 0, 0.0, "0.0", "no", " No ", "N", "FALSE", "f", "", " ", None, "لا")
+    ),
+    *((False, value, False) for value in (True, 1, "yes", "maybe", "2", "Y")),
+    *((True, value, True) for value in (True, "1", 1, 1.0, "1.0", "yes", "YES", "t", "true ", "نعم")),
+    *((True, value, False) for value in (False, 0, "", None, "no", "maybe")),
+    *((7, value, True) for value in (7, "7", " 7 ", 7.0, "7.0", "٧", Decimal("7.00"))),
+    *((7, value, False) for value in (8, "70", "007", "", None, "7a")),
+    *(("answered", value, True) for value in ("answered", " Answered", "ANSWERED ")),
+    *(("answered", value, False) for value in ("unanswered", "", None)),
+    *(("007", value, False) for value in (7, "7")),
+    *((None, value, True) for value in (None, "", " ", "null", "NaN")),
+    *((None, value, False) for value in (0, False, "0")),
+]
+
+
+@pytest.mark.parametrize(("wanted", "value", "is_selected"), SPELLINGS)
+def test_a_condition_holds_for_every_spelling_of_its_value(value: Any, wanted: Any, is_selected: bool) -> None:
+    assert is_wanted(value, wanted) is is_selected
+
+
+def test_a_condition_that_no_row_fulfils_lists_the_states_and_no_names(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(n, state=("Closed", "closed", "", "Salim")[n % 4]) for n in range(8)])
+    _, _, reader = read(path, where={"state": "open"})
+    with pytest.raises(
+        SourceError, match=r"8 not selected\. 'state' holds closed \(4\), nothing \(2\), 1 value not"
+    ) as said:
+        reader.refuse_what_is_not_as_described()
+    assert "alim" not in str(said.value)
+
+
+@pytest.mark.parametrize(("value", "label"), [(1.0, True), ("T", True), ("no", False), ("0.0", False), (False, False)])
+def test_labels_are_read_in_every_spelling(tmp_path: Path, value: Any, label: bool) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1, label=value), letter(2, label="x")])
+    (document,), (broken,), _ = read(path, role="labels")
+    assert document.label is label
+    assert broken.reason == "label is neither true nor false, yes nor no, 1 nor 0"
+
+
+def test_a_row_without_author_or_department_is_read_unless_the_split_goes_by_author(tmp_path: Path) -> None:
+    path = tmp_path / "letters.jsonl"
+    as_jsonl(path, [letter(1, author="", department=None), letter(2)])
+    documents, quarantined, _ = read(path)
+    assert [(each.author, each.department) for each in documents] == [("", ""), ("Officer 2", "lamps")]
+    assert not quarantined
+    by_author = SourceReader(source(path), path, Quarantine(), ladder, set(), needs_author=True)
+    assert [each.reason for each in by_author if isinstance(each, Quarantined)] == ["missing field: author"]
 
 
 def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:

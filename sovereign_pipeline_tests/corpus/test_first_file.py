@@ -19,8 +19,9 @@ from sovereign_pipeline_tests.corpus.dirty_files import SECRET_WORDS
 from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, NotPassed, Read, Stop, Variant
 from sovereign_pipeline_tests.corpus.first_file_forms import FILES
 from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES
+from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
 
-EVERY = [variant for variants in (FILES | ROWS_OF_FILES).values() for variant in variants]
+EVERY = [variant for variants in (FILES | TABLES | ROWS_OF_FILES).values() for variant in variants]
 
 
 def institution_with(variant: Variant, root: Path) -> tuple[DemoInstitution, Path]:

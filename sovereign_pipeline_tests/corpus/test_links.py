@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.links import linked_ids, normal_id
 from sovereign_pipeline.corpus.quarantine import RowRejected
@@ -215,3 +216,21 @@ def test_zero_is_an_id_where_a_row_has_it(institution: DemoInstitution) -> None:
 def test_a_link_to_the_row_itself_names_no_other_row(institution: DemoInstitution) -> None:
     assert tied(institution, ["1", "2"], ["1", "2;X9"])[1:] == (1, 1)
     assert tied(institution, ["1", "2"], ["1", "2"])[1:] == (0, 0)
+
+
+def test_an_id_and_a_link_in_another_spelling_get_one_key() -> None:
+    """Only ids that hold personal data get a key; links are compared without regard to letter case and dashes."""
+    screen = ColumnScreen("replace", lambda value: frozenset({"NAME"}) if value else frozenset(), (), lambda: b"secret")
+    assert screen.tied("SALIM\u201317") == screen.tied("salim-17") != screen.tied("salim-18")
+
+
+def test_a_link_to_the_row_itself_is_told(institution: DemoInstitution) -> None:
+    institution.recipe["sources"][0]["links"] = "linked"
+    institution.rows = [{**letter(number), "linked": [letter(number)["id"]]} for number in range(4)]
+    institution.write()
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    verdict = evaluate_gates(RAW_CORPUS, workplace, ref)["links_name_rows"]
+    assert verdict.passed
+    assert verdict.message == "no row has a link to another row. 4 links name the row that has it."
+    assert read_sources(workplace.store.open(ref))[0]["links_to_itself"] == 4

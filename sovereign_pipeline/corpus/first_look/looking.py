@@ -25,7 +25,7 @@ from sovereign_pipeline.corpus.expected_columns import (
 )
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.first_look.dialect import delimiter_of, encoding_of
-from sovereign_pipeline.corpus.links import linked_ids, normal_id
+from sovereign_pipeline.corpus.links import link_key, linked_ids
 from sovereign_pipeline.corpus.opening import packing_of, refuse_no_file
 from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.errors import SourceError
@@ -222,7 +222,7 @@ def compared_columns(facts: FileFacts) -> list[FoundLinks]:
     Compared are columns of lists, or of texts and numbers that are nearly all short, with the columns in which nearly
     every row has a value of its own.
     """
-    ids = {name: set(map(normal_id, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
+    ids = {name: set(map(link_key, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
     found = []
     for name, column in facts.columns.items():
         if not column.filled or column.is_dated or column.has_texts:
@@ -239,7 +239,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
     links = Counter[str]()
     for cell, times in column.values.items():
         try:
-            links.update(dict.fromkeys(linked_ids(cell), times))
+            links.update(dict.fromkeys(map(link_key, linked_ids(cell)), times))
         except RowRejected:
             continue
     return links

@@ -111,6 +111,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
             constants[name] = ""
     source["constants"] = constants
     _tell_ids(facts, fields, source, notes)
+    notes += _about_empty_cells(facts, fields)
     if "case" not in fields:
         source["case_from_row"] = True
         notes.append("case: no column has it, so every row is a case file of its own.")
@@ -222,6 +223,20 @@ def _tell_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
         f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
         f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
     )
+
+
+def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
+    """About fields that some rows lack; ids and levels have notes of their own."""
+    notes = []
+    for name, column in fields.items():
+        empty = facts.rows - facts.broken.total() - facts.columns[column].filled
+        if not empty or name in ("id", "classification"):
+            continue
+        follows = "quarantine"
+        if name in ("author", "department"):
+            follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
+        notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
+    return notes
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
