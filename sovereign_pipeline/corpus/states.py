@@ -42,6 +42,8 @@ def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
 
     An empty value is null, and false: exports leave the cell of what is not so empty.
     """
+    if isinstance(value, bool):
+        return truth_of(wanted) is value
     text = _compared(value)
     if isinstance(wanted, bool):
         return truth_of(value) is wanted or (text in _NONE and not wanted)

@@ -270,6 +270,9 @@ SPELLINGS: list[tuple[Any, Any, bool]] = [
     *(("answered", value, True) for value in ("answered", " Answered", "ANSWERED ")),
     *(("answered", value, False) for value in ("unanswered", "", None)),
     *(("007", value, False) for value in (7, "7")),
+    *((1, value, True) for value in (True, 1, "1")),
+    *(("true", value, True) for value in (True, "True")),
+    *((0, value, False) for value in (True, "", None)),
     *((None, value, True) for value in (None, "", " ", "null", "NaN")),
     *((None, value, False) for value in (0, False, "0")),
 ]

@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_ROWS_LEARNT = 2_000
+_ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
+"""Rows by which the columns are known; those of several lines are learnt from for longer."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Characters of a cell that may be an id, a date, a level or a name."""
@@ -41,6 +42,12 @@ class _Column:
     """The short ones."""
     filled: int = 0
     long: int = 0
+    without_digit: int = 0
+    shapes: set[str] = field(default_factory=set)
+    lengths: set[int] = field(default_factory=set)
+    lowest: int | None = None
+    highest: int | None = None
+    """Of its plain numbers."""
 
     def add(self, cell: str) -> None:
         text = cell.strip()
@@ -49,13 +56,20 @@ class _Column:
         self.filled += 1
         if len(text) > _SHORT or _LINE_END.search(text):
             self.long += 1
-        else:
-            self.values.add(text)
+            return
+        self.values.add(text)
+        self.shapes.add(_shape(text))
+        self.lengths.add(len(text))
+        self.without_digit += not _is_code(text)
+        if text.isdecimal():
+            number = int(text)
+            self.lowest = number if self.lowest is None else min(self.lowest, number)
+            self.highest = number if self.highest is None else max(self.highest, number)
 
     @property
     def has_codes(self) -> bool:
         """Whether every cell is short and has a digit, such as an id, a number or a date."""
-        return bool(self.values) and not self.long and all(map(_is_code, self.values))
+        return bool(self.values) and not self.long and not self.without_digit
 
     @property
     def has_few_values(self) -> bool:
@@ -68,20 +82,18 @@ class _Column:
             return 1
         if self.has_codes:
             is_new = text not in self.values or len(self.values) < self.filled
-            if is_new and _is_code(text) and _shape(text) in set(map(_shape, self.values)):
+            if is_new and _is_code(text) and _shape(text) in self.shapes:
                 return 1 if self._is_near(text) else 0.5
             return None if len(self.values) >= _ENOUGH or not _is_code(text) else 0
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
         """Whether a plain number is as those of the column; the numbers of streets and lists are not."""
-        if len(text) >= _LONG_NUMBER and len(text) in set(map(len, self.values)):
+        if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
-        numbers = [int(value) for value in self.values if value.isdecimal()]
-        if not text.isdecimal() or not numbers:
+        if not text.isdecimal() or self.lowest is None or self.highest is None:
             return True
-        first, last = min(numbers), max(numbers)
-        return first <= int(text) <= last + max(_NEXT, (last - first) // 4)
+        return self.lowest <= int(text) <= self.highest + max(_NEXT, (self.highest - self.lowest) // 4)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class LostQuotes:
         """
         is_one_line = lines[0] == lines[1]
         places = [] if is_one_line else [place for place, cell in enumerate(cells) if _LINE_END.search(cell)]
-        if self._rows < _ROWS_LEARNT or places:
+        if self._rows < (_LONG_ROWS_LEARNT if places else _ROWS_LEARNT):
             self._rows += 1
             for place, (column, cell) in enumerate(zip(self._columns, cells, strict=True)):
                 # What holds rows is no cell of its column, and tells nothing about it.

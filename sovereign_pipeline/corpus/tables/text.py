@@ -38,6 +38,7 @@ def rows_of_table(
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
     header = _header(reader, path)
     check_header(header)
+    names = [*map(_plain, header)]
     quotes = LostQuotes(len(header), delimiter)
     number = 0
     while True:
@@ -70,7 +71,7 @@ def rows_of_table(
             yield Row(number, None, "not UTF-8")
         elif sum(len(cell.encode()) for cell in cells) > max_row_bytes:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")
-        elif sorted(cells) == sorted(header):
+        elif _plain(cells[0]) in names and sorted(map(_plain, cells)) == sorted(names):
             yield _repeated_header(cells, header, path, number, begins)
         else:
             yield Row(number, dict(zip(header, cells, strict=True)))
@@ -103,12 +104,16 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, number: int, line: int) -> Row:
     """The row of a header that stands again in the file. Raises SourceError where it names other columns' places."""
-    if list(cells) == list(header):
+    if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
         f"{path}, line {line}: the header stands there again with its columns in another order.",
         "Split the file there into two, each a source of its own.",
     )
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _was_not_utf8(text: str) -> bool:
