@@ -22,6 +22,7 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
@@ -46,6 +47,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     vault = _vault_of(workplace)
     treatments = workplace.institution.treatments(line.line)
     digests, libraries = detector_parts(workplace), SCRUBBED_CORPUS.libraries
+    words = load_word_lists(workplace.settings.data, line.line)
     job = ScrubJob(
         source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
         line=line.line,
@@ -54,8 +56,9 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
         ).fingerprint,
         privacy=line.privacy,
         treatments=treatments,
-        detector=detector_digest(line.privacy, treatments, digests, libraries),
+        detector=detector_digest(line.privacy, treatments, digests, libraries, words),
         cache=workplace.settings.privacy_cache,
+        words=words,
     )
     started = time.monotonic()
     findings = scrub_file(job, workspace / DOCUMENTS, vault, line.corpus, workplace.progress)
@@ -106,13 +109,14 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
 
-    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, and neither is a value that
-    the same row labels as such a kind.
+    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value that
+    the same row labels as such a kind, nor what the line's word lists call no personal data.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
     countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
-    detector = Detector(workplace.line.privacy, treatments)
+    words = load_word_lists(workplace.settings.data, workplace.line.line)
+    detector = Detector(workplace.line.privacy, treatments, words)
     left: Counter[str] = Counter()
     rows: list[str] = []
     count = 0
@@ -171,8 +175,10 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
 
 def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
     texts = [normalise(text).text for text in (*document.texts.values(), document.author)]
-    spans = [span for text in texts for span in leftovers(text)]
-    spans += [span for text in texts for span in detector.added_spans(document.language, without_placeholders(text))]
+    spans = []
+    for text in texts:
+        added = detector.added_spans(document.language, without_placeholders(text))
+        spans += detector.corrections.without_never(text, [*leftovers(text), *added])
     kept = {span.key for span in spans if treatments[span.kind] == "keep"}
     return [span.kind for span in spans if span.key not in kept]
 
@@ -189,12 +195,14 @@ def _rows_in(artifact: Artifact) -> int:
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
     """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it; `recognizer:CLASS` -> that
-    of its source and its distribution."""
+    of its source and its distribution; `word_lists` -> that of the line's lists, where it has any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
     recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
-    return dict(sorted({**models, **recognizers}.items()))
+    words = load_word_lists(workplace.settings.data, workplace.line.line)
+    lists = {"word_lists": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
+    return dict(sorted({**models, **recognizers, **lists}.items()))
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
