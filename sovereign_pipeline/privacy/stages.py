@@ -28,6 +28,7 @@ from sovereign_pipeline.privacy.detection import Detector, detector_digest, guar
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
+from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
@@ -163,6 +164,43 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
     return Verdict(False, message, evidence)
 
 
+def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Count what people judged of this corpus, against what the recipe demands."""
+    line = workplace.line
+    estimate = estimate_of(read_judgements(workplace, artifact.ref))
+    evidence = {
+        "rows": estimate.rows,
+        "values": estimate.judged,
+        "demanded": line.privacy.judged or 0,
+        "by_kind": {
+            kind: {
+                "right": estimate.right[kind],
+                "wrong": estimate.wrong[kind],
+                "missed": estimate.missed[kind],
+                "precision": str(estimate.precision([kind])),
+                "recall": str(estimate.recall([kind])),
+            }
+            for kind in estimate.kinds
+        },
+    }
+    found = f"precision {estimate.precision()}, recall {estimate.recall()}" if estimate.judged else "none was judged"
+    if line.privacy.judged is None:
+        return Verdict(True, f"the recipe demands no judged sample; {found}.", evidence)
+    counted = f"{estimate.judged:,} of {line.privacy.judged:,} replaced values were judged by a person"
+    if estimate.judged >= line.privacy.judged:
+        return Verdict(True, f"{counted}: {found}.", evidence)
+    command = f"sovereign privacy preview {line.line} --judge NAME"
+    return Verdict(False, f"{counted}; {found}. Judge more with `{command}`, and run the line again.", evidence)
+
+
+def judgements_now(workplace: Workplace) -> dict[str, str]:
+    """`judgements` -> digest of those of the line's current scrubbed corpus, where the recipe demands any."""
+    current = workplace.store.current(workplace.line.line, "scrubbed_corpus")
+    if workplace.line.privacy.judged is None or current is None:
+        return {}
+    return {"judgements": digest_of([ref.digest for ref in judgements_of(workplace, current)])}
+
+
 def _columns(document: Document) -> dict[str, object]:
     """Everything but what is scrubbed, and which texts there are."""
     columns = document.model_dump(exclude={*document.texts, "author"})
@@ -236,6 +274,14 @@ SCRUBBED_CORPUS = Stage(
             question="Is every document of the classified corpus still there, with its level and its other columns?",
             code_version="1",
             evaluate=evaluate_columns_kept,
+        ),
+        Gate(
+            name="sample_judged",
+            question="Did a person judge as many replaced values of a sample as the recipe demands?",
+            code_version="1",
+            evaluate=evaluate_sample_judged,
+            config=lambda line: {"judged": line.privacy.judged},
+            external=judgements_now,
         ),
     ),
 )
