@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.evaluation.judge_tables import with_judges
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, recipe_markdown
+from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
 from sovereign_pipeline.commands.reference import command_line_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
@@ -31,7 +31,7 @@ def pages() -> dict[Path, str]:
         BENCHMARK: with_judges(BENCHMARK.read_text(encoding="utf-8")),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
-            for each in (LINE, INSTITUTION)
+            for each in (LINE, INSTITUTION, WORD_LISTS)
         },
     }
 

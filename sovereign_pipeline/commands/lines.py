@@ -24,6 +24,7 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.training import warnings
+from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
@@ -72,6 +73,7 @@ def lines_check(
         raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
     recipe = _checked(file)
     institution = load_institution(Settings.from_environment().data)
+    load_word_lists(Settings.from_environment().data, recipe.line)
     of_recipe = keys_to_fill_in(recipe)
     to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []

@@ -8,10 +8,12 @@ from sovereign_pipeline.base_models.cards import BaseModelCard
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.reference import Documented, page
+from sovereign_pipeline.policy.word_lists import WordLists
 from sovereign_pipeline.suites.cards import SuiteCard
 
 LINE = Documented("line", "data/lines/<line>.yaml", "Recipe of a line", Line)
 INSTITUTION = Documented("institution", "data/institution.yaml", "Rules of the institution", Institution)
+WORD_LISTS = Documented("privacy", "data/privacy/<line>.yaml", "Corrections of a line's findings", WordLists)
 BASE_MODEL = Documented("model", "data/models/<name>.yaml", "Card of a base model", BaseModelCard)
 SUITE = Documented("suite", "data/suites/<suite>.yaml", "Card of a published suite", SuiteCard)
 
@@ -25,4 +27,4 @@ server complete and check a file that begins with a line such as
 
 def recipe_markdown() -> str:
     """The page `docs/recipe.md`."""
-    return page((LINE, INSTITUTION, BASE_MODEL, SUITE), "Recipe reference", INTRODUCTION)
+    return page((LINE, INSTITUTION, WORD_LISTS, BASE_MODEL, SUITE), "Recipe reference", INTRODUCTION)

@@ -106,7 +106,7 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     is_all = second is not None and not second.strip()
     if first is not None and _begins_an_array(first, is_all):
         raise SourceError(f"{path}: holds one array, not an object on each line.", "Name the file .json.")
-    if first is not None and first.strip() == b"{" and not is_all:
+    if first is not None and first.strip() == b"{" and (second or b"").lstrip().startswith(b'"'):
         raise SourceError(
             f"{path}: its objects stand on several lines each.", "Write each on one line, or all in one array (.json)."
         )

@@ -58,6 +58,8 @@ _SIGNATURES = (
 """How files begin that are no text."""
 _LEAST_ZEROS = 0.1
 """Share of the characters that have a zero byte in UTF-16: digits, spaces, delimiters, line ends, Latin letters."""
+_LEAST_TEXT = 6
+"""Characters by which an encoding without a mark is told."""
 _LEAST_UTF8 = 3
 """Characters of several bytes, all of them UTF-8, from which a text is UTF-8 and not another encoding by chance."""
 
@@ -224,6 +226,8 @@ def _encoding_by_zeros(begin: bytes) -> str | None:
         encoding = "utf-16-le" if odd > even else "utf-16-be"
     # Zeros of a text in UTF-8 stand anywhere, and so read it is full of what nobody prints.
     text = whole.decode(encoding, "replace") if encoding is not None else ""
+    if len(text) < _LEAST_TEXT or not text.strip():
+        return None
     return encoding if all(each.isprintable() or each in "\t\r\n\u200f\u200e" for each in text) else None
 
 

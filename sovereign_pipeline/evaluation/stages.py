@@ -39,6 +39,7 @@ from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
@@ -173,7 +174,8 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     red_team, data = line.named_evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, compare("red_team_report", workplace, inputs, level)
-    scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line))
+    words = load_word_lists(data, line.line)
+    scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line), words)
     refusals = (
         proven_judge_model(
             red_team.judge_model, data / red_team.judge_model.directory, labels, scanner, workplace.progress

@@ -288,11 +288,15 @@ class Privacy(RecipeModel):
     recognizers: tuple[AddedRecognizer, ...] = ()
     """Further recognizers of Presidio's."""
 
+    judged: int | None = Field(default=None, ge=1)
+    """How many replaced values of a sample a person must have judged (`sovereign privacy preview LINE --judge NAME`)
+    before anything is made from the scrubbed corpus. Null: none."""
+
     def identity(self) -> dict[str, Any]:
         """What decides what is found in texts, as identities hold it. A key that came later is in it once it is used,
         so that it makes nothing anew before."""
         unused = set() if self.recognizers else {"recognizers"}
-        return self.model_dump(mode="json", exclude={"columns", *unused})
+        return self.model_dump(mode="json", exclude={"columns", "judged", *unused})
 
 
 class Paraphrases(RecipeModel):

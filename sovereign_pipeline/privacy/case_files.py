@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import SearchedText
 from sovereign_pipeline.privacy.mentions import with_further_mentions
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
@@ -77,12 +78,13 @@ class CaseScrubber:
     treatments: Treatments
     """What is done with each kind; a kind that is not named is replaced."""
     patterns: NamePatterns
+    corrections: Corrections
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
         """Replace values in the order of dates, then rows, so that a letter's numbers are smaller than its reply's."""
         searched = self._with_further_mentions(documents)
         reading_order = sorted(range(len(searched)), key=lambda row: (searched[row].document.date, row))
-        values = CaseValues.of(searched, reading_order)
+        values = CaseValues.of(searched, reading_order, self.corrections)
         placeholders = Placeholders()
         scrubbed = {row: self._scrub_document(searched[row], values, placeholders) for row in reading_order}
         return _joined(list(scrubbed.values()), [scrubbed[row].document for row in range(len(searched))])
@@ -90,7 +92,10 @@ class CaseScrubber:
     def _with_further_mentions(self, documents: Sequence[SearchedDocument]) -> list[SearchedDocument]:
         texts = [text for each in documents for text in each.texts]
         authors = [each.author for each in documents if each.author]
-        mentioned = iter(with_further_mentions(texts, authors, self.patterns))
+        mentioned = (
+            replace(text, spans=self.corrections.without_never(text.content, text.spans))
+            for text in with_further_mentions(texts, authors, self.patterns)
+        )
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
     def _scrub_document(
@@ -144,9 +149,12 @@ class CaseValues:
     """Names that could be several people."""
 
     @classmethod
-    def of(cls, documents: Sequence[SearchedDocument], reading_order: Iterable[int]) -> "CaseValues":
+    def of(
+        cls, documents: Sequence[SearchedDocument], reading_order: Iterable[int], corrections: Corrections
+    ) -> "CaseValues":
         names = [name for row in reading_order for name in _names_in(documents[row])]
         persons, ambiguous = same_person(names)
+        persons = corrections.one_person(persons)
         return cls(_certain_kinds(span for each in documents for span in each.spans), persons, frozenset(ambiguous))
 
     def kind_of(self, span: Span) -> Kind:

@@ -20,6 +20,8 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
+from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
+from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
@@ -86,12 +88,14 @@ def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
 class Detector:
     """The detectors of one recipe. Those of a language are loaded when one of its texts is first searched."""
 
-    def __init__(self, privacy: Privacy, treatments: Treatments) -> None:
+    def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
             treatments: what is done with each kind; what is kept by default is searched only if it is not kept here.
+            words: what people corrected.
         """
         self.patterns = NamePatterns(privacy.keep_words)
+        self.corrections = Corrections(words)
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._privacy = privacy
         self._analyses: dict[str, Analysis] = {}
@@ -109,7 +113,8 @@ class Detector:
             for text, artifacts in self._artifacts(analysis, language, of_language).items():
                 artifacts.is_letter = text.is_letter
                 find = partial(analysis.spans, text.normalised.text, artifacts)
-                found[text] = _written(without_overlaps(guarded("a recognizer", text.row, find)))
+                spans = without_overlaps(guarded("a recognizer", text.row, find))
+                found[text] = _written(self.corrections.applied(text.normalised.text, spans))
         return [found[text] for text in texts]
 
     def added_spans(self, language: str, content: str) -> list[Span]:
@@ -214,9 +219,13 @@ def _key(text: str, start: int, end: int, kind: int) -> str:
 
 
 def detector_digest(
-    privacy: Privacy, treatments: Treatments, name_model_digests: Mapping[str, str], libraries: tuple[str, ...]
+    privacy: Privacy,
+    treatments: Treatments,
+    name_model_digests: Mapping[str, str],
+    libraries: tuple[str, ...],
+    words: WordLists = NO_WORDS,
 ) -> str:
-    """Digest of all that decides what is found and how it is written: recipe, policy, models, libraries, kinds, code.
+    """Digest of all that decides what is found and how it is written: recipe, policy, lists, models, libraries, code.
 
     The code is that of this package as it is, not a version that somebody must remember to raise.
     """
@@ -226,6 +235,7 @@ def detector_digest(
         {
             "privacy": privacy.model_dump(mode="json"),
             "treatments": dict(treatments),
+            "words": words.model_dump(mode="json"),
             "models": dict(name_model_digests),
             "libraries": library_versions(libraries),
             "kinds": KINDS,

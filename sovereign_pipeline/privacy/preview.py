@@ -14,6 +14,8 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.word_lists import load_word_lists
+from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -78,7 +80,8 @@ def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = 
             cases[folded(document.case)].append(document)
     line = workplace.line
     treatments = workplace.institution.treatments(line.line)
-    scrubber = Scrubber(line.line, "preview", line.privacy, treatments)
+    words = load_word_lists(workplace.settings.data, line.line)
+    scrubber = Scrubber(line.line, "preview", line.privacy, treatments, words=words)
     scrubbed: dict[str, Document] = {}
     mapping: dict[str, list[MappingRow]] = {}
     for case in scrubber.scrub(list(cases.values())):
@@ -123,8 +126,9 @@ def _fields(
             continue
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         rows = [row for row in mapping if row.field == name]
-        replaced = tuple(_replaced(results[name], rows, found))
-        doubted = tuple(span.kind for span in leftovers(normalise(results[name]).text))
+        replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
+        left = normalise(results[name]).text
+        doubted = tuple(span.kind for span in scrubber.detector.corrections.without_never(left, leftovers(left)))
         yield PreviewedField(name, original, results[name], replaced, doubted)
 
 
@@ -134,14 +138,18 @@ def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
 
 
-def _replaced(after: str, mapping: Sequence[MappingRow], found: dict[tuple[int, int], Span]) -> Iterator[Replaced]:
+def _replaced(
+    after: str, mapping: Sequence[MappingRow], found: dict[tuple[int, int], Span], corrections: Corrections
+) -> Iterator[Replaced]:
     """Where each value stood. What lies between two placeholders is as it was."""
     before_at, after_at = 0, 0
     for row in mapping:
         place = after.index(row.placeholder, after_at)
         start = before_at + place - after_at
         end = start + len(row.original)
-        yield Replaced(start, end, row.placeholder, _why(row, found.get((start, end))))
+        listed = corrections.is_listed(row.original)
+        why = "the line's word lists" if listed else _why(row, found.get((start, end)))
+        yield Replaced(start, end, row.placeholder, why)
         before_at, after_at = end, place + len(row.placeholder)
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
@@ -31,6 +32,7 @@ class Scrubber:
         privacy: Privacy,
         treatments: Treatments | None = None,
         cache: FindingsCache | None = None,
+        words: WordLists = NO_WORDS,
     ) -> None:
         """
         Args:
@@ -38,10 +40,11 @@ class Scrubber:
             run: fingerprint under which its originals go to the vault.
             treatments: what is done with each kind; a kind that is not named is replaced.
             cache: what was found in earlier texts.
+            words: what people corrected in the line's findings.
         """
-        self.detector = Detector(privacy, treatments or {})
+        self.detector = Detector(privacy, treatments or {}, words)
         self.texts_searched = 0
-        self._cases = CaseScrubber(line, run, treatments or {}, self.detector.patterns)
+        self._cases = CaseScrubber(line, run, treatments or {}, self.detector.patterns, self.detector.corrections)
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
         self._cache = cache
 

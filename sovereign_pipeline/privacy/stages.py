@@ -22,11 +22,13 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
+from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
@@ -46,6 +48,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
     vault = _vault_of(workplace)
     treatments = workplace.institution.treatments(line.line)
     digests, libraries = detector_parts(workplace), SCRUBBED_CORPUS.libraries
+    words = load_word_lists(workplace.settings.data, line.line)
     job = ScrubJob(
         source=inputs[CLASSIFIED_CORPUS.kind].file(DOCUMENTS),
         line=line.line,
@@ -54,8 +57,9 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
         ).fingerprint,
         privacy=line.privacy,
         treatments=treatments,
-        detector=detector_digest(line.privacy, treatments, digests, libraries),
+        detector=detector_digest(line.privacy, treatments, digests, libraries, words),
         cache=workplace.settings.privacy_cache,
+        words=words,
     )
     started = time.monotonic()
     findings = scrub_file(job, workspace / DOCUMENTS, vault, line.corpus, workplace.progress)
@@ -106,13 +110,14 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
 
-    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, and neither is a value that
-    the same row labels as such a kind.
+    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value that
+    the same row labels as such a kind, nor what the line's word lists call no personal data.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
     countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
-    detector = Detector(workplace.line.privacy, treatments)
+    words = load_word_lists(workplace.settings.data, workplace.line.line)
+    detector = Detector(workplace.line.privacy, treatments, words)
     left: Counter[str] = Counter()
     rows: list[str] = []
     count = 0
@@ -159,6 +164,43 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
     return Verdict(False, message, evidence)
 
 
+def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Count what people judged of this corpus, against what the recipe demands."""
+    line = workplace.line
+    estimate = estimate_of(read_judgements(workplace, artifact.ref))
+    evidence = {
+        "rows": estimate.rows,
+        "values": estimate.judged,
+        "demanded": line.privacy.judged or 0,
+        "by_kind": {
+            kind: {
+                "right": estimate.right[kind],
+                "wrong": estimate.wrong[kind],
+                "missed": estimate.missed[kind],
+                "precision": str(estimate.precision([kind])),
+                "recall": str(estimate.recall([kind])),
+            }
+            for kind in estimate.kinds
+        },
+    }
+    found = f"precision {estimate.precision()}, recall {estimate.recall()}" if estimate.judged else "none was judged"
+    if line.privacy.judged is None:
+        return Verdict(True, f"the recipe demands no judged sample; {found}.", evidence)
+    counted = f"{estimate.judged:,} of {line.privacy.judged:,} replaced values were judged by a person"
+    if estimate.judged >= line.privacy.judged:
+        return Verdict(True, f"{counted}: {found}.", evidence)
+    command = f"sovereign privacy preview {line.line} --judge NAME"
+    return Verdict(False, f"{counted}; {found}. Judge more with `{command}`, and run the line again.", evidence)
+
+
+def judgements_now(workplace: Workplace) -> dict[str, str]:
+    """`judgements` -> digest of those of the line's current scrubbed corpus, where the recipe demands any."""
+    current = workplace.store.current(workplace.line.line, "scrubbed_corpus")
+    if workplace.line.privacy.judged is None or current is None:
+        return {}
+    return {"judgements": digest_of([ref.digest for ref in judgements_of(workplace, current)])}
+
+
 def _columns(document: Document) -> dict[str, object]:
     """Everything but what is scrubbed, and which texts there are."""
     columns = document.model_dump(exclude={*document.texts, "author"})
@@ -171,8 +213,10 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
 
 def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
     texts = [normalise(text).text for text in (*document.texts.values(), document.author)]
-    spans = [span for text in texts for span in leftovers(text)]
-    spans += [span for text in texts for span in detector.added_spans(document.language, without_placeholders(text))]
+    spans = []
+    for text in texts:
+        added = detector.added_spans(document.language, without_placeholders(text))
+        spans += detector.corrections.without_never(text, [*leftovers(text), *added])
     kept = {span.key for span in spans if treatments[span.kind] == "keep"}
     return [span.kind for span in spans if span.key not in kept]
 
@@ -189,12 +233,14 @@ def _rows_in(artifact: Artifact) -> int:
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
     """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it; `recognizer:CLASS` -> that
-    of its source and its distribution."""
+    of its source and its distribution; `word_lists` -> that of the line's lists, where it has any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
     recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
-    return dict(sorted({**models, **recognizers}.items()))
+    words = load_word_lists(workplace.settings.data, workplace.line.line)
+    lists = {"word_lists": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
+    return dict(sorted({**models, **recognizers, **lists}.items()))
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
@@ -228,6 +274,14 @@ SCRUBBED_CORPUS = Stage(
             question="Is every document of the classified corpus still there, with its level and its other columns?",
             code_version="1",
             evaluate=evaluate_columns_kept,
+        ),
+        Gate(
+            name="sample_judged",
+            question="Did a person judge as many replaced values of a sample as the recipe demands?",
+            code_version="1",
+            evaluate=evaluate_sample_judged,
+            config=lambda line: {"judged": line.privacy.judged},
+            external=judgements_now,
         ),
     ),
 )

@@ -98,7 +98,7 @@ def first_file_markdown(variants: Mapping[str, Iterable[Variant]]) -> str:
         "Not found: a file in one old encoding that is named as another of the same kind (cp1256 as cp1252). Its",
         "letters are wrong in every row. `sources look` proposes an encoding; a person reads whether they are right.",
         "Rows in one quoted cell, because its closing quote is missing and a later row has one too many in the same",
-        "column, where the table has fewer than three columns, or no other column of ids, numbers, dates or a few values.",
+        "column, where the table has fewer than three columns, or no other one of ids, numbers, dates or a few values.",
     ]
     for heading, each in variants.items():
         lines += ["", f"## {heading}", "", "| the file | recipe | what happens |", "|---|---|---|"]

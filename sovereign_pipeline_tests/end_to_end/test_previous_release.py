@@ -62,7 +62,7 @@ RAISED_GATES = {
     "not_contaminated": "1",  # compares with the line's own held-out documents too
 }
 """The same for gates."""
-ADDED_GATES = ("links_name_rows", "columns_kept")
+ADDED_GATES = ("links_name_rows", "columns_kept", "sample_judged")
 """Gates that 0.1.0 did not have."""
 
 

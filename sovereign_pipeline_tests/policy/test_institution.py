@@ -11,6 +11,7 @@ from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.policy.trainer import Here
+from sovereign_pipeline.policy.word_lists import WordLists
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import LADDER
 
@@ -36,7 +37,9 @@ def test_the_trainer_runs_here_unless_the_institution_says_otherwise(tmp_path: P
 def test_the_forms_in_the_administrators_pages_are_valid(tmp_path: Path) -> None:
     page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
     forms = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
-    forms = [form for form in forms if "privacy" not in form]  # that one is a recipe's
+    (lists,) = [form for form in forms if "same_person" in form]
+    WordLists.model_validate(lists)
+    forms = [form for form in forms if not form.keys() & {"privacy", "same_person"}]  # the former is a recipe's
     for number, form in enumerate(forms):
         (tmp_path / str(number)).mkdir()
         load(tmp_path / str(number), **form)

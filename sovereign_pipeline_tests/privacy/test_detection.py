@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.personal_data import KINDS
+from sovereign_pipeline.policy.word_lists import WordLists
 from sovereign_pipeline.privacy import detection
 from sovereign_pipeline.privacy.detection import Text, detector_digest, read_findings
 
@@ -29,13 +30,15 @@ def test_recipe_policy_model_and_library_each_make_another_detector() -> None:
     models, libraries = {"name_model:en": "1"}, ("phonenumbers",)
     base = detector_digest(PATTERNS, {}, models, libraries)
     assert base == detector_digest(PATTERNS, {}, models, libraries)
+    lists = WordLists.model_validate({"always": [{"value": "x", "kind": "NAME"}]})
     others = {
         detector_digest(PATTERNS.model_copy(update={"keep_words": ("x",)}), {}, models, libraries),
         detector_digest(PATTERNS, {"PLACE": "replace"}, models, libraries),
+        detector_digest(PATTERNS, {}, models, libraries, lists),
         detector_digest(PATTERNS, {}, {"name_model:en": "2"}, libraries),
         detector_digest(PATTERNS, {}, models, ("phonenumbers", "spacy")),
     }
-    assert len(others | {base}) == 5
+    assert len(others | {base}) == 6
 
 
 def test_language_and_place_in_the_document_are_part_of_the_key() -> None:

@@ -13,6 +13,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 
 # With the brackets that models often put around them. An Arabic prefix, as in `وNAME_3`, may stay.
@@ -40,8 +41,8 @@ class OutputScanner:
     institution's policy keeps in documents is not counted.
     """
 
-    def __init__(self, line: str, privacy: Privacy, treatments: Treatments) -> None:
-        self._scrubber = Scrubber(line, "outputs", privacy, treatments)
+    def __init__(self, line: str, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
+        self._scrubber = Scrubber(line, "outputs", privacy, treatments, words=words)
 
     def scan(self, outputs: Sequence[Output]) -> list[FoundKinds]:
         """For each output, the number of values of each kind that are in it and not in its prompt.

@@ -14,6 +14,7 @@ from sovereign_pipeline.errors import IntegrityError, PrivacyError, SovereignErr
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.findings import Findings, findings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
@@ -39,6 +40,8 @@ class ScrubJob:
     """Digest of the detectors (`detection.detector_digest`)."""
     cache: Path | None
     """Directory of earlier findings; None for none."""
+    words: WordLists = NO_WORDS
+    """What people corrected in the line's findings."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class BatchScrubber:
         self._source = job.source
         self._stream = job.source.open("rb")
         self._cache = FindingsCache(job.cache, job.detector) if job.cache is not None else None
-        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache)
+        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache, job.words)
 
     def close(self) -> None:
         self._stream.close()
