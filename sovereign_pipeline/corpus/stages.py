@@ -41,7 +41,8 @@ def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
-        "needs_author": line.split.by_author,
+        # A key that came later is in it once it decides something.
+        **({"needs_author": True} if line.split.by_author else {}),
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
 
