@@ -26,9 +26,8 @@ from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_par
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.wording import and_more
@@ -69,6 +68,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
             "replaced": dict(sorted(findings.by_kind.items())),
             "kept": dict(sorted(findings.kept.items())),
             "ambiguous_names": len(findings.ambiguous),
+            "doubtful": {kind: rows.total() for kind, rows in sorted(findings.doubtful.items())},
         },
         measured={
             "scrub_seconds": round(seconds, 3),
@@ -104,7 +104,7 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
+    """Read the output again, as the scrubber did when it was done (`rereading.remaining`).
 
     The recipe's own recognizers read it too. A kind that the policy keeps is not counted, and neither is a value that
     the same row labels as such a kind.
@@ -134,7 +134,11 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     if not rows:
         return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
     kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
-    return Verdict(False, f"left in the output: {kinds}; rows {and_more(rows)}.", evidence)
+    message = (
+        f"left in the output: {kinds}; rows {and_more(rows)}. Look at them in the preview; leave them out with the "
+        f"source's key `exclude`, or correct them in the source."
+    )
+    return Verdict(False, message, evidence)
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -170,11 +174,14 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
 
 
 def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
-    texts = [normalise(text).text for text in (*document.texts.values(), document.author)]
-    spans = [span for text in texts for span in leftovers(text)]
-    spans += [span for text in texts for span in detector.added_spans(document.language, without_placeholders(text))]
-    kept = {span.key for span in spans if treatments[span.kind] == "keep"}
-    return [span.kind for span in spans if span.key not in kept]
+    added = partial(detector.added_spans, document.language)
+
+    def is_kept(kind: Kind) -> bool:
+        return treatments[kind] == "keep"
+
+    return [
+        span.kind for text in (*document.texts.values(), document.author) for span in remaining(text, is_kept, added)
+    ]
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:

@@ -76,6 +76,10 @@ class Recognizer:
     signs: tuple[str, ...] = ()
     """One of these, in small letters, too; empty where the pattern has no words."""
 
+    def may_find(self, clues: set[Clue], small: str) -> bool:
+        """Whether a text may hold one, by its clues and by the words in its small letters."""
+        return self.needs in clues and (not self.signs or any(sign in small for sign in self.signs))
+
     def spans(self, text: str) -> Iterator[Span]:
         """Every value of a normalised text, in reading order."""
         for match in self.pattern.finditer(text):
@@ -119,6 +123,10 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.CLIPPED_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.LETTER_BY_LETTER_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.HANDLE, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=shapes.SIGNS_MISREAD),
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
     *(
@@ -144,9 +152,7 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
     found = [
         span
         for recognizer in RECOGNIZERS
-        if recognizer.needs in clues
-        and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
-        and (not recognizer.signs or any(sign in small for sign in recognizer.signs))
+        if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
     plain = without_file_numbers(text) if "a digit" in clues else ""
@@ -160,15 +166,15 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
             if "\n" in text:
                 found += identifiers_in_columns(text)
     usual = without_overlaps(found)
-    strict = _strictly(text, plain, clues)
+    strict = _strictly(text, plain, clues, small)
     return _joined(usual, strict) if strict else usual
 
 
-def _strictly(text: str, plain: str, clues: set[Clue]) -> list[Span]:
+def _strictly(text: str, plain: str, clues: set[Clue], small: str) -> list[Span]:
     found = [
         replace(span, by_length=True)
         for recognizer in STRICT_RECOGNIZERS
-        if recognizer.needs in clues
+        if recognizer.may_find(clues, small)
         for span in recognizer.spans(text)
     ]
     return [*found, *separated_numbers(text, plain)] if plain else found
