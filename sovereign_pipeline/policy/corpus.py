@@ -284,11 +284,15 @@ class Privacy(RecipeModel):
     recognizers: tuple[AddedRecognizer, ...] = ()
     """Further recognizers of Presidio's."""
 
+    officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
+    """Whether an officer may record, by name and with a reason, that what the gate `no_identifier_left` still doubts is
+    no identifier. Only for what looks like one: a label or a check digit leaves no doubt, and such a row stops."""
+
     def identity(self) -> dict[str, Any]:
         """What decides what is found in texts, as identities hold it. A key that came later is in it once it is used,
         so that it makes nothing anew before."""
         unused = set() if self.recognizers else {"recognizers"}
-        return self.model_dump(mode="json", exclude={"columns", *unused})
+        return self.model_dump(mode="json", exclude={"columns", "officer_may", *unused})
 
 
 class Paraphrases(RecipeModel):

@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import identity_of
@@ -28,6 +29,7 @@ from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.wording import and_more
@@ -106,6 +108,9 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Read the output again, as the scrubber did when it was done (`rereading.remaining`).
 
+    What is left and only looks like an identifier makes the gate inconclusive, which a recipe may let an officer
+    accept.
+
     The recipe's own recognizers read it too. A kind that the policy keeps is not counted, and neither is a value that
     the same row labels as such a kind.
     """
@@ -114,17 +119,19 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     countdown = Countdown(workplace.progress, "gate no_identifier_left", _rows_in(artifact), "document")
     detector = Detector(workplace.line.privacy, treatments)
     left: Counter[str] = Counter()
-    rows: list[str] = []
-    count = 0
+    listed: list[dict[str, Any]] = []
+    certain = count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        read = partial(_identifiers_left, document, treatments, detector)
-        found = guarded("the second reading", document.id, read)
+        found = guarded("the second reading", document.id, partial(_left_in, document, treatments, detector))
         in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
-        left.update([*found, *in_columns])
-        if found or in_columns:
-            rows.append(f"line {count}" if in_columns else document.id)  # the id itself may hold what was found
+        certain += len(in_columns) + sum(not span.by_length for span in found)
+        kinds = [*(span.kind for span in found), *in_columns]
+        left.update(kinds)
+        if kinds:  # the id itself may hold what was found
+            listed.append({"row": f"line {count}" if in_columns else document.id, "kinds": sorted(set(kinds))})
         countdown.reached(count)
+    rows = [str(each["row"]) for each in listed]
     evidence = {
         "rows_read": count,
         "left": dict(sorted(left.items())),
@@ -133,12 +140,12 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     }
     if not rows:
         return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
+    named = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
     message = (
-        f"left in the output: {kinds}; rows {and_more(rows)}. Look at them in the preview; leave them out with the "
+        f"left in the output: {named}; rows {and_more(rows)}. Look at them in the preview; leave them out with the "
         f"source's key `exclude`, or correct them in the source."
     )
-    return Verdict(False, message, evidence)
+    return Verdict(False, message, evidence, tuple(listed), inconclusive=not certain)
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -173,15 +180,13 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
     return [kind for value in _columns_of(document) for kind in kinds_in(value)]
 
 
-def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
+def _left_in(document: Document, treatments: Treatments, detector: Detector) -> list[Span]:
     added = partial(detector.added_spans, document.language)
 
     def is_kept(kind: Kind) -> bool:
         return treatments[kind] == "keep"
 
-    return [
-        span.kind for text in (*document.texts.values(), document.author) for span in remaining(text, is_kept, added)
-    ]
+    return [span for text in (*document.texts.values(), document.author) for span in remaining(text, is_kept, added)]
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:
@@ -229,6 +234,7 @@ SCRUBBED_CORPUS = Stage(
             code_version="4",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
+            officer_may=lambda line: line.privacy.officer_may,
         ),
         Gate(
             name="columns_kept",

@@ -8,13 +8,13 @@ from typing import Any
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, waive
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.errors import GateRefused, PrivacyError
 from sovereign_pipeline.privacy import stages
 from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
@@ -102,6 +102,32 @@ def test_the_gate_finds_an_identifier_that_was_left(
     assert verdict.evidence["rows"] == ["R-00002", "R-00005", "R-00007"]
     assert "OM82" not in verdict.message
     assert "`exclude`" in verdict.message
+
+
+@pytest.mark.parametrize(("left", "outcome"), [("see @canary_desk", "inconclusive"), ("civil number 10457832", "fail")])
+def test_an_officer_may_record_that_what_only_looks_like_an_identifier_is_none(
+    institution: DemoInstitution, left: str, outcome: str
+) -> None:
+    institution.recipe["privacy"] = {"officer_may": "accept_inconclusive"}
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
+        changed = (row.model_copy(update={"response": left, "author": "NAME_1"}) for row in source)
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
+
+    stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
+    ref = produce(stage, workplace, inputs).ref
+    gate = stage.gates[0]
+    verdict = evaluate_gates(stage, workplace, ref)[gate.name]
+    assert (verdict.outcome, verdict.evidence["rows_with_identifiers"]) == (outcome, 40)
+    if outcome == "fail":
+        with pytest.raises(GateRefused):
+            waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+        return
+    waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+    assert passing_verdict(stage, gate, workplace, ref).waiver is not None
 
 
 def test_a_row_at_which_the_gate_itself_fails_is_named(
