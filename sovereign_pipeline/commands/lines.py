@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -26,6 +26,9 @@ from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.privacy.how_found import KindFacts
 
 lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
 
@@ -62,7 +65,8 @@ def lines_check(
 ) -> None:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
-    Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a
+    Shows what the line replaces, keeps and stops at, and how each kind of personal data is found. Shows, for each gate
+    of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a
     recipe without an evaluation it says what to add before anything can be trained.
     """
     if row is not None and not show_mask:
@@ -73,6 +77,9 @@ def lines_check(
     institution = load_institution(Settings.from_environment().data)
     to_fill_in = [*_to_fill_in(recipe.model_dump(mode="json"))]
     to_fill_in += [f"institution.yaml: {key}" for key in _to_fill_in(institution.model_dump(mode="json"))]
+    from sovereign_pipeline.privacy.how_found import how_found
+
+    kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     if as_json:
         print_json(
@@ -81,6 +88,7 @@ def lines_check(
                 "evaluation": recipe.evaluation is not None,
                 "fill_in": to_fill_in,
                 "warnings": warnings(recipe.training),
+                "personal_data": [asdict(each) for each in kinds],
                 "power": [asdict(each) for each in powers],
             }
         )
@@ -90,6 +98,7 @@ def lines_check(
         out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
+    _print_kinds(kinds)
     if recipe.evaluation is None:
         out.print(
             "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
@@ -228,6 +237,18 @@ def _to_fill_in(value: Any, key: str = "") -> Iterator[str]:
             yield from _to_fill_in(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str) and value.startswith(FILL_IN):
         yield key
+
+
+def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
+    """What becomes of each kind: what the line replaces first, then what it keeps, then what stops it."""
+    does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
+    rows = [
+        {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
+        for treatment in does
+        for each in kinds
+        if each.treatment == treatment
+    ]
+    print_rows(rows, False, "Personal data")
 
 
 def _print_powers(powers: Sequence[GatePower]) -> None:

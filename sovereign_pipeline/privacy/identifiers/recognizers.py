@@ -75,6 +75,8 @@ class Recognizer:
     """What a text must hold before the pattern is tried: most texts hold no identifier."""
     signs: tuple[str, ...] = ()
     """One of these, in small letters, too; empty where the pattern has no words."""
+    by: Literal["label", "check digits", "form"] = "form"
+    """What tells the kind."""
 
     def may_find(self, clues: set[Clue], small: str) -> bool:
         """Whether a text may hold one, by its clues and by the words in its small letters."""
@@ -91,25 +93,25 @@ class Recognizer:
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
     *(
-        Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()))
+        Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()), by="label")
         for kind, pattern in LABELLED_PATTERNS
     ),
-    Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS),
+    Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS, by="label"),
     Recognizer("NID", national_ids.EMIRATES_ID, is_certain=national_ids.has_emirates_check_digit, signs=("784",)),
-    Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never),
-    Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK),
+    Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
     Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
-    Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS),
-    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo",)),
-    Recognizer("PLATE", vehicles.MMSI, signs=("mmsi",)),
-    Recognizer("PLATE", vehicles.VESSEL_NUMBER, signs=vehicles.SIGNS_OF_VESSELS),
+    Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
+    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo",), by="label"),
+    Recognizer("PLATE", vehicles.MMSI, signs=("mmsi",), by="label"),
+    Recognizer("PLATE", vehicles.VESSEL_NUMBER, signs=vehicles.SIGNS_OF_VESSELS, by="label"),
     Recognizer("EMAIL", shapes.EMAIL, needs="an @"),
-    Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits),
-    Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never),
+    Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits, by="check digits"),
+    Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never, by="check digits"),
     Recognizer("PHONE", shapes.PREFIXED_PHONE, is_certain=_never),
     Recognizer("PHONE", shapes.LOCAL_PHONE, checks.is_omani_phone, _never),
     Recognizer("PHONE", shapes.GROUPED_PHONE, checks.is_grouped_phone, _never),
-    Recognizer("PHONE", shapes.PHONE_BEFORE_ITS_LABEL),
+    Recognizer("PHONE", shapes.PHONE_BEFORE_ITS_LABEL, by="label"),
     Recognizer("PASSPORT", shapes.PASSPORT_SHAPE, is_certain=_never),
     Recognizer("SSN", shapes.SSN, is_certain=_never),
     Recognizer("IP", shapes.IP_V4),
@@ -130,10 +132,10 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
     *(
-        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern))
+        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern), by="label")
         for kind, pattern in STRICT_LABELLED_PATTERNS
     ),
-    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS),
+    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS, by="label"),
     Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),
 )
 
