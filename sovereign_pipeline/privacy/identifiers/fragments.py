@@ -25,10 +25,13 @@ HIJRI_MONTH = (
 )
 HIJRI_DATE = (
     rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of |من |شهر )?{HIJRI_MONTH},?[ -](?:سنة |عام )?1[34]\d\d"
-    rf"|{HIJRI_MONTH} \d{{1,2}},? 1[34]\d\d)"
+    rf"|{HIJRI_MONTH}(?: \d{{1,2}})?,? (?:سنة |عام )?1[34]\d\d)"
 )
 # What may stand between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
-LINK_EN = r"(?:\s*(?:[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
+LINK_EN = (
+    r"(?:\s*(?:\([A-Za-z.]{1,8}\)|[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|"
+    r"\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
+)
 LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
 EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
 PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + EXTENSION

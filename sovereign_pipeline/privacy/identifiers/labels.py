@@ -63,9 +63,9 @@ _SSN_LABEL = r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?"
 _LICENCE_LABEL = r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))"
 _BIRTH_LABEL = (
     r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
-    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
+    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|(?:ال)?مولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
 )
-_BIRTH_LINK = r"(?:\s*(?:\([dmy/ .-]{2,14}\)|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
+_BIRTH_LINK = r"(?:\s*(?:\((?:[dmy/ .-]{2,14}|hijri|AH|هجر[يةه]{1,2})\)|\bin\b|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
 _EITHER_LINK = rf"(?:{LINK_EN}|{LINK_AR})"
 
 # A firm's number, a branch behind it; or the branch, the office and the number between slashes.

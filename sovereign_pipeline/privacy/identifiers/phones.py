@@ -36,6 +36,7 @@ _LONGEST = 60
 _CALCULATED = re.compile(r"\s?[=+×÷*<>]")
 _THOUSANDS = re.compile(r"\A\d{1,3}(?:[., ]\d{3})+\Z")
 _GAP = re.compile(r"(?<=\d)[^\d]+(?=\d)")
+_TRUNK = re.compile(r"\A1(?=[^\w])")
 _ALONE = re.compile(r"(?<![\d+(])\d(?!\d)")
 _YEAR = r"(?:1[34]|19|20)\d\d"
 # Dates and years, whatever stands between their parts; points in time; amounts; parts of one; files and laws.
@@ -89,7 +90,7 @@ def _in_piece(text: str, start: int, end: int) -> Iterator[Span]:
 def _is_of_figures(piece: str) -> bool:
     """Whether decimals stand beside other separators, or a digit stands alone."""
     gaps = _GAP.findall(piece)
-    return (any(gap == "." for gap in gaps) and len(set(gaps)) > 1) or _ALONE.search(piece) is not None
+    return (any(gap == "." for gap in gaps) and len(set(gaps)) > 1) or _ALONE.search(_TRUNK.sub("", piece)) is not None
 
 
 def _opening(before: str) -> int:

@@ -102,7 +102,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
     Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
     Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
-    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo",), by="label"),
+    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo", "i.m.o"), by="label"),
     Recognizer("PLATE", vehicles.MMSI, signs=("mmsi",), by="label"),
     Recognizer("PLATE", vehicles.VESSEL_NUMBER, signs=vehicles.SIGNS_OF_VESSELS, by="label"),
     Recognizer("EMAIL", shapes.EMAIL, needs="an @"),

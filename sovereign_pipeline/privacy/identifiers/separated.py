@@ -288,7 +288,7 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     gaps = [group.gap for group in groups[:-1]]
     lengths = [len(group.digits) for group in groups]
     written = text[groups[0].start : groups[-1].end]
-    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 2 and ", " not in gaps:
+    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 3 and ", " not in gaps:
         return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
     if gaps and _is_card(digits, lengths, gaps):
         return "CARD"
