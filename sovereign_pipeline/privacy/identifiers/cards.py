@@ -23,7 +23,7 @@ MASKED = re.compile(
 LAST_DIGITS = re.compile(
     r"(?i)(?:\bcards?(?: no\.?| number)?|\bvisa|master ?card|\bamex)(?: \w+)?,? (?:ending|ends|ended|"
     r"that ends|which ends)"
-    r"(?: (?:in|with|on))? ?(?:the digits |number )?(?P<value>\d{3,4})(?!\w)(?![.,/-]\d)"
+    r"(?: (?:in|with|on))? ?(?:the digits |number )?(?P<value>(?!(?:19|20)\d\d(?!\w))\d{3,4})(?!\w)(?![.,/-]\d)"
     r"|(?:ال)?بطاقة(?: \w+){0,2} (?:ال)?(?:منتهية|تنتهي) (?:ب|بالأرقام|برقم|بـ)? ?(?P<arabic>\d{3,4})(?!\w)"
 )
 SIGNS_OF_A_MASK = ("**", "••", "●●", "××", "xx", "##", "* *", "• •")

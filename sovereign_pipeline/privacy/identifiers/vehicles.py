@@ -36,7 +36,9 @@ _VESSEL_AR = (
     r"تحمل رقم|المسجلة? برقم)"
     r"(?: (?:ال)?(?:تسجيل|رسمي))?[ :]{0,2}"
 )
-VESSEL_NUMBER = re.compile(rf"(?i:{_VESSEL_EN}|{_VESSEL_AR})(?P<value>(?:[A-Z]{{1,3}}[ -]?)?\d{{4,9}})(?!\w)(?![.,]\d)")
+VESSEL_NUMBER = re.compile(
+    rf"(?i:{_VESSEL_EN}|{_VESSEL_AR})(?P<value>(?!(?:19|20)\d\d(?!\w))(?:[A-Z]{{1,3}}[ -]?)?\d{{4,9}})(?!\w)(?![.,]\d)"
+)
 SIGNS_OF_VESSELS = (
     "vessel", "ship", "dhow", "boat", "tanker", "yacht", "tug", "barge", "launch", "ferry", "trawler", "craft",
     "سفين", "قارب", "مركب", "يخت", "عبار", "ناقلة",

@@ -160,6 +160,8 @@ LOOK_ALIKES = (
     "a passport costs 20 rials; 4821 passports were issued",
     "of 48213 passports, 1482 were renewed",
     "there are 12345 commercial registrations",
+    "visas ending in 2025, and a visa ending in 2025",
+    "the ship No. 2024 budget",
     "the IMO adopted it in 2023; IMO resolution A.1117(30)",
     "IMO Circular 4204/Add.27 of 2021",
     "المرسوم السلطاني رقم ٥٣/٢٠١٩ والقانون رقم ٢٢ لسنة ٢٠٢٠",
