@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -27,6 +27,9 @@ from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.privacy.how_found import KindFacts
 
 lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
 
@@ -63,9 +66,10 @@ def lines_check(
 ) -> None:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
-    Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a
-    recipe without an evaluation it says what to add before anything can be trained. Ends 1 when a key of the recipe
-    still says FILL IN: the line does not run before.
+    Shows what the line replaces, keeps and stops at, and how each kind of personal data is found. Shows, for each gate
+    of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a recipe without an
+    evaluation it says what to add before anything can be trained. Ends 1 when a key of the recipe still says FILL IN:
+    the line does not run before.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
@@ -76,6 +80,9 @@ def lines_check(
     load_word_lists(Settings.from_environment().data, recipe.line)
     of_recipe = keys_to_fill_in(recipe)
     to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
+    from sovereign_pipeline.privacy.how_found import how_found
+
+    kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     if as_json:
         print_json(
@@ -84,6 +91,7 @@ def lines_check(
                 "evaluation": recipe.evaluation is not None,
                 "fill_in": to_fill_in,
                 "warnings": warnings(recipe.training),
+                "personal_data": [asdict(each) for each in kinds],
                 "power": [asdict(each) for each in powers],
             }
         )
@@ -94,6 +102,7 @@ def lines_check(
         out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
     for warning in warnings(recipe.training):
         out.print(f"[yellow]•[/] {escape(warning)}")
+    _print_kinds(kinds)
     if recipe.evaluation is None:
         out.print(
             "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
@@ -227,6 +236,18 @@ def _checked(file: Path) -> Line:
 
         try_added_recognizers(recipe.privacy)
     return recipe
+
+
+def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
+    """What becomes of each kind: what the line replaces first, then what it keeps, then what stops it."""
+    does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
+    rows = [
+        {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
+        for treatment in does
+        for each in kinds
+        if each.treatment == treatment
+    ]
+    print_rows(rows, False, "Personal data")
 
 
 def _print_powers(powers: Sequence[GatePower]) -> None:

@@ -292,11 +292,15 @@ class Privacy(RecipeModel):
     """How many replaced values of a sample a person must have judged (`sovereign privacy preview LINE --judge NAME`)
     before anything is made from the scrubbed corpus. Null: none."""
 
+    officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
+    """Whether an officer may record, by name and with a reason, that what the gate `no_identifier_left` still doubts is
+    no identifier. Only for what looks like one: a label or a check digit leaves no doubt, and such a row stops."""
+
     def identity(self) -> dict[str, Any]:
         """What decides what is found in texts, as identities hold it. A key that came later is in it once it is used,
         so that it makes nothing anew before."""
         unused = set() if self.recognizers else {"recognizers"}
-        return self.model_dump(mode="json", exclude={"columns", "judged", *unused})
+        return self.model_dump(mode="json", exclude={"columns", "judged", "officer_may", *unused})
 
 
 class Paraphrases(RecipeModel):

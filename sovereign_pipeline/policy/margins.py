@@ -2,7 +2,8 @@
 
 What belongs here: every margin but the blind review's (`review.py`), its unit and its reason. What does not: what is
 measured (`evaluation/`) and how a margin is tested (`evaluation/statistics/non_inferiority.py`). Only these gates can
-be waived: those of corpus, privacy, split and training test what is true or false of the artifact.
+be waived, and what `no_identifier_left` doubts (`corpus.py`, `privacy`): the other gates of corpus, privacy, split and
+training test what is true or false of the artifact.
 """
 
 from collections.abc import Mapping

@@ -6,19 +6,21 @@ further mentions (`mentions.py`), the vault (`vault/`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.privacy.corrections import NO_CORRECTIONS, Corrections
 from sovereign_pipeline.privacy.detection import SearchedText
 from sovereign_pipeline.privacy.mentions import with_further_mentions
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.names.persons import PersonName, person_name, same_person
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.placeholders import AUTHOR, Placeholders
+from sovereign_pipeline.privacy.placeholders import AUTHOR, Placeholders, kind_of
+from sovereign_pipeline.privacy.rereading import Filled, Place, filled, reread
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 
@@ -50,6 +52,7 @@ class ScrubbedDocument:
     has_ambiguous_name: bool
     kept: Counter[Kind]
     stopped: tuple[Kind, ...]
+    doubtful: Counter[Kind]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class ScrubbedCase:
     """How many values the policy left in the text."""
     stopped: tuple[tuple[Kind, str], ...] = ()
     """Kinds at which the policy stops, each with a row that holds it."""
+    doubtful: Mapping[str, Counter[Kind]] = field(default_factory=dict)
+    """Row -> how many values of each kind were replaced though nothing but a look or a second reading tells them."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,11 @@ class CaseScrubber:
     treatments: Treatments
     """What is done with each kind; a kind that is not named is replaced."""
     patterns: NamePatterns
-    corrections: Corrections
+    corrections: Corrections = NO_CORRECTIONS
+    reads_again: bool = True
+    """Whether what came out is read once more, and what that finds replaced too."""
+    added: Callable[[str, str], list[Span]] | None = None
+    """What the recipe's own recognizers find in a normalised text of a language; None where it has none."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
         """Replace values in the order of dates, then rows, so that a letter's numbers are smaller than its reply's."""
@@ -105,20 +114,26 @@ class CaseScrubber:
         fields: dict[str, str] = {}
         mapping: list[MappingRow] = []
         kept: Counter[Kind] = Counter()
-        stopped: dict[Kind, None] = {}
+        doubtful: Counter[Kind] = Counter()
         for text in searched.texts:
-            replaced: list[tuple[Span, str]] = []
+            places: list[Place] = []
             for span in text.spans:
                 kind = values.kind_of(span)
                 if self._is_kept(kind):
                     kept[kind] += 1
                     continue
-                if self.treatments.get(kind) == "stop":
-                    stopped[kind] = None
-                replaced.append((span, placeholders.of(kind, values.identity_of(span, kind))))
-            if replaced:
-                fields[text.field], originals = _replaced(text, replaced)
-                mapping += [self._row(document, text.field, *pair) for pair in originals]
+                doubtful[kind] += span.by_length
+                start, end = text.text.normalised.original_span(span.start, span.end)
+                places.append(Place(start, end, placeholders.of(kind, values.identity_of(span, kind))))
+            if not places:
+                continue
+            done, seen = self._reread(document, filled(text.text.original, places), placeholders)
+            doubtful.update(seen)
+            fields[text.field] = done.text
+            mapping += [self._row(document, text.field, *pair) for pair in done.originals]
+        stopped = dict.fromkeys(
+            kind for row in mapping if self.treatments.get(kind := kind_of(row.placeholder)) == "stop"
+        )
         if searched.author and not self._is_kept("NAME"):
             fields[AUTHOR] = placeholders.of("NAME", values.person_of(searched.author))
             mapping.append(self._row(document, AUTHOR, fields[AUTHOR], document.author))
@@ -128,7 +143,14 @@ class CaseScrubber:
             has_ambiguous_name=not self._is_kept("NAME") and any(map(values.is_ambiguous, searched.spans)),
             kept=kept,
             stopped=tuple(stopped),
+            doubtful=+doubtful,
         )
+
+    def _reread(self, document: Document, text: Filled, placeholders: Placeholders) -> tuple[Filled, list[Kind]]:
+        if not self.reads_again:
+            return text, []
+        added = partial(self.added, document.language) if self.added is not None else None
+        return reread(document.id, text, self._is_kept, placeholders.of, added, self.corrections)
 
     def _is_kept(self, kind: Kind) -> bool:
         return self.treatments.get(kind) == "keep"
@@ -186,22 +208,6 @@ def _certain_kinds(spans: Iterable[Span]) -> dict[str, Kind]:
     return kinds
 
 
-def _replaced(text: SearchedText, values: Iterable[tuple[Span, str]]) -> tuple[str, list[tuple[str, str]]]:
-    """The original text with placeholders in place of spans; and each placeholder with the characters it replaced."""
-    original = text.text.original
-    pieces: list[str] = []
-    originals: list[tuple[str, str]] = []
-    position = 0
-    places = [(text.text.normalised.original_span(span.start, span.end), placeholder) for span, placeholder in values]
-    for (start, end), placeholder in sorted(places):  # what a tag holds was read before what it stands in
-        start = max(start, position)  # one character of the original may stand for several, such as a ligature
-        end = max(end, start)
-        pieces += [original[position:start], placeholder]
-        originals.append((placeholder, original[start:end]))
-        position = end
-    return "".join([*pieces, original[position:]]), originals
-
-
 def _joined(in_reading_order: Sequence[ScrubbedDocument], documents: list[Document]) -> ScrubbedCase:
     return ScrubbedCase(
         documents=documents,
@@ -209,4 +215,5 @@ def _joined(in_reading_order: Sequence[ScrubbedDocument], documents: list[Docume
         ambiguous_rows=[each.document.id for each in in_reading_order if each.has_ambiguous_name],
         kept=sum((each.kept for each in in_reading_order), Counter()),
         stopped=tuple((kind, each.document.id) for each in in_reading_order for kind in each.stopped),
+        doubtful={each.document.id: each.doubtful for each in in_reading_order if each.doubtful},
     )

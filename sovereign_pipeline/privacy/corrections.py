@@ -71,3 +71,6 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
 
 def _folded(value: str) -> str:
     return " ".join(normalise(value).text.casefold().split())
+
+
+NO_CORRECTIONS = Corrections()

@@ -233,7 +233,7 @@ def detector_digest(
     code = {file.relative_to(package).as_posix(): file_sha256(file) for file in sorted(package.rglob("*.py"))}
     return digest_of(
         {
-            "privacy": privacy.model_dump(mode="json"),
+            "privacy": privacy.model_dump(mode="json", exclude={"officer_may"}),
             "treatments": dict(treatments),
             "words": words.model_dump(mode="json"),
             "models": dict(name_model_digests),

@@ -29,6 +29,8 @@ class Findings:
     """Kind -> values that the policy leaves in the text."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
     """Case and rows where a short name could be several people, so that it has a number of its own."""
+    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
+    """Kind -> row -> values that were replaced though nothing but a look or the second reading tells them."""
     mapping_sha256: str = ""
     """Digest of all that went to the vault (`vault.mapping.MappingDigest`); empty until all of it is there."""
 
@@ -46,6 +48,8 @@ class Findings:
             self.by_language.setdefault(language, Counter()).update(kinds)
         self.kept.update(other.kept)
         self.ambiguous += other.ambiguous
+        for kind, rows in other.doubtful.items():
+            self.doubtful.setdefault(kind, Counter()).update(rows)
 
     def to_json(self, run: str) -> dict[str, Any]:
         """The content of `findings.json`.
@@ -62,6 +66,9 @@ class Findings:
             "by_kind": dict(sorted(self.by_kind.items())),
             "by_language": {lang: dict(sorted(kinds.items())) for lang, kinds in sorted(self.by_language.items())},
             "kept": dict(sorted(self.kept.items())),
+            "doubtful": {
+                kind: {"values": rows.total(), "rows": sorted(rows)} for kind, rows in sorted(self.doubtful.items())
+            },
             "ambiguous_names": sorted(self.ambiguous, key=lambda entry: str(entry["case"])),
         }
 
@@ -74,8 +81,12 @@ def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
     """
     languages = {document.id: document.language for document in before}
     by_language: dict[str, Counter[Kind]] = {}
-    for row in case.mapping:
-        by_language.setdefault(languages[row.row], Counter())[kind_of(row.placeholder)] += 1
+    for entry in case.mapping:
+        by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
+    doubtful: dict[Kind, Counter[str]] = {}
+    for row, kinds in case.doubtful.items():
+        for kind, values in kinds.items():
+            doubtful.setdefault(kind, Counter())[row] += values
     return Findings(
         documents=len(before),
         documents_touched=len({row.row for row in case.mapping if row.field != AUTHOR}),
@@ -84,4 +95,5 @@ def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
         by_language=by_language,
         kept=case.kept,
         ambiguous=[{"case": before[0].case, "rows": case.ambiguous_rows}] if case.ambiguous_rows else [],
+        doubtful=doubtful,
     )

@@ -5,6 +5,7 @@ detector finds in a text (`detection.py`), the placeholders of one case (`case_f
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from sovereign_pipeline.corpus.document import Document
@@ -44,7 +45,11 @@ class Scrubber:
         """
         self.detector = Detector(privacy, treatments or {}, words)
         self.texts_searched = 0
-        self._cases = CaseScrubber(line, run, treatments or {}, self.detector.patterns, self.detector.corrections)
+        added = self.detector.added_spans if privacy.recognizers else None
+        self._cases = CaseScrubber(
+            line, run, treatments or {}, self.detector.patterns, self.detector.corrections, added=added
+        )
+        self._once = replace(self._cases, reads_again=False)  # a second reading would hide that the first one fails
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
         self._cache = cache
 
@@ -60,7 +65,7 @@ class Scrubber:
         texts = [[texts_of(document) for document in case] for case in cases]
         canaries = [texts_of(canary.document, is_canary=True) for canary in CANARIES]
         spans, new = self._search(text for fields in (*chain(*texts), *canaries) for text in fields.values())
-        scrubbed = [self._scrub_case(case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
+        scrubbed = [_scrub_case(self._cases, case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
         self._check_canaries(canaries, spans)
         if self._cache is not None and new:
             self._cache.write(new)
@@ -84,18 +89,19 @@ class Scrubber:
     def _remembered(self, texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:
         return _read(self._cache.read(list(texts)), texts) if self._cache is not None else {}
 
-    def _scrub_case(
-        self, documents: Sequence[Document], fields: Sequence[TextsByField], spans: SpansByText
-    ) -> ScrubbedCase:
-        searched = [
-            SearchedDocument.of(document, [_searched(name, text, spans) for name, text in texts.items()])
-            for document, texts in zip(documents, fields, strict=True)
-        ]
-        return self._cases.scrub(searched)
-
     def _check_canaries(self, texts: Sequence[TextsByField], spans: SpansByText) -> None:
         for canary, fields in zip(CANARIES, texts, strict=True):
-            canary.check(self._scrub_case([canary.document], [fields], spans).documents[0], self._kept)
+            canary.check(_scrub_case(self._once, [canary.document], [fields], spans).documents[0], self._kept)
+
+
+def _scrub_case(
+    scrubber: CaseScrubber, documents: Sequence[Document], fields: Sequence[TextsByField], spans: SpansByText
+) -> ScrubbedCase:
+    searched = [
+        SearchedDocument.of(document, [_searched(name, text, spans) for name, text in texts.items()])
+        for document, texts in zip(documents, fields, strict=True)
+    ]
+    return scrubber.scrub(searched)
 
 
 def _read(findings: Mapping[bytes, bytes], texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:

@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import identity_of
@@ -27,10 +28,10 @@ from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_par
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
 from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.wording import and_more
@@ -73,6 +74,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
             "replaced": dict(sorted(findings.by_kind.items())),
             "kept": dict(sorted(findings.kept.items())),
             "ambiguous_names": len(findings.ambiguous),
+            "doubtful": {kind: rows.total() for kind, rows in sorted(findings.doubtful.items())},
         },
         measured={
             "scrub_seconds": round(seconds, 3),
@@ -108,10 +110,11 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the output again, as it is usually written and more strictly (`identifiers.recognizers.leftovers`).
+    """Read the output again, as the scrubber did when it was done (`rereading.remaining`).
 
-    The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value that
-    the same row labels as such a kind, nor what the line's word lists call no personal data.
+    What is left and only looks like an identifier makes the gate inconclusive, which a recipe may let an officer
+    accept. The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value
+    that the same row labels as such a kind, nor what the line's word lists call no personal data.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
@@ -119,17 +122,19 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     words = load_word_lists(workplace.settings.data, workplace.line.line)
     detector = Detector(workplace.line.privacy, treatments, words)
     left: Counter[str] = Counter()
-    rows: list[str] = []
-    count = 0
+    listed: list[dict[str, Any]] = []
+    certain = count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        read = partial(_identifiers_left, document, treatments, detector)
-        found = guarded("the second reading", document.id, read)
+        found = guarded("the second reading", document.id, partial(_left_in, document, treatments, detector))
         in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
-        left.update([*found, *in_columns])
-        if found or in_columns:
-            rows.append(f"line {count}" if in_columns else document.id)  # the id itself may hold what was found
+        certain += len(in_columns) + sum(not span.by_length for span in found)
+        kinds = [*(span.kind for span in found), *in_columns]
+        left.update(kinds)
+        if kinds:  # the id itself may hold what was found
+            listed.append({"row": f"line {count}" if in_columns else document.id, "kinds": sorted(set(kinds))})
         countdown.reached(count)
+    rows = [str(each["row"]) for each in listed]
     evidence = {
         "rows_read": count,
         "left": dict(sorted(left.items())),
@@ -138,8 +143,12 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     }
     if not rows:
         return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
-    return Verdict(False, f"left in the output: {kinds}; rows {and_more(rows)}.", evidence)
+    named = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
+    message = (
+        f"left in the output: {named}; rows {and_more(rows)}. Look at them in the preview; leave them out with the "
+        f"source's key `exclude`, or correct them in the source."
+    )
+    return Verdict(False, message, evidence, tuple(listed), inconclusive=not certain)
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -211,14 +220,17 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
     return [kind for value in _columns_of(document) for kind in kinds_in(value)]
 
 
-def _identifiers_left(document: Document, treatments: Treatments, detector: Detector) -> list[Kind]:
-    texts = [normalise(text).text for text in (*document.texts.values(), document.author)]
-    spans = []
-    for text in texts:
-        added = detector.added_spans(document.language, without_placeholders(text))
-        spans += detector.corrections.without_never(text, [*leftovers(text), *added])
-    kept = {span.key for span in spans if treatments[span.kind] == "keep"}
-    return [span.kind for span in spans if span.key not in kept]
+def _left_in(document: Document, treatments: Treatments, detector: Detector) -> list[Span]:
+    added = partial(detector.added_spans, document.language)
+
+    def is_kept(kind: Kind) -> bool:
+        return treatments[kind] == "keep"
+
+    return [
+        span
+        for text in (*document.texts.values(), document.author)
+        for span in remaining(text, is_kept, added, detector.corrections)
+    ]
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:
@@ -250,7 +262,7 @@ def sensitive_kinds(institution: Institution, line: Line) -> Config:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="4",
+    code_version="5",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,
@@ -265,9 +277,10 @@ SCRUBBED_CORPUS = Stage(
                 "Does a second, stricter reading find no structured identifier in the texts, and no personal data in "
                 "the columns?"
             ),
-            code_version="3",
+            code_version="4",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
+            officer_may=lambda line: line.privacy.officer_may,
         ),
         Gate(
             name="columns_kept",

@@ -78,6 +78,7 @@ def test_the_check_of_a_recipe_says_what_is_missing(data: Path) -> None:
     answer = run("lines", "check", file)
     assert answer.exit_code == 1, answer.output
     assert f"purpose: still says {FILL_IN}" in answer.stdout
+    assert "Personal data" in answer.stdout and "not looked for" in answer.stdout
     assert f"institution.yaml: name: still says {FILL_IN}" in answer.stdout
     added = yaml.safe_load(answer.stdout[answer.stdout.index("\nevaluation:\n") :])
     file.write_text(yaml.safe_dump({**recipe, **added}))

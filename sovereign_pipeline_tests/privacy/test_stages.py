@@ -8,15 +8,15 @@ from typing import Any
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
+from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, waive
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.errors import GateRefused, PrivacyError
 from sovereign_pipeline.privacy import stages
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
+from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
@@ -42,17 +42,19 @@ def add_public_key(workplace: Workplace) -> str:
 
 
 def test_the_stage_scrubs_and_its_gate_passes(institution: DemoInstitution) -> None:
-    institution.rows[3]["request"] = "Civil number 87654321, +968 9123 4567, Said Al Busaidi"
+    institution.rows[3]["request"] = "Civil number 87654321, +968 9123 4567, Said Al Busaidi, said@"
     workplace = institution.workplace()
     key = add_public_key(workplace)
     ref = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
     artifact = workplace.store.open(ref)
     documents = list(read_documents(artifact.file(DOCUMENTS)))
-    assert documents[3].request == "Civil number NID_1, PHONE_1, NAME_1"
+    assert documents[3].request == "Civil number NID_1, PHONE_1, NAME_1, EMAIL_1"
     assert len(documents) == 40
     findings = json.loads(artifact.file(FINDINGS).read_text())
-    assert findings["by_language"] == {"en": {"NAME": 41, "NID": 1, "PHONE": 1}}
+    assert findings["by_language"] == {"en": {"EMAIL": 1, "NAME": 41, "NID": 1, "PHONE": 1}}
     assert findings["documents_touched"] == 1
+    assert findings["doubtful"] == {"EMAIL": {"values": 1, "rows": ["R-00003"]}}
+    assert artifact.manifest.summary["doubtful"] == {"EMAIL": 1}
     revealed = {row.original for row in read_vault(workplace.settings.vault, key) if row.run == findings["run"]}
     assert {"87654321", "+968 9123 4567", "Said Al Busaidi"} <= revealed
     home = b"".join(path.read_bytes() for path in workplace.settings.home.rglob("*") if path.is_file())
@@ -99,6 +101,33 @@ def test_the_gate_finds_an_identifier_that_was_left(
     assert verdict.evidence["left"] == {"EMAIL": 1, "IBAN": 1, "NID": 1, "PHONE": 1}
     assert verdict.evidence["rows"] == ["R-00002", "R-00005", "R-00007"]
     assert "OM82" not in verdict.message
+    assert "`exclude`" in verdict.message
+
+
+@pytest.mark.parametrize(("left", "outcome"), [("see @canary_desk", "inconclusive"), ("civil number 10457832", "fail")])
+def test_an_officer_may_record_that_what_only_looks_like_an_identifier_is_none(
+    institution: DemoInstitution, left: str, outcome: str
+) -> None:
+    institution.recipe["privacy"] = {"officer_may": "accept_inconclusive"}
+    workplace = institution.workplace()
+    inputs = classified(institution, workplace)
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
+        changed = (row.model_copy(update={"response": left, "author": "NAME_1"}) for row in source)
+        return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
+
+    stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
+    ref = produce(stage, workplace, inputs).ref
+    gate = stage.gates[0]
+    verdict = evaluate_gates(stage, workplace, ref)[gate.name]
+    assert (verdict.outcome, verdict.evidence["rows_with_identifiers"]) == (outcome, 40)
+    if outcome == "fail":
+        with pytest.raises(GateRefused):
+            waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+        return
+    waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+    assert passing_verdict(stage, gate, workplace, ref).waiver is not None
 
 
 def test_a_row_at_which_the_gate_itself_fails_is_named(
@@ -108,12 +137,12 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
     add_public_key(workplace)
     scrubbed = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
 
-    def fails(text: str) -> Any:
+    def fails(text: str, *rest: Any) -> Any:
         if "w3x" in text:
             raise RuntimeError(text)
-        return leftovers(text)
+        return remaining(text, *rest)
 
-    monkeypatch.setattr("sovereign_pipeline.privacy.stages.leftovers", fails)
+    monkeypatch.setattr("sovereign_pipeline.privacy.stages.remaining", fails)
     with pytest.raises(PrivacyError, match="Row R-00003: the second reading raised RuntimeError") as failed:
         stages.evaluate_no_identifier_left(workplace, workplace.store.open(scrubbed), {})
     assert "w3x" not in str(failed.value)

@@ -18,9 +18,11 @@ from sovereign_pipeline.dataset.files import CARD
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
+from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.split.files import PROOF
 
 QUARANTINED_SHOWN = 50
+DOUBTFUL_SHOWN = 20
 
 _DOCUMENT_COLUMNS = {
     "id": "row id in the source",
@@ -87,9 +89,22 @@ def classified_corpus(artifact: Artifact) -> Page:
 
 def scrubbed_corpus(artifact: Artifact) -> Page:
     replaced = artifact.manifest.summary["replaced"]
-    return {
+    page: Page = {
         "replaced": table([{"personal data": kind, "occurrences": count} for kind, count in sorted(replaced.items())])
     }
+    doubtful = read_json(artifact.file(FINDINGS)).get("doubtful", {})  # findings of earlier versions have none
+    if doubtful:
+        page[f"doubtful (first {DOUBTFUL_SHOWN} rows)"] = table(
+            [
+                {
+                    "personal data": kind,
+                    "occurrences": found["values"],
+                    "rows": ", ".join(found["rows"][:DOUBTFUL_SHOWN]),
+                }
+                for kind, found in sorted(doubtful.items())
+            ]
+        )
+    return page
 
 
 def leakage_safe_split(artifact: Artifact) -> Page:

@@ -14,6 +14,7 @@ from stdnum.iso7064 import mod_97_10
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
 from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID
+from sovereign_pipeline.privacy.identifiers.phones import ALL_REGIONS
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 LONGEST_GAP = 14
@@ -41,7 +42,7 @@ def is_complete(kind: Kind, key: str) -> bool:
         case "NID" | "RESIDENT_CARD":
             return len(key) == DIGITS_OF_A_NATIONAL_ID
         case "PHONE" if len(key) <= 15:
-            return is_omani_phone(key) or _is_valid_abroad(key)
+            return is_omani_phone(key) or _is_valid_abroad(key) or any(_is_valid_in(key, each) for each in ALL_REGIONS)
         case "CARD":
             return 13 <= len(key) <= 19 and bool(luhn.is_valid(key))
         case "IBAN":
@@ -61,8 +62,12 @@ def prefixed_phones(text: str) -> Iterator[Span]:
 
 
 def _is_valid_abroad(digits: str) -> bool:
+    return _is_valid_in(f"+{digits}", None)
+
+
+def _is_valid_in(digits: str, region: str | None) -> bool:
     try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(f"+{digits}"))
+        return phonenumbers.is_valid_number(phonenumbers.parse(digits, region))
     except phonenumbers.NumberParseException:
         return False
 

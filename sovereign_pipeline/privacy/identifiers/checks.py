@@ -12,7 +12,8 @@ from stdnum.iso7064 import mod_97_10
 # Omani numbering plan: mobile 7[1-9], 9[1-9]; fixed 2[1-6]; toll-free 800.
 _OMANI = re.compile(r"7[1-9]\d{6}|9[1-9]\d{6}|2[1-6]\d{6}|800\d{5}")
 _YEARS_OR_DATE = re.compile(
-    r"(?:19|20)\d\d[ -](?:19|20)\d\d|(?:19|20)\d\d[ -][01]?\d[ -][0-3]?\d|[0-3]?\d[ -][01]?\d[ -](?:19|20)\d\d"
+    r"(?:19|20)\d\d[ -](?:19|20)\d\d|(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
+    r"|1[34]\d\d[.-][01]?\d[.-][0-3]?\d|[0-3]?\d[.-][01]?\d[.-]1[34]\d\d"
 )
 _AMOUNT = re.compile(r"\d{1,3}(?: \d{3})+")  # thousands come in groups of three alone
 _EXTENSION_MARK = re.compile("x|ext")
@@ -23,7 +24,7 @@ def count_of_digits(value: str) -> int:
 
 
 def is_date_or_years(value: str) -> bool:
-    """`2022-2023`, `2024-03-09`, `9 3 2024`."""
+    """`2022-2023`, `2024-03-09`, `9 3 2024`, `12-7-1445` after the Hijra."""
     return _YEARS_OR_DATE.fullmatch(value) is not None
 
 

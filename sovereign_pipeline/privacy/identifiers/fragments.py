@@ -16,5 +16,22 @@ DATE = (
     rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{MONTH}[ ,-]*\d{{4}}|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}"
     r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2}))"
 )
+HIJRI_MONTH = (
+    r"(?:Muharram|Safar|Rabi['’]? ?(?:al-?|ul-? ?)?(?:-?(?:Awwal|Thani|Akh[ai]r|II?))|Juma?da(?: |"
+    r"-)(?:al-? ?|ul-? ?)?(?:Awwal|Ula|Ul[aā]|Thani|Akh[ai]ra?h?|II?)|"
+    r"Rajab|Sha['’]?ban|Ramad[ah]+n|Shawwal|Dh[ui](?:'?l| ?al)?[ -]?(?:al-)?(?:Qi?['’]?d[ae]h?|Hijj?ah?)|"
+    r"محرم|صفر|ربيع (?:ال)?(?:أول|اول|آخر|اخر|ثاني)|جماد[ىيا] (?:ال)?(?:أولى|اولى|آخرة|اخرة|ثانية)|رجب|شعبان|رمضان|"
+    r"شوال|ذ[ويا] (?:ال)?(?:قعدة|حجة))"
+)
+HIJRI_DATE = (
+    rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of |من |شهر )?{HIJRI_MONTH},?[ -](?:سنة |عام )?1[34]\d\d"
+    rf"|{HIJRI_MONTH}(?: \d{{1,2}})?,? (?:سنة |عام )?1[34]\d\d)"
+)
+# What may stand between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
+LINK_EN = (
+    r"(?:\s*(?:\([A-Za-z.]{1,8}\)|[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|"
+    r"\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
+)
+LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
 EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
 PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + EXTENSION

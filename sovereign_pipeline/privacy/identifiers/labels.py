@@ -7,11 +7,9 @@ does not: values that are told by their form alone (`shapes.py`), addresses from
 import re
 
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.fragments import DATE, END, PHONE_VALUE
+from sovereign_pipeline.privacy.identifiers.fragments import DATE, END, HIJRI_DATE, LINK_AR, LINK_EN, PHONE_VALUE
+from sovereign_pipeline.privacy.identifiers.vehicles import PLATE, SIGNS_OF_PLATES
 
-# What may stand between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
-_LINK_EN = r"(?:\s*(?:[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
-_LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
 # Written together first, so that a number in the next words is not swallowed; then in groups.
 _EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
 _ACCOUNT = r"(?:\d{7,20}|\d(?:[ -]?\d){6,19})"
@@ -30,7 +28,7 @@ _NID_LABEL_EN = (
 _NID_LABEL_AR = (
     r"(?:الرقم المدني|رقم(?:ه|ها|ي|نا|كم)? المدني|البطاقة المدنية|بطاقة(?:ه|ها|ي)? المدنية|بطاقته|بطاقتها|الهوية)"
 )
-_CARD_LABEL_EN = r"\b(?:resident(?:'s|ce|cy)? (?:card|permit|id))\b\.?"
+_CARD_LABEL_EN = r"\b(?:resident(?:'s|ce|cy)? (?:card|permit|id)|iqama)\b\.?"
 _CARD_LABEL_AR = r"(?:بطاقة (?:ال)?مقيم|بطاقة (?:ال)?إقامة|بطاقت(?:ه|ها) مقيم|الإقامة)"
 _PASSPORT_LABEL = r"(?:\bpassport\b\.?|جواز(?:ه|ها|ي)?(?: (?:ال)?سفر(?:ه|ها|ي)?)?)"
 _ACCOUNT_LABEL_EN = r"\b(?:(?:bank |salary |current )?account|acct|a/c)\b\.?"
@@ -49,7 +47,6 @@ _REACHED_AT = (
     r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
     r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
 )
-_PLATE_LETTERS = r"(?:[A-Z] ?[A-Z]?|[ء-ي](?: ?[ء-ي])?)"
 
 
 def _labelled(label: str, link: str, value: str) -> re.Pattern[str]:
@@ -66,29 +63,31 @@ _SSN_LABEL = r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?"
 _LICENCE_LABEL = r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))"
 _BIRTH_LABEL = (
     r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
-    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|المولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
+    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|(?:ال)?مولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
 )
-_BIRTH_LINK = r"(?:\s*(?:\([dmy/ .-]{2,14}\)|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
-_EITHER_LINK = rf"(?:{_LINK_EN}|{_LINK_AR})"
+_BIRTH_LINK = r"(?:\s*(?:\((?:[dmy/ .-]{2,14}|hijri|AH|هجر[يةه]{1,2})\)|\bin\b|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
+_EITHER_LINK = rf"(?:{LINK_EN}|{LINK_AR})"
 
+# A firm's number, a branch behind it; or the branch, the office and the number between slashes.
+CR_VALUE = r"(?:\d{1,2}/\d{5,7}(?:/\d{1,2})?|\d{1,2}/\d{2,5}/\d{2,7}|\d{5,10}(?:[/-]\d{1,3})?)"
 # Each pattern has the value, without its label, as the group `value`.
 LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + END)),
-    ("NID", _labelled(_NID_LABEL_AR, _LINK_AR, _EIGHT_OR_SO + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, _LINK_EN, _EIGHT_OR_SO + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, _LINK_AR, _EIGHT_OR_SO + END)),
-    ("PASSPORT", _labelled(_PASSPORT_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", r"[A-Z]{0,3} ?\d{5,9}(?!\w)")),
-    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_EN, _LINK_EN, _ACCOUNT + END)),
-    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_AR, _LINK_AR, _ACCOUNT + END)),
-    ("CR", _labelled(_CR_LABEL_EN, _LINK_EN, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
-    ("CR", _labelled(_CR_LABEL_AR, _LINK_AR, r"\d{5,10}(?:[/-]\d{1,3})?(?!\w)")),
-    ("CARD", _labelled(_CREDIT_CARD_LABEL_EN, _LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
-    ("CARD", _labelled(_CREDIT_CARD_LABEL_AR, _LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
-    ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{_LINK_EN}|{_LINK_AR})", PHONE_VALUE + END)),
+    ("NID", _labelled(_NID_LABEL_EN, LINK_EN, _EIGHT_OR_SO + END)),
+    ("NID", _labelled(_NID_LABEL_AR, LINK_AR, _EIGHT_OR_SO + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, LINK_EN, _EIGHT_OR_SO + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, LINK_AR, _EIGHT_OR_SO + END)),
+    ("PASSPORT", _labelled(_PASSPORT_LABEL, rf"(?:{LINK_EN}|{LINK_AR})", r"[A-Z]{0,3} ?\d{5,9}(?!\w)")),
+    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_EN, LINK_EN, _ACCOUNT + END)),
+    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_AR, LINK_AR, _ACCOUNT + END)),
+    ("CR", _labelled(_CR_LABEL_EN, LINK_EN, CR_VALUE + r"(?!\w)")),
+    ("CR", _labelled(_CR_LABEL_AR, LINK_AR, CR_VALUE + r"(?!\w)")),
+    ("CARD", _labelled(_CREDIT_CARD_LABEL_EN, LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("CARD", _labelled(_CREDIT_CARD_LABEL_AR, LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
+    ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{LINK_EN}|{LINK_AR})", PHONE_VALUE + END)),
     ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", PHONE_VALUE + END)),
     (
         "SSN",
-        _labelled(_SSN_LABEL, _LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
+        _labelled(_SSN_LABEL, LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
     ),
     (
         "DRIVING_LICENCE",
@@ -103,7 +102,7 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         "PO_BOX",
         _labelled(
             r"(?:\bP\.? ?O\.? ?Box\b\.?|ص ?\. ?ب\.?|صندوق (?:ال)?بريد)",
-            rf"(?:{_LINK_EN}|{_LINK_AR})",
+            rf"(?:{LINK_EN}|{LINK_AR})",
             r"\d{1,6}(?:[,،]? ?(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?(?!\w)",
         ),
     ),
@@ -113,17 +112,10 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         _labelled(
             _BIRTH_LABEL,
             _BIRTH_LINK,
-            DATE + r"(?!\d)",
+            rf"(?:{HIJRI_DATE}|{DATE})(?!\d)",
         ),
     ),
-    (
-        "PLATE",
-        re.compile(
-            r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|(?:ال)?مركبة|(?:ال)?لوحة(?: (?:ال)?مركبة)?)"
-            r"(?i:[ ,:]*(?:plate|no\.?|number|with|is|رقم(?:ها)?|رقم اللوحة))*[ ,:]*"
-            rf"(?P<value>\d{{1,5}} ?{_PLATE_LETTERS})(?!\w)"
-        ),
-    ),
+    ("PLATE", PLATE),
     (
         "ADDRESS",
         re.compile(
@@ -149,10 +141,10 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 # For the stricter reading: signs of sums, "and" or a currency do not end a number that a label names.
 _HALVES = r"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{1,8}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{1,7})*"
 STRICT_LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _labelled(_NID_LABEL_EN, _LINK_EN, _HALVES + END)),
-    ("NID", _labelled(_NID_LABEL_AR, _LINK_AR, _HALVES + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, _LINK_EN, _HALVES + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, _LINK_AR, _HALVES + END)),
+    ("NID", _labelled(_NID_LABEL_EN, LINK_EN, _HALVES + END)),
+    ("NID", _labelled(_NID_LABEL_AR, LINK_AR, _HALVES + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, LINK_EN, _HALVES + END)),
+    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, LINK_AR, _HALVES + END)),
     ("PHONE", _labelled(_PHONE_LABEL, _EITHER_LINK, _HALVES + END)),
 )
 PASSPORT_WITH_LETTERS = _labelled(
@@ -166,19 +158,33 @@ PHONES_BY_LABEL = frozenset(
 BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
 # What may stand right before a number that it names; for numbers that are written in another way than above.
 LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _at_end(_NID_LABEL_EN.replace(r"(?= ?(?:no|number|[:#]|\d))", ""), _LINK_EN)),
-    ("NID", _at_end(_NID_LABEL_AR, _LINK_AR)),
-    ("RESIDENT_CARD", _at_end(_CARD_LABEL_EN, _LINK_EN)),
-    ("RESIDENT_CARD", _at_end(_CARD_LABEL_AR, _LINK_AR)),
+    ("NID", _at_end(_NID_LABEL_EN.replace(r"(?= ?(?:no|number|[:#]|\d))", ""), LINK_EN)),
+    ("NID", _at_end(_NID_LABEL_AR, LINK_AR)),
+    ("RESIDENT_CARD", _at_end(_CARD_LABEL_EN, LINK_EN)),
+    ("RESIDENT_CARD", _at_end(_CARD_LABEL_AR, LINK_AR)),
     ("PASSPORT", _at_end(_PASSPORT_LABEL, _EITHER_LINK)),
-    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_EN, _LINK_EN)),
-    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_AR, _LINK_AR)),
-    ("CR", _at_end(_CR_LABEL_EN, _LINK_EN)),
-    ("CR", _at_end(_CR_LABEL_AR, _LINK_AR)),
-    ("CARD", _at_end(_CREDIT_CARD_LABEL_EN, _LINK_EN)),
-    ("CARD", _at_end(_CREDIT_CARD_LABEL_AR, _LINK_AR)),
+    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_EN, LINK_EN)),
+    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_AR, LINK_AR)),
+    ("CR", _at_end(_CR_LABEL_EN, LINK_EN)),
+    ("CR", _at_end(_CR_LABEL_AR, LINK_AR)),
+    ("CARD", _at_end(_CREDIT_CARD_LABEL_EN, LINK_EN)),
+    ("CARD", _at_end(_CREDIT_CARD_LABEL_AR, LINK_AR)),
     ("PHONE", _at_end(_PHONE_LABEL, _EITHER_LINK)),
     ("PHONE", _at_end(_REACHED_AT, r"[ :]{1,3}")),
-    ("SSN", _at_end(_SSN_LABEL, _LINK_EN)),
+    ("SSN", _at_end(_SSN_LABEL, LINK_EN)),
     ("DRIVING_LICENCE", _at_end(_LICENCE_LABEL, _EITHER_LINK)),
 )
+# In small letters: a text without any of them holds no such label. Kinds that are not here have labels too short for
+# it.
+SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
+    "RESIDENT_CARD": ("resident", "residence", "residency", "iqama", "مقيم", "قامة"),
+    "PASSPORT": ("passport", "جواز"),
+    "ACCOUNT": ("account", "acct", "a/c", "حساب"),
+    "CARD": (" card", "بطاقة"),
+    "SSN": ("ssn", "social security"),
+    "DRIVING_LICENCE": ("driv", "رخصة"),
+    "PO_BOX": ("zip", "box", "post", "بريد", "ص.", "ص ."),
+    "DATE_OF_BIRTH": ("born", "birth", "dob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود"),
+    "PLATE": SIGNS_OF_PLATES,
+    "ADDRESS": ("way", "street", "lane", "block", "سكة", "شارع", "مجمع"),
+}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
-from sovereign_pipeline.privacy.identifiers import checks, shapes
+from sovereign_pipeline.privacy.identifiers import cards, checks, national_ids, shapes, vehicles
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
 from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete
 from sovereign_pipeline.privacy.identifiers.labels import (
@@ -22,12 +22,18 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     PASSPORT_WITH_LETTERS,
     PHONE_LABEL_SIGNS,
     PHONES_BY_LABEL,
+    SIGNS_OF_LABELS,
     STRICT_LABELLED_PATTERNS,
 )
 from sovereign_pipeline.privacy.identifiers.long_numbers import (
     DIGITS_OF_A_NATIONAL_ID,
     long_numbers,
     without_file_numbers,
+)
+from sovereign_pipeline.privacy.identifiers.placed import (
+    identifiers_before_their_label,
+    identifiers_in_columns,
+    may_hold_placed,
 )
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
 from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
@@ -67,6 +73,14 @@ class Recognizer:
     """Whether the value's label or check digits leave no doubt about its kind (`Span.labelled`)."""
     needs: Clue = "a digit"
     """What a text must hold before the pattern is tried: most texts hold no identifier."""
+    signs: tuple[str, ...] = ()
+    """One of these, in small letters, too; empty where the pattern has no words."""
+    by: Literal["label", "check digits", "form"] = "form"
+    """What tells the kind."""
+
+    def may_find(self, clues: set[Clue], small: str) -> bool:
+        """Whether a text may hold one, by its clues and by the words in its small letters."""
+        return self.needs in clues and (not self.signs or any(sign in small for sign in self.signs))
 
     def spans(self, text: str) -> Iterator[Span]:
         """Every value of a normalised text, in reading order."""
@@ -78,14 +92,26 @@ class Recognizer:
 
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
-    *(Recognizer(kind, pattern, needs=_needed(pattern)) for kind, pattern in LABELLED_PATTERNS),
+    *(
+        Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()), by="label")
+        for kind, pattern in LABELLED_PATTERNS
+    ),
+    Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS, by="label"),
+    Recognizer("NID", national_ids.EMIRATES_ID, is_certain=national_ids.has_emirates_check_digit, signs=("784",)),
+    Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
+    Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
+    Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
+    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo", "i.m.o"), by="label"),
+    Recognizer("PLATE", vehicles.MMSI, signs=("mmsi",), by="label"),
+    Recognizer("PLATE", vehicles.VESSEL_NUMBER, signs=vehicles.SIGNS_OF_VESSELS, by="label"),
     Recognizer("EMAIL", shapes.EMAIL, needs="an @"),
-    Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits),
-    Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never),
+    Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits, by="check digits"),
+    Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never, by="check digits"),
     Recognizer("PHONE", shapes.PREFIXED_PHONE, is_certain=_never),
     Recognizer("PHONE", shapes.LOCAL_PHONE, checks.is_omani_phone, _never),
     Recognizer("PHONE", shapes.GROUPED_PHONE, checks.is_grouped_phone, _never),
-    Recognizer("PHONE", shapes.PHONE_BEFORE_ITS_LABEL),
+    Recognizer("PHONE", shapes.PHONE_BEFORE_ITS_LABEL, by="label"),
     Recognizer("PASSPORT", shapes.PASSPORT_SHAPE, is_certain=_never),
     Recognizer("SSN", shapes.SSN, is_certain=_never),
     Recognizer("IP", shapes.IP_V4),
@@ -99,13 +125,17 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.CLIPPED_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.LETTER_BY_LETTER_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.HANDLE, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", shapes.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=shapes.SIGNS_MISREAD),
     Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
     *(
-        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern))
+        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern), by="label")
         for kind, pattern in STRICT_LABELLED_PATTERNS
     ),
-    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS),
+    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS, by="label"),
     Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),
 )
 
@@ -119,11 +149,12 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
     Args:
         also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
     """
-    clues = _clues(text)
+    small = text.lower()
+    clues = _clues(text, small)
     found = [
         span
         for recognizer in RECOGNIZERS
-        if recognizer.needs in clues and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
+        if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
     plain = without_file_numbers(text) if "a digit" in clues else ""
@@ -132,16 +163,20 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
         ]
         found += long_numbers(plain)
+        if may_hold_placed(small):
+            found += identifiers_before_their_label(text)
+            if "\n" in text:
+                found += identifiers_in_columns(text)
     usual = without_overlaps(found)
-    strict = _strictly(text, plain, clues)
+    strict = _strictly(text, plain, clues, small)
     return _joined(usual, strict) if strict else usual
 
 
-def _strictly(text: str, plain: str, clues: set[Clue]) -> list[Span]:
+def _strictly(text: str, plain: str, clues: set[Clue], small: str) -> list[Span]:
     found = [
         replace(span, by_length=True)
         for recognizer in STRICT_RECOGNIZERS
-        if recognizer.needs in clues
+        if recognizer.may_find(clues, small)
         for span in recognizer.spans(text)
     ]
     return [*found, *separated_numbers(text, plain)] if plain else found
@@ -177,9 +212,12 @@ def without_placeholders(text: str) -> str:
     return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 
-def _clues(text: str) -> set[Clue]:
+def _clues(text: str, small: str) -> set[Clue]:
+    """
+    Args:
+        small: the text in small letters.
+    """
     clues: set[Clue] = {"anything"}
-    small = text.lower()
     if any(sign in small for sign in AT_IN_WORDS) or AT_A_HOST.search(small):
         clues.add("an at in words")
     if "@" in text:

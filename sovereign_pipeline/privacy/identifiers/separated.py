@@ -24,6 +24,7 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     PHONES_BY_LABEL,
 )
 from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID, numbers_beside_digits
+from sovereign_pipeline.privacy.identifiers.phones import phones
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
@@ -36,7 +37,8 @@ _LINE_BREAK = re.compile(r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}")
 _DIGIT = re.compile("[0-9]")
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 _DATE = re.compile(
-    r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2})"
+    r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2}"
+    r"|[0-3]?\d[-/.][01]?\d[-/.]1[34]\d\d|1[34]\d\d[-/.][01]?\d[-/.][0-3]?\d)"  # after the Hijra
     r"(?:[ T,]{1,3}\d{1,2}[:.]\d\d(?:[:.]\d\d)?)?\Z"
 )
 _TIMES = re.compile(r"[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d[:.][0-5]\d)?\Z")
@@ -88,21 +90,28 @@ def separated_numbers(text: str, plain: str) -> Iterator[Span]:
     yield from prefixed_phones(text)
     yield from bracketed_machines(text)
     for chain in _CHAIN.finditer(plain):
-        yield from ibans(text, chain)
-        if chain.end() - chain.start() < 5:
-            continue
-        if not chain.group().isdigit():
-            yield from numbers_beside_digits(plain, *chain.span())
-        if _is_ordinary(chain.group()) and _BIRTH.search(text, max(0, chain.start() - 40), chain.start()) is None:
-            continue
-        groups = _groups(chain)
-        if sum(len(group.digits) for group in groups) < 5:
-            continue
-        labelled = _labelled(text, groups) if _is_unusual(text, groups) else None
-        if labelled is not None:
-            yield labelled
-        if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
-            yield from _by_shape(plain, groups)
+        found = [*ibans(text, chain), *_in_chain(text, plain, chain)]
+        yield from found
+        if not any(span.kind in ("IBAN", "CARD") for span in found):  # of which a part may be a phone's digits
+            yield from phones(plain, *chain.span())
+
+
+def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
+    """Numbers of digits with anything but letters between them."""
+    if chain.end() - chain.start() < 5:
+        return
+    if not chain.group().isdigit():
+        yield from numbers_beside_digits(plain, *chain.span())
+    if _is_ordinary(chain.group()) and _BIRTH.search(text, max(0, chain.start() - 40), chain.start()) is None:
+        return
+    groups = _groups(chain)
+    if sum(len(group.digits) for group in groups) < 5:
+        return
+    labelled = _labelled(text, groups) if _is_unusual(text, groups) else None
+    if labelled is not None:
+        yield labelled
+    if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
+        yield from _by_shape(plain, groups)
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -279,7 +288,7 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     gaps = [group.gap for group in groups[:-1]]
     lengths = [len(group.digits) for group in groups]
     written = text[groups[0].start : groups[-1].end]
-    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 2 and ", " not in gaps:
+    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 3 and ", " not in gaps:
         return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
     if gaps and _is_card(digits, lengths, gaps):
         return "CARD"

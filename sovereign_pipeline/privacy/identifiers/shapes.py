@@ -20,7 +20,7 @@ IBAN = re.compile(
     re.IGNORECASE,
 )
 CARD_NUMBER = re.compile(rf"{NOT_IN_WORD}(?<!\d[ -])(?:\d{{12,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
-EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@\w[\w-]*(?:\.\w[\w-]*)+")
+EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@(?!\d+\.\d+(?:[^\d.]|\.(?!\d)|\Z))\w[\w-]*(?:\.\w[\w-]*)+")
 PREFIXED_PHONE = re.compile(r"(?<![\w+])\(?(?:\+|00) ?\(?\d{1,3}\)?(?:[ -]?\(?\d\)?){6,12}(?!\w)")
 GROUPED_PHONE = re.compile(
     r"(?<![\w+.,/-])(?<!\d )(?!(?:19|20)\d\d-\d\d-\d\d)(?:\(\d{1,5}\)[ .-]?|\d{1,5}[ .-])(?:\(0\))?"
@@ -52,7 +52,15 @@ _BREAK = r"[ \t\r]*\n[ \t\r>|]*"
 _LOCAL_PART = rf"(?<![\w.+%'-])(?:[\w.+%'-]*\w[-_=]{_BREAK})?[\w.+%'-]*\w"
 _GAP_BEHIND = r"(?:[ \t\r]{0,3}|(?:[ \t\r>|]*\n){1,3}[ \t\r>|]*)"
 _BRACKETED_AT = r"(?:\s{0,2}[\[({<] ?(?:at|@) ?[\])}>]\s{0,2}|[\[({<]a[\])}>])"
-_AT = rf"(?:{_GAP}@{{1,3}}{_GAP_BEHIND}|{_BRACKETED_AT})"
+# What follows the sign in programs and their comments: decorators, annotations, tags, rules of style sheets.
+_OF_PROGRAMS = (
+    r"(?:param|returns?|throws?|raises|see|since|version|author|deprecated|override|property|staticmethod|classmethod|"
+    r"abstractmethod|dataclass|functools|pytest|app|router|media|import|charset|font|page|keyframes|supports|include|"
+    r"mixin|extend|use|autowired|test|before|after|bean|entity|table|column|inject|component|service|controller|type|"
+    r"module|suppresswarnings|nullable|nonnull|notnull|wraps|lru_cache|cache|contextmanager|todo|id|name|class|value|"
+    r"href|src|style|title|lang|rel|data|interface|objc|end|implementation)(?![^\W_])"
+)
+_AT = rf"(?:{_GAP}(?!@(?:{_OF_PROGRAMS}|[\w.]{{1,80}}\())@{{1,3}}{_GAP_BEHIND}|{_BRACKETED_AT})"
 _DOT = r"(?:\.(?!\s)|\s{0,2}[\[({<] ?(?:dot|\.) ?[\])}>]\s{0,2})"
 _LABEL = r"\w[\w-]*"
 # A host that a line's end cuts, once, and before its domain: what follows a whole address is the next sentence.
@@ -102,4 +110,17 @@ AT_IN_WORDS = (
 AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
 """The sign of one without brackets, in small letters."""
 STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
+# Cut by an export: what stands before the sign, and nothing behind it. With a letter: "5 @ 2.500" is a price.
+CLIPPED_EMAIL = re.compile(
+    r"(?<![\w.+%'@/$-])(?=[\w.+%'-]{0,63}[^\W\d_])[\w.+%'-]{1,63}\w@(?:\.{1,3}(?!\w)|…)?(?![\w@.\[({<…]|\s?[\d$€£]|\s?OMR)"
+)
+LETTER_BY_LETTER_EMAIL = re.compile(r"(?<!\w)(?:[\w.+-] ){2,40}@(?: [\w-]){2,40}(?: \.(?: [\w-]){1,20}(?!\w)){1,4}")
+# The sign as a machine misreads it.
+MISREAD_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,63}\w ?[©®] ?[\w-]{1,63}(?:\.[\w-]{1,63}){0,3}\.[^\W\d_]{2,}(?!\w)")
+SIGNS_MISREAD = ("©", "®")
+# Of a person in social media, also in the address of a page. Attributes in XPath stand behind "[" or "/".
+HANDLE = re.compile(
+    rf"(?i)(?<![\w.@/\\=\[{{$&*%`'\"-])@(?!{_OF_PROGRAMS})[a-z_]\w{{2,29}}(?:\.\w{{1,29}})?(?![\w(@/]|\.\w)"
+    r"|(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/)|(?<=\.example/))@\w[\w.-]{1,39}\w"
+)
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")

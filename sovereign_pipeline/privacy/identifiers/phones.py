@@ -1,0 +1,133 @@
+"""Phones as `phonenumbers` finds them in running text: whatever separators stand between their groups.
+
+What belongs here: which pieces of a text it is given, and what it must not take for a phone. What does not: phones by
+label or usual form (`labels.py`, `shapes.py`), prefixes with a country (`checked.py`).
+
+Without a cue, a number must be valid in one of the regions around, or be grouped as a region further off groups its
+numbers. With a cue near it, it must be possible in one of them.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from phonenumbers import Leniency, PhoneNumberMatcher
+
+from sovereign_pipeline.privacy.spans import Span, value_key
+
+REGIONS = ("OM",)
+"""Where a valid number without a prefix is a phone."""
+GROUPED_REGIONS = ("AE", "SA", "QA", "KW", "BH", "US", "GB", "IN")
+"""Where it must be grouped as it is printed there too."""
+ALL_REGIONS = (*REGIONS, *GROUPED_REGIONS)
+
+# More than one character between two groups, or one that is unusual there.
+_ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
+_PIECE_ENDS = re.compile(r"\n|[,;|،؛]|\s{3,}|\.\s(?=\d{1,2}\D)")
+_DIGIT = re.compile(r"\d")
+_CUE = re.compile(
+    r"(?i)phone|\btel\b|\bmob(?:ile)?\b|\bgsm\b|\bcell|\bfax|whats ?app|\b(?:call|ring|dial|text|contact|"
+    r"reach)(?:ed|ing)?\b"
+    r"|هاتف|جوال|نقال|فاكس|واتس|تواصل|اتصل|اتصال"
+)
+_NO_CUE_ACROSS = re.compile(r"[.!?؟]\s|\n\s*\n")
+_REACH_OF_A_CUE = 40
+_LONGEST = 60
+_CALCULATED = re.compile(r"\s?[=+×÷*<>]")
+_THOUSANDS = re.compile(r"\A\d{1,3}(?:[., ]\d{3})+\Z")
+_GAP = re.compile(r"(?<=\d)[^\d]+(?=\d)")
+_TRUNK = re.compile(r"\A1(?=[^\w])")
+_ALONE = re.compile(r"(?<![\d+(])\d(?!\d)")
+_YEAR = r"(?:1[34]|19|20)\d\d"
+# Dates and years, whatever stands between their parts; points in time; amounts; parts of one; files and laws.
+_NO_PHONE = re.compile(
+    rf"(?<!\d){_YEAR}(?!\d)"
+    r"|(?<!\d)\d{1,2}\s*[-/.]\s*\d{1,2}\s*[-/.]\s*\d{2,4}(?!\d)"
+    r"|(?<!\d)[0-2]?\d:[0-5]\d"
+    r"|(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)|\d%"
+)
+_DECIMALS = re.compile(r"\A\d{1,6}\.\d{1,4}(?:\s+-?\s*\d{1,6}\.\d{1,4})+\s*\Z")
+_NUMBERED_BEFORE = re.compile(
+    r"(?i:(?:OMR|R\.?O\.?|AED|SAR|QAR|KWD|BHD|USD|EUR|GBP|[$€£¥]|no\.?|number|ref(?:erence)?\.?|invoice|file|law|decree|order|decision|circular|"
+    r"article|sections?|pages?|paragraphs?|annex|tender|lot|rooms?|berths?|rows?|blocks?|plots?|version|between|from|"
+    r"رقم|المادة|مرسوم|قرار|قانون|مبلغ|ص|فاتورة|ملف))[ :#]{0,2}\Z|[A-Za-z]{2,6}[/_-]\Z|[=+×÷*<>] ?\Z"
+)
+_UNIT_AFTER = re.compile(
+    r"\s?(?:%|[°$€£]|(?i:OMR|rials?|riyals?|dirhams?|dollars?|euros?|pounds?|tonnes?|tons?|kg|km|m2|"
+    r"degrees?|per cent|percent|(?:ريال|درهم|دينار|طن|كم)\w{0,3})(?!\w))"
+)
+
+
+def phones(text: str, start: int, end: int) -> Iterator[Span]:
+    """Phones in text[start:end], where digits stand with anything but letters between them."""
+    if _ODD_GAP.search(text, start, end) is None:
+        return
+    position = start
+    ends = [gap.span() for gap in _PIECE_ENDS.finditer(text, start, end)]
+    for before, after in [*ends, (end, end)]:
+        yield from _in_piece(text, position, before)
+        position = after
+
+
+def _in_piece(text: str, start: int, end: int) -> Iterator[Span]:
+    digits = len(_DIGIT.findall(text, start, end))
+    if digits < 7 or end - start > _LONGEST or _ODD_GAP.search(text, start, end) is None:
+        return
+    first = start - len(text[max(0, start - 2) : start]) + _opening(text[max(0, start - 2) : start])
+    piece = text[first:end]
+    if any(pattern.search(piece) for pattern in (_NO_PHONE, _DECIMALS, _THOUSANDS)) or _UNIT_AFTER.match(text, end):
+        return
+    cued = _has_cue(text, start, end)
+    before = text[max(0, first - 20) : first]
+    if not cued and (_is_of_figures(piece) or _NUMBERED_BEFORE.search(before) or _CALCULATED.match(text, end)):
+        return
+    for begin, length in _matches(piece, cued):
+        span = _span(text, first + begin, first + begin + length)
+        if cued or not (text[span.start - 1 : span.start].isalnum() or text[span.end : span.end + 1].isalnum()):
+            yield span
+
+
+def _is_of_figures(piece: str) -> bool:
+    """Whether decimals stand beside other separators, or a digit stands alone."""
+    gaps = _GAP.findall(piece)
+    return (any(gap == "." for gap in gaps) and len(set(gaps)) > 1) or _ALONE.search(_TRUNK.sub("", piece)) is not None
+
+
+def _opening(before: str) -> int:
+    """How many of the characters before a number are no part of it."""
+    kept = len(before)
+    while kept and before[kept - 1] in "+(":
+        kept -= 1
+    return kept
+
+
+def _has_cue(text: str, start: int, end: int) -> bool:
+    before = text[max(0, start - _REACH_OF_A_CUE) : start]
+    for stop in reversed(list(_NO_CUE_ACROSS.finditer(before))):
+        before = before[stop.end() :]
+        break
+    return _CUE.search(before) is not None or _CUE.match(text, _first_letter(text, end)) is not None
+
+
+def _first_letter(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " ()-":
+        position += 1
+    return position
+
+
+@lru_cache(maxsize=4096)
+def _matches(piece: str, cued: bool) -> tuple[tuple[int, int], ...]:
+    """Begin and length of each phone: of the first way to read the piece that finds any."""
+    ways = [(region, Leniency.VALID) for region in REGIONS]
+    ways += [(region, Leniency.STRICT_GROUPING) for region in GROUPED_REGIONS]
+    if cued:
+        ways += [(region, Leniency.VALID) for region in GROUPED_REGIONS] + [(REGIONS[0], Leniency.POSSIBLE)]
+    for region, leniency in ways:
+        found = [(match.start, len(match.raw_string)) for match in PhoneNumberMatcher(piece, region, leniency, 64)]
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _span(text: str, start: int, end: int) -> Span:
+    return Span(start, end, "PHONE", value_key("PHONE", text[start:end]), labelled=False, by_length=True)

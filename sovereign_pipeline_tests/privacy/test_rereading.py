@@ -1,0 +1,125 @@
+"""What the gate can name, the scrubber replaced: addresses that were cut or misread, and what placeholders join."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.privacy.findings import Findings, findings_of
+from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline_tests.privacy.conftest import document, scrub
+
+SCRUBBER = Scrubber("lamps", "run", Privacy(name_models={}))
+
+
+def replaced(text: str) -> str:
+    return scrub(SCRUBBER, document(text)).documents[0].request
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("write to hamood@", "write to EMAIL_1"),
+        ("write to <hamood.a@>, as before", "write to <EMAIL_1>, as before"),
+        ("write to hamood.a@...", "write to EMAIL_1"),
+        ("h a m o o d @ c a n a r y . o m", "EMAIL_1"),
+        ("write to hamood©canary.example today", "write to EMAIL_1 today"),
+        ("follow @hamood_a, or @canary_desk", "follow EMAIL_1, or EMAIL_2"),
+        ("see https://canary.example/@hamood for it", "see https://canary.example/EMAIL_1 for it"),
+        ("هذا حسابي @hamood_a شكراً", "هذا حسابي EMAIL_1 شكراً"),
+    ],
+)
+def test_an_address_that_was_cut_or_misread_is_replaced(text: str, scrubbed: str) -> None:
+    assert replaced(text) == scrubbed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "//input[@class='wide']/@href of div[@id=\"a\"]",
+        "x = 1\n@app.route('/x')\ndef f(): pass",
+        "done\n@pytest.mark.slow\n@property\ndef f(self): ...",
+        "@Override\npublic void run() {}",
+        "/** @param name of the berth\n * @return the berth */",
+        "@media screen { } @import 'x.css';",
+        "twelve lamps @ OMR 2.500 each, 5kg @ 2.500",
+        "meet @ 5.30, or at 6",
+    ],
+)
+def test_attributes_decorators_and_prices_are_no_addresses(text: str) -> None:
+    assert replaced(text) == text
+
+
+PIECES = st.sampled_from(
+    [
+        "Hamood Al-Araimi",
+        "Mr Margaret Thompson",
+        "hamood",
+        "canary",
+        "example",
+        "9234",
+        "1187",
+        "1045",
+        "7832",
+        "968",
+        "+",
+        "(",
+        ")",
+        "@",
+        ".",
+        "-",
+        "/",
+        ",",
+        " ",
+        "  ",
+        "\n",
+        ": ",
+        "CR",
+        "passport ",
+        "civil number ",
+        "tel ",
+        "card ",
+        "**** ",
+        "784-1983-1234567-5",
+        "OM82 0270 3100 4556 6770 012",
+        "4111 1111 1111 1111",
+        "4521 AB",
+        "at",
+        "[at]",
+        "dot",
+        "&#64;",
+        "%40",
+        "<b>",
+        "</b>",
+        "<a title='",
+        "'>",
+        "born ",
+        "12",
+        "1404",
+        "1983",
+        "السيد سعيد العريمي",
+        "هاتف ",
+        "١٠٤٥",
+        "Way 12",
+        "House 4, ",
+        "P.O. Box ",
+        "IMO 9074729",
+        "_",
+    ]
+)
+
+
+@given(st.lists(PIECES, min_size=2, max_size=14))
+@settings(deadline=None)
+def test_nothing_is_left_that_the_gate_would_name(pieces: list[str]) -> None:
+    after = replaced("".join(pieces))
+    assert [span.kind for span in remaining(after, lambda kind: kind in ("URL", "DATE", "AGE"))] == []
+
+
+def test_what_a_look_alone_tells_is_counted_by_kind_and_row() -> None:
+    before = [document("write to hamood@", id="R-1"), document("civil number 10457832", id="R-2")]
+    findings = Findings()
+    for each in before:
+        findings.add(findings_of([each], scrub(SCRUBBER, each)))
+    assert findings.to_json("run")["doubtful"] == {"EMAIL": {"values": 1, "rows": ["R-1"]}}
