@@ -26,7 +26,12 @@ def with_further_mentions(
         authors: normalised names of the authors of the case, who are known in its texts too.
     """
     values = _values(texts)
-    names = [span.key for text in texts for span in text.spans if span.kind == "NAME"]
+    names = [
+        span.key
+        for text in texts
+        for span in text.spans
+        if span.kind == "NAME" and patterns.may_spread(text.content, span)
+    ]
     parts = known_parts(person_name(name) for name in [*names, *authors])
     stems = {_stem(part) for part in parts}
     return [_with_mentions(text, values, parts, stems, patterns) for text in texts]

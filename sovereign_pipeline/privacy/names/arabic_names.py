@@ -6,7 +6,6 @@ What belongs here: where a name begins and ends. What does not: what a single wo
 import re
 from collections.abc import Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import gazetteer
 from sovereign_pipeline.privacy.names.arabic_words import (
     ARABIC_WORD,
     bare_forms,
@@ -16,6 +15,7 @@ from sovereign_pipeline.privacy.names.arabic_words import (
     is_tribe,
 )
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
+from sovereign_pipeline.privacy.names.words import arabic_lists
 
 _PHRASE = re.compile("[ء-ي]+(?: [ء-ي]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
@@ -29,7 +29,7 @@ class ArabicNames:
     """Names in Arabic letters, as half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
-        self._never = gazetteer.STOP_WORDS_AR | gazetteer.KEEP_AR | keep_words
+        self._never = arabic_lists.STOP_WORDS_AR | arabic_lists.KEEP_AR | keep_words
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Names by pattern. Two of them may overlap."""
@@ -74,9 +74,9 @@ class ArabicNames:
         """(start character, index of the last word) of a name that begins with this word or after it as its title."""
         word = words[position].group()
         for _, bare in bare_forms(word):
-            if bare in gazetteer.TITLES_AR:
+            if bare in arabic_lists.TITLES_AR:
                 return self._name_after_title(words, position + 1, certain=True)
-            if bare in gazetteer.ROLES_AR:
+            if bare in arabic_lists.ROLES_AR:
                 return self._name_after_title(words, position + 1, certain=False)
         skip, given = given_name_in(word)
         last = self._end_of_kinship(words, position)
@@ -95,16 +95,16 @@ class ArabicNames:
         """Index of the last word of a name that begins with a given name here: further given names, "أبو …", "عبد ال…",
         and at its end a family name. The index itself when no such word follows."""
         end = position
-        everyday = words[position].group() in gazetteer.EVERYDAY_GIVEN_AR
+        everyday = words[position].group() in arabic_lists.EVERYDAY_GIVEN_AR
         while end + 1 < len(words) and end < position + 4:
             following = words[end + 1].group()
             behind = words[end + 2].group() if end + 2 < len(words) else ""
             if following in _JOINED_WITH_NEXT and behind and behind not in self._never:
                 everyday, end = False, end + 2
                 continue
-            if following not in gazetteer.GIVEN_AR:
+            if following not in arabic_lists.GIVEN_AR:
                 break
-            everyday = everyday and following in gazetteer.EVERYDAY_GIVEN_AR
+            everyday = everyday and following in arabic_lists.EVERYDAY_GIVEN_AR
             end += 1
         following = words[end + 1].group() if end + 1 < len(words) else ""
         family = looks_like_nisba(following) and following not in self._never and not everyday
@@ -115,13 +115,13 @@ class ArabicNames:
     def _end_of_kinship(self, words: Sequence[re.Match[str]], position: int) -> int | None:
         """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
-        if begin + 2 >= len(words) or words[begin + 1].group() not in gazetteer.KINSHIP_AR:
+        if begin + 2 >= len(words) or words[begin + 1].group() not in arabic_lists.KINSHIP_AR:
             return None
         certain = words[begin + 1].group() == "بن" or given_name_in(words[begin].group())[1]
-        if not certain and words[begin + 2].group() not in gazetteer.GIVEN_AR:
+        if not certain and words[begin + 2].group() not in arabic_lists.GIVEN_AR:
             return None
         last = begin + 2
-        while last + 2 < len(words) and words[last + 1].group() in gazetteer.KINSHIP_AR:
+        while last + 2 < len(words) and words[last + 1].group() in arabic_lists.KINSHIP_AR:
             last += 2
         if words[last].group() == "عبد" and last + 1 < len(words):
             last += 1
@@ -142,10 +142,10 @@ class ArabicNames:
             return None
         if tribe:
             return words[position].start(), position
-        if word not in gazetteer.GIVEN_AR and (not certain or word.startswith("ال")):
+        if word not in arabic_lists.GIVEN_AR and (not certain or word.startswith("ال")):
             return None
         last = position
-        while last + 1 < len(words) and words[last + 1].group() in gazetteer.GIVEN_AR:
+        while last + 1 < len(words) and words[last + 1].group() in arabic_lists.GIVEN_AR:
             last += 1
         following = words[last + 1].group() if last + 1 < len(words) else ""
         if following not in self._never and (is_tribe(following) or looks_like_nisba(following)):
@@ -155,7 +155,7 @@ class ArabicNames:
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
         """How many characters stand before a known part in this word; None when it holds none."""
         for skip, bare in bare_forms(word):
-            if bare in gazetteer.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
+            if bare in arabic_lists.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
                 continue
             if folded_word(bare) in parts:
                 return skip

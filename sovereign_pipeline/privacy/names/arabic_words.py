@@ -7,7 +7,7 @@ lists (`gazetteer.py`).
 import re
 from collections.abc import Iterator
 
-from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names.words import arabic_lists
 
 ARABIC_LETTER = re.compile("[ء-ي]")
 ARABIC_WORD = re.compile("[ء-ي]+")
@@ -29,19 +29,19 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 def given_name_in(word: str) -> tuple[int, bool]:
     """How many characters stand before a given name in this word, and whether it is one."""
     for skip, bare in bare_forms(word):
-        if bare in gazetteer.GIVEN_AR:
+        if bare in arabic_lists.GIVEN_AR:
             return skip, True
     return 0, False
 
 
 def is_everyday_tribe(word: str) -> bool:
-    everyday = gazetteer.EVERYDAY_TRIBES_AR
+    everyday = arabic_lists.EVERYDAY_TRIBES_AR
     return word in everyday or _FEMININE_ENDING.sub("ي", word) in everyday
 
 
 def is_tribe(word: str) -> bool:
-    return word in gazetteer.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in gazetteer.TRIBES_AR
+    return word in arabic_lists.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in arabic_lists.TRIBES_AR
 
 
 def is_role(word: str) -> bool:
-    return any(bare in gazetteer.ROLES_AR or bare in gazetteer.TITLES_AR for _, bare in bare_forms(word))
+    return any(bare in arabic_lists.ROLES_AR or bare in arabic_lists.TITLES_AR for _, bare in bare_forms(word))

@@ -7,13 +7,14 @@ What belongs here: the two scripts together. What does not: where a name begins 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names import evidence
 from sovereign_pipeline.privacy.names.arabic_names import ArabicNames
 from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
-from sovereign_pipeline.privacy.names.latin_names import LatinNames, is_part_of_organisation
+from sovereign_pipeline.privacy.names.latin_names import LatinNames
 from sovereign_pipeline.privacy.names.recasing import recased
+from sovereign_pipeline.privacy.names.words import gazetteer
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _BETWEEN_ARABIC_WORDS = re.compile(r"(?<=[ء-ي])[_./\\+=\n-](?=[ء-ي])")
@@ -41,12 +42,11 @@ class NamePatterns:
             signed: the text is a letter, so a name may stand at its end with nothing before it.
         """
         cased = recased(text)
-        found = [
-            span
-            for span in self._latin.spans(cased, signed=signed and cased is text)
-            if not is_part_of_organisation(cased, span, entities)
-        ]
+        bodies = _of_several_words(text, entities)
+        found = [span for span in self._latin.spans(cased, signed=signed) if not _is_word_within(text, span, bodies)]
         found += [span for entity in entities for span in self._in_entity(cased, entity)]
+        firms = evidence.firms(text)
+        found = [span for span in found if not _is_word_within(text, span, firms)]
         found += joined_names(text, self._never)
         if ARABIC_LETTER.search(text):
             found += self._arabic.spans(text)
@@ -68,6 +68,12 @@ class NamePatterns:
             found += self._arabic.mentions(text, parts)
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
+    def may_spread(self, text: str, span: Span) -> bool:
+        """Whether a name that was found is certain enough to be looked for elsewhere in its case."""
+        if ARABIC_LETTER.search(text, span.start, span.end):
+            return True
+        return self._latin.may_spread(text, span.start, span.end)
+
     def _in_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
         if entity.label == "DATE":
             return
@@ -75,8 +81,25 @@ class NamePatterns:
             yield from self._latin.in_other_entity(text, entity)
         elif self._latin.may_hold_person(text, entity):
             yield from self._latin.in_person(text, entity)
+        elif not ARABIC_LETTER.search(text, entity.start, entity.end):
+            yield from self._latin.in_small_letters(text, entity)
         elif self._arabic.may_be_name(text[entity.start : entity.end]):
             yield entity.start, entity.end
+
+
+def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, int]]:
+    """What a model took for an organisation: "Davis, Reynolds and Williams"."""
+    return [
+        (each.start, each.end)
+        for each in entities
+        if each.label == "ORGANISATION" and " " in text[each.start : each.end].strip()
+    ]
+
+
+def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
+    """A single word inside the longer name of a body."""
+    start, end = span
+    return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
 
 
 def _with_single_spaces(text: str) -> str:

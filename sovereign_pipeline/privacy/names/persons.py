@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, product
 
-from sovereign_pipeline.privacy.names import gazetteer
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
+from sovereign_pipeline.privacy.names.words import arabic_lists, gazetteer
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,22 @@ def folded_word(word: str) -> str:
 @lru_cache(maxsize=1 << 16)
 def person_name(text: str) -> PersonName:
     """The parts of a name, without honorifics, each as `folded_word` writes it."""
-    titles = gazetteer.HONORIFICS | gazetteer.TITLES_AR
+    titles = gazetteer.HONORIFICS | arabic_lists.TITLES_AR
     words = folded(text).split()
     tokens = [token for token in words if token.strip(".") not in titles] or words
     surname = None
     if len(tokens) > 1 or tokens[0].startswith(("al-", "ال-")) or looks_like_nisba(tokens[0]):
         surname = tokens[-1]
         tokens = tokens[:-1]
-        if tokens and tokens[-1] in gazetteer.KINSHIP | gazetteer.KINSHIP_AR:  # "Amer bin Tannaf": a father, no surname
+        if (
+            tokens and tokens[-1] in gazetteer.KINSHIP | arabic_lists.KINSHIP_AR
+        ):  # "Amer bin Tannaf": a father, no surname
             tokens, surname = [*tokens, surname], None
         while tokens and tokens[-1] in gazetteer.PARTICLES:
             surname = f"{tokens.pop()} {surname}"
     if surname is None and len(tokens) == 1:
         return PersonName(alone=folded_word(tokens[0]))
-    people = [folded_word(token) for token in tokens if token not in gazetteer.KINSHIP | gazetteer.KINSHIP_AR]
+    people = [folded_word(token) for token in tokens if token not in gazetteer.KINSHIP | arabic_lists.KINSHIP_AR]
     return PersonName(
         people[0] if people else None, tuple(people[1:]), folded_word(surname) if surname is not None else None
     )
