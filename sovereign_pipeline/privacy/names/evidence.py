@@ -137,10 +137,12 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
     """ "Grant Oakes", "Tiger Woods", "Brad L Key", "George Parks Hitchcock", but no "Elizabeth Line"."""
-    if not is_given(segment[0]) or len(segment) < 2:
+    if len(segment) < 2:
         return False
     if nouns == [0]:
-        return True
+        return without_accents(segment[0].group()) in KNOWN_NAMES
+    if not is_given(segment[0]):
+        return False
     last = without_accents(segment[-1].group())
     family_name = nouns == [len(segment) - 1] and (len(segment) == 2 or is_initial(segment[1]))
     if family_name:
@@ -185,8 +187,9 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     noun_behind = following is not None and _is_noun_behind(following.group(1))
     if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
         return noun_behind or not certain
-    if certain:
-        return False
+    if certain:  # but "in Chad"
+        place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
+        return place_too and _IN_A_PLACE.search(before) is not None
     if _IN_A_PLACE.search(before) or noun_behind:
         return True
     if _HOUSE_NUMBER_BEFORE.search(before) and _HOUSE_NUMBER_BEHIND.match(behind):

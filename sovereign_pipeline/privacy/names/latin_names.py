@@ -301,6 +301,20 @@ def _is_within_word(text: str, token: Token) -> bool:
     return before == "/" and "://" in text[max(0, token.start() - 40) : token.start()].rpartition(" ")[2]
 
 
+def is_one_family_name(name: str) -> bool:
+    """Whether it is a single word, perhaps with its article, that is no given name."""
+    tokens = list(EACH_TOKEN.finditer(name))
+    return len(tokens) == 1 and tokens[0].group() == name and (is_surname(tokens[0]) or not is_given(tokens[0]))
+
+
+def begins_with_given(name: str) -> bool:
+    """Whether a given name or an initial begins it, and no family name ends it."""
+    tokens = list(EACH_TOKEN.finditer(name))
+    if not tokens or len(tokens) > 3 or not (is_given(tokens[0]) or is_initial(tokens[0])):
+        return False
+    return len(tokens) == 1 or is_initial(tokens[-1]) or is_given(tokens[-1])
+
+
 def _by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
     """Tokens that stand side by side, with nothing but spaces between them."""
     line: list[Token] = []

@@ -21,7 +21,9 @@ _LOWER = "[" + "".join(letter for letter in _LATIN if letter.islower()) + "]"
 _ARTICLE = (
     rf"(?:(?:Al|al|El|el)[ -](?:(?:Bu|Bani)[ -])?[A-Z]{_LOWER}+|(?:AL|EL)[ -](?:(?:BU|BANI)[ -])?[A-Z]{{3,}}(?!\w))"
 )
-_CAPITALISED = rf"{_UPPER}{_LOWER}+(?:['’-](?!s\b){_UPPER}?{_LOWER}+|{_UPPER}{_LOWER}+)?"
+_CAPITALISED = (
+    rf"(?:[OD]['’](?={_UPPER}{_LOWER}))?{_UPPER}{_LOWER}+(?:['’-](?!s\b){_UPPER}?{_LOWER}+|{_UPPER}{_LOWER}+)?"
+)
 _TITLE_WITH_DOT = r"(?:Mr|Mrs|Ms|Dr|Eng|Capt|Prof)\."
 _SMALL = r"(?:bin|bint|ibn|van|von|de|der|den|da|dos|di)(?= )"
 _INITIAL = rf"{_UPPER}(?:\.|(?= {_UPPER}))"
@@ -58,11 +60,19 @@ def is_articled(token: Token) -> bool:
     return re.match(r"(?:A[Ll]|al|E[Ll]|el)[ -]", token.group()) is not None
 
 
+_STROKES = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "đ": "d", "Đ": "D"})
+
+
 @lru_cache(maxsize=1 << 16)
 def without_accents(word: str) -> str:
     """In small letters, without accents."""
-    folded = unicodedata.normalize("NFKD", word.casefold().replace("ø", "o").replace("ł", "l").replace("ß", "ss"))
-    return "".join(letter for letter in folded if not unicodedata.combining(letter))
+    return without_marks(word.casefold())
+
+
+def without_marks(text: str) -> str:
+    """With plain Latin letters for those with accents and strokes."""
+    plain = unicodedata.normalize("NFKD", text.translate(_STROKES))
+    return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def is_given(token: Token) -> bool:

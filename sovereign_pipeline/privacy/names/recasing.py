@@ -18,12 +18,14 @@ _GIVEN = frozenset(
     for name in gazetteer.GIVEN | (world_names.GIVEN_WORLD - world_names.EVERYDAY)
     if len(name) > 2 and name not in _WORDS_TOO and name not in gazetteer.STOP_WORDS and not is_noun(name)
 )
+_NAMES = _GIVEN | gazetteer.GIVEN
 _FAMILY = (world_names.SURNAMES_WORLD - world_names.EVERYDAY) | gazetteer.TRIBES | _GIVEN
 _TITLED = re.compile(
     r"(?<![\w.])(?:mrs?|ms|dr|prof|sheikh|my name is|(?:full |first |last )?name:|signed by|signed:)\.? (?=[a-z])"
 )
-_PAIR = re.compile(r"(?<![\w@./-])([^\W\d_]{3,}) (?:(bin|bint|ibn|al|el|[b-hj-z]\.?)[ -])?([^\W\d_]{3,})(?![\w@-])")
+_PAIR = re.compile(r"(?<![\w@./-])([^\W\d_]{3,})(?= (?:(bin|bint|ibn|al|el|[b-hj-z]\.?)[ -])?([^\W\d_]{3,})(?![\w@-]))")
 _WITH_INITIAL = re.compile(r"(?<![\w@./-])([a-z]{3,}) ([b-hj-z])\.? ([a-z]{3,})(?![\w@-])")
+_TRIBE_BEHIND = re.compile(r" (?:al|el)[ -]([a-z]{3,})")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -54,6 +56,8 @@ def recased(text: str) -> str:
         if not common and (known or after_name or cued):
             letters[word.start()] = _capital(letters[word.start()])
         given_ends = word.end() if not common and (known or cued) else -1
+    for match in _PAIR.finditer(text):
+        _capitalise(letters, *_places_in_pair(text, match))
     for match in _WITH_INITIAL.finditer(text):
         if not any(_is_common(match[group]) for group in (1, 3)):
             _capitalise(letters, *(match.start(group) for group in (1, 2, 3)))
@@ -62,7 +66,7 @@ def recased(text: str) -> str:
 
 def _recased_here_and_there(text: str) -> str:
     places: list[int] = []
-    if not _GIVEN.isdisjoint(text.split()):
+    if not _NAMES.isdisjoint(text.split()):
         for match in _PAIR.finditer(text):
             places += _places_in_pair(text, match)
     for cue in _TITLED.finditer(text) if "m" in text or "name" in text or "signed" in text else ():
@@ -70,7 +74,9 @@ def _recased_here_and_there(text: str) -> str:
         if word is not None and len(word.group()) > 2 and not _is_common(word.group()):
             places.append(word.start())
             following = _WORD.match(text, word.end() + 1) if text[word.end() : word.end() + 1] == " " else None
-            if following is not None and without_accents(following.group()) in _FAMILY:
+            if following is None or _is_common(following.group()):
+                continue
+            if "name" in cue.group() or without_accents(following.group()) in _FAMILY:
                 places.append(following.start())
     if not places:
         return text
@@ -82,17 +88,17 @@ def _recased_here_and_there(text: str) -> str:
 def _places_in_pair(text: str, match: re.Match[str]) -> list[int]:
     """Where the words of "hamood al araimi", "margaret thompson", "salim bin rashid" begin."""
     given, between, family = match.group(1, 2, 3)
-    if not given.islower() or without_accents(given) not in _GIVEN:
-        return []
     known = without_accents(family) in _FAMILY
-    if between in ("bin", "bint", "ibn", "al", "el"):
-        if _is_common(family) and not known:
-            return []
-        end = text[match.end() : match.end() + 40].split(" ", 3)
-        tribe = between not in ("al", "el") and len(end) > 2 and end[0] == "" and end[1] in ("al", "el")
-        places = [match.start(1), match.start(3)]
-        return [*places, match.end() + 1, match.end() + 4] if tribe else places
-    return [match.start(1), match.start(3)] if known else []
+    if between in ("al", "el") and family in gazetteer.TRIBES and given in gazetteer.GIVEN:
+        return [match.start(1), match.start(3)]
+    if not given.islower() or without_accents(given) not in _GIVEN or not family.islower():
+        return []
+    if between not in ("bin", "bint", "ibn", "al", "el"):
+        return [match.start(1), match.start(3)] if known else []
+    if _is_common(family) and not known:
+        return []
+    tribe = _TRIBE_BEHIND.match(text, match.end(3))
+    return [match.start(1), match.start(3), *([tribe.start(1)] if tribe is not None else [])]
 
 
 def _is_common(word: str) -> bool:
