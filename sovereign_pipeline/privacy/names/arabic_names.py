@@ -36,6 +36,7 @@ _NO_PERSON_BEHIND_KUNYA = frozenset(
     ["ظبي", "كشك", "القرى", "القيوين", "غريب", "الهول", "الحمام", "درمان", "الخير", "الفحم", "الرشراش", "مصر", "الخصيب"]
 )
 _LONGEST = 6  # words of a name
+_TITLES_IN_A_ROW = 3
 
 Words = Sequence[re.Match[str]]
 
@@ -239,8 +240,9 @@ class ArabicNames:
         return last
 
     def _name_after_title(self, words: Words, position: int, certain: bool) -> tuple[int, int] | None:
-        while position < len(words) - 1 and is_title(words[position].group()):  # "السيد المهندس …"
-            position += 1
+        for _ in range(_TITLES_IN_A_ROW):  # "السيد المهندس …"
+            if position < len(words) - 1 and is_title(words[position].group()):
+                position += 1
         if position >= len(words):
             return None
         word = words[position].group()

@@ -3,6 +3,8 @@
 Every text is invented. What belongs here: texts that hold no name of a person, and what speaks against one.
 """
 
+import time
+
 import pytest
 
 from sovereign_pipeline.privacy.names.entities import Entity
@@ -92,3 +94,12 @@ def test_names_in_letters_of_other_languages_are_replaced_whole(patterns_only: S
     scrubbed = scrub(patterns_only, document(text, language="ar", author="Pejman Chavosh")).documents[0].request
     assert scrubbed.split()[-1] == left
     assert set(scrubbed.split()[1:-1]) <= {"NAME_1", "NAME_2"}, scrubbed
+
+
+@pytest.mark.parametrize(
+    "piece", ["السيد ", "محمد ", "أبو ", "بن ", "Grant ", "Oakes, Tamsin ", "said al ", "A, B and "]
+)
+def test_a_long_run_of_cues_does_not_make_the_patterns_slow(piece: str) -> None:
+    started = time.process_time()
+    NamePatterns().spans(piece * 20_000, signed=True)
+    assert time.process_time() - started < 10
