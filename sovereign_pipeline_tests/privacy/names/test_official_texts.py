@@ -31,7 +31,7 @@ OFFICIAL = [
     "The Elizabeth Line, the Prince Edward Island ferry, the Victoria Falls bridge and St. Anne's station are closed.",
     "The Royal Navy, the Army Board, the Home Office, HM Treasury and NHS England sent observers.",
     "The frigate MV Said 4 and the dhow Noor 12 lie in Khasab; the vessel Rashid 2 was sold.",
-    "أعلنت وزارة النقل ودائرة الموانئ في ولاية صحار ومحافظة ظفار أن القانون البحري يسري على ميناء الدقم.",
+    "يسري التفسير على القرار. أعلنت وزارة النقل ودائرة الموانئ في ولاية صحار أن القانون البحري يسري على ميناء الدقم.",
     "ناقش مجلس الشورى ومجلس الدولة مشروع قانون الصحة العامة، وأكد الوزير أن مستشفى خولة وجامعة السلطان قابوس شريكان.",
 ]
 
