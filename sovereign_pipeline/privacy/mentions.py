@@ -9,6 +9,7 @@ from functools import partial
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.detection import SearchedText, guarded
+from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.names.persons import known_parts, person_name
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
@@ -26,7 +27,12 @@ def with_further_mentions(
         authors: normalised names of the authors of the case, who are known in its texts too.
     """
     values = _values(texts)
-    names = [span.key for text in texts for span in text.spans if span.kind == "NAME"]
+    names = [
+        span.key
+        for text in texts
+        for span in text.spans
+        if span.kind == "NAME" and patterns.may_spread(text.content, span)
+    ]
     parts = known_parts(person_name(name) for name in [*names, *authors])
     stems = {_stem(part) for part in parts}
     return [_with_mentions(text, values, parts, stems, patterns) for text in texts]
@@ -89,6 +95,8 @@ def _stem(part: str) -> str:
 def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
     """Whether a known part of a name may stand outside the names found: most texts need no closer look."""
     folded = text.content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
+    if not folded.isascii():
+        folded = without_marks(folded.replace("’", "'"))
     if len(folded) == len(text.content):
         pieces, position = [], 0
         for span in text.spans:

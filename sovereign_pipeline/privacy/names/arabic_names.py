@@ -1,4 +1,4 @@
-"""Where names of people stand in Arabic text: by kinship words, titles, roles and word lists.
+"""Where names of people stand in Arabic text: by kinship words, titles, offices, cues and word lists.
 
 What belongs here: where a name begins and ends. What does not: what a single word is (`arabic_words.py`).
 """
@@ -6,30 +6,46 @@ What belongs here: where a name begins and ends. What does not: what a single wo
 import re
 from collections.abc import Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import gazetteer
 from sovereign_pipeline.privacy.names.arabic_words import (
     ARABIC_WORD,
+    LETTERS,
     bare_forms,
     given_name_in,
+    has_shape_of_surname,
     is_everyday_tribe,
     is_role,
+    is_title,
     is_tribe,
 )
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
+from sovereign_pipeline.privacy.names.words import arabic_lists
 
-_PHRASE = re.compile("[ء-ي]+(?: [ء-ي]+)*")
+_PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
-_LAST_WORDS = re.compile(r"(?:[ء-ي]+ ){1,3}[ء-ي]+\Z")
+_LAST_WORDS = re.compile(rf"(?:[{LETTERS}]+ ){{1,3}}[{LETTERS}]+\Z")
 _LONGEST_OF_FOUR_WORDS = 160
 """Characters before an identity that are looked at: never a whole text once for each of its words."""
-_JOINED_WITH_NEXT = frozenset({"أبو", "ابو", "عبد", "آل"})  # they make one name with the next word
+_ABBREVIATED_TITLE = re.compile(rf"(?<![{LETTERS}])د ?[./] ?\Z")
+_SPEECH_BEHIND = re.compile(r" ?[:،,]| ?[\"«“]")
+_JOINED_WITH_NEXT = frozenset(
+    {"أبو", "ابو", "أبي", "ابي", "أبا", "بو", "عبد", "آل"}
+)  # they make one name with the next
+_JOINED_WITH_LAST = frozenset({"الدين", "الله", "الإسلام", "الزهراء"})
+_KUNYA = frozenset({"أبو", "ابو", "وأبو", "وابو", "لأبو", "أم", "ام"})
+_NO_PERSON_BEHIND_KUNYA = frozenset(
+    ["ظبي", "كشك", "القرى", "القيوين", "غريب", "الهول", "الحمام", "درمان", "الخير", "الفحم", "الرشراش", "مصر", "الخصيب"]
+)
+_LONGEST = 6  # words of a name
+_TITLES_IN_A_ROW = 3
+
+Words = Sequence[re.Match[str]]
 
 
 class ArabicNames:
     """Names in Arabic letters, as half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
-        self._never = gazetteer.STOP_WORDS_AR | gazetteer.KEEP_AR | keep_words
+        self._never = arabic_lists.STOP_WORDS_AR | arabic_lists.KEEP_AR | arabic_lists.NOUNS_AR | keep_words
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Names by pattern. Two of them may overlap."""
@@ -37,7 +53,7 @@ class ArabicNames:
             words = list(ARABIC_WORD.finditer(text, phrase.start(), phrase.end()))
             position = 0
             while position < len(words):
-                name = self._name_at(words, position)
+                name = self._name_at(text, words, position)
                 if name is None:
                     position += 1
                     continue
@@ -47,11 +63,18 @@ class ArabicNames:
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Single words that are known parts of names, without the prefixes written onto them."""
-        for word in ARABIC_WORD.finditer(text):
+        """Single words that are known parts of names, without the prefixes written onto them; "عبد" and the word that
+        makes one name with it as one."""
+        words = list(ARABIC_WORD.finditer(text))
+        for place, word in enumerate(words):
             skip = self._prefix_of_known(word.group(), parts)
             if skip is not None:
                 yield word.start() + skip, word.end()
+            elif place + 1 < len(words) and text[word.end() : words[place + 1].start()] == " ":
+                following = words[place + 1]
+                for skip, bare in bare_forms(word.group()):
+                    if bare in _JOINED_WITH_NEXT and folded_word(f"{bare} {following.group()}") in parts:
+                        yield word.start() + skip, following.end()
 
     def may_be_name(self, text: str) -> bool:
         """Whether some Arabic word of it may be part of a name."""
@@ -70,93 +93,203 @@ class ArabicNames:
             if plain and not name[0].group().startswith("ال"):
                 yield name[0].start(), name[-1].end()
 
-    def _name_at(self, words: Sequence[re.Match[str]], position: int) -> tuple[int, int] | None:
+    def _name_at(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
         """(start character, index of the last word) of a name that begins with this word or after it as its title."""
         word = words[position].group()
         for _, bare in bare_forms(word):
-            if bare in gazetteer.TITLES_AR:
+            if bare in arabic_lists.TITLES_AR:
                 return self._name_after_title(words, position + 1, certain=True)
-            if bare in gazetteer.ROLES_AR:
+            if bare in arabic_lists.ROLES_AR or bare in arabic_lists.OFFICES_AR:
                 return self._name_after_title(words, position + 1, certain=False)
-        skip, given = given_name_in(word)
+        if position == 0 and _ABBREVIATED_TITLE.search(text, max(0, words[0].start() - 5), words[0].start()):
+            name = self._name_after_title(words, 0, certain=True)
+            if name is not None:
+                return name
+        if word in arabic_lists.REPORTING_AR and (speaker := self._speaker(text, words, position + 1)) is not None:
+            return speaker
+        for skip, bare in bare_forms(word) if word not in self._never else ():
+            if self._begins_name(bare, words, position):
+                end = self._end_of_name(text, words, position)
+                if end is not None:
+                    return words[position].start() + skip, end
         last = self._end_of_kinship(words, position)
         if last is not None:
-            return words[position].start() + skip, last
-        if given:
-            end = self._end_of_given_names(words, position)
-            if end > position:
-                return words[position].start() + skip, end
+            return words[position].start() + given_name_in(word)[0], last
         for skip, bare in bare_forms(word):
             if is_tribe(bare) and not is_everyday_tribe(bare) and bare not in self._never:
                 return words[position].start() + skip, position
         return None
 
-    def _end_of_given_names(self, words: Sequence[re.Match[str]], position: int) -> int:
-        """Index of the last word of a name that begins with a given name here: further given names, "أبو …", "عبد ال…",
-        and at its end a family name. The index itself when no such word follows."""
-        end = position
-        everyday = words[position].group() in gazetteer.EVERYDAY_GIVEN_AR
-        while end + 1 < len(words) and end < position + 4:
-            following = words[end + 1].group()
-            behind = words[end + 2].group() if end + 2 < len(words) else ""
-            if following in _JOINED_WITH_NEXT and behind and behind not in self._never:
-                everyday, end = False, end + 2
-                continue
-            if following not in gazetteer.GIVEN_AR:
-                break
-            everyday = everyday and following in gazetteer.EVERYDAY_GIVEN_AR
-            end += 1
-        following = words[end + 1].group() if end + 1 < len(words) else ""
-        family = looks_like_nisba(following) and following not in self._never and not everyday
-        if is_tribe(following) or family:
-            return end + 1
-        return position if everyday else end
+    def _begins_name(self, bare: str, words: Words, position: int) -> bool:
+        if bare in arabic_lists.GIVEN_AR:
+            return True
+        following = words[position + 1].group() if position + 1 < len(words) else ""
+        if bare == "عبد":
+            return following.startswith("ال") and following not in arabic_lists.KEEP_AR
+        if bare in _KUNYA:
+            known = following in arabic_lists.GIVEN_AR
+            father = bare not in ("أم", "ام") and self._may_be_part(following)
+            return (known or father) and following not in _NO_PERSON_BEHIND_KUNYA
+        return False
 
-    def _end_of_kinship(self, words: Sequence[re.Match[str]], position: int) -> int | None:
+    def _end_of_name(self, text: str, words: Words, position: int) -> int | None:
+        """Index of the last word of a name that begins here with a given name, a compound or a kunya; None when the
+        words say too little."""
+        before = words[position - 1].group() if position > 0 else ""
+        if before in arabic_lists.PLACE_HEADS_AR:
+            return None
+        end = self._end_of_unit(words, position)
+        everyday = end == position and given_in(words[position].group()) in arabic_lists.EVERYDAY_GIVEN_AR
+        kunya = words[position].group() in _KUNYA
+        while end + 1 < len(words) and end < position + _LONGEST:
+            following = words[end + 1].group()
+            if following in arabic_lists.KINSHIP_AR and end + 2 < len(words):
+                end, everyday = self._end_of_unit(words, end + 2), False
+            elif following in arabic_lists.GIVEN_AR or following in _JOINED_WITH_NEXT:
+                unit = self._end_of_unit(words, end + 1)
+                everyday = everyday and unit == end + 1 and following in arabic_lists.EVERYDAY_GIVEN_AR
+                if following in _JOINED_WITH_NEXT and unit == end + 1:
+                    break
+                end = unit
+            else:
+                break
+        cued = before in arabic_lists.CUES_AR or before in arabic_lists.ROLES_AR
+        surname = self._surname_behind(words, end, everyday=everyday and not cued)
+        if surname is not None:
+            return surname
+        if not everyday and (end > position or kunya):
+            return end
+        alone = given_in(words[position].group())
+        if end == position:
+            speaks = position == 0 and len(words) == 1 and _stands_as_speaker(text, words[0])
+            reported = before in arabic_lists.REPORTING_AR and self._is_speech(text, words, position)
+            return end if alone in arabic_lists.SURELY_GIVEN_AR or speaks or reported else None
+        return end if cued else None
+
+    def _end_of_unit(self, words: Words, position: int) -> int:
+        """The word itself, or the one behind it that makes one name with it: "عبد الرحيم", "صلاح الدين", "أبو بكر"."""
+        behind = words[position + 1].group() if position + 1 < len(words) else ""
+        word = words[position].group()
+        if not behind:
+            return position
+        compound = any(bare in _JOINED_WITH_NEXT or bare in _KUNYA for _, bare in bare_forms(word))
+        if compound and (behind not in self._never or behind == "الله"):
+            return position + 1
+        joined = behind in _JOINED_WITH_LAST and word not in self._never and word != "رحمة"
+        return position + 1 if joined else position
+
+    def _surname_behind(self, words: Words, end: int, *, everyday: bool) -> int | None:
+        """Index of the family name behind given names: a tribe, a word of that shape, or, where the phrase breaks off
+        behind it, another word that is not known to be anything else."""
+        if end + 1 >= len(words):
+            return None
+        following = words[end + 1].group()
+        if is_tribe(following):
+            return end + 1
+        if following in self._never or is_role(following):
+            return None
+        if looks_like_nisba(following):
+            return None if everyday else end + 1
+        behind = words[end + 2].group() if end + 2 < len(words) else ""
+        foreign = _foreign(following)
+        breaks = foreign or not behind or behind in self._never or is_role(behind) or looks_like_nisba(behind)
+        if (
+            everyday
+            or not has_shape_of_surname(following)
+            or not (breaks or (not following.isascii() and _foreign(following)))
+        ):
+            return None
+        if behind and looks_like_nisba(behind) and behind not in self._never and not is_role(behind):
+            return end + 2
+        return end + 1
+
+    def _speaker(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
+        """ "قال بوتين إن", "وأضاف خطاب: …": one word that is nothing else."""
+        if position >= len(words):
+            return None
+        word = words[position].group()
+        if not self._may_be_part(word) or word in arabic_lists.GIVEN_AR or is_role(word) or is_title(word):
+            return None
+        surname = looks_like_nisba(word) if word.startswith("ال") else has_shape_of_surname(word)
+        speaks = surname and self._is_speech(text, words, position)
+        return (words[position].start(), position) if speaks else None
+
+    def _is_speech(self, text: str, words: Words, position: int) -> bool:
+        """Whether what is said follows a word."""
+        if position + 1 < len(words):
+            return words[position + 1].group() in ("إن", "ان", "أن", "إنه", "إنها", "بأن")
+        return _SPEECH_BEHIND.match(text, words[position].end()) is not None
+
+    def _may_be_part(self, word: str) -> bool:
+        return len(word) > 2 and word not in self._never
+
+    def _end_of_kinship(self, words: Words, position: int) -> int | None:
         """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
-        if begin + 2 >= len(words) or words[begin + 1].group() not in gazetteer.KINSHIP_AR:
+        if begin + 2 >= len(words) or words[begin + 1].group() not in arabic_lists.KINSHIP_AR:
             return None
         certain = words[begin + 1].group() == "بن" or given_name_in(words[begin].group())[1]
-        if not certain and words[begin + 2].group() not in gazetteer.GIVEN_AR:
+        if not certain and words[begin + 2].group() not in arabic_lists.GIVEN_AR:
             return None
-        last = begin + 2
-        while last + 2 < len(words) and words[last + 1].group() in gazetteer.KINSHIP_AR:
-            last += 2
-        if words[last].group() == "عبد" and last + 1 < len(words):
-            last += 1
+        last = self._end_of_unit(words, begin + 2)
+        while last + 2 < len(words) and words[last + 1].group() in arabic_lists.KINSHIP_AR:
+            last = self._end_of_unit(words, last + 2)
         following = words[last + 1].group() if last + 1 < len(words) else ""
         if looks_like_nisba(following) and following not in self._never:
             last += 1
         return last
 
-    def _name_after_title(self, words: Sequence[re.Match[str]], position: int, certain: bool) -> tuple[int, int] | None:
+    def _name_after_title(self, words: Words, position: int, certain: bool) -> tuple[int, int] | None:
+        for _ in range(_TITLES_IN_A_ROW):  # "السيد المهندس …"
+            if position < len(words) - 1 and is_title(words[position].group()):
+                position += 1
         if position >= len(words):
             return None
         word = words[position].group()
         last = self._end_of_kinship(words, position)
         if last is not None:
             return words[position].start(), last
-        tribe = is_tribe(word) or (certain and looks_like_nisba(word))
         if word in self._never or is_role(word):
             return None
-        if tribe:
+        if is_tribe(word) or (certain and looks_like_nisba(word)):
             return words[position].start(), position
-        if word not in gazetteer.GIVEN_AR and (not certain or word.startswith("ال")):
+        begins = self._begins_name(word, words, position)
+        if not begins and (not certain or word.startswith("ال") or len(word) < 3):
             return None
-        last = position
-        while last + 1 < len(words) and words[last + 1].group() in gazetteer.GIVEN_AR:
-            last += 1
-        following = words[last + 1].group() if last + 1 < len(words) else ""
-        if following not in self._never and (is_tribe(following) or looks_like_nisba(following)):
+        last = self._end_of_unit(words, position)
+        while last + 1 < len(words) and last < position + _LONGEST:
+            following = words[last + 1].group()
+            joins = following in _JOINED_WITH_NEXT or following in arabic_lists.KINSHIP_AR
+            if following not in arabic_lists.GIVEN_AR and not joins:
+                break
+            last = self._end_of_unit(words, last + 1 + (following in arabic_lists.KINSHIP_AR and last + 2 < len(words)))
+        surname = self._surname_behind(words, last, everyday=False) if begins or _foreign(word) else None
+        last = surname if surname is not None else last
+        while last + 1 < len(words) and _foreign(words[last + 1].group()):
             last += 1
         return words[position].start(), last
 
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
         """How many characters stand before a known part in this word; None when it holds none."""
         for skip, bare in bare_forms(word):
-            if bare in gazetteer.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
+            if bare in arabic_lists.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
                 continue
             if folded_word(bare) in parts:
                 return skip
         return None
+
+
+def given_in(word: str) -> str:
+    """The given name in a word, without what is written onto it; the word itself where there is none."""
+    return word[given_name_in(word)[0] :]
+
+
+def _stands_as_speaker(text: str, word: re.Match[str]) -> bool:
+    """ "عماد: …" at the beginning of a line, as in a script or a protocol."""
+    before = text[max(0, word.start() - 2) : word.start()].rstrip(" ")
+    return (not before or before.endswith("\n")) and text[word.end() : word.end() + 2].lstrip(" ").startswith(":")
+
+
+def _foreign(word: str) -> bool:
+    """Letters that Arabic words do not have."""
+    return any(not "ء" <= letter <= "ي" for letter in word)

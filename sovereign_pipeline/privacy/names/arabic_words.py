@@ -1,16 +1,22 @@
 """One word of a name in Arabic letters: the prefixes written onto it, and what the word lists say of it.
 
 What belongs here: yes or no about one word. What does not: where a name begins and ends (`arabic_names.py`), the word
-lists (`gazetteer.py`).
+lists (`words/arabic_lists.py`).
 """
 
 import re
 from collections.abc import Iterator
 
-from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names.words import arabic_lists
 
-ARABIC_LETTER = re.compile("[ء-ي]")
-ARABIC_WORD = re.compile("[ء-ي]+")
+LETTERS = "ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ"
+"""Of Arabic, Persian, Urdu, Kurdish and other languages, as the inside of a character class."""
+ARABIC_LETTER = re.compile(f"[{LETTERS}]")
+ARABIC_WORD = re.compile(f"[{LETTERS}]+")
+_NO_SURNAME = re.compile(
+    "^[يتن](?!اسر|حيى|زيد|وسف)...|^(?:و[يتلا]|بال|كال|فال|فأ|لل|ل[تإأا]|ا[ست]ت|باتج)|"
+    "(?:ون|ات|وا|هم|ها|نا|كم|تم|ية|ته|هه)$"
+)
 _PREFIXES = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
 
@@ -29,19 +35,29 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 def given_name_in(word: str) -> tuple[int, bool]:
     """How many characters stand before a given name in this word, and whether it is one."""
     for skip, bare in bare_forms(word):
-        if bare in gazetteer.GIVEN_AR:
+        if bare in arabic_lists.GIVEN_AR:
             return skip, True
     return 0, False
 
 
 def is_everyday_tribe(word: str) -> bool:
-    everyday = gazetteer.EVERYDAY_TRIBES_AR
+    everyday = arabic_lists.EVERYDAY_TRIBES_AR
     return word in everyday or _FEMININE_ENDING.sub("ي", word) in everyday
 
 
 def is_tribe(word: str) -> bool:
-    return word in gazetteer.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in gazetteer.TRIBES_AR
+    return word in arabic_lists.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in arabic_lists.TRIBES_AR
 
 
 def is_role(word: str) -> bool:
-    return any(bare in gazetteer.ROLES_AR or bare in gazetteer.TITLES_AR for _, bare in bare_forms(word))
+    return any(bare in arabic_lists.ROLES_AR or bare in arabic_lists.TITLES_AR for _, bare in bare_forms(word))
+
+
+def is_title(word: str) -> bool:
+    """A word that is followed by a name and by little else."""
+    return word in arabic_lists.TITLES_AR or word in arabic_lists.OFFICES_AR
+
+
+def has_shape_of_surname(word: str) -> bool:
+    """Whether it may be a family name: no verb of the present, no plural, nothing with a pronoun written onto it."""
+    return len(word) > 2 and _NO_SURNAME.search(word) is None

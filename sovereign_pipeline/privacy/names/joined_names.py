@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from sovereign_pipeline.privacy.names import gazetteer, world_names
 from sovereign_pipeline.privacy.names.latin_words import without_accents
 from sovereign_pipeline.privacy.names.persons import folded_word
+from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _LETTER = r"[^\W\d_]"
 _WITHIN_WORD = r"[_./\\+=&?#~:-]{1,3}"

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from sovereign_pipeline.privacy.names import gazetteer, world_names
+from sovereign_pipeline.privacy.names import evidence
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
     CUED,
     EACH_TOKEN,
+    KNOWN_NAMES,
+    LOWER_WORD,
     RUN,
     Token,
     begins_name,
@@ -24,14 +26,24 @@ from sovereign_pipeline.privacy.names.latin_words import (
     is_surname,
     looks_like_surname,
     with_plain_article,
+    without_accents,
 )
 from sovereign_pipeline.privacy.names.persons import folded_word
+from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
-_SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?)][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
-_VESSEL_BEFORE = re.compile(rf"\b(?:{gazetteer.VESSELS}) (?:named |called )?['\"]?\Z", re.IGNORECASE)
+_SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
+_VESSEL = rf"\b(?:(?i:{gazetteer.VESSELS})|M/?[VTY]|M/?SV|F/?V|S/?S|HMS|RMS|RV)"
+_VESSEL_BEFORE = re.compile(rf"{_VESSEL}\.? (?:named |called )?['\"]?\Z")
+_VESSEL_IN_SENTENCE = re.compile(rf"{_VESSEL}\b[^.!?;:\n]*\Z")
 _CAPITAL_BEHIND = re.compile(" [A-Z]")
-_FIGURE_BEHIND = re.compile(r" \d")
+_FIGURE_BEHIND = re.compile(r" \d{1,3}(?![\w/:.-]*\d)(?! [a-z])")
+_PERSONAL_TITLE = re.compile(r"(?<![\w])(?i:mrs?|ms|miss|dr|mx|prof|sir|sheikha?|shaikh)\.? \Z")
+_SENTENCE_BEFORE = re.compile(r"(?:\A|[.!?:\n] ?)\Z")
+_DOES = re.compile(
+    r" (?:lives? (?:on|in|at)|was born|married|is married|phoned|had given|is from|"
+    r"began writing|told me|died (?:in|on|at))\b"
+)
 _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
 
 
@@ -58,8 +70,9 @@ class LatinNames:
             if _names_an_organisation(line):
                 continue
             for segment in self._segments(line, trusted=True):
-                if self._is_person(text, segment):
-                    yield segment[0].start(), segment[-1].end()
+                name = self._person_in(text, segment)
+                if name:
+                    yield name[0].start(), name[-1].end()
 
     def in_other_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
         """Names that everybody knows where a name model found something else: one to three words that begin with a
@@ -68,13 +81,34 @@ class LatinNames:
             if _names_an_organisation(line):
                 continue
             for segment in self._segments(line):
-                family = is_surname(segment[-1]) or looks_like_surname(segment[-1], certainly=len(segment) == 1)
-                if len(segment) < 4 and (family or begins_name(segment, 0)):
-                    yield segment[0].start(), segment[-1].end()
+                name = evidence.personal_part(segment)
+                if not name or len(name) > 3:
+                    continue
+                family = is_surname(name[-1]) or looks_like_surname(name[-1], certainly=len(name) == 1)
+                begins = begins_name(name, 0)
+                against = evidence.stands_like_something_else(text, name, certain=begins)
+                if (begins or family) and not against:
+                    yield name[0].start(), name[-1].end()
+
+    def in_small_letters(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
+        """A person that a model found in small letters, if one of its words is a name that everybody knows."""
+        words = list(LOWER_WORD.finditer(text, entity.start, entity.end))
+        while words and _is_everyday(words[0].group()):
+            words = words[1:]
+        while words and _is_everyday(words[-1].group()):
+            words = words[:-1]
+        known = [without_accents(word.group()) in KNOWN_NAMES for word in words]
+        common = any(evidence.is_noun(word.group()) for word in words)
+        if 0 < len(words) < 5 and not common and any(known) and text[words[0].start() - 1 : words[0].start()] != "@":
+            yield words[0].start(), words[-1].end()
 
     def may_hold_person(self, text: str, entity: Entity) -> bool:
         """Whether any word in Latin letters is left of a person that a name model found."""
         return bool(self._segments(self._tokens(text, entity), trusted=True))
+
+    def may_spread(self, text: str, start: int, end: int) -> bool:
+        """Whether a finding is certain enough to be looked for elsewhere in its case."""
+        return evidence.may_spread(text, list(EACH_TOKEN.finditer(text, start, end)))
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
         """Single words that are known parts of names."""
@@ -82,22 +116,36 @@ class LatinNames:
             folded = folded_word(token.group())
             if folded not in parts or folded in self._never or text[token.start() - 1 : token.start()].isalpha():
                 continue
+            everyday = evidence.is_noun(folded) or without_accents(folded) in world_names.EVERYDAY
+            if everyday and not evidence.mentions_person(text, token):
+                continue
             if not _is_vessel(text, token.start(), token.end()):
                 yield token.start(), token.end()
 
     def _tokens(self, text: str, entity: Entity) -> list[Token]:
         return list(EACH_TOKEN.finditer(text, *self._whole_name(text, entity)))
 
-    def _is_person(self, text: str, segment: Sequence[Token]) -> bool:
-        first, last = segment[0], segment[-1]
-        if _is_vessel(text, first.start(), last.end()):
-            return False
+    def _person_in(self, text: str, segment: Sequence[Token]) -> Sequence[Token]:
+        """The person in words that a model took for one; empty when the words or what stands beside them say that it is
+        none."""
+        if _is_within_word(text, segment[0]) or _is_vessel(text, segment[0].start(), segment[-1].end()):
+            return []
+        titled = _PERSONAL_TITLE.search(text, max(0, segment[0].start() - 12), segment[0].start()) is not None
+        name = segment if titled else evidence.personal_part(segment)
+        if not name:
+            return []
+        first, last = name[0], name[-1]
+        certain = titled or evidence.begins_certainly(name)
+        if not titled and evidence.stands_like_something_else(text, name, certain=certain):
+            return []
         known = is_known(first) or looks_like_surname(first)
         if first is last and not known and _is_unsure_alone(text, first):
-            return False
-        return not all(
-            len(token.group()) < 3 or (token.group().isupper() and len(token.group()) < 5) for token in segment
+            return []
+        short = all(
+            len(token.group()) < 3 or (token.group().isupper() and len(token.group()) < 5 and not is_known(token))
+            for token in name
         )
+        return [] if short else name
 
     def _whole_name(self, text: str, entity: Entity) -> tuple[int, int]:
         """The entity with the given name before its first initial, or the known family name behind a given name."""
@@ -123,7 +171,7 @@ class LatinNames:
             tokens = list(EACH_TOKEN.finditer(text, *match.span("name")))
             if _names_an_organisation(tokens):
                 continue
-            segments = self._segments(tokens)
+            segments = [part for part in map(evidence.personal_part, self._segments(tokens)) if part]
             if segments and segments[0][0].start() == match.start("name") and len(segments[0]) <= 4:
                 long = any(len(token.group()) > 2 and not token.group().isupper() for token in segments[0])
                 if long and not _is_vessel(text, segments[0][0].start(), segments[0][-1].end()):
@@ -139,9 +187,18 @@ class LatinNames:
             name = _name_in_segment(
                 text, segment, titled=is_titled, in_organisation=in_organisation and not is_titled, signed=alone
             )
-            if name is not None:
-                first, last = name
-                yield segment[first].start(), segment[min(last, len(segment) - 1)].end()
+            if name is None or _is_within_word(text, segment[name[0]]):
+                continue
+            words: Sequence[Token] = segment[name[0] : name[1] + 1]
+            if not is_titled and not any(token.group().casefold() in gazetteer.KINSHIP for token in words):
+                words = evidence.personal_part(words)
+            elif is_titled and not _PERSONAL_TITLE.search(text, max(0, words[0].start() - 12), words[0].start()):
+                words = evidence.personal_part(words)  # "Major Conditions Strategy"
+            if not words:
+                continue
+            certain = evidence.begins_certainly(words) or any(map(is_articled, words))
+            if is_titled or not evidence.stands_like_something_else(text, words, certain=certain):
+                yield words[0].start(), words[-1].end()
 
     def _segments(self, tokens: Sequence[Token], trusted: bool = False) -> list[list[Token]]:
         """Cut a run of capitalised words at titles, places, offices and everyday words.
@@ -201,10 +258,12 @@ def _name_in_segment(
         return given if given is not None and given < end else max(0, end - 2), end
     if titled:
         return 0, 3
-    if _has_role_before(text, first):
+    if _has_role_before(text, first) and not (first.group().isupper() and len(first.group()) < 5):
         return 0, 2
     if any(is_initial(token) and token.group().endswith(".") for token in segment[1:-1]):
         return 0, len(segment) - 1
+    if len(segment) == 3 and is_initial(segment[1]) and all(len(segment[i].group()) > 2 for i in (0, 2)):
+        return 0, 2  # "Ottokar B Brandl"
     if given is not None:
         return given, given + 2
     surname = next((i for i, token in enumerate(segment) if is_surname(token)), None)
@@ -212,7 +271,16 @@ def _name_in_segment(
         return max(0, surname - 2), surname
     if signed and len(segment) <= 3 and _is_signature(text, first, last):
         return 0, len(segment) - 1
+    if first is last and _does_what_people_do(text, first):
+        return 0, 0
     return None
+
+
+def _does_what_people_do(text: str, token: Token) -> bool:
+    """ "Jolanka lives at …" at the beginning of a sentence."""
+    if token.group().isupper() or _DOES.match(text, token.end()) is None:
+        return False
+    return _SENTENCE_BEFORE.search(text, max(0, token.start() - 4), token.start()) is not None
 
 
 def _is_honorific(token: Token) -> bool:
@@ -223,6 +291,28 @@ def _has_role_before(text: str, first: Token) -> bool:
     """Whether a role or an honorific stands before a word: "engineer Kamil"."""
     before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
     return before is not None and before.group(1).casefold() in gazetteer.ROLES | gazetteer.HONORIFICS
+
+
+def _is_within_word(text: str, token: Token) -> bool:
+    """Whether a word is of a longer one, of a handle, a tag or an address: "@saltmarsh", "#harbour", "t.co/XyAbd"."""
+    before = text[token.start() - 1 : token.start()]
+    if before.isalnum() or before in ("_", "@", "#"):
+        return before != ""
+    return before == "/" and "://" in text[max(0, token.start() - 40) : token.start()].rpartition(" ")[2]
+
+
+def is_one_family_name(name: str) -> bool:
+    """Whether it is a single word, perhaps with its article, that is no given name."""
+    tokens = list(EACH_TOKEN.finditer(name))
+    return len(tokens) == 1 and tokens[0].group() == name and (is_surname(tokens[0]) or not is_given(tokens[0]))
+
+
+def begins_with_given(name: str) -> bool:
+    """Whether a given name or an initial begins it, and no family name ends it."""
+    tokens = list(EACH_TOKEN.finditer(name))
+    if not tokens or len(tokens) > 3 or not (is_given(tokens[0]) or is_initial(tokens[0])):
+        return False
+    return len(tokens) == 1 or is_initial(tokens[-1]) or is_given(tokens[-1])
 
 
 def _by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
@@ -239,20 +329,6 @@ def _by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
 
 def _names_an_organisation(tokens: Sequence[Token]) -> bool:
     return any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in tokens)
-
-
-def is_part_of_organisation(text: str, span: tuple[int, int], entities: Sequence[Entity]) -> bool:
-    """A single word inside a longer name that a model took for an organisation: "Davis, Reynolds and Williams"."""
-    start, end = span
-    if " " in text[start:end]:
-        return False
-    return any(
-        entity.label == "ORGANISATION"
-        and entity.start <= start
-        and end <= entity.end
-        and " " in text[entity.start : entity.end].strip()
-        for entity in entities
-    )
 
 
 def _is_signature(text: str, first: Token, last: Token) -> bool:
@@ -276,10 +352,16 @@ def _is_unsure_alone(text: str, token: Token) -> bool:
 
 
 def _is_vessel(text: str, start: int, end: int) -> bool:
-    return (
-        _VESSEL_BEFORE.search(text[max(0, start - 20) : start]) is not None
-        or _FIGURE_BEHIND.match(text, end) is not None
-    )
+    """Whether a vessel's name stands there: after a word for one, or with a number and such a word in its sentence."""
+    if _VESSEL_BEFORE.search(text, max(0, start - 20), start):
+        return True
+    numbered = _FIGURE_BEHIND.match(text, end) is not None
+    return numbered and _VESSEL_IN_SENTENCE.search(text, max(0, start - 80), start) is not None
+
+
+def _is_everyday(word: str) -> bool:
+    plain = without_accents(word)
+    return plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS or plain in world_names.EVERYDAY
 
 
 def _without_small_ends(segment: list[Token]) -> list[Token]:

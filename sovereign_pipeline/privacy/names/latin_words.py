@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sovereign_pipeline.privacy.names import gazetteer, world_names
+from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 # A match of TOKEN: one word of a run of capitalised words.
 Token = re.Match[str]
@@ -18,8 +18,12 @@ Token = re.Match[str]
 _LATIN = [chr(code) for code in (*range(0x41, 0x250), *range(0x1E00, 0x1F00)) if chr(code).isalpha()]
 _UPPER = "[" + "".join(letter for letter in _LATIN if letter.isupper()) + "]"
 _LOWER = "[" + "".join(letter for letter in _LATIN if letter.islower()) + "]"
-_ARTICLE = rf"(?:Al|al|El|el)[ -](?:(?:Bu|Bani)[ -])?[A-Z]{_LOWER}+"
-_CAPITALISED = rf"{_UPPER}{_LOWER}+(?:['’-](?!s\b){_UPPER}?{_LOWER}+|{_UPPER}{_LOWER}+)?"
+_ARTICLE = (
+    rf"(?:(?:Al|al|El|el)[ -](?:(?:Bu|Bani)[ -])?[A-Z]{_LOWER}+|(?:AL|EL)[ -](?:(?:BU|BANI)[ -])?[A-Z]{{3,}}(?!\w))"
+)
+_CAPITALISED = (
+    rf"(?:[OD]['’](?={_UPPER}{_LOWER}))?{_UPPER}{_LOWER}+(?:['’-](?!s\b){_UPPER}?{_LOWER}+|{_UPPER}{_LOWER}+)?"
+)
 _TITLE_WITH_DOT = r"(?:Mr|Mrs|Ms|Dr|Eng|Capt|Prof)\."
 _SMALL = r"(?:bin|bint|ibn|van|von|de|der|den|da|dos|di)(?= )"
 _INITIAL = rf"{_UPPER}(?:\.|(?= {_UPPER}))"
@@ -53,14 +57,22 @@ def with_plain_article(token: str) -> str:
 
 def is_articled(token: Token) -> bool:
     """Whether the article stands before it: "Al Busaidi"."""
-    return re.match(r"(?:Al|al|El|el)[ -]", token.group()) is not None
+    return re.match(r"(?:A[Ll]|al|E[Ll]|el)[ -]", token.group()) is not None
+
+
+_STROKES = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "đ": "d", "Đ": "D"})
 
 
 @lru_cache(maxsize=1 << 16)
 def without_accents(word: str) -> str:
     """In small letters, without accents."""
-    folded = unicodedata.normalize("NFKD", word.casefold().replace("ø", "o").replace("ł", "l").replace("ß", "ss"))
-    return "".join(letter for letter in folded if not unicodedata.combining(letter))
+    return without_marks(word.casefold())
+
+
+def without_marks(text: str) -> str:
+    """With plain Latin letters for those with accents and strokes."""
+    plain = unicodedata.normalize("NFKD", text.translate(_STROKES))
+    return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def is_given(token: Token) -> bool:
@@ -71,6 +83,8 @@ def is_given(token: Token) -> bool:
 def is_surname(token: Token) -> bool:
     """Whether it is a family name and nothing else."""
     plain = without_accents(token.group())
+    if plain in gazetteer.TRIBES:
+        return True
     return plain in world_names.SURNAMES_WORLD and plain not in world_names.EVERYDAY and not token.group().isupper()
 
 
@@ -91,12 +105,19 @@ def begins_name(segment: Sequence[Token], position: int) -> bool:
     if token.group().casefold() in gazetteer.GIVEN:
         return True
     plain = without_accents(token.group())
-    if plain not in world_names.GIVEN_WORLD or token.group().isupper():
+    if plain not in world_names.GIVEN_WORLD:
         return False
     following = segment[position + 1] if position + 1 < len(segment) else None
+    if token.group().isupper():  # one word in capitals may be anything
+        return following is not None and _is_family_name(following) and plain not in world_names.EVERYDAY
     if plain not in world_names.EVERYDAY:
         return True
     return following is not None and (is_initial(following) or without_accents(following.group()) in KNOWN_NAMES)
+
+
+def _is_family_name(token: Token) -> bool:
+    plain = without_accents(token.group())
+    return plain in world_names.SURNAMES_WORLD or plain in gazetteer.TRIBES or looks_like_surname(token)
 
 
 def is_initial(token: Token) -> bool:

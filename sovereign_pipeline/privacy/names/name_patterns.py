@@ -7,16 +7,18 @@ What belongs here: the two scripts together. What does not: where a name begins 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names import evidence
 from sovereign_pipeline.privacy.names.arabic_names import ArabicNames
-from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER
+from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER, LETTERS
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
-from sovereign_pipeline.privacy.names.latin_names import LatinNames, is_part_of_organisation
+from sovereign_pipeline.privacy.names.latin_names import LatinNames, begins_with_given, is_one_family_name
 from sovereign_pipeline.privacy.names.recasing import recased
+from sovereign_pipeline.privacy.names.words import gazetteer
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
-_BETWEEN_ARABIC_WORDS = re.compile(r"(?<=[ء-ي])[_./\\+=\n-](?=[ء-ي])")
+_ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
+_BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}])")
 
 
 class NamePatterns:
@@ -40,19 +42,19 @@ class NamePatterns:
             entities: what the model found in this text.
             signed: the text is a letter, so a name may stand at its end with nothing before it.
         """
-        cased = recased(text)
-        found = [
-            span
-            for span in self._latin.spans(cased, signed=signed and cased is text)
-            if not is_part_of_organisation(cased, span, entities)
-        ]
+        cased = _with_plain_endings(recased(text))
+        bodies = _of_several_words(text, entities)
+        found = [span for span in self._latin.spans(cased, signed=signed) if not _is_word_within(text, span, bodies)]
         found += [span for entity in entities for span in self._in_entity(cased, entity)]
+        firms = evidence.firms(text)
+        found = [span for span in found if not _is_word_within(text, span, firms)]
         found += joined_names(text, self._never)
         if ARABIC_LETTER.search(text):
             found += self._arabic.spans(text)
             if (spaced := _with_single_spaces(text)) != text:
                 found += self._arabic.spans(spaced)
-        return without_overlaps(_name_span(text, *span) for span in found)
+        spans = without_overlaps(_name_span(text, *_whole_words(text, *span)) for span in found)
+        return [_with_generation(text, span) for span in _surname_first(text, spans)]
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
         """Further mentions of the people of a case file, in reading order within each script.
@@ -68,6 +70,12 @@ class NamePatterns:
             found += self._arabic.mentions(text, parts)
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
+    def may_spread(self, text: str, span: Span) -> bool:
+        """Whether a name that was found is certain enough to be looked for elsewhere in its case."""
+        if ARABIC_LETTER.search(text, span.start, span.end):
+            return True
+        return self._latin.may_spread(text, span.start, span.end)
+
     def _in_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
         if entity.label == "DATE":
             return
@@ -75,8 +83,32 @@ class NamePatterns:
             yield from self._latin.in_other_entity(text, entity)
         elif self._latin.may_hold_person(text, entity):
             yield from self._latin.in_person(text, entity)
+        elif not ARABIC_LETTER.search(text, entity.start, entity.end):
+            yield from self._latin.in_small_letters(text, entity)
         elif self._arabic.may_be_name(text[entity.start : entity.end]):
             yield entity.start, entity.end
+
+
+def _with_plain_endings(text: str) -> str:
+    """The same text, of the same length, with plain letters where an Arabic one is written onto a Latin word."""
+    if ARABIC_LETTER.search(text) is None:
+        return text
+    return _ARABIC_ONTO_LATIN.sub(lambda letters: "a" * len(letters.group()), text)
+
+
+def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, int]]:
+    """What a model took for an organisation: "Davis, Reynolds and Williams"."""
+    return [
+        (each.start, each.end)
+        for each in entities
+        if each.label == "ORGANISATION" and " " in text[each.start : each.end].strip()
+    ]
+
+
+def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
+    """A single word inside the longer name of a body."""
+    start, end = span
+    return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
 
 
 def _with_single_spaces(text: str) -> str:
@@ -88,6 +120,49 @@ def name_key(text: str, start: int, end: int) -> str:
     """A name as written, with the first letter of the article restored, which the preposition "ل" before it takes."""
     name = text[start:end]
     return f"ا{name}" if text[start - 1 : start + 1] == "لل" else name
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """With the rest of a word whose letters are of two scripts, or of letters that only some languages have."""
+    while end < len(text) and text[end].isalpha() and text[end - 1].isalpha():
+        end += 1
+    while start > 0 and text[start - 1].isalpha() and (text[start - 1] < "\u0600") and text[start].isalpha():
+        start -= 1
+    return start, end
+
+
+_GENERATION = re.compile(r",? (?:Jr|Sr|Jnr|Snr|JR|SR|II|III|IV)\b\.?")
+_FIELD_BEFORE = re.compile(r"(?:\A|[\n:;|(\t>])[ ]*\Z")
+_FIELD_BEHIND = re.compile(
+    r"(?:,? (?:Jr|Sr|II|III|IV|KC|QC|OBE|CBE|MBE|PhD|MD|Esq)\b\.?| [A-Z]\.?)* *(?:\Z|[\n;|)(\t.,:-])"
+)
+
+
+def _with_generation(text: str, span: Span) -> Span:
+    """ "Jr." behind a name tells a son from his father."""
+    behind = _GENERATION.match(text, span.end)
+    return _name_span(text, span.start, behind.end()) if behind is not None and " " in span.key else span
+
+
+def _surname_first(text: str, spans: Sequence[Span]) -> list[Span]:
+    """ "OAKES, Tamsin" as one name, where a field of a form or a table or a line begins with it."""
+    joined: list[Span] = []
+    for span in spans:
+        before = joined[-1] if joined else None
+        if before is not None and text[before.end : span.start] == ", " and _is_surname_first(text, before, span):
+            joined[-1] = _name_span(text, before.start, span.end)
+        else:
+            joined.append(span)
+    return joined
+
+
+def _is_surname_first(text: str, surname: Span, given: Span) -> bool:
+    if "," in surname.key or not is_one_family_name(surname.key) or not begins_with_given(given.key):
+        return False
+    if surname.key.isupper() and not given.key.isupper():
+        return True
+    before = _FIELD_BEFORE.search(text, max(0, surname.start - 20), surname.start)
+    return before is not None and _FIELD_BEHIND.match(text, given.end) is not None
 
 
 def _name_span(text: str, start: int, end: int) -> Span:

@@ -8,12 +8,13 @@ in a text (`name_patterns.py`, `name_models.py`), what a name looks like in anot
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 
-from sovereign_pipeline.privacy.names import gazetteer
+from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
+from sovereign_pipeline.privacy.names.words import arabic_lists, gazetteer, no_names
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class PersonName:
     surname: str | None = None
     alone: str | None = None
     """A single word that may be a given name or a surname."""
+    generation: str | None = None
+    """ "jr", "sr", "iii": what tells a son from his father."""
 
     def is_part_of(self, other: "PersonName") -> bool:
         """Whether the other name has every part of this one, and more."""
@@ -33,10 +36,13 @@ class PersonName:
             return False
         if self.alone is not None:
             return self.alone in (other.given, other.surname)
+        if self.given is not None and (other.given is None or not _fits(self.given, other.given)):
+            return False
         return (
-            self.given in (None, other.given)
-            and self.surname in (None, other.surname)
-            and self.fathers == other.fathers[: len(self.fathers)]
+            self.surname in (None, other.surname)
+            and self.generation in (None, other.generation)
+            and len(self.fathers) <= len(other.fathers)
+            and all(map(_fits, self.fathers, other.fathers))
         )
 
     @property
@@ -51,7 +57,8 @@ class PersonName:
         given, surname, alone = (
             None if part is None else equal.get(part, part) for part in (self.given, self.surname, self.alone)
         )
-        return PersonName(given, tuple(equal.get(father, father) for father in self.fathers), surname, alone)
+        fathers = tuple(equal.get(father, father) for father in self.fathers)
+        return PersonName(given, fathers, surname, alone, self.generation)
 
     def may_be(self, other: "PersonName") -> bool:
         """Whether every part that both names have is the same or may be another spelling, and at least one is spelt
@@ -71,6 +78,11 @@ class PersonName:
         ]
         spelt = [pair for pair in shared if pair[0] != pair[1]]
         return bool(spelt) and all(likeness(*pair) for pair in spelt)
+
+
+def _fits(part: str, whole: str) -> bool:
+    """Whether a given name is the same, or its initial."""
+    return part == whole or (len(part) == 2 and part[1] == "." and whole.startswith(part[0]))
 
 
 # What differs in writing alone, whoever wrote it: (pattern, replacement), in this order, before and after casefold.
@@ -95,7 +107,9 @@ _ARABIC_WRITING = (
 def folded(name: str) -> str:
     """A name, or a part of one, without what differs in writing alone: letter case, hyphens, the spelling of the
     article, forms of alef, compounds written apart, a final ta marbuta without its dots."""
-    text = _JOINED_ARTICLE.sub("al-", name.strip())
+    text = _JOINED_ARTICLE.sub("al-", name.strip().replace("’", "'"))
+    if not text.isascii() and not is_arabic(text):
+        text = without_marks(text)
     if is_arabic(text):
         for pattern, plain in _ARABIC_WRITING:
             text = pattern.sub(plain, text)
@@ -111,26 +125,62 @@ def folded_word(word: str) -> str:
     return re.sub("ة$", "ه", folded(word))
 
 
+_GENERATIONS = {"jr": "jr", "junior": "jr", "jnr": "jr", "sr": "sr", "senior": "sr", "snr": "sr"}
+_GENERATIONS |= {number: number for number in ("ii", "iii", "iv")}
+_BEHIND = no_names.LETTERS_BEHIND_NAMES | frozenset(_GENERATIONS)
+_TITLES = gazetteer.HONORIFICS | arabic_lists.TITLES_AR | no_names.LETTERS_BEHIND_NAMES
+
+
 @lru_cache(maxsize=1 << 16)
 def person_name(text: str) -> PersonName:
-    """The parts of a name, without honorifics, each as `folded_word` writes it."""
-    titles = gazetteer.HONORIFICS | gazetteer.TITLES_AR
-    words = folded(text).split()
-    tokens = [token for token in words if token.strip(".") not in titles] or words
-    surname = None
+    """The parts of a name, without honorifics and letters behind it, each as `folded_word` writes it."""
+    words = _in_reading_order(text)
+    tokens = [token for token in words if token.strip(".") not in _TITLES] or words
+    generation = _GENERATIONS.get(tokens[-1].strip(".")) if len(tokens) > 1 else None
+    parts = _parts_of(tokens[:-1] if generation is not None else tokens)
+    return replace(parts, generation=generation) if generation is not None and parts.alone is None else parts
+
+
+def _in_reading_order(text: str) -> list[str]:
+    """The words of a name, folded: "Oakes, Tamsin J." is Tamsin J. Oakes, and "T.J. Oakes" has two initials."""
+    pieces = [piece for piece in re.split("[,،]", re.sub(r"(?<=\w)\.(?=\w)", ". ", text)) if piece.strip()]
+    groups = [[_with_dot(word) for word in folded(piece).split()] for piece in pieces] or [[text]]
+    names = [group for group in groups if not all(word.strip(".") in _BEHIND for word in group)] or groups
+    behind = [word for group in groups if group not in names for word in group]
+    if len(names) == 2:
+        first, second = names
+        late = [word for word in first if word.strip(".") in _GENERATIONS]
+        names = [second, [word for word in first if word not in late], late]
+    return [word for group in names for word in group] + behind
+
+
+def _with_dot(word: str) -> str:
+    return f"{word}." if len(word) == 1 and word.isalpha() and word.isascii() else word
+
+
+def _parts_of(tokens: Sequence[str]) -> PersonName:
+    tokens = list(tokens)
+    surname: str | None = None
     if len(tokens) > 1 or tokens[0].startswith(("al-", "ال-")) or looks_like_nisba(tokens[0]):
         surname = tokens[-1]
         tokens = tokens[:-1]
-        if tokens and tokens[-1] in gazetteer.KINSHIP | gazetteer.KINSHIP_AR:  # "Amer bin Tannaf": a father, no surname
+        if tokens and _is_kinship(tokens[-1], tokens[0], surname):  # "Amer bin Tannaf": a father, no surname
             tokens, surname = [*tokens, surname], None
         while tokens and tokens[-1] in gazetteer.PARTICLES:
             surname = f"{tokens.pop()} {surname}"
     if surname is None and len(tokens) == 1:
         return PersonName(alone=folded_word(tokens[0]))
-    people = [folded_word(token) for token in tokens if token not in gazetteer.KINSHIP | gazetteer.KINSHIP_AR]
+    people = [folded_word(token) for token in tokens if not _is_kinship(token, tokens[0], surname)]
     return PersonName(
         people[0] if people else None, tuple(people[1:]), folded_word(surname) if surname is not None else None
     )
+
+
+def _is_kinship(token: str, first: str, surname: str | None) -> bool:
+    """ "bin", and "b." where it is short for it and no initial."""
+    if token == "b." and first not in gazetteer.GIVEN and not (surname or "").startswith("al-"):
+        return False
+    return token in gazetteer.KINSHIP or token in arabic_lists.KINSHIP_AR
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:

@@ -52,7 +52,21 @@ _CONSONANTS = {
     "ه": ("hh?", ""),
     "و": ("ww?", "v"),
     "ي": ("yy?", "j"),
+    # Persian, Urdu and Kurdish
+    "پ": ("pp?", ""),
+    "چ": ("ch|tch", "sh"),
+    "ژ": ("zh|j", "z"),
+    "گ": ("gg?|gh", ""),
+    "ڤ": ("v|f", ""),
+    "ٹ": ("tt?", ""),
+    "ڈ": ("dd?", ""),
+    "ڑ": ("rr?", "d"),
+    "ں": ("n", ""),
+    "ڕ": ("rr?", ""),
+    "ڵ": ("ll?", ""),
 }
+_ANY = ("[a-z]{1,2}", "")
+"""A letter that none of these languages has."""
 _SHORT = "[aeiou]?"
 _LONG = {
     "ا": ("aa?", ""),
@@ -83,7 +97,7 @@ _FIXED = {
 _WEAK = "اويى"
 _VOWELS_AND_Y = re.compile("[aeiouy]+")
 _ARTICLE = "al-"
-_ARABIC = re.compile("[ء-ي]")
+_ARABIC = re.compile("[ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ]")
 
 
 def is_arabic(part: str) -> bool:
@@ -157,7 +171,7 @@ def _letters(word: str, further: bool) -> str:
         following = "" if last else letters[place + 1]
         piece, after_consonant = _letter(letter, first, last, following, after_consonant, further)
         if last and not further and _is_active_participle(word):
-            piece = "[ei]?" + _one_of(_CONSONANTS[letter], further)
+            piece = "[ei]?" + _one_of(_CONSONANTS.get(letter, _ANY), further)
         pieces.append(piece)
     return "".join(pieces)
 
@@ -178,7 +192,7 @@ def _letter(
     if letter in "وي":
         long = _one_of(_LONG[letter], further)
         if following == "ه" or following in "اوى" or not last:
-            glide = _one_of(_CONSONANTS[letter], further)
+            glide = _one_of(_CONSONANTS.get(letter, _ANY), further)
             return f"(?:{long}|{_SHORT}{glide}(?:[aeiou]|oo|ou|ee)?|i[ae])", False
         return long, False
     match letter:
@@ -201,7 +215,7 @@ def _one_of(spellings: tuple[str, str], further: bool) -> str:
 
 def _of_three(word: str) -> str:
     """ "حمد" is Hamad or Hamed; Hamid and Nasser are other names. Only an s is doubled for its sound: Hassan."""
-    one, two, three = (_one_of(_CONSONANTS[letter], False) for letter in word)
+    one, two, three = (_one_of(_CONSONANTS.get(letter, _ANY), False) for letter in word)
     if word[1] in "سص":
         return f"{one}[aeiou]?(?:s[aeou]?|ssa){three}"
     single = "(?:" + re.sub(r"(\w)\1\?", r"\1", two.removeprefix("(?:"))

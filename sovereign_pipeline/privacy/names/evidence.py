@@ -1,0 +1,294 @@
+"""What speaks for and against a name in Latin letters: the words of a finding, and the words beside it.
+
+What belongs here: yes or no about words that were found together. What does not: where a name begins and ends
+(`latin_names.py`), the word lists (`words/`).
+"""
+
+import re
+from collections.abc import Sequence
+
+from sovereign_pipeline.privacy.names.latin_words import (
+    CUE_BEFORE,
+    KNOWN_NAMES,
+    Token,
+    begins_name,
+    is_articled,
+    is_given,
+    is_initial,
+    is_known,
+    is_surname,
+    looks_like_surname,
+    without_accents,
+)
+from sovereign_pipeline.privacy.names.words import gazetteer, no_names, world_names, world_places
+
+NOUNS = (
+    no_names.BODIES
+    | no_names.OFFICES
+    | no_names.LAW_AND_POLICY
+    | no_names.MEDICINE
+    | no_names.EVERYDAY_NOUNS
+    | no_names.SITES
+    | world_places.PEOPLES
+)
+PLACES = world_places.PLACES_WORLD | world_places.PLACES_OF_TWO_WORDS | gazetteer.PLACES
+NEVER_PARTS = gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS | (NOUNS - KNOWN_NAMES)
+"""Words that are no part of a name wherever they stand."""
+
+_OFFICES = no_names.OFFICES | no_names.LETTERS_BEHIND_NAMES
+_NO_SURNAMES = no_names.BODIES | no_names.SITES | no_names.MEDICINE | (no_names.LAW_AND_POLICY - no_names.SURNAMES_TOO)
+_NOUN_ENDING = re.compile(
+    r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|ously|iness|ences|icity|ivity|ability|"
+    r"mentary|tional|tive)\Z"
+)
+_LONG_NOUN_ENDING = re.compile(r"(?:ment|ness|able|ible|ated|ical|less|ship|ility)\Z")  # "Clement" is shorter
+_BEFORE = 60
+_AFTER = 60
+_FROM_A_PLACE = (
+    r"(?:moved?|comes?|came|originally|fl[ey]w?|flown|went|gone|going|travel(?:s|led)?|trips?|welcome|return(?:s|ed)?|fle(?:e|es|d|eing)|"
+    r"road|way|here|there|back) (?:to|from|for)"
+)
+_OF_A_PLACE = (
+    r"(?:north|south|east|west|city|town|village|port|borough|university|county|bank|diocese|province|governor|mayor|"
+    r"district|battle|siege|people|republic|kingdom|state|island|gulf|bay|bishop|duke|duchess|earl) of"
+)
+_LIVES_AT = r"(?:originally from|grew up in|lives? in|lived in|born in|moved (?:here )?(?:to|from)|based in)"
+_NOT_LOOKED = "".join(f"(?<!{word} )" for word in ("look", "looks", "looked", "looking", "mad", "angry", "shouted"))
+_IN_A_PLACE = re.compile(
+    rf"(?<![\w'])(?:(?i:in|near|around|across|within|throughout|outside|towards|via|into)|{_NOT_LOOKED}at|"
+    rf"(?i:{_FROM_A_PLACE}|{_OF_A_PLACE}|{_LIVES_AT})|"
+    r"(?i:members?|mps?|candidate|constituency) (?:of parliament )?(?:for|of)(?: [A-Z]\w+,)?)(?: the)? \Z"
+)
+_SURELY_IN_A_PLACE = re.compile(
+    rf"(?<![\w'])(?:(?i:{_LIVES_AT})|(?:North|South|East|West|New|Great|Upper|Lower|Port|Fort|Mount|Lake|Cape|San|Santa|"
+    r"Saint|St ?\.?)|(?:Rivers|Storms|Counties|Streets|Prisons|Ports)\b[^.;\n]{0,40}) \Z"
+)
+_DETERMINER = re.compile(
+    r"(?<![\w'])(?i:the|this|these|those|each|every|any|another|an|a|our|your|its|no|new|draft) \Z"
+)
+_ABBREVIATION = re.compile(r"(?<![\w.])(?!(?:RT|DUDE)\b)[A-Z]{2,6} \Z")
+_IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
+_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
+_OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
+_NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
+_PEOPLE_BEHIND = re.compile(
+    r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
+)
+_IS_A_THING = re.compile(
+    r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
+    r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity|501)\b"
+)
+_HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
+_HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
+_FIRM_WORD = r"[^\W\d_][\w’'-]{1,30}"
+_FIRM = re.compile(rf"(?<![\w’'-]){_FIRM_WORD}, {_FIRM_WORD},? (?:and|&) {_FIRM_WORD}", re.IGNORECASE)
+_FIRM_BEFORE = re.compile(
+    r"(?:\b(?:work(?:s|ed|ing)? (?:for|at)|year at|employ(?:er|ed) (?:by|at)|is from|address of|firm(?: of)?|at|The) |"
+    r"\b(?:Inc|Ltd|LLC)\.?, )\Z"
+)
+_FIRM_BEHIND = re.compile(r" (?:Orchestra|LLP|LLC|Ltd|Inc|Solicitors|Partners|is an?|was founded)\b|['’]s\b")
+_LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
+_LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
+_HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
+
+
+def is_noun(word: str) -> bool:
+    """Whether a word means something else than a person, by the lists or by its ending; some are names too."""
+    plain = without_accents(word.strip("."))
+    if plain in NOUNS and plain not in gazetteer.PARTICLES:
+        return True
+    if plain in KNOWN_NAMES:
+        return False
+    return (len(plain) > 5 and _NOUN_ENDING.search(plain) is not None) or (
+        len(plain) > 8 and _LONG_NOUN_ENDING.search(plain) is not None
+    )
+
+
+def is_place(segment: Sequence[Token]) -> bool:
+    """Whether its words, or the first of them, name a place and no given name."""
+    whole = " ".join(without_accents(token.group()) for token in segment)
+    first = without_accents(segment[0].group())
+    return whole in PLACES or (first in PLACES and not is_given(segment[0]))
+
+
+def begins_certainly(segment: Sequence[Token]) -> bool:
+    """Whether it begins with a given name that is nothing else, or with any given name and a family name after it."""
+    if begins_name(segment, 0):
+        return True
+    shouted = segment[0].group().isupper()
+    return len(segment) > 1 and is_given(segment[0]) and not is_noun(segment[1].group()) and not shouted
+
+
+def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
+    """What of a name's words is left once offices before and behind are taken off; empty when they are those of a body,
+    a law, a disease, a place or a heading."""
+    while segment and _is_office(segment[0]) and (len(segment) > 1 or not is_known(segment[0])):
+        segment = segment[1:]
+    nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
+    if nouns and nouns != [0] and (_is_office(segment[nouns[0]]) or _follows_whole_name(segment, nouns[0])):
+        segment, nouns = segment[: nouns[0]], []
+    if not segment or (nouns and not _is_name_with_noun(segment, nouns)):
+        return []
+    two_words = " ".join(without_accents(token.group()) for token in segment[:2])
+    if two_words in world_places.PLACES_OF_TWO_WORDS or (is_place(segment) and not begins_certainly(segment)):
+        return []
+    return [] if _holds_abbreviation(segment) else segment
+
+
+def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
+    """ "Grant Oakes", "Tiger Woods", "Brad L Key", "George Parks Hitchcock", but no "Elizabeth Line"."""
+    if len(segment) < 2:
+        return False
+    if nouns == [0]:
+        return without_accents(segment[0].group()) in KNOWN_NAMES
+    if not is_given(segment[0]):
+        return False
+    last = without_accents(segment[-1].group())
+    family_name = nouns == [len(segment) - 1] and (len(segment) == 2 or is_initial(segment[1]))
+    if family_name:
+        surname = last in KNOWN_NAMES or last in no_names.SURNAMES_TOO
+        return surname or (begins_name(segment, 0) and last not in _NO_SURNAMES)
+    return len(segment) - 1 not in nouns and len(nouns) == 1 and begins_name(segment, 0)
+
+
+def _follows_whole_name(segment: Sequence[Token], place: int) -> bool:
+    """Whether a noun stands behind given name and family name, and is no body or site that is named after a person."""
+    noun = without_accents(segment[place].group())
+    return place > 1 and begins_name(segment, 0) and noun not in no_names.BODIES | no_names.SITES
+
+
+def _is_office(token: Token) -> bool:
+    plain = without_accents(token.group().strip("."))
+    return plain in _OFFICES and not (plain in KNOWN_NAMES and plain not in world_names.EVERYDAY)
+
+
+def _holds_abbreviation(segment: Sequence[Token]) -> bool:
+    """ "NHS England"; "JK Rowling" has initials."""
+    shouted = [token for token in segment if token.group().isupper() and len(token.group()) > 1]
+    return 0 < len(shouted) < len(segment) and any(len(each.group()) > 2 and not is_known(each) for each in shouted)
+
+
+def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: bool = False) -> bool:
+    """Whether the words beside it tell that it is a place, a body, a law or a thing.
+
+    Args:
+        certain: it begins with a given name, so that little speaks against it.
+    """
+    first, last = segment[0], segment[-1]
+    before = text[max(0, first.start() - _BEFORE) : first.start()]
+    behind = text[last.end() : last.end() + _AFTER]
+    if CUE_BEFORE.search(before):
+        return False
+    if _after_abbreviation(before, last) or _IS_A_THING.match(behind):
+        return len(segment) == 1 or not certain
+    if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
+        return len(segment) == 1 or not certain
+    following = _NEXT_WORD.match(behind)
+    noun_behind = following is not None and _is_noun_behind(following.group(1))
+    if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
+        return noun_behind or not certain
+    if certain:  # but "in Chad"
+        place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
+        return place_too and _IN_A_PLACE.search(before) is not None
+    if _IN_A_PLACE.search(before) or noun_behind:
+        return True
+    if _HOUSE_NUMBER_BEFORE.search(before) and _HOUSE_NUMBER_BEHIND.match(behind):
+        return True
+    if len(segment) > 1 or is_surname(first) or looks_like_surname(first):
+        return False
+    return (
+        any(each.search(before) for each in (_ENUMERATED, _OF_A_NAMED_ONE))
+        or _in_heading(text)
+        or (_stands_between_lines(text, first, before, behind))
+    )
+
+
+def _after_abbreviation(before: str, last: Token) -> bool:
+    abbreviation = _ABBREVIATION.search(before)
+    if abbreviation is None or last.group().isupper() or is_surname(last):
+        return False
+    return abbreviation.group().strip() not in no_names.TITLE_ABBREVIATIONS
+
+
+def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
+    """ "Sudan and Chad"."""
+    neighbour = _IN_A_LIST.search(before)
+    is_place_too = without_accents(segment[0].group()) in PLACES
+    return neighbour is not None and is_place_too and without_accents(neighbour.group(1)) in PLACES
+
+
+def _is_noun_behind(word: str) -> bool:
+    plain = without_accents(word)
+    return word in no_names.BEHIND_NAMES_OF_THINGS or (word[0].isupper() and is_noun(word) and plain not in KNOWN_NAMES)
+
+
+def _in_heading(text: str) -> bool:
+    """A short text of several words that all have capitals, such as a subject."""
+    if len(text) > 90 or "\n" in text or text.rstrip().endswith((".", "!", "?", ",")):
+        return False
+    words = _HEADING_WORD.findall(text)
+    return len(words) > 1 and all(word[0].isupper() for word in words)
+
+
+def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> bool:
+    """A word that is a line of its own within a block of lines: a firm or a town below a person's name."""
+    if _LINE_BEFORE.search(before) is None or _LINE_BEHIND.match(behind) is None:
+        return False
+    above, below = text[max(0, first.start() - _BEFORE) : first.start()].strip(), behind.strip()
+    return bool(above) and bool(below)
+
+
+def firms(text: str) -> list[tuple[int, int]]:
+    """ "Saltmarsh, Keane and Brandl" where a firm of that name stands, not three people."""
+    found: list[tuple[int, int]] = []
+    if " and " not in text and " & " not in text:
+        return found
+    for match in _FIRM.finditer(text):
+        before, behind = text[max(0, match.start() - _BEFORE) : match.start()], text[match.end() : match.end() + _AFTER]
+        alone = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(behind) is not None
+        if alone or _FIRM_BEFORE.search(before) or _FIRM_BEHIND.match(behind):
+            found.append(match.span())
+    return found
+
+
+def may_spread(text: str, segment: Sequence[Token]) -> bool:
+    """Whether a finding is certain enough to be looked for elsewhere in its case, by its words or by what stands
+    before it."""
+    if not segment or len(segment) > 1 or is_articled(segment[0]):
+        return True
+    alone = segment[0]
+    if is_surname(alone) or begins_name(segment, 0) or looks_like_surname(alone, certainly=True):
+        return True
+    before = text[max(0, alone.start() - _BEFORE) : alone.start()]
+    title = _WORD_BEFORE.search(before)
+    titled = title is not None and title.group(1).casefold() in gazetteer.HONORIFICS | gazetteer.ROLES
+    return titled or CUE_BEFORE.search(before) is not None
+
+
+def mentions_person(text: str, token: Token) -> bool:
+    """Whether a part of a known name that is an everyday word too ("Grant", "Mark") stands for the person here."""
+    before = text[max(0, token.start() - _BEFORE) : token.start()]
+    if token.group().isupper() and len(token.group()) < 6:
+        return False
+    if CUE_BEFORE.search(before):
+        return True
+    if _DETERMINER.search(before) or _ABBREVIATION.search(before) or _CAPITALISED_BEFORE.search(before):
+        title = _WORD_BEFORE.search(before)
+        word = title.group(1).casefold() if title is not None else ""
+        return word in gazetteer.HONORIFICS or without_accents(word) in KNOWN_NAMES
+    behind = text[token.end() : token.end() + _AFTER]
+    following = _NEXT_WORD.match(behind)
+    if following is not None and (following.group(1)[0].isupper() and is_noun(following.group(1))):
+        return False
+    if _SENTENCE_BEFORE.search(before):
+        return _DOES_SOMETHING.match(behind) is not None
+    return not _in_heading(text)
+
+
+_WORD_BEFORE = re.compile(r"([A-Za-z]+)\.? \Z")
+_CAPITALISED_BEFORE = re.compile(r"(?<![.!?:,] )(?<!\w)[A-Z]\w*[.,]? \Z")
+_SENTENCE_BEFORE = re.compile(r"(?:\A|[.!?:\n]\s*|[\"'(•-] ?)\Z")
+_DOES_SOMETHING = re.compile(
+    r"(?:['’]s|,)?(?: (?:\w+ed|said|says|wrote|writes|told|has|had|was|is|will|would|can|could|came|went|paid|asks|"
+    r"called|lives|works|and (?:I|he|she|they|we|my)|met|sent|got|did|does|also|never)\b|\s*(?:\Z|\n|[.!?]))"
+)
