@@ -5,17 +5,18 @@
 --presidio-python: of an environment with `presidio-requirements.txt` installed.
 
 DIR of --questions holds the two files of written questions that `benchmarks/parliament/run.py` takes. The documents are
-their whole rows. First comparison: Presidio's AnalyzerEngine and AnonymizerEngine, document by document, in one
-process, as its documentation shows; here the function behind the stage scrubbed_corpus, with as many processes as this
-machine has cores, an empty cache, and the vault. Both are timed with their models loaded anew each round; Presidio on
-every --thin'th document. Second: every document --copies times, each copy with words of its own, then again with 1 % of
-the documents changed.
+their whole rows. First comparison, one process and one thread each: Presidio's AnalyzerEngine and AnonymizerEngine,
+document by document, as its documentation shows; here the function behind the stage scrubbed_corpus, with an empty
+cache, and the vault. Both load their models anew each round; Presidio reads every --thin'th document. Second: every
+document --copies times, each copy with words of its own, by as many processes as this machine has cores; then again
+with 1 % of the documents changed.
 """
 
 import argparse
 import gzip
 import json
 import logging
+import os
 import shutil
 import statistics
 import subprocess
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--presidio-python", type=Path, required=True)
     arguments = parser.parse_args()
     go_offline()
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before anything loads NumPy
     logging.disable(logging.WARNING)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
@@ -62,7 +64,7 @@ def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
     write_documents(directory / "once.jsonl", documents)
     rounds = []
     for number in range(arguments.rounds):
-        here = scrub(directory / "once.jsonl", directory, directory / f"cache-{number}")
+        here = scrub(directory / "once.jsonl", directory, directory / f"cache-{number}", workers=1)
         stock = presidio(arguments.presidio_python, documents[:: arguments.thin], directory)
         rounds.append({"here": here, "presidio": stock, "ratio": here["per_second"] / stock["per_second"]})
     many = directory / "many.jsonl"
@@ -120,7 +122,7 @@ def one_in_a_hundred_changed(documents: Iterator[Document]) -> Iterator[Document
         yield document.model_copy(update={"response": f"{document.response} It was corrected later."})
 
 
-def scrub(source: Path, directory: Path, cache: Path) -> dict[str, float]:
+def scrub(source: Path, directory: Path, cache: Path, workers: int | None = None) -> dict[str, float]:
     """Everything from the file of documents to the file of scrubbed documents and the vault."""
     import pyrage
 
@@ -139,7 +141,7 @@ def scrub(source: Path, directory: Path, cache: Path) -> dict[str, float]:
         detector=detector_digest(privacy, treatments, digests, ("spacy",)),
         cache=cache,
     )
-    findings = scrub_file(job, directory / "scrubbed.jsonl", vault, Corpus(), lambda message: None)
+    findings = scrub_file(job, directory / "scrubbed.jsonl", vault, Corpus(workers=workers), lambda message: None)
     seconds = time.monotonic() - started
     shutil.rmtree(directory / "vault")
     return {"seconds": seconds, "characters": findings.characters, "per_second": findings.characters / seconds}
@@ -166,8 +168,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     again = result["again"]
     lines += [
         "",
-        f"Median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}). Here the time holds "
-        f"starting the processes and loading the model; for Presidio only the documents are timed.",
+        f"Median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), one process each. Here "
+        f"the time holds loading the model; for Presidio only the documents are timed.",
         "",
         f"{again['documents']:,} documents: {again['first']['seconds']:.1f} s; again with 1 % of them changed: "
         f"{again['second']['seconds']:.1f} s, {again['share']:.1%} of the first.",
