@@ -168,8 +168,8 @@ def as_markdown(result: dict[str, Any]) -> str:
     again = result["again"]
     lines += [
         "",
-        f"Median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), one process each. Here "
-        f"the time holds loading the model; for Presidio only the documents are timed.",
+        f"Median ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f}), one process each. "
+        f"Here the time holds loading the model; for Presidio only the documents are timed.",
         "",
         f"{again['documents']:,} documents: {again['first']['seconds']:.1f} s; again with 1 % of them changed: "
         f"{again['second']['seconds']:.1f} s, {again['share']:.1%} of the first.",

@@ -17,9 +17,11 @@ from typing import Literal, get_args
 
 # In order of precedence: of two findings that overlap and are equally certain, the kind that stands first wins.
 Kind = Literal[
+    "CREDENTIAL",
     "EMAIL",
     "IBAN",
     "IP",
+    "COORDINATES",
     "SSN",
     "DRIVING_LICENCE",
     "NID",

@@ -70,7 +70,8 @@ CANARIES = (
         "AB1234567, born on 4 May 1983. I live at House 14, Way 3021, Al Khuwair, P.O. Box 218, Postal Code 133. Call "
         "+968 9234 1187 or write to hamood@canary.example. The fee went from account 0123456789012 to IBAN "
         "OM820270310045566770012 and once from card 4111 1111 1111 1111. My firm is CR 1234567, my car has plate "
-        "4521 AB. My driving licence is 70123456, my SSN 219-09-9999, and I wrote from 192.0.2.44.",
+        "4521 AB. My driving licence is 70123456, my SSN 219-09-9999, and I wrote from 192.0.2.44. "
+        "The password is Lantern-7719x, and my boat lies at 23.62345, 58.59321.",
         "Margaret Thompson has been told. Mr Al-Araimi has not.",
         (
             ("NAME", "Hamood"),
@@ -92,6 +93,8 @@ CANARIES = (
             ("DRIVING_LICENCE", "70123456"),
             ("SSN", "219-09"),
             ("IP", "192.0.2"),
+            ("CREDENTIAL", "7719"),
+            ("COORDINATES", "23.62"),
         ),
     ),
     _canary(
@@ -101,7 +104,8 @@ CANARIES = (
         "من مواليد ٤ مايو ١٩٨٣، وأسكن المنزل ١٤، السكة ٣٠٢١، الخوير، ص.ب ٢١٨، الرمز البريدي ١٣٣. هاتفي ٩٢٣٤١١٨٧ وبريدي "
         "said@canary.example. دفعت من الحساب رقم ٠١٢٣٤٥٦٧٨٩٠١٢ إلى الآيبان OM820270310045566770012 ومرة بالبطاقة "
         "٤١١١ ١١١١ ١١١١ ١١١١. السجل التجاري رقم ١٢٣٤٥٦٧، والمركبة رقم ٤٥٢١ أ ب. "
-        "رخصة القيادة رقم 70123456، ولي رقم SSN 219-09-9999، وكتبت من 192.0.2.44.",
+        "رخصة القيادة رقم 70123456، ولي رقم SSN 219-09-9999، وكتبت من 192.0.2.44. "
+        "كلمة المرور: Lantern-7719x، وقاربي عند 23.62345, 58.59321.",
         "أُبلغ السيد العريمي بذلك.",
         (
             ("NAME", "سعيد"),
@@ -123,6 +127,8 @@ CANARIES = (
             ("DRIVING_LICENCE", "70123456"),
             ("SSN", "219-09"),
             ("IP", "192.0.2"),
+            ("CREDENTIAL", "7719"),
+            ("COORDINATES", "23.62"),
         ),
     ),
 )

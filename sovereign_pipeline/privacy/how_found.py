@@ -24,6 +24,8 @@ _SEARCHES: dict[Kind, str] = {
     "ADDRESS": "form",
 }
 _REMARKS: dict[Kind, str] = {
+    "CREDENTIAL": "passwords by their label, private keys, tokens, and keys of known services",
+    "COORDINATES": "pairs with four digits behind the point or more, in degrees, or by their label",
     "EMAIL": "handles of social media too",
     "NID": "without a label only eight digits, an Emirates ID, or a Kuwaiti one by its check digit",
     "ACCOUNT": "without a label any nine digits or more that are no amount, date or file number",

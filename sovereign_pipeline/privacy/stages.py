@@ -269,7 +269,7 @@ SCRUBBED_CORPUS = Stage(
     config=lambda line: {"privacy": line.privacy.identity()},
     policy=sensitive_kinds,
     external=detector_parts,
-    libraries=("phonenumbers", "presidio-analyzer", "python-stdnum", "spacy"),
+    libraries=("detect-secrets", "phonenumbers", "presidio-analyzer", "python-stdnum", "spacy"),
     gates=(
         Gate(
             name="no_identifier_left",

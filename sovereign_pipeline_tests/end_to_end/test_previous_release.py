@@ -3,7 +3,7 @@ what was raised on purpose."""
 
 import json
 import tarfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,13 +66,32 @@ ADDED_GATES = ("links_name_rows", "columns_kept", "sample_judged")
 """Gates that 0.1.0 did not have."""
 
 
-ADDED_LIBRARIES = ("presidio-analyzer",)
+Policy = Callable[[Institution, Line], Config]
+
+ADDED_LIBRARIES = ("detect-secrets", "presidio-analyzer")
 """Libraries with which 0.1.0 made nothing."""
 
 
 def _raw_config_as_released(line: Line) -> Config:
     """Without what becomes of personal data in columns, which 0.1.0 did not look into."""
     return {name: part for name, part in CHAIN[0].config(line).items() if name != "columns"}
+
+
+ADDED_KINDS = ("CREDENTIAL", "COORDINATES")
+"""Kinds of personal data that 0.1.0 did not know."""
+
+
+def _policy_as_released(policy: Policy) -> Policy:
+    def without_added_kinds(institution: Institution, line: Line) -> Config:
+        known = policy(institution, line)
+        return {
+            name: {kind: each for kind, each in part.items() if kind not in ADDED_KINDS}
+            if name == "sensitive"
+            else part
+            for name, part in known.items()
+        }
+
+    return without_added_kinds
 
 
 def _no_policy(institution: Institution, line: Line) -> Config:
@@ -84,13 +103,18 @@ def chain_of_the_release() -> tuple[Stage, ...]:
 
     def as_released(stage: Stage) -> Stage:
         gates = tuple(
-            replace(gate, code_version=RAISED_GATES.get(gate.name, gate.code_version))
+            replace(
+                gate,
+                code_version=RAISED_GATES.get(gate.name, gate.code_version),
+                policy=_policy_as_released(gate.policy),
+            )
             for gate in stage.gates
             if gate.name not in ADDED_GATES
         )
         libraries = tuple(name for name in stage.libraries if name not in ADDED_LIBRARIES)
         version = RAISED.get(stage.kind, stage.code_version)
-        stage = replace(stage, code_version=version, gates=gates, libraries=libraries)
+        policy = _policy_as_released(stage.policy)
+        stage = replace(stage, code_version=version, gates=gates, libraries=libraries, policy=policy)
         return (
             replace(stage, config=_raw_config_as_released, policy=_no_policy) if stage.kind == "raw_corpus" else stage
         )

@@ -7,9 +7,11 @@ from sovereign_pipeline.policy.personal_data import Kind
 
 # Presidio's own names where it has one, so that its operators and other recognizers agree with them.
 ENTITY_OF: dict[Kind, str] = {
+    "CREDENTIAL": "CREDENTIAL",
     "EMAIL": "EMAIL_ADDRESS",
     "IBAN": "IBAN_CODE",
     "IP": "IP_ADDRESS",
+    "COORDINATES": "COORDINATES",
     "SSN": "US_SSN",
     "DRIVING_LICENCE": "DRIVING_LICENCE",
     "NID": "OM_CIVIL_NUMBER",

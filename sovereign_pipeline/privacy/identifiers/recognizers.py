@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
-from sovereign_pipeline.privacy.identifiers import cards, checks, national_ids, shapes, vehicles
+from sovereign_pipeline.privacy.identifiers import (
+    cards,
+    checks,
+    coordinates,
+    credentials,
+    national_ids,
+    shapes,
+    vehicles,
+)
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
 from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete
 from sovereign_pipeline.privacy.identifiers.labels import (
@@ -92,6 +100,28 @@ class Recognizer:
 
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
+    *(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in credentials.OF_SERVICES),
+    Recognizer("CREDENTIAL", credentials.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
+    Recognizer("CREDENTIAL", credentials.PRIVATE_KEY, needs="anything", signs=("private key",)),
+    Recognizer("CREDENTIAL", credentials.IN_AN_ADDRESS, needs="an @", signs=("://",)),
+    Recognizer(
+        "CREDENTIAL",
+        credentials.BY_LABEL,
+        credentials.looks_like_a_credential,
+        needs="anything",
+        signs=credentials.SIGNS_OF_LABELS,
+        by="label",
+    ),
+    Recognizer("COORDINATES", coordinates.IN_DEGREES, signs=("°",)),
+    Recognizer("COORDINATES", coordinates.DECIMAL_PAIR, coordinates.is_a_place),
+    Recognizer(
+        "COORDINATES",
+        coordinates.PAIR_BY_LABEL,
+        coordinates.is_on_the_globe,
+        signs=coordinates.SIGNS_OF_LABELS,
+        by="label",
+    ),
+    Recognizer("COORDINATES", coordinates.BY_LABEL, signs=coordinates.SIGNS_OF_LABELS, by="label"),
     *(
         Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()), by="label")
         for kind, pattern in LABELLED_PATTERNS
