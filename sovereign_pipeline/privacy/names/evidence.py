@@ -179,7 +179,10 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     behind = text[last.end() : last.end() + _AFTER]
     if CUE_BEFORE.search(before):
         return False
-    if _after_abbreviation(before, last) or _IS_A_THING.match(behind):
+    place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
+    if _after_abbreviation(before, last):
+        return place_too or not certain  # "NHS England", but "HR Fatima called"
+    if _IS_A_THING.match(behind):
         return len(segment) == 1 or not certain
     if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
         return len(segment) == 1 or not certain
@@ -188,7 +191,6 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
         return noun_behind or not certain
     if certain:  # but "in Chad"
-        place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
         return place_too and _IN_A_PLACE.search(before) is not None
     if _IN_A_PLACE.search(before) or noun_behind:
         return True

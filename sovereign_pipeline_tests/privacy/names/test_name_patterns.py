@@ -39,6 +39,9 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("المهندسة إيمان إلى", ["إيمان"]),
         ("كتب وائل عماد يوسف إلينا", ["وائل عماد يوسف"]),
         ("قال خليل القدسي إن", ["خليل القدسي"]),
+        ("Dear Grant,\n\nthe grant was paid", ["Grant"]),
+        ("My name is Jordan.", ["Jordan"]),
+        ("Please ask HR Fatima and PDO Salim.", ["Fatima", "Salim"]),
         ("زارنا محمد أبو الخير أمس", ["محمد أبو الخير"]),
         ("الفاضل سالم بن علي اللواتي", ["سالم بن علي اللواتي"]),
         ("من: زهراء اللواتي", ["زهراء اللواتي"]),
@@ -75,6 +78,8 @@ def test_a_signature_is_a_name_only_at_the_end_of_a_letter() -> None:
     assert names(letter, signed=True) == ["Tavish Verhelm"]
     assert names(letter) == []
     assert names("Please reply. Jolanka, rally secretary", signed=True) == ["Jolanka"]
+    assert names("Please reply.\nRegards,\nGrant\n", signed=True) == ["Grant"]
+    assert names("He gave his regards, Grant Scheme or none", signed=True) == []
 
 
 @pytest.mark.parametrize(
