@@ -174,7 +174,7 @@ class LatinNames:
             if _names_an_organisation(tokens):
                 continue
             whole = self._segments(tokens)
-            segments = [part for part in map(evidence.personal_part, whole) if part]
+            segments: Sequence[Sequence[Token]] = [part for part in map(evidence.personal_part, whole) if part]
             if not segments and len(tokens) == 1 and whole and is_known(tokens[0]) and _IS_ALL.match(text, match.end()):
                 segments = whole  # "Dear Grant,"
             if segments and segments[0][0].start() == match.start("name") and len(segments[0]) <= 4:
