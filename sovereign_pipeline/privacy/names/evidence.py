@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
+    EACH_TOKEN,
     KNOWN_NAMES,
     Token,
     begins_name,
@@ -247,7 +248,11 @@ def firms(text: str) -> list[tuple[int, int]]:
         return found
     for match in _FIRM.finditer(text):
         before, behind = text[max(0, match.start() - _BEFORE) : match.start()], text[match.end() : match.end() + _AFTER]
+        people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
+        if len(people) > 1:  # "Ahmed, Salim and Fatma"
+            continue
         alone = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(behind) is not None
+        alone = alone and not before.rstrip("\n> *").endswith((":", ","))  # "Present:", "Regards,"
         if alone or _FIRM_BEFORE.search(before) or _FIRM_BEHIND.match(behind):
             found.append(match.span())
     return found
