@@ -126,6 +126,8 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     while segment and _is_office(segment[0]) and (len(segment) > 1 or not is_known(segment[0])):
         segment = segment[1:]
     nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
+    if nouns == [1] and len(segment) == 2 and _is_family_name_too(segment):  # "Helen Baker"
+        return segment
     if nouns and nouns != [0] and (_is_office(segment[nouns[0]]) or _follows_whole_name(segment, nouns[0])):
         segment, nouns = segment[: nouns[0]], []
     if not segment or (nouns and not _is_name_with_noun(segment, nouns)):
@@ -134,6 +136,12 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     if two_words in world_places.PLACES_OF_TWO_WORDS or (is_place(segment) and not begins_certainly(segment)):
         return []
     return [] if _holds_abbreviation(segment) else segment
+
+
+def _is_family_name_too(segment: Sequence[Token]) -> bool:
+    """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
+    family = segment[1].group()
+    return begins_name(segment, 0) and family.istitle() and without_accents(family) in no_names.MANY_FAMILIES
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
