@@ -75,9 +75,11 @@ _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
 _PEOPLE_BEHIND = re.compile(
     r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
 )
-_IS_A_THING = re.compile(
+_IS_A_THING = re.compile(  # but no "company director"
     r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
     r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity|501)\b"
+    r"(?! (?!about|above|across|after|against|along|around|before|below|between|close|during|founded|inside|"
+    r"made|named|nearby?|since|south|north|under|until|where|which|whose|within|without)[a-z]{5,})"
 )
 _HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
 _HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
