@@ -32,7 +32,7 @@ _JOINED_WITH_NEXT = frozenset(
     {"أبو", "ابو", "أبي", "ابي", "أبا", "بو", "عبد", "آل"}
 )  # they make one name with the next
 _JOINED_WITH_LAST = frozenset({"الدين", "الله", "الإسلام", "الزهراء"})
-_KUNYA = frozenset({"أبو", "ابو", "وأبو", "وابو", "لأبو", "أم", "ام"})
+_KUNYA = frozenset({"أبو", "ابو", "أم", "ام"})
 _NO_PERSON_BEHIND_KUNYA = frozenset(
     ["ظبي", "كشك", "القرى", "القيوين", "غريب", "الهول", "الحمام", "درمان", "الخير", "الفحم", "الرشراش", "مصر", "الخصيب"]
 )
@@ -141,7 +141,7 @@ class ArabicNames:
             return None
         end = self._end_of_unit(words, position)
         everyday = end == position and given_in(words[position].group()) in arabic_lists.EVERYDAY_GIVEN_AR
-        kunya = words[position].group() in _KUNYA
+        kunya = any(bare in _KUNYA for _, bare in bare_forms(words[position].group()))
         while end + 1 < len(words) and end < position + _LONGEST:
             following = words[end + 1].group()
             if following in arabic_lists.KINSHIP_AR and end + 2 < len(words):

@@ -42,6 +42,8 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("Regards,\nAhmed, Salim and Fatma", ["Ahmed", "Salim", "Fatma"]),
         ("We met Helen Baker and Salim Power.", ["Helen Baker", "Salim Power"]),
         ("Salim is a company director. Zahra was the bank manager.", ["Salim", "Zahra"]),
+        ("التقينا لأبو زهرة وبسالم", ["أبو زهرة"]),
+        ("الأخ/ هيثم ومع الأخت/ رقية", ["هيثم", "رقية"]),
         ("Dear Grant,\n\nthe grant was paid", ["Grant"]),
         ("My name is Jordan.", ["Jordan"]),
         ("Please ask HR Fatima and PDO Salim.", ["Fatima", "Salim"]),
