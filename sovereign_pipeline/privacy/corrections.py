@@ -21,11 +21,12 @@ class Corrections:
     """The lists of one line, ready to be looked for in normalised texts."""
 
     def __init__(self, words: WordLists = NO_WORDS) -> None:
-        kinds: dict[str, Kind] = {_folded(name): "NAME" for group in words.same_person for name in group}
+        names = [name for group in words.same_person for name in group]
+        kinds: dict[str, Kind] = {_folded(name): "NAME" for name in names}
         kinds |= {_folded(each.value): each.kind for each in words.always}
         self._kinds: Mapping[str, Kind] = kinds
-        self._never = _pattern(_folded(each.value) for each in words.never)
-        self._always = _pattern(kinds)
+        self._never = _pattern(each.value for each in words.never)
+        self._always = _pattern([*names, *(each.value for each in words.always)])
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
@@ -60,9 +61,12 @@ class Corrections:
 
 
 def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
-    """What finds each of these folded values as whole words, the longer one first."""
+    """What finds each of these values as whole words, the longer one first; of a value such as "Straße", both ways to
+    write it. A value of signs that normalised text does not have finds nothing."""
+    plain = {way for value in values for way in (normalise(value).text, _folded(value))}
     written = sorted(
-        {r"\s+".join(map(re.escape, value.split())) for value in values}, key=lambda each: (-len(each), each)
+        {r"\s+".join(map(re.escape, value.split())) for value in plain if value.strip()},
+        key=lambda each: (-len(each), each),
     )
     if not written:
         return None

@@ -58,6 +58,9 @@ def test_another_person_of_that_name_is_still_replaced_beside_it() -> None:
         ("see shelf 12-B please", "shelf 12-B", "ADDRESS", "see ADDRESS_1 please"),
         ("التقينا بالفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا بNAME_1"),
         ("التقينا والفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا وNAME_1"),
+        ("Mill Straße, MILL STRASSE", "Mill Straße", "ADDRESS", "ADDRESS_1, ADDRESS_1"),
+        ("in İzmit", "İzmit", "PLACE", "in PLACE_1"),
+        ("Ask at the shop", "ـ", "NAME", "Ask at the shop"),
         ("bluelantern and Blue Lanterns", "Blue Lantern", "NAME", "bluelantern and Blue Lanterns"),
     ],
 )

@@ -11,13 +11,13 @@ _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 _LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}[ /-]{{0,2}}\d{{3,5}}"
 PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
 PLATE = re.compile(
-    r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|(?:ال)?مركبت?[ةه]|(?:ال)?سيارت?[ةه]|"
-    r"(?:ال)?لوحت?[ةه](?: (?:ال)?مركبة)?)"
+    r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|\bcar(?= (?:plates?|no|number|reg)\b)|"
+    r"(?:ال)?(?:مركب|سيار|لوح)(?:ة|ه|ت(?:ه|ها|ي|نا|هم))(?: (?:ال)?مركبة)?)"
     r"(?i:[ ,:(]*(?:plates?|no\.?|number|registration|reg\.?|with|is|was|رقم(?:ها)?|رقم اللوحة|تحمل))*"
     r"[ ,:(]*(?:[A-Z][a-z]+ )?"
     rf"(?P<value>{PLATE_VALUE})(?!\w)"
 )
-SIGNS_OF_PLATES = ("plate", "vehicle", "registered as", "مركب", "سيار", "لوح")
+SIGNS_OF_PLATES = ("plate", "vehicle", "registered as", "car ", "مركب", "سيار", "لوح")
 
 IMO_NUMBER = re.compile(
     r"\bI\.?M\.?O\b\.?(?: (?:ship|vessel))?(?: ident\w*)?(?: (?:no\b\.?|number|"

@@ -5,6 +5,7 @@ What belongs here: where a name begins and ends. What does not: what a single wo
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from sovereign_pipeline.privacy.names.arabic_words import (
     ARABIC_WORD,
@@ -31,7 +32,7 @@ _JOINED_WITH_NEXT = frozenset(
     {"أبو", "ابو", "أبي", "ابي", "أبا", "بو", "عبد", "آل"}
 )  # they make one name with the next
 _JOINED_WITH_LAST = frozenset({"الدين", "الله", "الإسلام", "الزهراء"})
-_KUNYA = frozenset({"أبو", "ابو", "وأبو", "وابو", "لأبو", "أم", "ام"})
+_KUNYA = frozenset({"أبو", "ابو", "أم", "ام"})
 _NO_PERSON_BEHIND_KUNYA = frozenset(
     ["ظبي", "كشك", "القرى", "القيوين", "غريب", "الهول", "الحمام", "درمان", "الخير", "الفحم", "الرشراش", "مصر", "الخصيب"]
 )
@@ -140,7 +141,7 @@ class ArabicNames:
             return None
         end = self._end_of_unit(words, position)
         everyday = end == position and given_in(words[position].group()) in arabic_lists.EVERYDAY_GIVEN_AR
-        kunya = words[position].group() in _KUNYA
+        kunya = any(bare in _KUNYA for _, bare in bare_forms(words[position].group()))
         while end + 1 < len(words) and end < position + _LONGEST:
             following = words[end + 1].group()
             if following in arabic_lists.KINSHIP_AR and end + 2 < len(words):
@@ -175,7 +176,8 @@ class ArabicNames:
         compound = any(bare in _JOINED_WITH_NEXT or bare in _KUNYA for _, bare in bare_forms(word))
         if compound and (behind not in self._never or behind == "الله"):
             return position + 1
-        joined = behind in _JOINED_WITH_LAST and word not in self._never and word != "رحمة"
+        mercy = any(bare == "رحمة" for _, bare in bare_forms(word))  # "السلام عليكم ورحمة الله"
+        joined = behind in _JOINED_WITH_LAST and word not in self._never and not mercy
         return position + 1 if joined else position
 
     def _surname_behind(self, words: Words, end: int, *, everyday: bool) -> int | None:
@@ -235,7 +237,7 @@ class ArabicNames:
         while last + 2 < len(words) and words[last + 1].group() in arabic_lists.KINSHIP_AR:
             last = self._end_of_unit(words, last + 2)
         following = words[last + 1].group() if last + 1 < len(words) else ""
-        if looks_like_nisba(following) and following not in self._never:
+        if is_tribe(following) or (looks_like_nisba(following) and following not in self._never):
             last += 1
         return last
 
@@ -277,6 +279,31 @@ class ArabicNames:
             if folded_word(bare) in parts:
                 return skip
         return None
+
+
+def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """A name that was found across lines: as one where it goes on in the next line, as several where the next line
+    begins with a given name, and without the next line where that begins with another word."""
+    words = list(ARABIC_WORD.finditer(text, start, end))
+    begun = start
+    for before, following in pairwise(words):
+        if "\n" not in text[before.end() : following.start()]:
+            continue
+        linking = arabic_lists.KINSHIP_AR | _JOINED_WITH_NEXT
+        word = following.group()
+        if before.group() in linking or word in arabic_lists.KINSHIP_AR:
+            continue
+        if given_name_in(word)[1]:
+            yield begun, before.end()
+            begun = following.start()
+        elif word.startswith("ال") and not looks_like_nisba(word) and not is_tribe(word):
+            if (
+                " " in text[begun : before.end()]
+                or given_in(text[begun : before.end()]) in arabic_lists.SURELY_GIVEN_AR
+            ):
+                yield begun, before.end()
+            return
+    yield begun, end
 
 
 def given_in(word: str) -> str:

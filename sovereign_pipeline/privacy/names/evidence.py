@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
+    EACH_TOKEN,
     KNOWN_NAMES,
     Token,
     begins_name,
@@ -74,9 +75,11 @@ _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
 _PEOPLE_BEHIND = re.compile(
     r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
 )
-_IS_A_THING = re.compile(
+_IS_A_THING = re.compile(  # but no "company director"
     r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
     r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity|501)\b"
+    r"(?! (?!about|above|across|after|against|along|around|before|below|between|close|during|founded|inside|"
+    r"made|named|nearby?|since|south|north|under|until|where|which|whose|within|without)[a-z]{5,})"
 )
 _HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
 _HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
@@ -125,6 +128,8 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     while segment and _is_office(segment[0]) and (len(segment) > 1 or not is_known(segment[0])):
         segment = segment[1:]
     nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
+    if nouns == [1] and len(segment) == 2 and _is_family_name_too(segment):  # "Helen Baker"
+        return segment
     if nouns and nouns != [0] and (_is_office(segment[nouns[0]]) or _follows_whole_name(segment, nouns[0])):
         segment, nouns = segment[: nouns[0]], []
     if not segment or (nouns and not _is_name_with_noun(segment, nouns)):
@@ -133,6 +138,12 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     if two_words in world_places.PLACES_OF_TWO_WORDS or (is_place(segment) and not begins_certainly(segment)):
         return []
     return [] if _holds_abbreviation(segment) else segment
+
+
+def _is_family_name_too(segment: Sequence[Token]) -> bool:
+    """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
+    family = segment[1].group()
+    return begins_name(segment, 0) and family.istitle() and without_accents(family) in no_names.MANY_FAMILIES
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
@@ -179,7 +190,10 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     behind = text[last.end() : last.end() + _AFTER]
     if CUE_BEFORE.search(before):
         return False
-    if _after_abbreviation(before, last) or _IS_A_THING.match(behind):
+    place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
+    if _after_abbreviation(before, last):
+        return place_too or not certain  # "NHS England", but "HR Fatima called"
+    if _IS_A_THING.match(behind):
         return len(segment) == 1 or not certain
     if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
         return len(segment) == 1 or not certain
@@ -188,7 +202,6 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
         return noun_behind or not certain
     if certain:  # but "in Chad"
-        place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
         return place_too and _IN_A_PLACE.search(before) is not None
     if _IN_A_PLACE.search(before) or noun_behind:
         return True
@@ -245,7 +258,11 @@ def firms(text: str) -> list[tuple[int, int]]:
         return found
     for match in _FIRM.finditer(text):
         before, behind = text[max(0, match.start() - _BEFORE) : match.start()], text[match.end() : match.end() + _AFTER]
+        people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
+        if len(people) > 1:  # "Ahmed, Salim and Fatma"
+            continue
         alone = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(behind) is not None
+        alone = alone and not before.rstrip("\n> *").endswith((":", ","))  # "Present:", "Regards,"
         if alone or _FIRM_BEFORE.search(before) or _FIRM_BEHIND.match(behind):
             found.append(match.span())
     return found

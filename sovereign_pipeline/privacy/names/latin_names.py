@@ -33,6 +33,8 @@ from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
+_CLOSING_BEFORE = re.compile(r"(?i:regards|wishes|sincerely|faithfully|respectfully|thanks|cheers)[,.]?\s{1,4}\Z")
+_IS_ALL = re.compile(r" ?[,.!]?\s*(?:\n|\Z)|,")
 _VESSEL = rf"\b(?:(?i:{gazetteer.VESSELS})|M/?[VTY]|M/?SV|F/?V|S/?S|HMS|RMS|RV)"
 _VESSEL_BEFORE = re.compile(rf"{_VESSEL}\.? (?:named |called )?['\"]?\Z")
 _VESSEL_IN_SENTENCE = re.compile(rf"{_VESSEL}\b[^.!?;:\n]*\Z")
@@ -171,7 +173,10 @@ class LatinNames:
             tokens = list(EACH_TOKEN.finditer(text, *match.span("name")))
             if _names_an_organisation(tokens):
                 continue
-            segments = [part for part in map(evidence.personal_part, self._segments(tokens)) if part]
+            whole = self._segments(tokens)
+            segments: Sequence[Sequence[Token]] = [part for part in map(evidence.personal_part, whole) if part]
+            if not segments and len(tokens) == 1 and whole and is_known(tokens[0]) and _IS_ALL.match(text, match.end()):
+                segments = whole  # "Dear Grant,"
             if segments and segments[0][0].start() == match.start("name") and len(segments[0]) <= 4:
                 long = any(len(token.group()) > 2 and not token.group().isupper() for token in segments[0])
                 if long and not _is_vessel(text, segments[0][0].start(), segments[0][-1].end()):
@@ -191,7 +196,10 @@ class LatinNames:
                 continue
             words: Sequence[Token] = segment[name[0] : name[1] + 1]
             if not is_titled and not any(token.group().casefold() in gazetteer.KINSHIP for token in words):
-                words = evidence.personal_part(words)
+                closes = (
+                    alone and len(tokens) == 1 and _CLOSING_BEFORE.search(text, max(0, run.start() - 24), run.start())
+                )
+                words = words if closes and _IS_ALL.match(text, run.end()) else evidence.personal_part(words)
             elif is_titled and not _PERSONAL_TITLE.search(text, max(0, words[0].start() - 12), words[0].start()):
                 words = evidence.personal_part(words)  # "Major Conditions Strategy"
             if not words:

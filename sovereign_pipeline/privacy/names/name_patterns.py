@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sovereign_pipeline.privacy.names import evidence
-from sovereign_pipeline.privacy.names.arabic_names import ArabicNames
-from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER, LETTERS
+from sovereign_pipeline.privacy.names.arabic_names import ArabicNames, by_line
+from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER, LETTERS, is_role
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
 from sovereign_pipeline.privacy.names.latin_names import LatinNames, begins_with_given, is_one_family_name
@@ -18,6 +18,7 @@ from sovereign_pipeline.privacy.names.words import gazetteer
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
+_STROKE_BEHIND_WORD = re.compile(rf"(?<![{LETTERS}])([{LETTERS}]+)( ?/ ?)(?=[{LETTERS}])")
 _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}])")
 
 
@@ -50,9 +51,10 @@ class NamePatterns:
         found = [span for span in found if not _is_word_within(text, span, firms)]
         found += joined_names(text, self._never)
         if ARABIC_LETTER.search(text):
-            found += self._arabic.spans(text)
-            if (spaced := _with_single_spaces(text)) != text:
-                found += self._arabic.spans(spaced)
+            titled = _with_titles_beside_names(text)
+            found += self._arabic.spans(titled)
+            if (spaced := _with_single_spaces(titled)) != titled:
+                found += [line for span in self._arabic.spans(spaced) for line in by_line(text, *span)]
         spans = without_overlaps(_name_span(text, *_whole_words(text, *span)) for span in found)
         return [_with_generation(text, span) for span in _surname_first(text, spans)]
 
@@ -109,6 +111,15 @@ def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int
     """A single word inside the longer name of a body."""
     start, end = span
     return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
+
+
+def _with_titles_beside_names(text: str) -> str:
+    """The same text, of the same length, without the stroke of "السيد/ …": the title moves beside the name."""
+    if "/" not in text:
+        return text
+    return _STROKE_BEHIND_WORD.sub(
+        lambda found: f"{' ' * (len(found[2]) - 1)}{found[1]} " if is_role(found[1]) else found[0], text
+    )
 
 
 def _with_single_spaces(text: str) -> str:

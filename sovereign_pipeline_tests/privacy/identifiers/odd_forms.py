@@ -92,6 +92,8 @@ ODD_FORMS = (
     _form("PLATE", "the car with plate Dubai A 12345", "12345"),
     _form("PLATE", "السيارة رقم 4521 / أ ب", "4521", "أ ب"),
     _form("PLATE", "vehicle registration 4521 AB", "4521", "AB"),
+    _form("PLATE", "سيارتي رقم 4521 أ ب", "4521", "أ ب"),
+    _form("PLATE", "their car no. 45213 B", "45213"),
     # registrations of firms
     _form("CR", "commercial registration number (CRN) 1234567", "1234567"),
     _form("CR", "CR 1/23456/7 of the firm", "1/23456/7"),

@@ -39,7 +39,22 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("المهندسة إيمان إلى", ["إيمان"]),
         ("كتب وائل عماد يوسف إلينا", ["وائل عماد يوسف"]),
         ("قال خليل القدسي إن", ["خليل القدسي"]),
+        ("Regards,\nAhmed, Salim and Fatma", ["Ahmed", "Salim", "Fatma"]),
+        ("We met Helen Baker and Salim Power.", ["Helen Baker", "Salim Power"]),
+        ("Salim is a company director. Zahra was the bank manager.", ["Salim", "Zahra"]),
+        ("التقينا لأبو زهرة وبسالم", ["أبو زهرة"]),
+        ("الأخ/ هيثم ومع الأخت/ رقية", ["هيثم", "رقية"]),
+        ("Dear Grant,\n\nthe grant was paid", ["Grant"]),
+        ("My name is Jordan.", ["Jordan"]),
+        ("Please ask HR Fatima and PDO Salim.", ["Fatima", "Salim"]),
         ("زارنا محمد أبو الخير أمس", ["محمد أبو الخير"]),
+        ("الفاضل سالم بن علي اللواتي", ["سالم بن علي اللواتي"]),
+        ("من: زهراء اللواتي", ["زهراء اللواتي"]),
+        ("السيد/ سالم والأخت / رقية", ["سالم", "رقية"]),
+        ("سالم بن حمد\nخالد بن سعيد", ["سالم بن حمد", "خالد بن سعيد"]),
+        ("توقيع: أحمد\nالشاهد الأول", ["أحمد"]),
+        ("حضر سالم بن\nحمد الكندي", ["سالم بن\nحمد الكندي"]),
+        ("حضر أحمد\nالكندي", ["أحمد\nالكندي"]),
     ],
 )
 def test_a_name_is_found_without_its_title(text: str, expected: list[str]) -> None:
@@ -68,6 +83,8 @@ def test_a_signature_is_a_name_only_at_the_end_of_a_letter() -> None:
     assert names(letter, signed=True) == ["Tavish Verhelm"]
     assert names(letter) == []
     assert names("Please reply. Jolanka, rally secretary", signed=True) == ["Jolanka"]
+    assert names("Please reply.\nRegards,\nGrant\n", signed=True) == ["Grant"]
+    assert names("He gave his regards, Grant Scheme or none", signed=True) == []
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,13 @@ SURNAMES_TOO = _words(
     """
 )
 
+# Offices and sites by which so many families are called that a given name before one is a person.
+MANY_FAMILIES = _words(
+    """
+    baker carpenter chambers church constable dean judge knight major pope power rivers sergeant steward temple
+    """
+)
+
 BEHIND_NAMES_OF_THINGS = _words(
     """
     accord accords act agreement airport area barracks bill border branch bridge campus city coalition college
