@@ -52,6 +52,8 @@ def privacy_preview(
 
     if judge is not None and (as_json or not judge.strip()):
         raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
+    if judge is not None and row:
+        raise InputError("A judged sample is drawn by --seed, not chosen.", "Leave --row out.")
 
     workplace = open_workplace(Settings.from_environment(), line, with_corpus=lambda line: True)
     shown = preview(workplace, rows, seed, row or ())

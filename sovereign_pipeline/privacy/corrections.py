@@ -29,6 +29,11 @@ class Corrections:
         self._always = _pattern([*names, *(each.value for each in words.always)])
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
+    @property
+    def leave_values(self) -> bool:
+        """Whether anything is listed as never personal."""
+        return self._never is not None
+
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
         """The findings of a text without those inside what is never personal, and with what always is."""
         added = list(self._added(text))
@@ -44,6 +49,11 @@ class Corrections:
             return list(spans)
         never = [found.span(1) for found in self._never.finditer(text)]
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
+
+    def left(self, text: str, spans: Sequence[Span]) -> list[Span]:
+        """The findings that `without_never` takes out."""
+        kept = set(self.without_never(text, spans))
+        return [span for span in spans if span not in kept]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
         """The names of a case with their fullest name, where the listed names of one person have the first's."""

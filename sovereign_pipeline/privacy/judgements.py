@@ -129,12 +129,13 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
 def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Judgement) -> ArtifactRef:
     """Keep a judgement of a scrubbed corpus in the store."""
     content = judgement.model_dump(mode="json")
+    number = len(judgements_of(workplace, scrubbed)) + 1  # the same judgement once more is another one
     identity = Identity(
         kind=JUDGEMENT,
         line=workplace.line.line,
         ladder=workplace.institution.classification,
         code_version="1",
-        config={"judgement": digest_of(content)},
+        config={"judgement": digest_of(content), "number": number},
         inputs={scrubbed.kind: scrubbed},
         external_inputs={},
         libraries={},

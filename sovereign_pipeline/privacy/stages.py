@@ -28,8 +28,10 @@ from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_par
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
+from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
@@ -122,12 +124,14 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     words = load_word_lists(workplace.settings.data, workplace.line.line)
     detector = Detector(workplace.line.privacy, treatments, words)
     left: Counter[str] = Counter()
+    by_lists: Counter[str] = Counter()
     listed: list[dict[str, Any]] = []
     certain = count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
         found = guarded("the second reading", document.id, partial(_left_in, document, treatments, detector))
         in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
+        by_lists.update(_left_by_lists(document, detector))
         certain += len(in_columns) + sum(not span.by_length for span in found)
         kinds = [*(span.kind for span in found), *in_columns]
         left.update(kinds)
@@ -140,9 +144,11 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
         "left": dict(sorted(left.items())),
         "rows": rows[:ROWS_IN_EVIDENCE],
         "rows_with_identifiers": len(rows),
+        "left_by_word_lists": dict(sorted(by_lists.items())),
     }
     if not rows:
-        return Verdict(True, f"no structured identifier is left in {count:,} rows.", evidence)
+        stays = f"; the line's word lists leave {by_lists.total():,} values that look like one" if by_lists else ""
+        return Verdict(True, f"no structured identifier is left in {count:,} rows{stays}.", evidence)
     named = ", ".join(f"{number} {kind}" for kind, number in sorted(left.items()))
     message = (
         f"left in the output: {named}; rows {and_more(rows)}. Look at them in the preview; leave them out with the "
@@ -231,6 +237,14 @@ def _left_in(document: Document, treatments: Treatments, detector: Detector) -> 
         for text in (*document.texts.values(), document.author)
         for span in remaining(text, is_kept, added, detector.corrections)
     ]
+
+
+def _left_by_lists(document: Document, detector: Detector) -> list[Kind]:
+    """Kinds of what looks like an identifier and stays, since the line's word lists call it no personal data."""
+    if not detector.corrections.leave_values:
+        return []
+    texts = [normalise(text).text for text in document.texts.values()]
+    return [span.kind for text in texts for span in detector.corrections.left(text, leftovers(text))]
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:

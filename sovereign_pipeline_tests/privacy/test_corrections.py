@@ -126,3 +126,5 @@ def test_the_lists_of_a_line_make_another_corpus_and_its_manifest_holds_none_of_
     assert "uorvan" not in str(artifact.manifest)
     verdict = evaluate_gates(SCRUBBED_CORPUS, workplace, ref)["no_identifier_left"]
     assert verdict.passed, verdict.message
+    assert verdict.evidence["left_by_word_lists"] == {"EMAIL": 1}
+    assert "word lists leave 1 values" in verdict.message

@@ -55,7 +55,12 @@ def verdict(institution: DemoInstitution) -> Verdict:
     return evaluate_gates(SCRUBBED_CORPUS, institution.workplace(), scrubbed(institution))["sample_judged"]
 
 
-def judge(answers: str, *arguments: str) -> Result:
+def judge(*answers: str) -> Result:
+    """Answer about the drawn rows in their order up to R-00004: nothing about the first three."""
+    return run("\n\n" * 3 + "".join(f"{each}\n" for each in answers), "--rows", "40")
+
+
+def run(answers: str, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["privacy", "preview", "lamps", "--judge", "S. Reader", *arguments], input=answers)
 
 
@@ -65,10 +70,10 @@ def test_the_gate_demands_as_many_judged_values_as_the_recipe(line: DemoInstitut
     assert "0 of 4 replaced values" in before.message and "sovereign privacy preview lamps --judge" in before.message
     with pytest.raises(GateRefused, match="sample_judged"):
         passing_verdict(SCRUBBED_CORPUS, GATE, line.workplace(), scrubbed(line))
-    answer = judge("NID_1\n\n", "--row", "R-00003")
+    answer = judge("NID_1", "", "stop")
     assert answer.exit_code == 0, answer.output
     assert "3 of 4" in verdict(line).message
-    assert judge("\nname\n", "--row", "R-00004").exit_code == 0
+    assert judge("NID_1", "", "", "name", "stop").exit_code == 0
     after = verdict(line)
     assert after.passed, after.message
     assert after.evidence["by_kind"]["NID"] | {"precision": "", "recall": ""} == {
@@ -83,7 +88,7 @@ def test_the_gate_demands_as_many_judged_values_as_the_recipe(line: DemoInstitut
 
 
 def test_a_judgement_holds_no_text_and_names_who_judged(line: DemoInstitution) -> None:
-    judge("\n\n", "--row", "R-00003")
+    judge("", "", "stop")
     store = line.workplace().store
     (ref,) = store.indexed(JUDGEMENT)
     content = store.open(ref).file(JUDGEMENT_FILE).read_text()
@@ -93,7 +98,7 @@ def test_a_judgement_holds_no_text_and_names_who_judged(line: DemoInstitution) -
 
 
 def test_the_judgement_of_another_corpus_does_not_count(line: DemoInstitution) -> None:
-    judge("\n\n\n\n", "--row", "R-00003", "--row", "R-00004")
+    judge("", "", "", "", "stop")
     assert verdict(line).passed
     line.rows[5]["request"] += " Write to Mr Amer Quorvan."
     make(line)
@@ -103,19 +108,32 @@ def test_the_judgement_of_another_corpus_does_not_count(line: DemoInstitution) -
 def test_rows_that_are_scrubbed_otherwise_now_are_not_judged(line: DemoInstitution) -> None:
     line.recipe["privacy"]["keep_words"] = ["Quorvan"]
     line.workplace()
-    answer = judge("\n\n", "--row", "R-00003")
+    answer = judge("", "", "stop")
     assert isinstance(answer.exception, InputError)
-    assert "R-00003" in str(answer.exception)
+    assert "R-00004 is scrubbed otherwise now" in str(answer.exception)
     assert not list(line.workplace().store.indexed(JUDGEMENT))
 
 
 def test_a_mistyped_answer_is_asked_again_and_stop_keeps_what_was_answered(line: DemoInstitution) -> None:
-    answer = judge("NAME_9\nNAME_1\nNAMES\nPHONE, NAME\nstop\n", "--row", "R-00003", "--row", "R-00004")
+    answer = judge("NAME_9", "NAME_1", "NAMES", "PHONE, NAME", "stop")
     assert answer.exit_code == 0
     assert "not one of them: NAME_9" in answer.output and "not one of them: NAMES" in answer.output
     by_kind = verdict(line).evidence["by_kind"]
     assert (by_kind["NAME"]["right"], by_kind["NAME"]["wrong"], by_kind["PHONE"]["missed"]) == (0, 2, 1)
-    assert verdict(line).evidence["rows"] == 1
+    assert verdict(line).evidence["rows"] == 4
+
+
+def test_a_sample_is_drawn_and_not_chosen(line: DemoInstitution) -> None:
+    answer = run("\n\n", "--row", "R-00003")
+    assert isinstance(answer.exception, InputError)
+    assert "--seed" in str(answer.exception)
+
+
+def test_the_last_judgement_of_a_row_counts_also_where_it_was_made_before(line: DemoInstitution) -> None:
+    for wrong in ("", "NID_1", ""):
+        judge(wrong, "", "stop")
+    assert verdict(line).evidence["by_kind"]["NID"]["right"] == 1
+    assert len(list(line.workplace().store.indexed(JUDGEMENT))) == 3
 
 
 def test_without_a_demand_the_gate_passes_and_says_so(line: DemoInstitution) -> None:

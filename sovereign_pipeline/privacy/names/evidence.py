@@ -67,7 +67,7 @@ _SURELY_IN_A_PLACE = re.compile(
 _DETERMINER = re.compile(
     r"(?<![\w'])(?i:the|this|these|those|each|every|any|another|an|a|our|your|its|no|new|draft) \Z"
 )
-_ABBREVIATION = re.compile(r"(?<![\w.])(?!(?:RT|DUDE)\b)[A-Z]{2,6} \Z")
+_ABBREVIATION = re.compile(r"(?<![\w.])(?!RT\b)[A-Z]{2,6} \Z")
 _IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
 _ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
@@ -77,7 +77,7 @@ _PEOPLE_BEHIND = re.compile(
 )
 _IS_A_THING = re.compile(  # but no "company director"
     r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
-    r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity|501)\b"
+    r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity)\b"
     r"(?! (?!about|above|across|after|against|along|around|before|below|between|close|during|founded|inside|"
     r"made|named|nearby?|since|south|north|under|until|where|which|whose|within|without)[a-z]{5,})"
 )

@@ -29,8 +29,9 @@ from sovereign_pipeline.privacy.names.latin_words import (
     without_accents,
 )
 from sovereign_pipeline.privacy.names.persons import folded_word
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
+from sovereign_pipeline.privacy.names.words import gazetteer, no_names, world_names
 
+_OF_A_PERSON = frozenset({"mr", "mrs", "ms", "miss", "dr"})
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
 _CLOSING_BEFORE = re.compile(r"(?i:regards|wishes|sincerely|faithfully|respectfully|thanks|cheers)[,.]?\s{1,4}\Z")
@@ -216,7 +217,9 @@ class LatinNames:
         """
         segments: list[list[Token]] = [[]]
         skip_next = False
+        before = ""
         for token in tokens:
+            of_a_person, before = before in _OF_A_PERSON, token.group().casefold().strip(".")
             if with_plain_article(token.group()) == "al-bahr":  # "Noor al Bahr" and the like are vessels
                 segments[-1] = []
                 continue
@@ -229,7 +232,8 @@ class LatinNames:
             title = word in gazetteer.HONORIFICS and not surname
             initial = is_initial(token) and (token.group().endswith(".") or bool(segments[-1]))
             given = trusted and word in world_names.GIVEN_WORLD and not segments[-1]
-            ends = (word in self._never and not initial and not given) or title or place or skip_next
+            called = of_a_person and word not in gazetteer.STOP_WORDS | no_names.OFFICES  # "Ms Court"
+            ends = (word in self._never and not (initial or given or called)) or title or place or skip_next
             skip_next = word in gazetteer.PLACE_HEADS
             if ends or skip_next:
                 segments.append([])

@@ -27,6 +27,8 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("Amer bin Salem Kashoob, civil number", ["Amer bin Salem Kashoob"]),
         ("the buyer, Ms Hanne Solberg, has", ["Hanne Solberg"]),
         ("Mr. Rakesh Menon came", ["Rakesh Menon"]),
+        ("Ms Court called, and Mr Bank came.", ["Court", "Bank"]),
+        ("Mr Secretary and Mr Chairman opened.", []),
         ("the signature of engineer Kamil Al Abri", ["Kamil Al Abri"]),
         ("my deckhand Rohan was bitten", ["Rohan"]),
         ("Zamzam bint Salim Al Farsi", ["Zamzam bint Salim Al Farsi"]),
