@@ -47,6 +47,10 @@ def write_recipe(new: Installation, line: str, base_model: Path) -> Path:
     return recipe
 
 
+def fill_in(recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("FILL IN", "Harbour Office:"))
+
+
 def card_of(new: Installation, line: str) -> DatasetCard:
     ref = new.store.current(line, "training_dataset")
     assert ref is not None
@@ -57,7 +61,12 @@ def test_from_an_empty_directory_to_a_dataset(new: Installation, installation: I
     tiny = installation.settings.data / "models" / "tiny.yaml"
     recipe = write_recipe(new, "harbour", tiny)
     status, output = new.run("lines", "check", str(recipe))
-    assert status == 0 and "still says FILL IN" in output and "Rows for the margins" in output, output
+    assert status == 1 and "still says FILL IN" in output and "Rows for the margins" in output, output
+    status, output = new.run("run", "harbour", "--until", "training_dataset")
+    assert status == 2 and "FILL IN" in output and new.store.current("harbour", "raw_corpus") is None, output
+    fill_in(recipe)
+    status, output = new.run("lines", "check", str(recipe))
+    assert status == 0 and "FILL IN" not in output, output
     status, output = new.run("run", "harbour", "--until", "training_dataset")
     assert status == 0, output
     card = card_of(new, "harbour")
@@ -70,6 +79,7 @@ def test_a_line_without_evaluation_makes_its_datasets_and_no_more(
 ) -> None:
     (new.settings.data / "suites" / "coastal_rules.jsonl").rename(new.root / "coastal_rules.jsonl")
     recipe = write_recipe(new, "harbour", installation.settings.data / "models" / "tiny.yaml")
+    fill_in(recipe)
     status, output = new.run("run", "harbour")
     assert status == 2 and "has no 'evaluation' yet" in output and "red_team:" in output, output
     assert new.store.current("harbour", "raw_corpus") is None

@@ -127,7 +127,7 @@ ORDINARY = [
     "Opening hours: 08:00-12:00 and 13:30-16:00. Phone the desk in working hours.",
     "between 12/03/2024 and 15/04/2024, or 2024-03-12 10:15",
     "Decree 34/2024, Article 14, paragraph 2, tables 3.1, 3.2 and 3.3, version 3.14.2",
-    "Depth 12.5 m, 58.5922 E, 23.6139 N, 1 012 hPa, 30 000 litres, 45 x 60 cm",
+    "Depth 12.5 m, 58.59 m E, 23.61 m N, 1 012 hPa, 30 000 litres, 45 x 60 cm",
     "You must (1) pay, (2) file by 30 April 2025 and (3) keep 30 000 litres.",
     "0 1 2 0 3 0 0 1",
     "Flight WY101 2024-03-11 14:05, order MO2024-0311-004512.",

@@ -145,7 +145,7 @@ LOOK_ALIKES = (
     "pages 123 - 126, 204 - 209",
     "the ratio was 12 : 34 : 56",
     "version 10.4.57 of the form, ISO 9001:2015",
-    "at 23.6100 N, 58.5400 E",
+    "at 23.61 N of the line, 58.54 m E",
     "rows 1 2 3 4 5 6 7 8 of the sheet",
     "33.5 - 35.2 - 37.9 degrees",
     "a growth of 3.5 % - 4.25 % - 5.0 %",
