@@ -30,8 +30,8 @@ from sovereign_pipeline_tests.waiting import wait_until
 
 go_offline()
 # The suite gives one verdict on one state of the code. `HYPOTHESIS_PROFILE=explore make test` looks for new cases.
-hypothesis.settings.register_profile("suite", derandomize=True)
-hypothesis.settings.register_profile("explore", print_blob=True)
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", print_blob=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
