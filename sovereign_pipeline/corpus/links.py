@@ -15,6 +15,7 @@ from typing import Any
 from sovereign_pipeline.corpus.file_formats import WrittenNumber
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import RowRejected
+from sovereign_pipeline.corpus.values import DIGITS_LOST
 
 _WHOLE_AS_FRACTION = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _BRACKETS = (("[", "]"), ("{", "}"), ("(", ")"))
@@ -26,7 +27,6 @@ _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
 _NONE = ("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n")
 """What stands for no id, as `folded` writes it: so Python, pandas, databases and people write null."""
-_DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
 """From here on not every whole number is a float: two ids may be one."""
@@ -127,7 +127,7 @@ def _normal(values: Any) -> tuple[str, ...]:
     if any(type(value) is float and abs(value) >= WHOLE_IN_FLOAT for value in present):
         raise RowRejected(_LOST)
     ids = [normal_id(str(value)) for value in present]
-    if any(map(_DIGITS_LOST.fullmatch, ids)):
+    if any(map(DIGITS_LOST.fullmatch, ids)):
         raise RowRejected(_LOST)
     return tuple(dict.fromkeys(id for id in ids if folded(id) not in _NONE))
 

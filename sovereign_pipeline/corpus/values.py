@@ -25,6 +25,7 @@ _TIMES = {9: "seconds", 10: "seconds", 12: "milliseconds", 13: "milliseconds", 1
 """Digits of a time as programs keep it."""
 _NUMBER = re.compile(r"[\d.,]+")
 DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
+"""An id as workbooks shorten it: 1.2E+11 may have been several."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 

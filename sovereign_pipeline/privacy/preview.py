@@ -7,6 +7,7 @@ What belongs here: which rows are shown, and what was found where. What does not
 import random
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents
@@ -17,9 +18,8 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
-from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.placeholders import AUTHOR, kind_of
+from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
@@ -50,7 +50,7 @@ class PreviewedField:
     after: str
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
-    """What a second reading still finds in what came out."""
+    """What the gate's reading still finds in what came out."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +127,9 @@ def _fields(
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         rows = [row for row in mapping if row.field == name]
         replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
-        left = normalise(results[name]).text
-        doubted = tuple(span.kind for span in scrubber.detector.corrections.without_never(left, leftovers(left)))
-        yield PreviewedField(name, original, results[name], replaced, doubted)
+        added = partial(scrubber.detector.added_spans, before.language)
+        left = remaining(results[name], scrubber.keeps, added, scrubber.detector.corrections)
+        yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:

@@ -11,6 +11,7 @@ from itertools import chain
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES
@@ -52,6 +53,10 @@ class Scrubber:
         self._once = replace(self._cases, reads_again=False)  # a second reading would hide that the first one fails
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
         self._cache = cache
+
+    def keeps(self, kind: Kind) -> bool:
+        """Whether values of a kind stay in the text."""
+        return kind in self._kept
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files, each with its documents in row order, together with the canaries.

@@ -106,3 +106,11 @@ def test_without_a_classified_corpus_it_says_what_to_run(
     answer = run()
     assert isinstance(answer.exception, InputError)
     assert "sovereign run lamps --until classified_corpus" in str(answer.exception)
+
+
+def test_what_the_policy_keeps_is_neither_replaced_nor_doubted(line: DemoInstitution) -> None:
+    file = line.settings.data / "institution.yaml"
+    file.write_text(f"{file.read_text()}\nsensitive: {{NID: keep}}\n")
+    request = rows("--row", "R-00003")["R-00003"]["request"]
+    assert request["after"] == "I am Mr NAME_1, civil number 10457832; my file is 81440982."
+    assert request["doubted"] == []

@@ -33,8 +33,6 @@ NOUNS = (
     | world_places.PEOPLES
 )
 PLACES = world_places.PLACES_WORLD | world_places.PLACES_OF_TWO_WORDS | gazetteer.PLACES
-NEVER_PARTS = gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS | (NOUNS - KNOWN_NAMES)
-"""Words that are no part of a name wherever they stand."""
 
 _OFFICES = no_names.OFFICES | no_names.LETTERS_BEHIND_NAMES
 _NO_SURNAMES = no_names.BODIES | no_names.SITES | no_names.MEDICINE | (no_names.LAW_AND_POLICY - no_names.SURNAMES_TOO)
