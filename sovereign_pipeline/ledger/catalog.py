@@ -3,7 +3,6 @@
 What belongs here: reading. What does not: entering anything (`registry/registration.py`, `review/`).
 """
 
-import datetime
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -11,16 +10,22 @@ from sqlalchemy import select
 
 from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, Table
+from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, assert_entered, assert_on_record
+from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, row_as_dict
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Every registered adapter, or those of one line, in the order of registration."""
+    """Every registered adapter, or those of one line, in the order of registration.
+
+    Raises IntegrityError naming a row that no entry of the audit log names; columns are not compared here.
+    """
     query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
     if line is not None:
         query = query.where(Adapter.line == line)
     with registry.reading() as session:
-        return [row_as_dict(adapter) for adapter in session.scalars(query)]
+        adapters = list(session.scalars(query))
+        assert_entered(session, adapters)
+        return [row_as_dict(adapter) for adapter in adapters]
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
@@ -82,9 +87,15 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
-    """The adapter that was registered from a record, or None."""
+    """The adapter that was registered from a record, or None.
+
+    Raises IntegrityError for a row that was put in or changed.
+    """
     with registry.reading() as session:
-        return session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
+        adapter = session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
+        if adapter is not None:
+            assert_on_record(session, adapter)
+        return adapter
 
 
 def is_registered(registry: Registry, record_digest: str) -> bool:
@@ -93,10 +104,14 @@ def is_registered(registry: Registry, record_digest: str) -> bool:
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """The row of an adapter. Raises NotFoundError that lists the known adapters."""
+    """The row of an adapter, as its entry has it.
+
+    Raises NotFoundError that lists the known adapters, and IntegrityError for a row that was put in or changed.
+    """
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
+            assert_on_record(session, adapter)
             return adapter
         known = ", ".join(session.scalars(select(Adapter.id).order_by(Adapter.id))) or "none"
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
@@ -111,18 +126,9 @@ def last_adapter(registry: Registry, line: str, besides: Collection[str | None])
     Versions only rise, so the highest decides: times of registration are whole seconds and may tie.
     """
     with registry.reading() as session:
-        adapters = session.scalars(select(Adapter).where(Adapter.line == line)).all()
+        adapters = adapters_on_record(session, line)
     others = [adapter for adapter in adapters if adapter.adapter_sha256 not in besides]
     return max(others, key=lambda adapter: adapter.version_numbers, default=None)
-
-
-def row_as_dict(row: Table) -> dict[str, Any]:
-    """Every column by its name; days and times in ISO 8601, times in UTC."""
-    return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
-
-
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str, Any]:

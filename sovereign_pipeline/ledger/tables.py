@@ -50,6 +50,15 @@ class Table(DeclarativeBase):
     }
 
 
+def row_as_dict(row: Table) -> dict[str, Any]:
+    """Every column by its name; days and times in ISO 8601, times in UTC."""
+    return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
 class Dataset(Table):
     """One dataset on which a registered adapter was trained. NULL: an earlier version did not state it."""
 
@@ -147,7 +156,7 @@ class AuditEntry(Table):
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime.datetime]
     actor: Mapped[str]
-    action: Mapped[str]
+    action: Mapped[str] = mapped_column(index=True)
     subjects: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(DIGEST, unique=True)
     """Hash of the entry before."""

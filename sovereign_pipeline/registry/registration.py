@@ -18,9 +18,11 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, enter_adapter
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.building import assert_as_made, gate_facts
 from sovereign_pipeline.registry.record import (
@@ -81,10 +83,12 @@ def register(
         known = _registered(session, record_ref)
         if known is not None:
             return known
-        for dataset in record.datasets:
+        added: list[Dataset | BaseModelRow | None] = [
             _add_dataset(session, record.line, dataset, inputs[dataset.kind], created_at[dataset.kind])
-        _add_base_model(session, record.base_model)
-        earlier = session.scalars(select(Adapter).where(Adapter.line == record.line)).all()
+            for dataset in record.datasets
+        ]
+        added.append(_add_base_model(session, record.base_model))
+        earlier = adapters_on_record(session, record.line)
         version = next_version(record, earlier)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         adapter = Adapter(
@@ -100,6 +104,8 @@ def register(
             **record.row_facts,
         )
         session.add(adapter)
+        session.flush()
+        enter_adapter(session, adapter, [row for row in added if row is not None], account())
     return adapter
 
 
@@ -138,9 +144,12 @@ def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:
     return session.scalars(select(Adapter).where(Adapter.record_digest == record_ref.digest)).one_or_none()
 
 
-def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str) -> None:
+def _add_dataset(
+    session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str
+) -> Dataset | None:
+    """The row that was added; None where the dataset is registered already."""
     if session.get(Dataset, dataset.digest) is not None:
-        return
+        return None
     row = Dataset(
         **dataset.model_dump(mode="json", exclude={"file"}),
         manifest_sha256=ref.manifest_sha256,
@@ -149,21 +158,25 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
     )
     session.add(row)
     session.flush()
+    return row
 
 
-def _add_base_model(session: Session, base: BaseModelFacts) -> None:
+def _add_base_model(session: Session, base: BaseModelFacts) -> BaseModelRow | None:
+    """The row that was added; None where the base model is registered already."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
-            return
+            return None
         raise InputError(
             f"The base model {base.name} ({base.licence}) has exactly the files of {known.name} ({known.licence}), "
             f"which is registered already.",
             "Use that name and licence in the model's card and in the recipe.",
         )
     files = [file.model_dump() for file in base.files]
-    session.add(BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files))
+    row = BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files)
+    session.add(row)
     session.flush()
+    return row
 
 
 def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:

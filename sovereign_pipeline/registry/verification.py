@@ -25,6 +25,7 @@ from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import dataset_facts
 from sovereign_pipeline.registry.dataset_cards import open_dataset
@@ -93,6 +94,8 @@ def verify_adapter(
     that is not the registered one, and NotFoundError for an adapter that is not registered.
     """
     row = find_adapter(registry, adapter_id)
+    with registry.reading() as session:
+        assert_rows_on_record(session)
     record_ref = ArtifactRef(
         kind="registered_adapter",
         line=row.line,
@@ -133,6 +136,8 @@ def verify_dataset(
     byte, or the fact, that is not the registered one, and NotFoundError.
     """
     row = show_dataset(registry, digest)
+    with registry.reading() as session:
+        assert_rows_on_record(session)
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])

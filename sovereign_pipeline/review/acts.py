@@ -20,9 +20,8 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.catalog import row_as_dict
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry, BlindReview, Table
+from sovereign_pipeline.ledger.tables import AuditEntry, BlindReview, Table, row_as_dict
 from sovereign_pipeline.review.catalog import assert_open
 from sovereign_pipeline.review.custody import (
     SignedAct,

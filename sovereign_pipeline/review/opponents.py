@@ -8,12 +8,11 @@ and the result state. What belongs here: that choice. What does not: opening a r
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, InputError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.review.closed_reviews import standings
 from sovereign_pipeline.review.plan import OpponentChoice
@@ -72,7 +71,7 @@ def choose_opponent(
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
     """The line's adapters with other weights than the candidate's, the newest first."""
     with registry.reading() as session:
-        adapters = session.scalars(select(Adapter).where(Adapter.line == candidate.line)).all()
+        adapters = adapters_on_record(session, candidate.line)
     others = [each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256]
     return sorted(others, key=lambda each: each.version_numbers, reverse=True)
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.ledger.catalog import row_as_dict
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.bench import Bench

@@ -144,10 +144,11 @@ def test_no_token_is_stored_and_opening_is_on_record(reviews: ReviewBench) -> No
     assert not any(token.encode() in database for token in opened.links.values())
     log = entries(reviews.registry)
     verify(log)
-    assert [entry.action for entry in log] == ["review opened", *["sign-in link issued"] * 5]
-    assert log[0].actor == "clerk"
-    assert log[0].subjects["seed"] == opened.plan.seed_sha256
-    assert log[0].subjects["plan"] == reviews.review.plan_digest
+    _, opening, *links = log
+    assert [entry.action for entry in log] == ["adapter registered", "review opened", *["sign-in link issued"] * 5]
+    assert (opening.actor, len(links)) == ("clerk", 5)
+    assert opening.subjects["seed"] == opened.plan.seed_sha256
+    assert opening.subjects["plan"] == reviews.review.plan_digest
 
 
 def test_what_both_answer_identically_is_a_tie_on_record_that_nobody_is_asked_about(reviews: ReviewBench) -> None:

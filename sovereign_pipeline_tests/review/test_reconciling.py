@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.catalog import row_as_dict
 from sovereign_pipeline.ledger.tables import (
     AuditEntry,
     Ballot,
@@ -17,6 +16,7 @@ from sovereign_pipeline.ledger.tables import (
     ReviewClosing,
     SignInLink,
     SignInUse,
+    row_as_dict,
 )
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost, read_closed

@@ -17,9 +17,8 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.catalog import row_as_dict
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.tables import Ballot, ReviewClosing
+from sovereign_pipeline.ledger.tables import Ballot, ReviewClosing, row_as_dict
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.catalog import find_last
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
@@ -27,6 +26,7 @@ from sovereign_pipeline.review.closing import close
 from sovereign_pipeline.review.links import use_link
 from sovereign_pipeline.review.reconciling import examine_all
 from sovereign_pipeline.review.sealed import plan_of
+from sovereign_pipeline_tests.ledger.tampering import go_back
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -70,8 +70,7 @@ def back_to_release_0_1_0(reviews: ReviewBench, *, closed: bool) -> None:
                 of = "" if engine.dialect.name == "sqlite" else f" ON {table}"
                 connection.execute(text(f"DROP TRIGGER IF EXISTS {table}_{trigger}{of}"))
             connection.execute(text(f"DELETE FROM {table}"))
-        connection.execute(text("ALTER TABLE blind_review DROP COLUMN act_key"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        go_back(connection, "0003")
         names = ", ".join(row)
         values = ", ".join(f":{name}" for name in row)
         connection.execute(text(f"INSERT INTO blind_review ({names}) VALUES ({values})"), row)
@@ -114,8 +113,9 @@ def found(reviews: ReviewBench) -> Mapping[str, Any]:
 
 def test_a_closed_one_keeps_its_result_which_states_that_it_is_unsigned(reviews: ReviewBench) -> None:
     back_to_release_0_1_0(reviews, closed=True)
-    last = audit.entries(reviews.registry)[-1]
-    assert (last.action, last.subjects) == ("unsigned reviews end here", {"reviews": ["old"]})
+    *_, reviews_end, rows_begin = audit.entries(reviews.registry)
+    assert (reviews_end.action, reviews_end.subjects) == ("unsigned reviews end here", {"reviews": ["old"]})
+    assert rows_begin.action == "rows of an earlier release taken over"
     assert found(reviews) == {}
     assert len(adapters_that_lost(reviews.registry, reviews.bench.store, "lamps")) == 1
     artifact, verdicts = reviews.materialize()

@@ -1,0 +1,123 @@
+"""A row that was put in, changed or removed past this program decides nothing, and is named."""
+
+import datetime
+import sqlite3
+
+import pytest
+from sqlalchemy import text
+
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.catalog import find_adapter, last_adapter, list_adapters, registered_as
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
+from sovereign_pipeline_tests.ledger.tampering import change, go_back
+from sovereign_pipeline_tests.registry.bench import Bench
+
+
+def _insert_copy(registry: Registry, **changes: str) -> None:
+    """Insert a second adapter beside the first, as anybody with write access can: no trigger forbids it."""
+    columns = [column.name for column in Adapter.__table__.columns]
+    chosen = ", ".join(changes.get(name, name) for name in columns)
+    with registry.engine.connect() as connection, connection.begin():
+        connection.execute(text(f"INSERT INTO adapter ({', '.join(columns)}) SELECT {chosen} FROM adapter"))
+
+
+def test_an_inserted_adapter_is_neither_listed_nor_the_next_incumbent(bench: Bench, database: str) -> None:
+    bench.register()
+    registry = bench.open_registry()
+    _insert_copy(registry, id="'lamps-9.0.0'", version="'9.0.0'", record_digest="'0'", adapter_sha256="'1'")
+    named = "adapter lamps-9.0.0 was put in past this program"
+    for read in (
+        lambda: list_adapters(registry),
+        lambda: find_adapter(registry, "lamps-9.0.0"),
+        lambda: registered_as(registry, "0"),
+        lambda: last_adapter(registry, "lamps", besides=()),
+        lambda: verify_adapter(registry, ArtifactStore(bench.settings.artifacts), bench.settings, "lamps-1.0.0"),
+    ):
+        with pytest.raises(IntegrityError, match=named):
+            read()
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    with pytest.raises(IntegrityError, match=named):
+        bench.register()
+
+
+def test_another_review_date_in_a_column_that_was_dropped_and_added_is_found(bench: Bench, database: str) -> None:
+    adapter = bench.register()
+    registry = bench.open_registry()
+    later = adapter.review_date + datetime.timedelta(days=3650)
+    with registry.engine.connect() as connection, connection.begin():
+        connection.execute(text("ALTER TABLE adapter DROP COLUMN review_date"))
+        connection.execute(text(f"ALTER TABLE adapter ADD COLUMN review_date DATE NOT NULL DEFAULT '{later}'"))
+    with pytest.raises(IntegrityError, match=f"adapter {adapter.id} differs from its entry"):
+        find_adapter(registry, adapter.id)
+
+
+def test_a_row_that_was_removed_gives_its_version_to_nobody(bench: Bench, database: str) -> None:
+    bench.register()
+    registry = bench.open_registry()
+    change(registry, "DELETE FROM adapter")
+    bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    with pytest.raises(IntegrityError, match=r"adapter lamps-1\.0\.0 is gone"):
+        bench.register()
+
+
+OTHER_VALUES = {
+    "id": "lamps-1.0.1",
+    "version": "1.0.1",
+    "review_date": "2099-01-01",
+    "registered_at": "2001-01-01 00:00:00.000000",
+    "framework_versions": "{}",
+    "evaluation": "{}",
+    "gate_records": "[]",
+}
+
+
+@pytest.mark.parametrize("column", [column.name for column in Adapter.__table__.columns if column.name != "line"])
+def test_every_column_of_an_adapter_is_held(bench: Bench, column: str) -> None:
+    bench.register()
+    bench.open_registry().engine.dispose()
+    with sqlite3.connect(bench.settings.home / "registry.db") as connection:
+        connection.execute("DROP TRIGGER adapter_no_update")
+        connection.execute(f"UPDATE adapter SET {column} = ?", (OTHER_VALUES.get(column, "0" * 64),))
+    with pytest.raises(IntegrityError, match="adapter lamps"):
+        last_adapter(bench.open_registry(), "lamps", besides=())
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE dataset SET rows_held_out = 0", "UPDATE base_model SET licence = 'free'"]
+)
+def test_a_changed_row_of_a_base_model_or_dataset_is_found(bench: Bench, statement: str) -> None:
+    adapter = bench.register()
+    registry = bench.open_registry()
+    change(registry, statement)
+    store = ArtifactStore(bench.settings.artifacts)
+    with pytest.raises(IntegrityError, match="differs from its entry"):
+        verify_dataset(registry, store, bench.settings, adapter.dataset_digest)
+
+
+def test_a_registration_is_one_entry_that_names_its_rows(bench: Bench) -> None:
+    adapter = bench.register()
+    (entry,) = [each for each in entries(bench.open_registry()) if each.action == REGISTERED]
+    assert (entry.subjects["adapter"], entry.subjects["record"]) == (adapter.id, adapter.record_digest)
+    assert set(entry.subjects["rows"]) == {"adapter", "dataset", "base_model"}
+
+
+def test_rows_of_an_earlier_release_are_taken_over_as_they_stand(bench: Bench, database: str) -> None:
+    adapter = bench.register()
+    registry = bench.open_registry()
+    change(registry, "DELETE FROM audit_entry")
+    with registry.engine.connect() as connection, connection.begin():
+        go_back(connection, "0004")
+    registry.engine.dispose()
+    registry = bench.open_registry()
+    (entry,) = entries(registry)
+    assert entry.action == TAKEN_OVER
+    assert find_adapter(registry, adapter.id).registered_at == adapter.registered_at
+    assert last_adapter(registry, "lamps", besides=()) is not None
+    change(registry, "UPDATE adapter SET classification = 'SECRET'")
+    with pytest.raises(IntegrityError, match="differs from its entry"):
+        find_adapter(registry, adapter.id)
