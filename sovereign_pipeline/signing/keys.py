@@ -89,7 +89,7 @@ def read_public_key(pem: str) -> PublicKey:
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return key
-    raise InputError("This public key is neither P-256 nor Ed25519.", "Make one with `sovereign-trust keygen`.")
+    raise InputError("This public key is neither P-256 nor Ed25519.", "Make one of these.")
 
 
 def public_pem_of(public: PublicKey) -> str:
@@ -168,7 +168,7 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
         return FileSigner.of(private)
     if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
         return FileSigner.of(private)
-    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Make one with `sovereign-trust keygen`.")
+    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Make one of these.")
 
 
 def passphrase_from(path: Path) -> Passphrase:
