@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 PYPROJECT = HERE.parent / "pyproject.toml"
 # The oldest Python that every pinned version accepts, and the platform whose dependencies are resolved.
 RESOLVED_FOR = ("--python-version", "3.11.5", "--python-platform", "x86_64-manylinux_2_28")
-EXTRAS = ("postgresql", "kubernetes", "ray")
+EXTRAS = ("postgresql", "kubernetes", "ray", "pkcs11")
 """Extras that `runtime.txt` covers. `zero3` is built from source on the machine with the GPU, and is in no lock."""
 BUILD = "pip>=26\nsetuptools>=77"
 """What installs and builds: Python 3.11's own pip does not understand hashes together with extras."""

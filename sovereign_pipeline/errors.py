@@ -19,6 +19,7 @@ Act = Literal[
     "fetch_model",
     "list_suites",
     "look_at_source",
+    "make_trust_root",
     "make_vault_key",
     "open_review",
     "open_review_with_prompts",

@@ -27,6 +27,7 @@ ROOMS = {
     "registry": "Registration",
     "review": "Blind review",
     "ledger": "Registry's database",
+    "signing": "Keys, trust root and signatures",
     "orchestration": "Dagster",
     "commands": "Command line",
     "end_to_end": "The whole chain",

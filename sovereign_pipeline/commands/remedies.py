@@ -14,6 +14,7 @@ COMMANDS: Mapping[Act, str] = {
     "fetch_model": "sovereign models fetch {model}",
     "list_suites": "sovereign suites list",
     "look_at_source": "sovereign sources look {file}",
+    "make_trust_root": "sovereign-trust init DIRECTORY --root DIRECTORY (three times)",
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",

@@ -1,0 +1,245 @@
+"""Keys in files: making one, reading one, signing and verifying.
+
+P-256 signs statements and the trust root; Ed25519 signs the checkpoints of the log, whose format knows nothing else. A
+private key is PKCS#8 in PEM, for its own account alone, encrypted with a passphrase when a person has it. What belongs
+here: a key and its file. What does not: keys on tokens (`tokens.py`), and what a key may do (`trust.py`).
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from sovereign_pipeline.errors import InputError
+
+Algorithm = Literal["p256", "ed25519"]
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+Passphrase = Callable[[], str]
+"""Asks a person, or reads a file. Never an argument of a program nor a variable: other processes see both."""
+
+SHORTEST_PASSPHRASE = 12
+ROUNDS = 600_000
+"""Of PBKDF2 with SHA-256; what `cryptography` writes by itself has 2,048, which lets guesses be tried fast."""
+ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
+LONGEST_KEY_FILE = 1 << 16
+
+
+class Signer(Protocol):
+    """Whoever can sign: a file's key or a token's."""
+
+    @property
+    def keyid(self) -> str: ...
+
+    @property
+    def public_pem(self) -> str: ...
+
+    def sign(self, content: bytes) -> bytes:
+        """ECDSA with SHA-256, in DER; for an Ed25519 key its 64 bytes."""
+
+
+@dataclass(frozen=True)
+class FileSigner:
+    """A private key in memory."""
+
+    keyid: str
+    public_pem: str
+    private: PrivateKey = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, private: PrivateKey) -> "FileSigner":
+        pem = public_pem_of(private.public_key())
+        return cls(keyid_of(pem), pem, private)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return "ed25519" if isinstance(self.private, ed25519.Ed25519PrivateKey) else "p256"
+
+    def sign(self, content: bytes) -> bytes:
+        if isinstance(self.private, ed25519.Ed25519PrivateKey):
+            return self.private.sign(content)
+        return self.private.sign(content, ec.ECDSA(SHA256()))
+
+
+def read_public_key(pem: str) -> PublicKey:
+    """Raises InputError for what is no P-256 or Ed25519 public key."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("This is no public key in PEM.", "Take the .pub file that was made with the key.") from None
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise InputError("This public key is neither P-256 nor Ed25519.", "Make one of these.")
+
+
+def public_pem_of(public: PublicKey) -> str:
+    """The one way in which a public key is written: two writings of one key become the same text."""
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def keyid_of(pem: str) -> str:
+    """SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, however the PEM wrote it."""
+    der = read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def algorithm_of(pem: str) -> Algorithm:
+    return "ed25519" if isinstance(read_public_key(pem), ed25519.Ed25519PublicKey) else "p256"
+
+
+def is_signed(pem: str, signature: bytes, content: bytes) -> bool:
+    """Whether a signature over these bytes is by this key."""
+    key = read_public_key(pem)
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, content)
+        else:
+            key.verify(signature, content, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def generate(algorithm: Algorithm = "p256") -> FileSigner:
+    private: PrivateKey = (
+        ed25519.Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    )
+    return FileSigner.of(private)
+
+
+def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
+    """Write a new private key, and its public half beside it (`.pub`).
+
+    passphrase: None leaves it unencrypted, for a service; its directory is then for its account alone.
+    """
+    if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
+        raise InputError(
+            f"The passphrase for {path.name} is shorter than {SHORTEST_PASSPHRASE} characters.",
+            "Take several words.",
+        )
+    public = path.with_name(path.name + ".pub")
+    for each in (path, public):
+        if each.exists() or each.is_symlink():
+            raise InputError(f"{each}: the file exists already, and keys are never overwritten.", "Name another file.")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if passphrase is None:
+        _refuse_open_directory(path)
+        pem = signer.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    else:
+        pem = _encrypted_pem(signer.private, passphrase)
+    _write_new(path, pem, 0o600)
+    _write_new(public, signer.public_pem.encode(), 0o644)
+
+
+def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
+    """Read a private key. The passphrase is asked for only where the file needs one."""
+    content = read_private_file(path)
+    encrypted = ENCRYPTED_LABEL.encode() in content
+    if not encrypted:
+        _refuse_open_directory(path)
+    try:
+        private = load_pem_private_key(content, passphrase().encode() if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InputError(
+            f"{path}: the passphrase does not open this key." if encrypted else f"{path}: this is no private key.",
+            "Check that it is the right key file.",
+        ) from None
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        return FileSigner.of(private)
+    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+        return FileSigner.of(private)
+    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Make one of these.")
+
+
+def passphrase_from(path: Path) -> Passphrase:
+    """The passphrase that a file holds, without the line break at its end."""
+    return lambda: read_private_file(path).decode(errors="replace").rstrip("\r\n")
+
+
+def read_private_file(path: Path) -> bytes:
+    """The bytes of a file that nobody else can read. Raises InputError for one that others can, and for a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file.", "Check the path, and that the medium is mounted.") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: this is no file.", "Name the key file itself.")
+        if status.st_mode & 0o077:
+            raise InputError(
+                f"{path}: other accounts can read this file (mode {stat.S_IMODE(status.st_mode):04o}).",
+                "Give it mode 0600; if others could read it, replace the key.",
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise InputError(f"{path}: this file belongs to another account.", "Use a key of your own account.")
+        return stream.read(LONGEST_KEY_FILE)
+
+
+def _refuse_open_directory(path: Path) -> None:
+    """An unencrypted key lies only where no other account comes."""
+    status = path.parent.stat()
+    if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            f"{path}: the key is not encrypted, and its directory is open to other accounts.",
+            "Give the directory mode 0700, or encrypt the key with a passphrase.",
+        )
+
+
+def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
+    """PKCS#8 under AES-256, readable by `openssl pkey`, with more rounds than the library writes."""
+    from asn1crypto.algos import Pbkdf2Salt
+    from asn1crypto.core import OctetString
+    from asn1crypto.keys import EncryptedPrivateKeyInfo
+    from asn1crypto.pem import armor
+
+    salt, vector = os.urandom(16), os.urandom(16)
+    key = PBKDF2HMAC(SHA256(), 32, salt, ROUNDS).derive(passphrase.encode())
+    padder, encryptor = PKCS7(128).padder(), Cipher(algorithms.AES256(key), modes.CBC(vector)).encryptor()
+    padded = padder.update(private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())) + padder.finalize()
+    derivation = {
+        "algorithm": "pbkdf2",
+        "parameters": {
+            "salt": Pbkdf2Salt("specified", OctetString(salt)),
+            "iteration_count": ROUNDS,
+            "prf": {"algorithm": "sha256"},
+        },
+    }
+    scheme = {"algorithm": "aes256_cbc", "parameters": vector}
+    envelope = EncryptedPrivateKeyInfo(
+        {
+            "encryption_algorithm": {
+                "algorithm": "pbes2",
+                "parameters": {"key_derivation_func": derivation, "encryption_scheme": scheme},
+            },
+            "encrypted_data": encryptor.update(padded) + encryptor.finalize(),
+        }
+    )
+    return bytes(armor(ENCRYPTED_LABEL, envelope.dump()))
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

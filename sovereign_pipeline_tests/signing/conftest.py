@@ -1,0 +1,53 @@
+"""A trust root with known keys, made once; a test gets a copy."""
+
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.signing.keys import FileSigner, generate
+from sovereign_pipeline.signing.trust import Trust, load_trust
+from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
+
+BEGINNING = datetime(2026, 11, 26, 12, tzinfo=UTC)
+IN_A_WEEK = BEGINNING + timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Everybody's keys, and the public directory that names them."""
+
+    directory: Path
+    roots: tuple[FileSigner, ...]
+    pipeline: FileSigner
+    log: FileSigner
+    officers: tuple[FileSigner, ...]
+    """Layla Haddad, for everything, and Omar Nasser, who may approve staging up to INTERNAL."""
+
+    @property
+    def trust(self) -> Trust:
+        return load_trust(self.directory, now=IN_A_WEEK)
+
+
+@pytest.fixture(scope="session")
+def first_holders(tmp_path_factory: pytest.TempPathFactory) -> Holders:
+    directory = tmp_path_factory.mktemp("signing") / "trust"
+    roots = tuple(generate() for _ in range(3))
+    pipeline, officers = generate(), (generate(), generate())
+    log = generate("ed25519")
+    keys = {"pipeline": [pipeline.public_pem], "log": [log.public_pem]}
+    create_trust(directory, roots, keys, now=BEGINNING)
+    first, second = officers
+    add_officer(directory, first.public_pem, "Layla Haddad", ["*"], ["*"], roots[:2], now=BEGINNING)
+    levels = ["PUBLIC", "INTERNAL"]
+    add_officer(directory, second.public_pem, "Omar Nasser", ["stage"], levels, roots[1:], now=BEGINNING)
+    return Holders(directory, roots, pipeline, log, officers)
+
+
+@pytest.fixture
+def holders(first_holders: Holders, tmp_path: Path) -> Holders:
+    directory = tmp_path / "trust"
+    shutil.copytree(first_holders.directory, directory)
+    return Holders(directory, first_holders.roots, first_holders.pipeline, first_holders.log, first_holders.officers)

@@ -1,0 +1,78 @@
+"""A key on a token signs as one in a file does: tried on SoftHSM2, which keeps its tokens in files."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.signing.key_sources import TokenKey, open_signer
+from sovereign_pipeline.signing.keys import generate, is_signed, write_key
+from sovereign_pipeline.signing.tokens import MODULES
+
+pytest.importorskip("PyKCS11", reason="the extra pkcs11 is not installed")
+MODULE = MODULES[-1]
+pytestmark = pytest.mark.skipif(
+    shutil.which("softhsm2-util") is None or not MODULE.exists(), reason="SoftHSM2 is not installed"
+)
+PIN = "271828"
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, int], str]]:
+    """Makes tokens with so many keys. One store for all: the module reads its configuration once in a process."""
+    directory = tmp_path_factory.mktemp("softhsm")
+    (directory / "tokens").mkdir()
+    configuration = directory / "softhsm2.conf"
+    configuration.write_text(f"directories.tokendir = {directory / 'tokens'}\nobjectstore.backend = file\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", str(configuration))
+        yield lambda label, keys: _make(directory, label, keys)
+
+
+def _make(directory: Path, label: str, keys: int) -> str:
+    tool = ["softhsm2-util", "--module", str(MODULE)]
+    initialise = ["--init-token", "--free", "--label", label, "--so-pin", PIN, "--pin", PIN]
+    subprocess.run([*tool, *initialise], check=True, capture_output=True)
+    (directory / label).mkdir(mode=0o700)
+    for number in range(keys):
+        file = directory / label / f"{number}.key"
+        write_key(file, generate(), None)
+        into = ["--import", str(file), "--token", label, "--label", f"key-{number}", "--id", f"0{number}", "--pin", PIN]
+        subprocess.run([*tool, *into], check=True, capture_output=True)
+    return label
+
+
+def test_a_key_on_a_token_signs_as_its_public_key_shows(token: Callable[[str, int], str], tmp_path: Path) -> None:
+    signer = open_signer(TokenKey(token("Office", 1), None, MODULE), lambda: PIN)
+    for content in (b"", b"an approval", bytes(100_000)):
+        assert is_signed(signer.public_pem, signer.sign(content), content)
+    (tmp_path / "key.pub").write_text(signer.public_pem)
+    (tmp_path / "signature").write_bytes(signer.sign(b"seen by openssl"))
+    (tmp_path / "content").write_bytes(b"seen by openssl")
+    command = ["openssl", "dgst", "-sha256", "-verify", "key.pub", "-signature", "signature", "content"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "Verified OK\n"
+
+
+def test_of_several_keys_one_is_named(token: Callable[[str, int], str]) -> None:
+    token("Several", 2)
+    with pytest.raises(InputError, match="holds 2 elliptic keys"):
+        open_signer(TokenKey("Several", None, MODULE), lambda: PIN)
+    with pytest.raises(InputError, match="holds 0 elliptic keys named 'key-7'"):
+        open_signer(TokenKey("Several", "key-7", MODULE), lambda: PIN)
+    ids = {open_signer(TokenKey("Several", f"key-{number}", MODULE), lambda: PIN).keyid for number in range(2)}
+    assert len(ids) == 2
+
+
+def test_a_wrong_pin_token_or_module_ends_with_what_to_check(token: Callable[[str, int], str], tmp_path: Path) -> None:
+    token("Empty", 0)
+    for source, pin, said in (
+        (TokenKey("Empty", None, MODULE), "000000", "the PIN was not accepted"),
+        (TokenKey("Empty", None, MODULE), PIN, "holds 0 elliptic keys"),
+        (TokenKey("Elsewhere", None, MODULE), PIN, "0 tokens have the label 'Elsewhere'"),
+        (TokenKey("Empty", None, tmp_path / "none.so"), PIN, "does not answer"),
+    ):
+        with pytest.raises(InputError, match=said):
+            open_signer(source, lambda pin=pin: pin)  # type: ignore[misc]
