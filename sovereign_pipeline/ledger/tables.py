@@ -5,6 +5,7 @@ created and changed (`migrations/`).
 """
 
 import datetime
+import hashlib
 from typing import Any
 
 from sqlalchemy import JSON, Date, DateTime, Dialect, ForeignKey, MetaData, String, TypeDecorator, UniqueConstraint
@@ -257,3 +258,57 @@ class ReviewClosing(Table):
     officer: Mapped[str | None]
     """Who closed it before the pre-registered number was reached; NULL otherwise."""
     reason: Mapped[str | None]
+
+
+class ReleaseRequest(Table):
+    """One officer's signed request that an adapter changes its state."""
+
+    __tablename__ = "release_request"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """SHA-256 of the signed statement: what an approval is about."""
+    line: Mapped[str] = mapped_column(index=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    transition: Mapped[str]
+    entered_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """A sigstore bundle."""
+
+
+class ReleaseDecision(Table):
+    """What one officer decided of a request; the primary key refuses the same decision twice."""
+
+    __tablename__ = "release_decision"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"), primary_key=True)
+    keyid: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Of the officer's key."""
+    decision: Mapped[str] = mapped_column(primary_key=True)
+    """`approve`, `reject` or `withdraw`."""
+    entered_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+
+
+class Transition(Table):
+    """One change of an adapter's state. The primary key leaves one winner where two are made at once."""
+
+    __tablename__ = "transition"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    line: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Within the line, from 1."""
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    transition: Mapped[str]
+    before: Mapped[str]
+    after: Mapped[str]
+    request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
+    made_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """Signed by the pipeline; it names the request and the approvals."""
+
+    @property
+    def statement_sha256(self) -> str:
+        return hashlib.sha256(self.statement).hexdigest()

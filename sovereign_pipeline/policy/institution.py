@@ -4,12 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
+from sovereign_pipeline.policy.release import Release
 from sovereign_pipeline.policy.trainer import Here, TrainerPlace
 
 Treatment = Literal["replace", "keep", "stop"]
@@ -40,6 +41,9 @@ class Institution(RecipeModel):
     vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Fingerprint of the vault's public key, as `sovereign-vault keygen` prints it: another key in its place stops
     every line. Null: it must be the key that the newest scrubbed corpus was sealed to, and the first one is trusted."""
+
+    release: Release = Release()
+    """What a change of an adapter's state needs: who agrees, and how long a request is good."""
 
     trainer: TrainerPlace = Here()
     """Where the trainer's process runs. It is part of no artifact's identity."""
@@ -72,6 +76,16 @@ class Institution(RecipeModel):
         if isinstance(trainer, dict) and "where" not in trainer:
             raise ValueError("say where the trainer runs: where: here, kubernetes or ray")
         return trainer
+
+    @model_validator(mode="after")
+    def _levels_of_release_are_known(self) -> "Institution":
+        for level in self.release.approvals_by_level:
+            if level not in self.classification:
+                raise ValueError(
+                    f"release.approvals_by_level: '{level}' is no classification level; "
+                    f"{nearest_known(level, self.classification)}"
+                )
+        return self
 
     @cached_property
     def ladder(self) -> ClassificationLadder:

@@ -1,0 +1,59 @@
+"""The officer behind a key: whether the trust root lets this person do this, at this level.
+
+What belongs here: opening keys for an act of release. What does not: the trust root itself (`signing/trust.py`).
+"""
+
+from dataclasses import dataclass
+
+from sovereign_pipeline.errors import SignInError
+from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer, read_key
+from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust
+
+OFFICER, PIPELINE = "officer", "pipeline"
+PIPELINE_KEY_FILE = "pipeline.key"
+
+
+@dataclass(frozen=True)
+class Officer:
+    """A person with a key of the role `officer`."""
+
+    person: str
+    key: TrustedKey
+
+
+def trust_root(settings: Settings) -> Trust:
+    """The institution's trust root, verified. Raises NotFoundError where there is none, and IntegrityError."""
+    return load_trust(settings.data / "trust")
+
+
+def officer_of(trust: Trust, keyid: str) -> Officer:
+    """Who holds a key. Raises IntegrityError for one without the role, and SignInError for a revoked one."""
+    key = trust.key(OFFICER, keyid)
+    if not trust.counts(OFFICER, keyid, None):
+        raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
+    assert key.person is not None  # of every officer's key, as reading the trust root asserts
+    return Officer(key.person, key)
+
+
+def assert_may(officer: Officer, transition: TransitionName, level: str) -> None:
+    """Raises SignInError where the trust root does not let this officer decide about a transition at a level."""
+    if not officer.key.allows(transition, level):
+        raise SignInError(
+            f"{officer.person} may not decide about '{transition}' at {level}.",
+            "The trust root says who may; ask one of these officers.",
+        )
+
+
+def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
+    """The key by which this installation signs transitions. Raises IntegrityError where the trust root does not know
+    it."""
+    signer = read_key(settings.keys / PIPELINE_KEY_FILE, lambda: "")
+    trust.key(PIPELINE, signer.keyid)
+    return signer
+
+
+def entry_actor(officer: Officer) -> str:
+    """How an officer stands in the audit log: by key, so that no name of a person is in what cannot be erased."""
+    return f"officer:{officer.key.keyid}"
