@@ -1,0 +1,68 @@
+"""The kinds of statements that are signed, each by the URI of its predicate and with the fields that it must have.
+
+`docs/predicates.md` says what each field holds. A predicate that changes its meaning gets another version in its URI;
+one that only gains a field keeps it. What belongs here: the names, and the form of others' predicates. What does not:
+the making of any statement.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+PREDICATES = "https://sovereign-pipeline.example/"
+"""The prefix of our own. It names, and is never fetched: `.example` belongs to nobody (RFC 2606)."""
+
+GATE = f"{PREDICATES}gate/v1"
+EVALUATION = f"{PREDICATES}evaluation/v1"
+RECORD = f"{PREDICATES}record/v1"
+WAIVER = f"{PREDICATES}waiver/v1"
+REQUEST = f"{PREDICATES}request/v1"
+APPROVAL = f"{PREDICATES}approval/v1"
+TRANSITION = f"{PREDICATES}transition/v1"
+BUNDLE = f"{PREDICATES}bundle/v1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+"""SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
+BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
+BUILD_TYPE = f"{PREDICATES}stage/v1"
+
+FIELDS: Mapping[str, frozenset[str]] = {
+    GATE: frozenset({"gate", "artifact", "outcome"}),
+    EVALUATION: frozenset({"line", "artifact", "outcome"}),
+    RECORD: frozenset({"line", "adapter"}),
+    WAIVER: frozenset({"gate", "artifact", "reason"}),
+    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
+    APPROVAL: frozenset({"decision"}),
+    TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
+    BUNDLE: frozenset({"files"}),
+    PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
+    BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
+}
+"""Predicate -> the fields without which it says nothing. Others may stand beside them."""
+
+
+def provenance(
+    stage: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    builder: str,
+    libraries: Mapping[str, str],
+    finished_on: str | None = None,
+) -> dict[str, Any]:
+    """SLSA provenance of an artifact, for a statement about its manifest.
+
+    Args:
+        parameters: what of the recipe and the institution's policy the stage reads.
+        inputs: what it was made from -> SHA-256.
+        builder: the digest of the code that ran. libraries: distribution -> version.
+        finished_on: UTC, RFC 3339.
+    """
+    definition = {
+        "buildType": BUILD_TYPE,
+        "externalParameters": {"stage": stage, "config": dict(parameters)},
+        "internalParameters": {"libraries": dict(libraries)},
+        "resolvedDependencies": [{"name": name, "digest": {"sha256": inputs[name]}} for name in sorted(inputs)],
+    }
+    run: dict[str, Any] = {"builder": {"id": f"{PREDICATES}builder", "version": {"source": builder}}}
+    if finished_on is not None:
+        run["metadata"] = {"finishedOn": finished_on}
+    return {"buildDefinition": definition, "runDetails": run}

@@ -1,0 +1,226 @@
+"""Signed statements: an in-toto Statement v1 in a DSSE envelope, as a sigstore bundle v0.3 with one signature.
+
+A statement says something (its predicate) about files (its subjects, by SHA-256). Where several people must agree,
+each signs a bundle of their own. What belongs here: the form, and whether a signature counts. What does not: what the
+fields of a predicate mean (`predicates.py`).
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.signing.keys import Signer, algorithm_of, is_signed
+from sovereign_pipeline.signing.predicates import FIELDS
+from sovereign_pipeline.signing.trust import Trust, TrustedKey
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PAYLOAD = "application/vnd.in-toto+json"
+BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SUFFIX = ".sigstore.json"
+"""Of a bundle's file name; it follows the name of the file that the statement is about."""
+LARGEST_BUNDLE = 16 << 20
+SHA256 = re.compile(r"[0-9a-f]{64}")
+AGAIN = "Take the bundle again from where it was made, or have it signed anew."
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file that a statement is about."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is said about which files."""
+
+    subjects: tuple[Subject, ...]
+    predicate_type: str
+    predicate: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A statement whose signature counts, and whose it is."""
+
+    statement: Statement
+    key: TrustedKey
+
+
+def sign_statement(signer: Signer, statement: Statement) -> bytes:
+    """The bundle's bytes: canonical JSON with a line break at its end. Raises ValueError for a malformed statement."""
+    if fault := _fault(statement):
+        raise ValueError(f"this statement cannot be signed: {fault}")
+    if algorithm_of(signer.public_pem) != "p256":
+        raise ValueError("statements are signed with P-256")
+    payload = _canonical(_as_dict(statement))
+    _statement_in(payload)
+    return _bundle(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
+
+
+def verify_statement(
+    bundle: bytes, trust: Trust, role: str, *, predicate_type: str, sha256: str, at_index: int | None = None
+) -> Verified:
+    """The statement in a bundle, if a key of this role signed it, about this file, of this kind.
+
+    Args:
+        sha256: of the file; it must be a subject of the statement.
+        at_index: where the statement stands in the log; None for one that is yet to be entered.
+
+    Raises IntegrityError that says what is not so.
+    """
+    keyid, payload, signature = _parts(bundle)
+    key = trust.key(role, keyid)
+    if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
+        raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
+    if not trust.counts(role, keyid, at_index):
+        at = "what is signed now" if at_index is None else f"entry {at_index} of the log"
+        raise IntegrityError(
+            f"The key {keyid} of the role {role} is revoked from entry {key.revoked_from} of the log on, and does not "
+            f"count for {at}.",
+            "Somebody else of this role signs it anew.",
+        )
+    statement = _statement_in(payload)
+    if statement.predicate_type != predicate_type:
+        raise IntegrityError(
+            f"The statement is of the kind {statement.predicate_type}, and {predicate_type} is needed.", AGAIN
+        )
+    if sha256 not in {subject.sha256 for subject in statement.subjects}:
+        raise IntegrityError(
+            f"The statement is about {', '.join(subject.sha256 for subject in statement.subjects[:3])}, not about "
+            f"{sha256}.",
+            AGAIN,
+        )
+    return Verified(statement, key)
+
+
+def read_statement(bundle: bytes) -> Statement:
+    """The statement in a bundle, **unverified**: for display alone. Raises IntegrityError for what is no bundle."""
+    return _statement_in(_parts(bundle)[1])
+
+
+def signed_by(bundle: bytes) -> str:
+    """The id of the key that a bundle names, **unverified**: for display, and to look for the key."""
+    return _parts(bundle)[0]
+
+
+def pre_authentication_encoding(payload: bytes) -> bytes:
+    """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
+    from securesystemslib.dsse import Envelope
+
+    return bytes(Envelope(payload, PAYLOAD, {}).pae())
+
+
+def _as_dict(statement: Statement) -> dict[str, Any]:
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": each.name, "digest": {"sha256": each.sha256}} for each in statement.subjects],
+        "predicateType": statement.predicate_type,
+        "predicate": statement.predicate,
+    }
+
+
+def _bundle(keyid: str, payload: bytes, signature: bytes) -> bytes:
+    """The one spelling of a bundle."""
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD,
+        "signatures": [{"sig": base64.b64encode(signature).decode()}],
+    }
+    content = {
+        "mediaType": BUNDLE_MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": keyid}},
+        "dsseEnvelope": envelope,
+    }
+    return _canonical(content) + b"\n"
+
+
+def _parts(bundle: bytes) -> tuple[str, bytes, bytes]:
+    """Id of the key, payload and signature. Whatever else a bundle could hold is refused, spaces included."""
+    content = _json_object(bundle, "This is no sigstore bundle")
+    if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
+        raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
+    hint = _at(content, "verificationMaterial", "publicKey", "hint")
+    if not isinstance(hint, str) or not SHA256.fullmatch(hint):
+        raise IntegrityError("The bundle does not say which key signed it (publicKey.hint).", AGAIN)
+    if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
+        raise IntegrityError(f"The envelope's payload is not {PAYLOAD}.", AGAIN)
+    signatures = _at(content, "dsseEnvelope", "signatures")
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        count = len(signatures) if isinstance(signatures, list) else 0
+        raise IntegrityError(f"The envelope has {count} signatures, and one is needed.", AGAIN)
+    try:
+        payload = base64.b64decode(_at(content, "dsseEnvelope", "payload"), validate=True)
+        signature = base64.b64decode(_at(signatures[0], "sig"), validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise IntegrityError("The envelope's payload or signature is not Base64.", AGAIN) from None
+    if _bundle(hint, payload, signature) != bundle:
+        raise IntegrityError("The bundle's bytes are not as they were written.", AGAIN)
+    return hint, payload, signature
+
+
+def _statement_in(payload: bytes) -> Statement:
+    content = _json_object(payload, "The envelope's payload is no statement")
+    if content.get("_type") != STATEMENT:
+        raise IntegrityError(f"The payload is not of the type {STATEMENT}.", AGAIN)
+    try:
+        subjects = tuple(Subject(each["name"], each["digest"]["sha256"]) for each in content["subject"])
+        statement = Statement(subjects, content["predicateType"], content["predicate"])
+    except (KeyError, TypeError):
+        raise IntegrityError("The statement has no subject, predicateType or predicate.", AGAIN) from None
+    if fault := _fault(statement):
+        raise IntegrityError(f"The statement is malformed: {fault}.", AGAIN)
+    if not _is_canonical(_as_dict(statement), payload):
+        raise IntegrityError("The statement's bytes are not as they were written.", AGAIN)
+    return statement
+
+
+def _fault(statement: Statement) -> str | None:
+    """What a statement lacks, or None."""
+    names = [subject.name for subject in statement.subjects]
+    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        return "its subjects are not one or more files, each named once"
+    if not all(isinstance(each.sha256, str) and SHA256.fullmatch(each.sha256) for each in statement.subjects):
+        return "a subject's digest is not a SHA-256 in lower case"
+    if not isinstance(statement.predicate_type, str) or statement.predicate_type not in FIELDS:
+        return f"its kind {statement.predicate_type} is unknown"
+    if not isinstance(statement.predicate, Mapping):
+        return "its predicate is not an object"
+    if missing := FIELDS[statement.predicate_type] - {*statement.predicate}:
+        return f"its predicate lacks {', '.join(sorted(missing))}"
+    return None
+
+
+def _is_canonical(content: Mapping[str, Any], written: bytes) -> bool:
+    try:
+        return _canonical(content) == written
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_object(content: bytes, complaint: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content) if len(content) <= LARGEST_BUNDLE else None
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise IntegrityError(f"{complaint}.", AGAIN)
+    return parsed
+
+
+def _at(content: Any, *path: str) -> Any:
+    """What lies at a path of objects; None where there is none."""
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for what has no such writing."""
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,317 @@
+"""A statement counts when a key of the role signed these bytes, about this file, of this kind; other programs agree."""
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.keys import FileSigner, generate
+from sovereign_pipeline.signing.predicates import APPROVAL, FIELDS, GATE, PREDICATES, PROVENANCE, provenance
+from sovereign_pipeline.signing.statements import (
+    PAYLOAD,
+    STATEMENT,
+    Statement,
+    Subject,
+    pre_authentication_encoding,
+    read_statement,
+    sign_statement,
+    signed_by,
+    verify_statement,
+)
+from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
+
+MANIFEST = b'{"kind": "lamp_list"}\n'
+DIGEST = hashlib.sha256(MANIFEST).hexdigest()
+VERDICT = Statement(
+    (Subject("manifest.json", DIGEST),), GATE, {"gate": "lamps_counted", "artifact": DIGEST, "outcome": "pass"}
+)
+
+
+@pytest.fixture
+def bundle(holders: Holders) -> bytes:
+    return sign_statement(holders.pipeline, VERDICT)
+
+
+def verify(bundle: bytes, holders: Holders, **changes: Any) -> Any:
+    given = {"role": "pipeline", "predicate_type": GATE, "sha256": DIGEST, **changes}
+    return verify_statement(bundle, holders.trust, given.pop("role"), **given)
+
+
+def test_what_was_signed_comes_back_with_whose_key_it_was(bundle: bytes, holders: Holders) -> None:
+    verified = verify(bundle, holders)
+    assert verified.statement == VERDICT == read_statement(bundle)
+    assert verified.key.keyid == holders.pipeline.keyid == signed_by(bundle)
+    approval = Statement((Subject("request.json", DIGEST),), APPROVAL, {"decision": "approve"})
+    signed = sign_statement(holders.officers[0], approval)
+    assert verify(signed, holders, role="officer", predicate_type=APPROVAL).key.person == "Layla Haddad"
+
+
+def test_the_bundle_is_what_sigstore_and_in_toto_define(bundle: bytes, holders: Holders) -> None:
+    content = json.loads(bundle)
+    assert bundle.endswith(b"}\n") and b"\n" not in bundle[:-1]
+    assert content["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert content["verificationMaterial"] == {"publicKey": {"hint": holders.pipeline.keyid}}
+    statement = json.loads(base64.b64decode(content["dsseEnvelope"]["payload"]))
+    assert statement == {
+        "_type": STATEMENT,
+        "subject": [{"name": "manifest.json", "digest": {"sha256": DIGEST}}],
+        "predicateType": f"{PREDICATES}gate/v1",
+        "predicate": {"gate": "lamps_counted", "artifact": DIGEST, "outcome": "pass"},
+    }
+
+
+@pytest.mark.security_case("A bit of a signed statement is changed", "refused")
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0), bit=st.integers(0, 7))
+def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, bit: int) -> None:
+    changed = bytearray(bundle)
+    changed[place % len(bundle)] ^= 1 << bit
+    with pytest.raises(IntegrityError):
+        verify(bytes(changed), holders)
+
+
+def nested(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    keys = st.sampled_from(["mediaType", "verificationMaterial", "dsseEnvelope", "payload", "signatures"])
+    return st.lists(values) | st.dictionaries(keys, values)
+
+
+def encoded(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+@settings(max_examples=200)
+@given(content=st.binary() | st.recursive(st.none() | st.text() | st.integers(), nested).map(encoded))
+def test_no_bytes_end_in_anything_but_a_refusal(content: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        read_statement(content)
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def remade(bundle: bytes, change: Change) -> bytes:
+    content = json.loads(bundle)
+    change(content)
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+@pytest.mark.security_case(
+    "A bundle without the key's id, with a second signature, of another type, or with more in it", "refused"
+)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda each: each["verificationMaterial"].pop("publicKey"), "does not say which key"),
+        (lambda each: each["verificationMaterial"].update(publicKey={}), "does not say which key"),
+        (lambda each: each["verificationMaterial"]["publicKey"].update(hint=""), "does not say which key"),
+        (lambda each: each["verificationMaterial"]["publicKey"].update(hint=7), "does not say which key"),
+        (lambda each: each["dsseEnvelope"]["signatures"].append({"sig": "AAAA"}), "has 2 signatures"),
+        (lambda each: each["dsseEnvelope"]["signatures"].clear(), "has 0 signatures"),
+        (lambda each: each["dsseEnvelope"].update(signatures={}), "has 0 signatures"),
+        (lambda each: each["dsseEnvelope"].update(signatures=["AAAA"]), "not Base64"),
+        (lambda each: each["dsseEnvelope"]["signatures"][0].update(sig="é"), "not Base64"),
+        (lambda each: each["dsseEnvelope"].update(payload=None), "not Base64"),
+        (lambda each: each["dsseEnvelope"].update(payloadType="text/plain"), "payload is not application"),
+        (lambda each: each.update(mediaType="application/json"), "media type"),
+        (lambda each: each.update(dsseEnvelope=[]), "payload is not"),
+        (lambda each: each.update(more=1), "bytes are not as they were written"),
+        (lambda each: each["dsseEnvelope"]["signatures"][0].update(keyid="a"), "bytes are not as they were written"),
+        (lambda each: each["verificationMaterial"].update(tlogEntries=[]), "bytes are not as they were written"),
+    ],
+)
+def test_a_bundle_of_another_form_is_refused(bundle: bytes, holders: Holders, change: Change, said: str) -> None:
+    with pytest.raises(IntegrityError, match=said):
+        verify(remade(bundle, change), holders)
+
+
+def test_a_second_writing_of_the_same_bundle_is_refused(bundle: bytes, holders: Holders) -> None:
+    for other in (bundle[:-1], bundle + b"\n", json.dumps(json.loads(bundle), indent=1).encode()):
+        with pytest.raises(IntegrityError, match="bytes are not as they were written"):
+            verify(other, holders)
+
+
+def signed_payload(signer: FileSigner, payload: bytes) -> bytes:
+    """A bundle with a good signature over any payload."""
+    signature = signer.sign(pre_authentication_encoding(payload))
+    content = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": {"publicKey": {"hint": signer.keyid}},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": base64.b64encode(signature).decode()}],
+        },
+    }
+    return remade(json.dumps(content).encode(), lambda each: None)
+
+
+def _payload(**changes: Any) -> bytes:
+    content = {
+        "_type": STATEMENT,
+        "subject": [{"name": "manifest.json", "digest": {"sha256": DIGEST}}],
+        "predicateType": GATE,
+        "predicate": dict(VERDICT.predicate),
+        **changes,
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (_payload(_type="https://in-toto.io/Statement/v0.1"), "not of the type"),
+        (_payload(subject=[]), "one or more files"),
+        (_payload(subject=None), "has no subject"),
+        (_payload(subject=[{"name": "manifest.json", "digest": {"sha1": "0" * 40}}]), "has no subject"),
+        (_payload(subject=[{"name": "manifest.json", "digest": {"sha256": DIGEST.upper()}}]), "lower case"),
+        (_payload(subject=[{"name": "a", "digest": {"sha256": DIGEST}}] * 2), "each named once"),
+        (_payload(predicateType=f"{PREDICATES}gate/v2"), "is unknown"),
+        (_payload(predicateType=[]), "is unknown"),
+        (_payload(predicate=[]), "not an object"),
+        (_payload(predicate={"gate": "lamps_counted"}), "lacks artifact, outcome"),
+        (_payload(predicate={**VERDICT.predicate, "share": float("nan")}), "bytes are not as they were written"),
+        (_payload(predicate={**VERDICT.predicate, "note": "\ud800"}), "bytes are not as they were written"),
+        (_payload(more=1), "bytes are not as they were written"),
+        (_payload() + b" ", "bytes are not as they were written"),
+        (_payload()[:-1] + b',"predicateType":"x"}', "is unknown"),
+        (b"[]", "is no statement"),
+        (b"[" * 100_000, "is no statement"),
+    ],
+)
+def test_a_signed_payload_that_is_no_statement_of_ours_is_refused(holders: Holders, payload: bytes, said: str) -> None:
+    with pytest.raises(IntegrityError, match=said):
+        verify(signed_payload(holders.pipeline, payload), holders)
+    assert verify(signed_payload(holders.pipeline, _payload()), holders)
+
+
+@pytest.mark.security_case(
+    "A statement is signed in another role, by a stranger, about another file or of another kind", "refused: it says so"
+)
+def test_role_key_file_and_kind_are_those_that_are_asked_for(bundle: bytes, holders: Holders) -> None:
+    for changes, said in (
+        ({"role": "officer"}, f"{holders.pipeline.keyid} has not the role officer"),
+        ({"sha256": "0" * 64}, f"is about {DIGEST}, not about {'0' * 64}"),
+        ({"predicate_type": APPROVAL}, f"of the kind {GATE}, and {APPROVAL} is needed"),
+    ):
+        with pytest.raises(IntegrityError, match=said):
+            verify(bundle, holders, **changes)
+    with pytest.raises(IntegrityError, match="has not the role pipeline"):
+        verify(sign_statement(generate(), VERDICT), holders)
+
+
+def test_another_ones_id_over_an_own_signature_is_refused(holders: Holders) -> None:
+    stranger = generate()
+    hinted = remade(
+        sign_statement(stranger, VERDICT),
+        lambda each: each["verificationMaterial"]["publicKey"].update(hint=holders.pipeline.keyid),
+    )
+    with pytest.raises(IntegrityError, match="is not over this statement"):
+        verify(hinted, holders)
+
+
+@pytest.mark.security_case("A statement is signed with a key that was revoked", "refused from the named entry on")
+def test_a_revoked_key_is_refused_from_its_index_on(bundle: bytes, holders: Holders) -> None:
+    revoke(holders.directory, holders.pipeline.keyid, 9, holders.roots[:2], now=BEGINNING)
+    assert verify(bundle, holders, at_index=8)
+    for index, said in ((9, "for entry 9 of the log"), (None, "for what is signed now")):
+        with pytest.raises(IntegrityError, match=f"revoked from entry 9 of the log on, and does not count {said}"):
+            verify(bundle, holders, at_index=index)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        Statement((), GATE, VERDICT.predicate),
+        Statement((Subject("a", "nonsense"),), GATE, VERDICT.predicate),
+        Statement(VERDICT.subjects, "https://example.org/other", VERDICT.predicate),
+        Statement(VERDICT.subjects, GATE, {}),
+        Statement(VERDICT.subjects, GATE, {**VERDICT.predicate, "share": float("inf")}),
+    ],
+)
+def test_nothing_is_signed_that_nobody_would_accept(holders: Holders, statement: Statement) -> None:
+    with pytest.raises(ValueError):
+        sign_statement(holders.pipeline, statement)
+
+
+def test_only_p256_signs_statements(holders: Holders) -> None:
+    with pytest.raises(ValueError, match="P-256"):
+        sign_statement(holders.log, VERDICT)
+
+
+@given(words=st.dictionaries(st.text(), st.text() | st.integers() | st.booleans() | st.lists(st.text()), max_size=4))
+def test_any_predicate_of_plain_values_comes_back(first_holders: Holders, words: dict[str, Any]) -> None:
+    statement = Statement(VERDICT.subjects, GATE, {**words, **VERDICT.predicate})
+    try:
+        bundle = sign_statement(first_holders.pipeline, statement)
+    except ValueError:  # A lone surrogate is no text.
+        return
+    assert verify(bundle, first_holders).statement == statement
+
+
+@pytest.fixture
+def outside(holders: Holders, tmp_path: Path) -> Path:
+    """A folder as another program gets it: the file, its provenance, and the public key."""
+    made = provenance("lamp_list", {"lamps": 9}, {"raw_lamps": "a" * 64}, builder="b" * 64, libraries={"lamp": "1.0"})
+    statement = Statement((Subject("manifest.json", DIGEST),), PROVENANCE, made)
+    bundle = sign_statement(holders.pipeline, statement)
+    (tmp_path / "manifest.json").write_bytes(MANIFEST)
+    (tmp_path / "manifest.json.sigstore.json").write_bytes(bundle)
+    (tmp_path / "pipeline.pub").write_text(holders.pipeline.public_pem)
+    (tmp_path / "other.pub").write_text(generate().public_pem)
+    (tmp_path / "empty.json").write_text('{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}')
+    return tmp_path
+
+
+@pytest.mark.skipif(shutil.which("cosign") is None, reason="cosign is not installed")
+def test_cosign_verifies_a_provenance_without_a_network(outside: Path) -> None:
+    def cosign(key: str, file: str) -> int:
+        command = ["cosign", "verify-blob-attestation", "--key", key, "--insecure-ignore-tlog", "--new-bundle-format"]
+        command += ["--bundle", "manifest.json.sigstore.json", "--trusted-root", "empty.json"]
+        command += ["--type", "slsaprovenance1", file]
+        environment = {"HOME": str(outside), "PATH": "/usr/bin", "HTTPS_PROXY": "http://127.0.0.1:9"}
+        return subprocess.run(command, cwd=outside, env=environment, capture_output=True, timeout=60).returncode
+
+    assert cosign("pipeline.pub", "manifest.json") == 0
+    assert cosign("other.pub", "manifest.json") != 0
+    assert cosign("pipeline.pub", "other.pub") != 0
+
+
+def test_openssl_verifies_the_signature_over_the_pae(outside: Path) -> None:
+    envelope = json.loads((outside / "manifest.json.sigstore.json").read_bytes())["dsseEnvelope"]
+    payload = base64.b64decode(envelope["payload"])
+    head = f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode()
+    (outside / "pae").write_bytes(head + payload)
+    (outside / "signature").write_bytes(base64.b64decode(envelope["signatures"][0]["sig"]))
+    command = ["openssl", "dgst", "-sha256", "-signature", "signature", "-verify"]
+    assert subprocess.run([*command, "pipeline.pub", "pae"], cwd=outside, capture_output=True).returncode == 0
+    assert subprocess.run([*command, "other.pub", "pae"], cwd=outside, capture_output=True).returncode != 0
+
+
+def test_in_totos_own_library_reads_the_statement(outside: Path) -> None:
+    from google.protobuf.json_format import Parse
+    from in_toto_attestation.v1.statement import Statement as Theirs
+    from in_toto_attestation.v1.statement_pb2 import Statement as Message
+
+    envelope = json.loads((outside / "manifest.json.sigstore.json").read_bytes())["dsseEnvelope"]
+    message = Parse(base64.b64decode(envelope["payload"]), Message())
+    Theirs.copy_from_pb(message).validate()
+    assert message.subject[0].digest["sha256"] == DIGEST
+
+
+def test_the_documentation_names_every_kind_and_its_fields() -> None:
+    page = (PROJECT_ROOT / "docs" / "predicates.md").read_text(encoding="utf-8")
+    for kind, fields in FIELDS.items():
+        section = page.partition(f"\n`{kind}`")[2].partition("\n## ")[0]
+        assert section, kind
+        assert not [field for field in fields if f"`{field}`" not in section], kind
