@@ -46,6 +46,10 @@ class Settings(Frozen):
 
     review_secrets: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-review")
     """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
+
+    keys: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-keys")
+    """The key that signs the ledger's checkpoints; outside `home`, for the accounts that write to the registry."""
+
     corpus: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-corpus")
     """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""
 
@@ -87,7 +91,7 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "review_secrets", "corpus", "suites")
+    @field_validator("home", "data", "vault", "review_secrets", "keys", "corpus", "suites")
     @classmethod
     def _absolute(cls, path: Path) -> Path:
         return path.absolute()
@@ -100,7 +104,7 @@ class Settings(Frozen):
     @property
     def secret_directories(self) -> dict[str, Path]:
         """Variable -> directory, of those that no trainer is given."""
-        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "corpus")}
+        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "keys", "corpus")}
 
     @property
     def artifacts(self) -> Path:

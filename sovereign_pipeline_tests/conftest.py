@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from subprocess import SubprocessError
@@ -108,6 +108,8 @@ class DemoInstitution:
     root: Path
     recipe: dict[str, Any]
     rows: list[dict[str, Any]]
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Further keys of `institution.yaml`."""
 
     @property
     def settings(self) -> Settings:
@@ -123,7 +125,9 @@ class DemoInstitution:
         data = self.settings.data
         for directory in (data / "lines", data / "sources", self.settings.home):
             directory.mkdir(parents=True, exist_ok=True)
-        (data / "institution.yaml").write_text(yaml.safe_dump({"name": "Lamp Office", "classification": LADDER}))
+        (data / "institution.yaml").write_text(
+            yaml.safe_dump({"name": "Lamp Office", "classification": LADDER, **self.rules})
+        )
         (data / "lines" / f"{self.recipe['line']}.yaml").write_text(yaml.safe_dump(self.recipe))
         self.source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows))
         self.write_items("suites/suite.jsonl", QUESTIONS, keep=True)

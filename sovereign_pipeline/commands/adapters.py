@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -19,7 +20,10 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
 
-adapters = typer.Typer(no_args_is_help=True, help="List, show and verify registered adapters.")
+adapters = typer.Typer(
+    no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state."
+)
+add_release_commands(adapters)
 
 
 @adapters.command("list")
@@ -99,6 +103,7 @@ def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
     shown = [
         {
             "id": row["id"],
+            "state": row["state"],
             "classification": row["classification"],
             "method": row["method"],
             "adapter": short(row["adapter_digest"]),

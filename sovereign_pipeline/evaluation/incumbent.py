@@ -11,7 +11,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.errors import CeilingExceeded
-from sovereign_pipeline.ledger.catalog import last_adapter
+from sovereign_pipeline.ledger.catalog import incumbent_of
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
@@ -32,10 +32,11 @@ class Incumbent:
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
     """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none.
 
-    The incumbent is the line's last registered adapter that is not the present candidate and did not lose its blind
-    review: a candidate must not ship for being better than an adapter that may not ship. A registered candidate is
-    still compared with the adapter before it, so that registering makes no score stale. Both are known by
-    their weights: under another recipe the same ones are another artifact.
+    The incumbent is the line's adapter in production, else its last registered one, that is not the present candidate,
+    did not lose its blind review and was not rejected, recalled or retired: a candidate must not ship for being better
+    than an adapter that may not ship. A registered candidate is still compared with the adapter before it, so that
+    registering makes no score stale. Both are known by their weights: under another recipe the same ones are another
+    artifact.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate)
@@ -87,4 +88,4 @@ def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
 def _last_registered(workplace: Workplace, candidate: ArtifactRef | None) -> Adapter | None:
     line = workplace.line.line
     weights = stated_weights(workplace.store.read_manifest(candidate)) if candidate is not None else None
-    return last_adapter(open_registry(workplace.settings), line, besides={weights, *workplace.lost_review(line)})
+    return incumbent_of(open_registry(workplace.settings), line, weights, workplace.lost_review(line))

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, assert_entered, assert_on_record
+from sovereign_pipeline.ledger.states import ENDED, state_of, states
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, row_as_dict
 
 
@@ -25,7 +26,8 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
     with registry.reading() as session:
         adapters = list(session.scalars(query))
         assert_entered(session, adapters)
-        return [row_as_dict(adapter) for adapter in adapters]
+        state = states(session, line)
+        return [{**row_as_dict(adapter), "state": state[adapter.id]} for adapter in adapters]
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
         datasets = session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc()))
         return {
             **row_as_dict(adapter),
+            "state": state_of(session, adapter),
             "acceptances": waivers_of(adapter),
             "datasets": [row_as_dict(dataset) for dataset in datasets],
             "base": row_as_dict(session.get_one(BaseModelRow, adapter.base_model_digest)),
@@ -117,18 +120,33 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
 
 
-def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
-    """The adapter of a line that was registered last and whose weights are none of `besides`, or None.
+def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
+    """The adapter of a line that a candidate would replace, or None: the one in production, else the last registered.
 
     Args:
-        besides: SHA-256 of weights (`Adapter.adapter_sha256`).
+        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), which are no incumbent of themselves.
+        besides: of weights that are none either.
 
-    Versions only rise, so the highest decides: times of registration are whole seconds and may tie.
+    What was rejected, recalled or retired is none. For a candidate that is registered, earlier adapters count in the
+    state that they had then: what happens to them afterwards makes its scores no older. Versions only rise, so the
+    highest is the last: times of registration are whole seconds and may tie.
     """
     with registry.reading() as session:
         adapters = adapters_on_record(session, line)
-    others = [adapter for adapter in adapters if adapter.adapter_sha256 not in besides]
-    return max(others, key=lambda adapter: adapter.version_numbers, default=None)
+        state = states(session, line)
+        same = [adapter for adapter in adapters if adapter.adapter_sha256 == weights]
+        if same:
+            first = min(same, key=lambda adapter: adapter.version_numbers)
+            earlier = {adapter.id for adapter in adapters if adapter.version_numbers < first.version_numbers}
+            then = states(session, line, first.registered_at)
+            state |= {adapter: then[adapter] for adapter in earlier if adapter in then}
+    others = [
+        adapter
+        for adapter in adapters
+        if adapter.adapter_sha256 not in {weights, *besides} and state[adapter.id] not in ENDED
+    ]
+    serving = [adapter for adapter in others if state[adapter.id] == "production"]
+    return max(serving or others, key=lambda adapter: adapter.version_numbers, default=None)
 
 
 def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str, Any]:

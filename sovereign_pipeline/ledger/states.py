@@ -5,8 +5,8 @@ each needs (`release/`).
 """
 
 import datetime
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,17 +30,7 @@ def transitions_of(session: Session, line: str) -> list[Transition]:
 
     Raises IntegrityError naming one that was put in, changed or removed, or that does not follow from those before it.
     """
-    rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
-    entered = _entered(session, line)
-    for number, (row, entry) in enumerate(zip(rows, entered, strict=False), start=1):
-        if facts_of(row) != entry or row.sequence != number:
-            raise _not_on_record(line, number, "differs from its entry in the audit log")
-    if len(rows) > len(entered):
-        raise _not_on_record(line, len(entered) + 1, "was put in past this program: no entry of the audit log names it")
-    if len(rows) < len(entered):
-        raise _not_on_record(line, len(rows) + 1, "is gone; the audit log names it")
-    _assert_one_follows_the_other(session, line, rows)
-    return rows
+    return _transitions(session, line).get(line, [])
 
 
 def facts_of(row: Transition) -> dict[str, object]:
@@ -58,49 +48,75 @@ def facts_of(row: Transition) -> dict[str, object]:
     }
 
 
-def states_of_line(session: Session, line: str, at: datetime.datetime | None = None) -> dict[str, State]:
-    """Adapter -> its state; `at`: at that moment, else now."""
-    adapters = session.scalars(select(Adapter).where(Adapter.line == line))
-    states: dict[str, State] = {each.id: "registered" for each in adapters if at is None or each.registered_at <= at}
-    reviews = session.scalars(select(BlindReview).where(BlindReview.line == line))
-    for review in reviews:
-        if review.adapter_id in states and (at is None or review.opened_at <= at):
-            states[review.adapter_id] = "in review"
-    for row in transitions_of(session, line):
-        if at is None or row.made_at <= at:
-            states[row.adapter_id] = _state(row.after)
-    return states
+def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
+    """Adapter -> its state, of one line or of all; `at`: at that moment, else now."""
+    adapters, reviews = select(Adapter.id, Adapter.registered_at), select(BlindReview)
+    if line is not None:
+        adapters, reviews = adapters.where(Adapter.line == line), reviews.where(BlindReview.line == line)
+    found: dict[str, State] = {
+        name: "registered" for name, registered_at in session.execute(adapters) if at is None or registered_at <= at
+    }
+    for review in session.scalars(reviews):
+        if review.adapter_id in found and (at is None or review.opened_at <= at):
+            found[review.adapter_id] = "in review"
+    for rows in _transitions(session, line).values():
+        for row in rows:
+            if at is None or row.made_at <= at:
+                found[row.adapter_id] = _state(row.after)
+    return found
 
 
 def state_of(session: Session, adapter: Adapter) -> State:
     """The state of an adapter now."""
-    return states_of_line(session, adapter.line)[adapter.id]
+    return states(session, adapter.line)[adapter.id]
 
 
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
     """The adapter of a line that is in production, or was at a moment; None for none."""
-    return next((each for each, state in states_of_line(session, line, at).items() if state == "production"), None)
+    return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
-def _entered(session: Session, line: str) -> list[dict[str, object]]:
-    query = select(AuditEntry.subjects).where(
-        AuditEntry.action == STATE_CHANGED, AuditEntry.subjects["line"].as_string() == line
-    )
-    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+def _transitions(session: Session, line: str | None) -> dict[str, list[Transition]]:
+    """Line -> its transitions, the oldest first, compared with their entries; of one line or of all."""
+    rows = select(Transition).order_by(Transition.line, Transition.sequence)
+    entries = select(AuditEntry.subjects).where(AuditEntry.action == STATE_CHANGED).order_by(AuditEntry.sequence)
+    if line is not None:
+        rows = rows.where(Transition.line == line)
+        entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
+    found: dict[str, list[Transition]] = {}
+    for row in session.scalars(rows):
+        found.setdefault(row.line, []).append(row)
+    entered: dict[str, list[dict[str, Any]]] = {}
+    for subjects in session.scalars(entries):
+        entered.setdefault(subjects["line"], []).append(subjects)
+    for each in dict.fromkeys([*found, *entered]):
+        _assert_entered(each, found.get(each, []), entered.get(each, []))
+        _assert_one_follows_the_other(each, found.get(each, []))
+    return found
 
 
-def _assert_one_follows_the_other(session: Session, line: str, rows: Sequence[Transition]) -> None:
+def _assert_entered(line: str, rows: Sequence[Transition], entered: Sequence[Mapping[str, Any]]) -> None:
+    for number, (row, entry) in enumerate(zip(rows, entered, strict=False), start=1):
+        if facts_of(row) != entry or row.sequence != number:
+            raise _not_on_record(line, number, "differs from its entry in the audit log")
+    if len(rows) > len(entered):
+        raise _not_on_record(line, len(entered) + 1, "was put in past this program: no entry of the audit log names it")
+    if len(rows) < len(entered):
+        raise _not_on_record(line, len(rows) + 1, "is gone; the audit log names it")
+
+
+def _assert_one_follows_the_other(line: str, rows: Sequence[Transition]) -> None:
     """A transition begins in the state that the one before left, and one adapter at most is in production."""
-    states: dict[str, str] = {}
+    reached: dict[str, str] = {}
     for row in rows:
-        before = states.get(row.adapter_id)
+        before = reached.get(row.adapter_id)
         begins = {before} if before is not None else {"registered", "in review"}
         if row.before not in begins:
             raise _not_on_record(line, row.sequence, f"begins in '{row.before}', and {row.adapter_id} was not there")
-        states[row.adapter_id] = _state(row.after)
-    in_production = [adapter for adapter, state in states.items() if state == "production"]
-    if len(in_production) > 1:
-        raise _not_on_record(line, len(rows), f"leaves {' and '.join(in_production)} in production")
+        reached[row.adapter_id] = _state(row.after)
+    serving = [adapter for adapter, state in reached.items() if state == "production"]
+    if len(serving) > 1:
+        raise _not_on_record(line, len(rows), f"leaves {' and '.join(serving)} in production")
 
 
 def _state(word: str) -> State:

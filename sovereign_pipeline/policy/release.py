@@ -1,7 +1,7 @@
 """`release` of `institution.yaml`: who must agree before an adapter changes its state.
 
-What belongs here: how many officers each transition needs, and how long a request is good. What does not: which officers
-there are and what each may approve, which the trust root says (`data/trust/`), and which transitions there are
+What belongs here: how many officers each transition needs, and how long a request is good. What does not: which
+officers there are and what each may approve, which the trust root says (`data/trust/`), and which transitions there are
 (`release/transitions.py`).
 """
 

@@ -1,7 +1,7 @@
 """Asking that an adapter changes its state: what exactly is asked, on what evidence, signed by the officer who asks.
 
-What belongs here: composing a request, and entering it. What does not: what others decide of it (`decisions.py`), and the
-change itself (`changes.py`).
+What belongs here: composing a request, and entering it. What does not: what others decide of it (`decisions.py`), and
+the change itself (`changes.py`).
 """
 
 import datetime

@@ -1,7 +1,7 @@
 """The one table of allowed transitions, and what each needs.
 
-What belongs here: arrows between states. What does not: how many officers approve one (`policy/release.py`), and making a
-transition (`requests.py`, `decisions.py`).
+What belongs here: arrows between states. What does not: how many officers approve one (`policy/release.py`), and making
+a transition (`requests.py`, `decisions.py`).
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,10 @@ SUPERSEDE = "supersede"
 
 
 def arrow(name: str, adapter: str, before: State) -> Arrow:
-    """The arrow of a transition from a state. Raises InputError for an unknown name, ConflictError for a wrong state."""
+    """The arrow of a transition from a state.
+
+    Raises InputError for an unknown name, and ConflictError for a state in which it does not begin.
+    """
     names = [each.name for each in ARROWS]
     found = next((each for each in ARROWS if each.name == name), None)
     if found is None:

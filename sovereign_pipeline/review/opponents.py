@@ -13,6 +13,7 @@ from sovereign_pipeline.errors import ConflictError, InputError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
+from sovereign_pipeline.ledger.states import ENDED, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.review.closed_reviews import standings
 from sovereign_pipeline.review.plan import OpponentChoice
@@ -69,10 +70,12 @@ def choose_opponent(
 
 
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
-    """The line's adapters with other weights than the candidate's, the newest first."""
+    """The line's adapters with other weights than the candidate's that are still in use, the newest first."""
     with registry.reading() as session:
-        adapters = adapters_on_record(session, candidate.line)
-    others = [each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256]
+        adapters, state = adapters_on_record(session, candidate.line), states(session, candidate.line)
+    others = [
+        each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256 and state[each.id] not in ENDED
+    ]
     return sorted(others, key=lambda each: each.version_numbers, reverse=True)
 
 

@@ -26,6 +26,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.states import ENDED, state_of
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline.split.overlap import shared_with_held_out
@@ -177,8 +178,19 @@ def parent_config(line: Line) -> dict[str, Any]:
 
 
 def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
-    """The artifact of a registered adapter, every byte verified, and its classification in the registry."""
-    row = find_adapter(open_registry(workplace.settings), adapter_id)
+    """The artifact of a registered adapter, every byte verified, and its classification in the registry.
+
+    Raises RecipeError for one that was rejected, recalled or retired.
+    """
+    registry = open_registry(workplace.settings)
+    row = find_adapter(registry, adapter_id)
+    with registry.reading() as session:
+        state = state_of(session, row)
+    if state in ENDED:
+        raise RecipeError(
+            f"{_place(workplace, adapter_id)} is {state}, so nothing is continued from it.",
+            "Name another adapter, or remove start_from.",
+        )
     ref = workplace.store.ref_of(row.adapter_digest).model_copy(update={"manifest_sha256": row.manifest_sha256})
     return workplace.store.open(ref), row.classification
 

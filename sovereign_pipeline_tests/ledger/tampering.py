@@ -9,7 +9,11 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import ENTERED, HELD, digest_of_columns
 from sovereign_pipeline.ledger.tables import AuditEntry, Table, row_as_dict
 
-UNDONE = {"0005": ("DROP INDEX ix_audit_entry_action",), "0004": ("ALTER TABLE blind_review DROP COLUMN act_key",)}
+UNDONE = {
+    "0007": ("DROP TABLE transition", "DROP TABLE release_decision", "DROP TABLE release_request"),
+    "0005": ("DROP INDEX ix_audit_entry_action",),
+    "0004": ("ALTER TABLE blind_review DROP COLUMN act_key",),
+}
 """Migration -> what takes it back, the newest first."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.ledger.catalog import last_adapter, list_adapters, list_datasets, show_adapter, show_dataset
+from sovereign_pipeline.ledger.catalog import incumbent_of, list_adapters, list_datasets, show_adapter, show_dataset
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.dataset_cards import card_of_dataset
 from sovereign_pipeline_tests.registry.bench import Bench
@@ -18,15 +18,15 @@ def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
     bench.register()
     rows = json.loads(json.dumps(list_adapters(bench.open_registry())))
     assert [row["id"] for row in rows] == ["lamps-1.0.0", "lamps-1.0.1"]
-    assert set(rows[0]) == {column.name for column in Adapter.__table__.columns}
+    assert set(rows[0]) == {*(column.name for column in Adapter.__table__.columns), "state"}
     assert rows[0]["registered_at"].endswith("+00:00")
     assert rows[0]["adapter_sha256"] != rows[0]["adapter_digest"]
     assert list_adapters(bench.open_registry(), "other-line") == []
 
 
-def test_the_last_adapter_besides_one_has_the_highest_version_of_other_weights(bench: Bench) -> None:
+def test_the_incumbent_of_a_candidate_has_the_highest_version_of_other_weights(bench: Bench) -> None:
     registry = bench.open_registry()
-    assert last_adapter(registry, "lamps", besides=()) is None
+    assert incumbent_of(registry, "lamps", None, ()) is None
     first = bench.register()
     bench.recipe["training"]["sft"] = {"adapter": "none"}
     second = bench.register()
@@ -36,7 +36,7 @@ def test_the_last_adapter_besides_one_has_the_highest_version_of_other_weights(b
     assert (again.version, again.adapter_digest) == ("3.0.0", first.adapter_digest)
 
     def last(besides: str | None, line: str = "lamps") -> str | None:
-        adapter = last_adapter(registry, line, besides={besides})
+        adapter = incumbent_of(registry, line, besides, ())
         return adapter.id if adapter is not None else None
 
     assert last(None) == last(second.adapter_sha256) == "lamps-3.0.0"

@@ -25,6 +25,8 @@ from sovereign_pipeline_tests.waiting import SECONDS
 
 TABLES = ("dataset", "base_model", "adapter")
 # What `review/test_ballots.py` fills and tries to change.
+RELEASE_TABLES = ("release_request", "release_decision", "transition")
+"""What `release/test_decisions.py` fills and tries to change."""
 REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
 
 
@@ -32,7 +34,12 @@ def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -
     registry = bench.open_registry()
     with registry.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
-    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, *REVIEW_TABLES, "alembic_version"}
+    assert set(inspect(registry.engine).get_table_names()) == {
+        *TABLES,
+        *REVIEW_TABLES,
+        *RELEASE_TABLES,
+        "alembic_version",
+    }
 
 
 def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database: str) -> None:

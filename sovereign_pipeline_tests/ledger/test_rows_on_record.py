@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.catalog import find_adapter, last_adapter, list_adapters, registered_as
+from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
 from sovereign_pipeline.ledger.tables import Adapter
@@ -35,7 +35,7 @@ def test_an_inserted_adapter_is_neither_listed_nor_the_next_incumbent(bench: Ben
         lambda: list_adapters(registry),
         lambda: find_adapter(registry, "lamps-9.0.0"),
         lambda: registered_as(registry, "0"),
-        lambda: last_adapter(registry, "lamps", besides=()),
+        lambda: incumbent_of(registry, "lamps", None, ()),
         lambda: verify_adapter(registry, ArtifactStore(bench.settings.artifacts), bench.settings, "lamps-1.0.0"),
     ):
         with pytest.raises(IntegrityError, match=named):
@@ -84,7 +84,7 @@ def test_every_column_of_an_adapter_is_held(bench: Bench, column: str) -> None:
         connection.execute("DROP TRIGGER adapter_no_update")
         connection.execute(f"UPDATE adapter SET {column} = ?", (OTHER_VALUES.get(column, "0" * 64),))
     with pytest.raises(IntegrityError, match="adapter lamps"):
-        last_adapter(bench.open_registry(), "lamps", besides=())
+        incumbent_of(bench.open_registry(), "lamps", None, ())
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_rows_of_an_earlier_release_are_taken_over_as_they_stand(bench: Bench, d
     (entry,) = entries(registry)
     assert entry.action == TAKEN_OVER
     assert find_adapter(registry, adapter.id).registered_at == adapter.registered_at
-    assert last_adapter(registry, "lamps", besides=()) is not None
+    assert incumbent_of(registry, "lamps", None, ()) is not None
     change(registry, "UPDATE adapter SET classification = 'SECRET'")
     with pytest.raises(IntegrityError, match="differs from its entry"):
         find_adapter(registry, adapter.id)

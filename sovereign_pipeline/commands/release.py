@@ -1,0 +1,316 @@
+"""`sovereign adapters request`, `approve`, `withdraw`, `reject`, and the questions about what officers decided.
+
+What belongs here: options, and printing what a key is about to sign. What does not: what any of it does (`release/`).
+The domain is imported inside functions: it loads the whole chain.
+"""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.terminal import (
+    AdapterId,
+    AsJson,
+    LineName,
+    OfLine,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    tell_progress,
+)
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.artifacts.stage import Workplace
+    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.release.standing import Decision, Standing
+    from sovereign_pipeline.signing.keys import Signer
+    from sovereign_pipeline.signing.trust import Trust
+
+KeyFile = Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")]
+Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+]
+RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
+Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
+
+
+def add_release_commands(adapters: typer.Typer) -> None:
+    """Add them to the group `sovereign adapters`."""
+    adapters.command("request")(adapters_request)
+    adapters.command("requests")(adapters_requests)
+    adapters.command("approve")(adapters_approve)
+    adapters.command("withdraw")(adapters_withdraw)
+    adapters.command("reject")(adapters_reject)
+    adapters.command("retire")(adapters_retire)
+    adapters.command("history")(adapters_history)
+    adapters.command("production")(adapters_production)
+    adapters.command("diff")(adapters_diff)
+
+
+def adapters_request(
+    adapter_id: AdapterId,
+    transition: Annotated[
+        str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
+    ],
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Request that an adapter changes its state. What is asked is printed before your key signs it.
+
+    Where the institution wants nobody else's approval, the change is made at once.
+    """
+    from sovereign_pipeline.release.decisions import request
+    from sovereign_pipeline.release.requests import propose
+
+    settings = Settings.from_environment()
+    registry, workplace = _open(settings, adapter_id)
+    now = datetime.datetime.now(datetime.UTC)
+    proposal = propose(registry, workplace, adapter_id, transition, reason, now)
+    _print_question(proposal.predicate())
+    standing = request(registry, workplace, _signer(settings, key, token, passphrase_file), proposal)
+    _print_standing(standing)
+
+
+def adapters_retire(
+    adapter_id: AdapterId,
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Retire an adapter: it is never served, compared with or continued from again; its records stay."""
+    adapters_request(adapter_id, "retire", reason, key, token, passphrase_file)
+
+
+def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List every request with its approvals, and why it ended."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.officers import trust_root
+    from sovereign_pipeline.release.standing import standings
+
+    settings = Settings.from_environment()
+    trust = trust_root(settings)
+    with open_registry(settings).reading() as session:
+        rows = [_facts(each) for each in standings(session, trust, line)]
+    if as_json:
+        print_json(rows)
+        return
+    _mark_demonstration(trust)
+    shown = [
+        {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
+    ]
+    print_rows(shown, False, "Requests")
+
+
+def adapters_approve(
+    request_id: RequestId, key: KeyFile = None, token: Token = None, passphrase_file: PassphraseFile = None
+) -> None:
+    """Approve a request. What is approved is printed before your key signs it.
+
+    The last approval that is needed makes the change.
+    """
+
+    _decide(request_id, "approve", "", key, token, passphrase_file)
+
+
+def adapters_withdraw(
+    request_id: RequestId, key: KeyFile = None, token: Token = None, passphrase_file: PassphraseFile = None
+) -> None:
+    """Withdraw your approval, or your request, before the change is made."""
+    _decide(request_id, "withdraw", "", key, token, passphrase_file)
+
+
+def adapters_reject(
+    request_id: RequestId,
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Reject a request: it ends."""
+    _decide(request_id, "reject", reason, key, token, passphrase_file)
+
+
+def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
+    """Show every change of an adapter's state: who asked, who approved, and on what evidence.
+
+    Ends 1, naming it, when one was not signed, asked for and approved as it says.
+    """
+    from sovereign_pipeline.ledger.catalog import find_adapter
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.history import history_of
+    from sovereign_pipeline.release.officers import trust_root
+
+    settings = Settings.from_environment()
+    registry, trust = open_registry(settings), trust_root(settings)
+    adapter = find_adapter(registry, adapter_id)
+    with registry.reading() as session:
+        rows = history_of(session, trust, adapter.line, adapter_id)
+    if as_json:
+        print_json(rows)
+        return
+    _mark_demonstration(trust)
+    shown = [
+        {
+            "at": each["at"][:16].replace("T", " "),
+            "transition": each["transition"],
+            "state": each["to"],
+            "requested by": each["requested_by"],
+            "approved by": ", ".join(each["approved_by"]),
+            "reason": each["reason"],
+        }
+        for each in rows
+    ]
+    print_rows(shown, False, f"History of {adapter_id}")
+
+
+def adapters_production(
+    line: LineName,
+    at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which adapter of a line is in production, or was at a moment; a day means its end."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.history import production_of
+
+    moment = _moment(at) if at is not None else None
+    found = production_of(open_registry(Settings.from_environment()), line, moment)
+    if as_json:
+        print_json({"line": line, "at": moment.isoformat() if moment else None, "adapter": found})
+    else:
+        out.print(found or f"Line {line}: nothing {'was' if moment else 'is'} in production.")
+
+
+def adapters_diff(
+    adapter_id: AdapterId,
+    other: Annotated[str, typer.Argument(help="Another registered adapter.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two adapters: data, base model, method, libraries, figures."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.history import differences
+
+    found = differences(open_registry(Settings.from_environment()), adapter_id, other)
+    if as_json:
+        print_json({name: {adapter_id: one, other: two} for name, (one, two) in found.items()})
+        return
+    rows = [{"fact": name, adapter_id: _shown(one), other: _shown(two)} for name, (one, two) in found.items()]
+    print_rows(rows, False, f"{adapter_id} and {other}")
+
+
+def _decide(
+    request_id: str,
+    decision: "Decision",
+    reason: str,
+    key: Path | None,
+    token: str | None,
+    passphrase_file: Path | None,
+) -> None:
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.decisions import decide
+    from sovereign_pipeline.release.officers import trust_root
+    from sovereign_pipeline.release.requests import find_request
+    from sovereign_pipeline.release.standing import standing_of
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    registry, trust = open_registry(settings), trust_root(settings)
+    with registry.reading() as session:
+        standing = standing_of(session, trust, find_request(session, request_id))
+    _print_question({"requested by": standing.requester.person, **standing.predicate})
+    workplace = open_workplace(settings, standing.request.line, tell_progress)
+    signer = _signer(settings, key, token, passphrase_file)
+    _print_standing(decide(registry, workplace, standing.request.id, decision, signer, reason))
+
+
+def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
+    from sovereign_pipeline.ledger.catalog import find_adapter
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.workplace import open_workplace
+
+    registry = open_registry(settings)
+    adapter = find_adapter(registry, adapter_id)
+    return registry, open_workplace(settings, adapter.line, tell_progress)
+
+
+def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
+    """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
+    from sovereign_pipeline.release.officers import officer_of, trust_root
+    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+
+    source, trust = key_source(key, token), trust_root(settings)
+    _mark_demonstration(trust)
+    signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
+    out.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
+    return signer
+
+
+def _mark_demonstration(trust: "Trust") -> None:
+    from sovereign_pipeline.signing.trust import DEMONSTRATION_KEYS
+
+    if trust.is_demonstration:
+        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
+
+
+def _print_question(predicate: Mapping[str, Any]) -> None:
+    evidence = predicate["evidence"]
+    facts = {name: value for name, value in predicate.items() if name != "evidence"}
+    facts |= {f"evidence: {name}": _shown(value) for name, value in evidence.items()}
+    print_facts({name: "–" if value is None else value for name, value in facts.items()}, False)
+
+
+def _print_standing(standing: "Standing") -> None:
+    predicate, row = standing.predicate, standing.request
+    asked = f"{row.adapter_id}: {predicate['transition']} ({predicate['from']} → {predicate['to']})"
+    if standing.ended is not None:
+        out.print(f"[green]✓[/] {asked}: {escape(standing.ended)}")
+        return
+    out.print(
+        f"[green]✓[/] {asked}: {len(standing.approvals)} of {predicate['approvals']} approvals; request {row.id[:12]}"
+    )
+    out.print(f"Next: [bold]sovereign adapters approve {row.id[:12]} --key FILE[/], by another officer")
+
+
+def _facts(standing: "Standing") -> dict[str, Any]:
+    predicate = standing.predicate
+    return {
+        "request": standing.request.id,
+        "adapter": standing.request.adapter_id,
+        "transition": predicate["transition"],
+        "requested_by": standing.requester.person,
+        "approved_by": [each.person for each in standing.approvals],
+        "needed": predicate["approvals"],
+        "expires": predicate["expires"],
+        "ended": standing.ended,
+    }
+
+
+def _moment(text: str) -> datetime.datetime:
+    """A moment in UTC; a day stands for its last microsecond. Raises InputError."""
+    try:
+        if len(text) == len("2027-03-14"):
+            day = datetime.date.fromisoformat(text)
+            return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"'{text[:40]}' is no day or moment.", "Write 2027-03-14 or 2027-03-14T09:30.") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str) and len(value) == 64:
+        return short(value)
+    if isinstance(value, list):
+        return ", ".join(str(_shown(each)) for each in value) or "none"
+    return value

@@ -1,0 +1,100 @@
+"""Making a transition of a request that enough officers approved, in the transaction of the last approval.
+
+What belongs here: what is asserted once more before the change, and the signed rows. What does not: how far a request
+is (`standing.py`).
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import ConflictError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import assert_on_record
+from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
+from sovereign_pipeline.ledger.tables import Adapter, Transition
+from sovereign_pipeline.release.officers import pipeline_signer
+from sovereign_pipeline.release.requests import assert_still_so, evidence_of
+from sovereign_pipeline.release.standing import Standing, approval_statements
+from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
+from sovereign_pipeline.signing.predicates import TRANSITION
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust import Trust
+
+
+def make_transition(
+    session: Session, registry: Registry, workplace: Workplace, trust: Trust, standing: Standing
+) -> None:
+    """Make the transition of a complete request, and supersede what it takes production from."""
+    row, predicate = standing.request, standing.predicate
+    adapter = session.get_one(Adapter, row.adapter_id)
+    assert_on_record(session, adapter)
+    assert_still_so(session, row, predicate, adapter)
+    asked = arrow_of(predicate)
+    if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
+        raise ConflictError(
+            f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
+        )
+    for digest in (adapter.record_digest, adapter.adapter_digest):
+        workplace.store.open(workplace.store.ref_of(digest))
+    before = transitions_of(session, adapter.line)
+    _assert_staged_long_enough(workplace, asked, before, adapter)
+    signer, approvals = pipeline_signer(workplace.settings, trust), approval_statements(session, standing)
+    incumbent = predicate["incumbent"] if asked.takes_production else None
+    moves: list[tuple[Adapter, str, State, State]] = []
+    if incumbent is not None:
+        moves.append((session.get_one(Adapter, incumbent), SUPERSEDE, "production", "superseded"))
+    moves.append((adapter, asked.name, predicate["from"], asked.after))
+    for number, (moved, name, left, reached) in enumerate(moves, start=len(before) + 1):
+        now = datetime.datetime.now(datetime.UTC)
+        content = {
+            "line": moved.line,
+            "sequence": number,
+            "adapter": moved.id,
+            "transition": name,
+            "from": left,
+            "to": reached,
+            "request": row.id,
+            "approvals": approvals,
+            "replaces": incumbent if moved is adapter else None,
+            "at": now.isoformat(),
+        }
+        subject = Subject("registered_adapter/manifest.json", moved.record_manifest_sha256)
+        made = Transition(
+            line=moved.line,
+            sequence=number,
+            adapter_id=moved.id,
+            transition=name,
+            before=left,
+            after=reached,
+            request_id=row.id,
+            made_at=now,
+            statement=sign_statement(signer, Statement((subject,), TRANSITION, content)),
+        )
+        session.add(made)
+        session.flush()
+        append(session, f"pipeline:{signer.keyid}", STATE_CHANGED, facts_of(made))
+
+
+def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
+    """The arrow that a request asks for."""
+    return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
+
+
+def _assert_staged_long_enough(
+    workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
+) -> None:
+    hours = workplace.institution.release.staged_hours
+    if asked.name != "promote" or not hours:
+        return
+    staged = [each.made_at for each in before if each.adapter_id == adapter.id and each.after == "staged"][-1]
+    ready = staged + datetime.timedelta(hours=hours)
+    if datetime.datetime.now(datetime.UTC) < ready:
+        raise ConflictError(
+            f"{adapter.id} was staged at {staged:%Y-%m-%d %H:%M} UTC, and an adapter stays staged for {hours} hours.",
+            f"Approve it after {ready:%Y-%m-%d %H:%M} UTC.",
+        )

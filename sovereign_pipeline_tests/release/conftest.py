@@ -1,0 +1,95 @@
+"""An institution with a trust root, three officers and a line of small real adapters."""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.states import State, states
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.release.decisions import decide, request
+from sovereign_pipeline.release.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.release.requests import propose
+from sovereign_pipeline.release.standing import Decision, Standing
+from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
+from sovereign_pipeline.signing.trust import Trust, load_trust
+from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.registry.bench import Bench, small_bench
+
+OFFICERS = ("Layla Haddad", "Omar Nasser", "Ines Farah")
+
+
+@dataclass
+class Office:
+    """Officers, their keys, and the line `lamps`."""
+
+    bench: Bench
+    roots: tuple[FileSigner, ...]
+    officers: Mapping[str, FileSigner]
+    """By first name in lower case."""
+    pipeline: FileSigner
+
+    @cached_property
+    def registry(self) -> Registry:
+        return self.bench.open_registry()
+
+    @property
+    def trust(self) -> Trust:
+        return load_trust(self.bench.settings.data / "trust")
+
+    def adapter(self) -> Adapter:
+        """One more version of the line, trained on one document more."""
+        rows = self.bench.institution.rows
+        rows.append(letter(len(rows)))
+        return self.bench.register()
+
+    def ask(self, transition: str, adapter: Adapter, officer: str = "layla", reason: str = "It is needed.") -> Standing:
+        workplace = self.bench.workplace()
+        now = datetime.datetime.now(datetime.UTC)
+        proposal = propose(self.registry, workplace, adapter.id, transition, reason, now)
+        return request(self.registry, workplace, self.officers[officer], proposal)
+
+    def decide(self, standing: Standing, officer: str, decision: Decision = "approve") -> Standing:
+        return decide(self.registry, self.bench.workplace(), standing.request.id, decision, self.officers[officer])
+
+    def move(self, transition: str, adapter: Adapter) -> None:
+        """Ask for a transition, and let the others approve it as long as it is needed."""
+        standing = self.ask(transition, adapter)
+        for officer in ("omar", "ines"):
+            if standing.ended is None:
+                standing = self.decide(standing, officer)
+        assert standing.ended is not None, standing
+        assert "was made" in standing.ended
+
+    def to_production(self, adapter: Adapter) -> None:
+        for transition in ("approve", "stage", "promote"):
+            self.move(transition, adapter)
+
+    def states(self, at: datetime.datetime | None = None) -> dict[str, State]:
+        with self.registry.reading() as session:
+            return states(session, "lamps", at)
+
+
+@pytest.fixture(scope="session")
+def keys() -> tuple[FileSigner, ...]:
+    """Three root keys, three officers' and the pipeline's."""
+    return tuple(generate() for _ in range(7))
+
+
+@pytest.fixture
+def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office:
+    roots, officers, pipeline = keys[:3], keys[3:6], keys[6]
+    institution.rules["release"] = {"blind_review": "not_required"}
+    settings = institution.settings
+    trust = settings.data / "trust"
+    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [generate("ed25519").public_pem]})
+    for name, officer in zip(OFFICERS, officers, strict=True):
+        add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
+    settings.keys.mkdir(mode=0o700)
+    write_key(settings.keys / PIPELINE_KEY_FILE, pipeline, None)
+    by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
+    return Office(small_bench(institution), roots, by_name, pipeline)

@@ -1,0 +1,281 @@
+"""From a request to a transition: who must agree, what is asserted again, and what is refused."""
+
+import datetime
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.ledger.audit_log import entries, verify
+from sovereign_pipeline.ledger.states import in_production, transitions_of
+from sovereign_pipeline.release.decisions import decide
+from sovereign_pipeline.release.standing import Standing, assert_signed, standings
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.trust_changes import add_officer, revoke
+from sovereign_pipeline_tests.ledger.tampering import change
+from sovereign_pipeline_tests.release.conftest import Office
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_other_officers_approve_and_the_second_makes_the_transition(office: Office, database: str) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    assert (asked.ended, asked.approvals, office.states()) == (None, (), {adapter.id: "registered"})
+    once = office.decide(asked, "omar")
+    assert [each.person for each in once.approvals] == ["Omar Nasser"]
+    assert office.states() == {adapter.id: "registered"}
+    twice = office.decide(asked, "ines")
+    assert "the transition was made" in str(twice.ended)
+    assert office.states() == {adapter.id: "approved"}
+    log = entries(office.registry)
+    verify(log)
+    assert [each.action for each in log] == [
+        "adapter registered",
+        "release requested",
+        "release approved",
+        "release approved",
+        "state changed",
+    ]
+    assert not any(person in str(each.subjects) + each.actor for each in log for person in ("Omar", "Nasser", "Layla"))
+
+
+def test_nobody_approves_what_they_asked_for_or_approves_twice(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    with pytest.raises(SignInError, match=r"Layla Haddad made request .* nobody approves what they asked for"):
+        office.decide(asked, "layla")
+    office.decide(asked, "omar")
+    with pytest.raises(ConflictError, match=r"Omar Nasser approved request .* already"):
+        office.decide(asked, "omar")
+
+
+def test_a_second_key_of_one_person_is_no_second_officer(office: Office) -> None:
+    other = generate()
+    add_officer(office.bench.settings.data / "trust", other.public_pem, "Omar Nasser", ["*"], ["*"], office.roots[:2])
+    office.officers = {**office.officers, "omar's other key": other}
+    asked = office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    with pytest.raises(ConflictError, match="Omar Nasser approved request"):
+        office.decide(asked, "omar's other key")
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (lambda office, asked: office.decide(asked, "ines", "reject"), "Ines Farah rejected it"),
+        (lambda office, asked: office.decide(asked, "layla", "withdraw"), "Layla Haddad withdrew it"),
+    ],
+)
+def test_a_request_ends(office: Office, act: Callable[[Office, Standing], Standing], expected: str) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    assert act(office, asked).ended == expected
+    with pytest.raises(ConflictError, match=expected):
+        office.decide(asked, "omar")
+    assert office.states() == {adapter.id: "registered"}
+
+
+def test_a_withdrawn_approval_does_not_count(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    assert office.decide(asked, "omar", "withdraw").approvals == ()
+    assert office.decide(asked, "ines").ended is None
+
+
+def test_a_request_expires(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=14)
+    with pytest.raises(ConflictError, match="it expired on"):
+        decide(
+            office.registry, office.bench.workplace(), asked.request.id, "approve", office.officers["omar"], now=later
+        )
+
+
+def test_a_promotion_supersedes_what_was_in_production(office: Office, database: str) -> None:
+    first = office.adapter()
+    office.to_production(first)
+    second = office.adapter()
+    office.to_production(second)
+    assert office.states() == {first.id: "superseded", second.id: "production"}
+    office.move("roll_back", first)
+    assert office.states() == {first.id: "production", second.id: "superseded"}
+    with office.registry.reading() as session:
+        assert [each.transition for each in assert_signed(session, office.trust, "lamps")][-2:] == [
+            "supersede",
+            "roll_back",
+        ]
+
+
+def test_what_was_in_production_at_a_moment(office: Office) -> None:
+    first = office.adapter()
+    before = datetime.datetime.now(datetime.UTC)
+    office.to_production(first)
+    during = datetime.datetime.now(datetime.UTC)
+    second = office.adapter()
+    office.to_production(second)
+    with office.registry.reading() as session:
+        asked = [in_production(session, "lamps", at) for at in (before, during, None)]
+    assert asked == [None, first.id, second.id]
+
+
+def test_a_request_that_was_overtaken_changes_nothing(office: Office) -> None:
+    first, second = office.adapter(), office.adapter()
+    for adapter in (first, second):
+        office.move("approve", adapter)
+        office.move("stage", adapter)
+    of_first, of_second = office.ask("promote", first), office.ask("promote", second)
+    office.decide(of_first, "omar")
+    office.decide(of_second, "omar")
+    office.decide(of_first, "ines")
+    with pytest.raises(ConflictError, match=f"now it is staged, and {first.id} is in production"):
+        office.decide(of_second, "ines")
+    assert office.states() == {first.id: "production", second.id: "staged"}
+
+
+def test_of_racing_approvals_one_makes_the_transition(office: Office, database: str) -> None:
+    adapters = [office.adapter() for _ in range(2)]
+    for adapter in adapters:
+        office.move("approve", adapter)
+        office.move("stage", adapter)
+    asked = [office.ask("promote", adapter) for adapter in adapters]
+    for each in asked:
+        office.decide(each, "omar")
+    refused: list[Exception] = []
+
+    workplace = office.bench.workplace()
+
+    def approve(standing: Standing) -> None:
+        try:
+            decide(office.registry, workplace, standing.request.id, "approve", office.officers["ines"])
+        except ConflictError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=approve, args=(each,)) for each in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 1
+    assert sorted(office.states().values()) == ["production", "staged"]
+
+
+@pytest.mark.parametrize("transition", ["retire", "reject", "recall"])
+def test_what_takes_an_adapter_back_needs_one_officer(office: Office, transition: str) -> None:
+    adapter = office.adapter()
+    assert "was made" in str(office.ask(transition, adapter).ended)
+    assert office.states()[adapter.id] == {"retire": "retired", "reject": "rejected", "recall": "recalled"}[transition]
+
+
+def test_a_retired_adapter_stays_retired(office: Office) -> None:
+    adapter = office.adapter()
+    office.move("retire", adapter)
+    with pytest.raises(ConflictError, match="is retired") as refused:
+        office.ask("approve", adapter)
+    assert refused.value.hint == "Nothing follows retired."
+
+
+def test_a_wrong_name_and_an_empty_reason_are_refused(office: Office) -> None:
+    adapter = office.adapter()
+    with pytest.raises(InputError, match="no transition 'promot'") as refused:
+        office.ask("promot", adapter)
+    assert "promote" in refused.value.hint
+    with pytest.raises(InputError, match="needs a reason"):
+        office.ask("approve", adapter, reason=" ")
+    with pytest.raises(NotFoundError, match="no request"):
+        decide(office.registry, office.bench.workplace(), "ffff", "approve", office.officers["omar"])
+
+
+def test_an_officer_decides_only_about_what_the_trust_root_names(office: Office) -> None:
+    clerk = generate()
+    trust = office.bench.settings.data / "trust"
+    add_officer(trust, clerk.public_pem, "Dana Aziz", ["stage"], ["PUBLIC"], office.roots[:2])
+    office.officers = {**office.officers, "dana": clerk}
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    with pytest.raises(SignInError, match="Dana Aziz may not decide about 'approve'"):
+        office.decide(asked, "dana")
+    with pytest.raises(SignInError, match="Dana Aziz may not decide about 'retire'"):
+        office.ask("retire", adapter, "dana")
+
+
+def test_a_stranger_and_a_revoked_key_are_refused(office: Office) -> None:
+    office.officers = {**office.officers, "nobody": generate()}
+    asked = office.ask("approve", office.adapter())
+    with pytest.raises(IntegrityError, match="has not the role officer"):
+        office.decide(asked, "nobody")
+    revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 99, office.roots[:2])
+    with pytest.raises(SignInError, match="The key of Omar Nasser is revoked"):
+        office.decide(asked, "omar")
+    office.decide(asked, "ines")
+
+
+def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 2, office.roots[:2])
+    with pytest.raises(IntegrityError, match="revoked from entry 2"), office.registry.reading() as session:
+        standings(session, office.trust)
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("INSERT INTO transition SELECT line, sequence + 1, adapter_id, transition, after, 'staged', request_id, "
+         "made_at, statement FROM transition", "transition 2 of line lamps was put in"),
+        ("UPDATE transition SET after = 'production'", "transition 1 of line lamps differs"),
+        ("DELETE FROM transition", "transition 1 of line lamps is gone"),
+    ],
+)  # fmt: skip
+def test_a_transition_past_this_program_is_refused(office: Office, database: str, statement: str, named: str) -> None:
+    office.move("approve", office.adapter())
+    change(office.registry, statement)
+    with pytest.raises(IntegrityError, match=named), office.registry.reading() as session:
+        transitions_of(session, "lamps")
+
+
+def test_an_approval_that_was_copied_to_another_request_is_refused(office: Office) -> None:
+    first, second = office.adapter(), office.adapter()
+    of_first, of_second = office.ask("approve", first), office.ask("approve", second)
+    office.decide(of_first, "omar")
+    change(
+        office.registry,
+        f"INSERT INTO release_decision SELECT '{of_second.request.id}', keyid, decision, entered_at, statement "
+        f"FROM release_decision",
+    )
+    with pytest.raises(IntegrityError, match="no entry of the audit log"):
+        office.decide(of_second, "ines")
+
+
+def test_nothing_is_promoted_before_its_hours_in_staging(office: Office) -> None:
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "staged_hours": 48}
+    adapter = office.adapter()
+    office.move("approve", adapter)
+    office.move("stage", adapter)
+    asked = office.ask("promote", adapter)
+    office.decide(asked, "omar")
+    with pytest.raises(ConflictError, match="stays staged for 48 hours"):
+        office.decide(asked, "ines")
+
+
+def test_a_changed_byte_stops_a_request_and_the_last_approval(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.decide(asked, "omar")
+    weights = office.bench.artifact("sft_adapter").file("adapter/adapter_model.safetensors")
+    weights.write_bytes(weights.read_bytes() + b"!")
+    with pytest.raises(IntegrityError, match="adapter_model"):
+        office.decide(asked, "ines")
+    with pytest.raises(IntegrityError, match="adapter_model"):
+        office.ask("approve", adapter)
+    assert office.states() == {adapter.id: "registered"}
+
+
+@pytest.mark.parametrize("table", ["release_request", "release_decision", "transition"])
+def test_what_was_decided_only_grows(office: Office, database: str, table: str) -> None:
+    office.move("approve", office.adapter())
+    for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET statement = statement"):
+        with pytest.raises(DBAPIError, match="only grows"), office.registry.writing() as session:
+            session.execute(text(statement))
