@@ -26,7 +26,7 @@ from sovereign_pipeline.signing.key_sources import (
     open_signer,
     read_public_file,
 )
-from sovereign_pipeline.signing.keys import FileSigner, Signer, generate, write_key
+from sovereign_pipeline.signing.keys import Signer, generate, write_key
 from sovereign_pipeline.signing.trust import DEMONSTRATION_KEYS, Trust, load_trust, refuse_expired
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -39,6 +39,13 @@ RootTokens = Annotated[
     typer.Option("--token", help="A token (LABEL or LABEL/NAME) with a root key that signs; repeat it."),
 ]
 Module = Annotated[Path | None, typer.Option("--pkcs11-module", help="The vendor's PKCS#11 library, for --token.")]
+NewRoots = Annotated[
+    list[Path] | None,
+    typer.Option("--root", help="Where a new root key goes, a directory on a medium of its own; repeat it."),
+]
+NewRootTokens = Annotated[
+    list[str] | None, typer.Option("--root-token", help="A token (LABEL or LABEL/NAME) whose key becomes a root key.")
+]
 PassphraseFiles = Annotated[
     list[Path] | None,
     typer.Option(
@@ -75,9 +82,8 @@ def keygen(
 @app.command()
 def init(
     directory: Directory,
-    root: Annotated[
-        list[Path], typer.Option(help="Where a root key goes, a directory on a medium of its own; repeat it.")
-    ],
+    root: NewRoots = None,
+    root_token: NewRootTokens = None,
     threshold: Annotated[int, typer.Option(min=1, help="How many root keys must sign a change.")] = 2,
     pipeline: Annotated[
         list[Path] | None, typer.Option(help="Public key of the role pipeline; may be repeated.")
@@ -85,6 +91,7 @@ def init(
     log: Annotated[list[Path] | None, typer.Option(help="Public key of the role log; may be repeated.")] = None,
     witness: Annotated[list[Path] | None, typer.Option(help="Public key of the role witness; may be repeated.")] = None,
     bundle: Annotated[list[Path] | None, typer.Option(help="Public key of the role bundle; may be repeated.")] = None,
+    pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
     """Make the root keys and the trust root. Print its SHA-256 on paper: an auditor starts from it."""
@@ -92,11 +99,12 @@ def init(
     keys = {role: [read_public_file(file) for file in files or ()] for role, files in named.items()}
     trust_changes.refuse_full(directory)
 
-    def create(where: Path, roots: Sequence[FileSigner]) -> Trust:
+    def create(where: Path, roots: Sequence[Signer]) -> Trust:
         return trust_changes.create_trust(where, roots, keys, threshold=threshold)
 
     with TemporaryDirectory() as rehearsal:
-        roots = _new_roots(root, passphrase_file, lambda new: create(Path(rehearsal) / directory.name, new))
+        trial = Path(rehearsal) / directory.name
+        roots = _new_roots(root or (), root_token or (), pkcs11_module, passphrase_file, lambda new: create(trial, new))
     _say(create(directory, roots), directory)
 
 
@@ -154,7 +162,8 @@ def rotate(
 @app.command("rotate-root")
 def rotate_root(
     directory: Directory,
-    root: Annotated[list[Path], typer.Option(help="Where a new root key goes, a directory of its own; repeat it.")],
+    root: NewRoots = None,
+    root_token: NewRootTokens = None,
     threshold: Annotated[int, typer.Option(min=1, help="How many root keys must sign a change from now on.")] = 2,
     key: RootKeys = None,
     token: RootTokens = None,
@@ -168,12 +177,14 @@ def rotate_root(
     old = _signers(key, token, pkcs11_module, passphrase_file)
     trust_changes.read_trust(directory)
 
-    def change(where: Path, new: Sequence[FileSigner]) -> Trust:
+    def change(where: Path, new: Sequence[Signer]) -> Trust:
         return trust_changes.rotate_root(where, new, old, threshold=threshold)
 
     with TemporaryDirectory() as rehearsal:
         copy = shutil.copytree(directory, Path(rehearsal) / directory.name)
-        new = _new_roots(root, new_passphrase_file, lambda new: change(copy, new))
+        new = _new_roots(
+            root or (), root_token or (), pkcs11_module, new_passphrase_file, lambda new: change(copy, new)
+        )
     _say(change(directory, new), directory)
 
 
@@ -266,24 +277,30 @@ def as_dict(trust: Trust) -> dict[str, Any]:
 
 
 def _new_roots(
-    directories: Sequence[Path], files: list[Path] | None, rehearse: Callable[[Sequence[FileSigner]], object]
-) -> list[FileSigner]:
-    """Make a root key in each directory. None is written before the change that it is for was tried on a copy."""
+    directories: Sequence[Path],
+    tokens: Sequence[str],
+    module: Path | None,
+    files: list[Path] | None,
+    rehearse: Callable[[Sequence[Signer]], object],
+) -> list[Signer]:
+    """A new root key in each directory, and the keys of the tokens. None is written before `rehearse` went well."""
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
         raise InputError("Two root keys would go into one directory.", "Give each a medium of its own.")
     for path in paths:
         if path.exists():
             raise InputError(f"{path}: the file exists already, and keys are never overwritten.", "Name another one.")
+    count = len(paths) + len(tokens)
     words = [
-        new_passphrase(f"New passphrase for {path}", _file_for(files, number, len(paths)))
+        new_passphrase(f"New passphrase for {path}", _file_for(files, number, count))
         for number, path in enumerate(paths)
     ]
-    signers = [generate() for _ in paths]
-    rehearse(signers)
-    for path, signer, passphrase in zip(paths, signers, words, strict=True):
+    made = [generate() for _ in paths]
+    there = _opened([key_source(None, each, module) for each in tokens], files, len(paths), count)
+    rehearse([*made, *there])
+    for path, signer, passphrase in zip(paths, made, words, strict=True):
         write_key(path, signer, passphrase)
-    return signers
+    return [*made, *there]
 
 
 def _signers(
@@ -293,9 +310,14 @@ def _signers(
     sources += [key_source(None, label, module) for label in tokens or ()]
     if not sources:
         raise InputError("A change of the trust root is signed by its root keys.", "Give --key or --token, repeatedly.")
+    return _opened(sources, files, 0, len(sources))
+
+
+def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, count: int) -> list[Signer]:
+    """Open keys. Of so many passphrase files, theirs begin at `first`."""
     return [
-        open_signer(source, asked_passphrase(f"Passphrase of {source}", _file_for(files, number, len(sources))))
-        for number, source in enumerate(sources)
+        open_signer(source, asked_passphrase(f"Passphrase of {source}", _file_for(files, number, count)))
+        for number, source in enumerate(sources, start=first)
     ]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.signing import trust_cli
 from sovereign_pipeline.signing.key_sources import TokenKey, open_signer
 from sovereign_pipeline.signing.keys import generate, is_signed, write_key
 from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
 from sovereign_pipeline.signing.tokens import MODULES
+from sovereign_pipeline.signing.trust import load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 
 pytest.importorskip("PyKCS11", reason="the extra pkcs11 is not installed")
@@ -73,6 +75,25 @@ def test_a_root_key_on_a_token_signs_a_trust_root_and_a_statement(tmp_path: Path
     bundle = sign_statement(officer, approval)
     verified = verify_statement(bundle, trust, "officer", predicate_type=APPROVAL, sha256="a" * 64)
     assert verified.key.person == "Layla Haddad"
+
+
+def test_the_program_makes_a_trust_root_with_a_root_key_on_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("words", "seven lamps at the quay"), ("pin", PIN)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trust_cli, "keep_private", lambda: None)
+    root = ["--root", "a", "--root", "b", "--root-token", "Root", "--pkcs11-module", str(MODULE)]
+    words = ["--passphrase-file", "words", "--passphrase-file", "words", "--passphrase-file", "pin"]
+    with_token = ["--key", "a/root.key", "--token", "Root", "--pkcs11-module", str(MODULE), *words[2:]]
+    for arguments in (["init", "trust", *root, *words], ["renew", "trust", *with_token]):
+        monkeypatch.setattr("sys.argv", ["sovereign-trust", *arguments])
+        with pytest.raises(SystemExit) as end:
+            trust_cli.main()
+        assert end.value.code == 0
+    assert load_trust(tmp_path / "trust").root_version == 2
 
 
 def test_of_several_keys_one_is_named() -> None:
