@@ -1,10 +1,23 @@
 """Where somebody's key is: in a file, or on a token. What every command with `--key` and `--token` shares."""
 
+import base64
+import binascii
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.signing.keys import Passphrase, Signer, passphrase_from, read_key
+from sovereign_pipeline.signing.keys import (
+    LONGEST_KEY_FILE,
+    Passphrase,
+    Signer,
+    passphrase_from,
+    public_pem_of,
+    read_key,
+    read_public_key,
+)
 from sovereign_pipeline.signing.tokens import open_token
 
 
@@ -49,6 +62,36 @@ def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
     if isinstance(source, KeyFile):
         return read_key(source.path, passphrase)
     return open_token(source.label, source.name, source.module, passphrase)
+
+
+def read_public_file(path: Path) -> str:
+    """The public key in a file, in PEM: from PEM, or from a line as C2SP has it for logs and witnesses."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.", "Take the .pub file that was made with the key.")
+    with path.open("rb") as stream:
+        text = stream.read(LONGEST_KEY_FILE).decode(errors="replace").strip()
+    try:
+        return public_pem_of(read_public_key(text)) if text.startswith("-----") else _pem_of_line(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None
+
+
+NOTE_KEYS = (1, 4)
+"""C2SP's numbers for Ed25519: of a log's signatures, and of a witness's cosignatures."""
+
+
+def _pem_of_line(line: str) -> str:
+    """`name+id+key`: the id is the beginning of a SHA-256 over name and key."""
+    name, _, rest = line.partition("+")
+    identifier, _, encoded = rest.partition("+")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        key = b""
+    expected = hashlib.sha256(name.encode(errors="replace") + b"\n" + key).hexdigest()[:8]
+    if len(key) != 33 or key[0] not in NOTE_KEYS or identifier != expected:
+        raise InputError("This is no public key.", "Take the .pub file that was made with the key.")
+    return public_pem_of(Ed25519PublicKey.from_public_bytes(key[1:]))
 
 
 def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:

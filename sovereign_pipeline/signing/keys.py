@@ -180,7 +180,7 @@ def read_private_file(path: Path) -> bytes:
     """The bytes of a file that nobody else can read. Raises InputError for one that others can, and for a link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         raise InputError(f"{path}: there is no such file.", "Check the path, and that the medium is mounted.") from None
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)

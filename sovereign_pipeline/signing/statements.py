@@ -5,27 +5,26 @@ each signs a bundle of their own. What belongs here: the form, and whether a sig
 fields of a predicate mean (`predicates.py`).
 """
 
-import base64
-import binascii
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.signing.bundles import (
+    AGAIN,
+    SHA256,
+    bundle_bytes,
+    bundle_parts,
+    canonical,
+    is_canonical,
+    json_object,
+    pre_authentication_encoding,
+)
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, is_signed
 from sovereign_pipeline.signing.predicates import FIELDS
 from sovereign_pipeline.signing.trust import Trust, TrustedKey
 
 STATEMENT = "https://in-toto.io/Statement/v1"
-PAYLOAD = "application/vnd.in-toto+json"
-BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-SUFFIX = ".sigstore.json"
-"""Of a bundle's file name; it follows the name of the file that the statement is about."""
-LARGEST_BUNDLE = 16 << 20
-SHA256 = re.compile(r"[0-9a-f]{64}")
-AGAIN = "Take the bundle again from where it was made, or have it signed anew."
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,9 @@ def sign_statement(signer: Signer, statement: Statement) -> bytes:
         raise ValueError(f"this statement cannot be signed: {fault}")
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("statements are signed with P-256")
-    payload = _canonical(_as_dict(statement))
+    payload = canonical(_as_dict(statement))
     _statement_in(payload)
-    return _bundle(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
+    return bundle_bytes(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
 
 
 def verify_statement(
@@ -75,7 +74,7 @@ def verify_statement(
 
     Raises IntegrityError that says what is not so.
     """
-    keyid, payload, signature = _parts(bundle)
+    keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
     if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
         raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
@@ -102,19 +101,12 @@ def verify_statement(
 
 def read_statement(bundle: bytes) -> Statement:
     """The statement in a bundle, **unverified**: for display alone. Raises IntegrityError for what is no bundle."""
-    return _statement_in(_parts(bundle)[1])
+    return _statement_in(bundle_parts(bundle)[1])
 
 
 def signed_by(bundle: bytes) -> str:
     """The id of the key that a bundle names, **unverified**: for display, and to look for the key."""
-    return _parts(bundle)[0]
-
-
-def pre_authentication_encoding(payload: bytes) -> bytes:
-    """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
-    from securesystemslib.dsse import Envelope
-
-    return bytes(Envelope(payload, PAYLOAD, {}).pae())
+    return bundle_parts(bundle)[0]
 
 
 def _as_dict(statement: Statement) -> dict[str, Any]:
@@ -126,47 +118,8 @@ def _as_dict(statement: Statement) -> dict[str, Any]:
     }
 
 
-def _bundle(keyid: str, payload: bytes, signature: bytes) -> bytes:
-    """The one spelling of a bundle."""
-    envelope = {
-        "payload": base64.b64encode(payload).decode(),
-        "payloadType": PAYLOAD,
-        "signatures": [{"sig": base64.b64encode(signature).decode()}],
-    }
-    content = {
-        "mediaType": BUNDLE_MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": keyid}},
-        "dsseEnvelope": envelope,
-    }
-    return _canonical(content) + b"\n"
-
-
-def _parts(bundle: bytes) -> tuple[str, bytes, bytes]:
-    """Id of the key, payload and signature. Whatever else a bundle could hold is refused, spaces included."""
-    content = _json_object(bundle, "This is no sigstore bundle")
-    if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
-        raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
-    hint = _at(content, "verificationMaterial", "publicKey", "hint")
-    if not isinstance(hint, str) or not SHA256.fullmatch(hint):
-        raise IntegrityError("The bundle does not say which key signed it (publicKey.hint).", AGAIN)
-    if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
-        raise IntegrityError(f"The envelope's payload is not {PAYLOAD}.", AGAIN)
-    signatures = _at(content, "dsseEnvelope", "signatures")
-    if not isinstance(signatures, list) or len(signatures) != 1:
-        count = len(signatures) if isinstance(signatures, list) else 0
-        raise IntegrityError(f"The envelope has {count} signatures, and one is needed.", AGAIN)
-    try:
-        payload = base64.b64decode(_at(content, "dsseEnvelope", "payload"), validate=True)
-        signature = base64.b64decode(_at(signatures[0], "sig"), validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        raise IntegrityError("The envelope's payload or signature is not Base64.", AGAIN) from None
-    if _bundle(hint, payload, signature) != bundle:
-        raise IntegrityError("The bundle's bytes are not as they were written.", AGAIN)
-    return hint, payload, signature
-
-
 def _statement_in(payload: bytes) -> Statement:
-    content = _json_object(payload, "The envelope's payload is no statement")
+    content = json_object(payload, "The envelope's payload is no statement")
     if content.get("_type") != STATEMENT:
         raise IntegrityError(f"The payload is not of the type {STATEMENT}.", AGAIN)
     try:
@@ -176,7 +129,7 @@ def _statement_in(payload: bytes) -> Statement:
         raise IntegrityError("The statement has no subject, predicateType or predicate.", AGAIN) from None
     if fault := _fault(statement):
         raise IntegrityError(f"The statement is malformed: {fault}.", AGAIN)
-    if not _is_canonical(_as_dict(statement), payload):
+    if not is_canonical(_as_dict(statement), payload):
         raise IntegrityError("The statement's bytes are not as they were written.", AGAIN)
     return statement
 
@@ -195,32 +148,3 @@ def _fault(statement: Statement) -> str | None:
     if missing := FIELDS[statement.predicate_type] - {*statement.predicate}:
         return f"its predicate lacks {', '.join(sorted(missing))}"
     return None
-
-
-def _is_canonical(content: Mapping[str, Any], written: bytes) -> bool:
-    try:
-        return _canonical(content) == written
-    except (ValueError, RecursionError):
-        return False
-
-
-def _json_object(content: bytes, complaint: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content) if len(content) <= LARGEST_BUNDLE else None
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise IntegrityError(f"{complaint}.", AGAIN)
-    return parsed
-
-
-def _at(content: Any, *path: str) -> Any:
-    """What lies at a path of objects; None where there is none."""
-    for key in path:
-        content = content.get(key) if isinstance(content, dict) else None
-    return content
-
-
-def _canonical(content: Mapping[str, Any]) -> bytes:
-    """JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for what has no such writing."""
-    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

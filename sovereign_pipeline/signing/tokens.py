@@ -5,7 +5,6 @@ What belongs here: finding a P-256 key on a token and signing with it. What does
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,11 +70,11 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
     if len(slots) != 1:
         raise InputError(f"{len(slots)} tokens have the label '{label}' in {path}.", "Name one that is plugged in.")
     session = library.openSession(slots[0])
-    with suppress(PyKCS11.PyKCS11Error):  # Another session of this process may have signed in, with another PIN.
-        session.logout()
     try:
         session.login(pin())
     except PyKCS11.PyKCS11Error as error:
+        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # by another key of this token, in this process
+            return _signer(session, label, name)
         raise InputError(
             f"Token '{label}': the PIN was not accepted: {error}.", "Mind that few tries are left."
         ) from None

@@ -295,9 +295,12 @@ def _trusted_key(key: Key, role: str, algorithm: Algorithm, name: str) -> Truste
     person, revoked_from = fields.get("person"), fields.get("revoked_from")
     may, levels = fields.get("may", []), fields.get("levels", [])
     well_formed = (
-        (person is None or (isinstance(person, str) and person.strip() == person != ""))
+        (person is None or (isinstance(person, str) and person.isprintable() and person.strip() == person != ""))
         and (revoked_from is None or (type(revoked_from) is int and revoked_from >= 0))
-        and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in (may, levels))
+        and all(
+            isinstance(each, list) and all(isinstance(word, str) and word.isprintable() for word in each)
+            for each in (may, levels)
+        )
         and (role != "officer" or (person is not None and bool(may) and bool(levels)))
     )
     if not well_formed:

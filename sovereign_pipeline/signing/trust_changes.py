@@ -46,8 +46,7 @@ def create_trust(
     demonstration: bool = False,
 ) -> Trust:
     """Make a trust root. keys: role -> public keys in PEM; officers are added one by one afterwards."""
-    if directory.exists() and any(directory.iterdir()):
-        raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
+    refuse_full(directory)
     moment = now or datetime.now(UTC)
     root = _root(roots, threshold, 1, moment, demonstration)
     roles = {
@@ -95,7 +94,7 @@ def add_officer(
     if not person or not person.isprintable():
         raise InputError("An officer has a name, in printable letters.", "Name the person.")
     for what, words in (("transition", may), ("classification level", levels)):
-        if not words or any(not word.strip() or word.strip() != word for word in words):
+        if not words or not all(word and word.strip() == word and word.isprintable() for word in words):
             raise InputError(f"An officer may approve at least one {what}.", f"Name them, or {ANY} for every one.")
 
     def change(targets: Targets, root: Root) -> None:
@@ -141,8 +140,8 @@ def rotate_root(
     now: datetime | None = None,
 ) -> Trust:
     """Replace the root keys. Old keys and new ones sign the new root; the old roots stay beside it."""
+    before = read_trust(directory)
     files = read_files(directory)
-    before = verified(files, where=str(directory))
     moment = now or datetime.now(UTC)
     root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
     targets = _current(files, directory)
@@ -157,8 +156,8 @@ def rotate_root(
 
 def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
     """Let the same root, roles and keys be accepted for another while."""
+    before = read_trust(directory)
     files = read_files(directory)
-    before = verified(files, where=str(directory))
     moment = now or datetime.now(UTC)
     root = metadata_in(files[ROOT], Root, ROOT).signed
     _refuse_strangers(root, signers)
@@ -189,6 +188,12 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
             )
     write_files(directory, files)
     return new
+
+
+def refuse_full(directory: Path) -> None:
+    """Raise ConflictError for a directory that holds anything: a trust root is made once."""
+    if directory.exists() and any(directory.iterdir()):
+        raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
 
 
 def read_trust(directory: Path) -> Trust:

@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.bundles import PAYLOAD, pre_authentication_encoding
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.predicates import APPROVAL, FIELDS, GATE, PREDICATES, PROVENANCE, provenance
 from sovereign_pipeline.signing.statements import (
-    PAYLOAD,
     STATEMENT,
     Statement,
     Subject,
-    pre_authentication_encoding,
     read_statement,
     sign_statement,
     signed_by,

@@ -2,37 +2,47 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.signing import trust_cli
 from sovereign_pipeline.signing.key_sources import TokenKey, open_signer
 from sovereign_pipeline.signing.keys import generate, is_signed, write_key
+from sovereign_pipeline.signing.predicates import APPROVAL
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
 from sovereign_pipeline.signing.tokens import MODULES
+from sovereign_pipeline.signing.trust import load_trust
+from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 
 pytest.importorskip("PyKCS11", reason="the extra pkcs11 is not installed")
 MODULE = MODULES[-1]
-pytestmark = pytest.mark.skipif(
-    shutil.which("softhsm2-util") is None or not MODULE.exists(), reason="SoftHSM2 is not installed"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("softhsm2-util") is None or not MODULE.exists(), reason="SoftHSM2 is not installed"
+    ),
+    pytest.mark.usefixtures("tokens"),
+]
 PIN = "271828"
 
 
 @pytest.fixture(scope="module")
-def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, int], str]]:
-    """Makes tokens with so many keys. One store for all: the module reads its configuration once in a process."""
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tokens with so many keys. All at once: the module reads its configuration and its tokens once in a process."""
     directory = tmp_path_factory.mktemp("softhsm")
     (directory / "tokens").mkdir()
     configuration = directory / "softhsm2.conf"
     configuration.write_text(f"directories.tokendir = {directory / 'tokens'}\nobjectstore.backend = file\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOFTHSM2_CONF", str(configuration))
-        yield lambda label, keys: _make(directory, label, keys)
+        for label, keys in {"Office": 1, "Root": 1, "Officer": 1, "Several": 2, "Empty": 0}.items():
+            _make(directory, label, keys)
+        yield
 
 
-def _make(directory: Path, label: str, keys: int) -> str:
+def _make(directory: Path, label: str, keys: int) -> None:
     tool = ["softhsm2-util", "--module", str(MODULE)]
     initialise = ["--init-token", "--free", "--label", label, "--so-pin", PIN, "--pin", PIN]
     subprocess.run([*tool, *initialise], check=True, capture_output=True)
@@ -42,11 +52,10 @@ def _make(directory: Path, label: str, keys: int) -> str:
         write_key(file, generate(), None)
         into = ["--import", str(file), "--token", label, "--label", f"key-{number}", "--id", f"0{number}", "--pin", PIN]
         subprocess.run([*tool, *into], check=True, capture_output=True)
-    return label
 
 
-def test_a_key_on_a_token_signs_as_its_public_key_shows(token: Callable[[str, int], str], tmp_path: Path) -> None:
-    signer = open_signer(TokenKey(token("Office", 1), None, MODULE), lambda: PIN)
+def test_a_key_on_a_token_signs_as_its_public_key_shows(tmp_path: Path) -> None:
+    signer = open_signer(TokenKey("Office", None, MODULE), lambda: PIN)
     for content in (b"", b"an approval", bytes(100_000)):
         assert is_signed(signer.public_pem, signer.sign(content), content)
     (tmp_path / "key.pub").write_text(signer.public_pem)
@@ -56,8 +65,38 @@ def test_a_key_on_a_token_signs_as_its_public_key_shows(token: Callable[[str, in
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "Verified OK\n"
 
 
-def test_of_several_keys_one_is_named(token: Callable[[str, int], str]) -> None:
-    token("Several", 2)
+def test_a_root_key_on_a_token_signs_a_trust_root_and_a_statement(tmp_path: Path) -> None:
+    on_token = open_signer(TokenKey("Root", None, MODULE), lambda: PIN)
+    in_file = generate()
+    trust = create_trust(tmp_path / "trust", [on_token, in_file], {"pipeline": [generate().public_pem]})
+    officer = open_signer(TokenKey("Officer", None, MODULE), lambda: PIN)
+    trust = add_officer(tmp_path / "trust", officer.public_pem, "Layla Haddad", ["*"], ["*"], [on_token, in_file])
+    approval = Statement((Subject("request.json", "a" * 64),), APPROVAL, {"decision": "approve"})
+    bundle = sign_statement(officer, approval)
+    verified = verify_statement(bundle, trust, "officer", predicate_type=APPROVAL, sha256="a" * 64)
+    assert verified.key.person == "Layla Haddad"
+
+
+def test_the_program_makes_a_trust_root_with_a_root_key_on_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("words", "seven lamps at the quay"), ("pin", PIN)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trust_cli, "keep_private", lambda: None)
+    root = ["--root", "a", "--root", "b", "--root-token", "Root", "--pkcs11-module", str(MODULE)]
+    words = ["--passphrase-file", "words", "--passphrase-file", "words", "--passphrase-file", "pin"]
+    with_token = ["--key", "a/root.key", "--token", "Root", "--pkcs11-module", str(MODULE), *words[2:]]
+    for arguments in (["init", "trust", *root, *words], ["renew", "trust", *with_token]):
+        monkeypatch.setattr("sys.argv", ["sovereign-trust", *arguments])
+        with pytest.raises(SystemExit) as end:
+            trust_cli.main()
+        assert end.value.code == 0
+    assert load_trust(tmp_path / "trust").root_version == 2
+
+
+def test_of_several_keys_one_is_named() -> None:
     with pytest.raises(InputError, match="holds 2 elliptic keys"):
         open_signer(TokenKey("Several", None, MODULE), lambda: PIN)
     with pytest.raises(InputError, match="holds 0 elliptic keys named 'key-7'"):
@@ -66,8 +105,7 @@ def test_of_several_keys_one_is_named(token: Callable[[str, int], str]) -> None:
     assert len(ids) == 2
 
 
-def test_a_wrong_pin_token_or_module_ends_with_what_to_check(token: Callable[[str, int], str], tmp_path: Path) -> None:
-    token("Empty", 0)
+def test_a_wrong_pin_token_or_module_ends_with_what_to_check(tmp_path: Path) -> None:
     for source, pin, said in (
         (TokenKey("Empty", None, MODULE), "000000", "the PIN was not accepted"),
         (TokenKey("Empty", None, MODULE), PIN, "holds 0 elliptic keys"),

@@ -1,0 +1,146 @@
+"""An adapter's directory is what was signed, file for file; model-signing's own command line finds the same."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.model_directory import sign_directory, verify_directory
+from sovereign_pipeline.signing.statements import verify_statement
+from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
+
+NAME = "lamps-1.0.0"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """Names that sort differently as texts and as paths, and git's own."""
+    directory = tmp_path / "adapter"
+    for name in ("adapter_config.json", "a/b/weights", "a.b/weights", "a-b", ".git/config", ".gitattributes", "ü"):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return directory
+
+
+@pytest.fixture
+def bundle(adapter: Path, holders: Holders) -> bytes:
+    return sign_directory(holders.pipeline, adapter, NAME)
+
+
+def verify(bundle: bytes, adapter: Path, holders: Holders, name: str = NAME) -> str:
+    return verify_directory(bundle, adapter, name, holders.trust, "pipeline").keyid
+
+
+def test_a_directory_is_what_was_signed_wherever_it_lies(bundle: bytes, adapter: Path, holders: Holders) -> None:
+    assert verify(bundle, adapter, holders) == holders.pipeline.keyid
+    assert verify(bundle, adapter.rename(adapter.with_name("elsewhere")), holders) == holders.pipeline.keyid
+
+
+def _link(adapter: Path) -> None:
+    (adapter / "a-b").unlink()
+    (adapter / "a-b").symlink_to("ü")
+
+
+@pytest.mark.security_case(
+    "In a signed adapter a file is changed, added (below .git too), removed, renamed or linked, or a folder is empty",
+    "refused: the file is named",
+)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda adapter: (adapter / "a-b").write_bytes(b"other"), "a-b was changed"),
+        (lambda adapter: (adapter / ".git" / "evil.py").write_bytes(b""), r"\.git/evil\.py was not signed"),
+        (lambda adapter: (adapter / ".gitignore").write_bytes(b""), r"\.gitignore was not signed"),
+        (lambda adapter: (adapter / "ü").unlink(), "ü is missing"),
+        (lambda adapter: (adapter / "a-b").rename(adapter / "a-c"), "a-c was not signed"),
+        (lambda adapter: (adapter / "empty").mkdir(), "empty: the directory is empty"),
+        (_link, "a-b: it is a link"),
+        (lambda adapter: os.mkfifo(adapter / "pipe"), "pipe: it is a link, or no file"),
+        (lambda adapter: (adapter / "a\udcff").write_bytes(b""), "its name is not UTF-8"),
+        (lambda adapter: adapter.rename(adapter.with_name("gone")), "adapter: it is a link, or no directory"),
+    ],
+)
+def test_another_directory_is_refused(
+    bundle: bytes, adapter: Path, holders: Holders, change: Callable[[Path], object], said: str
+) -> None:
+    change(adapter)
+    with pytest.raises(IntegrityError, match=said):
+        verify(bundle, adapter, holders)
+
+
+def test_another_name_key_role_or_kind_is_refused(bundle: bytes, adapter: Path, holders: Holders) -> None:
+    with pytest.raises(IntegrityError, match=r"signed as lamps-1\.0\.0, not as lamps-1\.0\.1"):
+        verify(bundle, adapter, holders, "lamps-1.0.1")
+    with pytest.raises(IntegrityError, match="No key of the role pipeline"):
+        verify(sign_directory(generate(), adapter, NAME), adapter, holders)
+    with pytest.raises(IntegrityError, match="No key of the role officer"):
+        verify_directory(bundle, adapter, NAME, holders.trust, "officer")
+    with pytest.raises(IntegrityError):
+        verify_statement(bundle, holders.trust, "pipeline", predicate_type="x", sha256="0" * 64)
+    revoke(holders.directory, holders.pipeline.keyid, 4, holders.roots[:2], now=BEGINNING)
+    with pytest.raises(IntegrityError, match="revoked from entry 4"):
+        verify(bundle, adapter, holders)
+    assert verify_directory(bundle, adapter, NAME, holders.trust, "pipeline", at_index=3)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff"])
+def test_what_is_no_bundle_or_changed_is_refused(
+    bundle: bytes, adapter: Path, holders: Holders, content: bytes
+) -> None:
+    with pytest.raises(IntegrityError):
+        verify(content, adapter, holders)
+    place = bundle.index(b'"sig":"') + 20
+    with pytest.raises(IntegrityError, match="is not over this list"):
+        verify(bundle[:place] + (b"A" if bundle[place] != 65 else b"B") + bundle[place + 1 :], adapter, holders)
+
+
+def test_nothing_is_signed_that_no_signature_would_cover(adapter: Path, holders: Holders, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(adapter)
+    (tmp_path / "nothing").mkdir()
+    for directory, said in (("link", "it is a link"), ("nothing", "is empty")):
+        with pytest.raises(IntegrityError, match=said):
+            sign_directory(holders.pipeline, tmp_path / directory, NAME)
+    with pytest.raises(ValueError, match="P-256"):
+        sign_directory(holders.log, adapter, NAME)
+
+
+def test_model_signing_lists_the_same_files(bundle: bytes, adapter: Path) -> None:
+    from model_signing import hashing
+
+    configuration: Any = hashing.Config
+    theirs = configuration().set_ignored_paths(paths=[], ignore_git_paths=False).hash(adapter)
+    payload = json.loads(base64.b64decode(json.loads(bundle)["dsseEnvelope"]["payload"]))
+    ours = [(each["name"], each["digest"]) for each in payload["predicate"]["resources"]]
+    assert ours == [(each.identifier, each.digest.digest_hex) for each in theirs.resource_descriptors()]
+    assert payload["predicate"]["serialization"] | {"ignore_paths": []} == theirs.serialization_type | {
+        "ignore_paths": []
+    }
+
+
+def test_model_signings_own_command_line_verifies_an_adapter(adapter: Path, holders: Holders, tmp_path: Path) -> None:
+    for name in (".git/config", ".gitattributes"):  # Their command line never looks at these.
+        (adapter / name).unlink()
+    (adapter / ".git").rmdir()
+    (tmp_path / "adapter.sigstore.json").write_bytes(sign_directory(holders.pipeline, adapter, NAME))
+    (tmp_path / "pipeline.pub").write_text(holders.pipeline.public_pem)
+    (tmp_path / "other.pub").write_text(generate().public_pem)
+
+    def status(key: str) -> int:
+        command = [sys.executable, "-m", "model_signing", "verify", "key", "--public_key", key]
+        command += ["--signature", "adapter.sigstore.json", "adapter"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode
+
+    assert status("pipeline.pub") == 0
+    assert status("other.pub") != 0
+    (adapter / "a-b").write_bytes(b"other")
+    assert status("pipeline.pub") != 0

@@ -1,0 +1,225 @@
+"""`sovereign-trust` from an empty table to a trust root that was changed, and what it refuses."""
+
+import base64
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from sovereign_pipeline.signing import trust_cli
+from sovereign_pipeline.signing.demonstration import demonstration_trust
+from sovereign_pipeline.signing.keys import generate, keyid_of
+from sovereign_pipeline.signing.trust import load_trust
+from sovereign_pipeline_tests.commands.test_hostile_calls import EXPORTS, ODD_PATHS
+
+
+@dataclass(frozen=True)
+class Said:
+    status: int
+    out: str
+    err: str
+
+
+Program = Callable[..., Said]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Calls the program in a directory with a file of passphrases."""
+    monkeypatch.chdir(tmp_path)
+    words = tmp_path / "words"
+    words.write_text("seven lamps at the quay\n")
+    words.chmod(0o600)
+
+    monkeypatch.setattr(trust_cli, "keep_private", lambda: None)
+
+    def call(*arguments: object) -> Said:
+        monkeypatch.setattr("sys.argv", ["sovereign-trust", *map(str, arguments)])
+        status = 0
+        try:
+            trust_cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return Said(status, said.out, said.err)
+
+    return call
+
+
+WORDS = ("--passphrase-file", "words")
+ROOTS = ("--root", "stick-a", "--root", "stick-b", "--root", "stick-c")
+TWO = ("--key", "stick-a/root.key", "--key", "stick-c/root.key", *WORDS)
+
+
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("beginning")
+
+
+@pytest.fixture
+def made(program: Program, beginning: Path, tmp_path: Path) -> Program:
+    """A trust root in `trust`, with a pipeline's key: made by the first test that asks, copied for the others."""
+    if not any(beginning.iterdir()):
+        assert program("keygen", "service/pipeline.key", "--service").status == 0
+        assert program("init", "trust", *ROOTS, "--pipeline", "service/pipeline.key.pub", *WORDS).status == 0
+        shutil.copytree(tmp_path, beginning, dirs_exist_ok=True)
+    shutil.copytree(beginning, tmp_path, dirs_exist_ok=True)
+    return program
+
+
+def shown(program: Program) -> dict[str, object]:
+    said = program("show", "trust", "--json")
+    assert said.status == 0
+    return dict(json.loads(said.out))
+
+
+def test_from_nothing_to_an_officer_who_is_revoked(made: Program, tmp_path: Path) -> None:
+    first = hashlib.sha256((tmp_path / "trust" / "1.root.json").read_bytes()).hexdigest()
+    said = made("keygen", "layla.key", *WORDS)
+    keyid = keyid_of((tmp_path / "layla.key.pub").read_text())
+    assert f"Key id: {keyid}" in said.out
+    scope = ("--person", "Layla Haddad", "--may", "*", "--level", "PUBLIC", "--level", "INTERNAL")
+    said = made("add-officer", "trust", "layla.key.pub", *scope, *TWO)
+    assert (said.status, said.err) == (0, "") and f"SHA-256 of the first root: {first}" in said.out
+    said = made("show", "trust", "--root-sha256", first)
+    assert said.status == 0 and f"  {keyid}  Layla Haddad: may approve * at PUBLIC, INTERNAL\n" in said.out
+    assert made("revoke", "trust", keyid, "--from-index", 12, *TWO).status == 0
+    roles = shown(made)["roles"]
+    assert isinstance(roles, dict)
+    assert roles["officer"]["keys"] == [
+        {
+            "keyid": keyid,
+            "person": "Layla Haddad",
+            "may": ["*"],
+            "levels": ["PUBLIC", "INTERNAL"],
+            "revoked_from": 12,
+        }
+    ]
+
+
+def test_keys_are_rotated_and_the_root_stays_the_auditors(made: Program) -> None:
+    before = shown(made)
+    made("keygen", "service/new.key", "--service")
+    said = made("rotate", "trust", "pipeline", "service/new.key.pub", "--from-index", 3, *TWO)
+    assert "root 1, targets 2" in said.out
+    new = ("--root", "stick-d", "--root", "stick-e", "--root", "stick-f", "--new-passphrase-file", "words")
+    assert "root 2, targets 3" in made("rotate-root", "trust", *new, *TWO).out
+    assert made("renew", "trust", *TWO).status == 2
+    fresh = ("--key", "stick-d/root.key", "--key", "stick-e/root.key", *WORDS)
+    assert "root 3, targets 4" in made("renew", "trust", *fresh).out
+    assert shown(made)["root_sha256"] == before["root_sha256"]
+    assert "root 3" in made("install", "trust", "machine").out
+    assert made("show", "machine", "--root-sha256", "0" * 64).status == 1
+
+
+def test_a_log_is_named_by_its_line_as_c2sp_writes_it(made: Program, tmp_path: Path) -> None:
+    signer = generate("ed25519")
+    public = load_pem_public_key(signer.public_pem.encode())
+    assert isinstance(public, ed25519.Ed25519PublicKey)
+    key = b"\x01" + public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    name = "lamp-office.example/log"
+    identifier = hashlib.sha256(name.encode() + b"\n" + key).hexdigest()[:8]
+    line = f"{name}+{identifier}+{base64.b64encode(key).decode()}\n"
+    (tmp_path / "log.pub").write_text(line)
+    assert made("add-key", "trust", "log", "log.pub", *TWO).status == 0
+    assert [key.keyid for key in load_trust(tmp_path / "trust").keys("log")] == [signer.keyid]
+    (tmp_path / "log.pub").write_text(line.replace("lamp", "lump"))
+    said = made("add-key", "trust", "log", "log.pub", *TWO)
+    assert said.status == 2 and "log.pub: This is no public key" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("revoke", "trust", "0" * 64, "--from-index", 1, "--key", "stick-a/root.key", *WORDS), 2, "has no key 0000"),
+        (("renew", "trust", "--key", "stick-a/root.key", *WORDS), 2, "1 root keys were given, and 2 are needed"),
+        (("renew", "trust", *TWO[:-2], "--passphrase-file", "other"), 2, "the passphrase does not open this key"),
+        (("renew", "trust", *TWO[:-2]), 2, "nobody is at a terminal"),
+        (("renew", "trust"), 2, "signed by its root keys"),
+        (("renew", "trust", "--key", "service/pipeline.key", *TWO), 2, "is no root key"),
+        (("renew", "trust", *TWO, *WORDS, *WORDS), 2, "3 passphrase files are given for 2 keys"),
+        (("renew", "nowhere", *TWO), 2, "there is no trust root"),
+        (("add-key", "trust", "officer", "service/pipeline.key.pub", *TWO), 2, "with the person"),
+        (("add-key", "trust", "bundle", "service/pipeline.key.pub", *TWO), 1, "has the role pipeline already"),
+        (("init", "trust", *ROOTS, *WORDS), 1, "there are files already"),
+        (("init", "new", *ROOTS, *WORDS), 2, "stick-a/root.key: the file exists already"),
+        (("init", "new", "--root", "a", "--root", "a", *WORDS), 2, "into one directory"),
+        (("init", "new", "--root", "a", *WORDS), 2, "2 of 1 root keys is no threshold"),
+        (("rotate-root", "trust", "--root", "a", "--root", "b", *TWO[2:]), 2, "nobody is at a terminal"),
+        (("rotate-root", "trust", "--root", "a", "--new-passphrase-file", "words", *TWO), 2, "no threshold"),
+        (("keygen", "service/pipeline.key", *WORDS), 2, "never overwritten"),
+        (("keygen", "a.key", "--passphrase-file", "short"), 2, "shorter than 12"),
+        (("keygen", "a.key", "--service", *WORDS), 2, "has no passphrase"),
+        (("keygen", "open/a.key", "--service"), 2, "its directory is open"),
+    ],
+)
+def test_what_is_refused_names_what_and_where_and_changes_nothing(
+    made: Program, tmp_path: Path, arguments: tuple[object, ...], status: int, said: str
+) -> None:
+    for name, text in (("other", "nine lamps at the quay"), ("short", "lamp")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = made(*arguments)
+    assert refused.status == status and said in refused.err.replace("\n", " "), refused
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_expired_trust_root_is_shown_and_ends_1(made: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust_cli, "refuse_expired", lambda trust, now, where: _late(trust, where))
+    said = made("show", "trust")
+    assert said.status == 1 and "SHA-256 of the first root" in said.out and "expired on" in said.err
+
+
+def _late(trust: object, where: str) -> None:
+    from sovereign_pipeline.signing.trust import Trust, refuse_expired
+
+    assert isinstance(trust, Trust)
+    refuse_expired(trust, trust.expires, where)
+
+
+@pytest.mark.security_case("A key, a path or a file given to `sovereign-trust` is none", "refused with a message")
+@pytest.mark.parametrize("content", EXPORTS)
+def test_odd_keys_and_paths_are_refused(program: Program, tmp_path: Path, content: str) -> None:
+    (tmp_path / "odd").write_bytes(EXPORTS[content])
+    (tmp_path / "odd").chmod(0o600)
+    (tmp_path / "trust").mkdir()
+    (tmp_path / "trust" / "1.root.json").write_bytes(EXPORTS[content])
+    assert program("show", "trust").status == 1
+    for path in ("odd", *(each for name, each in ODD_PATHS.items() if name != "nul")):
+        assert program("show", path).status in (1, 2)
+        assert program("renew", "trust", "--key", path, *WORDS).status in (1, 2)
+        assert program("init", "made", *ROOTS, "--pipeline", path, *WORDS).status == 2
+
+
+@pytest.mark.security_case("The demonstration's keys are taken for real ones", "every output says what they are")
+def test_demonstration_keys_say_what_they_are(program: Program, tmp_path: Path) -> None:
+    trust = demonstration_trust(tmp_path / "trust", tmp_path / "keys")
+    assert trust.is_demonstration and trust == demonstration_trust(tmp_path / "trust", tmp_path / "keys")
+    assert [key.person for key in trust.keys("officer")] == [f"Demonstration Officer {each}" for each in (1, 2, 3)]
+    assert shown(program)["note"] == "demonstration keys"
+    assert "These are demonstration keys" in program("show", "trust").out
+    program("keygen", "new.key", "--service")
+    two = ("--key", "keys/root-1.key", "--key", "keys/root-2.key")
+    said = program("rotate-root", "trust", *ROOTS, "--new-passphrase-file", "words", *two)
+    assert said.status == 0 and "These are demonstration keys" in said.err, "real keys do not mend where it began"
+    assert load_trust(tmp_path / "trust").is_demonstration
+
+
+def test_a_demonstration_that_was_interrupted_goes_on_with_its_keys(tmp_path: Path) -> None:
+    first = demonstration_trust(tmp_path / "trust", tmp_path / "keys", {"log": [generate("ed25519").public_pem]})
+    for file in (tmp_path / "trust").iterdir():
+        file.unlink()
+    (tmp_path / ".trust.new").mkdir()
+    (tmp_path / ".trust.new" / "root.json").write_bytes(b"{")
+    again = demonstration_trust(tmp_path / "trust", tmp_path / "keys")
+    assert again.keys("officer") == first.keys("officer") and again.keys("log") == ()
