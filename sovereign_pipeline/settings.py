@@ -46,6 +46,9 @@ class Settings(Frozen):
 
     review_secrets: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-review")
     """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
+    keys: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-keys")
+    """The key that signs the ledger's checkpoints; outside `home`, for the accounts that write to the registry."""
+
     corpus: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-corpus")
     """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""
 
@@ -54,6 +57,9 @@ class Settings(Frozen):
 
     registry_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'registry.db'}")
     """The database of registry and ledger."""
+
+    ledger_copy: Path | None = None
+    """A file on other media that gets each entry of the ledger before its act is done; None keeps no such copy."""
 
     mlflow_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'mlflow' / 'mlflow.db'}")
     """The database of MLflow's tracking server and model registry."""
@@ -87,10 +93,10 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "review_secrets", "corpus", "suites")
+    @field_validator("home", "data", "vault", "review_secrets", "keys", "corpus", "suites", "ledger_copy")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.absolute() if path is not None else None
 
     @field_validator("review_proxies", "ui_hosts", mode="before")
     @classmethod
@@ -100,7 +106,7 @@ class Settings(Frozen):
     @property
     def secret_directories(self) -> dict[str, Path]:
         """Variable -> directory, of those that no trainer is given."""
-        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "corpus")}
+        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "keys", "corpus")}
 
     @property
     def artifacts(self) -> Path:
@@ -113,6 +119,11 @@ class Settings(Frozen):
         A digest lets whoever reads it test a guess at a text, so it lies with the corpus.
         """
         return self.corpus / "cache" / "privacy"
+
+    @property
+    def ledger(self) -> Path:
+        """Signed checkpoints of the ledger, which must not lie in its database."""
+        return self.home / "ledger"
 
     @property
     def models(self) -> Path:

@@ -20,8 +20,9 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.ledger import tree
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
@@ -53,6 +54,7 @@ def append(
     `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned.
     """
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
+    _assert_newest(session, last)
     entry = AuditEntry(
         sequence=last.sequence + 1 if last is not None else 1,
         at=datetime.datetime.now(datetime.UTC),
@@ -66,7 +68,14 @@ def append(
     entry.hash = _hash(entry)
     session.add(entry)
     session.flush()
+    data = exact_bytes(entry)
+    tree.append(session, entry.sequence, data)
     return entry
+
+
+def exact_bytes(entry: AuditEntry) -> bytes:
+    """The bytes of one entry that are a leaf of the ledger's tree."""
+    return canonical_json(as_dict(entry))
 
 
 def signed_content(entry: AuditEntry) -> bytes:
@@ -160,6 +169,15 @@ def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], Integ
             raise damaged(last.sequence + 1, "was changed")
         last = Checkpoint(sequence=content["sequence"], hash=entry["hash"])
         yield last
+
+
+def _assert_newest(session: Session, last: AuditEntry | None) -> None:
+    """The newest entry in columns is the newest leaf of the tree."""
+    size = tree.size_of(session)
+    if size != (last.sequence if last is not None else 0):
+        raise _damaged_registry(size if last is None or last.sequence < size else size + 1, "is missing")
+    if last is not None and session.get_one(LedgerEntry, size).data != exact_bytes(last):
+        raise _damaged_registry(size, "was changed")
 
 
 def _content(entry: AuditEntry) -> dict[str, Any]:

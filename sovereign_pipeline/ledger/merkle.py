@@ -1,8 +1,9 @@
 """The Merkle tree of RFC 6962 (SHA-256): roots, inclusion and consistency proofs, and what verifies them.
 
 A tree is known by the hashes of its complete subtrees. `(level, position)` names the one over the leaves
-`position * 2**level` up to `(position + 1) * 2**level`; level 0 are the leaves. What belongs here: arithmetic. What does
-not: where hashes are kept (`tree.py`).
+`position * 2**level` up to `(position + 1) * 2**level`; level 0 are the leaves.
+
+What belongs here: arithmetic. What does not: where hashes are kept (`tree.py`).
 """
 
 import hashlib

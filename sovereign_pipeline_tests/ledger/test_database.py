@@ -25,6 +25,7 @@ from sovereign_pipeline_tests.waiting import SECONDS
 
 TABLES = ("dataset", "base_model", "adapter")
 # What `review/test_ballots.py` fills and tries to change.
+LEDGER_TABLES = ("ledger_entry", "ledger_node", "ledger_key")
 REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
 
 
@@ -32,7 +33,10 @@ def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -
     registry = bench.open_registry()
     with registry.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
-    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, *REVIEW_TABLES, "alembic_version"}
+    assert set(inspect(registry.engine).get_table_names()) == {
+        *(*TABLES, *LEDGER_TABLES, *REVIEW_TABLES),
+        "alembic_version",
+    }
 
 
 def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database: str) -> None:
@@ -108,10 +112,7 @@ def test_another_program_is_refused_too(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_no_table_can_be_emptied_in_postgresql(
-    bench: Bench, postgresql_server: str, monkeypatch: pytest.MonkeyPatch, table: str
-) -> None:
-    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", postgresql_server)
+def test_no_table_can_be_emptied_in_postgresql(bench: Bench, postgresql: str, table: str) -> None:
     bench.register()
     _refused(bench.open_registry(), f"TRUNCATE {table} CASCADE")
 
