@@ -16,7 +16,7 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger import log_key, notes, second_copy, tree
 from sovereign_pipeline.ledger.log_key import RESTORE
 from sovereign_pipeline.ledger.merkle import is_consistent
@@ -168,6 +168,17 @@ def note_committed(session: Session, settings: Settings) -> Note:
     if copy is not None and not any(each.path == copy and each.head == head for each in kept):
         second_copy.confirm(copy, note)
     return note
+
+
+def newest(session: Session, settings: Settings) -> Note:
+    """The checkpoint of what is committed; without the key the one that was kept last."""
+    if log_key.signer(settings) is not None:
+        return note_committed(session, settings)
+    kept = all_kept(settings)
+    verified(session, settings, kept)
+    if not kept:
+        raise NotFoundError("The ledger has no checkpoint yet.", "The first act signs one.")
+    return kept[0].note
 
 
 def write_atomically(path: Path, content: str) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger import checkpoints, tree, triggers
+from sovereign_pipeline.ledger.notes import Note
 from sovereign_pipeline.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -66,6 +67,14 @@ class Registry:
             if appended:
                 with self.reading() as committed:
                     checkpoints.note_committed(committed, self.settings)
+
+    def checkpoint(self) -> Note:
+        """The signed checkpoint of what is committed: signed now where it is not yet, and the key is here.
+
+        Raises NotFoundError before the first act.
+        """
+        with checkpoints.only_writer(self.settings), self.reading() as session:
+            return checkpoints.newest(session, self.settings)
 
 
 def open_registry(settings: Settings) -> Registry:

@@ -199,6 +199,14 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
+def decoded(text: str) -> bytes:
+    """Raises InputError for a text that is not base64."""
+    content = _decoded(text)
+    if content is None:
+        raise InputError("A line is not base64.", "Give the file as it was written.")
+    return content
+
+
 def decoded_hashes(lines: Sequence[str]) -> list[bytes]:
     """Hashes, one a line. Raises InputError for a line that is none."""
     found = [each for each in map(_decoded, lines) if each is not None and len(each) == HASH_BYTES]

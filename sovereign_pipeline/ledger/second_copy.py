@@ -67,6 +67,26 @@ def lines_of(path: Path) -> Iterator[Line]:
         yield from (parse_line(each.removesuffix(b"\n")) for each in stream if each != b"\n")
 
 
+def entries_of(path: Path) -> Iterator[Line]:
+    """Every entry that counts. Raises IntegrityError for a line that is neither readable nor marked as void."""
+    void = {line.void for line in map(parse_line, _lines_with(path, b'{"void"'))}
+    for number, line in enumerate(lines_of(path), 1):
+        if line.sha256 in void:
+            continue
+        if line.sequence is not None:
+            yield line
+        elif line.is_torn:
+            raise IntegrityError(
+                f"{path}: line {number} cannot be read.",
+                "The last line may have been cut short by a crash: the next act marks it. Any other was changed.",
+            )
+
+
+def _lines_with(path: Path, start: bytes) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        yield from (each.removesuffix(b"\n") for each in stream if each.startswith(start))
+
+
 def parse_line(content: bytes) -> Line:
     try:
         parsed = json.loads(content)

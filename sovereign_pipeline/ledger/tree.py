@@ -60,6 +60,15 @@ def consistency_proof(session: Session, old: int, new: int) -> list[bytes]:
     return merkle.consistency_proof(old, new, lambda nodes: _hashes(session, nodes))
 
 
+def damaged(node: Node, problem: str) -> IntegrityError:
+    level, position = node
+    return IntegrityError(
+        f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
+        f"{problem}. The registry was changed past its triggers.",
+        "Restore it from a copy, and find out who changed it.",
+    )
+
+
 def _row(node: Node, hash: bytes) -> dict[str, int | bytes]:
     return {"level": node[0], "position": node[1], "hash": hash}
 
@@ -73,10 +82,5 @@ def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
     found = {(level, position): hash for level, position, hash in rows}
     missing = [node for node in nodes if node not in found]
     if missing:
-        level, position = missing[0]
-        raise IntegrityError(
-            f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
-            "is missing. The registry was changed past its triggers.",
-            "Restore it from a copy, and find out who changed it.",
-        )
+        raise damaged(missing[0], "is missing")
     return {node: found[node] for node in nodes}

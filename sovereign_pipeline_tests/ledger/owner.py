@@ -1,6 +1,6 @@
 """What the owner of the database can do: take the triggers away, change whatever there is, and put them back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, inspect, text
@@ -38,3 +38,9 @@ def without_triggers(engine: Engine) -> Iterator[None]:
     with engine.begin() as connection:
         there = set(inspect(connection).get_table_names())
         make_triggers(connection, [each for each in tables if each in there])
+
+
+def change(engine: Engine, statement: str, parameters: Mapping[str, object] | None = None) -> None:
+    """One statement, past the triggers."""
+    with without_triggers(engine), engine.begin() as connection:
+        connection.execute(text(statement), parameters or {})

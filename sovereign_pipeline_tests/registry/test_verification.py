@@ -1,17 +1,16 @@
 """Verification reads every byte, ends well when nothing changed, and names the file at the first change."""
 
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
 pytestmark = pytest.mark.slow
@@ -93,9 +92,7 @@ def test_a_model_tuned_in_full_is_registered_and_every_shard_is_verified(bench: 
     shards[1].write_bytes(before[:-1] + b"!")
     _names(bench, adapter, shards[1])
     shards[1].write_bytes(before)
-    with bench.open_registry().engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER adapter_no_update"))
-        connection.execute(text("UPDATE adapter SET source_sha256 = '0'"))
+    change(bench.open_registry().engine, "UPDATE adapter SET source_sha256 = '0'")
     _names(bench, adapter, shards[0])
 
 
@@ -134,10 +131,7 @@ def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench, file
 )
 def test_a_registry_changed_past_its_triggers_is_found(bench: Bench, statement: str, named: str) -> None:
     adapter = bench.register()
-    with sqlite3.connect(bench.settings.home / "registry.db") as connection:
-        for (trigger,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {trigger}")
-        connection.execute(statement)
+    change(bench.open_registry().engine, statement)
     with pytest.raises(IntegrityError, match=named):
         verify(bench, adapter)
 
@@ -172,7 +166,7 @@ def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "fact"),
+    ("changed", "fact"),
     [
         ("rows = 7", "rows"),
         ("rows_held_out = 7", "rows_held_out"),
@@ -183,12 +177,10 @@ def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:
         ("card_sha256 = NULL, file_sha256 = 'f'", "file_sha256"),
     ],
 )
-def test_a_row_of_a_dataset_that_was_changed_past_the_triggers_is_found(bench: Bench, change: str, fact: str) -> None:
+def test_a_row_of_a_dataset_that_was_changed_past_the_triggers_is_found(bench: Bench, changed: str, fact: str) -> None:
     adapter = bench.register()
     registry = bench.open_registry()
-    with registry.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER dataset_no_update"))
-        connection.execute(text(f"UPDATE dataset SET {change}"))
+    change(registry.engine, f"UPDATE dataset SET {changed}")
     with pytest.raises(IntegrityError, match=rf"differs from it in {fact}\."):
         verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 
