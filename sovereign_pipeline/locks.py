@@ -13,6 +13,7 @@ from pathlib import Path
 from sovereign_pipeline.errors import ConflictError
 
 SECONDS_BETWEEN_TRIES = 1.0
+SECONDS_BETWEEN_SHORT_TRIES = 0.005
 TRIES_BETWEEN_MESSAGES = 15
 
 
@@ -44,6 +45,21 @@ def held(
                 )
             tries += 1
             time.sleep(SECONDS_BETWEEN_TRIES)
+        yield
+
+
+@contextmanager
+def held_within(path: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock that others hold for moments. Raises ConflictError when it is not free within this time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    with path.open("a", encoding="utf-8") as lock:
+        while not _taken(lock.fileno()):
+            if time.monotonic() > until:
+                raise ConflictError(
+                    f"{path}: another process has held this lock for {seconds:.0f} seconds.", "Try again later."
+                )
+            time.sleep(SECONDS_BETWEEN_SHORT_TRIES)
         yield
 
 

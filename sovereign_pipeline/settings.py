@@ -59,6 +59,9 @@ class Settings(Frozen):
     registry_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'registry.db'}")
     """The database of registry and ledger."""
 
+    ledger_copy: Path | None = None
+    """A file on other media that gets each entry of the ledger before its act is done; None keeps no such copy."""
+
     mlflow_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'mlflow' / 'mlflow.db'}")
     """The database of MLflow's tracking server and model registry."""
 
@@ -91,10 +94,10 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "review_secrets", "keys", "corpus", "suites")
+    @field_validator("home", "data", "vault", "review_secrets", "keys", "corpus", "suites", "ledger_copy")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        return path.absolute()
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return path.absolute() if path is not None else None
 
     @field_validator("review_proxies", "ui_hosts", mode="before")
     @classmethod
@@ -117,6 +120,11 @@ class Settings(Frozen):
         A digest lets whoever reads it test a guess at a text, so it lies with the corpus.
         """
         return self.corpus / "cache" / "privacy"
+
+    @property
+    def ledger(self) -> Path:
+        """Signed checkpoints of the ledger, which must not lie in its database."""
+        return self.home / "ledger"
 
     @property
     def models(self) -> Path:

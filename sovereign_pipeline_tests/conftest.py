@@ -229,14 +229,20 @@ def postgresql_server() -> Iterator[str]:
         running.cleanup()
 
 
+@pytest.fixture
+def postgresql(postgresql_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A PostgreSQL database that is empty; SOVEREIGN_REGISTRY_URL leads to it."""
+    engine = create_engine(postgresql_server)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
+    engine.dispose()
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", postgresql_server)
+    return postgresql_server
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def database(request: pytest.FixtureRequest) -> str:
     """Both kinds of database, one after the other; SOVEREIGN_REGISTRY_URL leads to an empty one."""
     if request.param == "postgresql":
-        url = request.getfixturevalue("postgresql_server")
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE; CREATE SCHEMA public"))
-        engine.dispose()
-        monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", url)
+        request.getfixturevalue("postgresql")
     return str(request.param)

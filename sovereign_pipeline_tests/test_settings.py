@@ -14,6 +14,8 @@ OTHER = {
     "SOVEREIGN_VAULT": "/o/vault",
     "SOVEREIGN_CORPUS": "/o/corpus",
     "SOVEREIGN_REVIEW_SECRETS": "/o/review",
+    "SOVEREIGN_KEYS": "/o/keys",
+    "SOVEREIGN_LEDGER_COPY": "/o/ledger.jsonl",
     "SOVEREIGN_SUITES": "/o/suites",
     "SOVEREIGN_REGISTRY_URL": "postgresql://db/registry",
     "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
@@ -55,6 +57,8 @@ def test_what_is_not_given_lies_in_or_beside_the_home() -> None:
     settings = Settings(home=Path("/s/home"), data=Path("/s/data"))
     assert settings.vault == Path("/s/home-vault")
     assert settings.corpus == Path("/s/home-corpus")
+    assert settings.keys == Path("/s/home-keys")
+    assert settings.ledger_copy is None
     assert settings.suites == Path("/s/home/suites")
     assert settings.registry_url == "sqlite:////s/home/registry.db"
     assert settings.mlflow_url == "sqlite:////s/home/mlflow/mlflow.db"

@@ -1,16 +1,28 @@
-"""`sovereign audit`: verifying the audit log, and exporting it."""
+"""`sovereign audit`: verifying the ledger, its checkpoints and witnesses, proving an entry, and exporting."""
 
+import datetime
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json
+from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.settings import Settings
 
-audit = typer.Typer(no_args_is_help=True, help="Verify and export the audit log.")
+if TYPE_CHECKING:
+    from sovereign_pipeline.ledger.witnesses import Policy
+
+audit = typer.Typer(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
+
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="Who must have cosigned (c2sp.org/tlog-policy); else data/trust/witnesses.policy."),
+]
+LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
 
 
 @audit.command("verify")
@@ -18,29 +30,217 @@ def audit_verify(
     kept: Annotated[
         Path | None, typer.Option("--export", help="An earlier export that the log must still hold.")
     ] = None,
+    policy: PolicyFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify the hash chain of the audit log, and every review against its signed acts.
+    """Compute the ledger again from its bytes, and compare it with its checkpoints, its second copy, and its witnesses.
 
-    Ends 1, naming the entry, when one is missing, changed or out of order, and naming what was added to a review,
-    changed in it or removed from it.
+    Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
+    order, and naming what was added to a review, changed in it or removed from it.
     """
-    from sovereign_pipeline.ledger.audit_log import checkpoint_of, entries, verify
+    from sovereign_pipeline.ledger.audit_log import checkpoint_of, stream_in, verify
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.verifying import verify_registry
     from sovereign_pipeline.review.reconciling import examine_all
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
-    last = verify(entries(registry), checkpoint_of(kept) if kept is not None else None)
+    report = verify_registry(registry, _policy(settings, policy))
+    if kept is not None:
+        with registry.reading() as session:
+            verify(stream_in(session), checkpoint_of(kept))
     found = examine_all(registry, ArtifactStore(settings.artifacts), settings)
+    ledger = report.ledger
     if as_json:
-        print_json({"entries": last.sequence, "hash": last.hash, "reviews": found})
+        print_json(
+            {
+                "entries": ledger.newest.sequence,
+                "hash": ledger.newest.hash,
+                "root": ledger.root.hex(),
+                "checkpoint": report.checkpoint,
+                "second_copy": ledger.in_copy,
+                "witnessed": report.witnessed,
+                "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
+                "reviews": found,
+            }
+        )
         raise typer.Exit(1 if found else 0)
-    out.print(f"[green]✓[/] {last.sequence} entries, each bound to the one before; newest {last.hash}")
+    out.print(
+        f"[green]✓[/] {ledger.newest.sequence} entries, each bound to the one before; newest {ledger.newest.hash}"
+    )
+    out.print(f"[green]✓[/] their tree; root {ledger.root.hex()}")
+    if report.checkpoint is None:
+        out.print("  no checkpoint yet: the next act signs the first")
+    else:
+        out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
+    if ledger.in_copy is not None:
+        undone = f"; {ledger.not_committed} whose act was not done" if ledger.not_committed else ""
+        out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
+    if report.witnessed is None:
+        out.print("  no policy of witnesses: whoever owns the registry and its key can rewrite it unseen")
+    else:
+        names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
+        out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
     for review, findings in found.items():
         for each in findings:
             out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
     raise typer.Exit(1 if found else 0)
+
+
+@audit.command("checkpoint")
+def audit_checkpoint(
+    request: Annotated[
+        Path | None, typer.Option("--request", help="Write a request for witnesses into this new file.")
+    ] = None,
+    old: Annotated[
+        int | None,
+        typer.Option("--old", min=0, help="How many entries the witness cosigned last; 0: none."),
+    ] = None,
+    answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer, to be kept.")] = None,
+    policy: PolicyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the signed checkpoint of the ledger, with the log's public key; ask witnesses, and keep their answers.
+
+    Give the public key to auditors and witnesses by another way than the checkpoint.
+    """
+    from sovereign_pipeline.ledger import notes, witnesses
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.log_key import verifier
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    if answer is not None:
+        by = _needed_policy(settings, policy)
+        note, cosigned = witnesses.add_cosignatures(settings, by, _text(answer))
+    else:
+        note, cosigned = registry.checkpoint(), []
+    if request is not None:
+        start = old if old is not None else witnesses.newest_cosigned_size(settings)
+        with registry.reading() as session:
+            _write_new(request, witnesses.request(session, note, start))
+        witnesses.note_asked(settings, note)
+    with registry.reading() as session:
+        log = verifier(session, settings)
+    head = notes.parse_tree_head(note.text)
+    if as_json:
+        facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "log": str(log)}
+        print_json({**facts, "note": str(note), "witnesses": cosigned})
+        return
+    out.print(str(note), end="", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"\nPublic key of the log: {log}", highlight=False, markup=False, soft_wrap=True)
+    if cosigned:
+        out.print(f"Cosigned by: {', '.join(cosigned)}", markup=False)
+
+
+@audit.command("prove")
+def audit_prove(
+    entry: Annotated[int, typer.Argument(help="Number of the entry.")],
+    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+    policy: PolicyFile = None,
+) -> None:
+    """Prove that an entry is in the ledger: one text, verified without the ledger (c2sp.org/tlog-proof).
+
+    With a policy of witnesses, the proof rests on the newest checkpoint that enough of them cosigned, where that covers
+    the entry.
+    """
+    from sovereign_pipeline.ledger import witnesses
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.proofs import prove
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = _policy(settings, policy)
+    note = witnesses.newest_witnessed(settings, found, covering=entry) if found is not None else None
+    with registry.reading() as session:
+        text = prove(session, entry, note or registry.checkpoint())
+    if file is None:
+        print_plain(text)
+        return
+    _write_new(file, text)
+    out.print(f"[green]✓[/] {escape(str(file))}: entry {entry}")
+
+
+@audit.command("check-proof")
+def audit_check_proof(
+    file: Annotated[Path, typer.Argument(help="A file that `audit prove` wrote.")],
+    log: LogKey,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Who must have cosigned the checkpoint (c2sp.org/tlog-policy).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
+    from sovereign_pipeline.ledger.notes import parse_verifier
+    from sovereign_pipeline.ledger.proofs import check
+    from sovereign_pipeline.ledger.witnesses import read_policy
+
+    proven = check(_text(file), parse_verifier(log))
+    cosigned: dict[str, int] = {}
+    if policy is not None:
+        found = read_policy(policy)
+        cosigned = found.cosigned(proven.note)
+        if not found.is_met(cosigned):
+            raise IntegrityError(
+                f"{file}: the checkpoint was not cosigned by as many witnesses as the policy demands.",
+                "Get a proof that rests on a witnessed checkpoint.",
+            )
+    if as_json:
+        facts = {"size": proven.head.size, "origin": proven.head.origin}
+        print_json({"entry": proven.entry, **facts, "witnesses": {name: _time(at) for name, at in cosigned.items()}})
+        return
+    entry = proven.entry
+    out.print(
+        f"[green]✓[/] entry {entry['sequence']} of {escape(proven.head.origin)}: {escape(str(entry['at']))}, "
+        f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
+    )
+    for name, at in cosigned.items():
+        out.print(f"[green]✓[/] witnessed by {escape(name)}, {_time(at)}")
+
+
+@audit.command("witness-key")
+def audit_witness_key(
+    name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
+    file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
+) -> None:
+    """Make the key of a witness, on a machine other than the ledger's. Prints its public key, for the policy."""
+    from sovereign_pipeline.ledger.log_key import write_key
+    from sovereign_pipeline.ledger.notes import COSIGNS, new_signer
+
+    signer = new_signer(name, COSIGNS)
+    write_key(file, signer)
+    print_plain(f"{signer.verifier}\n")
+
+
+@audit.command("witness")
+def audit_witness(
+    request: Annotated[Path, typer.Argument(help="The log's request, as `audit checkpoint --request` wrote it.")],
+    key: Annotated[Path, typer.Option("--key", help="This witness's private key.")],
+    logs: Annotated[list[str], typer.Option("--log", help="Public key of a log that is watched; repeatable.")],
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where the last checkpoint is kept; else beside the key.")
+    ] = None,
+    answer: Annotated[Path | None, typer.Option("--answer", help="A new file instead of the screen.")] = None,
+) -> None:
+    """Cosign a log's checkpoint, as a witness, on another machine. Needs no registry.
+
+    A request that does not begin at what was cosigned last is refused with that size, and a log that was forked is
+    refused. Keep the directory of the key: without what was cosigned last, a fork is not seen.
+    """
+    from sovereign_pipeline.ledger import witnesses
+    from sovereign_pipeline.ledger.log_key import read_key
+    from sovereign_pipeline.ledger.notes import COSIGNS, parse_verifier
+
+    signer = read_key(key)
+    if signer.kind != COSIGNS:
+        raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
+    watched = [parse_verifier(each) for each in logs]
+    line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
+    if answer is None:
+        print_plain(line)
+        return
+    _write_new(answer, line)
+    out.print(f"[green]✓[/] {escape(str(answer))}: bring it back to the log")
 
 
 @audit.command("export")
@@ -54,3 +254,45 @@ def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goe
 
     last = export(open_registry(Settings.from_environment()), file)
     out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")
+
+
+def print_plain(text: str) -> None:
+    """A text whose every character counts."""
+    out.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+
+def _policy(settings: Settings, given: Path | None) -> "Policy | None":
+    from sovereign_pipeline.ledger.witnesses import read_policy
+
+    default = settings.data / "trust" / "witnesses.policy"
+    if given is not None:
+        return read_policy(given)
+    return read_policy(default) if default.exists() else None
+
+
+def _needed_policy(settings: Settings, given: Path | None) -> "Policy":
+    policy = _policy(settings, given)
+    if policy is None:
+        raise InputError(
+            "Which witnesses there are is not known.", "Name the policy, or write data/trust/witnesses.policy."
+        )
+    return policy
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise InputError(f"{file}: this file cannot be read as text.", "Correct the path of the file.") from None
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{file}: there is a file already.", "Name a new file.") from None
+
+
+def _time(at: int) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")

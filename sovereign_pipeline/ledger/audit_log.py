@@ -10,18 +10,20 @@ an entry, and which of them must be signed by whom. No entry holds text of a doc
 
 import datetime
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.ledger import tree
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
@@ -32,6 +34,8 @@ SIGNATURE = "signature"
 SIGNED_AS = b"sovereign audit entry 1\n"
 """What stands before the bytes that are signed, so that the signature is good for nothing else."""
 
+Entry = AuditEntry | Row[Any]
+"""An entry in columns, as an object or as a row."""
 Sign = Callable[[bytes], bytes]
 """Bytes -> their signature."""
 
@@ -53,6 +57,7 @@ def append(
     `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned.
     """
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
+    _assert_newest(session, last)
     entry = AuditEntry(
         sequence=last.sequence + 1 if last is not None else 1,
         at=datetime.datetime.now(datetime.UTC),
@@ -66,12 +71,19 @@ def append(
     entry.hash = _hash(entry)
     session.add(entry)
     session.flush()
+    data = exact_bytes(entry)
+    tree.append(session, entry.sequence, data)
     return entry
 
 
-def signed_content(entry: AuditEntry) -> bytes:
+def exact_bytes(entry: Entry) -> bytes:
+    """The bytes of one entry that are a leaf of the ledger's tree."""
+    return canonical_json(as_dict(entry))
+
+
+def signed_content(entry: Entry) -> bytes:
     """The bytes that the signature of an entry is over: the whole act, but not its place in the log."""
-    content = {name: value for name, value in _content(entry).items() if name not in ("sequence", "previous")}
+    content = {name: value for name, value in content_of(entry).items() if name not in ("sequence", "previous")}
     content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
     return SIGNED_AS + canonical_json(content)
 
@@ -84,16 +96,22 @@ def entries(registry: Registry) -> list[AuditEntry]:
 
 def entries_in(session: Session) -> list[AuditEntry]:
     """The whole log as a transaction sees it. Raises IntegrityError where what an entry is about cannot be read."""
+    return [AuditEntry(**row._mapping) for row in stream_in(session)]
+
+
+def stream_in(session: Session) -> Iterator[Row[Any]]:
+    """The log's entries in columns, oldest first, of which few are held at a time. Raises as `entries_in` does."""
+    query = select(*AuditEntry.__table__.columns).order_by(AuditEntry.__table__.c.sequence)
     try:
-        found = list(session.scalars(select(AuditEntry).order_by(AuditEntry.sequence)))
+        for row in session.execute(query.execution_options(yield_per=tree.AT_ONCE)):
+            if not isinstance(row.subjects, dict):
+                raise unreadable()
+            yield row
     except ValueError:  # no JSON
-        raise _unreadable() from None
-    if not all(isinstance(entry.subjects, dict) for entry in found):
-        raise _unreadable()
-    return found
+        raise unreadable() from None
 
 
-def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpoint:
+def verify(log: Iterable[Entry], kept: Checkpoint | None = None) -> Checkpoint:
     """Compute every hash again. Returns the log's newest entry as a checkpoint.
 
     `kept`: a checkpoint that was taken earlier. Raises IntegrityError naming the first entry that is missing, changed
@@ -101,20 +119,27 @@ def verify(log: Iterable[AuditEntry], kept: Checkpoint | None = None) -> Checkpo
     """
     last = Checkpoint(sequence=0, hash=FIRST)
     found = kept is None or kept == last
-    for last in _verified((as_dict(entry) for entry in log), _damaged_registry):
+    for last in _verified((as_dict(entry) for entry in log), damaged_registry):
         found = found or last == kept
     if not found and kept is not None:
-        raise _damaged_registry(kept.sequence, "is not the one of the checkpoint, or is gone")
+        raise damaged_registry(kept.sequence, "is not the one of the checkpoint, or is gone")
     return last
 
 
 def export(registry: Registry, file: Path) -> Checkpoint:
     """Write the verified log as JSONL, oldest first, into a new file. Returns its newest entry."""
-    log = entries(registry)
-    last = verify(log)
-    with file.open("xb") as stream:
-        stream.writelines(canonical_json(as_dict(entry)) + b"\n" for entry in log)
-    return last
+    with registry.reading() as session, file.open("xb") as stream:
+
+        def written() -> Iterator[Row[Any]]:
+            for entry in stream_in(session):
+                stream.write(exact_bytes(entry) + b"\n")
+                yield entry
+
+        try:
+            return verify(written())
+        except (SovereignError, OSError):
+            file.unlink()
+            raise
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
@@ -131,17 +156,18 @@ def checkpoint_of(file: Path) -> Checkpoint:
         )
 
     try:
-        verified = list(_verified(map(json.loads, file.read_bytes().splitlines()), damaged))
+        with file.open("rb") as stream:
+            newest = deque(_verified(map(json.loads, stream), damaged), maxlen=1)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: not an export of the audit log.", "Give a file that an export wrote.") from None
-    if not verified:
+    if not newest:
         raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Give an export with entries.")
-    return verified[-1]
+    return newest.pop()
 
 
-def as_dict(entry: AuditEntry) -> dict[str, Any]:
+def as_dict(entry: Entry) -> dict[str, Any]:
     """One entry as JSON, times in UTC. `hash` is over all other keys."""
-    return {**_content(entry), "hash": entry.hash}
+    return {**content_of(entry), "hash": entry.hash}
 
 
 def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError]) -> Iterator[Checkpoint]:
@@ -162,7 +188,16 @@ def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], Integ
         yield last
 
 
-def _content(entry: AuditEntry) -> dict[str, Any]:
+def _assert_newest(session: Session, last: AuditEntry | None) -> None:
+    """The newest entry in columns is the newest leaf of the tree."""
+    size = tree.size_of(session)
+    if size != (last.sequence if last is not None else 0):
+        raise damaged_registry(size if last is None or last.sequence < size else size + 1, "is missing")
+    if last is not None and session.get_one(LedgerEntry, size).data != exact_bytes(last):
+        raise damaged_registry(size, "was changed")
+
+
+def content_of(entry: Entry) -> dict[str, Any]:
     return {
         "sequence": entry.sequence,
         "at": entry.at.isoformat(timespec="microseconds"),
@@ -175,7 +210,7 @@ def _content(entry: AuditEntry) -> dict[str, Any]:
 
 def _hash(entry: AuditEntry) -> str:
     """SHA-256 of the entry's canonical JSON, with the hash of the entry before it."""
-    return digest_of(_content(entry))
+    return digest_of(content_of(entry))
 
 
 def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
@@ -185,14 +220,14 @@ def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
         return False
 
 
-def _unreadable() -> IntegrityError:
+def unreadable() -> IntegrityError:
     return IntegrityError(
         "The audit log: an entry cannot be read. The registry was changed past this program.",
         "Restore it from a copy, and find out who changed it.",
     )
 
 
-def _damaged_registry(sequence: int, problem: str) -> IntegrityError:
+def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     return IntegrityError(
         f"The audit log: entry {sequence} {problem}. The registry was changed past its triggers.",
         "Restore it from a copy, and find out who changed it.",

@@ -15,12 +15,15 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.ledger import checkpoints, tree, triggers
+from sovereign_pipeline.ledger.notes import Note
 from sovereign_pipeline.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
+POSTGRESQL_DISK_FULL = "53100"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
 
 
@@ -29,6 +32,7 @@ class Registry:
     """An open registry."""
 
     engine: Engine
+    settings: Settings
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -44,16 +48,40 @@ class Registry:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction, the only writing one while it lasts; committed at the end, rolled back on any error."""
-        with _writing_connection(self.engine) as connection, Session(connection, expire_on_commit=False) as session:
-            yield session
-            session.flush()
+        """A transaction, the only writing one while it lasts; committed at the end, rolled back on any error.
+
+        What it appends to the ledger is in the second copy before it is committed, and in a signed checkpoint
+        afterwards. Raises IntegrityError where the registry is older than its last checkpoint, or a disk is full.
+        """
+        with checkpoints.only_writer(self.settings):
+            with (
+                _full_disk_named(),
+                _writing_connection(self.engine) as connection,
+                Session(connection, expire_on_commit=False) as session,
+            ):
+                checkpoints.prepare(session, self.settings)
+                yield session
+                session.flush()
+                appended = session.info.get(tree.APPENDED, [])
+                checkpoints.copy_entries(session, self.settings, appended)
+            if appended:
+                with self.reading() as committed:
+                    checkpoints.note_committed(committed, self.settings)
+
+    def checkpoint(self) -> Note:
+        """The signed checkpoint of what is committed: signed now where it is not yet, and the key is here.
+
+        Raises NotFoundError before the first act.
+        """
+        with checkpoints.only_writer(self.settings), self.reading() as session:
+            return checkpoints.newest(session, self.settings)
 
 
 def open_registry(settings: Settings) -> Registry:
     """Connect, and migrate the database to the newest version; safe when several processes do so at once.
 
-    Raises InputError when the database cannot be opened, or was made by a newer version of this program.
+    Raises InputError when the database cannot be opened, or was made by a newer version of this program, and
+    IntegrityError when its tables no longer refuse changes, or it is older than its last checkpoint.
     """
     try:
         engine = _engine(settings)
@@ -65,7 +93,11 @@ def open_registry(settings: Settings) -> Registry:
             "running, and that the file is a registry.",
         ) from None
     _migrate(engine, revision)
-    return Registry(engine)
+    with engine.connect() as connection:
+        triggers.assert_in_place(connection)
+    registry = Registry(engine, settings)
+    checkpoints.assert_not_older(registry)
+    return registry
 
 
 def _engine(settings: Settings) -> Engine:
@@ -110,6 +142,19 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRESQL_LOCK})
         yield connection
+
+
+@contextmanager
+def _full_disk_named() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        code = getattr(error.orig, "sqlite_errorcode", None)
+        if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
+            raise
+        raise IntegrityError(
+            "The disk of the registry is full: nothing was recorded, and nothing was done.", "Make room on it."
+        ) from None
 
 
 def _revision(engine: Engine) -> str | None:

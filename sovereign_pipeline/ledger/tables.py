@@ -165,6 +165,38 @@ class AuditEntry(Table):
     """Over all other columns."""
 
 
+class LedgerEntry(Table):
+    """The exact bytes of one entry of the audit log: a leaf of the ledger's tree. The columns are for look-ups."""
+
+    __tablename__ = "ledger_entry"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes]
+    """Canonical JSON of `audit_log.as_dict`."""
+
+
+class LedgerNode(Table):
+    """The hash of one complete subtree of the ledger's tree (`merkle.py`)."""
+
+    __tablename__ = "ledger_node"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[bytes]
+
+
+class LedgerKey(Table):
+    """The public key with which the ledger's checkpoints are signed. One row, from the first act on."""
+
+    __tablename__ = "ledger_key"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    verifier: Mapped[str] = mapped_column(primary_key=True)
+    """name+id+key, as C2SP writes it; the name is the log's origin."""
+
+
 class BlindReview(Table):
     """One blind review that was opened."""
 

@@ -9,8 +9,9 @@ command line).
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
@@ -62,7 +63,7 @@ class ReviewRows:
     guesses: Sequence[Guess]
     closing: ReviewClosing | None
     log: Sequence[AuditEntry]
-    """The whole log."""
+    """What the log says about reviews, of all of them."""
 
     @property
     def entries(self) -> list[AuditEntry]:
@@ -81,9 +82,16 @@ class ReviewRows:
 
 
 def read_log(session: Session) -> list[AuditEntry]:
-    """The whole log, its chain verified. Raises IntegrityError."""
-    log = audit.entries_in(session)
-    audit.verify(log)
+    """What the log says about reviews, after its whole chain was verified. Raises IntegrityError."""
+    log: list[AuditEntry] = []
+
+    def kept() -> Iterator[Row[Any]]:
+        for row in audit.stream_in(session):
+            if "review" in row.subjects or row.action == UNSIGNED_END:
+                log.append(AuditEntry(**row._mapping))
+            yield row
+
+    audit.verify(kept())
     return log
 
 

@@ -25,6 +25,7 @@ from sovereign_pipeline_tests.waiting import SECONDS
 
 TABLES = ("dataset", "base_model", "adapter")
 # What `review/test_ballots.py` fills and tries to change.
+LEDGER_TABLES = ("ledger_entry", "ledger_node", "ledger_key")
 RELEASE_TABLES = ("release_request", "release_decision", "transition")
 """What `release/test_decisions.py` fills and tries to change."""
 REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
@@ -35,9 +36,7 @@ def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -
     with registry.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
     assert set(inspect(registry.engine).get_table_names()) == {
-        *TABLES,
-        *REVIEW_TABLES,
-        *RELEASE_TABLES,
+        *(*TABLES, *LEDGER_TABLES, *REVIEW_TABLES, *RELEASE_TABLES),
         "alembic_version",
     }
 
@@ -115,10 +114,7 @@ def test_another_program_is_refused_too(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_no_table_can_be_emptied_in_postgresql(
-    bench: Bench, postgresql_server: str, monkeypatch: pytest.MonkeyPatch, table: str
-) -> None:
-    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", postgresql_server)
+def test_no_table_can_be_emptied_in_postgresql(bench: Bench, postgresql: str, table: str) -> None:
     bench.register()
     _refused(bench.open_registry(), f"TRUNCATE {table} CASCADE")
 

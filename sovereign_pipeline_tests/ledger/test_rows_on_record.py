@@ -1,6 +1,7 @@
 """A row that was put in, changed or removed past this program decides nothing, and is named."""
 
 import datetime
+import shutil
 import sqlite3
 
 import pytest
@@ -14,7 +15,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
-from sovereign_pipeline_tests.ledger.tampering import change, go_back
+from sovereign_pipeline_tests.ledger.owner import change, go_back, without_triggers
 from sovereign_pipeline_tests.registry.bench import Bench
 
 
@@ -59,7 +60,7 @@ def test_another_review_date_in_a_column_that_was_dropped_and_added_is_found(ben
 def test_a_row_that_was_removed_gives_its_version_to_nobody(bench: Bench, database: str) -> None:
     bench.register()
     registry = bench.open_registry()
-    change(registry, "DELETE FROM adapter")
+    change(registry.engine, "DELETE FROM adapter")
     bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
     with pytest.raises(IntegrityError, match=r"adapter lamps-1\.0\.0 is gone"):
         bench.register()
@@ -79,10 +80,11 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("column", [column.name for column in Adapter.__table__.columns if column.name != "line"])
 def test_every_column_of_an_adapter_is_held(bench: Bench, column: str) -> None:
     bench.register()
-    bench.open_registry().engine.dispose()
-    with sqlite3.connect(bench.settings.home / "registry.db") as connection:
-        connection.execute("DROP TRIGGER adapter_no_update")
-        connection.execute(f"UPDATE adapter SET {column} = ?", (OTHER_VALUES.get(column, "0" * 64),))
+    engine = bench.open_registry().engine
+    with without_triggers(engine):
+        engine.dispose()
+        with sqlite3.connect(bench.settings.home / "registry.db") as connection:
+            connection.execute(f"UPDATE adapter SET {column} = ?", (OTHER_VALUES.get(column, "0" * 64),))
     with pytest.raises(IntegrityError, match="adapter lamps"):
         incumbent_of(bench.open_registry(), "lamps", None, ())
 
@@ -93,7 +95,7 @@ def test_every_column_of_an_adapter_is_held(bench: Bench, column: str) -> None:
 def test_a_changed_row_of_a_base_model_or_dataset_is_found(bench: Bench, statement: str) -> None:
     adapter = bench.register()
     registry = bench.open_registry()
-    change(registry, statement)
+    change(registry.engine, statement)
     store = ArtifactStore(bench.settings.artifacts)
     with pytest.raises(IntegrityError, match="differs from its entry"):
         verify_dataset(registry, store, bench.settings, adapter.dataset_digest)
@@ -109,15 +111,17 @@ def test_a_registration_is_one_entry_that_names_its_rows(bench: Bench) -> None:
 def test_rows_of_an_earlier_release_are_taken_over_as_they_stand(bench: Bench, database: str) -> None:
     adapter = bench.register()
     registry = bench.open_registry()
-    change(registry, "DELETE FROM audit_entry")
+    change(registry.engine, "DELETE FROM audit_entry")
     with registry.engine.connect() as connection, connection.begin():
         go_back(connection, "0004")
     registry.engine.dispose()
+    for directory in (bench.settings.ledger, bench.settings.keys):
+        shutil.rmtree(directory)
     registry = bench.open_registry()
     (entry,) = entries(registry)
     assert entry.action == TAKEN_OVER
     assert find_adapter(registry, adapter.id).registered_at == adapter.registered_at
     assert incumbent_of(registry, "lamps", None, ()) is not None
-    change(registry, "UPDATE adapter SET classification = 'SECRET'")
+    change(registry.engine, "UPDATE adapter SET classification = 'SECRET'")
     with pytest.raises(IntegrityError, match="differs from its entry"):
         find_adapter(registry, adapter.id)

@@ -10,7 +10,7 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
-from sovereign_pipeline_tests.ledger.tampering import change, forge_entries
+from sovereign_pipeline_tests.ledger.owner import change, forge_entries
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
 pytestmark = pytest.mark.slow
@@ -92,8 +92,8 @@ def test_a_model_tuned_in_full_is_registered_and_every_shard_is_verified(bench: 
     shards[1].write_bytes(before[:-1] + b"!")
     _names(bench, adapter, shards[1])
     shards[1].write_bytes(before)
-    change(bench.open_registry(), "UPDATE adapter SET source_sha256 = '0'")
-    forge_entries(bench.open_registry())
+    change(bench.open_registry().engine, "UPDATE adapter SET source_sha256 = '0'")
+    forge_entries(bench.open_registry().engine)
     _names(bench, adapter, shards[0])
 
 
@@ -134,10 +134,10 @@ def test_a_row_that_differs_from_its_record_is_found_although_its_entry_was_forg
     bench: Bench, statement: str, named: str
 ) -> None:
     adapter = bench.register()
-    change(bench.open_registry(), statement)
+    change(bench.open_registry().engine, statement)
     with pytest.raises(IntegrityError, match="differs from its entry"):
         verify(bench, adapter)
-    forge_entries(bench.open_registry())
+    forge_entries(bench.open_registry().engine)
     with pytest.raises(IntegrityError, match=named):
         verify(bench, adapter)
 
@@ -188,8 +188,8 @@ def test_a_row_that_differs_from_its_dataset_is_found_although_its_entry_was_for
 ) -> None:
     adapter = bench.register()
     registry = bench.open_registry()
-    change(registry, f"UPDATE dataset SET {statement}")
-    forge_entries(registry)
+    change(registry.engine, f"UPDATE dataset SET {statement}")
+    forge_entries(registry.engine)
     with pytest.raises(IntegrityError, match=rf"differs from it in {fact}\."):
         verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 

@@ -15,7 +15,7 @@ from sovereign_pipeline.release.decisions import decide
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import add_officer, revoke
-from sovereign_pipeline_tests.ledger.tampering import change
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow
@@ -231,7 +231,7 @@ def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) 
 )  # fmt: skip
 def test_a_transition_past_this_program_is_refused(office: Office, database: str, statement: str, named: str) -> None:
     office.move("approve", office.adapter())
-    change(office.registry, statement)
+    change(office.registry.engine, statement)
     with pytest.raises(IntegrityError, match=named), office.registry.reading() as session:
         transitions_of(session, "lamps")
 
@@ -241,7 +241,7 @@ def test_an_approval_that_was_copied_to_another_request_is_refused(office: Offic
     of_first, of_second = office.ask("approve", first), office.ask("approve", second)
     office.decide(of_first, "omar")
     change(
-        office.registry,
+        office.registry.engine,
         f"INSERT INTO release_decision SELECT '{of_second.request.id}', keyid, decision, entered_at, statement "
         f"FROM release_decision",
     )

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
@@ -22,25 +22,18 @@ from sovereign_pipeline.ledger.tables import (
     ReviewClosing,
     SignInLink,
     SignInUse,
-    Table,
 )
 from sovereign_pipeline.review import ballots, custody
 from sovereign_pipeline.review.custody import signed_acts
+from sovereign_pipeline_tests.ledger.owner import without_triggers
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 Attack = Callable[[ReviewBench, Session], None]
 
 
 def as_owner(reviews: ReviewBench, attack: Attack) -> None:
-    """The database's owner: no trigger is left, and everything can be written."""
-    with reviews.registry.engine.begin() as connection:
-        for table in Table.metadata.sorted_tables:
-            if reviews.registry.engine.dialect.name == "sqlite":
-                for verb in ("update", "delete", "replace"):
-                    connection.execute(text(f"DROP TRIGGER IF EXISTS {table.name}_no_{verb}"))
-            else:
-                connection.execute(text(f"DROP TRIGGER IF EXISTS {table.name}_no_change ON {table.name}"))
-    with Session(reviews.registry.engine) as session:
+    """The database's owner: no trigger holds, everything can be written, and the triggers are there afterwards."""
+    with without_triggers(reviews.registry.engine), Session(reviews.registry.engine) as session:
         attack(reviews, session)
         session.commit()
 

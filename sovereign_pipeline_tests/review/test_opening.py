@@ -30,6 +30,7 @@ from sovereign_pipeline.review.custody import ReviewSecrets, draw_secrets, seale
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline.review.plan import commitment, deal
 from sovereign_pipeline.review.sealed import answers_of
+from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -198,10 +199,9 @@ def test_only_what_is_registered_and_current_and_passed_its_gates_can_be_reviewe
     assert nothing_was_opened(reviews)
 
 
-def test_a_line_without_a_registered_adapter_is_told_to_run(reviews: ReviewBench) -> None:
-    (reviews.bench.settings.home / "registry.db").unlink()
-    for left in reviews.bench.settings.home.glob("registry.db-*"):
-        left.unlink()
+def test_a_line_without_a_registered_adapter_is_told_to_run(bench: Bench) -> None:
+    reviews = ReviewBench(bench)
+    reviews.recipe()
     with pytest.raises(NotFoundError, match="no registered adapter to review") as refusal:
         reviews.open()
     assert refusal.value.remedy == Remedy("run_line", {"line": "lamps"})

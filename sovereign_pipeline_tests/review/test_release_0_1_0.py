@@ -2,6 +2,7 @@
 
 import datetime
 import hashlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sovereign_pipeline.review.closing import close
 from sovereign_pipeline.review.links import use_link
 from sovereign_pipeline.review.reconciling import examine_all
 from sovereign_pipeline.review.sealed import plan_of
-from sovereign_pipeline_tests.ledger.tampering import go_back
+from sovereign_pipeline_tests.ledger.owner import go_back, without_triggers
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -34,7 +35,8 @@ pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]
 
 NOW = datetime.datetime(2025, 1, 2, tzinfo=datetime.UTC)
 NEW_IN_THE_PLAN = {"act_key", "identical", "opponent_choice", "candidate_weights", "opponent_weights"}
-EMPTIED = ("review_closing", "ballot", "guess", "sign_in_use", "sign_in_link", "audit_entry", "blind_review")
+LEDGER = ("ledger_entry", "ledger_node", "ledger_key")
+EMPTIED = (*LEDGER, "review_closing", "ballot", "guess", "sign_in_use", "sign_in_link", "audit_entry", "blind_review")
 
 
 def unsealed_plan(reviews: ReviewBench) -> ArtifactRef:
@@ -64,44 +66,45 @@ def back_to_release_0_1_0(reviews: ReviewBench, *, closed: bool) -> None:
              for each in reviews.asked(name)}  # fmt: skip
     criteria = reviews.contents.plan.criteria
     engine = reviews.registry.engine
-    with engine.begin() as connection:
-        for table in EMPTIED:
-            for trigger in ("no_delete", "no_change"):
-                of = "" if engine.dialect.name == "sqlite" else f" ON {table}"
-                connection.execute(text(f"DROP TRIGGER IF EXISTS {table}_{trigger}{of}"))
-            connection.execute(text(f"DELETE FROM {table}"))
-        go_back(connection, "0003")
-        names = ", ".join(row)
-        values = ", ".join(f":{name}" for name in row)
-        connection.execute(text(f"INSERT INTO blind_review ({names}) VALUES ({values})"), row)
-    with Session(engine) as session:
-        audit.append(session, "clerk", "review opened", {"review": "old"})
-        for (operator, pair), position in given.items():
-            ballot = Ballot(
-                review_id="old",
-                operator=operator,
-                pair=pair,
-                preference="b" if position == "a" else "a",
-                ratings=dict.fromkeys(ballots.ratings_asked(criteria), 3),
-                given_at=NOW,
-            )
-            session.add(ballot)
-            said = {"review": "old", "pair": pair, "ballot": digest_of(ballots.content_of(ballot))}
-            audit.append(session, operator, "ballot given", said)
-        if closed:
-            held = ballots.ballots_of(session, "old")
-            session.add(
-                ReviewClosing(
+    with without_triggers(engine):
+        with engine.begin() as connection:
+            for table in EMPTIED:
+                connection.execute(text(f"DELETE FROM {table}"))
+            names = ", ".join(row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO blind_review ({names}) VALUES ({values})"), row)
+        with Session(engine) as session:
+            audit.append(session, "clerk", "review opened", {"review": "old"})
+            for (operator, pair), position in given.items():
+                ballot = Ballot(
                     review_id="old",
-                    closed_at=NOW,
-                    seed=seed.hex(),
-                    ballots=len(held),
-                    ballots_sha256=ballots.ballots_digest(held, []),
+                    operator=operator,
+                    pair=pair,
+                    preference="b" if position == "a" else "a",
+                    ratings=dict.fromkeys(ballots.ratings_asked(criteria), 3),
+                    given_at=NOW,
                 )
-            )
-            audit.append(session, "clerk", "review closed", {"review": "old", "seed": seed.hex()})
-        session.commit()
+                session.add(ballot)
+                said = {"review": "old", "pair": pair, "ballot": digest_of(ballots.content_of(ballot))}
+                audit.append(session, operator, "ballot given", said)
+            if closed:
+                held = ballots.ballots_of(session, "old")
+                session.add(
+                    ReviewClosing(
+                        review_id="old",
+                        closed_at=NOW,
+                        seed=seed.hex(),
+                        ballots=len(held),
+                        ballots_sha256=ballots.ballots_digest(held, []),
+                    )
+                )
+                audit.append(session, "clerk", "review closed", {"review": "old", "seed": seed.hex()})
+            session.commit()
+        with engine.begin() as connection:
+            go_back(connection, "0003")
     engine.dispose()
+    for directory in (reviews.bench.settings.ledger, reviews.bench.settings.keys):
+        shutil.rmtree(directory)
     reviews.registry = open_registry(reviews.bench.settings)
     for path in reviews.bench.settings.review_secrets.iterdir():
         path.unlink()

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sovereign_pipeline.artifacts.gates import assert_usable, waive
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -173,9 +174,7 @@ def test_a_seed_that_is_not_the_committed_one_is_refused(reviews: ReviewBench) -
     reviews.open()
     reviews.vote_all(-1)
     reviews.close()
-    with reviews.registry.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER review_closing_no_update"))
-        connection.execute(text("UPDATE review_closing SET seed = :seed"), {"seed": "0" * 64})
+    change(reviews.registry.engine, "UPDATE review_closing SET seed = :seed", {"seed": "0" * 64})
     with pytest.raises(IntegrityError, match="the closing is in the registry without an act"):
         reviews.materialize()
 

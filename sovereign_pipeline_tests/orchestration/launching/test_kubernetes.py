@@ -120,7 +120,9 @@ def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path:
 @pytest.mark.security_case(
     "A volume of the trainer's pod holds the vault, the reviews' seeds and keys, or unscrubbed text.", "It is refused."
 )
-@pytest.mark.parametrize("variable", ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS"])
+@pytest.mark.parametrize(
+    "variable", ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS", "SOVEREIGN_KEYS"]
+)
 def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
     job = written(make_job("pod", letters(2)))
     with pytest.raises(RecipeError, match=rf"holds {tmp_path}/hidden \({variable}\), which a trainer must not see"):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 from typer.testing import CliRunner
 
 from sovereign_pipeline.cli import app
@@ -27,6 +26,7 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import A_LABEL
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office
 
 pytestmark = pytest.mark.slow
@@ -137,13 +137,11 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
     adapter, _ = office.register(workplace)
     registry, store = open_registry(workplace.settings), workplace.store
     artifact = store.open(store.ref_of(adapter.adapter_digest))
-    with registry.engine.begin() as connection:
-        connection.execute(text("DROP TRIGGER adapter_no_update"))
-        changed = "adapter_digest = :digest, manifest_sha256 = :manifest"
-        connection.execute(
-            text(f"UPDATE adapter SET {changed} WHERE id = 'lamps-1.0.0'"),
-            {"digest": artifact.ref.digest, "manifest": artifact.ref.manifest_sha256},
-        )
+    change(
+        registry.engine,
+        "UPDATE adapter SET adapter_digest = :digest, manifest_sha256 = :manifest WHERE id = 'lamps-1.0.0'",
+        {"digest": artifact.ref.digest, "manifest": artifact.ref.manifest_sha256},
+    )
     inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
     gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
     verdict = gate.evaluate(workplace, artifact, inputs)

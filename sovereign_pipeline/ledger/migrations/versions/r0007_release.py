@@ -6,7 +6,7 @@ from alembic import op
 from sovereign_pipeline.ledger.migrations.append_only import forbid_changes
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 DIGEST = sa.String(64)
 

@@ -1,0 +1,97 @@
+"""The ledger with many entries: appended in bulk, appended one by one, and verified, with time and peak memory.
+
+    python -m benchmarks.registry.ledger --entries 1000000 [--url postgresql://…]
+
+The entries are invented, of the size of a review's acts. Verifying is `sovereign audit verify` in a process of its own.
+"""
+
+import argparse
+import datetime
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert
+
+from benchmarks.harness import run, say
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
+from sovereign_pipeline.ledger import tree
+from sovereign_pipeline.ledger.audit_log import FIRST, append
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.settings import VARIABLES, Settings
+
+ONE_BY_ONE = 200
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+SOVEREIGN = ("-c", "from sovereign_pipeline.cli import main; main()")
+
+
+def entries(connection: Connection, count: int) -> Iterator[bytes]:
+    """Rows of the hash chain, entered as they are made; yields the exact bytes of each."""
+    last, rows = FIRST, list[dict[str, Any]]()
+    for number in range(1, count + 1):
+        at = START + datetime.timedelta(seconds=number)
+        content: dict[str, Any] = {
+            "sequence": number,
+            "at": at.isoformat(timespec="microseconds"),
+            "actor": f"operator-{number % 40}",
+            "action": "answer drawn",
+            "subjects": {"lamp": f"lamps-{number % 1000}", "pair": number, "digest": digest_of(number)},
+            "previous": last,
+        }
+        last = digest_of(content)
+        rows.append({**content, "at": at, "hash": last})
+        if len(rows) == tree.AT_ONCE or number == count:
+            connection.execute(insert(AuditEntry), rows)
+            rows = []
+        yield canonical_json({**content, "hash": last})
+
+
+def one_by_one(registry: Registry) -> float:
+    """Milliseconds an act."""
+    started = time.monotonic()
+    for number in range(ONE_BY_ONE):
+        with registry.writing() as session:
+            append(session, "officer", "lamp lit", {"lamp": number, "digest": "d" * 64})
+    return (time.monotonic() - started) / ONE_BY_ONE * 1000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time and memory of a large ledger.")
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--url", help="An empty database; else SQLite in a temporary directory.")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        url = {"registry_url": given.url} if given.url else {}
+        settings = Settings(home=Path(directory) / "home", data=Path(directory) / "data", **url)
+        registry = open_registry(settings)
+        say(f"appending {given.entries:,} entries in bulk")
+        started = time.monotonic()
+        with registry.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            tree.fill(connection, entries(connection, given.entries))
+        bulk = time.monotonic() - started
+        milliseconds = one_by_one(registry)
+        registry.engine.dispose()
+        say("verifying")
+        environment = {VARIABLES[field]: settings.to_environment()[VARIABLES[field]] for field in VARIABLES}
+        used = run([*SOVEREIGN, "audit", "verify"], environment)
+        size = sum(file.stat().st_size for file in settings.home.glob("registry.db*"))
+    result = {
+        "entries": given.entries + ONE_BY_ONE,
+        "database": "PostgreSQL" if given.url else "SQLite",
+        "database_mib": round(size / (1 << 20)) or None,
+        "bulk_seconds": round(bulk, 1),
+        "act_milliseconds": round(milliseconds, 1),
+        "verify_seconds": round(used["whole_seconds"], 1),
+        "verify_cpu_seconds": round(used["cpu_seconds"], 1),
+        "verify_peak_mib": round(used["peak_bytes"] / (1 << 20)),
+    }
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The ledger's tree in the database: the exact bytes of every entry, and the hashes of its complete subtrees.
+
+What belongs here: adding leaves, and looking roots and proofs up. Entry 1 is leaf 0. What does not: what an entry says
+(`audit_log.py`), and whether all of it is still so (`verifying.py`).
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+
+from sqlalchemy import Connection, func, insert, select, tuple_
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger import merkle
+from sovereign_pipeline.ledger.merkle import Growth, Node
+from sovereign_pipeline.ledger.tables import LedgerEntry, LedgerNode
+
+APPENDED = "appended to the ledger"
+"""In `Session.info`: exact bytes of the entries that a transaction added."""
+AT_ONCE = 5_000
+"""Rows that are written together when many are."""
+
+
+def size_of(session: Session) -> int:
+    """How many entries there are."""
+    return session.scalar(select(func.max(LedgerEntry.sequence))) or 0
+
+
+def append(session: Session, sequence: int, data: bytes) -> None:
+    """Add the next leaf, within the caller's transaction."""
+    growth = Growth(sequence - 1, list(_hashes(session, merkle.peaks_of(sequence - 1)).values()))
+    session.execute(insert(LedgerEntry).values(sequence=sequence, data=data))
+    session.execute(insert(LedgerNode), [_row(node, hash) for node, hash in growth.add(merkle.leaf_hash(data))])
+    session.info.setdefault(APPENDED, []).append(data)
+
+
+def fill(connection: Connection, entries: Iterable[bytes]) -> bytes:
+    """Add many leaves to a tree that has none. Returns its root."""
+    growth, remaining = Growth(), iter(entries)
+    while batch := list(itertools.islice(remaining, AT_ONCE)):
+        first = growth.size + 1
+        connection.execute(
+            insert(LedgerEntry), [{"sequence": first + place, "data": data} for place, data in enumerate(batch)]
+        )
+        grown = [each for data in batch for each in growth.add(merkle.leaf_hash(data))]
+        connection.execute(insert(LedgerNode), [_row(node, hash) for node, hash in grown])
+    return growth.root()
+
+
+def root_at(session: Session, size: int) -> bytes:
+    """The root when there were so many entries."""
+    return merkle.root(size, lambda nodes: _hashes(session, nodes))
+
+
+def inclusion_proof(session: Session, sequence: int, size: int) -> list[bytes]:
+    return merkle.inclusion_proof(sequence - 1, size, lambda nodes: _hashes(session, nodes))
+
+
+def consistency_proof(session: Session, old: int, new: int) -> list[bytes]:
+    return merkle.consistency_proof(old, new, lambda nodes: _hashes(session, nodes))
+
+
+def damaged(node: Node, problem: str) -> IntegrityError:
+    level, position = node
+    return IntegrityError(
+        f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
+        f"{problem}. The registry was changed past its triggers.",
+        "Restore it from a copy, and find out who changed it.",
+    )
+
+
+def _row(node: Node, hash: bytes) -> dict[str, int | bytes]:
+    return {"level": node[0], "position": node[1], "hash": hash}
+
+
+def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
+    """In the order in which they are asked for."""
+    if not nodes:
+        return {}
+    place = tuple_(LedgerNode.level, LedgerNode.position)
+    rows = session.execute(select(LedgerNode.level, LedgerNode.position, LedgerNode.hash).where(place.in_(list(nodes))))
+    found = {(level, position): hash for level, position, hash in rows}
+    missing = [node for node in nodes if node not in found]
+    if missing:
+        raise damaged(missing[0], "is missing")
+    return {node: found[node] for node in nodes}

@@ -1,0 +1,204 @@
+"""Computing the whole ledger again from its bytes: hash chain, tree, columns, checkpoints, second copy.
+
+Everything is read once, as a stream: what is held at a time does not depend on how many entries there are. What
+belongs here: that, naming the first entry that is wrong. What does not: what witnesses have seen (`witnesses.py`).
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger import checkpoints, log_key, notes, second_copy, tree, witnesses
+from sovereign_pipeline.ledger.audit_log import FIRST, Checkpoint, content_of, damaged_registry, stream_in
+from sovereign_pipeline.ledger.checkpoints import Readable
+from sovereign_pipeline.ledger.merkle import Growth, Node, leaf_hash
+from sovereign_pipeline.ledger.notes import TreeHead
+from sovereign_pipeline.ledger.tables import LedgerEntry, LedgerNode
+from sovereign_pipeline.ledger.witnesses import Policy
+
+AFTER_HASH = b'"previous":"'
+"""What follows the hash in an entry's bytes. No text before it can hold these: a quotation mark in it is escaped."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the tree had this root when it had this size."""
+
+    said_by: str
+    head: TreeHead
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A ledger in which everything was computed again."""
+
+    newest: Checkpoint
+    root: bytes
+    in_copy: int | None
+    """How many entries the second copy holds; None where there is none."""
+    not_committed: int
+    """Entries of the second copy whose act was not done. The next act marks them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A registry's ledger, held against all that is kept outside the database."""
+
+    ledger: Verified
+    checkpoint: int | None
+    """How many entries the newest kept checkpoint covers; None before the first act."""
+    witnessed: int | None
+    """How many entries the newest checkpoint covers that enough witnesses cosigned; None where no policy was given."""
+    cosigned: Mapping[str, int]
+    """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
+
+
+def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
+    """Verify the ledger, its checkpoints, its second copy and, by a policy, its witnesses. Raises IntegrityError."""
+    settings = registry.settings
+    kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)  # before the state of the database
+    with registry.reading() as session:
+        log = checkpoints.verified(session, settings, kept)
+        claims = [Claim(str(each.path), each.head) for each in kept]
+        for note in sent:
+            head = notes.parse_tree_head(note.text)
+            said_by = f"The checkpoint of {head.size} entries that was sent to witnesses"
+            if log is None or not notes.is_signed(note, log):
+                raise IntegrityError(f"{said_by} is not signed with the ledger's key.", log_key.RESTORE)
+            claims.append(Claim(said_by, head))
+        ledger = verify_ledger(session, claims, settings.ledger_copy)
+    sizes = [each.head.size for each in kept]
+    if policy is None:
+        return Report(ledger, max(sizes, default=None), None, {})
+    if policy.logs and log not in policy.logs:
+        raise IntegrityError("The ledger's key is not one of the policy's logs.", log_key.RESTORE)
+    witnessed_note = witnesses.newest_witnessed(settings, policy)
+    if witnessed_note is None:
+        raise IntegrityError(
+            "No checkpoint was cosigned by as many witnesses as the policy demands.",
+            "Write a request for the witnesses that are missing, and bring back their answers.",
+        )
+    size = notes.parse_tree_head(witnessed_note.text).size
+    return Report(ledger, max(sizes, default=None), size, policy.cosigned(witnessed_note))
+
+
+def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
+    """Compute everything again. Raises IntegrityError naming the first entry, or the checkpoint, that is wrong."""
+    growth, last = Growth(), Checkpoint(sequence=0, hash=FIRST)
+    stored = _StoredNodes(session, tree.size_of(session))
+    copied = _Copied(copy)
+    by_size: dict[int, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        by_size[claim.head.size].append(claim)
+    for columns, leaf in zip_longest(stream_in(session), _leaves(session)):
+        sequence = last.sequence + 1
+        if columns is None or leaf is None or columns.sequence != sequence or leaf.sequence != sequence:
+            raise damaged_registry(sequence, "is missing")
+        if columns.previous != last.hash:
+            raise damaged_registry(sequence, "does not follow the one before it")
+        _compare(columns, bytes(leaf.data))
+        for node, hash in growth.add(leaf_hash(bytes(leaf.data))):
+            stored.compare(node, hash)
+        copied.compare(sequence, bytes(leaf.data))
+        _hold(by_size.pop(sequence, []), growth.root)
+        last = Checkpoint(sequence=sequence, hash=columns.hash)
+    stored.finish()
+    by_size.pop(0, None)
+    for claim in (each for claims in by_size.values() for each in claims):
+        raise IntegrityError(
+            f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {last.sequence}.",
+            "Restore the newest copy of the registry, and find out who put an older one there.",
+        )
+    return Verified(last, growth.root(), *copied.finish())
+
+
+def _leaves(session: Session) -> Iterator[Any]:
+    query = select(LedgerEntry.sequence, LedgerEntry.data).order_by(LedgerEntry.sequence)
+    yield from session.execute(query.execution_options(yield_per=tree.AT_ONCE))
+
+
+def _compare(columns: Any, data: bytes) -> None:
+    """The hash is the one of the columns, and the bytes say what the columns say."""
+    try:
+        content = canonical_json(content_of(columns))
+    except (ValueError, TypeError):  # a number such as NaN, which no entry of ours holds
+        raise damaged_registry(columns.sequence, "was changed") from None
+    before, mark, after = content.partition(AFTER_HASH)
+    exact = before + b'"hash":"' + columns.hash.encode() + b'",' + mark + after
+    if hashlib.sha256(content).hexdigest() != columns.hash or exact != data:
+        raise damaged_registry(columns.sequence, "was changed")
+
+
+def _hold(claims: Sequence[Claim], root: Any) -> None:
+    for claim in claims:
+        if claim.head.root != root():
+            raise IntegrityError(
+                f"{claim.said_by}: the ledger's first {claim.head.size} entries are not those that were signed.",
+                "Find out which of the two was changed: the log was forked.",
+            )
+
+
+class _StoredNodes:
+    """The stored hashes of subtrees, each level read along as the tree grows."""
+
+    def __init__(self, session: Session, size: int) -> None:
+        self._session, self._size = session, size
+        self._levels = [self._read(level) for level in range(size.bit_length())]
+
+    def compare(self, node: Node, hash: bytes) -> None:
+        level, position = node
+        stored = next(self._levels[level], None) if level < len(self._levels) else None
+        if stored is None or (stored.position, bytes(stored.hash)) != (position, hash):
+            raise tree.damaged(node, "is missing or was changed")
+
+    def finish(self) -> None:
+        """Raise for a hash that belongs to no entry."""
+        count = self._session.scalar(select(func.count()).select_from(LedgerNode)) or 0
+        if count != sum(self._size >> level for level in range(self._size.bit_length())):
+            raise IntegrityError(
+                "The ledger's tree: there are hashes over entries that are not there. "
+                "The registry was changed past its triggers.",
+                "Restore it from a copy, and find out who changed it.",
+            )
+
+    def _read(self, level: int) -> Iterator[Any]:
+        query = select(LedgerNode.position, LedgerNode.hash).where(LedgerNode.level == level)
+        options = {"yield_per": max(1, tree.AT_ONCE >> level)}
+        return iter(self._session.execute(query.order_by(LedgerNode.position).execution_options(**options)))
+
+
+class _Copied:
+    """The entries of the second copy that count, read along."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._count = path, 0
+        if path is not None and not path.exists():
+            raise IntegrityError(f"{path}: the ledger's second copy is not there.", "Mount its medium.")
+        self._lines = iter(second_copy.entries_of(path)) if path is not None else iter(())
+        self._next = next(self._lines, None)
+
+    def compare(self, sequence: int, data: bytes) -> None:
+        if self._path is None:
+            return
+        if self._next is None or self._next.sequence != sequence:
+            raise self._wrong(sequence, "is missing")
+        if self._next.content != data:
+            raise self._wrong(sequence, "is not the one of the registry")
+        self._next, self._count = next(self._lines, None), sequence
+
+    def finish(self) -> tuple[int | None, int]:
+        if self._path is None:
+            return None, 0
+        return self._count, (1 if self._next is not None else 0) + sum(1 for _ in self._lines)
+
+    def _wrong(self, sequence: int, problem: str) -> IntegrityError:
+        return IntegrityError(f"{self._path}: entry {sequence} {problem}.", "Find out which of the two was changed.")

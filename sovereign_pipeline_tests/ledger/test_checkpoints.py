@@ -1,0 +1,259 @@
+"""A checkpoint of what is committed is kept outside the database; a registry that is older, or another, is refused."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger import audit_log, log_key, merkle, notes
+from sovereign_pipeline.ledger.checkpoints import assert_not_older
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
+from sovereign_pipeline_tests.registry.bench import Bench
+from sovereign_pipeline_tests.waiting import wait_until
+
+
+@pytest.fixture
+def registry(bench: Bench, database: str) -> Registry:
+    return bench.open_registry()
+
+
+def root_of(leaves: list[bytes]) -> bytes:
+    growth = merkle.Growth()
+    for leaf in leaves:
+        list(growth.add(merkle.leaf_hash(leaf)))
+    return growth.root()
+
+
+def test_every_act_is_in_a_signed_checkpoint_in_the_home(registry: Registry) -> None:
+    settings = registry.settings
+    assert not settings.keys.exists()
+    light(registry, 1, 2, 3)
+    note = notes.parse_note((settings.ledger / "checkpoint").read_text())
+    signer = log_key.signer(settings)
+    assert signer is not None
+    assert notes.is_signed(note, signer.verifier)
+    head = notes.parse_tree_head(note.text)
+    assert (head.origin, head.size, head.root) == (signer.name, 3, root_of(exact_bytes(registry)))
+    assert signer.name.startswith("sovereign-pipeline/ledger/")
+    assert log_key.key_file(settings).stat().st_mode & 0o777 == 0o600
+    assert settings.keys.stat().st_mode & 0o777 == 0o700
+    assert not settings.keys.is_relative_to(settings.home)
+
+
+def test_the_leaves_are_the_exact_bytes_of_the_entries(registry: Registry) -> None:
+    light(registry, 1, 2)
+    log = audit_log.entries(registry)
+    assert exact_bytes(registry) == [audit_log.exact_bytes(entry) for entry in log]
+
+
+def test_what_is_not_committed_is_in_no_checkpoint(registry: Registry) -> None:
+    light(registry, 1)
+    with pytest.raises(ZeroDivisionError), registry.writing() as session:
+        audit_log.append(session, "officer", "lamp lit", {})
+        raise ZeroDivisionError
+    assert kept(registry.settings).size == 1
+    with registry.writing():
+        pass
+    assert kept(registry.settings).size == 1
+    light(registry, 2)
+    assert kept(registry.settings).size == 2
+
+
+def test_a_ledger_that_is_ahead_of_its_checkpoint_goes_on(registry: Registry) -> None:
+    """As after a crash between the commit and the note."""
+    light(registry, 1)
+    file = registry.settings.ledger / "checkpoint"
+    before = file.read_bytes()
+    light(registry, 2)
+    file.write_bytes(before)
+    assert_not_older(registry)
+    light(open_registry(registry.settings), 3)
+    assert kept(registry.settings).size == 3
+
+
+@pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")
+def test_an_older_copy_is_refused_and_what_is_missing_is_named(registry: Registry) -> None:
+    light(registry, 1, 2, 3, 4, 5)
+    cut_to(registry, 3)
+    before = (registry.settings.ledger / "checkpoint").read_bytes()
+    for act in (
+        lambda: light(registry, 6),
+        lambda: open_registry(registry.settings),
+        lambda: assert_not_older(registry),
+    ):
+        with pytest.raises(IntegrityError, match=r"older than its last checkpoint .* missing: entries 4 to 5"):
+            act()
+    assert (registry.settings.ledger / "checkpoint").read_bytes() == before
+    assert len(exact_bytes(registry)) == 3
+
+
+def test_an_older_file_is_refused(bench: Bench, tmp_path: Path) -> None:
+    registry = bench.open_registry()
+    light(registry, 1)
+    with sqlite3.connect(registry.settings.home / "registry.db") as source, sqlite3.connect(tmp_path / "old") as old:
+        source.backup(old)
+    light(registry, 2)
+    registry.engine.dispose()
+    for each in registry.settings.home.glob("registry.db*"):
+        each.unlink()
+    (tmp_path / "old").rename(registry.settings.home / "registry.db")
+    with pytest.raises(IntegrityError, match="missing: entry 2"):
+        bench.open_registry()
+
+
+@pytest.mark.security_case("an older copy of the registry is put back and written to past the program", "refused")
+def test_a_fork_is_refused(registry: Registry) -> None:
+    light(registry, 1, 2, 3)
+    cut_to(registry, 2)
+    light_past_the_program(registry, 4, 5, 6)
+    for act in (
+        lambda: light(registry, 7),
+        lambda: open_registry(registry.settings),
+        lambda: assert_not_older(registry),
+    ):
+        with pytest.raises(IntegrityError, match="first 3 entries are not those of its checkpoint"):
+            act()
+
+
+def test_an_empty_registry_in_the_place_of_one_is_refused(registry: Registry) -> None:
+    light(registry, 1)
+    with registry.engine.begin() as connection:
+        for table in reversed(connection.dialect.get_table_names(connection)):
+            cascade = " CASCADE" if registry.engine.dialect.name == "postgresql" else ""
+            connection.execute(text(f"DROP TABLE {table}{cascade}"))
+    with pytest.raises(IntegrityError, match="missing: entry 1"):
+        open_registry(registry.settings)
+
+
+def _no_checkpoint(settings: Settings) -> None:
+    (settings.ledger / "checkpoint").unlink()
+
+
+def _another_size(settings: Settings) -> None:
+    file = settings.ledger / "checkpoint"
+    file.write_text(file.read_text().replace("\n2\n", "\n1\n"))
+
+
+def _signed_by_another(settings: Settings) -> None:
+    other, head = log_key.new_log(), kept(settings)
+    text = notes.TreeHead(other.name, head.size, head.root).to_text()
+    (settings.ledger / "checkpoint").write_text(str(notes.Note(text, (notes.signed(text, other),))))
+
+
+def _no_note(settings: Settings) -> None:
+    (settings.ledger / "checkpoint").write_text("2\n")
+
+
+def _another_key(settings: Settings) -> None:
+    log_key.key_file(settings).write_text(log_key.new_log().to_text())
+
+
+def _open_key(settings: Settings) -> None:
+    log_key.key_file(settings).chmod(0o640)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_no_checkpoint, "last checkpoint is missing"),
+        (_another_size, "not signed with the ledger's key"),
+        (_signed_by_another, "not signed with the ledger's key"),
+        (_no_note, "not a signed checkpoint"),
+        (_another_key, "not the one of the registry's ledger"),
+        (_open_key, "other accounts can read this key"),
+    ],
+)
+def test_a_checkpoint_or_key_that_is_not_the_ledgers_stops(
+    bench: Bench, damage: Callable[[Settings], None], said: str
+) -> None:
+    registry = bench.open_registry()
+    light(registry, 1, 2)
+    damage(registry.settings)
+    for act in (lambda: light(registry, 3), bench.open_registry):
+        with pytest.raises(IntegrityError, match=said):
+            act()
+
+
+def test_without_the_key_it_is_read_and_not_written(bench: Bench) -> None:
+    registry = bench.open_registry()
+    light(registry, 1)
+    log_key.key_file(registry.settings).unlink()
+    assert_not_older(bench.open_registry())
+    with pytest.raises(IntegrityError, match="the key that signs the ledger's checkpoints is not there"):
+        light(registry, 2)
+    assert len(exact_bytes(registry)) == 1
+
+
+def test_writers_at_once_lose_nothing_and_keep_the_newest_checkpoint(registry: Registry) -> None:
+    threads = [
+        threading.Thread(target=light, args=(open_registry(registry.settings), *range(first, first + 5)))
+        for first in (0, 5, 10, 15)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    head = kept(registry.settings)
+    assert (head.size, head.root) == (20, root_of(exact_bytes(registry)))
+
+
+KILLED = """
+import sys
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.ledger.lamps import light
+registry = open_registry(Settings.from_environment())
+for lamp in range(1_000_000):
+    light(registry, lamp)
+    print(lamp + 1, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_loses_nothing_that_it_had_acknowledged(registry: Registry, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jsonl"
+    copy.touch()
+    settings = registry.settings.model_copy(update={"ledger_copy": copy})
+    environment = {**os.environ, **settings.to_environment()}
+    acknowledged = sum(_killed_after(5 + number, environment, tmp_path / f"{number}.out") for number in range(4))
+    again = open_registry(settings)
+    light(again, 0)
+    assert len(exact_bytes(again)) > acknowledged
+    assert kept(settings) == notes.TreeHead(kept(settings).origin, len(exact_bytes(again)), root_of(exact_bytes(again)))
+    audit_log.verify(audit_log.entries(again))
+
+
+def _killed_after(acts: int, environment: dict[str, str], out: Path) -> int:
+    """How many acts a process had acknowledged when it was killed."""
+    root = Path(__file__).resolve().parents[2]
+    with out.open("w") as stream:
+        process = subprocess.Popen([sys.executable, "-c", KILLED], env=environment, cwd=root, stdout=stream)
+    wait_until(lambda: len(out.read_text().split()) > acts, lambda: "nothing was written")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return out.read_text().count("\n")
+
+
+def test_a_full_disk_stops_the_act_and_loses_nothing(bench: Bench) -> None:
+    registry = bench.open_registry()
+    light(registry, 1)
+    with registry.engine.connect() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(IntegrityError, match="disk of the registry is full"):
+        light(registry, *range(2, 100))
+    stopped = len(exact_bytes(registry))
+    assert kept(registry.settings).size == stopped < 100
+    registry.engine.dispose()
+    light(bench.open_registry(), 0)
+    assert kept(registry.settings).size == stopped + 1

@@ -1,0 +1,134 @@
+"""The second copy has an entry before its act is done; without it nothing is done; what failed is marked as void."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light
+from sovereign_pipeline_tests.registry.bench import Bench
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    file = tmp_path / "media" / "ledger.jsonl"
+    file.parent.mkdir()
+    file.touch()
+    return file
+
+
+def with_copy(bench: Bench, copy: Path) -> Registry:
+    return open_registry(bench.settings.model_copy(update={"ledger_copy": copy}))
+
+
+@pytest.fixture
+def registry(bench: Bench, database: str, copy: Path) -> Registry:
+    return with_copy(bench, copy)
+
+
+def entries_in(copy: Path) -> list[bytes]:
+    """Those that are not void."""
+    lines = copy.read_bytes().split(b"\n")
+    void = {json.loads(each)["void"] for each in lines if each.startswith(b'{"void"')}
+    return [each for each in lines if each.startswith(b'{"action"') and hashlib.sha256(each).hexdigest() not in void]
+
+
+def test_every_entry_and_checkpoint_is_in_it(registry: Registry, copy: Path) -> None:
+    light(registry, 1, 2)
+    assert entries_in(copy) == exact_bytes(registry)
+    last = json.loads(copy.read_bytes().splitlines()[-1])["checkpoint"]
+    assert last == (registry.settings.ledger / "checkpoint").read_text()
+
+
+def test_it_has_the_entry_before_the_act_is_done(registry: Registry, copy: Path) -> None:
+    seen: list[int] = []
+    event.listen(registry.engine, "commit", lambda connection: seen.append(len(entries_in(copy))))
+    light(registry, 1)
+    assert seen[-1] == 1
+
+
+def test_without_it_nothing_is_done(registry: Registry, copy: Path) -> None:
+    light(registry, 1)
+    copy.rename(copy.with_suffix(".away"))
+    with pytest.raises(IntegrityError, match=r"ledger\.jsonl: the ledger's second copy is not there"):
+        light(registry, 2)
+    assert len(exact_bytes(registry)) == kept(registry.settings).size == 1
+    copy.with_suffix(".away").rename(copy)
+    light(registry, 2)
+    assert entries_in(copy) == exact_bytes(registry)
+
+
+def test_a_full_medium_stops_the_act(bench: Bench, database: str) -> None:
+    registry = with_copy(bench, Path("/dev/full"))
+    with pytest.raises(IntegrityError, match=r"/dev/full: .*cannot be written.*No space left"):
+        light(registry, 1)
+    assert exact_bytes(registry) == []
+
+
+def test_an_entry_whose_commit_failed_is_marked_by_the_next(registry: Registry, copy: Path) -> None:
+    light(registry, 1)
+
+    def fail(connection: Any) -> None:
+        if len(entries_in(copy)) == 2:
+            raise ZeroDivisionError
+
+    event.listen(registry.engine, "commit", fail)
+    with pytest.raises(ZeroDivisionError):
+        light(registry, 2)
+    event.remove(registry.engine, "commit", fail)
+    assert (len(exact_bytes(registry)), len(entries_in(copy))) == (1, 2)
+    light(open_registry(registry.settings), 3)
+    assert entries_in(copy) == exact_bytes(registry)
+    assert copy.read_bytes().count(b'{"void"') == 1
+
+
+def test_a_line_that_was_cut_short_spoils_itself_alone(registry: Registry, copy: Path) -> None:
+    light(registry, 1)
+    with copy.open("ab") as stream:
+        stream.write(b'{"action":"lamp 2 l')
+    light(registry, 2, 3)
+    assert entries_in(copy) == exact_bytes(registry)
+    assert copy.read_bytes().count(b'{"void"') == 1
+
+
+def test_what_it_lacks_is_added_first(bench: Bench, database: str, copy: Path) -> None:
+    light(bench.open_registry(), 1, 2)
+    registry = with_copy(bench, copy)
+    light(registry, 3)
+    assert entries_in(copy) == exact_bytes(registry)
+    light(bench.open_registry(), 4, 5)
+    light(registry, 6)
+    assert entries_in(copy) == exact_bytes(registry)
+
+
+def test_an_older_registry_is_refused_with_what_was_done_since(registry: Registry, copy: Path) -> None:
+    light(registry, 1)
+    home = registry.settings.ledger / "checkpoint"
+    before = home.read_bytes()
+    light(registry, 2, 3)
+    cut_to(registry, 1)
+    home.write_bytes(before)  # the whole home is an older copy; only the other medium knows
+    with pytest.raises(IntegrityError, match=r"missing: entry 2 \(lamp 2 lit\), entry 3 \(lamp 3 lit\)"):
+        open_registry(registry.settings)
+    with pytest.raises(IntegrityError, match="older than its last checkpoint"):
+        light(registry, 4)
+
+
+def test_a_copy_of_another_ledger_is_refused(registry: Registry, copy: Path) -> None:
+    light(registry, 1)
+    lines = copy.read_bytes().splitlines()
+    copy.write_bytes(lines[0].replace(b"lamp 1", b"lamp 9") + b"\n" + lines[1] + b"\n")
+    with pytest.raises(IntegrityError, match="entry 1 of the copy is not the one of the registry"):
+        light(registry, 2)
+
+
+def test_a_long_copy_is_read_from_its_end(registry: Registry, copy: Path) -> None:
+    light(registry, *range(60))
+    assert copy.stat().st_size > 1 << 15
+    light(open_registry(registry.settings), 60)
+    assert entries_in(copy) == exact_bytes(registry)
