@@ -24,9 +24,7 @@ AGAIN = "Take the bundle again from where it was made, or have it signed anew."
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
     """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
-    from securesystemslib.dsse import Envelope
-
-    return bytes(Envelope(payload, PAYLOAD, {}).pae())
+    return f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
 
 
 def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:

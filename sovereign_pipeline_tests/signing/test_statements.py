@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from securesystemslib.dsse import Envelope
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -284,6 +285,11 @@ def test_cosign_verifies_a_provenance_without_a_network(outside: Path) -> None:
     assert cosign("pipeline.pub", "manifest.json") == 0
     assert cosign("other.pub", "manifest.json") != 0
     assert cosign("pipeline.pub", "other.pub") != 0
+
+
+@given(payload=st.binary(max_size=300))
+def test_what_is_signed_is_what_dsses_own_library_says(payload: bytes) -> None:
+    assert pre_authentication_encoding(payload) == Envelope(payload, PAYLOAD, {}).pae()
 
 
 def test_openssl_verifies_the_signature_over_the_pae(outside: Path) -> None:
