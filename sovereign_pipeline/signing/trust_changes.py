@@ -149,7 +149,6 @@ def rotate_root(
     moment = now or datetime.now(UTC)
     root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
     targets = _current(files, directory)
-    _refuse_other_use(targets, root, directory)
     _renew(targets, ROLES, moment)
     targets.unrecognized_fields[ROOT_VERSION] = root.version
     both = {signer.keyid: signer for signer in (*old, *new)}
@@ -278,11 +277,6 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
             raise ConflictError(
                 f"An officer is written as {other} already, not as {person}.", "Write one name in one way."
             )
-
-
-def _refuse_other_use(targets: Targets, root: Root, directory: Path) -> None:
-    if both := {*_delegations(targets)[0]} & {*root.keys}:
-        raise ConflictError(f"{directory}: the key {min(both)} has a role already.", "Take another root key.")
 
 
 def _revoke(targets: Targets, keyid: str, from_index: int) -> None:

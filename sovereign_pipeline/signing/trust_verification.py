@@ -111,7 +111,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
         raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "It belongs to another release.")
     _refuse_foreign_keys(delegations.keys, name)
     roles: dict[str, TrustedRole] = {}
-    held: dict[str, str] = {}
+    held = dict.fromkeys(roots[-1].keys, "root")
     for role, algorithm in ROLES.items():
         fields = delegated[role].unrecognized_fields
         if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):

@@ -208,6 +208,13 @@ def test_a_key_in_two_roles_is_refused_on_reading(holders: Holders) -> None:
         load(holders.directory)
 
 
+def test_a_key_with_a_role_does_not_become_a_root_key(holders: Holders) -> None:
+    new = (holders.pipeline, generate(), generate())
+    with pytest.raises(IntegrityError, match="has two roles, root and pipeline"):
+        rotate_root(holders.directory, new, holders.roots[:2], now=BEGINNING)
+    assert holders.trust.root_version == 1
+
+
 def _without_role(targets: Targets) -> None:
     delegations(targets).roles.pop("witness")
 
@@ -355,6 +362,17 @@ def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp
     install(fork, target, now=IN_A_WEEK)
     with pytest.raises(ConflictError, match="version 5 is in force here with other content"):
         install(holders.directory, target, now=IN_A_WEEK)
+
+
+def test_a_second_root_of_the_same_number_is_not_installed(holders: Holders, tmp_path: Path) -> None:
+    fork = tmp_path / "fork"
+    shutil.copytree(holders.directory, fork)
+    renew(holders.directory, holders.roots[:2], now=BEGINNING)
+    for _ in range(2):
+        renew(fork, holders.roots[1:], now=BEGINNING)
+    with pytest.raises(ConflictError, match=r"2\.root\.json: it is not the one that is in force here"):
+        install(fork, holders.directory, now=IN_A_WEEK)
+    assert holders.trust.root_version == 2
 
 
 def test_an_expired_trust_root_is_refused_until_it_is_renewed(holders: Holders) -> None:
