@@ -1,7 +1,8 @@
 """The form of everything that is signed: a payload in a DSSE envelope, as a sigstore bundle v0.3 with one signature.
 
-Every byte of it is held to one spelling, so that no two files are the same statement. What belongs here: the form. What
-does not: what the payload says (`statements.py`, `model_directory.py`), and whether the key counts (`trust.py`).
+Every byte of it is held to one spelling, so that one which a reader would pass over is found. What belongs here: the
+form. What does not: what the payload says (`statements.py`, `model_directory.py`), and whether the key counts
+(`trust.py`).
 """
 
 import base64

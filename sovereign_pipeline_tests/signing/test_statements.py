@@ -72,7 +72,7 @@ def test_the_bundle_is_what_sigstore_and_in_toto_define(bundle: bytes, holders: 
 
 
 @pytest.mark.security_case("A bit of a signed statement is changed", "refused")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0), bit=st.integers(0, 7))
 def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, bit: int) -> None:
     changed = bytearray(bundle)
@@ -90,7 +90,7 @@ def encoded(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(content=st.binary() | st.recursive(st.none() | st.text() | st.integers(), nested).map(encoded))
 def test_no_bytes_end_in_anything_but_a_refusal(content: bytes) -> None:
     with pytest.raises(IntegrityError):

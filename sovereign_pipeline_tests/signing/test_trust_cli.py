@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline.signing import trust_cli
+from sovereign_pipeline.signing import keys, trust_cli
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import generate, keyid_of
 from sovereign_pipeline.signing.trust import load_trust
@@ -41,6 +41,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     words.chmod(0o600)
 
     monkeypatch.setattr(trust_cli, "keep_private", lambda: None)
+    monkeypatch.setattr(keys, "ROUNDS", 1_000)  # as many as it takes to test the rest
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr("sys.argv", ["sovereign-trust", *map(str, arguments)])
