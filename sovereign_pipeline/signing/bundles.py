@@ -1,7 +1,8 @@
 """The form of everything that is signed: a payload in a DSSE envelope, as a sigstore bundle v0.3 with one signature.
 
-Every byte of it is held to one spelling, so that no two files are the same statement. What belongs here: the form. What
-does not: what the payload says (`statements.py`, `model_directory.py`), and whether the key counts (`trust.py`).
+Every byte of it is held to one spelling, so that one which a reader would pass over is found. What belongs here: the
+form. What does not: what the payload says (`statements.py`, `model_directory.py`), and whether the key counts
+(`trust.py`).
 """
 
 import base64
@@ -24,9 +25,7 @@ AGAIN = "Take the bundle again from where it was made, or have it signed anew."
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
     """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
-    from securesystemslib.dsse import Envelope
-
-    return bytes(Envelope(payload, PAYLOAD, {}).pae())
+    return f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
 
 
 def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:

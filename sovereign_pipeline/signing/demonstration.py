@@ -9,8 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sovereign_pipeline.signing.keys import FileSigner, generate, read_key, write_key
-from sovereign_pipeline.signing.trust import ANY, Trust, load_trust
+from sovereign_pipeline.signing.trust import load_trust
 from sovereign_pipeline.signing.trust_changes import ROOT_KEYS, ROOT_THRESHOLD, add_officer, create_trust
+from sovereign_pipeline.signing.trusted import ANY, Trust
 
 OFFICERS = 3
 """As many as a request, two approvals and a refusal need."""

@@ -23,7 +23,7 @@ from sovereign_pipeline.signing.bundles import (
     pre_authentication_encoding,
 )
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, is_signed
-from sovereign_pipeline.signing.trust import Trust, TrustedKey
+from sovereign_pipeline.signing.trusted import Trust, TrustedKey
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"

@@ -22,7 +22,7 @@ from sovereign_pipeline.signing.bundles import (
 )
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, is_signed
 from sovereign_pipeline.signing.predicates import FIELDS
-from sovereign_pipeline.signing.trust import Trust, TrustedKey
+from sovereign_pipeline.signing.trusted import Trust, TrustedKey
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 

@@ -5,6 +5,7 @@ does before a file is written. What belongs here: these changes. What does not: 
 (`trust_cli.py`).
 """
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, keyid_of
-from sovereign_pipeline.signing.trust import ANY, DEMONSTRATION, ROLES, ROOT_VERSION, Trust, load_trust, verified
+from sovereign_pipeline.signing.trust import load_trust
 from sovereign_pipeline.signing.trust_files import (
     ROOT,
     TARGETS,
@@ -28,6 +29,8 @@ from sovereign_pipeline.signing.trust_files import (
     write_files,
     written,
 )
+from sovereign_pipeline.signing.trust_verification import DEMONSTRATION, ROOT_VERSION, verified
+from sovereign_pipeline.signing.trusted import ANY, ROLES, Trust
 
 ROOT_DAYS = 1825
 """How long a root is accepted."""
@@ -90,7 +93,7 @@ def add_officer(
     Args:
         may: the transitions that they may approve, and levels: at which classification levels; `*` is every one.
     """
-    person = person.strip()
+    person = " ".join(each for each in unicodedata.normalize("NFC", person).split(" ") if each)
     if not person or not person.isprintable():
         raise InputError("An officer has a name, in printable letters.", "Name the person.")
     for what, words in (("transition", may), ("classification level", levels)):
@@ -98,6 +101,7 @@ def add_officer(
             raise InputError(f"An officer may approve at least one {what}.", f"Name them, or {ANY} for every one.")
 
     def change(targets: Targets, root: Root) -> None:
+        _refuse_second_spelling(targets, person)
         fields = {"person": person, "may": [*dict.fromkeys(may)], "levels": [*dict.fromkeys(levels)]}
         _add_key(targets, root, "officer", pem, **fields)
 
@@ -145,7 +149,6 @@ def rotate_root(
     moment = now or datetime.now(UTC)
     root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
     targets = _current(files, directory)
-    _refuse_other_use(targets, root, directory)
     _renew(targets, ROLES, moment)
     targets.unrecognized_fields[ROOT_VERSION] = root.version
     both = {signer.keyid: signer for signer in (*old, *new)}
@@ -266,9 +269,14 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
     roles[role].keyids.append(keyid)
 
 
-def _refuse_other_use(targets: Targets, root: Root, directory: Path) -> None:
-    if both := {*_delegations(targets)[0]} & {*root.keys}:
-        raise ConflictError(f"{directory}: the key {min(both)} has a role already.", "Take another root key.")
+def _refuse_second_spelling(targets: Targets, person: str) -> None:
+    """Approvals are counted by persons: one who is written in two ways would be two."""
+    for key in _delegations(targets)[0].values():
+        other = key.unrecognized_fields.get("person")
+        if other is not None and other != person and other.casefold() == person.casefold():
+            raise ConflictError(
+                f"An officer is written as {other} already, not as {person}.", "Write one name in one way."
+            )
 
 
 def _revoke(targets: Targets, keyid: str, from_index: int) -> None:

@@ -27,7 +27,8 @@ from sovereign_pipeline.signing.key_sources import (
     read_public_file,
 )
 from sovereign_pipeline.signing.keys import Signer, generate, write_key
-from sovereign_pipeline.signing.trust import DEMONSTRATION_KEYS, Trust, load_trust, refuse_expired
+from sovereign_pipeline.signing.trust import load_trust, refuse_expired
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 

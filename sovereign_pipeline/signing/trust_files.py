@@ -50,19 +50,22 @@ def read_files(directory: Path) -> dict[str, bytes]:
 
 
 def write_files(directory: Path, files: Files) -> None:
-    """Write what is new or changed, each file whole or not at all; `root.json` and `targets.json` come last."""
+    """Write what is new or changed. Everything is on the disk before the first file takes its name."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name in sorted(files, key=lambda name: (name == TARGETS, name == ROOT, name)):
-        path = directory / name
-        if path.exists() and path.read_bytes() == files[name]:
-            continue
+    changed = [
+        name
+        for name in sorted(files, key=lambda name: (name == TARGETS, name == ROOT, name))
+        if not (directory / name).exists() or (directory / name).read_bytes() != files[name]
+    ]
+    for name in changed:
         partial = directory / f".{name}.new"
         with partial.open("wb") as stream:
             stream.write(files[name])
             stream.flush()
             os.fsync(stream.fileno())
         partial.chmod(0o644)
-        partial.replace(path)
+    for name in changed:
+        (directory / f".{name}.new").replace(directory / name)
 
 
 def written(metadata: Metadata[Any]) -> bytes:

@@ -14,6 +14,7 @@ import yaml
 
 from sovereign_pipeline import cli
 from sovereign_pipeline.privacy.vault import vault_cli
+from sovereign_pipeline.signing import trust_cli
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 OF_A_LINE = [
@@ -247,7 +248,7 @@ def test_the_vault_refuses_odd_keys_and_paths(
 
 
 @pytest.mark.security_case("An argument is no UTF-8", "refused before any command")
-@pytest.mark.parametrize("main", [cli.main, vault_cli.main])
+@pytest.mark.parametrize("main", [cli.main, vault_cli.main, trust_cli.main])
 def test_an_argument_that_is_no_text_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, main: Callable[[], None]
 ) -> None:

@@ -127,6 +127,7 @@ def test_model_signing_lists_the_same_files(bundle: bytes, adapter: Path) -> Non
     }
 
 
+@pytest.mark.slow
 def test_model_signings_own_command_line_verifies_an_adapter(adapter: Path, holders: Holders, tmp_path: Path) -> None:
     for name in (".git/config", ".gitattributes"):  # Their command line never looks at these.
         (adapter / name).unlink()

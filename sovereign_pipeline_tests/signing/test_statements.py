@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from securesystemslib.dsse import Envelope
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -71,7 +72,7 @@ def test_the_bundle_is_what_sigstore_and_in_toto_define(bundle: bytes, holders: 
 
 
 @pytest.mark.security_case("A bit of a signed statement is changed", "refused")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0), bit=st.integers(0, 7))
 def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, bit: int) -> None:
     changed = bytearray(bundle)
@@ -89,7 +90,7 @@ def encoded(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(content=st.binary() | st.recursive(st.none() | st.text() | st.integers(), nested).map(encoded))
 def test_no_bytes_end_in_anything_but_a_refusal(content: bytes) -> None:
     with pytest.raises(IntegrityError):
@@ -284,6 +285,11 @@ def test_cosign_verifies_a_provenance_without_a_network(outside: Path) -> None:
     assert cosign("pipeline.pub", "manifest.json") == 0
     assert cosign("other.pub", "manifest.json") != 0
     assert cosign("pipeline.pub", "other.pub") != 0
+
+
+@given(payload=st.binary(max_size=300))
+def test_what_is_signed_is_what_dsses_own_library_says(payload: bytes) -> None:
+    assert pre_authentication_encoding(payload) == Envelope(payload, PAYLOAD, {}).pae()
 
 
 def test_openssl_verifies_the_signature_over_the_pae(outside: Path) -> None:

@@ -111,6 +111,15 @@ def test_what_json_would_pass_over_is_refused(holders: Holders, name: str, chang
         load(holders.directory)
 
 
+@pytest.mark.parametrize("name", ["1.root.json", "targets.json"])
+def test_a_signature_in_capitals_is_another_writing_of_it(holders: Holders, name: str) -> None:
+    path = holders.directory / name
+    signature = Metadata.from_bytes(path.read_bytes()).signatures.popitem()[1].signature
+    path.write_bytes(path.read_bytes().replace(signature.encode(), signature.upper().encode()))
+    with pytest.raises(IntegrityError, match=f"{name}: its bytes are not as they were written"):
+        load(holders.directory)
+
+
 @pytest.mark.parametrize("name", ["1.root.json", "root.json", "targets.json"])
 def test_a_missing_or_linked_file_is_named(holders: Holders, name: str, tmp_path: Path) -> None:
     path = holders.directory / name
@@ -197,6 +206,13 @@ def test_a_key_in_two_roles_is_refused_on_reading(holders: Holders) -> None:
     rewrite(holders, lambda targets: targets.add_key(tuf_key(holders.pipeline.public_pem), "bundle"))
     with pytest.raises(IntegrityError, match="has two roles, pipeline and bundle"):
         load(holders.directory)
+
+
+def test_a_key_with_a_role_does_not_become_a_root_key(holders: Holders) -> None:
+    new = (holders.pipeline, generate(), generate())
+    with pytest.raises(IntegrityError, match="has two roles, root and pipeline"):
+        rotate_root(holders.directory, new, holders.roots[:2], now=BEGINNING)
+    assert holders.trust.root_version == 1
 
 
 def _without_role(targets: Targets) -> None:
@@ -323,6 +339,14 @@ def test_nothing_goes_back(holders: Holders, tmp_path: Path) -> None:
         load(holders.directory)
 
 
+def test_a_root_alone_cannot_be_put_back_though_the_same_keys_signed_it(holders: Holders) -> None:
+    renew(holders.directory, holders.roots[:2], now=BEGINNING)
+    (holders.directory / "2.root.json").unlink()
+    shutil.copy(holders.directory / "1.root.json", holders.directory / "root.json")
+    with pytest.raises(IntegrityError, match=r"targets\.json: it was made under root 2, and the newest here is 1"):
+        load(holders.directory)
+
+
 def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp_path: Path) -> None:
     target = tmp_path / "machine"
     assert install(holders.directory, target, now=IN_A_WEEK) == load(target)
@@ -338,6 +362,17 @@ def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp
     install(fork, target, now=IN_A_WEEK)
     with pytest.raises(ConflictError, match="version 5 is in force here with other content"):
         install(holders.directory, target, now=IN_A_WEEK)
+
+
+def test_a_second_root_of_the_same_number_is_not_installed(holders: Holders, tmp_path: Path) -> None:
+    fork = tmp_path / "fork"
+    shutil.copytree(holders.directory, fork)
+    renew(holders.directory, holders.roots[:2], now=BEGINNING)
+    for _ in range(2):
+        renew(fork, holders.roots[1:], now=BEGINNING)
+    with pytest.raises(ConflictError, match=r"2\.root\.json: it is not the one that is in force here"):
+        install(fork, holders.directory, now=IN_A_WEEK)
+    assert holders.trust.root_version == 2
 
 
 def test_an_expired_trust_root_is_refused_until_it_is_renewed(holders: Holders) -> None:
@@ -365,6 +400,17 @@ def test_an_officer_is_a_person_with_a_scope(
 ) -> None:
     with pytest.raises(InputError, match=said):
         add_officer(holders.directory, generate().public_pem, person, may, levels, holders.roots[:2])
+
+
+@pytest.mark.security_case("One person is entered as two officers by another spelling", "refused, or taken as the same")
+def test_a_person_is_written_in_one_way(holders: Holders) -> None:
+    """A second key of the same person is the same person."""
+    arguments = (["*"], ["*"], holders.roots[:2])
+    for name in ("layla haddad", "Layla HADDAD"):
+        with pytest.raises(ConflictError, match="is written as Layla Haddad already"):
+            add_officer(holders.directory, generate().public_pem, name, *arguments)
+    add_officer(holders.directory, generate().public_pem, " Layla  Haddad", *arguments, now=BEGINNING)
+    assert [key.person for key in holders.trust.keys("officer")] == ["Layla Haddad", "Omar Nasser", "Layla Haddad"]
 
 
 def test_a_trust_root_is_made_of_distinct_root_keys_in_an_empty_directory(holders: Holders, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from sovereign_pipeline.signing import trust_cli
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing import keys, trust_cli
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import generate, keyid_of
 from sovereign_pipeline.signing.trust import load_trust
@@ -38,6 +41,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     words.chmod(0o600)
 
     monkeypatch.setattr(trust_cli, "keep_private", lambda: None)
+    monkeypatch.setattr(keys, "ROUNDS", 1_000)  # as many as it takes to test the rest
 
     def call(*arguments: object) -> Said:
         monkeypatch.setattr("sys.argv", ["sovereign-trust", *map(str, arguments)])
@@ -102,6 +106,29 @@ def test_from_nothing_to_an_officer_who_is_revoked(made: Program, tmp_path: Path
             "revoked_from": 12,
         }
     ]
+
+
+def test_the_administrators_page_shows_what_the_program_says(program: Program, tmp_path: Path) -> None:
+    """Every command of the page is run, in its order; ids and dates differ."""
+    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Keys and the trust root\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
+    shown = "".join(blocks).replace("/srv/sovereign-keys", "service").replace("\\\n", "")
+    calls = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, flags=re.MULTILINE)
+    assert len(calls) == 4
+    program("keygen", "layla.key", *WORDS)
+    for command, output in calls:
+        name, *arguments = shlex.split(command, comments=True)
+        asks = {"init", "add-officer"} & {*arguments}
+        said = program(*arguments, *(WORDS if asks else ()))
+        assert name == "sovereign-trust" and said.status == 0, said
+        assert _without_ids(said.out) == _without_ids(output) or not output
+        if "--service" in arguments:
+            shutil.copy(tmp_path / "service" / "pipeline.key.pub", tmp_path)
+
+
+def _without_ids(text: str) -> str:
+    return re.sub(r"[0-9a-f]{64}", "ID", re.sub(r"\d{4}-\d\d-\d\d", "DATE", text)).strip()
 
 
 def test_keys_are_rotated_and_the_root_stays_the_auditors(made: Program) -> None:
