@@ -7,11 +7,12 @@ from typing import Any
 
 BLOCK = 1 << 20
 """Bytes read at once."""
+ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for NaN, sets and the like."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return ENCODER.encode(value).encode()
 
 
 def digest_of(value: Any) -> str:

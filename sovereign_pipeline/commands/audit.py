@@ -49,7 +49,7 @@ def audit_verify(
     if kept is not None:
         with registry.reading() as session:
             verify(stream_in(session), checkpoint_of(kept))
-    found = examine_all(registry, ArtifactStore(settings.artifacts), settings)
+    found = examine_all(registry, ArtifactStore(settings.artifacts), settings, report.ledger.newest)
     ledger = report.ledger
     if as_json:
         print_json(

@@ -49,6 +49,10 @@ class Checkpoint(Frozen):
     """64 hex digits."""
 
 
+BEGINNING = Checkpoint(sequence=0, hash=FIRST)
+"""Of an empty log."""
+
+
 def append(
     session: Session, actor: str, action: str, subjects: Mapping[str, Any], sign: Sign | None = None
 ) -> AuditEntry:
@@ -99,9 +103,10 @@ def entries_in(session: Session) -> list[AuditEntry]:
     return [AuditEntry(**row._mapping) for row in stream_in(session)]
 
 
-def stream_in(session: Session) -> Iterator[Row[Any]]:
+def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
     """The log's entries in columns, oldest first, of which few are held at a time. Raises as `entries_in` does."""
-    query = select(*AuditEntry.__table__.columns).order_by(AuditEntry.__table__.c.sequence)
+    columns = AuditEntry.__table__.c
+    query = select(*columns).where(columns.sequence > after).order_by(columns.sequence)
     try:
         for row in session.execute(query.execution_options(yield_per=tree.AT_ONCE)):
             if not isinstance(row.subjects, dict):
@@ -111,15 +116,16 @@ def stream_in(session: Session) -> Iterator[Row[Any]]:
         raise unreadable() from None
 
 
-def verify(log: Iterable[Entry], kept: Checkpoint | None = None) -> Checkpoint:
+def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoint | None = None) -> Checkpoint:
     """Compute every hash again. Returns the log's newest entry as a checkpoint.
 
-    `kept`: a checkpoint that was taken earlier. Raises IntegrityError naming the first entry that is missing, changed
-    or out of order, or the entry of the checkpoint when the log does not hold it.
+    `kept`: a checkpoint that was taken earlier. `after`: where the log begins, when it is not whole. Raises
+    IntegrityError naming the first entry that is missing, changed or out of order, or the entry of the checkpoint when
+    the log does not hold it.
     """
-    last = Checkpoint(sequence=0, hash=FIRST)
+    last = start = after or BEGINNING
     found = kept is None or kept == last
-    for last in _verified((as_dict(entry) for entry in log), damaged_registry):
+    for last in _verified((as_dict(entry) for entry in log), damaged_registry, start):
         found = found or last == kept
     if not found and kept is not None:
         raise damaged_registry(kept.sequence, "is not the one of the checkpoint, or is gone")
@@ -157,7 +163,7 @@ def checkpoint_of(file: Path) -> Checkpoint:
 
     try:
         with file.open("rb") as stream:
-            newest = deque(_verified(map(json.loads, stream), damaged), maxlen=1)
+            newest = deque(_verified(map(json.loads, stream), damaged, BEGINNING), maxlen=1)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{file}: not an export of the audit log.", "Give a file that an export wrote.") from None
     if not newest:
@@ -170,12 +176,13 @@ def as_dict(entry: Entry) -> dict[str, Any]:
     return {**content_of(entry), "hash": entry.hash}
 
 
-def _verified(log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError]) -> Iterator[Checkpoint]:
+def _verified(
+    log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError], last: Checkpoint
+) -> Iterator[Checkpoint]:
     """Each entry of a log, in the form of `as_dict`, after its hash was computed again.
 
     `damaged`: the error for the entry with this number and this problem.
     """
-    last = Checkpoint(sequence=0, hash=FIRST)
     for entry in log:
         content = {name: value for name, value in entry.items() if name != "hash"}
         if content["sequence"] != last.sequence + 1:

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.errors import InputError, IntegrityError
@@ -118,6 +118,23 @@ def end_of(path: Path) -> End:
         look *= 4
 
 
+@contextmanager
+def _stopping(path: Path) -> Iterator[None]:
+    """Turns what the medium says into an error that stops the act."""
+    if not path.exists():
+        raise IntegrityError(
+            f"{path}: the ledger's second copy is not there, so nothing is done.",
+            "Mount its medium. For a new copy, make an empty file there.",
+        )
+    try:
+        yield
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: the ledger's second copy cannot be written ({error.strerror}), so nothing is done.",
+            "Make room on its medium, or mount it for writing.",
+        ) from None
+
+
 def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int) -> None:
     """Write entries that are about to be committed, and wait until they are on the medium.
 
@@ -145,10 +162,17 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Note that everything up to this checkpoint is committed."""
-    with _stopping(path), path.open("ab", buffering=0) as raw:
-        _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
-        os.fsync(raw.fileno())
+    """Note that everything up to this checkpoint is committed. Raises IntegrityError where that cannot be written."""
+    try:
+        with path.open("ab", buffering=0) as raw:
+            _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
+            os.fsync(raw.fileno())
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: the checkpoint cannot be written into the ledger's second copy ({error.strerror}). "
+            f"What was done is on record, up to entry {parse_tree_head(checkpoint.text).size}.",
+            "Make room on its medium. The next act writes it.",
+        ) from None
 
 
 def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
@@ -158,27 +182,6 @@ def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
         for line in lines_of(path)
         if line.sequence is not None and first <= line.sequence <= last
     }
-
-
-class _stopping:
-    """Turns what the medium says into an error that stops the act."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        if not self._path.exists():
-            raise IntegrityError(
-                f"{self._path}: the ledger's second copy is not there, so nothing is done.",
-                "Mount its medium. For a new copy, make an empty file there.",
-            )
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise IntegrityError(
-                f"{self._path}: the ledger's second copy cannot be written ({error.strerror}), so nothing is done.",
-                "Make room on its medium, or mount it for writing.",
-            ) from None
 
 
 def _read_end(content: bytes) -> End:

@@ -6,13 +6,14 @@ belongs here: that, naming the first entry that is wrong. What does not: what wi
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import groupby, zip_longest
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
@@ -93,36 +94,36 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
 
 def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
     """Compute everything again. Raises IntegrityError naming the first entry, or the checkpoint, that is wrong."""
-    growth, last = Growth(), Checkpoint(sequence=0, hash=FIRST)
-    stored = _StoredNodes(session, tree.size_of(session))
-    copied = _Copied(copy)
+    growth, nodes, copied = Growth(), _Nodes(), _Copied(copy)
     by_size: dict[int, list[Claim]] = defaultdict(list)
     for claim in claims:
         by_size[claim.head.size].append(claim)
+    last = FIRST
     for columns, leaf in zip_longest(stream_in(session), _leaves(session)):
-        sequence = last.sequence + 1
+        sequence = growth.size + 1
         if columns is None or leaf is None or columns.sequence != sequence or leaf.sequence != sequence:
             raise damaged_registry(sequence, "is missing")
-        if columns.previous != last.hash:
+        if columns.previous != last:
             raise damaged_registry(sequence, "does not follow the one before it")
-        _compare(columns, bytes(leaf.data))
-        for node, hash in growth.add(leaf_hash(bytes(leaf.data))):
-            stored.compare(node, hash)
-        copied.compare(sequence, bytes(leaf.data))
-        _hold(by_size.pop(sequence, []), growth.root)
-        last = Checkpoint(sequence=sequence, hash=columns.hash)
-    stored.finish()
+        data, last = leaf.data, columns.hash
+        _compare(columns, data)
+        nodes.add(growth.add(leaf_hash(data)))
+        copied.compare(sequence, data)
+        if sequence in by_size:
+            _hold(by_size.pop(sequence), growth.root())
+    nodes.assert_stored(session)
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
         raise IntegrityError(
-            f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {last.sequence}.",
+            f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {growth.size}.",
             "Restore the newest copy of the registry, and find out who put an older one there.",
         )
-    return Verified(last, growth.root(), *copied.finish())
+    return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
 
 
 def _leaves(session: Session) -> Iterator[Any]:
-    query = select(LedgerEntry.sequence, LedgerEntry.data).order_by(LedgerEntry.sequence)
+    columns = LedgerEntry.__table__.c
+    query = select(columns.sequence, columns.data).order_by(columns.sequence)
     yield from session.execute(query.execution_options(yield_per=tree.AT_ONCE))
 
 
@@ -138,42 +139,59 @@ def _compare(columns: Any, data: bytes) -> None:
         raise damaged_registry(columns.sequence, "was changed")
 
 
-def _hold(claims: Sequence[Claim], root: Any) -> None:
+def _hold(claims: Sequence[Claim], root: bytes) -> None:
     for claim in claims:
-        if claim.head.root != root():
+        if claim.head.root != root:
             raise IntegrityError(
                 f"{claim.said_by}: the ledger's first {claim.head.size} entries are not those that were signed.",
                 "Find out which of the two was changed: the log was forked.",
             )
 
 
-class _StoredNodes:
-    """The stored hashes of subtrees, each level read along as the tree grows."""
+class _Nodes:
+    """The hashes of subtrees as they come out, and whether those that are stored are the same.
 
-    def __init__(self, session: Session, size: int) -> None:
-        self._session, self._size = session, size
-        self._levels = [self._read(level) for level in range(size.bit_length())]
+    Each level's are hashed together, so that two million of them are neither held nor compared one by one.
+    """
 
-    def compare(self, node: Node, hash: bytes) -> None:
-        level, position = node
-        stored = next(self._levels[level], None) if level < len(self._levels) else None
-        if stored is None or (stored.position, bytes(stored.hash)) != (position, hash):
-            raise tree.damaged(node, "is missing or was changed")
+    def __init__(self) -> None:
+        self._levels: list[Any] = []
 
-    def finish(self) -> None:
-        """Raise for a hash that belongs to no entry."""
-        count = self._session.scalar(select(func.count()).select_from(LedgerNode)) or 0
-        if count != sum(self._size >> level for level in range(self._size.bit_length())):
-            raise IntegrityError(
-                "The ledger's tree: there are hashes over entries that are not there. "
-                "The registry was changed past its triggers.",
-                "Restore it from a copy, and find out who changed it.",
-            )
+    def add(self, nodes: Iterable[tuple[Node, bytes]]) -> None:
+        for (level, _), hash in nodes:
+            if level == len(self._levels):
+                self._levels.append(hashlib.sha256())
+            self._levels[level].update(hash)
 
-    def _read(self, level: int) -> Iterator[Any]:
-        query = select(LedgerNode.position, LedgerNode.hash).where(LedgerNode.level == level)
-        options = {"yield_per": max(1, tree.AT_ONCE >> level)}
-        return iter(self._session.execute(query.order_by(LedgerNode.position).execution_options(**options)))
+    def assert_stored(self, session: Session) -> None:
+        """Raise IntegrityError naming the first stored hash that is missing or another, or belongs to no entry."""
+        columns = LedgerNode.__table__.c
+        query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
+        found = defaultdict[int, Any](hashlib.sha256)
+        for page in session.execute(query.execution_options(yield_per=tree.AT_ONCE)).partitions():
+            for level, rows in groupby(page, itemgetter(0)):
+                found[level].update(b"".join(row[2] for row in rows))
+        if [found[level].digest() for level in sorted(found)] != [each.digest() for each in self._levels]:
+            raise _wrong_node(session)
+
+
+def _wrong_node(session: Session) -> IntegrityError:
+    """Which stored hash is the first that is missing or another."""
+    growth, columns = Growth(), LedgerNode.__table__.c
+    levels: dict[int, Iterator[Any]] = {}
+    for leaf in _leaves(session):
+        for (level, position), hash in growth.add(leaf_hash(leaf.data)):
+            if level not in levels:
+                query = select(columns.position, columns.hash).where(columns.level == level).order_by(columns.position)
+                levels[level] = iter(session.execute(query.execution_options(yield_per=100)))
+            stored = next(levels[level], None)
+            if stored is None or (stored.position, stored.hash) != (position, hash):
+                return tree.damaged((level, position), "is missing or was changed")
+    return IntegrityError(
+        "The ledger's tree: there are hashes over entries that are not there. "
+        "The registry was changed past its triggers.",
+        "Restore it from a copy, and find out who changed it.",
+    )
 
 
 class _Copied:

@@ -9,9 +9,8 @@ command line).
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
@@ -81,18 +80,18 @@ class ReviewRows:
         return sum(map(was_asked, self.ballots))
 
 
-def read_log(session: Session) -> list[AuditEntry]:
-    """What the log says about reviews, after its whole chain was verified. Raises IntegrityError."""
-    log: list[AuditEntry] = []
+def read_log(session: Session, verified: audit.Checkpoint = audit.BEGINNING) -> list[AuditEntry]:
+    """What the log says about reviews, after its chain was verified. Raises IntegrityError.
 
-    def kept() -> Iterator[Row[Any]]:
-        for row in audit.stream_in(session):
-            if "review" in row.subjects or row.action == UNSIGNED_END:
-                log.append(AuditEntry(**row._mapping))
-            yield row
-
-    audit.verify(kept())
-    return log
+    verified: up to which entry that was done before.
+    """
+    newest = session.get(AuditEntry, verified.sequence)
+    if verified.sequence and (newest is None or newest.hash != verified.hash):
+        raise audit.damaged_registry(verified.sequence, "was changed while the log was verified")
+    audit.verify(audit.stream_in(session, after=verified.sequence), after=verified)
+    about_review = AuditEntry.subjects["review"].as_string().is_not(None)
+    query = select(AuditEntry).where(about_review | (AuditEntry.action == UNSIGNED_END))
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
 
 
 def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) -> ReviewRows:
@@ -137,11 +136,16 @@ def assert_none(review: str, findings: Sequence[str]) -> None:
         raise IntegrityError(f"Review {review} cannot be trusted: {'; '.join(findings)}.", HINT)
 
 
-def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) -> dict[str, list[str]]:
-    """Review -> its findings, for each with one. Raises IntegrityError when the log's chain itself is broken."""
+def examine_all(
+    registry: Registry, store: ArtifactStore, settings: Settings, verified: audit.Checkpoint = audit.BEGINNING
+) -> dict[str, list[str]]:
+    """Review -> its findings, for each with one. Raises IntegrityError when the log's chain itself is broken.
+
+    verified: up to which entry the chain was verified before.
+    """
     reviews = find_all(registry)
     with registry.reading() as session:
-        log = read_log(session)
+        log = read_log(session, verified)
         rows = {review.id: rows_of(session, review, log) for review in reviews}
     found = {id: _examined(each, store, settings) for id, each in rows.items()}
     absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()

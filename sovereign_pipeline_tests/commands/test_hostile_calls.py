@@ -52,6 +52,9 @@ WITH_A_FILE = [
     ("review", "open", "lamps", "--prompts"),
     ("audit", "verify", "--export"),
     ("audit", "export"),
+    ("audit", "verify", "--policy"),
+    ("audit", "checkpoint", "--answer"),
+    ("audit", "witness-key", "court.example"),
 ]
 ODD_PATHS = {
     "long name": "a" * 300,

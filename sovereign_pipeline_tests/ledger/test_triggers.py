@@ -1,12 +1,14 @@
 """A table that no longer refuses changes is named when the registry is opened."""
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import Table
+from sovereign_pipeline_tests.ledger.lamps import exact_bytes, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 TABLES = sorted(Table.metadata.tables)
@@ -94,3 +96,34 @@ def test_a_replica_session_is_refused_too_in_postgresql(bench: Bench, postgresql
     with pytest.raises(Exception, match="only grows"), registry.engine.begin() as connection:
         connection.execute(text("SET session_replication_role = replica"))
         connection.execute(text("UPDATE adapter SET classification = 'PUBLIC'"))
+
+
+REFUSED = [
+    "UPDATE {table} SET sequence = 9",
+    "DELETE FROM {table}",
+    "TRUNCATE {table}",
+    "DROP TABLE {table}",
+    "ALTER TABLE {table} DISABLE TRIGGER ALL",
+    "ALTER TABLE {table} ADD COLUMN more text",
+    "DROP TRIGGER {table}_no_change ON {table}",
+    "CREATE OR REPLACE FUNCTION registry_only_grows() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "SET session_replication_role = replica",
+]
+
+
+def test_a_service_that_may_read_and_insert_alone_acts_and_can_change_nothing(bench: Bench, postgresql: str) -> None:
+    owner = bench.open_registry()
+    grants = "GRANT USAGE ON SCHEMA public TO service; GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO service"
+    as_owner(owner, "DROP ROLE IF EXISTS service", "CREATE ROLE service LOGIN", *grants.split("; "))
+    try:
+        url = make_url(postgresql).set(username="service").render_as_string(hide_password=False)
+        registry = open_registry(bench.settings.model_copy(update={"registry_url": url}))
+        light(registry, 1, 2)
+        assert len(exact_bytes(owner)) == 2
+        for table in ("audit_entry", "ledger_entry"):
+            for statement in REFUSED:
+                with pytest.raises(DBAPIError, match=r"permission denied|must be owner"):
+                    as_owner(registry, statement.format(table=table))
+        registry.engine.dispose()
+    finally:
+        as_owner(owner, "DROP OWNED BY service", "DROP ROLE service")

@@ -89,7 +89,17 @@ def _entries(connection: sa.Connection) -> Iterator[bytes]:
                     "Restore it from a copy, and find out who changed it.",
                 )
             last = row.sequence
-            yield canonical_json({**row._asdict(), "at": _in_utc(row.at)})
+            yield _exact_bytes(row)
+
+
+def _exact_bytes(row: sa.Row[Any]) -> bytes:
+    try:
+        return canonical_json({**row._asdict(), "at": _in_utc(row.at)})
+    except ValueError:  # a number such as NaN, which no entry of ours holds
+        raise IntegrityError(
+            f"The audit log: entry {row.sequence} was changed. The registry was changed past its triggers.",
+            "Restore it from a copy, and find out who changed it.",
+        ) from None
 
 
 def _in_utc(at: Any) -> str:
