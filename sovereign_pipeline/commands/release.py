@@ -257,7 +257,7 @@ def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_
 
 
 def _mark_demonstration(trust: "Trust") -> None:
-    from sovereign_pipeline.signing.trust import DEMONSTRATION_KEYS
+    from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 
     if trust.is_demonstration:
         out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
