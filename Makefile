@@ -51,11 +51,13 @@ endif
 lock:
 	@$(PYTHON) requirements/compile.py $(if $(UPGRADE),--upgrade)
 
-# What an institution does once: the base model, and the key pair of the vault (in production on an offline machine).
+# What an institution does once: the base model, the key pair of the vault and the trust root (in production on an offline
+# machine). A trust root that is there stays.
 prepare: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@test -f $(SOVEREIGN_HOME)/vault.pub || $(BIN)/sovereign-vault keygen \
 		--private $(SOVEREIGN_HOME)-offline/vault.key --public $(SOVEREIGN_HOME)/vault.pub
+	@test -d data/trust || $(BIN)/sovereign-trust demonstration data/trust $(SOVEREIGN_HOME)-keys
 
 demo: prepare
 	@$(BIN)/sovereign run $(LINES)

@@ -18,7 +18,9 @@ from sovereign_pipeline.commands.terminal import advice_of, out, print_json, tel
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
+from sovereign_pipeline.release.officers import TRUST, trust_root
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 from sovereign_pipeline.wording import and_more, counted
 
 NEEDED_BYTES = 6 << 30
@@ -51,6 +53,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a run would meet it."""
     findings = [_python(), _disk(settings), _private(settings), _apart(settings), _device(), _vault(settings)]
+    findings.append(_trust(settings))
     try:
         institution = load_institution(settings.data)
     except SovereignError as error:
@@ -130,6 +133,20 @@ def _vault(settings: Settings) -> Finding:
         return Finding("vault key", True, f"public key at {settings.vault_public_key}")
     command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
     return Finding("vault key", False, "no public key", {"Hint": "Make one offline.", "Command": command})
+
+
+def _trust(settings: Settings) -> Finding:
+    """Without a trust root adapters are made and registered; nobody can approve one."""
+    if not (settings.data / TRUST).is_dir():
+        return Finding("trust root", True, "none: adapters are registered, and nobody can approve one yet")
+    try:
+        trust = trust_root(settings)
+    except SovereignError as error:
+        return _failed("trust root", error)
+    if trust.is_demonstration:
+        hint = "Make a trust root with sovereign-trust, on an offline machine."
+        return Finding("trust root", False, f"{DEMONSTRATION_KEYS}: this machine can sign as anybody", {"Hint": hint})
+    return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
 
 
 def _trainer(institution: Institution) -> Finding:

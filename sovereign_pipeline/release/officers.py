@@ -13,6 +13,8 @@ from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust
 
 OFFICER, PIPELINE = "officer", "pipeline"
 PIPELINE_KEY_FILE = "pipeline.key"
+TRUST = "trust"
+"""The trust root's directory under `data/`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Officer:
 
 def trust_root(settings: Settings) -> Trust:
     """The institution's trust root, verified. Raises NotFoundError where there is none, and IntegrityError."""
-    return load_trust(settings.data / "trust")
+    return load_trust(settings.data / TRUST)
 
 
 def officer_of(trust: Trust, keyid: str) -> Officer:

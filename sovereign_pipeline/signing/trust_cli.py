@@ -242,6 +242,19 @@ def show(
     refuse_expired(trust, datetime.now(UTC), str(directory))
 
 
+@app.command("demonstration")
+def make_demonstration(
+    directory: Directory, keys: Annotated[Path, typer.Argument(help="Where all private keys go, unencrypted.")]
+) -> None:
+    """Make a trust root for a demonstration: three root keys, three officers, pipeline and bundle, all on one machine.
+
+    What is there already stays. Whatever rests on such a root says so.
+    """
+    from sovereign_pipeline.signing.demonstration import demonstration_trust
+
+    _say(demonstration_trust(directory, keys), directory)
+
+
 def main() -> None:
     """Entry point."""
     keep_private()

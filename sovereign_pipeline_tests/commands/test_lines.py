@@ -20,6 +20,7 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import models_in
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -82,6 +83,15 @@ def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
     shown = run("doctor")
     assert shown.exit_code == 1
     assert "✓ line lamps" in shown.stdout and "✗ line buoys" in shown.stdout
+
+
+def test_doctor_calls_demonstration_keys_a_finding(institution: DemoInstitution, lines: Path) -> None:
+    settings = institution.settings
+    shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
+    assert (shown["ok"], "nobody can approve" in shown["found"]) == (True, True)
+    demonstration_trust(settings.data / "trust", settings.keys)
+    shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
+    assert (shown["ok"], "demonstration keys" in shown["found"]) == (False, True)
 
 
 @pytest.mark.security_case(
