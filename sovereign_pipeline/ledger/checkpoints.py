@@ -2,11 +2,15 @@
 
 A checkpoint is signed from what is committed, never from what is about to be, and only when the tree still begins with
 the one that was kept last. Between commit and note a process may die; then the ledger is ahead of its checkpoint, which
-the next act puts right. What belongs here: keeping one, and holding the registry against it. What does not: witnesses.
+the next act puts right. What an act is about to commit is therefore announced in a signed file of its own, which is no
+checkpoint: entries beyond the checkpoint that nobody announced were written by somebody else, and are refused.
+
+What belongs here: keeping a checkpoint, and holding the registry against it. What does not: witnesses.
 """
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -24,9 +28,13 @@ from sovereign_pipeline.ledger.notes import Note, Signer, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry
 from sovereign_pipeline.locks import held_within
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import and_more
+from sovereign_pipeline.wording import and_more, counted
 
 WAIT_SECONDS = 30
+READS, SECONDS_BETWEEN_READS = 20, 0.05
+"""While others write, what was announced when and what is read may be of different moments."""
+ANNOUNCED = "/announced"
+"""What follows the log's name in an announcement, so that none is taken for a checkpoint."""
 
 
 class Readable(Protocol):
@@ -59,9 +67,17 @@ def assert_not_older(registry: Readable) -> None:
 
     For whatever decides something by what the registry holds.
     """
-    kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
-    with registry.reading() as session:
-        verified(session, registry.settings, kept)
+    for tries_left in reversed(range(READS)):
+        kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
+        with registry.reading() as session:
+            verifier = verified(session, registry.settings, kept)
+            try:
+                _assert_announced(session, registry.settings, verifier, [*kept, *all_kept(registry.settings)])
+                return
+            except IntegrityError:
+                if not tries_left:
+                    raise
+        time.sleep(SECONDS_BETWEEN_READS)
 
 
 def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
@@ -111,9 +127,11 @@ def only_writer(settings: Settings) -> Iterator[None]:
 
 
 def prepare(session: Session, settings: Settings) -> None:
-    """At the beginning of a writing transaction: refuse an older registry, and make the log's key for the first act."""
+    """At the beginning of a writing transaction: refuse an older registry and entries of others, and make the log's key
+    for the first act."""
     kept = all_kept(settings)
     verifier = verified(session, settings, kept)
+    _assert_announced(session, settings, verifier, kept)
     signer = log_key.signer(settings)
     if signer is None:
         if verifier is not None:
@@ -128,6 +146,15 @@ def prepare(session: Session, settings: Settings) -> None:
         _keep(settings, _sign(signer, _head(session, signer)))
     if not log_key.is_stated(session):
         log_key.state(session, signer)
+
+
+def announce(session: Session, settings: Settings) -> None:
+    """Before a commit: sign what it is about to leave."""
+    signer = log_key.signer(settings)
+    assert signer is not None  # `prepare` made one
+    head = _head(session, signer)
+    text = TreeHead(signer.name + ANNOUNCED, head.size, head.root).to_text()
+    write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, signer),))))
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
@@ -148,7 +175,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
     `session`: one that sees committed state alone.
     """
     kept = all_kept(settings)
-    verified(session, settings, kept)
+    _assert_announced(session, settings, verified(session, settings, kept), kept)
     signer = log_key.signer(settings)
     if signer is None:
         raise IntegrityError(f"{log_key.key_file(settings)}: the key of the ledger is not there.", RESTORE)
@@ -242,6 +269,31 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
             "they were changed, or belong to another course of events.",
             RESTORE,
         )
+
+
+def _announced_file(settings: Settings) -> Path:
+    return settings.ledger / "announced"
+
+
+def _assert_announced(session: Session, settings: Settings, verifier: Verifier | None, kept: Sequence[Kept]) -> None:
+    """Whatever lies beyond the home's checkpoint is what an act was about to commit."""
+    signed = [each.head for each in kept if each.path == checkpoint_file(settings)]
+    if verifier is None or not signed:
+        return
+    size, newest = tree.size_of(session), max(head.size for head in signed)
+    if size <= newest:
+        return
+    path = _announced_file(settings)
+    if path.exists():
+        announced = read_note(path)
+        expected = TreeHead(verifier.name + ANNOUNCED, size, tree.root_at(session, size))
+        if announced.text == expected.to_text() and notes.is_signed(announced, verifier):
+            return
+    raise IntegrityError(
+        f"The registry holds {counted(size - newest, 'entry', 'entries')} of the ledger, from {newest + 1} on, that no "
+        f"act of this program was about to write: somebody else did.",
+        RESTORE,
+    )
 
 
 def _missing(settings: Settings, first: int, last: int) -> str:

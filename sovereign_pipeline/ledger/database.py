@@ -63,6 +63,8 @@ class Registry:
                 yield session
                 session.flush()
                 appended = session.info.get(tree.APPENDED, [])
+                if appended:
+                    checkpoints.announce(session, self.settings)
                 checkpoints.copy_entries(session, self.settings, appended)
             if appended:
                 with self.reading() as committed:

@@ -6,10 +6,12 @@ import sqlite3
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger import checkpoints
+from sovereign_pipeline.ledger.audit_log import append, entries
 from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
@@ -125,3 +127,36 @@ def test_rows_of_an_earlier_release_are_taken_over_as_they_stand(bench: Bench, d
     change(registry.engine, "UPDATE adapter SET classification = 'SECRET'")
     with pytest.raises(IntegrityError, match="differs from its entry"):
         find_adapter(registry, adapter.id)
+
+
+@pytest.mark.security_case(
+    "an entry of the ledger is inserted past this program, with all that belongs to it", "refused"
+)
+def test_an_entry_that_nobody_announced_is_refused(bench: Bench, database: str) -> None:
+    """Whoever may insert can append an entry that follows all others: columns, bytes and tree are as they should be."""
+    bench.register()
+    registry = bench.open_registry()
+    with Session(registry.engine) as session:
+        append(session, "clerk", "adapter registered", {"line": "lamps", "adapter": "lamps-9.0.0", "rows": {}})
+        session.commit()
+    for act in (bench.open_registry, lambda: registry.writing().__enter__()):
+        with pytest.raises(IntegrityError, match="1 entry of the ledger, from 2 on, that no act of this program"):
+            act()
+
+
+def test_an_act_that_died_before_its_checkpoint_was_kept_is_found_and_goes_on(
+    bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = bench.open_registry()
+
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "note_committed", die)
+        with pytest.raises(KeyboardInterrupt), registry.writing() as session:
+            append(session, "clerk", "something", {})
+    registry = bench.open_registry()
+    with registry.writing() as session:
+        append(session, "clerk", "something else", {})
+    assert [each.action for each in entries(registry)] == ["something", "something else"]
