@@ -5,6 +5,7 @@ What belongs here: which rows are shown, and what was found where. What does not
 """
 
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +62,20 @@ class PreviewedRow:
     case: str
     fields: tuple[PreviewedField, ...]
     """Those that hold a text."""
+
+    @property
+    def places(self) -> list[tuple[str, Replaced]]:
+        """What was replaced in the texts, each under a name of its own, as `NAME_1`, or `NAME_1#2` for the second place
+        of a placeholder that stands in more than one. The author's column is left out: it is always replaced."""
+        found = [each for field in self.fields if field.name != AUTHOR for each in field.replaced]
+        times = Counter(each.placeholder for each in found)
+        seen = Counter[str]()
+        named: list[tuple[str, Replaced]] = []
+        for each in found:
+            seen[each.placeholder] += 1
+            several = times[each.placeholder] > 1
+            named.append((f"{each.placeholder}#{seen[each.placeholder]}" if several else each.placeholder, each))
+        return named
 
 
 def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = ()) -> list[PreviewedRow]:

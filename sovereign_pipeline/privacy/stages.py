@@ -29,7 +29,7 @@ from sovereign_pipeline.privacy.detection import Detector, detector_digest, guar
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
-from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
+from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements, told
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.rereading import remaining
@@ -182,7 +182,7 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
 def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Count what people judged of this corpus, against what the recipe demands."""
     line = workplace.line
-    estimate = estimate_of(read_judgements(workplace, artifact.ref))
+    estimate = estimate_of(read_judgements(workplace, artifact.ref.digest))
     evidence = {
         "rows": estimate.rows,
         "values": estimate.judged,
@@ -192,13 +192,17 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
                 "right": estimate.right[kind],
                 "wrong": estimate.wrong[kind],
                 "missed": estimate.missed[kind],
-                "precision": str(estimate.precision([kind])),
-                "recall": str(estimate.recall([kind])),
+                "precision": told(estimate.precision([kind])),
+                "recall": told(estimate.recall([kind])),
             }
             for kind in estimate.kinds
         },
     }
-    found = f"precision {estimate.precision()}, recall {estimate.recall()}" if estimate.judged else "none was judged"
+    found = (
+        f"precision {told(estimate.precision())}, recall {told(estimate.recall())}"
+        if estimate.judged
+        else "none was judged"
+    )
     if line.privacy.judged is None:
         return Verdict(True, f"the recipe demands no judged sample; {found}.", evidence)
     counted = f"{estimate.judged:,} of {line.privacy.judged:,} replaced values were judged by a person"
@@ -208,12 +212,9 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
     return Verdict(False, f"{counted}; {found}. Judge more with `{command}`, and run the line again.", evidence)
 
 
-def judgements_now(workplace: Workplace) -> dict[str, str]:
-    """`judgements` -> digest of those of the line's current scrubbed corpus, where the recipe demands any."""
-    current = workplace.store.current(workplace.line.line, "scrubbed_corpus")
-    if workplace.line.privacy.judged is None or current is None:
-        return {}
-    return {"judgements": digest_of([ref.digest for ref in judgements_of(workplace, current)])}
+def judgements_demanded(workplace: Workplace) -> dict[str, str]:
+    """What `recorded_judgements` gives, where the recipe demands any."""
+    return recorded_judgements(workplace) if workplace.line.privacy.judged is not None else {}
 
 
 def _columns(document: Document) -> dict[str, object]:
@@ -308,7 +309,7 @@ SCRUBBED_CORPUS = Stage(
             code_version="1",
             evaluate=evaluate_sample_judged,
             config=lambda line: {"judged": line.privacy.judged},
-            external=judgements_now,
+            external=judgements_demanded,
         ),
     ),
 )
