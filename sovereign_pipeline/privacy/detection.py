@@ -112,6 +112,7 @@ class Detector:
             of_language = [text for text in texts if text.language == language]
             for text, artifacts in self._artifacts(analysis, language, of_language).items():
                 artifacts.is_letter = text.is_letter
+                artifacts.with_tabs = text.normalised.with_tabs
                 find = partial(analysis.spans, text.normalised.text, artifacts)
                 spans = without_overlaps(guarded("a recognizer", text.row, find))
                 found[text] = _written(self.corrections.applied(text.normalised.text, spans))

@@ -27,7 +27,7 @@ _REMARKS: dict[Kind, str] = {
     "CREDENTIAL": "passwords by their label, private keys, tokens, and keys of known services",
     "COORDINATES": "pairs with four digits behind the point or more, in degrees, or by their label",
     "EMAIL": "handles of social media too",
-    "NID": "without a label only eight digits, an Emirates ID, or a Kuwaiti one by its check digit",
+    "NID": "without a label only eight digits, or an Emirates or Kuwaiti ID by its check digit",
     "ACCOUNT": "without a label any nine digits or more that are no amount, date or file number",
     "PHONE": f"without label or prefix: valid in {', '.join(REGIONS)}, or grouped as in {', '.join(GROUPED_REGIONS)}; "
     "eight other digits are taken for a NID",
@@ -35,7 +35,7 @@ _REMARKS: dict[Kind, str] = {
     "CR": "never without a label",
     "DRIVING_LICENCE": "never without a label",
     "PLATE": "never without a label; numbers of vessels too",
-    "DATE_OF_BIRTH": "never without a label; Hijri dates too",
+    "DATE_OF_BIRTH": "never without a label; Hijri dates, months and years alone too",
     "ADDRESS": "a house and its way, and streets abroad by their words; no place alone",
     "PO_BOX": "never without a label",
 }

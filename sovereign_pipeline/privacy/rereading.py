@@ -145,8 +145,9 @@ def remaining(
     """What a second reading of a scrubbed text finds, in its normalised form. A kind that is kept is not counted,
     neither is a value that the same text labels as such a kind, nor what the line's word lists call no personal
     data."""
-    folded = normalise(content).text
-    spans = leftovers(folded)
+    normalised = normalise(content)
+    folded = normalised.text
+    spans = leftovers(normalised.with_tabs)
     if added is not None:
         spans += added(without_placeholders(folded))
     spans = corrections.without_never(folded, spans)

@@ -77,7 +77,8 @@ class IdentifierRecognizer(_OwnRecognizer):
 
     def analyze(self, text: str, entities: Collection[str], nlp_artifacts: NlpArtifacts | None = None) -> list[Any]:
         folded = self._folded(text)
-        return self._results(folded, structured_spans(folded.text, self._also), entities)
+        with_tabs = getattr(nlp_artifacts, "with_tabs", "") if self._is_normalised else folded.with_tabs
+        return self._results(folded, structured_spans(with_tabs or folded.text, self._also), entities)
 
 
 class NameRecognizer(_OwnRecognizer):

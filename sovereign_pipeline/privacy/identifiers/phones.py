@@ -77,7 +77,7 @@ def _in_piece(text: str, start: int, end: int) -> Iterator[Span]:
     piece = text[first:end]
     if any(pattern.search(piece) for pattern in (_NO_PHONE, _DECIMALS, _THOUSANDS)) or _UNIT_AFTER.match(text, end):
         return
-    cued = _has_cue(text, start, end)
+    cued = has_cue(text, start, end)
     before = text[max(0, first - 20) : first]
     if not cued and (_is_of_figures(piece) or _NUMBERED_BEFORE.search(before) or _CALCULATED.match(text, end)):
         return
@@ -101,7 +101,8 @@ def _opening(before: str) -> int:
     return kept
 
 
-def _has_cue(text: str, start: int, end: int) -> bool:
+def has_cue(text: str, start: int, end: int) -> bool:
+    """Whether a word beside a number says that it is dialled."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     for stop in reversed(list(_NO_CUE_ACROSS.finditer(before))):
         before = before[stop.end() :]

@@ -15,6 +15,7 @@ from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import (
+    births,
     cards,
     checks,
     coordinates,
@@ -38,13 +39,14 @@ from sovereign_pipeline.privacy.identifiers.long_numbers import (
     long_numbers,
     without_file_numbers,
 )
+from sovereign_pipeline.privacy.identifiers.measures import is_of_something_else
 from sovereign_pipeline.privacy.identifiers.placed import (
     identifiers_before_their_label,
-    identifiers_in_columns,
     may_hold_placed,
 )
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
 from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
+from sovereign_pipeline.privacy.identifiers.tables import identifiers_in_columns, with_cells_apart
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
@@ -127,8 +129,18 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
         for kind, pattern in LABELLED_PATTERNS
     ),
     Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS, by="label"),
-    Recognizer("NID", national_ids.EMIRATES_ID, is_certain=national_ids.has_emirates_check_digit, signs=("784",)),
+    Recognizer(
+        "NID", national_ids.EMIRATES_ID, national_ids.has_emirates_check_digit, signs=("784",), by="check digits"
+    ),
+    Recognizer("NID", national_ids.EMIRATES_ID_BY_LABEL, signs=("784",), by="label"),
     Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer(
+        "DATE_OF_BIRTH",
+        births.MONTH_OR_YEAR_OF_BIRTH,
+        births.is_when,
+        signs=SIGNS_OF_LABELS["DATE_OF_BIRTH"],
+        by="label",
+    ),
     Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
     Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
     Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
@@ -187,7 +199,7 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
         if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
-    plain = without_file_numbers(text) if "a digit" in clues else ""
+    plain = with_cells_apart(without_file_numbers(text)) if "a digit" in clues else ""
     if plain:
         found += [
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
@@ -199,7 +211,12 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
                 found += identifiers_in_columns(text)
     usual = without_overlaps(found)
     strict = _strictly(text, plain, clues, small)
-    return _joined(usual, strict) if strict else usual
+    spans = _joined(usual, strict) if strict else usual
+    return [span for span in spans if not (_may_be_a_figure(span) and is_of_something_else(text, span))]
+
+
+def _may_be_a_figure(span: Span) -> bool:
+    return not span.labelled and span.kind in ("PHONE", "NID", "ACCOUNT", "SSN")
 
 
 def _strictly(text: str, plain: str, clues: set[Clue], small: str) -> list[Span]:

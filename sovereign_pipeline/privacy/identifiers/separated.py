@@ -28,7 +28,7 @@ from sovereign_pipeline.privacy.identifiers.phones import phones
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
-_GAP = r"(?:[^\w%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
+_GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
 _CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
 _USUAL_GAPS = frozenset({" ", "-"})
 _ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
