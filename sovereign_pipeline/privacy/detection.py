@@ -20,12 +20,12 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.analyzer.analysis import Analysis

@@ -16,7 +16,6 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.placeholders import AUTHOR, kind_of
@@ -24,6 +23,7 @@ from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
+from sovereign_pipeline.privacy.word_lists import load_word_lists
 from sovereign_pipeline.wording import and_more
 
 

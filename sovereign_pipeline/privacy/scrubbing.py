@@ -12,13 +12,13 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
 from sovereign_pipeline.privacy.detection import Detector, SearchedText, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.placeholders import refuse_placeholders
 from sovereign_pipeline.privacy.spans import Span
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 TextsByField = Mapping[str, Text]
 SpansByText = dict[bytes, list[Span]]

@@ -23,7 +23,6 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
@@ -36,6 +35,7 @@ from sovereign_pipeline.privacy.rereading import remaining
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.wording import and_more
 
 ROWS_IN_EVIDENCE = 20
