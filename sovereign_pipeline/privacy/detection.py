@@ -21,6 +21,7 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.privacy.identifiers.phones import Regions
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
@@ -96,6 +97,7 @@ class Detector:
         """
         self.patterns = NamePatterns(privacy.keep_words)
         self.corrections = Corrections(words)
+        self.regions = Regions.of(privacy.phone_regions)
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._privacy = privacy
         self._analyses: dict[str, Analysis] = {}
@@ -118,9 +120,14 @@ class Detector:
                 found[text] = _written(self.corrections.applied(text.normalised.text, spans))
         return [found[text] for text in texts]
 
+    @property
+    def has_added(self) -> bool:
+        """Whether the recipe has recognizers of its own."""
+        return bool(self._privacy.recognizers)
+
     def added_spans(self, language: str, content: str) -> list[Span]:
         """What the recipe's own recognizers find in a normalised text. Raises what they raise, and PrivacyError."""
-        return self._analysis(language).added_spans(content) if self._privacy.recognizers else []
+        return self._analysis(language).added_spans(content) if self.has_added else []
 
     def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
         found = _read_by_model(analysis, texts)
@@ -144,7 +151,9 @@ class Detector:
 
             models = self._privacy.name_models
             model = load_name_model(language, models[language]) if language in models else None
-            self._analyses[language] = Analysis(language, model, self.patterns, self._also, self._privacy.recognizers)
+            self._analyses[language] = Analysis(
+                language, model, self.patterns, self._also, self._privacy.recognizers, self.regions
+            )
         return self._analyses[language]
 
 

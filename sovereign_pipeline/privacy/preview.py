@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents
@@ -19,7 +18,7 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.placeholders import AUTHOR, kind_of
-from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.rereading import SecondReading
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
@@ -142,8 +141,7 @@ def _fields(
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         rows = [row for row in mapping if row.field == name]
         replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
-        added = partial(scrubber.detector.added_spans, before.language)
-        left = remaining(results[name], scrubber.keeps, added, scrubber.detector.corrections)
+        left = SecondReading.by(scrubber.detector, before.language, scrubber.keeps).of(results[name]).left
         yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
 
 

@@ -48,7 +48,13 @@ class Scrubber:
         self.texts_searched = 0
         added = self.detector.added_spans if privacy.recognizers else None
         self._cases = CaseScrubber(
-            line, run, treatments or {}, self.detector.patterns, self.detector.corrections, added=added
+            line,
+            run,
+            treatments or {},
+            self.detector.patterns,
+            self.detector.corrections,
+            added=added,
+            regions=self.detector.regions,
         )
         self._once = replace(self._cases, reads_again=False)  # a second reading would hide that the first one fails
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
