@@ -19,10 +19,10 @@ _LABEL = (
     r"D\.?O\.?B\b\.?|Y\.?O\.?B\b\.?)"
     r"|(?P<in_arabic>(?:تاريخ|سنة|عام) (?:ال)?ميلاد(?:ه|ها|ي)?))"
 )
-_LABEL_LINK = r"(?:\s*(?:\([^()\n]{1,14}\)|[:=(]|\bis\b|\bwas\b|\bin\b|هو|هي|في|عام|سنة))*\s*"
-_BORN = (
-    r"\bborn(?:,? (?:in|around|about|circa|during|early in|late in|the year|in the year|the month of|here|there))*\s"
-)
+_LABEL_LINK = r"(?:\s*(?:\([^()\n]{1,14}\)|[:=(]|\bis\b|\bwas\b|هو|هي|في|عام|سنة))*\s*"
+_PLACE = r"(?:,? (?:in|at|near) (?-i:[A-Z])[\w'’-]{1,30}(?:[ -](?-i:[A-Z])[\w'’-]{1,30}){0,3},?)??"
+_WHEN = r"(?:,? (?:in|around|about|circa|during|early in|late in|the year|in the year|the month of|here|there))*\s"
+_BORN = rf"\bborn{_PLACE}{_WHEN}"
 _BORN_AR = r"(?:(?:من )?مواليد|ول(?:د|دت)|(?:ال)?مولود(?:ة)?)(?:\s(?:في|عام|سنة|شهر|خلال|بتاريخ|أواخر|أوائل))*\s"
 # Births of many, of anybody, and of what is no person.
 _SEVERAL = (
@@ -37,7 +37,7 @@ _NO_PERSON = (
     r"system|service|brand|industry|market|it|this|that|which)"
 )
 _BETWEEN = (
-    r"(?:,? (?:who|that|which|were|was|is|are|have|has|had|been|being|not|both|of|here|abroad|in [A-Z]\w+)){0,4} "
+    r"(?:,? (?:who|that|which|were|was|is|are|have|has|had|been|being|not|both|of|here|abroad|in [A-Z]\w+)){0,4},? "
 )
 _OF_NOBODY = (
     rf"\b(?:{_SEVERAL}|{_NO_PERSON}){_BETWEEN}born\b"

@@ -22,7 +22,8 @@ _ONE = (
 _SEVERAL = (
     r"(?:(?:room|office|hall|locker|classroom|chalet|ward|flat|apartment|unit|villa|berth|plot|block|section|article|"
     r"seat|stand|booth|stall|shop|gate|parcel|well|bay|cabin|suite|desk|building|channel|flight|route|road|train|page|"
-    r"item|lot)(?:s| list| numbers| nos\b\.?)|frequencies|(?:ال)?(?:غرف|قاعات|مكاتب|قطع|أرصفة|مواد|صفحات|ترددات))"
+    r"item|lot|tender|pump|machine|valve|invoice|permit)(?:s| list| numbers| nos\b\.?)|frequencies|buses|"
+    r"(?:ال)?(?:غرف|قاعات|مكاتب|قطع|أرصفة|مواد|صفحات|ترددات))"
 )
 _SEVERAL_BEFORE = re.compile(rf"(?i)(?<!\w){_SEVERAL}(?!\w){_REST_OF_A_LIST}")
 _ONE_BEFORE = re.compile(rf"(?i)(?<!\w)(?:{_ONE})(?: (?:no\.?|numbers?|رقم))?:? ?\Z")

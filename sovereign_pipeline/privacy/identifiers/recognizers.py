@@ -48,7 +48,7 @@ from sovereign_pipeline.privacy.identifiers.placed import (
 )
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
 from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
-from sovereign_pipeline.privacy.identifiers.tables import identifiers_in_columns, with_cells_apart
+from sovereign_pipeline.privacy.identifiers.tables import counts_in_columns, identifiers_in_columns, with_cells_apart
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
@@ -222,12 +222,19 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
     usual = without_overlaps(found)
     strict = _strictly(text, plain, clues, small, regions)
     spans = _joined(usual, strict, regions) if strict else usual
-    spans = [span for span in spans if not (_may_be_a_figure(span) and is_of_something_else(text, span))]
+    if any(map(_may_be_a_figure, spans)):
+        counted = counts_in_columns(text) if "\n" in text else []
+        spans = [span for span in spans if not (_may_be_a_figure(span) and _is_a_figure(text, span, counted))]
     return spans if regions.valid == AROUND.valid else [_as_a_phone(span, regions.valid) for span in spans]
 
 
 def _may_be_a_figure(span: Span) -> bool:
     return not span.labelled and span.kind in ("PHONE", "NID", "ACCOUNT", "SSN")
+
+
+def _is_a_figure(text: str, span: Span, counted: Sequence[tuple[int, int]]) -> bool:
+    is_counted = any(start <= span.start and span.end <= end for start, end in counted)
+    return is_counted or is_of_something_else(text, span)
 
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:

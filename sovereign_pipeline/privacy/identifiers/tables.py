@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.births import MONTH_OR_YEAR
-from sovereign_pipeline.privacy.identifiers.fragments import MONTH
+from sovereign_pipeline.privacy.identifiers.fragments import MONTH, UNIT
 from sovereign_pipeline.privacy.identifiers.placed import NAMES, VALUES
 from sovereign_pipeline.privacy.normalisation import rows_of_tables
 from sovereign_pipeline.privacy.spans import Span, value_key
@@ -47,6 +47,12 @@ _OF_FIGURES = re.compile(
     r"indicators?|descriptions?|particulars|total|"
     r"السنة|العام|الشهر|الربع|الفترة|التاريخ|المحافظة|الولاية|المنطقة|الإدارة|المديرية|الخدمة|البند|النوع|القطاع|"
     r"الجنسية|الدولة|البيان|المؤشر)[*_:.\s]*"
+)
+_OF_A_COUNT = re.compile(
+    rf"(?i)[*_\s]*(?:(?:19|20)\d\d(?:[/-]\d{{2,4}})?|(?:total |number of |count of )?(?:\w+ )?\(?(?:{UNIT}|amounts?|"
+    r"values?|totals?|counts?|quantit(?:y|ies)|qty|births|population|volumes?|turnover|revenues?|costs?|prices?|budgets?)"
+    r"\)?(?: \([^()]{1,20}\))?|(?:total )?number of [\w ]+|"
+    r"العدد|عدد [\w ]+|الكمية|المبلغ|القيمة|الإجمالي|المجموع)[*_:.\s]*"
 )
 _OF_ACCOUNTS = re.compile(r"(?i)[*_\s]*(?:DR|debits?|credits?|balance|amount|value|مدين|دائن|الرصيد|المبلغ)\b.*")
 _SUM = re.compile(
@@ -107,6 +113,24 @@ def identifiers_in_columns(text: str) -> Iterator[Span]:
             start += len(lines[number]) + 1
             number += 1
         yield from _in_rows(text, head, [row for row in rows if not _RULE.fullmatch(row[1])])
+
+
+def counts_in_columns(text: str) -> list[tuple[int, int]]:
+    """Where figures stand in columns whose head says that they count or measure something, or is a year."""
+    found: list[tuple[int, int]] = []
+    places: list[int] = []
+    delimiter, width, start = "", 0, 0
+    for line in text.split("\n"):
+        if not places or not (_RULE.fullmatch(line) or len(_cells(line, delimiter)) == width):
+            delimiter = next((each for each in ("\t", "|", ";", "  ") if each in line.strip(" ")), "")
+            cells = _cells(line, delimiter) if delimiter and len(line) <= _LONGEST_HEAD else []
+            places = [place for place, (_, cell) in enumerate(cells) if _OF_A_COUNT.fullmatch(cell.strip())]
+            width = len(cells)
+        elif not _RULE.fullmatch(line):
+            cells = _cells(line, delimiter)
+            found += [(start + cells[place][0], start + cells[place][0] + len(cells[place][1])) for place in places]
+        start += len(line) + 1
+    return found
 
 
 @dataclass(frozen=True)
@@ -190,7 +214,8 @@ def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], fir
     """Whether a column counts something, though its head could name identifiers."""
     figures = [value for value in values if _FIGURE.fullmatch(value)]
     if kind == "DATE_OF_BIRTH":
-        is_of_years = not _BIRTH.search(head.cells[place]) and not any(map(_OF_ONE.fullmatch, head.cells))
+        is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))
+        is_of_years &= not any(map(_OF_ONE.fullmatch, head.cells))
         return any(is_of_years or not _VALUES[kind].fullmatch(value) for value in figures)
     if not figures:
         return False
