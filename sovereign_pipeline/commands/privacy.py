@@ -13,6 +13,7 @@ from rich.text import Text
 from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json, print_rows
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.placeholders import AUTHOR
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.wording import and_more
 from sovereign_pipeline.workplace import open_workplace
@@ -76,6 +77,7 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
         judged_row,
         read_judgements,
         record_judgement,
+        told,
     )
 
     line = workplace.line.line
@@ -89,8 +91,8 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
     for number, each in enumerate(shown, start=1):
         _print_row(each)
         out.print(f"[dim]row {number} of {len(shown)}; 'stop' keeps what was answered so far[/]")
-        placeholders = {found.placeholder for field in each.fields for found in field.replaced}
-        wrong = _asked("Placeholders that replaced what is no personal data", placeholders)
+        known = {name for place, found in each.places for name in (place, found.placeholder)}
+        wrong = _asked("Placeholders, or single places of one, that replaced what is no personal data", known)
         if wrong is None:
             break
         missed = _asked("Kinds of personal data that are still there, one for each value", set(KINDS))
@@ -101,10 +103,10 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
         out.print("Nothing was judged, and nothing is kept.")
         return
     record_judgement(workplace, scrubbed, Judgement(judge=judge, seed=seed, rows=tuple(judged)))
-    estimate = estimate_of(read_judgements(workplace, scrubbed))
+    estimate = estimate_of(read_judgements(workplace, scrubbed.digest))
     of_kinds: list[tuple[str, list[Kind] | None]] = [(kind, [kind]) for kind in estimate.kinds]
     table = [
-        {"kind": name, "precision": str(estimate.precision(kinds)), "recall": str(estimate.recall(kinds))}
+        {"kind": name, "precision": told(estimate.precision(kinds)), "recall": told(estimate.recall(kinds))}
         for name, kinds in [*of_kinds, ("all", None)]
     ]
     print_rows(table, False, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")
@@ -139,8 +141,13 @@ def _print_row(each: "PreviewedRow") -> None:
             out.print(_coloured(field.after, _placed(field)))
         for kind in field.doubted:
             out.print(f"[red]•[/] a second reading still finds a value of kind {kind}")
+    places = iter(each.places)
     found = [
-        {"field": field.name, "placeholder": finding.placeholder, "found by": finding.why}
+        {
+            "field": field.name,
+            "placeholder": finding.placeholder if field.name == AUTHOR else next(places)[0],
+            "found by": finding.why,
+        }
         for field in each.fields
         for finding in field.replaced
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from sovereign_pipeline.corpus.file_formats import WrittenNumber
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.corpus.values import DIGITS_LOST
+from sovereign_pipeline.corpus.values import DIGITS_LOST, NO_VALUE
 
 _WHOLE_AS_FRACTION = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _BRACKETS = (("[", "]"), ("{", "}"), ("(", ")"))
@@ -25,8 +25,6 @@ _QUOTED_BY_SPACES = re.compile(r"(?:'[^']*'|\"[^\"]*\")(?:\s+(?:'[^']*'|\"[^\"]*
 _NUMBERS_BY_SPACES = re.compile(r"-?\d+\.?\d*(?:\s+-?\d+\.?\d*)+|-?\d+\.", re.ASCII)
 _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
-_NONE = ("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n")
-"""What stands for no id, as `folded` writes it: so Python, pandas, databases and people write null."""
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
 """From here on not every whole number is a float: two ids may be one."""
@@ -129,7 +127,7 @@ def _normal(values: Any) -> tuple[str, ...]:
     ids = [normal_id(str(value)) for value in present]
     if any(map(DIGITS_LOST.fullmatch, ids)):
         raise RowRejected(_LOST)
-    return tuple(dict.fromkeys(id for id in ids if folded(id) not in _NONE))
+    return tuple(dict.fromkeys(id for id in ids if folded(id) not in NO_VALUE))
 
 
 def _is_id(value: Any) -> bool:

@@ -307,7 +307,7 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="6",
+    code_version="7",
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,
@@ -321,7 +321,7 @@ RAW_CORPUS = Stage(
                 "Is every row of every source file a document with exactly its text and level, quarantined or excluded "
                 "with a reason, or not selected?"
             ),
-            code_version="5",
+            code_version="6",
             evaluate=evaluate_rows_accounted_for,
         ),
         Gate(

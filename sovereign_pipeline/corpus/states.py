@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from sovereign_pipeline.corpus.values import NO_VALUE
+
 _TRUE = frozenset(("true", "yes", "y", "t", "on", "1", "نعم"))
 _FALSE = frozenset(("false", "no", "n", "f", "off", "0", "لا"))
-_NONE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "-"))
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?", re.ASCII)
 _TAG_OF_LANGUAGE = re.compile(r"[a-z]{2}(?:-[A-Z]{2})?")
 _SHORT_NUMBER = re.compile(r"\d{1,2}(?:\.0)?", re.ASCII)
@@ -46,9 +47,9 @@ def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
         return truth_of(wanted) is value
     text = _compared(value)
     if isinstance(wanted, bool):
-        return truth_of(value) is wanted or (text in _NONE and not wanted)
+        return truth_of(value) is wanted or (text in NO_VALUE and not wanted)
     if wanted is None or not str(wanted).strip():
-        return text in _NONE
+        return text in NO_VALUE
     return text == _compared(wanted)
 
 

@@ -14,6 +14,8 @@ from sovereign_pipeline.corpus.quarantine import RowRejected
 from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.days import iso_day
 
+NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
+"""What stands for nothing, in small letters: so Python, pandas, databases, workbooks and people write null."""
 LONGEST_IDENTIFIER = 200
 """Characters of an id or case. Both appear in messages; what is longer is a text in the wrong column."""
 # RFC 5646, section 2.1. The longer first subtags that it reserves are registered for no language: they may be names.

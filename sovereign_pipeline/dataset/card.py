@@ -15,7 +15,10 @@ from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.privacy.judgements import Estimate, told
+from sovereign_pipeline.shares import MeasuredShare
 
 # The order of the fields is the order of the keys in `card.json`.
 
@@ -88,6 +91,43 @@ class SplitNumbers(Frozen):
     seed: int
 
 
+class JudgedKind(Frozen):
+    """What people judged of one kind of personal data."""
+
+    kind: Kind
+    precision: MeasuredShare
+    """Of what was replaced, what is personal data."""
+    recall: MeasuredShare
+    """Of the personal data, what was replaced."""
+
+
+class JudgedSample(Frozen):
+    """How much scrubbing missed and replaced without need, estimated from rows that a person judged."""
+
+    rows: int
+    values: int
+    """Replaced values in these rows."""
+    precision: MeasuredShare
+    recall: MeasuredShare
+    by_kind: tuple[JudgedKind, ...]
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> "JudgedSample | None":
+        """None where nothing was judged."""
+        if estimate.rows == 0:
+            return None
+        return cls(
+            rows=estimate.rows,
+            values=estimate.judged,
+            precision=estimate.precision(),
+            recall=estimate.recall(),
+            by_kind=tuple(
+                JudgedKind(kind=kind, precision=estimate.precision([kind]), recall=estimate.recall([kind]))
+                for kind in estimate.kinds
+            ),
+        )
+
+
 class DatasetCard(Frozen):
     """What `card.json` holds."""
 
@@ -118,6 +158,8 @@ class DatasetCard(Frozen):
     """Kind -> digest of each ancestor artifact."""
     canaries: PlantedCanaries | None = None
     """Rows of the file that are not documents."""
+    judged: JudgedSample | None = None
+    """Of the scrubbed corpus, which holds both sides of the split; None where nobody judged it."""
 
     @property
     def documents(self) -> int:
@@ -175,6 +217,8 @@ class DatasetCard(Frozen):
             )
             if self.characters
             else "No rows.",
+            "## Personal data",
+            *self._personal_data,
             "## Tokens",
             f"Prompt and reply together, of a pair the longer side, in tokens of `{self.tokens.base_model}`; the "
             f"recipe's limit is {self.tokens.limit:,}. Of the held-out side only lengths were taken.",
@@ -196,6 +240,25 @@ class DatasetCard(Frozen):
     def _excluded(self) -> list[str]:
         rows = [(source.name, each.id, each.reason) for source in self.sources for each in source.excluded]
         return ["Left out by the recipe:", _table(("source", "row id", "reason"), rows)] if rows else []
+
+    @property
+    def _personal_data(self) -> list[str]:
+        if self.judged is None:
+            return ["Nobody judged a sample of the scrubbed corpus, so how much scrubbing missed is not known."]
+        found = self.judged
+        head = ("kind", "recall: of the personal data, replaced", "precision: of what was replaced, personal data")
+        rows: list[JudgedKind | JudgedSample] = [*found.by_kind, found]
+        return [
+            f"A person judged {found.rows:,} rows of the scrubbed corpus, which were drawn by seed, and in them "
+            f"{found.values:,} replaced values. Intervals are of 95 %; they count values as independent.",
+            _table(
+                head,
+                [
+                    (each.kind if isinstance(each, JudgedKind) else "all", told(each.recall), told(each.precision))
+                    for each in rows
+                ],
+            ),
+        ]
 
     @property
     def token_table(self) -> str:

@@ -18,8 +18,7 @@ from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.formats import MessagesRow, read_label_rows, sft_row_of
 from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
-from sovereign_pipeline.dataset.measuring import Measured
-from sovereign_pipeline.dataset.tokens import tokenizer_digests
+from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.wording import and_more, counted
@@ -66,8 +65,10 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
 
 def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
     """Make rows and card again from the split, and compare; what the card states is not trusted."""
-    if artifact.manifest.external_inputs != tokenizer_digests(workplace):
-        return ["the base model's tokenizer has changed since the dataset was made"]
+    if artifact.manifest.external_inputs != outside_files(workplace):
+        return [
+            "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
+        ]
     file = artifact.file(layout.file)
     messages = layout.messages_file(workplace.line)
     names = {entry.path for entry in artifact.manifest.files}

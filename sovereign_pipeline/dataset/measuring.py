@@ -23,6 +23,7 @@ from sovereign_pipeline.dataset.card import (
     CardSource,
     DataFile,
     DatasetCard,
+    JudgedSample,
     PlantedCanaries,
     RowStatistics,
     SplitNumbers,
@@ -32,6 +33,7 @@ from sovereign_pipeline.dataset.layouts import Layout, Row, documents_of
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.proof import Proof
@@ -39,6 +41,12 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 _FROM_SPLIT_TO_SOURCES = (SCRUBBED_CORPUS.kind, CLASSIFIED_CORPUS.kind, RAW_CORPUS.kind)
 _DOCUMENTS_PER_BATCH = 64
+
+
+def outside_files(workplace: Workplace) -> dict[str, str]:
+    """What decides a dataset besides its inputs and the recipe: the base model's tokenizer, and what people judged of
+    the scrubbed corpus, where they judged any."""
+    return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
 class Measured:
@@ -137,6 +145,7 @@ class Measured:
             ),
             inputs={kind: manifest.digest for kind, manifest in ancestors.items()},
             canaries=PlantedCanaries.of(canaries) if canaries else None,
+            judged=JudgedSample.of(estimate_of(read_judgements(workplace, ancestors[SCRUBBED_CORPUS.kind].digest))),
         )
 
     def _measured(self, side: str, count: int) -> Iterator[tuple[Document, Row, int]]:

@@ -19,8 +19,7 @@ from sovereign_pipeline.dataset.gates import (
     evaluate_training_dataset,
 )
 from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
-from sovereign_pipeline.dataset.measuring import Measured
-from sovereign_pipeline.dataset.tokens import tokenizer_digests
+from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
@@ -96,11 +95,11 @@ def _preference_config(line: Line) -> Config:
 
 TRAINING_DATASET = Stage(
     kind="training_dataset",
-    code_version="4",
+    code_version="5",
     build=build_training_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_training_config,
-    external=tokenizer_digests,
+    external=outside_files,
     libraries=("tokenizers", "transformers"),
     gates=(
         Gate(
@@ -109,7 +108,7 @@ TRAINING_DATASET = Stage(
                 "Are the rows exactly those of the training side and the recipe's canaries, and does the card state "
                 "what they give?"
             ),
-            code_version="4",
+            code_version="5",
             evaluate=evaluate_training_dataset,
             config=_training_config,
         ),
@@ -119,17 +118,17 @@ TRAINING_DATASET = Stage(
 
 PREFERENCE_DATASET = Stage(
     kind="preference_dataset",
-    code_version="4",
+    code_version="5",
     build=build_preference_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_preference_config,
-    external=tokenizer_digests,
+    external=outside_files,
     libraries=("tokenizers", "transformers"),
     gates=(
         Gate(
             name="digests_verified",
             question="Are the rows exactly those of the training side: true pairs, or replies with both labels?",
-            code_version="4",
+            code_version="5",
             evaluate=evaluate_preference_dataset,
             config=_preference_config,
         ),

@@ -39,8 +39,8 @@ from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.red_team.red_team import red_team_result, run_red_team
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
+from sovereign_pipeline.privacy.word_lists import load_word_lists
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
@@ -252,7 +252,7 @@ PRIVATE_SCORES = Stage(
 
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="7",
+    code_version="8",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,

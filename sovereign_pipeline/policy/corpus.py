@@ -106,7 +106,8 @@ class Source(RecipeModel):
     where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
     """Column -> value: only rows with these values are read; the others are counted as not selected. Letter case and
     blanks around a value do not matter, and `1`, `1.0` and `"1"` are one value. `true` is also yes, y, t, on, 1, نعم;
-    `false` is also no, n, f, off, 0, لا, and an empty cell or null; `null` is also an empty cell. Where no row is
+    `false` is also no, n, f, off, 0, لا, and an empty cell or null; `null` is also an empty cell, and
+    `n/a`, `-` and their like. Where no row is
     selected the line stops, and lists the values that the column holds."""
 
     exclude: tuple[Exclusion, ...] = ()
@@ -267,6 +268,27 @@ class AddedRecognizer(RecipeModel):
         return self
 
 
+class PhoneRegions(RecipeModel):
+    """Where phones without a country's prefix are from, as ISO 3166 names the regions."""
+
+    valid: tuple[str, ...] = Field(default=("OM",), min_length=1)
+    """A number that is valid there is a phone, whatever stands between its groups."""
+
+    grouped: tuple[str, ...] = ("AE", "SA", "QA", "KW", "BH", "US", "GB", "IN")
+    """A number that is valid there is a phone where it is also grouped as it is printed there, or a word beside it says
+    that it is dialled."""
+
+    @field_validator("valid", "grouped")
+    @classmethod
+    def _are_known(cls, regions: tuple[str, ...]) -> tuple[str, ...]:
+        from phonenumbers import SUPPORTED_REGIONS
+
+        unknown = next((each for each in regions if each not in SUPPORTED_REGIONS), None)
+        if unknown is not None:
+            raise ValueError(f"'{unknown}' is no region that phonenumbers knows, such as OM or AE")
+        return regions
+
+
 class Privacy(RecipeModel):
     """Which name detectors run, by language. Structured identifiers are detected in every language."""
 
@@ -288,6 +310,9 @@ class Privacy(RecipeModel):
     recognizers: tuple[AddedRecognizer, ...] = ()
     """Further recognizers of Presidio's."""
 
+    phone_regions: PhoneRegions = PhoneRegions()
+    """Where phones without a country's prefix are from."""
+
     judged: int | None = Field(default=None, ge=1)
     """How many replaced values of a sample a person must have judged (`sovereign privacy preview LINE --judge NAME`)
     before anything is made from the scrubbed corpus. Null: none."""
@@ -299,7 +324,7 @@ class Privacy(RecipeModel):
     def identity(self) -> dict[str, Any]:
         """What decides what is found in texts, as identities hold it. A key that came later is in it once it is used,
         so that it makes nothing anew before."""
-        unused = set() if self.recognizers else {"recognizers"}
+        unused = {name for name in ("recognizers", "phone_regions") if getattr(self, name) == getattr(Privacy(), name)}
         return self.model_dump(mode="json", exclude={"columns", "judged", "officer_may", *unused})
 
 

@@ -15,12 +15,13 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import NO_CORRECTIONS, Corrections
 from sovereign_pipeline.privacy.detection import SearchedText
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.mentions import with_further_mentions
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.names.persons import PersonName, person_name, same_person
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.placeholders import AUTHOR, Placeholders, kind_of
-from sovereign_pipeline.privacy.rereading import Filled, Place, filled, reread
+from sovereign_pipeline.privacy.rereading import Filled, Place, SecondReading, filled, reread
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 
@@ -88,6 +89,8 @@ class CaseScrubber:
     """Whether what came out is read once more, and what that finds replaced too."""
     added: Callable[[str, str], list[Span]] | None = None
     """What the recipe's own recognizers find in a normalised text of a language; None where it has none."""
+    regions: Regions = AROUND
+    """Where phones without a prefix are from."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
         """Replace values in the order of dates, then rows, so that a letter's numbers are smaller than its reply's."""
@@ -150,7 +153,8 @@ class CaseScrubber:
         if not self.reads_again:
             return text, []
         added = partial(self.added, document.language) if self.added is not None else None
-        return reread(document.id, text, self._is_kept, placeholders.of, added, self.corrections)
+        reading = SecondReading(self._is_kept, added, self.corrections, self.regions)
+        return reread(document.id, text, reading, placeholders.of)
 
     def _is_kept(self, kind: Kind) -> bool:
         return self.treatments.get(kind) == "keep"

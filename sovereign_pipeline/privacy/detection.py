@@ -20,12 +20,13 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.privacy.identifiers.phones import Regions
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.analyzer.analysis import Analysis
@@ -96,6 +97,7 @@ class Detector:
         """
         self.patterns = NamePatterns(privacy.keep_words)
         self.corrections = Corrections(words)
+        self.regions = Regions.of(privacy.phone_regions)
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._privacy = privacy
         self._analyses: dict[str, Analysis] = {}
@@ -112,14 +114,20 @@ class Detector:
             of_language = [text for text in texts if text.language == language]
             for text, artifacts in self._artifacts(analysis, language, of_language).items():
                 artifacts.is_letter = text.is_letter
+                artifacts.with_tabs = text.normalised.with_tabs
                 find = partial(analysis.spans, text.normalised.text, artifacts)
                 spans = without_overlaps(guarded("a recognizer", text.row, find))
                 found[text] = _written(self.corrections.applied(text.normalised.text, spans))
         return [found[text] for text in texts]
 
+    @property
+    def has_added(self) -> bool:
+        """Whether the recipe has recognizers of its own."""
+        return bool(self._privacy.recognizers)
+
     def added_spans(self, language: str, content: str) -> list[Span]:
         """What the recipe's own recognizers find in a normalised text. Raises what they raise, and PrivacyError."""
-        return self._analysis(language).added_spans(content) if self._privacy.recognizers else []
+        return self._analysis(language).added_spans(content) if self.has_added else []
 
     def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
         found = _read_by_model(analysis, texts)
@@ -143,7 +151,9 @@ class Detector:
 
             models = self._privacy.name_models
             model = load_name_model(language, models[language]) if language in models else None
-            self._analyses[language] = Analysis(language, model, self.patterns, self._also, self._privacy.recognizers)
+            self._analyses[language] = Analysis(
+                language, model, self.patterns, self._also, self._privacy.recognizers, self.regions
+            )
         return self._analyses[language]
 
 

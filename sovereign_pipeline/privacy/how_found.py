@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.identifiers.phones import GROUPED_REGIONS, REGIONS
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS, STRICT_RECOGNIZERS
 from sovereign_pipeline.privacy.names.entities import LABELS
 
@@ -27,15 +26,13 @@ _REMARKS: dict[Kind, str] = {
     "CREDENTIAL": "passwords by their label, private keys, tokens, and keys of known services",
     "COORDINATES": "pairs with four digits behind the point or more, in degrees, or by their label",
     "EMAIL": "handles of social media too",
-    "NID": "without a label only eight digits, an Emirates ID, or a Kuwaiti one by its check digit",
+    "NID": "without a label only eight digits, or an Emirates or Kuwaiti ID by its check digit",
     "ACCOUNT": "without a label any nine digits or more that are no amount, date or file number",
-    "PHONE": f"without label or prefix: valid in {', '.join(REGIONS)}, or grouped as in {', '.join(GROUPED_REGIONS)}; "
-    "eight other digits are taken for a NID",
     "PASSPORT": "without a label one or two letters and seven to nine digits",
     "CR": "never without a label",
     "DRIVING_LICENCE": "never without a label",
     "PLATE": "never without a label; numbers of vessels too",
-    "DATE_OF_BIRTH": "never without a label; Hijri dates too",
+    "DATE_OF_BIRTH": "never without a label; Hijri dates, months and years alone too",
     "ADDRESS": "a house and its way, and streets abroad by their words; no place alone",
     "PO_BOX": "never without a label",
 }
@@ -60,7 +57,7 @@ class KindFacts:
 def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
     """The facts of every kind, in the order of precedence."""
     return [
-        KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _REMARKS.get(kind, ""))
+        KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _remark(kind, privacy))
         for kind in KINDS
     ]
 
@@ -69,6 +66,16 @@ def how_found_markdown(facts: Sequence[KindFacts]) -> str:
     """The same as a table of a page."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
     return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
+
+
+def _remark(kind: Kind, privacy: Privacy) -> str:
+    if kind != "PHONE":
+        return _REMARKS.get(kind, "")
+    regions = privacy.phone_regions
+    grouped = f", or grouped as in {', '.join(regions.grouped)}" if regions.grouped else ""
+    return (
+        f"without label or prefix: valid in {', '.join(regions.valid)}{grouped}; eight other digits are taken for a NID"
+    )
 
 
 def _ways(kind: Kind, privacy: Privacy, treatment: str) -> Iterator[str]:

@@ -20,8 +20,10 @@ from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.placeholders import AUTHOR
 from sovereign_pipeline.privacy.preview import PreviewedRow
+from sovereign_pipeline.shares import MeasuredShare, measured_share
 
 JUDGEMENT = "privacy_judgement"
+SCRUBBED = "scrubbed_corpus"
 JUDGEMENT_FILE = "judgement.json"
 
 
@@ -45,29 +47,6 @@ class Judgement(Frozen):
 
 
 @dataclass(frozen=True)
-class Share:
-    """A share with its 95 % interval by Wilson 1927; from 0 to 1 of none."""
-
-    hits: int
-    of: int
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        from scipy.stats import binomtest
-
-        if self.of == 0:
-            return 0.0, 1.0
-        low, high = binomtest(self.hits, self.of).proportion_ci(0.95, method="wilson")
-        return float(low), float(high)
-
-    def __str__(self) -> str:
-        if self.of == 0:
-            return "none judged"
-        low, high = self.bounds
-        return f"{self.hits / self.of:.2f} ({low:.2f} to {high:.2f})"
-
-
-@dataclass(frozen=True)
 class Estimate:
     """What the judged rows say. Values count as independent: rows that hold many make intervals too narrow."""
 
@@ -81,15 +60,15 @@ class Estimate:
         """How many replaced values were judged."""
         return self.right.total() + self.wrong.total()
 
-    def precision(self, kinds: Iterable[Kind] | None = None) -> Share:
+    def precision(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
         """Of what was replaced, how much is personal data: of these kinds, or of all."""
         right, wrong = self._of(self.right, kinds), self._of(self.wrong, kinds)
-        return Share(right, right + wrong)
+        return measured_share(right, right + wrong)
 
-    def recall(self, kinds: Iterable[Kind] | None = None) -> Share:
+    def recall(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
         """Of the personal data, how much was replaced."""
         right, missed = self._of(self.right, kinds), self._of(self.missed, kinds)
-        return Share(right, right + missed)
+        return measured_share(right, right + missed)
 
     @property
     def kinds(self) -> list[Kind]:
@@ -98,6 +77,11 @@ class Estimate:
 
     def _of(self, counts: Mapping[Kind, int], kinds: Iterable[Kind] | None) -> int:
         return sum(counts.values()) if kinds is None else sum(counts.get(kind, 0) for kind in kinds)
+
+
+def told(share: MeasuredShare) -> str:
+    """A share in words and figures: of none there is no figure."""
+    return str(share) if share.of else "none judged"
 
 
 def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
@@ -113,15 +97,16 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
     """A person's judgement of one row. The column of the author does not count: it is always replaced.
 
     Args:
-        wrong: placeholders that took the place of what is no personal data; each counts as often as it stands there.
+        wrong: placeholders that took the place of what is no personal data, wherever they stand in the row, or single
+            places of one (`PreviewedRow.places`).
         missed: kinds of what is still there, one for each value.
     """
-    replaced = [found for field in row.fields if field.name != AUTHOR for found in field.replaced]
     named = set(wrong)
+    judged = [(found.kind, bool(named & {place, found.placeholder})) for place, found in row.places]
     return JudgedRow(
         id=row.id,
-        right=dict(Counter(found.kind for found in replaced if found.placeholder not in named)),
-        wrong=dict(Counter(found.kind for found in replaced if found.placeholder in named)),
+        right=dict(Counter(kind for kind, is_wrong in judged if not is_wrong)),
+        wrong=dict(Counter(kind for kind, is_wrong in judged if is_wrong)),
         missed=dict(Counter(missed)),
     )
 
@@ -129,7 +114,7 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
 def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Judgement) -> ArtifactRef:
     """Keep a judgement of a scrubbed corpus in the store."""
     content = judgement.model_dump(mode="json")
-    number = len(judgements_of(workplace, scrubbed)) + 1  # the same judgement once more is another one
+    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # the same judgement once more is another one
     identity = Identity(
         kind=JUDGEMENT,
         line=workplace.line.line,
@@ -148,20 +133,28 @@ def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Jud
     return make_artifact(workplace, identity, build).ref
 
 
-def judgements_of(workplace: Workplace, scrubbed: ArtifactRef) -> list[ArtifactRef]:
-    """The judgements of a scrubbed corpus, oldest first."""
+def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
+    """The judgements of the scrubbed corpus with this digest, oldest first."""
     store = workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(JUDGEMENT)]
     of_it = [
         (manifest.circumstances.created_at, ref)
         for manifest, ref in made
-        if store.input_ref(manifest, scrubbed.kind).digest == scrubbed.digest
+        if store.input_ref(manifest, SCRUBBED).digest == scrubbed
     ]
     return [ref for _, ref in sorted(of_it, key=lambda each: (each[0], each[1].digest))]
 
 
-def read_judgements(workplace: Workplace, scrubbed: ArtifactRef) -> Iterator[JudgedRow]:
-    """All rows that were judged of a scrubbed corpus, oldest first. Raises IntegrityError for a changed judgement."""
+def recorded_judgements(workplace: Workplace) -> dict[str, str]:
+    """`judgements` -> digest of those of the line's current scrubbed corpus; empty where there are none."""
+    current = workplace.store.current(workplace.line.line, SCRUBBED)
+    judged = judgements_of(workplace, current.digest) if current is not None else []
+    return {"judgements": digest_of([ref.digest for ref in judged])} if judged else {}
+
+
+def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
+    """All rows that were judged of the scrubbed corpus with this digest, oldest first. Raises IntegrityError for a
+    changed judgement."""
     for ref in judgements_of(workplace, scrubbed):
         content = workplace.store.open(ref).file(JUDGEMENT_FILE).read_bytes()
         yield from Judgement.model_validate_json(content).rows

@@ -8,8 +8,10 @@ and characters written as HTML entities, percent-encoding or escapes. What does 
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 
 from sovereign_pipeline.lookalikes import BLANK_LETTERS, LOOKALIKES, TATWEEL
 from sovereign_pipeline.privacy.encodings import Places, decoded
@@ -22,6 +24,7 @@ _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
 _NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
 _LOOKALIKE = re.compile(f"[{''.join(LOOKALIKES)}]")
 _LOOKALIKES = str.maketrans(LOOKALIKES)
+_HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # years alone are no figures
 _WORD = re.compile(r"[^\W_]+")
 _LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
 # "1O45 7832": letters between digits that are read as digits.
@@ -41,11 +44,38 @@ class NormalisedText:
     ends: tuple[int, ...] | None = None
     """Where it ends, with the marks that belong to it."""
 
+    @property
+    def with_tabs(self) -> str:
+        """The folded text with its tabs, where they part the cells of a table; everything else at its place."""
+        if "\t" not in self.original or "\n" not in self.text:
+            return self.text
+        places = self.starts if self.starts is not None else range(len(self.text))
+        tabbed = "".join(
+            "\t" if folded == " " and self.original[place] == "\t" else folded
+            for folded, place in zip(self.text, places, strict=True)
+        )
+        lines, with_tabs = self.text.split("\n"), tabbed.split("\n")
+        in_table = rows_of_tables(with_tabs, "\t")
+        return "\n".join(
+            tabbed if is_row else line for line, tabbed, is_row in zip(lines, with_tabs, in_table, strict=True)
+        )
+
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """The half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
+
+
+def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
+    """Which lines are rows of tables whose cells a mark parts: neighbours with as many marks in each, that are three
+    or more or have a head without figures."""
+    rows: list[bool] = []
+    for count, group in groupby(lines, key=lambda line: line.count(mark)):
+        block = list(group)
+        is_table = len(block) > 2 or (len(block) == 2 and any(map(_HEAD.fullmatch, block)))
+        rows += [count > 0 and is_table] * len(block)
+    return rows
 
 
 def normalise(original: str) -> NormalisedText:

@@ -5,9 +5,9 @@ What belongs here: which rows are shown, and what was found where. What does not
 """
 
 import random
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.corpus.document import Document, read_documents
@@ -15,14 +15,14 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import load_word_lists
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.placeholders import AUTHOR, kind_of
-from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.rereading import SecondReading
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
+from sovereign_pipeline.privacy.word_lists import load_word_lists
 from sovereign_pipeline.wording import and_more
 
 
@@ -61,6 +61,20 @@ class PreviewedRow:
     case: str
     fields: tuple[PreviewedField, ...]
     """Those that hold a text."""
+
+    @property
+    def places(self) -> list[tuple[str, Replaced]]:
+        """What was replaced in the texts, each under a name of its own, as `NAME_1`, or `NAME_1#2` for the second place
+        of a placeholder that stands in more than one. The author's column is left out: it is always replaced."""
+        found = [each for field in self.fields if field.name != AUTHOR for each in field.replaced]
+        times = Counter(each.placeholder for each in found)
+        seen = Counter[str]()
+        named: list[tuple[str, Replaced]] = []
+        for each in found:
+            seen[each.placeholder] += 1
+            several = times[each.placeholder] > 1
+            named.append((f"{each.placeholder}#{seen[each.placeholder]}" if several else each.placeholder, each))
+        return named
 
 
 def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = ()) -> list[PreviewedRow]:
@@ -127,8 +141,7 @@ def _fields(
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         rows = [row for row in mapping if row.field == name]
         replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
-        added = partial(scrubber.detector.added_spans, before.language)
-        left = remaining(results[name], scrubber.keeps, added, scrubber.detector.corrections)
+        left = SecondReading.by(scrubber.detector, before.language, scrubber.keeps).of(results[name]).left
         yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
 
 

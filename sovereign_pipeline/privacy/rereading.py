@@ -10,13 +10,14 @@ find what the first one did not, so only there the text is read once more; and w
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import NO_CORRECTIONS, Corrections
-from sovereign_pipeline.privacy.detection import guarded
+from sovereign_pipeline.privacy.detection import Detector, guarded
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import Span, value_key
@@ -90,26 +91,59 @@ Added = Callable[[str], list[Span]]
 """What the recipe's own recognizers find in a normalised text."""
 
 
+class Remaining(NamedTuple):
+    """What a second reading finds in a scrubbed text, in its normalised form."""
+
+    left: list[Span]
+    by_lists: list[Span]
+    """What looks like an identifier, and is no personal data by the line's word lists."""
+
+
+@dataclass(frozen=True)
+class SecondReading:
+    """How scrubbed text is read once more, by the scrubber and by the gate alike."""
+
+    is_kept: Callable[[Kind], bool]
+    """A kind that is kept is not counted, neither is a value that the same text labels as such a kind."""
+    added: Added | None = None
+    """None where the recipe has no recognizers of its own."""
+    corrections: Corrections = NO_CORRECTIONS
+    regions: Regions = AROUND
+
+    @classmethod
+    def by(cls, detector: Detector, language: str, is_kept: Callable[[Kind], bool]) -> "SecondReading":
+        """As a line's detector reads texts of a language."""
+        added = partial(detector.added_spans, language) if detector.has_added else None
+        return cls(is_kept, added, detector.corrections, detector.regions)
+
+    def of(self, content: str) -> Remaining:
+        """Read a text."""
+        normalised = normalise(content)
+        spans = leftovers(normalised.with_tabs, self.regions)
+        if self.added is not None:
+            spans += self.added(without_placeholders(normalised.text))
+        kept = {span.key for span in spans if self.is_kept(span.kind)}
+        counted = [span for span in spans if span.key not in kept]
+        left = self.corrections.without_never(normalised.text, counted)
+        return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
+
+
 def reread(
     row: str,
     text: Filled,
-    is_kept: Callable[[Kind], bool],
+    reading: SecondReading,
     placeholder_of: Callable[[Kind, str], str],
-    added: Added | None = None,
-    corrections: Corrections = NO_CORRECTIONS,
 ) -> tuple[Filled, list[Kind]]:
     """The text without what a second reading of it finds, and the kinds of that.
 
     Args:
         placeholder_of: the placeholder of a kind and of the key of its value.
-        added: None where the recipe has no recognizers of its own.
-        corrections: what the line's word lists call no personal data is left.
 
     Raises PrivacyError, which names the row, when the reading raises.
     """
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
-        left = guarded("the second reading", row, partial(_left_in, text, is_kept, added, corrections))
+        left = guarded("the second reading", row, partial(_left_in, text, reading))
         if not left:
             break
         places = list(text.places)
@@ -123,35 +157,15 @@ def reread(
     return text, replaced
 
 
-def _left_in(
-    text: Filled, is_kept: Callable[[Kind], bool], added: Added | None, corrections: Corrections
-) -> list[tuple[int, int, Kind]]:
-    around = any(remaining(window, is_kept, corrections=corrections) for window in _windows(text))
-    if not around and added is None:
+def _left_in(text: Filled, reading: SecondReading) -> list[tuple[int, int, Kind]]:
+    own = replace(reading, added=None)
+    if reading.added is None and not any(own.of(window).left for window in _windows(text)):
         return []
     folded = normalise(text.text)
-    left = remaining(text.text, is_kept, added, corrections)
     return sorted(
-        ((*folded.original_span(span.start, span.end), span.kind) for span in left), key=lambda span: span[:2]
+        ((*folded.original_span(span.start, span.end), span.kind) for span in reading.of(text.text).left),
+        key=lambda span: span[:2],
     )
-
-
-def remaining(
-    content: str,
-    is_kept: Callable[[Kind], bool],
-    added: Added | None = None,
-    corrections: Corrections = NO_CORRECTIONS,
-) -> list[Span]:
-    """What a second reading of a scrubbed text finds, in its normalised form. A kind that is kept is not counted,
-    neither is a value that the same text labels as such a kind, nor what the line's word lists call no personal
-    data."""
-    folded = normalise(content).text
-    spans = leftovers(folded)
-    if added is not None:
-        spans += added(without_placeholders(folded))
-    spans = corrections.without_never(folded, spans)
-    kept = {span.key for span in spans if is_kept(span.kind)}
-    return [span for span in spans if span.key not in kept]
 
 
 def _windows(text: Filled) -> Iterator[str]:

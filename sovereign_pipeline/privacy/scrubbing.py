@@ -12,13 +12,13 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
 from sovereign_pipeline.privacy.detection import Detector, SearchedText, Text, read_findings, texts_of
 from sovereign_pipeline.privacy.placeholders import refuse_placeholders
 from sovereign_pipeline.privacy.spans import Span
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 TextsByField = Mapping[str, Text]
 SpansByText = dict[bytes, list[Span]]
@@ -48,7 +48,13 @@ class Scrubber:
         self.texts_searched = 0
         added = self.detector.added_spans if privacy.recognizers else None
         self._cases = CaseScrubber(
-            line, run, treatments or {}, self.detector.patterns, self.detector.corrections, added=added
+            line,
+            run,
+            treatments or {},
+            self.detector.patterns,
+            self.detector.corrections,
+            added=added,
+            regions=self.detector.regions,
         )
         self._once = replace(self._cases, reads_again=False)  # a second reading would hide that the first one fails
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")

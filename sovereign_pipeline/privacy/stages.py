@@ -23,19 +23,16 @@ from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
-from sovereign_pipeline.privacy.judgements import estimate_of, judgements_of, read_judgements
+from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements, told
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.rereading import remaining
-from sovereign_pipeline.privacy.spans import Span
+from sovereign_pipeline.privacy.rereading import Remaining, SecondReading
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, load_word_lists
 from sovereign_pipeline.wording import and_more
 
 ROWS_IN_EVIDENCE = 20
@@ -112,7 +109,7 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the output again, as the scrubber did when it was done (`rereading.remaining`).
+    """Read the output again, as the scrubber did when it was done (`rereading.SecondReading`).
 
     What is left and only looks like an identifier makes the gate inconclusive, which a recipe may let an officer
     accept. The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value
@@ -129,11 +126,11 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     certain = count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        found = guarded("the second reading", document.id, partial(_left_in, document, treatments, detector))
+        found = guarded("the second reading", document.id, partial(_remaining_in, document, treatments, detector))
         in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
-        by_lists.update(_left_by_lists(document, detector))
-        certain += len(in_columns) + sum(not span.by_length for span in found)
-        kinds = [*(span.kind for span in found), *in_columns]
+        by_lists.update(span.kind for span in found.by_lists)
+        certain += len(in_columns) + sum(not span.by_length for span in found.left)
+        kinds = [*(span.kind for span in found.left), *in_columns]
         left.update(kinds)
         if kinds:  # the id itself may hold what was found
             listed.append({"row": f"line {count}" if in_columns else document.id, "kinds": sorted(set(kinds))})
@@ -182,7 +179,7 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
 def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Count what people judged of this corpus, against what the recipe demands."""
     line = workplace.line
-    estimate = estimate_of(read_judgements(workplace, artifact.ref))
+    estimate = estimate_of(read_judgements(workplace, artifact.ref.digest))
     evidence = {
         "rows": estimate.rows,
         "values": estimate.judged,
@@ -192,13 +189,17 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
                 "right": estimate.right[kind],
                 "wrong": estimate.wrong[kind],
                 "missed": estimate.missed[kind],
-                "precision": str(estimate.precision([kind])),
-                "recall": str(estimate.recall([kind])),
+                "precision": told(estimate.precision([kind])),
+                "recall": told(estimate.recall([kind])),
             }
             for kind in estimate.kinds
         },
     }
-    found = f"precision {estimate.precision()}, recall {estimate.recall()}" if estimate.judged else "none was judged"
+    found = (
+        f"precision {told(estimate.precision())}, recall {told(estimate.recall())}"
+        if estimate.judged
+        else "none was judged"
+    )
     if line.privacy.judged is None:
         return Verdict(True, f"the recipe demands no judged sample; {found}.", evidence)
     counted = f"{estimate.judged:,} of {line.privacy.judged:,} replaced values were judged by a person"
@@ -208,12 +209,9 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
     return Verdict(False, f"{counted}; {found}. Judge more with `{command}`, and run the line again.", evidence)
 
 
-def judgements_now(workplace: Workplace) -> dict[str, str]:
-    """`judgements` -> digest of those of the line's current scrubbed corpus, where the recipe demands any."""
-    current = workplace.store.current(workplace.line.line, "scrubbed_corpus")
-    if workplace.line.privacy.judged is None or current is None:
-        return {}
-    return {"judgements": digest_of([ref.digest for ref in judgements_of(workplace, current)])}
+def judgements_demanded(workplace: Workplace) -> dict[str, str]:
+    """What `recorded_judgements` gives, where the recipe demands any."""
+    return recorded_judgements(workplace) if workplace.line.privacy.judged is not None else {}
 
 
 def _columns(document: Document) -> dict[str, object]:
@@ -226,25 +224,13 @@ def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
     return [kind for value in _columns_of(document) for kind in kinds_in(value)]
 
 
-def _left_in(document: Document, treatments: Treatments, detector: Detector) -> list[Span]:
-    added = partial(detector.added_spans, document.language)
-
+def _remaining_in(document: Document, treatments: Treatments, detector: Detector) -> Remaining:
     def is_kept(kind: Kind) -> bool:
         return treatments[kind] == "keep"
 
-    return [
-        span
-        for text in (*document.texts.values(), document.author)
-        for span in remaining(text, is_kept, added, detector.corrections)
-    ]
-
-
-def _left_by_lists(document: Document, detector: Detector) -> list[Kind]:
-    """Kinds of what looks like an identifier and stays, since the line's word lists call it no personal data."""
-    if not detector.corrections.leave_values:
-        return []
-    texts = [normalise(text).text for text in document.texts.values()]
-    return [span.kind for text in texts for span in detector.corrections.left(text, leftovers(text))]
+    reading = SecondReading.by(detector, document.language, is_kept)
+    found = [reading.of(text) for text in (*document.texts.values(), document.author)]
+    return Remaining([span for each in found for span in each.left], [span for each in found for span in each.by_lists])
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:
@@ -276,7 +262,7 @@ def sensitive_kinds(institution: Institution, line: Line) -> Config:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="5",
+    code_version="6",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,
@@ -291,7 +277,7 @@ SCRUBBED_CORPUS = Stage(
                 "Does a second, stricter reading find no structured identifier in the texts, and no personal data in "
                 "the columns?"
             ),
-            code_version="4",
+            code_version="5",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
             officer_may=lambda line: line.privacy.officer_may,
@@ -308,7 +294,7 @@ SCRUBBED_CORPUS = Stage(
             code_version="1",
             evaluate=evaluate_sample_judged,
             config=lambda line: {"judged": line.privacy.judged},
-            external=judgements_now,
+            external=judgements_demanded,
         ),
     ),
 )

@@ -273,7 +273,7 @@ SPELLINGS: list[tuple[Any, Any, bool]] = [
     *((1, value, True) for value in (True, 1, "1")),
     *(("true", value, True) for value in (True, "True")),
     *((0, value, False) for value in (True, "", None)),
-    *((None, value, True) for value in (None, "", " ", "null", "NaN")),
+    *((None, value, True) for value in (None, "", " ", "null", "NaN", "-", "--", "#N/A", "\\N")),
     *((None, value, False) for value in (0, False, "0")),
 ]
 

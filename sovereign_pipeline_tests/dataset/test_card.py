@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.dataset.card import DatasetCard
@@ -17,6 +18,9 @@ from sovereign_pipeline.dataset.files import (
     TRAINING_ROWS,
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.errors import StaleInput
+from sovereign_pipeline.privacy.judgements import JudgedRow, Judgement, record_judgement
+from sovereign_pipeline.shares import measured_share
 from sovereign_pipeline.split.files import TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import (
@@ -123,3 +127,67 @@ def test_findings_are_in_the_card_by_row_id_and_do_not_stop_the_dataset(institut
     assert found["HTML left in"].rows[0] in page
     assert found["clipped answers"].todo in page
     assert "Denied" not in page
+
+
+def judge(workplace: Workplace, *rows: JudgedRow) -> None:
+    scrubbed = workplace.store.current("lamps", "scrubbed_corpus")
+    assert scrubbed is not None
+    record_judgement(workplace, scrubbed, Judgement(judge="S. Reader", seed=7, rows=rows))
+
+
+@pytest.mark.parametrize("demanded", [None, 5])
+def test_the_card_states_what_people_judged_of_the_scrubbed_corpus(
+    institution: DemoInstitution, demanded: int | None
+) -> None:
+    institution.recipe["privacy"] = {"judged": demanded}
+    workplace = institution.workplace()
+    before, _ = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    assert card_of(before).judged is None
+    assert "Nobody judged a sample" in before.file(CARD_FOR_PEOPLE).read_text()
+    assert "judgements" not in before.manifest.external_inputs
+
+    judge(
+        workplace,
+        JudgedRow(id="R-00003", right={"NAME": 6, "PHONE": 1}, wrong={"NAME": 2}, missed={"NAME": 1}),
+        JudgedRow(id="R-00004", right={}, wrong={}, missed={}),
+    )
+    after, verdicts = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    assert after.ref != before.ref
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    assert "judgements" in after.manifest.external_inputs
+    judged = card_of(after).judged
+    assert judged is not None
+    assert (judged.rows, judged.values) == (2, 9)
+    assert (judged.precision, judged.recall) == (measured_share(7, 9), measured_share(7, 8))
+    assert [each.kind for each in judged.by_kind] == ["NAME", "PHONE"]
+    told = after.file(CARD_FOR_PEOPLE).read_text()
+    assert f"| all | {measured_share(7, 8)} | {measured_share(7, 9)} |" in told
+    assert "2 rows" in told and "9 replaced values" in told
+
+
+def test_a_dataset_is_stale_once_more_was_judged(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    stage = dataset_stage(TRAINING_DATASET)
+    dataset, _ = materialize(workplace, stage)
+    assert_usable(stage, workplace, dataset.ref)
+    judge(workplace, JudgedRow(id="R-00003", right={"NAME": 1}, wrong={}, missed={}))
+    with pytest.raises(StaleInput, match="judgements"):
+        assert_usable(stage, workplace, dataset.ref)
+
+
+def test_a_card_with_a_better_estimate_than_was_judged_is_refused(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    materialize(workplace, dataset_stage(TRAINING_DATASET))
+    judge(workplace, JudgedRow(id="R-00003", right={"NAME": 3}, wrong={"NAME": 1}, missed={}))
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        card = DatasetCard.model_validate_json((workspace / CARD).read_bytes())
+        assert card.judged is not None
+        better = card.model_copy(update={"judged": card.judged.model_copy(update={"precision": measured_share(4, 4)})})
+        (workspace / CARD).write_text(better.to_json())
+        (workspace / CARD_FOR_PEOPLE).write_text(better.to_markdown())
+        return built
+
+    _, verdicts = materialize(workplace, dataset_stage(TRAINING_DATASET, build))
+    assert "the card is wrong in judged" in verdicts[GATE].message

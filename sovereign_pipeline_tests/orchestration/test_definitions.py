@@ -18,7 +18,7 @@ from sovereign_pipeline.settings import PROJECT_ROOT
 ALL = (*CHAIN, *AFTER_PEOPLE)
 
 HEAVY = (
-    "presidio_analyzer",
+    *("presidio_analyzer", "detect_secrets"),
     *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
     *("dagster_k8s", "kubernetes", "ray", "fastapi", "evalica", "pandas"),
 )

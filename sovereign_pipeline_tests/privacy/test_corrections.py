@@ -13,9 +13,9 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.word_lists import WordLists, load_word_lists, word_lists_file
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.privacy.word_lists import WordLists, load_word_lists, word_lists_file
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -39,6 +39,7 @@ def never(*values: str) -> list[dict[str, str]]:
         ("Write to desk@canary.example.", "desk@canary.example", "Write to desk@canary.example."),
         ("Ask Mr Hamood Quorvanson today.", "Hamood Quorvan", "Ask Mr NAME_1 today."),
         ("راجعت السيد سالم العريمي أمس", "سالم العريمي", "راجعت السيد سالم العريمي أمس"),
+        ("كتبت للسيد سالم العريمي أمس", "السيد سالم العريمي", "كتبت للسيد سالم العريمي أمس"),
     ],
 )
 def test_what_is_never_personal_stays(text: str, value: str, result: str) -> None:
@@ -58,6 +59,10 @@ def test_another_person_of_that_name_is_still_replaced_beside_it() -> None:
         ("see shelf 12-B please", "shelf 12-B", "ADDRESS", "see ADDRESS_1 please"),
         ("التقينا بالفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا بNAME_1"),
         ("التقينا والفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا وNAME_1"),
+        ("جاء للفانوس الأزرق وقال", "الفانوس الأزرق", "NAME", "جاء لNAME_1 وقال"),
+        ("وللفانوس الأزرق، والفانوس الأزرق", "الفانوس الأزرق", "NAME", "ولNAME_1، وNAME_1"),
+        ("كتبنا لليلك أمس", "الليلك", "NAME", "كتبنا لNAME_1 أمس"),
+        ("سلم فانوس وهو لفانوس الأزرق", "الفانوس الأزرق", "NAME", "سلم فانوس وهو لفانوس الأزرق"),
         ("Mill Straße, MILL STRASSE", "Mill Straße", "ADDRESS", "ADDRESS_1, ADDRESS_1"),
         ("in İzmit", "İzmit", "PLACE", "in PLACE_1"),
         ("Ask at the shop", "ـ", "NAME", "Ask at the shop"),
@@ -80,6 +85,10 @@ def test_names_of_one_person_get_one_placeholder_in_a_case_file() -> None:
     ("lists", "said"),
     [
         ({"never": never("A b"), "always": [{"value": "a  B", "kind": "NAME"}]}, "in `never` and in another list"),
+        ({"never": never("مكتب 12"), "always": [{"value": "مكتب ١٢", "kind": "NAME"}]}, "in another list"),
+        ({"never": never("Harbour\u200bMaster"), "same_person": [["HarbourMaster", "Amer"]]}, "in another list"),
+        ({"never": never("السَّيِّد سالم"), "always": [{"value": "السيد سالم", "kind": "NAME"}]}, "in another list"),
+        ({"same_person": [["Umm\u00a0Idris", "Ｕmm Idris"]]}, "twice"),
         ({"same_person": [["Umm Idris"]]}, "at least two names"),
         ({"same_person": [["Umm Idris", "Salma"], ["Salma", "Amer"]]}, "twice"),
         ({"never": [{"value": "Harbour"}]}, "reason"),

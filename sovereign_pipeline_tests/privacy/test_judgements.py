@@ -2,7 +2,6 @@
 
 import pyrage
 import pytest
-from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
@@ -12,8 +11,9 @@ from sovereign_pipeline.artifacts.stage import Verdict
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.errors import GateRefused, InputError
-from sovereign_pipeline.privacy.judgements import JUDGEMENT, JUDGEMENT_FILE, JudgedRow, Share, estimate_of
+from sovereign_pipeline.privacy.judgements import JUDGEMENT, JUDGEMENT_FILE, JudgedRow, estimate_of
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.shares import measured_share
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 GATE = next(gate for gate in SCRUBBED_CORPUS.gates if gate.name == "sample_judged")
@@ -123,6 +123,19 @@ def test_a_mistyped_answer_is_asked_again_and_stop_keeps_what_was_answered(line:
     assert verdict(line).evidence["rows"] == 4
 
 
+def test_a_placeholder_is_right_in_one_place_and_wrong_in_another(line: DemoInstitution) -> None:
+    answer = judge("NAME_1#3", "NAME_1#2", "", "stop")
+    assert answer.exit_code == 0, answer.output
+    assert "not one of them: NAME_1#3" in answer.output
+    assert verdict(line).evidence["by_kind"]["NAME"] == {
+        "right": 1,
+        "wrong": 1,
+        "missed": 0,
+        "precision": str(measured_share(1, 2)),
+        "recall": str(measured_share(1, 1)),
+    }
+
+
 def test_a_sample_is_drawn_and_not_chosen(line: DemoInstitution) -> None:
     answer = run("\n\n", "--row", "R-00003")
     assert isinstance(answer.exception, InputError)
@@ -149,16 +162,7 @@ def test_a_row_that_was_judged_twice_counts_once() -> None:
     estimate = estimate_of([first, JudgedRow(id="R-2", right={"NAME": 1}, wrong={}, missed={}), again])
     assert (estimate.rows, estimate.judged) == (2, 4)
     assert (estimate.precision(), estimate.recall(["NAME"]), estimate.recall()) == (
-        Share(2, 4),
-        Share(2, 2),
-        Share(2, 3),
+        measured_share(2, 4),
+        measured_share(2, 2),
+        measured_share(2, 3),
     )
-
-
-@pytest.mark.parametrize(("hits", "of"), [(0, 5), (74, 80), (100, 100)])
-def test_the_interval_is_wilsons(hits: int, of: int) -> None:
-    assert Share(hits, of).bounds == pytest.approx(proportion_confint(hits, of, method="wilson"))
-
-
-def test_of_nothing_nothing_is_known() -> None:
-    assert Share(0, 0).bounds == (0.0, 1.0)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.findings import Findings, findings_of
-from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.rereading import SecondReading
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -114,7 +114,7 @@ PIECES = st.sampled_from(
 @settings(deadline=None)
 def test_nothing_is_left_that_the_gate_would_name(pieces: list[str]) -> None:
     after = replaced("".join(pieces))
-    assert [span.kind for span in remaining(after, lambda kind: kind in ("URL", "DATE", "AGE"))] == []
+    assert [span.kind for span in SecondReading(lambda kind: kind in ("URL", "DATE", "AGE")).of(after).left] == []
 
 
 def test_what_a_look_alone_tells_is_counted_by_kind_and_row() -> None:

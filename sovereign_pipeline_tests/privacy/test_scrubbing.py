@@ -63,7 +63,7 @@ def test_a_model_that_raises_stops_with_the_row(with_model: Scrubber, monkeypatc
 def test_a_detector_that_finds_nothing_is_caught_by_the_canary(
     patterns_only: Scrubber, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(STRUCTURED_SPANS, lambda text, also=frozenset(): [])
+    monkeypatch.setattr(STRUCTURED_SPANS, lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match=r"canary .* IBAN"):
         scrub(patterns_only, document("nothing here"))
 
@@ -101,3 +101,14 @@ def test_each_canary_holds_something_of_every_kind(patterns_only: Scrubber) -> N
     for each in canary.CANARIES:
         text = "\n".join(scrub(patterns_only, each.document).documents[0].texts.values())
         assert {match.group()[:-2] for match in PLACEHOLDER.finditer(text)} == set(KINDS) - KEPT_BY_DEFAULT
+
+
+def test_cells_that_tabs_part_are_read_as_a_table(patterns_only: Scrubber) -> None:
+    text = "Guest\tPassport\tYear of birth\tNights\nS. H.\t1234567\t1984\t3\nR. H.\t7654321\t1990\t2"
+    done = scrub(patterns_only, document(text))
+    assert done.documents[0].request == (
+        "Guest\tPassport\tYear of birth\tNights\n"
+        "S. H.\tPASSPORT_1\tDATE_OF_BIRTH_1\t3\nR. H.\tPASSPORT_2\tDATE_OF_BIRTH_2\t2"
+    )
+    figures = "Year\tPassport\tVisa\n2021\t48213\t12000\n2022\t50117\t13400"
+    assert scrub(patterns_only, document(figures)).documents[0].request == figures

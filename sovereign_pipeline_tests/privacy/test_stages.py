@@ -16,7 +16,7 @@ from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.errors import GateRefused, PrivacyError
 from sovereign_pipeline.privacy import stages
-from sovereign_pipeline.privacy.rereading import remaining
+from sovereign_pipeline.privacy.rereading import SecondReading
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
@@ -137,12 +137,14 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
     add_public_key(workplace)
     scrubbed = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
 
-    def fails(text: str, *rest: Any) -> Any:
+    read = SecondReading.of
+
+    def fails(self: SecondReading, text: str) -> Any:
         if "w3x" in text:
             raise RuntimeError(text)
-        return remaining(text, *rest)
+        return read(self, text)
 
-    monkeypatch.setattr("sovereign_pipeline.privacy.stages.remaining", fails)
+    monkeypatch.setattr(SecondReading, "of", fails)
     with pytest.raises(PrivacyError, match="Row R-00003: the second reading raised RuntimeError") as failed:
         stages.evaluate_no_identifier_left(workplace, workplace.store.open(scrubbed), {})
     assert "w3x" not in str(failed.value)

@@ -23,9 +23,9 @@ from sovereign_pipeline.evaluation.red_team.records import (
     Judge,
     JudgedLabel,
     JudgeQuality,
-    MeasuredShare,
 )
 from sovereign_pipeline.policy.evaluation import JudgeModel
+from sovereign_pipeline.shares import measured_share
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 
@@ -140,19 +140,6 @@ def _quality(judge: Judge, language: str, style: str, tuned: bool, labels: Seque
         precision=measured_share(hits, sum(label.judged for label in labels)),
         recall=measured_share(hits, sum(label.label for label in labels)),
     )
-
-
-def measured_share(hits: int, of: int) -> MeasuredShare:
-    """A share with its 95 % interval by Wilson 1927; of none, 0 with the interval from 0 to 1.
-
-    Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4).
-    """
-    from scipy.stats import binomtest
-
-    if of == 0:
-        return MeasuredShare(hits=0, of=0, share=0.0, low=0.0, high=1.0)
-    low, high = binomtest(hits, of).proportion_ci(0.95, method="wilson")
-    return MeasuredShare(hits=hits, of=of, share=hits / of, low=float(low), high=float(high))
 
 
 def _judged(label: LabelledAnswer, refusing: Mapping[str, bool], disclosing: Mapping[str, bool]) -> bool:

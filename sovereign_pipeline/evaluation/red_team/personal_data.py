@@ -13,8 +13,8 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 # With the brackets that models often put around them. An Arabic prefix, as in `وNAME_3`, may stay.
 _PLACEHOLDER = re.compile(rf"[\[<{{(]?(?:{'|'.join(KINDS)})_\d+[\]>}})]?")

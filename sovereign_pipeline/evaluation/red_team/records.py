@@ -6,6 +6,7 @@ from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
 from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, Shares
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.shares import MeasuredShare
 from sovereign_pipeline.suites.red_team_prompts import Expectation
 
 EVERY_LANGUAGE = "all"
@@ -57,19 +58,6 @@ class JudgedLabel(Frozen):
     """A person's verdict."""
     judged: bool
     """The judge's verdict."""
-
-
-class MeasuredShare(Frozen):
-    """A share and its 95 % interval."""
-
-    hits: int
-    of: int
-    share: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.share:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 class JudgeQuality(Frozen):

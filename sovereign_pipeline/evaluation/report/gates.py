@@ -12,13 +12,11 @@ from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.evaluation.arms.arms import Reference
 from sovereign_pipeline.evaluation.capability.records import SuiteResult
 from sovereign_pipeline.evaluation.held_out.records import PrivateResult
-from sovereign_pipeline.evaluation.red_team.judges import measured_share
 from sovereign_pipeline.evaluation.red_team.records import (
     EVERY_LANGUAGE,
     EVERY_STYLE,
     Judge,
     JudgeQuality,
-    MeasuredShare,
     MemorisationResult,
     RedTeamResult,
     RiseOverControl,
@@ -28,6 +26,7 @@ from sovereign_pipeline.evaluation.statistics.non_inferiority import Better, Jud
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, ShareDifference
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
+from sovereign_pipeline.shares import MeasuredShare, measured_share
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, Kind
 from sovereign_pipeline.wording import counted
 

@@ -28,6 +28,7 @@ from sovereign_pipeline.privacy.analyzer.own_recognizers import (
     IdentifierRecognizer,
     NameRecognizer,
 )
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.names.entities import NameModel
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -44,12 +45,14 @@ class Analysis:
         patterns: NamePatterns,
         also: Collection[Kind],
         added: Sequence[AddedRecognizer] = (),
+        regions: Regions = AROUND,
     ) -> None:
         """
         Args:
             model: None where names are found by patterns alone.
             also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
             added: the recipe's recognizers; those for other languages are left out.
+            regions: where phones without a prefix are from.
 
         Raises PrivacyError when one of them cannot be loaded, or does not find what its canary holds.
         """
@@ -58,7 +61,7 @@ class Analysis:
         self._added = {recognizer.id: item for recognizer, item in zip(loaded, items, strict=True)}
         self._language = language
         own = (
-            IdentifierRecognizer(language, also, normalised=True),
+            IdentifierRecognizer(language, also, regions, normalised=True),
             NameRecognizer(language, also, patterns, normalised=True),
         )
         self._enhancer = LemmaContextAwareEnhancer() if context_is_read(loaded) else _WithoutContext()

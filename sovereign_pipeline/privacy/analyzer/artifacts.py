@@ -22,7 +22,9 @@ class TextArtifacts(NlpArtifacts):
             words: the text as a `spacy.tokens.Doc`; None when no recognizer reads the words around a finding.
             is_letter: the text may end with a signature.
         """
+        # `NormalisedText.with_tabs` of the text, where it holds any.
         self.is_letter = is_letter
+        self.with_tabs = ""
         self.entities = list(entities)
         self.tokens = words if words is not None else []
         self.tokens_indices = [token.idx for token in self.tokens]

@@ -16,6 +16,7 @@ from presidio_analyzer.nlp_engine import NlpArtifacts
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.analyzer.entities import ENTITY_OF
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.entities import LABELS, Entity
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
@@ -65,19 +66,29 @@ class IdentifierRecognizer(_OwnRecognizer):
     """Numbers of persons, cards, accounts and firms, phones, e-mail and postal addresses, dates of birth, machines'
     addresses; in English and Arabic, in either reading, without overlaps."""
 
-    def __init__(self, language: str = "en", also: Collection[Kind] = KEPT_BY_DEFAULT, *, normalised: bool = False):
+    def __init__(
+        self,
+        language: str = "en",
+        also: Collection[Kind] = KEPT_BY_DEFAULT,
+        regions: Regions = AROUND,
+        *,
+        normalised: bool = False,
+    ):
         """
         Args:
             also: which of `KEPT_BY_DEFAULT` are looked for.
+            regions: where phones without a prefix are from.
             normalised: the texts are normalised already.
         """
         self._also = frozenset(also)
+        self._regions = regions
         wanted = [kind for kind in _STRUCTURED if kind not in KEPT_BY_DEFAULT or kind in self._also]
         super().__init__(language, wanted, normalised)
 
     def analyze(self, text: str, entities: Collection[str], nlp_artifacts: NlpArtifacts | None = None) -> list[Any]:
         folded = self._folded(text)
-        return self._results(folded, structured_spans(folded.text, self._also), entities)
+        with_tabs = getattr(nlp_artifacts, "with_tabs", "") if self._is_normalised else folded.with_tabs
+        return self._results(folded, structured_spans(with_tabs or folded.text, self._also, self._regions), entities)
 
 
 class NameRecognizer(_OwnRecognizer):

@@ -14,11 +14,11 @@ from sovereign_pipeline.errors import IntegrityError, PrivacyError, SovereignErr
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.findings import Findings, findings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault.vault import MappingRow
+from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.wording import and_more
 
 Batch = list["array[int]"]

@@ -5,6 +5,8 @@ What belongs here: their forms. What does not: whole card numbers (`shapes.py`, 
 
 import re
 
+from sovereign_pipeline.privacy.identifiers.fragments import NOT_A_QUANTITY
+
 _MASK = r"[*•●×xX#]"
 _LABEL = (
     r"(?:(?:credit|debit|bank|payment) card|\bcard(?: no\.?| number)?(?: is)?|\bvisa(?: card)?|master ?card|"
@@ -24,6 +26,7 @@ LAST_DIGITS = re.compile(
     r"(?i)(?:\bcards?(?: no\.?| number)?|\bvisa|master ?card|\bamex)(?: \w+)?,? (?:ending|ends|ended|"
     r"that ends|which ends)"
     r"(?: (?:in|with|on))? ?(?:the digits |number )?(?P<value>(?!(?:19|20)\d\d(?!\w))\d{3,4})(?!\w)(?![.,/-]\d)"
+    rf"{NOT_A_QUANTITY}"
     r"|(?:ال)?بطاقة(?: \w+){0,2} (?:ال)?(?:منتهية|تنتهي) (?:ب|بالأرقام|برقم|بـ)? ?(?P<arabic>\d{3,4})(?!\w)"
 )
 SIGNS_OF_A_MASK = ("**", "••", "●●", "××", "xx", "##", "* *", "• •")

@@ -5,7 +5,7 @@ that a label or their groups tell (`separated.py`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import phonenumbers
 from stdnum import luhn
@@ -14,7 +14,7 @@ from stdnum.iso7064 import mod_97_10
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
 from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID
-from sovereign_pipeline.privacy.identifiers.phones import ALL_REGIONS
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 LONGEST_GAP = 14
@@ -36,13 +36,13 @@ _IBAN_LENGTHS = {
 }  # fmt: skip
 
 
-def is_complete(kind: Kind, key: str) -> bool:
+def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
     """Whether a number is whole by its own measure, so that no further digits can belong to it. key: its digits."""
     match kind:
         case "NID" | "RESIDENT_CARD":
             return len(key) == DIGITS_OF_A_NATIONAL_ID
         case "PHONE" if len(key) <= 15:
-            return is_omani_phone(key) or _is_valid_abroad(key) or any(_is_valid_in(key, each) for each in ALL_REGIONS)
+            return is_omani_phone(key) or _is_valid_abroad(key) or is_valid_phone(key, regions.valid + regions.grouped)
         case "CARD":
             return 13 <= len(key) <= 19 and bool(luhn.is_valid(key))
         case "IBAN":
@@ -59,6 +59,10 @@ def prefixed_phones(text: str) -> Iterator[Span]:
         digits = re.sub(r"\D", "", match.group())
         if _is_valid_abroad(digits.removeprefix("00")):
             yield _span(text, match.start(), match.end(), "PHONE")
+
+
+def is_valid_phone(digits: str, regions: Iterable[str]) -> bool:
+    return any(_is_valid_in(digits, each) for each in regions)
 
 
 def _is_valid_abroad(digits: str) -> bool:

@@ -4,42 +4,37 @@ What belongs here: their forms and labels. The forms of single services' keys ar
 are not used, since they take every reference number for a secret.
 """
 
+import importlib
 import re
+from functools import cache
 
-from detect_secrets.plugins.aws import AWSKeyDetector
-from detect_secrets.plugins.azure_storage_key import AzureStorageKeyDetector
-from detect_secrets.plugins.github_token import GitHubTokenDetector
-from detect_secrets.plugins.gitlab_token import GitLabTokenDetector
-from detect_secrets.plugins.mailchimp import MailchimpDetector
-from detect_secrets.plugins.openai import OpenAIDetector
-from detect_secrets.plugins.pypi_token import PypiTokenDetector
-from detect_secrets.plugins.sendgrid import SendGridDetector
-from detect_secrets.plugins.slack import SlackDetector
-from detect_secrets.plugins.square_oauth import SquareOAuthDetector
-from detect_secrets.plugins.stripe import StripeDetector
-from detect_secrets.plugins.telegram_token import TelegramBotTokenDetector
-from detect_secrets.plugins.twilio import TwilioKeyDetector
-
-OF_SERVICES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
-    (pattern, signs)
-    for detector, signs in (
-        (AWSKeyDetector, ("a3t", "abia", "acca", "akia", "asia", "aws")),
-        (AzureStorageKeyDetector, ("accountkey=",)),
-        (GitHubTokenDetector, ("ghp_", "gho_", "ghu_", "ghs_", "ghr_")),
-        (GitLabTokenDetector, ("glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "gr1348941", "glcbt-")),
-        (MailchimpDetector, ("-us",)),
-        (OpenAIDetector, ("t3blbkfj",)),
-        (PypiTokenDetector, ("pypi-",)),
-        (SendGridDetector, ("sg.",)),
-        (SlackDetector, ("xox", "hooks.slack.com")),
-        (SquareOAuthDetector, ("sq0csp-",)),
-        (StripeDetector, ("k_live_",)),
-        (TelegramBotTokenDetector, (":aa",)),
-        (TwilioKeyDetector, ("ac", "sk")),
-    )
-    for pattern in detector.denylist
+_SERVICES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("aws", "AWSKeyDetector", ("a3t", "abia", "acca", "akia", "asia", "aws")),
+    ("azure_storage_key", "AzureStorageKeyDetector", ("accountkey=",)),
+    ("github_token", "GitHubTokenDetector", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_")),
+    ("gitlab_token", "GitLabTokenDetector", ("glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "gr1348941", "glcbt-")),
+    ("mailchimp", "MailchimpDetector", ("-us",)),
+    ("openai", "OpenAIDetector", ("t3blbkfj",)),
+    ("pypi_token", "PypiTokenDetector", ("pypi-",)),
+    ("sendgrid", "SendGridDetector", ("sg.",)),
+    ("slack", "SlackDetector", ("xox", "hooks.slack.com")),
+    ("square_oauth", "SquareOAuthDetector", ("sq0csp-",)),
+    ("stripe", "StripeDetector", ("k_live_",)),
+    ("telegram_token", "TelegramBotTokenDetector", (":aa",)),
+    ("twilio", "TwilioKeyDetector", ("ac", "sk")),
 )
-"""Pattern of a service's keys -> words in small letters of which such a key holds one."""
+"""Module and class of detect-secrets, and words in small letters of which such a key holds one."""
+
+
+@cache
+def of_services() -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
+    """Pattern of a service's keys -> the words of which such a key holds one. Imports detect-secrets."""
+    return tuple(
+        (pattern, signs)
+        for module, name, signs in _SERVICES
+        for pattern in getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name).denylist
+    )
+
 
 JSON_WEB_TOKEN = re.compile(r"\beyJ[\w=-]{8,}\.[\w=-]{8,}(?:\.[\w=-]*)?")
 PRIVATE_KEY = re.compile(

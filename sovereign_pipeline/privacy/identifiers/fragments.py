@@ -35,3 +35,18 @@ LINK_EN = (
 LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
 EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
 PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + EXTENSION
+_UNITS = (
+    r"kgs?|kilos?|kilogram\w*|tonn?es?|tons?|lbs|dwt|grt|grams?|b?hp|horsepower|kw|mw|kwh|mwh|cc|mm|cm|km|m[23²³]|"
+    r"met(?:re|er)s?|feet|ft|inch(?:es)?|lit(?:re|er)s?|gallons?|barrels?|bbls?|teus?|miles|knots|[kmg]?hz|"
+    r"(?:kilo|mega|giga)?hertz|volts?|kv|amps?|watts?|bars?|degrees?|rials?|riyals?|dirhams?|dollars?|euros?|pounds?|"
+    r"omr|aed|usd|baisa|per ?cent|bytes|[kmg]b|كجم|كغم?|كيلو\w*|طن\w*|كم|متر\w*|أمتار|لتر\w*|برميل\w*|حصان\w*|"
+    r"ريال\w*|درهم\w*|دينار\w*|دولار\w*|هرتز|مي[جغ]اهرتز"
+)
+UNIT = rf"(?:[%°]|[$€£](?!\s?\d)|(?i:{_UNITS})(?!\w))"
+"""What a quantity has behind it."""
+_COUNTED = (
+    r"passengers?|persons?|people|crew|hours?|hrs?|days?|weeks?|months?|years?|points?|pages?|copies|units|pieces|items|"
+    r"cases|shares|راكب\w*|ركاب|شخص\w*|ساعة|ساعات|يوم\w*|شهر\w*|سنة|سنوات|قطعة|نسخة"
+)
+NOT_A_QUANTITY = rf"(?!\s?(?:{UNIT}|(?i:{_COUNTED})(?!\w)))"
+"""Behind a number of few digits: that it counts or measures nothing."""

@@ -184,7 +184,7 @@ SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
     "SSN": ("ssn", "social security"),
     "DRIVING_LICENCE": ("driv", "رخصة"),
     "PO_BOX": ("zip", "box", "post", "بريد", "ص.", "ص ."),
-    "DATE_OF_BIRTH": ("born", "birth", "dob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود"),
+    "DATE_OF_BIRTH": ("born", "birth", "dob", "yob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود"),
     "PLATE": SIGNS_OF_PLATES,
     "ADDRESS": ("way", "street", "lane", "block", "سكة", "شارع", "مجمع"),
 }

@@ -23,6 +23,10 @@ EMIRATES_ID = re.compile(
     rf"(?<![\w.,/+-])784{_SEPARATOR}(?:19|20)\d\d{_SEPARATOR}\d{{7}}{_SEPARATOR}\d(?!\w)(?![-/]\d)"
 )
 # A century, a date of birth, five digits the last of which is computed.
+_OF_AN_ID = r"(?<!\w)(?:ids?|identity|emirates|emirati|uae|cards?)(?!\w)|هوي[ةت]|بطاق[ةت]|إمارات|امارات"
+EMIRATES_ID_BY_LABEL = re.compile(
+    rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})",
+)
 KUWAITI_ID = re.compile(
     r"(?<![\w.,/+-])(?<!\d )[23][ -]?\d[ -]?\d[ -]?[01][ -]?\d[ -]?[0-3](?:[ -]?\d){6}(?!\w)(?![.,/-]\d)"
 )

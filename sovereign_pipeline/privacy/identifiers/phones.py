@@ -10,16 +10,27 @@ numbers. With a cue near it, it must be possible in one of them.
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from phonenumbers import Leniency, PhoneNumberMatcher
 
+from sovereign_pipeline.policy.corpus import PhoneRegions
 from sovereign_pipeline.privacy.spans import Span, value_key
 
-REGIONS = ("OM",)
-"""Where a valid number without a prefix is a phone."""
-GROUPED_REGIONS = ("AE", "SA", "QA", "KW", "BH", "US", "GB", "IN")
-"""Where it must be grouped as it is printed there too."""
-ALL_REGIONS = (*REGIONS, *GROUPED_REGIONS)
+
+class Regions(NamedTuple):
+    """`policy.corpus.PhoneRegions`, as a key of what was found before."""
+
+    valid: tuple[str, ...]
+    grouped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, regions: PhoneRegions) -> "Regions":
+        return cls(regions.valid, regions.grouped)
+
+
+AROUND = Regions.of(PhoneRegions())
+"""Those of a recipe that names none."""
 
 # More than one character between two groups, or one that is unusual there.
 _ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
@@ -58,18 +69,18 @@ _UNIT_AFTER = re.compile(
 )
 
 
-def phones(text: str, start: int, end: int) -> Iterator[Span]:
+def phones(text: str, start: int, end: int, regions: Regions = AROUND) -> Iterator[Span]:
     """Phones in text[start:end], where digits stand with anything but letters between them."""
     if _ODD_GAP.search(text, start, end) is None:
         return
     position = start
     ends = [gap.span() for gap in _PIECE_ENDS.finditer(text, start, end)]
     for before, after in [*ends, (end, end)]:
-        yield from _in_piece(text, position, before)
+        yield from _in_piece(text, position, before, regions)
         position = after
 
 
-def _in_piece(text: str, start: int, end: int) -> Iterator[Span]:
+def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]:
     digits = len(_DIGIT.findall(text, start, end))
     if digits < 7 or end - start > _LONGEST or _ODD_GAP.search(text, start, end) is None:
         return
@@ -77,11 +88,11 @@ def _in_piece(text: str, start: int, end: int) -> Iterator[Span]:
     piece = text[first:end]
     if any(pattern.search(piece) for pattern in (_NO_PHONE, _DECIMALS, _THOUSANDS)) or _UNIT_AFTER.match(text, end):
         return
-    cued = _has_cue(text, start, end)
+    cued = has_cue(text, start, end)
     before = text[max(0, first - 20) : first]
     if not cued and (_is_of_figures(piece) or _NUMBERED_BEFORE.search(before) or _CALCULATED.match(text, end)):
         return
-    for begin, length in _matches(piece, cued):
+    for begin, length in _matches(piece, cued, regions):
         span = _span(text, first + begin, first + begin + length)
         if cued or not (text[span.start - 1 : span.start].isalnum() or text[span.end : span.end + 1].isalnum()):
             yield span
@@ -101,7 +112,8 @@ def _opening(before: str) -> int:
     return kept
 
 
-def _has_cue(text: str, start: int, end: int) -> bool:
+def has_cue(text: str, start: int, end: int) -> bool:
+    """Whether a word beside a number says that it is dialled."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     for stop in reversed(list(_NO_CUE_ACROSS.finditer(before))):
         before = before[stop.end() :]
@@ -116,12 +128,12 @@ def _first_letter(text: str, position: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _matches(piece: str, cued: bool) -> tuple[tuple[int, int], ...]:
+def _matches(piece: str, cued: bool, regions: Regions) -> tuple[tuple[int, int], ...]:
     """Begin and length of each phone: of the first way to read the piece that finds any."""
-    ways = [(region, Leniency.VALID) for region in REGIONS]
-    ways += [(region, Leniency.STRICT_GROUPING) for region in GROUPED_REGIONS]
+    ways = [(region, Leniency.VALID) for region in regions.valid]
+    ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
     if cued:
-        ways += [(region, Leniency.VALID) for region in GROUPED_REGIONS] + [(REGIONS[0], Leniency.POSSIBLE)]
+        ways += [(region, Leniency.VALID) for region in regions.grouped] + [(regions.valid[0], Leniency.POSSIBLE)]
     for region, leniency in ways:
         found = [(match.start, len(match.raw_string)) for match in PhoneNumberMatcher(piece, region, leniency, 64)]
         if found:

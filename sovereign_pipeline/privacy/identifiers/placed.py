@@ -1,19 +1,19 @@
-"""Identifiers whose label does not stand before them: behind the value, or at the head of its column.
+"""Identifiers whose label stands behind them, and what the labels of columns and of values behind them are.
 
-What belongs here: where label and value stand. What does not: labels before a value (`labels.py`).
+What belongs here: such labels. What does not: labels before a value (`labels.py`), columns (`tables.py`).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.fragments import DATE, HIJRI_DATE
 from sovereign_pipeline.privacy.identifiers.labels import CR_VALUE
-from sovereign_pipeline.privacy.identifiers.vehicles import PLATE_VALUE
+from sovereign_pipeline.privacy.identifiers.vehicles import PLATE_VALUE, QUANTITY
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 _NO_EN = r"(?:['’]s)?(?: ?(?:no|nr|num|number|id|#)\b\.?)?"
-_NAMES: tuple[tuple[Kind, str], ...] = (
+NAMES: tuple[tuple[Kind, str], ...] = (
     ("RESIDENT_CARD", rf"resident(?:'s|ce|cy)? (?:card|permit|id){_NO_EN}|iqama{_NO_EN}|"
     rf"(?:رقم )?(?:بطاقة )?(?:ال)?(?:إقامة|مقيم)"),
     (
@@ -24,7 +24,7 @@ _NAMES: tuple[tuple[Kind, str], ...] = (
         rf"(?:ال)?بطاقة (?:ال)?(?:مدنية|شخصية)"
         r"|(?:ال)?هوية",
     ),
-    ("PASSPORT", rf"passports?{_NO_EN}|(?:رقم )?(?:ال)?جواز(?:ه|ها|ي)?(?: (?:ال)?سفر)?"),
+    ("PASSPORT", rf"passport{_NO_EN}|(?:رقم )?(?:ال)?جواز(?:ه|ها|ي)?(?: (?:ال)?سفر)?"),
     ("CR", rf"c\.?r\.?{_NO_EN}|commercial reg(?:istration|ister|\.){_NO_EN}|(?:رقم )?(?:ال)?سجل(?:ه|ها|"
     rf"نا)? (?:ال)?تجاري|س\.? ?ت"),
     ("CARD", rf"(?:credit|debit|bank|visa) card{_NO_EN}|بطاقة (?:ال)?(?:ائتمان|بنكية)"),
@@ -34,9 +34,10 @@ _NAMES: tuple[tuple[Kind, str], ...] = (
     rf"(?:رقم )?(?:ال)?(?:هاتف|جوال|نقال|فاكس)(?:ه|ها|ي)?"),
     ("PLATE", rf"(?:vehicle |car )?(?:number )?plate{_NO_EN}|vehicle no\.?|imo{_NO_EN}|mmsi|"
     rf"(?:رقم )?(?:ال)?(?:لوحة|مركبة)"),
-    ("DATE_OF_BIRTH", r"date of birth|birth ?da(?:te|y)|d\.?o\.?b\.?|born|(?:تاريخ )?(?:ال)?ميلاد(?:ه|ها)?"),
+    ("DATE_OF_BIRTH", r"(?:date|year) of birth|birth ?(?:da(?:te|y)|year)|d\.?o\.?b\.?|born|"
+    r"(?:(?:تاريخ|سنة) )?(?:ال)?ميلاد(?:ه|ها)?"),
 )  # fmt: skip
-_VALUES: dict[Kind, re.Pattern[str]] = {
+VALUES: dict[Kind, re.Pattern[str]] = {
     "NID": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
     "RESIDENT_CARD": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
     "PASSPORT": re.compile(r"[A-Z]{0,3} ?\d{5,9}"),
@@ -45,7 +46,7 @@ _VALUES: dict[Kind, re.Pattern[str]] = {
     "ACCOUNT": re.compile(r"\d(?:[ -]?\d){6,19}"),
     "DRIVING_LICENCE": re.compile(r"[A-Z]{0,3}\d{5,14}"),
     "PHONE": re.compile(r"[+(]{0,2}\d(?:[ ()./-]{0,3}\d){5,14}"),
-    "PLATE": re.compile(PLATE_VALUE + r"|\d{7}|\d{9}"),
+    "PLATE": re.compile(rf"(?!{QUANTITY}){PLATE_VALUE}|\d{{7}}|\d{{9}}"),
     "DATE_OF_BIRTH": re.compile(rf"(?:{HIJRI_DATE}|{DATE})(?: ?(?:AH|H|ه|م))?", re.IGNORECASE),
 }
 _SIGNS = (
@@ -55,15 +56,13 @@ _SIGNS = (
     "جوال", "نقال", "فاكس", "لوحة", "مركبة", "ميلاد", "قامة", "مقيم", "بطاقة",
 )  # fmt: skip
 
-# --- behind the value ------------------------------------------------------------------------------------------------
-
 _VALUE_BEFORE = re.compile(
     r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?)?\d(?:[ ./-]?\d){4,15}|\d{2,5} ?(?:[A-Z]{1,2}|[ء-ي](?: ?[ء-ي])?)(?!\w))"
     r"(?: ?\((?P<bracket>)|(?: ?, ?| - | ?= ?| (?:is|was|being|as) )(?:(?:my|his|her|our|their|the|a|its) )?"
     r"|،? (?:هو|هي|وهو|وهي) )(?=[^\W\d_])"
 )
 _NAMED_BEHIND = tuple(
-    (kind, re.compile(rf"(?i:(?:my|his|her|our|their|the) )?(?i:{names})(?!\w)")) for kind, names in _NAMES
+    (kind, re.compile(rf"(?i:(?:my|his|her|our|their|the) )?(?i:{names})(?!\w)")) for kind, names in NAMES
 )
 _IS_ITS_OWN_LABEL = re.compile(r"[.:#=\s]{0,3}(?:(?i:no|nr|number|is|was|of|رقم|هو)\b\.?[\s:#]{0,2})*[+(A-Z]{0,3} ?\d")
 """Whether a label has a value of its own behind it, and so is none of the value before it."""
@@ -81,90 +80,9 @@ def identifiers_before_their_label(text: str) -> Iterator[Span]:
             named = name.match(text, match.end())
             if named is None:
                 continue
-            if _VALUES[kind].fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, named.end()) is None:
+            if VALUES[kind].fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, named.end()) is None:
                 yield _span(text, *match.span("value"), kind)
             break
-
-
-# --- at the head of the column ---------------------------------------------------------------------------------------
-
-_HEADS = tuple((kind, re.compile(rf"[*_#\s]*(?i:{names})[*_:.\s]*")) for kind, names in _NAMES)
-_DIGIT = re.compile(r"\d")
-_BETWEEN_HEAD_AND_ROWS = re.compile(r"[-=|:+ ]*")
-_DELIMITERS = "|;,"
-_LONGEST_HEAD = 300
-# In rows without delimiters: only what cannot well be anything else.
-_ALONE: dict[Kind, re.Pattern[str]] = {
-    "CR": re.compile(r"(?<![\w./,-])\d{7}(?![\w/,-]|\.\d)"),
-    "PASSPORT": re.compile(r"(?<![\w./,-])(?:[A-Z]{1,2}\d{6,8}|\d{7,8})(?![\w/,-]|\.\d)"),
-    "PLATE": re.compile(r"(?<![\w./,-])\d{1,5} [A-Z]{1,2}(?![\w/,-])"),
-    "NID": re.compile(r"(?<![\w./,-])\d{8,12}(?![\w/,-]|\.\d)"),
-}
-
-
-def identifiers_in_columns(text: str) -> Iterator[Span]:
-    """Values in the rows of a table whose head names what they are."""
-    heads: list[tuple[Kind, int]] = []
-    delimiter = ""
-    width = 0
-    start = 0
-    for line in text.split("\n"):
-        if _DIGIT.search(line) is None:
-            named, between = _head(line)
-            if named:
-                heads, delimiter, width = named, between, line.count(between) if between else 0
-            elif not (heads and line and (_BETWEEN_HEAD_AND_ROWS.fullmatch(line) or _is_row(line, delimiter, width))):
-                heads = []
-        elif heads:
-            if delimiter and not _is_row(line, delimiter, width):
-                heads = []
-            else:
-                yield from _in_row(text, line, start, heads, delimiter)
-        start += len(line) + 1
-
-
-def _head(line: str) -> tuple[list[tuple[Kind, int]], str]:
-    """What the columns of a table's head are, each with its place; and what stands between them."""
-    if not 4 <= len(line) <= _LONGEST_HEAD:
-        return [], ""
-    delimiter = next((each for each in _DELIMITERS if each in line), "")
-    if not delimiter:
-        return ([], "") if line[-1] in ".:;,!?" else (_named_words(line), "")
-    cells = line.split(delimiter)
-    kinds = [(kind, place) for place, cell in enumerate(cells) for kind, head in _HEADS if head.fullmatch(cell)]
-    return kinds, delimiter
-
-
-def _named_words(line: str) -> list[tuple[Kind, int]]:
-    words = line.split()
-    if not 2 <= len(words) <= 12 or sum(word[0].islower() for word in words) > len(words) // 2:
-        return []
-    return [(kind, -1) for kind, name in _NAMED_BEHIND if kind in _ALONE and _has_word(name, line)]
-
-
-def _has_word(name: re.Pattern[str], line: str) -> bool:
-    return any(name.match(line, word.start()) for word in re.finditer(r"\S+", line))
-
-
-def _is_row(line: str, delimiter: str, width: int) -> bool:
-    return bool(delimiter) and line.count(delimiter) == width
-
-
-def _in_row(text: str, line: str, start: int, heads: Sequence[tuple[Kind, int]], delimiter: str) -> Iterator[Span]:
-    if not delimiter:
-        for kind, _ in heads:
-            for match in _ALONE[kind].finditer(line):
-                yield _span(text, start + match.start(), start + match.end(), kind)
-        return
-    places = [0]
-    for cell in line.split(delimiter):
-        places.append(places[-1] + len(cell) + 1)
-    for kind, place in heads:
-        cell = line[places[place] : places[place + 1] - 1]
-        value = cell.strip(" *_'\"")
-        if value and _VALUES[kind].fullmatch(value):
-            first = start + places[place] + cell.index(value)
-            yield _span(text, first, first + len(value), kind)
 
 
 def may_hold_placed(small: str) -> bool:

@@ -11,10 +11,12 @@ value is reported, never its label.
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import (
+    births,
     cards,
     checks,
     coordinates,
@@ -24,7 +26,7 @@ from sovereign_pipeline.privacy.identifiers import (
     vehicles,
 )
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
-from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete
+from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete, is_valid_phone
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELLED_PATTERNS,
     PASSPORT_WITH_LETTERS,
@@ -38,13 +40,15 @@ from sovereign_pipeline.privacy.identifiers.long_numbers import (
     long_numbers,
     without_file_numbers,
 )
+from sovereign_pipeline.privacy.identifiers.measures import is_of_something_else
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.placed import (
     identifiers_before_their_label,
-    identifiers_in_columns,
     may_hold_placed,
 )
 from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
 from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
+from sovereign_pipeline.privacy.identifiers.tables import counts_in_columns, identifiers_in_columns, with_cells_apart
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
@@ -100,7 +104,6 @@ class Recognizer:
 
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
-    *(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in credentials.OF_SERVICES),
     Recognizer("CREDENTIAL", credentials.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
     Recognizer("CREDENTIAL", credentials.PRIVATE_KEY, needs="anything", signs=("private key",)),
     Recognizer("CREDENTIAL", credentials.IN_AN_ADDRESS, needs="an @", signs=("://",)),
@@ -127,8 +130,18 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
         for kind, pattern in LABELLED_PATTERNS
     ),
     Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS, by="label"),
-    Recognizer("NID", national_ids.EMIRATES_ID, is_certain=national_ids.has_emirates_check_digit, signs=("784",)),
+    Recognizer(
+        "NID", national_ids.EMIRATES_ID, national_ids.has_emirates_check_digit, signs=("784",), by="check digits"
+    ),
+    Recognizer("NID", national_ids.EMIRATES_ID_BY_LABEL, signs=("784",), by="label"),
     Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer(
+        "DATE_OF_BIRTH",
+        births.MONTH_OR_YEAR_OF_BIRTH,
+        births.is_when,
+        signs=SIGNS_OF_LABELS["DATE_OF_BIRTH"],
+        by="label",
+    ),
     Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
     Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
     Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
@@ -151,6 +164,14 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("URL", shapes.URL, is_certain=_never, needs="anything"),
 )
 
+
+@cache
+def _of_services() -> tuple[Recognizer, ...]:
+    """Keys of known services, whose forms are loaded when the first text is read."""
+    found = credentials.of_services()
+    return tuple(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in found)
+
+
 # What only looks like an identifier. Any other finding goes before.
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
@@ -170,7 +191,7 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
 )
 
 
-def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Span]:
+def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Regions = AROUND) -> list[Span]:
     """Every structured identifier of a normalised text, without overlaps, in reading order.
 
     Two readings: of identifiers as they are usually written, and a stricter one of the same text. The first one holds
@@ -178,16 +199,17 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
 
     Args:
         also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
+        regions: where phones without a prefix are from.
     """
     small = text.lower()
     clues = _clues(text, small)
     found = [
         span
-        for recognizer in RECOGNIZERS
+        for recognizer in (*_of_services(), *RECOGNIZERS)
         if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
-    plain = without_file_numbers(text) if "a digit" in clues else ""
+    plain = with_cells_apart(without_file_numbers(text)) if "a digit" in clues else ""
     if plain:
         found += [
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
@@ -198,43 +220,63 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset()) -> list[Spa
             if "\n" in text:
                 found += identifiers_in_columns(text)
     usual = without_overlaps(found)
-    strict = _strictly(text, plain, clues, small)
-    return _joined(usual, strict) if strict else usual
+    strict = _strictly(text, plain, clues, small, regions)
+    spans = _joined(usual, strict, regions) if strict else usual
+    if any(map(_may_be_a_figure, spans)):
+        counted = counts_in_columns(text) if "\n" in text else []
+        spans = [span for span in spans if not (_may_be_a_figure(span) and _is_a_figure(text, span, counted))]
+    return spans if regions.valid == AROUND.valid else [_as_a_phone(span, regions.valid) for span in spans]
 
 
-def _strictly(text: str, plain: str, clues: set[Clue], small: str) -> list[Span]:
+def _may_be_a_figure(span: Span) -> bool:
+    return not span.labelled and span.kind in ("PHONE", "NID", "ACCOUNT", "SSN")
+
+
+def _is_a_figure(text: str, span: Span, counted: Sequence[tuple[int, int]]) -> bool:
+    is_counted = any(start <= span.start and span.end <= end for start, end in counted)
+    return is_counted or is_of_something_else(text, span)
+
+
+def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
+    """A number that nothing but its length tells is a phone where it is valid in one of the line's regions."""
+    is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
+    return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
+
+
+def _strictly(text: str, plain: str, clues: set[Clue], small: str, regions: Regions) -> list[Span]:
     found = [
         replace(span, by_length=True)
         for recognizer in STRICT_RECOGNIZERS
         if recognizer.may_find(clues, small)
         for span in recognizer.spans(text)
     ]
-    return [*found, *separated_numbers(text, plain)] if plain else found
+    return [*found, *separated_numbers(text, plain, regions)] if plain else found
 
 
-def _joined(usual: Sequence[Span], strict: Iterable[Span]) -> list[Span]:
+def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
     """The findings of both readings, without overlaps."""
     added = []
     for span in strict:
         beside = [each for each in usual if each.start < span.end and span.start < each.end]
-        if all(_is_part_of(each, span) for each in beside):
+        if all(_is_part_of(each, span, regions) for each in beside):
             added.append(span)
     kept = [each for each in usual if not any(each.start < span.end and span.start < each.end for span in added)]
     return without_overlaps([*kept, *without_overlaps(added)])
 
 
-def _is_part_of(usual: Span, strict: Span) -> bool:
+def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
     """Whether a usual finding is a part of a whole one, such as the first line of a number that goes on in the next."""
     if usual.kind == strict.kind == "EMAIL":
         return strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
     inside = strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
     certain = strict.kind in ("IBAN", "CARD") and is_complete(strict.kind, strict.key)  # by its check digits
-    return inside and (certain or (not is_complete(usual.kind, usual.key) and is_complete(strict.kind, strict.key)))
+    is_whole = is_complete(strict.kind, strict.key, regions) and not is_complete(usual.kind, usual.key, regions)
+    return inside and (certain or is_whole)
 
 
-def leftovers(text: str) -> list[Span]:
+def leftovers(text: str, regions: Regions = AROUND) -> list[Span]:
     """What both readings find in normalised text that was scrubbed."""
-    return structured_spans(without_placeholders(text))
+    return structured_spans(without_placeholders(text), regions=regions)
 
 
 def without_placeholders(text: str) -> str:

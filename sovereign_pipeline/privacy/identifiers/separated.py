@@ -24,11 +24,11 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     PHONES_BY_LABEL,
 )
 from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID, numbers_beside_digits
-from sovereign_pipeline.privacy.identifiers.phones import phones
+from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions, phones
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
-_GAP = r"(?:[^\w%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
+_GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
 _CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
 _USUAL_GAPS = frozenset({" ", "-"})
 _ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
@@ -80,7 +80,7 @@ class _Group:
     """What stands between it and the next group; empty for the last one."""
 
 
-def separated_numbers(text: str, plain: str) -> Iterator[Span]:
+def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Iterator[Span]:
     """Every such number of a normalised text; spans may overlap.
 
     Args:
@@ -93,7 +93,7 @@ def separated_numbers(text: str, plain: str) -> Iterator[Span]:
         found = [*ibans(text, chain), *_in_chain(text, plain, chain)]
         yield from found
         if not any(span.kind in ("IBAN", "CARD") for span in found):  # of which a part may be a phone's digits
-            yield from phones(plain, *chain.span())
+            yield from phones(plain, *chain.span(), regions)
 
 
 def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:

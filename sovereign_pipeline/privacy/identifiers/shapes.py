@@ -118,9 +118,13 @@ LETTER_BY_LETTER_EMAIL = re.compile(r"(?<!\w)(?:[\w.+-] ){2,40}@(?: [\w-]){2,40}
 # The sign as a machine misreads it.
 MISREAD_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,63}\w ?[©®] ?[\w-]{1,63}(?:\.[\w-]{1,63}){0,3}\.[^\W\d_]{2,}(?!\w)")
 SIGNS_MISREAD = ("©", "®")
+_OF_NOBODY = (
+    r"(?:all|everyone|everybody|every1|here|channel|room|group|online|team|members|admins?|mods?|moderators?|followers|"
+    r"highlight|anyone|staff|managers|nobody|someone)(?!\w)"
+)
 # Of a person in social media, also in the address of a page. Attributes in XPath stand behind "[" or "/".
 HANDLE = re.compile(
-    rf"(?i)(?<![\w.@/\\=\[{{$&*%`'\"-])@(?!{_OF_PROGRAMS})[a-z_]\w{{2,29}}(?:\.\w{{1,29}})?(?![\w(@/]|\.\w)"
+    rf"(?i)(?<![\w.@/\\=\[{{$&*%`'\"-])@(?!{_OF_PROGRAMS}|{_OF_NOBODY})[a-z_]\w{{2,29}}(?:\.\w{{1,29}})?(?![\w(@/]|\.\w)"
     r"|(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/)|(?<=\.example/))@\w[\w.-]{1,39}\w"
 )
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")

@@ -5,17 +5,21 @@ What belongs here: their forms and labels. Both are of the kind PLATE: each lead
 
 import re
 
+from sovereign_pipeline.privacy.identifiers.fragments import NOT_A_QUANTITY
+
 _LATIN = r"[A-Z] ?[A-Z]?"
 _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 # Three letters are an emirate: "DXB-K-48211".
 _LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}[ /-]{{0,2}}\d{{3,5}}"
+# In capitals, such as "4500 KG": no letters of a plate, unless the text says that it is a number.
+QUANTITY = r"\d{1,5}[ /-]{0,3}(?:KG|CC|MM|CM|KM|HP|KW|KV|DB|MB|GB|TV|AM|PM)(?!\w)|\d{1,3} ?[ALMTVW](?!\w)(?! ?\d)"
 PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
 PLATE = re.compile(
     r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|\bcar(?= (?:plates?|no|number|reg)\b)|"
     r"(?:ال)?(?:مركب|سيار|لوح)(?:ة|ه|ت(?:ه|ها|ي|نا|هم))(?: (?:ال)?مركبة)?)"
-    r"(?i:[ ,:(]*(?:plates?|no\.?|number|registration|reg\.?|with|is|was|رقم(?:ها)?|رقم اللوحة|تحمل))*"
+    r"(?i:[ ,:(]*(?:(?P<numbered>no\.?|number|registration|reg\.?|رقم(?:ها)?|رقم اللوحة)|plates?|with|is|was|تحمل))*"
     r"[ ,:(]*(?:[A-Z][a-z]+ )?"
-    rf"(?P<value>{PLATE_VALUE})(?!\w)"
+    rf"(?(numbered)|(?!{QUANTITY}))(?P<value>{PLATE_VALUE})(?!\w)"
 )
 SIGNS_OF_PLATES = ("plate", "vehicle", "registered as", "car ", "مركب", "سيار", "لوح")
 
@@ -38,6 +42,7 @@ _VESSEL_AR = (
 )
 VESSEL_NUMBER = re.compile(
     rf"(?i:{_VESSEL_EN}|{_VESSEL_AR})(?P<value>(?!(?:19|20)\d\d(?!\w))(?:[A-Z]{{1,3}}[ -]?)?\d{{4,9}})(?!\w)(?![.,]\d)"
+    rf"{NOT_A_QUANTITY}"
 )
 SIGNS_OF_VESSELS = (
     "vessel", "ship", "dhow", "boat", "tanker", "yacht", "tug", "barge", "launch", "ferry", "trawler", "craft",

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
-from scipy.stats import binomtest
-from statsmodels.stats.proportion import proportion_confint
 
 from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.evaluation.red_team.judges import judge_labels, judge_qualities, measured_share, read_labels
+from sovereign_pipeline.evaluation.red_team.judges import judge_labels, judge_qualities, read_labels
 from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
 from sovereign_pipeline.evaluation.red_team.records import JudgedLabel, JudgeQuality
 from sovereign_pipeline.evaluation.red_team.refusals import is_refusal
@@ -94,19 +92,6 @@ def test_the_shipped_labels_have_many_styles_with_both_verdicts_in_both_language
     of_one_kind = {style for (style, _), found in verdicts.items() if found != {True, False}}
     assert of_one_kind == {"ordinary", "quoted_refusal"}  # answers that refuse nothing, whatever words they hold
     assert all(sum(language == each for _, each in verdicts) >= 12 for language in ("en", "ar"))
-
-
-@pytest.mark.parametrize(("hits", "of_all"), [(0, 5), (7, 10), (19, 24), (40, 40), (81, 263)])
-def test_the_interval_is_wilsons(hits: int, of_all: int) -> None:
-    share = measured_share(hits, of_all)
-    assert (share.low, share.high) == pytest.approx(proportion_confint(hits, of_all, method="wilson"))
-    assert share.share == pytest.approx(binomtest(hits, of_all).proportion_estimate)
-
-
-def test_the_interval_is_that_of_a_published_example() -> None:
-    """81 of 263: Newcombe 1998 (Statistics in Medicine 17: 857-872), table I, method 3."""
-    share = measured_share(81, 263)
-    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
 
 
 def test_spelling_and_typography_do_not_hide_a_refusal() -> None:

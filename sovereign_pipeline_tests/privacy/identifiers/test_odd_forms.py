@@ -12,7 +12,7 @@ from sovereign_pipeline_tests.privacy.identifiers.odd_forms import LOOK_ALIKES, 
 def rest_and_kinds(text: str) -> tuple[str, set[str]]:
     """The text without what was found, and the kinds of what was."""
     folded = normalise(text)
-    spans = structured_spans(folded.text)
+    spans = structured_spans(folded.with_tabs)
     rest = text
     for start, end in sorted((folded.original_span(span.start, span.end) for span in spans), reverse=True):
         rest = rest[:start] + "…" + rest[end:]
@@ -44,13 +44,20 @@ def test_what_only_looks_like_one_stays(text: str) -> None:
         "card **** ",
         "784-1983-",
         "national id national id: ",
+        "Name\tPassport\tCR\nS. H.\t1234567\t3\n",
+        "1234\t5678\n",
+        "rooms 9201 9203, ",
+        "HS code 9403.20.90 and ",
+        "people who were born ",
+        "born in the year in the year ",
+        "emirates id 784-1983-1234567-4",
     ],
 )
 def test_a_long_text_of_one_form_takes_time_in_proportion(piece: str) -> None:
     def seconds(length: int) -> float:
         text = "1 " + piece * (length // len(piece)) + " 1"
         began = time.process_time()
-        structured_spans(text)
+        structured_spans(normalise(text).with_tabs)
         return time.process_time() - began
 
     assert min(seconds(60_000), seconds(60_000)) < 8 * max(seconds(15_000), 0.02)

@@ -1,6 +1,7 @@
 """`data/privacy/<line>.yaml`: what people corrected in the findings of one line.
 
-What belongs here: the lists, and reading them. What does not: applying them (`privacy/corrections.py`). The file may
+What belongs here: the lists, reading them, and when two of their words are one. What does not: applying them
+(`corrections.py`). The file may
 hold names of persons, so it is no part of the recipe, which cards and reports quote; an artifact's identity holds its
 digest.
 """
@@ -12,6 +13,7 @@ from pydantic import Field, model_validator
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.privacy.normalisation import normalise
 
 
 class NeverPersonal(RecipeModel):
@@ -49,9 +51,9 @@ class WordLists(RecipeModel):
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
-        never = {_folded(each.value) for each in self.never}
-        names = [_folded(name) for group in self.same_person for name in group]
-        for value in (*(_folded(each.value) for each in self.always), *names):
+        never = {folded_words(each.value) for each in self.never}
+        names = [folded_words(name) for group in self.same_person for name in group]
+        for value in (*(folded_words(each.value) for each in self.always), *names):
             if value in never:
                 raise ValueError("a value stands in `never` and in another list")
         if any(len(group) < 2 for group in self.same_person):
@@ -77,5 +79,6 @@ def load_word_lists(data: Path, line: str) -> WordLists:
     return read_yaml(WordLists, file) if file.exists() else NO_WORDS
 
 
-def _folded(value: str) -> str:
-    return " ".join(value.casefold().split())
+def folded_words(value: str) -> str:
+    """The spelling by which words of the lists are compared, with each other and with texts."""
+    return " ".join(normalise(value).text.casefold().split())

@@ -1,0 +1,245 @@
+"""Identifiers in the columns of tables whose head names what they are.
+
+What belongs here: where cells end, what a head names, and when a column holds figures instead: a table of years or
+places counts passports, and `CR` beside `DR` is a credit. What does not: labels before or behind a value (`labels.py`,
+`placed.py`).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.births import MONTH_OR_YEAR
+from sovereign_pipeline.privacy.identifiers.fragments import MONTH, UNIT
+from sovereign_pipeline.privacy.identifiers.placed import NAMES, VALUES
+from sovereign_pipeline.privacy.normalisation import rows_of_tables
+from sovereign_pipeline.privacy.spans import Span, value_key
+
+CELL_END = "\t"
+"""What ends a cell in `with_cells_apart`; no number goes on across it."""
+
+_VALUES: dict[Kind, re.Pattern[str]] = {
+    **VALUES,
+    "PASSPORT": re.compile(r"[A-Z]{0,3} ?\d{6,9}|[A-Z]{1,3} ?\d{5}"),
+    "DATE_OF_BIRTH": re.compile(rf"{VALUES['DATE_OF_BIRTH'].pattern}|{MONTH_OR_YEAR}", re.IGNORECASE),
+}
+_HEADS = tuple((kind, re.compile(rf"[*_#\s]*(?i:{names})[*_:.\s]*")) for kind, names in NAMES)
+_SAYS_NUMBER = re.compile(r"(?i)(?<!\w)(?:no|nr|num|number|imo|mmsi)(?!\w)|#|رقم")
+_BIRTH = re.compile(r"(?i)birth|b\.?\W*$|ميلاد")
+_NUMBER_OF_A_VESSEL = re.compile(r"(?i)\s*(?:imo|mmsi)")
+# Of whom or what each row is one.
+_OF_ONE = re.compile(
+    r"(?i)[*_\s]*(?:(?:full |first |last |family |given )?names?|surname|"
+    r"holder|owner|applicant|passenger|guest|visitor|"
+    r"employee|staff|crew|seafarer|master|tenant|driver|student|patient|client|customer|person|firm|company|trader|"
+    r"supplier|contractor|licensee|establishment|الاسم|اسم .{2,20}|المالك|صاحب .{2,20}|"
+    r"مقدم الطلب|الموظف|المؤسسة|الشركة|"
+    r"المسافر|السائق)(?:['’]s)?(?: name)?[*_:.\s]*"
+)
+# What a row is a figure of.
+_OF_FIGURES = re.compile(
+    r"(?i)[*_\s]*(?:(?:fiscal |financial )?years?|months?|quarters?|periods?|dates?|days?|weeks?|"
+    r"governorates?|regions?|"
+    r"wilayats?|departments?|directorates?|sections?|ministr(?:y|ies)|branches?|services?|items?|categor(?:y|ies)|types?|"
+    r"sectors?|nationalit(?:y|ies)|countr(?:y|ies)|age(?: groups?)?|gender|sex|"
+    r"indicators?|descriptions?|particulars|total|"
+    r"السنة|العام|الشهر|الربع|الفترة|التاريخ|المحافظة|الولاية|المنطقة|الإدارة|المديرية|الخدمة|البند|النوع|القطاع|"
+    r"الجنسية|الدولة|البيان|المؤشر)[*_:.\s]*"
+)
+_OF_A_COUNT = re.compile(
+    rf"(?i)[*_\s]*(?:(?:19|20)\d\d(?:[/-]\d{{2,4}})?|(?:total |number of |count of )?(?:\w+ )?\(?(?:{UNIT}|amounts?|"
+    r"values?|totals?|counts?|quantit(?:y|ies)|qty|births|population|volumes?|turnover|revenues?|costs?|prices?|budgets?)"
+    r"\)?(?: \([^()]{1,20}\))?|(?:total )?number of [\w ]+|"
+    r"العدد|عدد [\w ]+|الكمية|المبلغ|القيمة|الإجمالي|المجموع)[*_:.\s]*"
+)
+_OF_ACCOUNTS = re.compile(r"(?i)[*_\s]*(?:DR|debits?|credits?|balance|amount|value|مدين|دائن|الرصيد|المبلغ)\b.*")
+_SUM = re.compile(
+    r"(?i)[*_\s]*(?:(?:grand |sub-?)?totals?|sum|average|mean|share|المجموع|الإجمالي|الاجمالي|المتوسط)\b.*"
+)
+_TIME = re.compile(rf"(?i)[*_\s]*(?:(?:19|20)\d\d(?:[/-]\d{{2,4}})?|Q[1-4](?: ?\d{{4}})?|{MONTH}(?: \d{{4}})?)[*_\s]*")
+_FIGURE = re.compile(r"\d+")
+_AMOUNT = re.compile(r"(?i)(?:OMR|RO|R\.O\.|USD|AED|[$€£])? ?\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+ ?%|0|\d{1,4}")
+_DIGIT = re.compile(r"\d")
+_RULE = re.compile(r"[-=|:+\t ]*")
+_WIDE_GAP = re.compile(r" {2,}")
+_LONGEST_HEAD = 300
+
+# In rows whose cells one space parts: only what cannot well be anything else.
+_ALONE: dict[Kind, re.Pattern[str]] = {
+    "CR": re.compile(r"(?<![\w./,-])\d{7}(?![\w/,-]|\.\d)"),
+    "PASSPORT": re.compile(r"(?<![\w./,-])(?:[A-Z]{1,2}\d{6,8}|\d{7,8})(?![\w/,-]|\.\d)"),
+    "PLATE": re.compile(r"(?<![\w./,-])\d{1,5} [A-Z]{1,2}(?![\w/,-])"),
+    "NID": re.compile(r"(?<![\w./,-])\d{8,12}(?![\w/,-]|\.\d)"),
+}
+_NAMED = tuple((kind, re.compile(rf"(?i:{names})(?!\w)")) for kind, names in NAMES if kind in _ALONE)
+_COUNTING = re.compile(
+    r"(?i)(?<!\w)(?:issued|renewed|applications?|fees?|costs?|total|count|counts|statistics|office|department|authority|"
+    r"section|policy|law|regulations?|services?|by|per|year|month|governorate|رسوم|عدد|إحصاء\w*|دائرة|إدارة|قانون)(?!\w)"
+)
+_SENTENCE = re.compile(r"(?:^| )(?!(?:bin|bint|al|el|ben|ibn|abu|of|and|de|van|von) )[a-z]{2,}|[.:;!?]$")
+
+
+def with_cells_apart(text: str) -> str:
+    """The text, of the same length, with `CELL_END` for each bar between the cells of a table."""
+    if "|" not in text or "\n" not in text:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        line.replace("|", CELL_END) if is_row else line
+        for line, is_row in zip(lines, rows_of_tables(lines, "|"), strict=True)
+    )
+
+
+def identifiers_in_columns(text: str) -> Iterator[Span]:
+    """Values in the rows of a table whose head names what they are."""
+    lines = text.split("\n")
+    start = 0
+    number = 0
+    while number < len(lines):
+        head = _head(lines[number])
+        start += len(lines[number]) + 1
+        number += 1
+        if head is None:
+            continue
+        rows: list[tuple[int, str]] = []
+        while number < len(lines) and (_RULE.fullmatch(lines[number]) or head.has_row(lines[number])):
+            if not lines[number].strip():
+                break
+            if _head(lines[number]) is not None:
+                break
+            rows.append((start, lines[number]))
+            start += len(lines[number]) + 1
+            number += 1
+        yield from _in_rows(text, head, [row for row in rows if not _RULE.fullmatch(row[1])])
+
+
+def counts_in_columns(text: str) -> list[tuple[int, int]]:
+    """Where figures stand in columns whose head says that they count or measure something, or is a year."""
+    found: list[tuple[int, int]] = []
+    places: list[int] = []
+    delimiter, width, start = "", 0, 0
+    for line in text.split("\n"):
+        if not places or not (_RULE.fullmatch(line) or len(_cells(line, delimiter)) == width):
+            delimiter = next((each for each in ("\t", "|", ";", "  ") if each in line.strip(" ")), "")
+            cells = _cells(line, delimiter) if delimiter and len(line) <= _LONGEST_HEAD else []
+            places = [place for place, (_, cell) in enumerate(cells) if _OF_A_COUNT.fullmatch(cell.strip())]
+            width = len(cells)
+        elif not _RULE.fullmatch(line):
+            cells = _cells(line, delimiter)
+            found += [(start + cells[place][0], start + cells[place][0] + len(cells[place][1])) for place in places]
+        start += len(line) + 1
+    return found
+
+
+@dataclass(frozen=True)
+class _Head:
+    delimiter: str
+    """Empty: a space."""
+    cells: tuple[str, ...]
+    kinds: tuple[tuple[Kind, int], ...]
+    """What columns hold, each with its place."""
+
+    def has_row(self, line: str) -> bool:
+        if not self.delimiter:
+            return bool(line.strip()) and _SENTENCE.search(line.strip()) is None
+        return len(_cells(line, self.delimiter)) == len(self.cells)
+
+
+def _head(line: str) -> _Head | None:
+    if not 4 <= len(line) <= _LONGEST_HEAD or _DIGIT.search(line):
+        return None
+    delimiter = next((each for each in ("\t", "|", ";", ",", "  ") if each in line.strip(" ")), "")
+    if not delimiter:
+        return _head_of_words(line)
+    cells = tuple(cell for _, cell in _cells(line, delimiter))
+    kinds = tuple((kind, place) for place, cell in enumerate(cells) for kind, head in _HEADS if head.fullmatch(cell))
+    return _Head(delimiter, cells, kinds) if kinds and len(cells) > 1 else None
+
+
+def _head_of_words(line: str) -> _Head | None:
+    words = line.split()
+    if not 2 <= len(words) <= 12 or line.rstrip()[-1] in ".:;,!?" or _COUNTING.search(line):
+        return None
+    if sum(word[0].islower() for word in words) > len(words) // 2:
+        return None
+    begins = [word.start() for word in re.finditer(r"\S+", line)]
+    kinds = [(kind, -1) for kind, name in _NAMED if any(name.match(line, begin) for begin in begins)]
+    return _Head("", (line,), tuple(kinds)) if kinds else None
+
+
+def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
+    """The cells of a line, each with its place."""
+    if delimiter != "  ":
+        places = [0]
+        for cell in line.split(delimiter):
+            places.append(places[-1] + len(cell) + 1)
+        return [(begin, line[begin : end - 1]) for begin, end in pairwise(places)]
+    begin = len(line) - len(line.lstrip(" "))
+    cells: list[tuple[int, str]] = []
+    for gap in _WIDE_GAP.finditer(line.rstrip(" "), begin):
+        cells.append((begin, line[begin : gap.start()]))
+        begin = gap.end()
+    return [*cells, (begin, line[begin:].rstrip(" "))]
+
+
+def _in_rows(text: str, head: _Head, rows: Sequence[tuple[int, str]]) -> Iterator[Span]:
+    if not head.delimiter:
+        for start, line in rows:
+            for kind, _ in head.kinds:
+                for match in _ALONE[kind].finditer(line):
+                    if not match.group().endswith("00"):
+                        yield _span(text, start + match.start(), start + match.end(), kind)
+        return
+    cells = [[(start + begin, cell) for begin, cell in _cells(line, head.delimiter)] for start, line in rows]
+    for place, of_place in groupby(head.kinds, key=lambda each: each[1]):
+        column = [row[place] for row in cells]
+        values = [cell.strip(" *_'\"") for _, cell in column]
+        for kind, _ in of_place:
+            if _are_figures(head, place, kind, values, [_first(row) for row in cells]):
+                continue
+            for (start, cell), value in zip(column, values, strict=True):
+                if value and _VALUES[kind].fullmatch(value):
+                    first = start + cell.index(value)
+                    yield _span(text, first, first + len(value), kind)
+
+
+def _first(row: Sequence[tuple[int, str]]) -> str:
+    """The first cell that holds anything."""
+    return next((cell.strip() for _, cell in row if cell.strip()), "")
+
+
+def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], firsts: Sequence[str]) -> bool:
+    """Whether a column counts something, though its head could name identifiers."""
+    figures = [value for value in values if _FIGURE.fullmatch(value)]
+    if kind == "DATE_OF_BIRTH":
+        is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))
+        is_of_years &= not any(map(_OF_ONE.fullmatch, head.cells))
+        return any(is_of_years or not _VALUES[kind].fullmatch(value) for value in figures)
+    if not figures:
+        return False
+    if kind == "PLATE":
+        return _NUMBER_OF_A_VESSEL.match(head.cells[place]) is None
+    others = [cell for number, cell in enumerate(head.cells) if number != place and cell.strip()]
+    if any(_AMOUNT.fullmatch(value) for value in values):
+        return True
+    if kind == "CR" and any(_OF_ACCOUNTS.fullmatch(cell) for cell in others):
+        return True
+    if _SAYS_NUMBER.search(head.cells[place]):
+        return False
+    if kind == "ACCOUNT" and max(map(len, figures)) < 8:
+        return True  # of a chart of accounts
+    lengths = set(map(len, figures))
+    round_ones = sum(value.endswith("00") for value in figures)
+    if max(lengths) - min(lengths) > 1 or min(lengths) < 6 or 2 * round_ones > len(figures):
+        return True
+    if any(_SUM.fullmatch(first) for first in firsts):
+        return True
+    if any(_OF_ONE.fullmatch(cell) for cell in others):
+        return False
+    return all(_TIME.fullmatch(first) for first in firsts) or any(_OF_FIGURES.fullmatch(cell) for cell in others[:1])
+
+
+def _span(text: str, start: int, end: int, kind: Kind) -> Span:
+    return Span(start, end, kind, value_key(kind, text[start:end]))
