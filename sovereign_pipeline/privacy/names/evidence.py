@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
-    EACH_TOKEN,
     KNOWN_NAMES,
     Token,
     begins_name,
@@ -69,25 +68,36 @@ _ABBREVIATION = re.compile(r"(?<![\w.])(?!RT\b)[A-Z]{2,6} \Z")
 _IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
 _ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
+_NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
+_BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
 _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
 _PEOPLE_BEHIND = re.compile(
     r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
 )
-_IS_A_THING = re.compile(  # but no "company director"
-    r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
-    r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity)\b"
-    r"(?! (?!about|above|across|after|against|along|around|before|below|between|close|during|founded|inside|"
-    r"made|named|nearby?|since|south|north|under|until|where|which|whose|within|without)[a-z]{5,})"
+_IS_A = re.compile(r" (?:is|was) (?:an?|the) ((?:[\w-]+ ?){1,6})")
+_PHRASE_ENDS = re.compile(
+    r" (?:[a-z]+ed|about|at|by|for|from|in|made|near|of|on|since|that|to|under|where|which|who|whose|with)\b"
+)
+_THINGS = frozenset(
+    [
+        "agency",
+        "band",
+        "bank",
+        "book",
+        "brand",
+        "business",
+        "charity",
+        "city",
+        "company",
+        "film",
+        "firm",
+        "hotel",
+        "movie",
+    ]
+    + ["newspaper", "novel", "restaurant", "series", "ship", "song", "startup", "town", "village"]
 )
 _HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
 _HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
-_FIRM_WORD = r"[^\W\d_][\w’'-]{1,30}"
-_FIRM = re.compile(rf"(?<![\w’'-]){_FIRM_WORD}, {_FIRM_WORD},? (?:and|&) {_FIRM_WORD}", re.IGNORECASE)
-_FIRM_BEFORE = re.compile(
-    r"(?:\b(?:work(?:s|ed|ing)? (?:for|at)|year at|employ(?:er|ed) (?:by|at)|is from|address of|firm(?: of)?|at|The) |"
-    r"\b(?:Inc|Ltd|LLC)\.?, )\Z"
-)
-_FIRM_BEHIND = re.compile(r" (?:Orchestra|LLP|LLC|Ltd|Inc|Solicitors|Partners|is an?|was founded)\b|['’]s\b")
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
 _LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
 _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
@@ -109,12 +119,17 @@ def is_place(segment: Sequence[Token]) -> bool:
     """Whether its words, or the first of them, name a place and no given name."""
     whole = " ".join(without_accents(token.group()) for token in segment)
     first = without_accents(segment[0].group())
-    return whole in PLACES or (first in PLACES and not is_given(segment[0]))
+    if whole in PLACES or len(segment) == 1 or first not in world_names.EVERYDAY:
+        return whole in PLACES or (first in PLACES and not is_given(segment[0]))
+    second = segment[1].group()  # "Florence Oakes"
+    return first in PLACES and (not second.istitle() or is_noun(second) or without_accents(second) in PLACES)
 
 
 def begins_certainly(segment: Sequence[Token]) -> bool:
     """Whether it begins with a given name that is nothing else, or with any given name and a family name after it."""
     if begins_name(segment, 0):
+        return True
+    if len(segment) > 1 and looks_like_surname(segment[-1], certainly=True):
         return True
     shouted = segment[0].group().isupper()
     return len(segment) > 1 and is_given(segment[0]) and not is_noun(segment[1].group()) and not shouted
@@ -138,10 +153,37 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     return [] if _holds_abbreviation(segment) else segment
 
 
+def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
+    """What of the words behind a rank or an office is a name: "Inspector Church", "Judge Helen Grant", "Lord Tyne"."""
+    part = personal_part(segment)
+    if part:
+        return part
+    last = segment[-1]
+    nouns = [token for token in segment if is_noun(token.group())]
+    family = len(segment) < 3 and nouns in ([], [last]) and (not nouns or _is_family_too(last))
+    before = text[max(0, segment[0].start() - _BEFORE) : segment[0].start()]
+    if not family or (is_place(segment) and not _NOBLE_BEFORE.search(before)) or _is_within_title(before):
+        return []
+    following = _NEXT_WORD.match(text, last.end())
+    return [] if following is not None and _is_noun_behind(following.group(1)) else segment
+
+
+def _is_within_title(before: str) -> bool:
+    """ "Criminal Justice …", but "Detective Inspector …"."""
+    word = _BEFORE_RANK.search(before)
+    return word is not None and is_noun(word.group(1)) and without_accents(word.group(1)) not in no_names.OFFICES
+
+
+def _is_family_too(token: Token) -> bool:
+    return token.group().istitle() and without_accents(token.group()) in no_names.FAMILIES_TOO | KNOWN_NAMES
+
+
 def _is_family_name_too(segment: Sequence[Token]) -> bool:
     """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
-    family = segment[1].group()
-    return begins_name(segment, 0) and family.istitle() and without_accents(family) in no_names.MANY_FAMILIES
+    first, last = (without_accents(token.group()) for token in segment)
+    if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in no_names.MANY_FAMILIES:
+        return False
+    return last not in no_names.SITES | no_names.BODIES or first not in no_names.NAMES_OF_SITES | world_names.EVERYDAY
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
@@ -149,7 +191,9 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
     if len(segment) < 2:
         return False
     if nouns == [0]:
-        return without_accents(segment[0].group()) in KNOWN_NAMES
+        first = without_accents(segment[0].group())
+        family = len(segment) == 2 and (is_surname(segment[1]) or looks_like_surname(segment[1]))
+        return first in KNOWN_NAMES or (first in no_names.MANY_FAMILIES and not is_place(segment[1:])) or family
     if not is_given(segment[0]):
         return False
     last = without_accents(segment[-1].group())
@@ -191,7 +235,7 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
     if _after_abbreviation(before, last):
         return place_too or not certain  # "NHS England", but "HR Fatima called"
-    if _IS_A_THING.match(behind):
+    if _is_a_thing(behind):
         return len(segment) == 1 or not certain
     if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
         return len(segment) == 1 or not certain
@@ -218,7 +262,17 @@ def _after_abbreviation(before: str, last: Token) -> bool:
     abbreviation = _ABBREVIATION.search(before)
     if abbreviation is None or last.group().isupper() or is_surname(last):
         return False
-    return abbreviation.group().strip() not in no_names.TITLE_ABBREVIATIONS
+    word = abbreviation.group().strip()
+    return word not in no_names.TITLE_ABBREVIATIONS and word.casefold() not in gazetteer.STOP_WORDS
+
+
+def _is_a_thing(behind: str) -> bool:
+    """ " is an old coastal town in …", but " is a company director"."""
+    phrase = _IS_A.match(behind)
+    if phrase is None:
+        return False
+    words = _PHRASE_ENDS.split(f" {phrase.group(1)}")[0].split()
+    return bool(words) and words[-1] in _THINGS
 
 
 def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
@@ -247,23 +301,6 @@ def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> 
         return False
     above, below = text[max(0, first.start() - _BEFORE) : first.start()].strip(), behind.strip()
     return bool(above) and bool(below)
-
-
-def firms(text: str) -> list[tuple[int, int]]:
-    """ "Saltmarsh, Keane and Brandl" where a firm of that name stands, not three people."""
-    found: list[tuple[int, int]] = []
-    if " and " not in text and " & " not in text:
-        return found
-    for match in _FIRM.finditer(text):
-        before, behind = text[max(0, match.start() - _BEFORE) : match.start()], text[match.end() : match.end() + _AFTER]
-        people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
-        if len(people) > 1:  # "Ahmed, Salim and Fatma"
-            continue
-        alone = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(behind) is not None
-        alone = alone and not before.rstrip("\n> *").endswith((":", ","))  # "Present:", "Regards,"
-        if alone or _FIRM_BEFORE.search(before) or _FIRM_BEHIND.match(behind):
-            found.append(match.span())
-    return found
 
 
 def may_spread(text: str, segment: Sequence[Token]) -> bool:
