@@ -36,26 +36,19 @@ PLACES = world_places.PLACES_WORLD | world_places.PLACES_OF_TWO_WORDS | gazettee
 _OFFICES = no_names.OFFICES | no_names.LETTERS_BEHIND_NAMES
 _NO_SURNAMES = no_names.BODIES | no_names.SITES | no_names.MEDICINE | (no_names.LAW_AND_POLICY - no_names.SURNAMES_TOO)
 _NOUN_ENDING = re.compile(
-    r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|ously|iness|ences|icity|ivity|ability|"
-    r"mentary|tional|tive)\Z"
+    r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|iness|ences|[iv]ity|ability|mentary|"
+    r"tive)\Z"
 )
-_LONG_NOUN_ENDING = re.compile(r"(?:ment|ness|able|ible|ated|ical|less|ship|ility)\Z")  # "Clement" is shorter
 _BEFORE = 60
 _AFTER = 60
-_FROM_A_PLACE = (
-    r"(?:moved?|comes?|came|originally|fl[ey]w?|flown|went|gone|going|travel(?:s|led)?|trips?|welcome|return(?:s|ed)?|fle(?:e|es|d|eing)|"
-    r"road|way|here|there|back) (?:to|from|for)"
-)
-_OF_A_PLACE = (
-    r"(?:north|south|east|west|city|town|village|port|borough|university|county|bank|diocese|province|governor|mayor|"
-    r"district|battle|siege|people|republic|kingdom|state|island|gulf|bay|bishop|duke|duchess|earl) of"
-)
-_LIVES_AT = r"(?:originally from|grew up in|lives? in|lived in|born in|moved (?:here )?(?:to|from)|based in)"
-_NOT_LOOKED = "".join(f"(?<!{word} )" for word in ("look", "looks", "looked", "looking", "mad", "angry", "shouted"))
+_LIVES_AT = r"(?:originally from|grew up in|liv(?:es?|ed|ing) in|born in|moved (?:here )?(?:to|from)|based in)"
 _IN_A_PLACE = re.compile(
-    rf"(?<![\w'])(?:(?i:in|near|around|across|within|throughout|outside|towards|via|into)|{_NOT_LOOKED}at|"
-    rf"(?i:{_FROM_A_PLACE}|{_OF_A_PLACE}|{_LIVES_AT})|"
-    r"(?i:members?|mps?|candidate|constituency) (?:of parliament )?(?:for|of)(?: [A-Z]\w+,)?)(?: the)? \Z"
+    r"(?<![\w'])(?:(?i:in|near|around|across|within|throughout|outside|towards|via|into|at)|"
+    r"(?i:mov\w+|com(?:es?|ing)|came|flew|flown|went|go(?:es|ing|ne)?|travel\w*|return\w*|flee\w*|fled) "
+    r"(?:back )?(?:to|from)|(?i:road|way|trips?|welcome) (?:to|from)|"
+    r"(?i:north|south|east|west|city|town|village|state|republic|university|bishop|duke|earl|battle|mayor|people) of|"
+    r"(?i:members?|mps?) (?:of parliament )?for(?: [A-Z]\w+,)?)"
+    r"(?: the)? \Z"
 )
 _SURELY_IN_A_PLACE = re.compile(
     rf"(?<![\w'])(?:(?i:{_LIVES_AT})|(?:North|South|East|West|New|Great|Upper|Lower|Port|Fort|Mount|Lake|Cape|San|Santa|"
@@ -66,38 +59,20 @@ _DETERMINER = re.compile(
 )
 _ABBREVIATION = re.compile(r"(?<![\w.])(?!RT\b)[A-Z]{2,6} \Z")
 _IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
-_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
+_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
 _BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
 _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
-_PEOPLE_BEHIND = re.compile(
-    r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
-)
 _IS_A = re.compile(r" (?:is|was) (?:an?|the) ((?:[\w-]+ ?){1,6})")
 _PHRASE_ENDS = re.compile(
     r" (?:[a-z]+ed|about|at|by|for|from|in|made|near|of|on|since|that|to|under|where|which|who|whose|with)\b"
 )
+_OF_PEOPLE = frozenset(["affair", "brothers", "case", "couple", "families", "family", "sisters", "twins"])
 _THINGS = frozenset(
-    [
-        "agency",
-        "band",
-        "bank",
-        "book",
-        "brand",
-        "business",
-        "charity",
-        "city",
-        "company",
-        "film",
-        "firm",
-        "hotel",
-        "movie",
-    ]
-    + ["newspaper", "novel", "restaurant", "series", "ship", "song", "startup", "town", "village"]
+    ["agency", "band", "bank", "book", "brand", "business", "charity", "city", "company", "film", "firm", "hotel"]
+    + ["movie", "newspaper", "novel", "restaurant", "series", "ship", "song", "startup", "town", "village"]
 )
-_HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
-_HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
 _LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
 _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
@@ -110,9 +85,7 @@ def is_noun(word: str) -> bool:
         return True
     if plain in KNOWN_NAMES:
         return False
-    return (len(plain) > 5 and _NOUN_ENDING.search(plain) is not None) or (
-        len(plain) > 8 and _LONG_NOUN_ENDING.search(plain) is not None
-    )
+    return len(plain) > 5 and _NOUN_ENDING.search(plain) is not None
 
 
 def is_place(segment: Sequence[Token]) -> bool:
@@ -241,21 +214,18 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
         return len(segment) == 1 or not certain
     following = _NEXT_WORD.match(behind)
     noun_behind = following is not None and _is_noun_behind(following.group(1))
-    if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
+    family = len(segment) > 1 or is_surname(first) or looks_like_surname(first)
+    attribute = following is not None and _may_be_of_a_person(following.group(1), family=family)
+    if _DETERMINER.search(before) and not attribute:
         return noun_behind or not certain
     if certain:  # but "in Chad"
         return place_too and _IN_A_PLACE.search(before) is not None
     if _IN_A_PLACE.search(before) or noun_behind:
         return True
-    if _HOUSE_NUMBER_BEFORE.search(before) and _HOUSE_NUMBER_BEHIND.match(behind):
-        return True
     if len(segment) > 1 or is_surname(first) or looks_like_surname(first):
         return False
-    return (
-        any(each.search(before) for each in (_ENUMERATED, _OF_A_NAMED_ONE))
-        or _in_heading(text)
-        or (_stands_between_lines(text, first, before, behind))
-    )
+    placed = _ENUMERATED.search(before) is not None or _OF_A_NAMED_ONE.search(before) is not None
+    return placed or _in_heading(text) or _stands_between_lines(text, first, before, behind)
 
 
 def _after_abbreviation(before: str, last: Token) -> bool:
@@ -285,6 +255,13 @@ def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
 def _is_noun_behind(word: str) -> bool:
     plain = without_accents(word)
     return word in no_names.BEHIND_NAMES_OF_THINGS or (word[0].isupper() and is_noun(word) and plain not in KNOWN_NAMES)
+
+
+def _may_be_of_a_person(word: str, *, family: bool) -> bool:
+    """ "the Tamsin Oakes concert", "the Oakes family", but "the Kelpwick Bay scheme"."""
+    if word in _OF_PEOPLE:
+        return True
+    return family and word.islower() and word not in no_names.BEHIND_NAMES_OF_THINGS | gazetteer.STOP_WORDS
 
 
 def _in_heading(text: str) -> bool:

@@ -39,8 +39,8 @@ _CLOSING_BEFORE = re.compile(r"(?i:regards|wishes|sincerely|faithfully|respectfu
 _IS_ALL = re.compile(r" ?[,.!]?\s*(?:\n|\Z)|,")
 _SENTENCE_BEFORE = re.compile(r"(?:\A|[.!?:\n] ?)\Z")
 _DOES = re.compile(
-    r" (?:lives? (?:on|in|at)|was born|married|is married|phoned|had given|is from|"
-    r"began writing|told me|died (?:in|on|at))\b"
+    r" (?:liv(?:es?|ed) (?:on|in|at)|was born|(?:is )?married|phoned|told (?:me|us|him|her|them)|died|is from|"
+    r"(?:began|started|stopped) \w+ing)\b"
 )
 _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
 

@@ -295,7 +295,7 @@ BEHIND_NAMES_OF_THINGS = _words(
     accord accords act agreement airport area barracks bill border branch bridge campus city coalition college
     constituency convention county crossing disease district estate formula governorate hospital inquiry island
     junction line parish park peninsula plant port prison process program programme project protocol province
-    railway region river road scheme school site station street syndrome town treaty valley vehicle vehicles
-    village virus ward workers
+    railway region report reports review river road scheme school site station street syndrome system town treaty
+    valley vehicle vehicles village virus ward workers
     """
 )
