@@ -63,15 +63,11 @@ _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
 _ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
 _BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
+_SAINT_BEFORE = re.compile(r"\b(?:Saint|St)\.? \Z")
 _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
 _IS_A = re.compile(r" (?:is|was) (?:an?|the) ((?:[\w-]+ ?){1,6})")
 _PHRASE_ENDS = re.compile(
     r" (?:[a-z]+ed|about|at|by|for|from|in|made|near|of|on|since|that|to|under|where|which|who|whose|with)\b"
-)
-_OF_PEOPLE = frozenset(["affair", "brothers", "case", "couple", "families", "family", "sisters", "twins"])
-_THINGS = frozenset(
-    ["agency", "band", "bank", "book", "brand", "business", "charity", "city", "company", "film", "firm", "hotel"]
-    + ["movie", "newspaper", "novel", "restaurant", "series", "ship", "song", "startup", "town", "village"]
 )
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
 _LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
@@ -210,10 +206,12 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
         return place_too or not certain  # "NHS England", but "HR Fatima called"
     if _is_a_thing(behind):
         return len(segment) == 1 or not certain
-    if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
-        return len(segment) == 1 or not certain
     following = _NEXT_WORD.match(behind)
     noun_behind = following is not None and _is_noun_behind(following.group(1))
+    if noun_behind and (_SAINT_BEFORE.search(before) or (len(segment) == 1 and is_articled(first))):
+        return True  # "St Tamsin Quarshie Church", "Al Saltow hospital"
+    if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
+        return len(segment) == 1 or not certain
     family = len(segment) > 1 or is_surname(first) or looks_like_surname(first)
     attribute = following is not None and _may_be_of_a_person(following.group(1), family=family)
     if _DETERMINER.search(before) and not attribute:
@@ -242,7 +240,7 @@ def _is_a_thing(behind: str) -> bool:
     if phrase is None:
         return False
     words = _PHRASE_ENDS.split(f" {phrase.group(1)}")[0].split()
-    return bool(words) and words[-1] in _THINGS
+    return bool(words) and words[-1] in no_names.THINGS
 
 
 def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
@@ -259,7 +257,7 @@ def _is_noun_behind(word: str) -> bool:
 
 def _may_be_of_a_person(word: str, *, family: bool) -> bool:
     """ "the Tamsin Oakes concert", "the Oakes family", but "the Kelpwick Bay scheme"."""
-    if word in _OF_PEOPLE:
+    if word in no_names.BEHIND_NAMES_OF_PEOPLE:
         return True
     return family and word.islower() and word not in no_names.BEHIND_NAMES_OF_THINGS | gazetteer.STOP_WORDS
 

@@ -299,3 +299,13 @@ BEHIND_NAMES_OF_THINGS = _words(
     valley vehicle vehicles village virus ward workers
     """
 )
+
+BEHIND_NAMES_OF_PEOPLE = _words("affair brothers case couple families family sisters twins")
+
+# What something with a name may be said to be: "Saltmarsh is a town".
+THINGS = _words(
+    """
+    agency band bank book brand business charity city company film firm hotel movie newspaper novel restaurant
+    series ship song startup town village
+    """
+)
