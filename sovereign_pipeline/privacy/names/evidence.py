@@ -63,7 +63,7 @@ _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
 _ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
 _BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
-_SAINT_BEFORE = re.compile(r"\b(?:Saint|St)\.? \Z")
+_SAINT_BEFORE = re.compile(r"(?:[a-z]|[^\w\s]) (?:Saint|St)\.? \Z")  # no street
 _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
 _IS_A = re.compile(r" (?:is|was) (?:an?|the) ((?:[\w-]+ ?){1,6})")
 _PHRASE_ENDS = re.compile(
@@ -208,8 +208,8 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
         return len(segment) == 1 or not certain
     following = _NEXT_WORD.match(behind)
     noun_behind = following is not None and _is_noun_behind(following.group(1))
-    if noun_behind and (_SAINT_BEFORE.search(before) or (len(segment) == 1 and is_articled(first))):
-        return True  # "St Tamsin Quarshie Church", "Al Saltow hospital"
+    if _SAINT_BEFORE.search(before) or (noun_behind and len(segment) == 1 and is_articled(first)):
+        return True  # "the St Tamsin Quarshie Catholic Church", "Al Saltow hospital"
     if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
         return len(segment) == 1 or not certain
     family = len(segment) > 1 or is_surname(first) or looks_like_surname(first)

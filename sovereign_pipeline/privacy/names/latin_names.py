@@ -159,8 +159,9 @@ def _name_in_segment(
     if given is not None:
         return given, given + 2
     surname = next((i for i, token in enumerate(segment) if is_surname(token)), None)
-    if surname is not None:
-        return max(0, surname - 2), surname
+    if surname is not None:  # and what stands behind it alone: "Quillon Singh Abara"
+        goes_on = 0 < surname == len(segment) - 2 and not evidence.is_noun(last.group())
+        return max(0, surname - 2), surname + goes_on
     if signed and len(segment) <= 3 and _is_signature(text, first, last):
         return 0, len(segment) - 1
     if first is last and _does_what_people_do(text, first):

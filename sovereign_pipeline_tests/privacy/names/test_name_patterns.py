@@ -55,6 +55,7 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("Dear Rear Admiral Quarshie, Lord Tyne is here.", ["Quarshie", "Tyne"]),
         ("Dr Port and Mrs Law will see you.", ["Port", "Law"]),
         ("We met Lubna Lake, Tamsin Castle and Lubna West.", ["Lubna Lake", "Tamsin Castle", "Lubna West"]),
+        ("the detention of Quillon Singh Abara, who", ["Quillon Singh Abara"]),
         ("I met Storm Eriksen there.", ["Storm Eriksen"]),
         ("We saw Oakes, Tamsin and Hollis, Bram there.", ["Oakes, Tamsin", "Hollis, Bram"]),
         ("From: Hollis, Bram\nCc: Obuya, D.; Al-Harthy, S.", ["Hollis, Bram", "Obuya, D.", "Al-Harthy, S."]),

@@ -61,7 +61,7 @@ def test_nothing_is_taken_for_a_name_with_the_model(with_model: Scrubber, text: 
         ("the hon. Member for Saltmarsh asked", "Saltmarsh"),
         ("(a) Saltmarsh, (b) Kelpwick", "Saltmarsh"),
         ("see @saltmarsh there", "saltmarsh"),
-        ("at the St Francis Saltmarsh Church", "Francis Saltmarsh"),
+        ("at the St Francis Saltmarsh Catholic Church", "Francis Saltmarsh"),
         ("they evacuated Al Saltowi hospital", "Al Saltowi"),
     ],
 )
