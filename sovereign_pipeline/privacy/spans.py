@@ -43,7 +43,8 @@ def without_overlaps(spans: Iterable[Span]) -> list[Span]:
     """The stronger of each two spans that overlap, in reading order.
 
     Identifiers go before names, labelled spans before others, then the order of `KINDS`, then the longer span. A place
-    or an organisation is trimmed instead of dropped: what is left of it beside the stronger span stays.
+    or an organisation is trimmed instead of dropped: what is left of it beside the stronger span stays. So is a name
+    beside an identifier: an e-mail address may reach into the name before it.
     """
     kept: list[Span] = []  # always in reading order
     for span in sorted(spans, key=_weakness):
@@ -52,10 +53,16 @@ def without_overlaps(spans: Iterable[Span]) -> list[Span]:
         free_after = place == len(kept) or span.end <= kept[place].start
         if free_before and free_after:
             kept.insert(place, span)
-        elif span.kind in _TRIMMED_BY_OTHERS:
+        elif span.kind in _TRIMMED_BY_OTHERS or _is_name_beside_identifier(span, kept):
             for piece in _uncovered_pieces(span, kept):
                 kept.insert(bisect.bisect_left(kept, piece.start, key=_start), piece)
     return kept
+
+
+def _is_name_beside_identifier(span: Span, kept: Iterable[Span]) -> bool:
+    if span.kind != "NAME" or len(span.key) != span.end - span.start:
+        return False
+    return not any(each.kind == "NAME" for each in kept if each.end > span.start and each.start < span.end)
 
 
 def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:

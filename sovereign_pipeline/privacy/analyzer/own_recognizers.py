@@ -19,6 +19,7 @@ from sovereign_pipeline.privacy.analyzer.entities import ENTITY_OF
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.entities import LABELS, Entity
+from sovereign_pipeline.privacy.names.firms import firms
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span
@@ -128,6 +129,9 @@ class NameRecognizer(_OwnRecognizer):
             for start, end, label in of_model
             if label != "PERSON" and label in self._also
         ]
+        if "ORGANISATION" in self._also:
+            bodies = firms(folded.text)
+            others += [Span(start, end, "ORGANISATION", folded.text[start:end]) for start, end in bodies]
         return self._results(folded, [*names, *others], entities)
 
 

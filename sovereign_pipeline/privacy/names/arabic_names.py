@@ -14,6 +14,7 @@ from sovereign_pipeline.privacy.names.arabic_words import (
     given_name_in,
     has_shape_of_surname,
     is_everyday_tribe,
+    is_gift_of_god,
     is_role,
     is_title,
     is_tribe,
@@ -36,6 +37,11 @@ _KUNYA = frozenset({"أبو", "ابو", "أم", "ام"})
 _NO_PERSON_BEHIND_KUNYA = frozenset(
     ["ظبي", "كشك", "القرى", "القيوين", "غريب", "الهول", "الحمام", "درمان", "الخير", "الفحم", "الرشراش", "مصر", "الخصيب"]
 )
+_LABEL_BEFORE = re.compile(
+    r"(?:الاسم|اسم (?:الأب|الأم|الجد|الزوج|الزوجة|المستخدم)|(?:ال)?توقيع|الموقع(?: أدناه)?|المرسل|المستلم|"
+    r"مقدم الطلب|من|إلى|نسخة|الشاهد(?: الأول| الثاني)?|المستفيد|الكفيل) ?: ?\Z"
+)
+_LONGEST_LABEL = 24
 _LONGEST = 6  # words of a name
 _TITLES_IN_A_ROW = 3
 
@@ -61,6 +67,9 @@ class ArabicNames:
                 start, last = name
                 yield start, words[last].end()
                 position = last + 1
+                while position < len(words) and self._is_one_more(words, position):
+                    yield words[position].start() + 1, words[position].end()
+                    position += 1
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
@@ -122,7 +131,7 @@ class ArabicNames:
         return None
 
     def _begins_name(self, bare: str, words: Words, position: int) -> bool:
-        if bare in arabic_lists.GIVEN_AR:
+        if bare in arabic_lists.GIVEN_AR or is_gift_of_god(bare):
             return True
         following = words[position + 1].group() if position + 1 < len(words) else ""
         if bare == "عبد":
@@ -164,8 +173,25 @@ class ArabicNames:
         if end == position:
             speaks = position == 0 and len(words) == 1 and _stands_as_speaker(text, words[0])
             reported = before in arabic_lists.REPORTING_AR and self._is_speech(text, words, position)
-            return end if alone in arabic_lists.SURELY_GIVEN_AR or speaks or reported else None
+            met = before in arabic_lists.MEETING_AR or self._is_labelled(text, words, position)
+            surely = alone in arabic_lists.SURELY_GIVEN_AR or is_gift_of_god(alone)
+            return end if surely or speaks or reported or met else None
         return end if cued else None
+
+    def _is_one_more(self, words: Words, position: int) -> bool:
+        """ "وسالم" behind another name, and nothing of a longer one."""
+        word = words[position].group()
+        following = words[position + 1].group() if position + 1 < len(words) else ""
+        longer = following in arabic_lists.KINSHIP_AR or following in arabic_lists.GIVEN_AR or is_tribe(following)
+        plain = not longer and not following.startswith("ال")
+        return plain and word.startswith("و") and word[1:] in arabic_lists.GIVEN_AR and word not in self._never
+
+    def _is_labelled(self, text: str, words: Words, position: int) -> bool:
+        """ "الاسم: خالد", and nothing behind it in the field."""
+        if position > 0 or len(words) > 1:
+            return False
+        start = words[0].start()
+        return _LABEL_BEFORE.search(text, max(0, start - _LONGEST_LABEL), start) is not None
 
     def _end_of_unit(self, words: Words, position: int) -> int:
         """The word itself, or the one behind it that makes one name with it: "عبد الرحيم", "صلاح الدين", "أبو بكر"."""

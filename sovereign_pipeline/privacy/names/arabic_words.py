@@ -17,6 +17,7 @@ _NO_SURNAME = re.compile(
     "^[يتن](?!اسر|حيى|زيد|وسف)...|^(?:و[يتلاب]|بال|كال|فال|فأ|لل|ل[تإأا]|ا[ست]ت|باتج)|"
     "(?:ون|ات|وا|هم|ها|نا|كم|تم|ية|ته|هه)$"
 )
+_GIFT_OF_GOD = re.compile("(?:عبد|عبيد|عطا|عطاء|نصر|فضل|سعد|جار|ضيف|فرج|رزق|خلف|فتح|جاد)الله$")
 _PREFIXES = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
 
@@ -38,6 +39,11 @@ def given_name_in(word: str) -> tuple[int, bool]:
         if bare in arabic_lists.GIVEN_AR:
             return skip, True
     return 0, False
+
+
+def is_gift_of_god(word: str) -> bool:
+    """ "عبيدالله", "عطاالله": a given name that ends with God's, written as one word."""
+    return _GIFT_OF_GOD.match(word) is not None
 
 
 def is_everyday_tribe(word: str) -> bool:

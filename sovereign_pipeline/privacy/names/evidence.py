@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
-    EACH_TOKEN,
     KNOWN_NAMES,
     Token,
     begins_name,
@@ -37,26 +36,19 @@ PLACES = world_places.PLACES_WORLD | world_places.PLACES_OF_TWO_WORDS | gazettee
 _OFFICES = no_names.OFFICES | no_names.LETTERS_BEHIND_NAMES
 _NO_SURNAMES = no_names.BODIES | no_names.SITES | no_names.MEDICINE | (no_names.LAW_AND_POLICY - no_names.SURNAMES_TOO)
 _NOUN_ENDING = re.compile(
-    r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|ously|iness|ences|icity|ivity|ability|"
-    r"mentary|tional|tive)\Z"
+    r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|iness|ences|[iv]ity|ability|mentary|"
+    r"tive)\Z"
 )
-_LONG_NOUN_ENDING = re.compile(r"(?:ment|ness|able|ible|ated|ical|less|ship|ility)\Z")  # "Clement" is shorter
 _BEFORE = 60
 _AFTER = 60
-_FROM_A_PLACE = (
-    r"(?:moved?|comes?|came|originally|fl[ey]w?|flown|went|gone|going|travel(?:s|led)?|trips?|welcome|return(?:s|ed)?|fle(?:e|es|d|eing)|"
-    r"road|way|here|there|back) (?:to|from|for)"
-)
-_OF_A_PLACE = (
-    r"(?:north|south|east|west|city|town|village|port|borough|university|county|bank|diocese|province|governor|mayor|"
-    r"district|battle|siege|people|republic|kingdom|state|island|gulf|bay|bishop|duke|duchess|earl) of"
-)
-_LIVES_AT = r"(?:originally from|grew up in|lives? in|lived in|born in|moved (?:here )?(?:to|from)|based in)"
-_NOT_LOOKED = "".join(f"(?<!{word} )" for word in ("look", "looks", "looked", "looking", "mad", "angry", "shouted"))
+_LIVES_AT = r"(?:originally from|grew up in|liv(?:es?|ed|ing) in|born in|moved (?:here )?(?:to|from)|based in)"
 _IN_A_PLACE = re.compile(
-    rf"(?<![\w'])(?:(?i:in|near|around|across|within|throughout|outside|towards|via|into)|{_NOT_LOOKED}at|"
-    rf"(?i:{_FROM_A_PLACE}|{_OF_A_PLACE}|{_LIVES_AT})|"
-    r"(?i:members?|mps?|candidate|constituency) (?:of parliament )?(?:for|of)(?: [A-Z]\w+,)?)(?: the)? \Z"
+    r"(?<![\w'])(?:(?i:in|near|around|across|within|throughout|outside|towards|via|into|at)|"
+    r"(?i:mov\w+|com(?:es?|ing)|came|flew|flown|went|go(?:es|ing|ne)?|travel\w*|return\w*|flee\w*|fled) "
+    r"(?:back )?(?:to|from)|(?i:road|way|trips?|welcome) (?:to|from)|"
+    r"(?i:north|south|east|west|city|town|village|state|republic|university|bishop|duke|earl|battle|mayor|people) of|"
+    r"(?i:members?|mps?) (?:of parliament )?for(?: [A-Z]\w+,)?)"
+    r"(?: the)? \Z"
 )
 _SURELY_IN_A_PLACE = re.compile(
     rf"(?<![\w'])(?:(?i:{_LIVES_AT})|(?:North|South|East|West|New|Great|Upper|Lower|Port|Fort|Mount|Lake|Cape|San|Santa|"
@@ -67,27 +59,16 @@ _DETERMINER = re.compile(
 )
 _ABBREVIATION = re.compile(r"(?<![\w.])(?!RT\b)[A-Z]{2,6} \Z")
 _IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
-_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
+_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
+_NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
+_BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
+_SAINT_BEFORE = re.compile(r"(?:[a-z]|[^\w\s]) (?:Saint|St)\.? \Z")  # no street
 _NEXT_WORD = re.compile(r"(?:['’]s)? ([A-Za-z-]+)")
-_PEOPLE_BEHIND = re.compile(
-    r" (?:famil(?:y|ies)|brothers|sisters|twins|couple|version|novels?|concert|fans?|case|affair|biography|interview)\b"
+_IS_A = re.compile(r" (?:is|was) (?:an?|the) ((?:[\w-]+ ?){1,6})")
+_PHRASE_ENDS = re.compile(
+    r" (?:[a-z]+ed|about|at|by|for|from|in|made|near|of|on|since|that|to|under|where|which|who|whose|with)\b"
 )
-_IS_A_THING = re.compile(  # but no "company director"
-    r" (?:is|was) (?:an?|the) (?:[\w-]+ ){0,4}"
-    r"(?:film|movie|novel|company|agency|firm|bank|business|investment|brand|band|town|city|village|charity)\b"
-    r"(?! (?!about|above|across|after|against|along|around|before|below|between|close|during|founded|inside|"
-    r"made|named|nearby?|since|south|north|under|until|where|which|whose|within|without)[a-z]{5,})"
-)
-_HOUSE_NUMBER_BEFORE = re.compile(r"(?<!\w)\d{2,} \Z")
-_HOUSE_NUMBER_BEHIND = re.compile(r"(?: \d{1,4}\b|,? *\n|,|\Z)")
-_FIRM_WORD = r"[^\W\d_][\w’'-]{1,30}"
-_FIRM = re.compile(rf"(?<![\w’'-]){_FIRM_WORD}, {_FIRM_WORD},? (?:and|&) {_FIRM_WORD}", re.IGNORECASE)
-_FIRM_BEFORE = re.compile(
-    r"(?:\b(?:work(?:s|ed|ing)? (?:for|at)|year at|employ(?:er|ed) (?:by|at)|is from|address of|firm(?: of)?|at|The) |"
-    r"\b(?:Inc|Ltd|LLC)\.?, )\Z"
-)
-_FIRM_BEHIND = re.compile(r" (?:Orchestra|LLP|LLC|Ltd|Inc|Solicitors|Partners|is an?|was founded)\b|['’]s\b")
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
 _LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
 _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
@@ -100,21 +81,24 @@ def is_noun(word: str) -> bool:
         return True
     if plain in KNOWN_NAMES:
         return False
-    return (len(plain) > 5 and _NOUN_ENDING.search(plain) is not None) or (
-        len(plain) > 8 and _LONG_NOUN_ENDING.search(plain) is not None
-    )
+    return len(plain) > 5 and _NOUN_ENDING.search(plain) is not None
 
 
 def is_place(segment: Sequence[Token]) -> bool:
     """Whether its words, or the first of them, name a place and no given name."""
     whole = " ".join(without_accents(token.group()) for token in segment)
     first = without_accents(segment[0].group())
-    return whole in PLACES or (first in PLACES and not is_given(segment[0]))
+    if whole in PLACES or len(segment) == 1 or first not in world_names.EVERYDAY:
+        return whole in PLACES or (first in PLACES and not is_given(segment[0]))
+    second = segment[1].group()  # "Florence Oakes"
+    return first in PLACES and (not second.istitle() or is_noun(second) or without_accents(second) in PLACES)
 
 
 def begins_certainly(segment: Sequence[Token]) -> bool:
     """Whether it begins with a given name that is nothing else, or with any given name and a family name after it."""
     if begins_name(segment, 0):
+        return True
+    if len(segment) > 1 and looks_like_surname(segment[-1], certainly=True):
         return True
     shouted = segment[0].group().isupper()
     return len(segment) > 1 and is_given(segment[0]) and not is_noun(segment[1].group()) and not shouted
@@ -138,10 +122,37 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     return [] if _holds_abbreviation(segment) else segment
 
 
+def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
+    """What of the words behind a rank or an office is a name: "Inspector Church", "Judge Helen Grant", "Lord Tyne"."""
+    part = personal_part(segment)
+    if part:
+        return part
+    last = segment[-1]
+    nouns = [token for token in segment if is_noun(token.group())]
+    family = len(segment) < 3 and nouns in ([], [last]) and (not nouns or _is_family_too(last))
+    before = text[max(0, segment[0].start() - _BEFORE) : segment[0].start()]
+    if not family or (is_place(segment) and not _NOBLE_BEFORE.search(before)) or _is_within_title(before):
+        return []
+    following = _NEXT_WORD.match(text, last.end())
+    return [] if following is not None and _is_noun_behind(following.group(1)) else segment
+
+
+def _is_within_title(before: str) -> bool:
+    """ "Criminal Justice …", but "Detective Inspector …"."""
+    word = _BEFORE_RANK.search(before)
+    return word is not None and is_noun(word.group(1)) and without_accents(word.group(1)) not in no_names.OFFICES
+
+
+def _is_family_too(token: Token) -> bool:
+    return token.group().istitle() and without_accents(token.group()) in no_names.FAMILIES_TOO | KNOWN_NAMES
+
+
 def _is_family_name_too(segment: Sequence[Token]) -> bool:
     """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
-    family = segment[1].group()
-    return begins_name(segment, 0) and family.istitle() and without_accents(family) in no_names.MANY_FAMILIES
+    first, last = (without_accents(token.group()) for token in segment)
+    if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in no_names.MANY_FAMILIES:
+        return False
+    return last not in no_names.SITES | no_names.BODIES or first not in no_names.NAMES_OF_SITES | world_names.EVERYDAY
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
@@ -149,7 +160,9 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
     if len(segment) < 2:
         return False
     if nouns == [0]:
-        return without_accents(segment[0].group()) in KNOWN_NAMES
+        first = without_accents(segment[0].group())
+        family = len(segment) == 2 and (is_surname(segment[1]) or looks_like_surname(segment[1]))
+        return first in KNOWN_NAMES or (first in no_names.MANY_FAMILIES and not is_place(segment[1:])) or family
     if not is_given(segment[0]):
         return False
     last = without_accents(segment[-1].group())
@@ -191,34 +204,43 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
     if _after_abbreviation(before, last):
         return place_too or not certain  # "NHS England", but "HR Fatima called"
-    if _IS_A_THING.match(behind):
-        return len(segment) == 1 or not certain
-    if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
+    if _is_a_thing(behind):
         return len(segment) == 1 or not certain
     following = _NEXT_WORD.match(behind)
     noun_behind = following is not None and _is_noun_behind(following.group(1))
-    if _DETERMINER.search(before) and not _PEOPLE_BEHIND.match(behind):
+    if _SAINT_BEFORE.search(before) or (noun_behind and len(segment) == 1 and is_articled(first)):
+        return True  # "the St Tamsin Quarshie Catholic Church", "Al Saltow hospital"
+    if _SURELY_IN_A_PLACE.search(before) or _in_list_of_places(before, segment):
+        return len(segment) == 1 or not certain
+    family = len(segment) > 1 or is_surname(first) or looks_like_surname(first)
+    attribute = following is not None and _may_be_of_a_person(following.group(1), family=family)
+    if _DETERMINER.search(before) and not attribute:
         return noun_behind or not certain
     if certain:  # but "in Chad"
         return place_too and _IN_A_PLACE.search(before) is not None
     if _IN_A_PLACE.search(before) or noun_behind:
         return True
-    if _HOUSE_NUMBER_BEFORE.search(before) and _HOUSE_NUMBER_BEHIND.match(behind):
-        return True
     if len(segment) > 1 or is_surname(first) or looks_like_surname(first):
         return False
-    return (
-        any(each.search(before) for each in (_ENUMERATED, _OF_A_NAMED_ONE))
-        or _in_heading(text)
-        or (_stands_between_lines(text, first, before, behind))
-    )
+    placed = _ENUMERATED.search(before) is not None or _OF_A_NAMED_ONE.search(before) is not None
+    return placed or _in_heading(text) or _stands_between_lines(text, first, before, behind)
 
 
 def _after_abbreviation(before: str, last: Token) -> bool:
     abbreviation = _ABBREVIATION.search(before)
     if abbreviation is None or last.group().isupper() or is_surname(last):
         return False
-    return abbreviation.group().strip() not in no_names.TITLE_ABBREVIATIONS
+    word = abbreviation.group().strip()
+    return word not in no_names.TITLE_ABBREVIATIONS and word.casefold() not in gazetteer.STOP_WORDS
+
+
+def _is_a_thing(behind: str) -> bool:
+    """ " is an old coastal town in …", but " is a company director"."""
+    phrase = _IS_A.match(behind)
+    if phrase is None:
+        return False
+    words = _PHRASE_ENDS.split(f" {phrase.group(1)}")[0].split()
+    return bool(words) and words[-1] in no_names.THINGS
 
 
 def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
@@ -231,6 +253,13 @@ def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
 def _is_noun_behind(word: str) -> bool:
     plain = without_accents(word)
     return word in no_names.BEHIND_NAMES_OF_THINGS or (word[0].isupper() and is_noun(word) and plain not in KNOWN_NAMES)
+
+
+def _may_be_of_a_person(word: str, *, family: bool) -> bool:
+    """ "the Tamsin Oakes concert", "the Oakes family", but "the Kelpwick Bay scheme"."""
+    if word in no_names.BEHIND_NAMES_OF_PEOPLE:
+        return True
+    return family and word.islower() and word not in no_names.BEHIND_NAMES_OF_THINGS | gazetteer.STOP_WORDS
 
 
 def _in_heading(text: str) -> bool:
@@ -247,23 +276,6 @@ def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> 
         return False
     above, below = text[max(0, first.start() - _BEFORE) : first.start()].strip(), behind.strip()
     return bool(above) and bool(below)
-
-
-def firms(text: str) -> list[tuple[int, int]]:
-    """ "Saltmarsh, Keane and Brandl" where a firm of that name stands, not three people."""
-    found: list[tuple[int, int]] = []
-    if " and " not in text and " & " not in text:
-        return found
-    for match in _FIRM.finditer(text):
-        before, behind = text[max(0, match.start() - _BEFORE) : match.start()], text[match.end() : match.end() + _AFTER]
-        people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
-        if len(people) > 1:  # "Ahmed, Salim and Fatma"
-            continue
-        alone = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(behind) is not None
-        alone = alone and not before.rstrip("\n> *").endswith((":", ","))  # "Present:", "Regards,"
-        if alone or _FIRM_BEFORE.search(before) or _FIRM_BEHIND.match(behind):
-            found.append(match.span())
-    return found
 
 
 def may_spread(text: str, segment: Sequence[Token]) -> bool:

@@ -15,7 +15,8 @@ from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _LETTER = r"[^\W\d_]"
 _WITHIN_WORD = r"[_./\\+=&?#~:-]{1,3}"
-_BREAK = r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}"
+_SIGNS = r"[ \t\r>|]{0,30}"  # no more: a row of thousands would be read once for each of them
+_BREAK = rf"{_SIGNS}\n{_SIGNS}|[ \t]{{2,30}}"
 _GAP = re.compile(rf"(?:(?P<within>{_WITHIN_WORD})|(?P<break>{_BREAK}))(?={_LETTER})")
 _ONLY_BREAK = re.compile(rf"(?P<break>{_BREAK})(?={_LETTER})")
 _CAMEL_CASE = re.compile(r"[a-z](?=[A-Z])")  # "HamoodAlAraimi"

@@ -29,6 +29,7 @@ _SMALL = r"(?:bin|bint|ibn|van|von|de|der|den|da|dos|di)(?= )"
 _INITIAL = rf"{_UPPER}(?:\.|(?= {_UPPER}))"
 _SHOUTED = rf"{_UPPER}{{2,}}(?!\w)"
 TOKEN = rf"(?:{_ARTICLE}|{_TITLE_WITH_DOT}|{_SMALL}|Bin(?= )|Bint(?= )|{_CAPITALISED}|{_SHOUTED}|{_INITIAL})"
+WHOLE_WORD = rf"(?:{_ARTICLE}|{_CAPITALISED}|{_SHOUTED})"
 RUN = re.compile(rf"(?<![\w@./-])(?:{TOKEN})(?: (?:{TOKEN}))*(?![\w@])")
 EACH_TOKEN = re.compile(TOKEN)
 LOWER_WORD = re.compile(rf"(?<![\w@./-])[{''.join(letter for letter in _LATIN if letter.islower())}]+\.?(?![\w@-])")
@@ -38,6 +39,7 @@ _CUE = (
     r"call me|calls me|i am|i'm|this is|signed(?: by)?:?|attn\.?:?|hi|hello|hey|dear)"
 )
 CUED = re.compile(rf"(?<!\w)(?i:{_CUE})[ \t]+(?P<name>(?:{TOKEN})(?: (?:{TOKEN}))*)(?![\w@])")
+PERSONAL_TITLE = re.compile(r"(?<![\w])(?i:mrs?|ms|miss|dr|mx|prof|sir|sheikha?|shaikh)\.? \Z")
 CUE_BEFORE = re.compile(rf"(?<!\w)(?i:{_CUE}) \Z")
 
 # Nordic, Slavic, Greek, German, Romanian, Finnish, Caucasian, Romance.
@@ -46,6 +48,7 @@ _CERTAIN_SURNAME_ENDING = re.compile(f"(?:{_CERTAIN}|[^n]ova)$")
 _SURNAME_ENDING = re.compile(
     f"(?:{_CERTAIN}|sen|ova|eva|ski|ska|sky|escu|nen|mann|berg|quist|qvist|strom|gaard|dze|yan|ez|inho|etti|ini|ucci|ov|ev)$"
 )
+_OF_A_CLAN = re.compile(rf"(?:O['’]|Mc){_UPPER}{_LOWER}{{2,}}")
 KNOWN_NAMES = gazetteer.GIVEN | world_names.GIVEN_WORLD | world_names.SURNAMES_WORLD
 
 
@@ -93,8 +96,10 @@ def is_known(token: Token) -> bool:
     return token.group().casefold() in gazetteer.GIVEN or without_accents(token.group()) in KNOWN_NAMES
 
 
-def looks_like_surname(token: Token, certainly: bool = False) -> bool:
+def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
     """Whether it ends as family names do; with `certainly`, as no other word does."""
+    if _OF_A_CLAN.match(token.group()):
+        return True
     endings = _CERTAIN_SURNAME_ENDING if certainly else _SURNAME_ENDING
     return len(token.group()) > 5 and endings.search(without_accents(token.group())) is not None
 

@@ -1,20 +1,22 @@
 """Names of people by patterns and word lists, in English and Arabic, and what of a name model's findings is kept.
 
 What belongs here: the two scripts together. What does not: where a name begins and ends in either (`latin_names.py`,
-`arabic_names.py`), the word lists (`gazetteer.py`, `world_names.py`), which names are one person (`persons.py`).
+`arabic_names.py`), the word lists (`words/`), which names are one person (`persons.py`).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import evidence
 from sovereign_pipeline.privacy.names.arabic_names import ArabicNames, by_line
 from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER, LETTERS, is_role
 from sovereign_pipeline.privacy.names.entities import Entity
+from sovereign_pipeline.privacy.names.firms import firms
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
-from sovereign_pipeline.privacy.names.latin_names import LatinNames, begins_with_given, is_one_family_name
+from sovereign_pipeline.privacy.names.latin_names import LatinNames
+from sovereign_pipeline.privacy.names.model_findings import ModelFindings
 from sovereign_pipeline.privacy.names.recasing import recased
-from sovereign_pipeline.privacy.names.words import gazetteer
+from sovereign_pipeline.privacy.names.segments import Segments
+from sovereign_pipeline.privacy.names.surname_first import is_surname_first, listed_surname_first
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
@@ -31,8 +33,10 @@ class NamePatterns:
             keep_words: words and phrases of the recipe that are never names.
         """
         never = frozenset(word for phrase in keep_words for word in phrase.casefold().split())
-        self._never = never | gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS
-        self._latin = LatinNames(never)
+        self._segments = Segments(never)
+        self._never = self._segments.never
+        self._latin = LatinNames(self._segments)
+        self._model = ModelFindings(self._segments)
         self._arabic = ArabicNames(never)
 
     def spans(self, text: str, entities: Sequence[Entity] = (), *, signed: bool = False) -> list[Span]:
@@ -47,9 +51,10 @@ class NamePatterns:
         bodies = _of_several_words(text, entities)
         found = [span for span in self._latin.spans(cased, signed=signed) if not _is_word_within(text, span, bodies)]
         found += [span for entity in entities for span in self._in_entity(cased, entity)]
-        firms = evidence.firms(text)
-        found = [span for span in found if not _is_word_within(text, span, firms)]
+        of_firms = firms(text)
+        found = [span for span in found if not _is_word_within(text, span, of_firms)]
         found += joined_names(text, self._never)
+        found += listed_surname_first(text, self._segments)
         if ARABIC_LETTER.search(text):
             titled = _with_titles_beside_names(text)
             found += self._arabic.spans(titled)
@@ -82,11 +87,11 @@ class NamePatterns:
         if entity.label == "DATE":
             return
         if entity.label != "PERSON":
-            yield from self._latin.in_other_entity(text, entity)
-        elif self._latin.may_hold_person(text, entity):
-            yield from self._latin.in_person(text, entity)
+            yield from self._model.in_other_entity(text, entity)
+        elif self._model.may_hold_person(text, entity):
+            yield from self._model.in_person(text, entity)
         elif not ARABIC_LETTER.search(text, entity.start, entity.end):
-            yield from self._latin.in_small_letters(text, entity)
+            yield from self._model.in_small_letters(text, entity)
         elif self._arabic.may_be_name(text[entity.start : entity.end]):
             yield entity.start, entity.end
 
@@ -143,10 +148,6 @@ def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 _GENERATION = re.compile(r",? (?:Jr|Sr|Jnr|Snr|JR|SR|II|III|IV)\b\.?")
-_FIELD_BEFORE = re.compile(r"(?:\A|[\n:;|(\t>])[ ]*\Z")
-_FIELD_BEHIND = re.compile(
-    r"(?:,? (?:Jr|Sr|II|III|IV|KC|QC|OBE|CBE|MBE|PhD|MD|Esq)\b\.?| [A-Z]\.?)* *(?:\Z|[\n;|)(\t.,:-])"
-)
 
 
 def _with_generation(text: str, span: Span) -> Span:
@@ -160,20 +161,15 @@ def _surname_first(text: str, spans: Sequence[Span]) -> list[Span]:
     joined: list[Span] = []
     for span in spans:
         before = joined[-1] if joined else None
-        if before is not None and text[before.end : span.start] == ", " and _is_surname_first(text, before, span):
+        if (
+            before is not None
+            and text[before.end : span.start] == ", "
+            and is_surname_first(text, (before.start, before.end), (span.start, span.end))
+        ):
             joined[-1] = _name_span(text, before.start, span.end)
         else:
             joined.append(span)
     return joined
-
-
-def _is_surname_first(text: str, surname: Span, given: Span) -> bool:
-    if "," in surname.key or not is_one_family_name(surname.key) or not begins_with_given(given.key):
-        return False
-    if surname.key.isupper() and not given.key.isupper():
-        return True
-    before = _FIELD_BEFORE.search(text, max(0, surname.start - 20), surname.start)
-    return before is not None and _FIELD_BEHIND.match(text, given.end) is not None
 
 
 def _name_span(text: str, start: int, end: int) -> Span:

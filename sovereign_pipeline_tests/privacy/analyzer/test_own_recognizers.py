@@ -74,6 +74,20 @@ def test_a_spacy_model_that_presidio_ran_helps_the_names() -> None:
     ]
 
 
+def test_firms_named_after_people_or_with_a_legal_form_are_bodies_where_bodies_are_wanted() -> None:
+    text = "The Saltmarsh, Keane and Brandl Orchestra played; Kelpwick Lamps Ltd and Tamsin Oakes paid."
+    wanted: tuple[Kind, ...] = ("ORGANISATION",)
+    recognizer = NameRecognizer("en", also=wanted)
+    results = recognizer.analyze(text, recognizer.supported_entities)
+    assert sorted((each.entity_type, text[each.start : each.end]) for each in results) == [
+        ("ORGANIZATION", "Kelpwick Lamps Ltd"),
+        ("ORGANIZATION", "Saltmarsh, Keane and Brandl"),
+        ("PERSON", "Tamsin Oakes"),
+    ]
+    alone = NameRecognizer("en")
+    assert [text[each.start : each.end] for each in alone.analyze(text, alone.supported_entities)] == ["Tamsin Oakes"]
+
+
 def test_how_certain_a_finding_is_shows_in_its_score() -> None:
     results = analyzer_of("en").analyze("civil number 10457832, or write to said@canary.example, or 1045/7832", "en")
     scores = {result.entity_type: result.score for result in sorted(results, key=lambda each: each.start)}

@@ -1,5 +1,7 @@
 """Names are found by patterns, and institutions are not; what a model finds is judged by the same word lists."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +50,20 @@ def names(text: str, signed: bool = False) -> list[str]:
         ("الأخ/ هيثم ومع الأخت/ رقية", ["هيثم", "رقية"]),
         ("Dear Grant,\n\nthe grant was paid", ["Grant"]),
         ("My name is Jordan.", ["Jordan"]),
+        ("Constable Marsh and Councillor Baker told Inspector Church.", ["Marsh", "Baker", "Church"]),
+        ("Judge Kimberley Grant ruled; Mayor Quarshie left.", ["Kimberley Grant", "Quarshie"]),
+        ("Dear Rear Admiral Quarshie, Lord Tyne is here.", ["Quarshie", "Tyne"]),
+        ("Dr Port and Mrs Law will see you.", ["Port", "Law"]),
+        ("We met Lubna Lake, Tamsin Castle and Lubna West.", ["Lubna Lake", "Tamsin Castle", "Lubna West"]),
+        ("the detention of Quillon Singh Abara, who", ["Quillon Singh Abara"]),
+        ("I met Storm Eriksen there.", ["Storm Eriksen"]),
+        ("We saw Oakes, Tamsin and Hollis, Bram there.", ["Oakes, Tamsin", "Hollis, Bram"]),
+        ("From: Hollis, Bram\nCc: Obuya, D.; Al-Harthy, S.", ["Hollis, Bram", "Obuya, D.", "Al-Harthy, S."]),
+        ("Present: Ahmed, Salim, Fatma", ["Ahmed", "Salim", "Fatma"]),
+        ("زارنا خالد وسالم أمس", ["خالد", "سالم"]),
+        ("اتصل بدر بالمكتب", ["بدر"]),
+        ("الاسم: خالد", ["خالد"]),
+        ("وصل عبيدالله مساء", ["عبيدالله"]),
         ("Please ask HR Fatima and PDO Salim.", ["Fatima", "Salim"]),
         ("زارنا محمد أبو الخير أمس", ["محمد أبو الخير"]),
         ("الفاضل سالم بن علي اللواتي", ["سالم بن علي اللواتي"]),
@@ -71,6 +87,9 @@ def test_a_name_is_found_without_its_title(text: str, expected: list[str]) -> No
         "between Ras Al Hadd, Al Ashkharah, Bandar Khayran, Al Suwaiq and Jalan Bani Bu Ali",
         "Al Batinah Hull Works LLC and Marsa Supply Boats LLC asked on Friday, 3 March",
         "my dhow Fath Al Bahr, the trawler Wafaa, Reem 2",
+        "Lord Chancellor, Inspector General, Constable Training, Major Price Review, the Criminal Justice Bill",
+        "London, Paris and Rome, Italy; From: Housing, Department; To: Muscat, Oman",
+        "كان الوضع سالم جدا، زارني صباح اليوم",
         "تفيد الدائرة القانونية والتعاميم، استناداً إلى النظام الداخلي للموانئ الصغيرة",
         "يلتزم المكتب البحري، السجل التجاري، الرمز البريدي، الرصيف العلوي، السيد المدير، يوقف الربان مؤقتاً",
         "المملكة الأردنية الهاشمية، الأهداف الرئيسية، المدرسة العمرية، نور الشمس، سلام صادق، ربيع الثاني",
@@ -167,3 +186,31 @@ def test_the_model_does_not_turn_places_and_laws_into_people(with_model: Scrubbe
         "Please quote file PRM/2024/017 in any further correspondence."
     )
     assert scrub(with_model, document("", response=text)).documents[0].response == text
+
+
+@pytest.mark.parametrize(
+    ("text", "entity", "expected"),
+    [
+        ("then Lubna K went", "Lubna K", ["Lubna K"]),
+        ("then Lubna quarshie went", "Lubna quarshie", ["Lubna quarshie"]),
+        ("When Saltow and I came", "Saltow", ["Saltow"]),
+        ("Lincoln Quarshie phoned", "Lincoln Quarshie", ["Lincoln Quarshie"]),
+        ("a Quillon O'Darrow painting", "Quillon O'Darrow", ["Quillon O'Darrow"]),
+        ("today john came", "john", ["john"]),
+        ("we saw quillon erdviksson there", "quillon erdviksson", ["quillon erdviksson"]),
+        ("the Vetra Quarshie exhibition", "Vetra Quarshie", ["Vetra Quarshie"]),
+        ("Kelpwick is a long action film directed abroad.", "Kelpwick", []),
+    ],
+)
+def test_what_a_model_found_is_kept_as_it_is_written(text: str, entity: str, expected: list[str]) -> None:
+    start = text.index(entity)
+    spans = NamePatterns().spans(text, [Entity(start, start + len(entity), "PERSON")])
+    assert [text[span.start : span.end] for span in spans] == expected
+
+
+@pytest.mark.parametrize("signs", ["|", " ", "Van der ", "> \n"])
+def test_a_long_row_of_signs_takes_no_longer_for_each_of_them(signs: str) -> None:
+    text = signs * (64_000 // len(signs))
+    started = time.process_time()
+    assert NamePatterns().spans(text) == []
+    assert time.process_time() - started < 10

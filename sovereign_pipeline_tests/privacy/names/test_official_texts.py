@@ -61,6 +61,8 @@ def test_nothing_is_taken_for_a_name_with_the_model(with_model: Scrubber, text: 
         ("the hon. Member for Saltmarsh asked", "Saltmarsh"),
         ("(a) Saltmarsh, (b) Kelpwick", "Saltmarsh"),
         ("see @saltmarsh there", "saltmarsh"),
+        ("at the St Francis Saltmarsh Catholic Church", "Francis Saltmarsh"),
+        ("they evacuated Al Saltowi hospital", "Al Saltowi"),
     ],
 )
 def test_what_stands_beside_a_finding_of_a_model_speaks_against_it(text: str, entity: str) -> None:

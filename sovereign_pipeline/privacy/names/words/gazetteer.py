@@ -54,7 +54,8 @@ HONORIFICS = _words(
     mr mrs ms miss dr eng prof sir madam sheikh shaikh sheikha sayyid sayyida sayid haji hajji captain
     capt advocate engineer doctor uncle aunt brother sister judge colonel major lieutenant sergeant
     inspector nakhoda lord lady dame baroness cllr councillor rev reverend mx justice
-    lt col maj gen sgt cpl brig cdr adm brigadier commander corporal
+    lt col maj gen sgt cpl brig cdr adm brigadier commander corporal admiral commodore constable superintendent
+    baron viscount viscountess nurse mayor
     """
 )
 

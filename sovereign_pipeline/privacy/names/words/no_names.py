@@ -70,7 +70,7 @@ OFFICES = _words(
     photographer physician physicians physicist physiotherapist pilot pilots plasterer plumber policeman
     policewoman pontiff pope porter postman practitioner practitioners premier president presidents priest
     primate prime princess principal prisoner prisoners private producer professor professors programmer
-    prosecutor prosecutors provost psychiatrist psychologist publisher queens rabbi radiographer rapporteur
+    prosecutor prosecutors provost psychiatrist psychologist publisher queens rabbi radiographer rapporteur rear
     receptionist rector referee registrar reporter representative representatives researcher researchers
     reverend reviewer roofer royal rt sailor salesman scientist scientists seamstress secretaries secretary
     seller senator senators sergeant sheriff shopkeeper singer solicitor solicitors sonographer speaker
@@ -272,7 +272,21 @@ SURNAMES_TOO = _words(
 # Offices and sites by which so many families are called that a given name before one is a person.
 MANY_FAMILIES = _words(
     """
-    baker carpenter chambers church constable dean judge knight major pope power rivers sergeant steward temple
+    baker banks barker bishop bridges brook brooks butcher butler carpenter castle chambers chandler church
+    constable cook cooper court cross dean falls field fields fisher forest fountain gates glen green grove hall
+    heath hill holmes judge king knight lake lane lodge major marsh mason mills moor moss pope pond pool power
+    prince rivers sands sergeant shepherd smith steward stone storm temple towers tower turner vale wall walls ward
+    waters weaver well wells winter winters wood woods
+    """
+)
+FAMILIES_TOO = SURNAMES_TOO | MANY_FAMILIES
+
+# Given names of kings and saints: "Victoria Park", "Albert Hall", "George Cross".
+NAMES_OF_SITES = _words(
+    """
+    adelaide albert alexandra andrew anne catherine charles charlotte david edward elizabeth george helen helens
+    henry james john king louis margaret mark martin mary michael nelson nicholas patrick paul peter philip prince
+    princess queen stanley stephen thomas victoria wellington william
     """
 )
 
@@ -281,7 +295,17 @@ BEHIND_NAMES_OF_THINGS = _words(
     accord accords act agreement airport area barracks bill border branch bridge campus city coalition college
     constituency convention county crossing disease district estate formula governorate hospital inquiry island
     junction line parish park peninsula plant port prison process program programme project protocol province
-    railway region river road scheme school site station street syndrome town treaty valley vehicle vehicles
-    village virus ward workers
+    railway region report reports review river road scheme school site station street syndrome system town treaty
+    valley vehicle vehicles village virus ward workers
+    """
+)
+
+BEHIND_NAMES_OF_PEOPLE = _words("affair brothers case couple families family sisters twins")
+
+# What something with a name may be said to be: "Saltmarsh is a town".
+THINGS = _words(
+    """
+    agency band bank book brand business charity city company film firm hotel movie newspaper novel restaurant
+    series ship song startup town village
     """
 )
