@@ -10,7 +10,7 @@ from functools import partial
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.detection import SearchedText, guarded
 from sovereign_pipeline.privacy.names.latin_words import without_marks
-from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.names.persons import known_parts, person_name
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
@@ -50,12 +50,25 @@ def _values(texts: Iterable[SearchedText]) -> dict[str, Span]:
 def _with_mentions(
     text: SearchedText, values: Mapping[str, Span], parts: frozenset[str], stems: set[str], patterns: NamePatterns
 ) -> SearchedText:
-    further = list(_mentions_of_values(text, values))
+    further, found = list(_mentions_of_values(text, values)), list(text.spans)
     if _may_mention_names(text, stems):
         names = guarded("the name patterns", text.text.row, partial(patterns.mentions, text.content, parts))
+        for name in names:
+            found = _grown(text.content, found, name)
         # A name that was found whole goes before a mention of one of its parts: `labelled` decides that.
         further += [replace(name, labelled=False) for name in names]
-    return replace(text, spans=without_overlaps([*text.spans, *further])) if further else text
+    return replace(text, spans=without_overlaps([*found, *further])) if further else text
+
+
+def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
+    """What was found. A name that a mention overlaps and reaches beyond grows by it: no part of it stays beside it."""
+    met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
+    start = min([mention.start, *(each.start for each in met)])
+    end = max([mention.end, *(each.end for each in met)])
+    if not met or any((each.start, each.end) == (start, end) for each in met):
+        return found
+    whole = replace(met[0], start=start, end=end, key=name_key(content, start, end))
+    return sorted([*(each for each in found if each not in met), whole], key=lambda each: each.start)
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:

@@ -1,5 +1,6 @@
 """One case file: numbers, who is whom, and the way back to the originals."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,22 @@ def test_cases_cannot_be_linked(patterns_only: Scrubber) -> None:
     first, second = patterns_only.scrub([one, two])
     assert first.documents[0].request.endswith("CR_2")
     assert second.documents[0].request == "CR CR_1"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Tamsin Jane Oakes Quarshie wrote.", "NAME_1 wrote."),
+        ("Salim Said Al Harthi Quarshie came.", "NAME_1 came."),
+        ("Mr Tamsin Oakes, Quarshie and others", "Mr NAME_2, NAME_1 and others"),
+    ],
+)
+def test_a_known_family_name_behind_a_name_that_was_found_without_it_is_part_of_it(
+    patterns_only: Scrubber, text: str, expected: str
+) -> None:
+    first, second = document("Ms Quarshie called.", id="A"), document(text, id="B", date="2024-05-01")
+    documents = scrub(patterns_only, first, second).documents
+    assert [each.request for each in documents] == ["Ms NAME_1 called.", expected]
 
 
 def test_the_author_is_replaced_and_known_in_the_text(patterns_only: Scrubber) -> None:
