@@ -33,12 +33,16 @@ def new_log() -> Signer:
 
 def keep(settings: Settings, signer: Signer) -> None:
     """Write a new key. Raises InputError where another account can enter its directory."""
+    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_key(key_file(settings), signer)
 
 
 def write_key(path: Path, signer: Signer) -> None:
     """Write a private key into a new file. Raises InputError where it would not be private, or is there already."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such directory.", "Correct the path of the key.") from None
     if path.parent.stat().st_mode & 0o077:
         raise InputError(
             f"{path.parent}: other accounts can enter the directory of keys.", f"Close it: chmod 700 {path.parent}"
