@@ -1,9 +1,10 @@
 """`sovereign adapters`: registered adapters, what each was made of, and their verification."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.commands.terminal import (
@@ -19,7 +20,12 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from sovereign_pipeline.ledger.database import Registry
+
 adapters = typer.Typer(no_args_is_help=True, help="List, show and verify registered adapters.")
+issue = typer.Typer(no_args_is_help=True, help="Known issues of a registered adapter.")
+adapters.add_typer(issue, name="issue")
 
 
 @adapters.command("list")
@@ -28,7 +34,8 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
 
-    rows = list_adapters(open_registry(Settings.from_environment()), line)
+    registry = open_registry(Settings.from_environment())
+    rows = with_marks(registry, list_adapters(registry, line))
     if as_json:
         print_json(rows)
     else:
@@ -41,7 +48,8 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import show_adapter
     from sovereign_pipeline.ledger.database import open_registry
 
-    facts = show_adapter(open_registry(Settings.from_environment()), adapter_id)
+    registry = open_registry(Settings.from_environment())
+    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)])
     if as_json:
         print_json(facts)
     else:
@@ -61,6 +69,41 @@ def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False, strict_sourc
     verify(verify_adapter, adapter_id, as_json, strict_sources)
 
 
+@issue.command("add")
+def issue_add(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+) -> None:
+    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.issues import add_issue
+
+    added = add_issue(open_registry(Settings.from_environment()), adapter_id, text, officer)
+    out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
+
+
+def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of adapters with the recalls that hold for each and its known issues."""
+    from sovereign_pipeline.ledger.catalog import row_as_dict
+    from sovereign_pipeline.release.issues import issues_by_adapter
+    from sovereign_pipeline.release.recall import question_of, recalls_in_force
+
+    with registry.reading() as session:
+        recalls, issues = recalls_in_force(session), issues_by_adapter(session)
+    return [
+        {
+            **row,
+            "recalls": [
+                {"id": each.id, "recalled": str(question_of(each)), "reason": each.reason}
+                for each in recalls.get(row["id"], ())
+            ],
+            "known_issues": [row_as_dict(each) for each in issues.get(row["id"], ())],
+        }
+        for row in rows
+    ]
+
+
 def _print_adapter(facts: Mapping[str, Any]) -> None:
     base, libraries = facts["base"], facts["framework_versions"]
     single = {name: value for name, value in facts.items() if not isinstance(value, dict | list)}
@@ -71,6 +114,11 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     print_rows([only(each, *kept) for each in facts["datasets"]], False, "Datasets")
     accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
     print_rows([_gate(each, accepted) for each in facts["gate_records"]], False, "Gates")
+    if facts["known_issues"]:
+        issues = [only(each, "number", "text", "officer", "added_at") for each in facts["known_issues"]]
+        print_rows(issues, False, "Known issues")
+    if facts["recalls"]:
+        print_rows(facts["recalls"], False, "Recalls that hold for it")
     if "held" in facts["evaluation"]:  # not in reports of earlier versions
         print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], False, "Evaluation")
     out.print("Every fact and digest: the same with --json")
@@ -106,6 +154,8 @@ def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
             "base model": row["base_model"],
             "registered": str(row["registered_at"])[:19],
             "review by": str(row["review_date"])[:10],
+            "known issues": len(row["known_issues"]) or None,
+            "recalled by": ", ".join(each["id"] for each in row["recalls"]) or None,
         }
         for row in rows
     ]

@@ -102,6 +102,11 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
 
 
+def line_of(adapter_id: str) -> str:
+    """The line of an adapter: its id is line and version."""
+    return adapter_id.rpartition("-")[0]
+
+
 def last_adapter(registry: Registry, line: str, besides: Collection[str | None]) -> Adapter | None:
     """The adapter of a line that was registered last and whose weights are none of `besides`, or None.
 

@@ -68,6 +68,15 @@ def open_registry(settings: Settings) -> Registry:
     return Registry(engine)
 
 
+def is_there(settings: Settings) -> bool:
+    """Whether opening the registry finds one or says what is wrong; a file that is not there is made on opening."""
+    try:
+        url = make_url(settings.registry_url)
+    except ArgumentError:
+        return True
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+
+
 def _engine(settings: Settings) -> Engine:
     url = make_url(settings.registry_url)
     if url.get_backend_name() != "sqlite":

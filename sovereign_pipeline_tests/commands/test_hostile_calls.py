@@ -31,6 +31,9 @@ OF_A_LINE = [
     ("adapters", "verify"),
     ("datasets", "show"),
     ("datasets", "verify"),
+    ("recall", "--source"),
+    ("recall", "--dataset"),
+    ("recall", "--base-model"),
 ]
 ODD_NAMES = {
     "empty": "",
