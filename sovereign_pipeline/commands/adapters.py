@@ -1,6 +1,8 @@
 """`sovereign adapters`: registered adapters, what each was made of, and their verification."""
 
-from collections.abc import Iterable, Mapping
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,6 +69,50 @@ def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False, strict_sourc
     from sovereign_pipeline.registry.verification import verify_adapter
 
     verify(verify_adapter, adapter_id, as_json, strict_sources)
+
+
+@adapters.command("due")
+def adapters_due(as_json: AsJson = False) -> None:
+    """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.orchestration.due_reviews import fate_of, run_of
+    from sovereign_pipeline.orchestration.instance import open_instance
+    from sovereign_pipeline.release.cadence import due_reviews
+
+    settings = Settings.from_environment()
+    today = datetime.datetime.now(datetime.UTC).date()
+    reviews = due_reviews(open_registry(settings), settings, today)
+    instance = open_instance(settings)
+    rows = [{**asdict(due), "run": fate_of(run_of(instance, due))} for due in reviews]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        {
+            **only(row, "line", "adapter"),
+            "review by": row["on"].isoformat(),
+            "state": row["state"],
+            "why": "; ".join(f"{each['event']}: {each['what']}" for each in row["causes"]) or None,
+            "run": row["run"] if row["has_recipe"] else "none: no valid recipe",
+        }
+        for row in rows
+    ]
+    print_rows(shown, False, "Reviews")
+
+
+@adapters.command("reviewed")
+def adapters_reviewed(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+) -> None:
+    """Record that an adapter was reviewed and stays; its next review is counted from now."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.cadence import record_review
+
+    registry = open_registry(Settings.from_environment())
+    record_review(registry, adapter_id, text, officer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
+    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed by {escape(officer)}")
 
 
 @issue.command("add")
@@ -143,7 +189,8 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
+def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
+    any_issue, any_recall = (any(row[name] for row in rows) for name in ("known_issues", "recalls"))
     shown = [
         {
             "id": row["id"],
@@ -154,8 +201,8 @@ def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
             "base model": row["base_model"],
             "registered": str(row["registered_at"])[:19],
             "review by": str(row["review_date"])[:10],
-            "known issues": len(row["known_issues"]) or None,
-            "recalled by": ", ".join(each["id"] for each in row["recalls"]) or None,
+            **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
+            **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
         }
         for row in rows
     ]

@@ -13,6 +13,8 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.release.holdings import index_adapter
+from sovereign_pipeline.release.issues import issues_by_adapter
+from sovereign_pipeline.release.recall import open_recalls
 
 Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 
@@ -40,10 +42,15 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     adapter = register(registry, workplace, ref)
     index_adapter(registry, workplace.store, adapter)
     version = mirror_adapter(workplace.settings, workplace.store, adapter)
+    with registry.reading() as session:
+        issues = [issue.text for issue in issues_by_adapter(session).get(adapter.id, ())]
+        recalls = [recall.id for recall in open_recalls(session, adapter.id)]
     return {
         "adapter": adapter.id,
         "version": adapter.version,
         "review by": adapter.review_date.isoformat(),
+        **({"known issues": "; ".join(issues)} if issues else {}),
+        **({"recalled by": ", ".join(recalls)} if recalls else {}),
         "mlflow version": version,
     }
 

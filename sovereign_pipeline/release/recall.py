@@ -169,8 +169,8 @@ _RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
 
 
 def _answer(session: Session, asked: Question) -> Answer:
+    assert_complete(session)  # first: what is unknown to an index that lacks adapters may be theirs
     question = _exact(session, asked)
-    assert_complete(session)
     found = holders(session, question)
     states = states_of(session, found)
     held = (Holder(each, line_of(each), states[each], directly) for each, directly in sorted(found.items()))

@@ -188,10 +188,12 @@ def test_doctor_makes_no_registry(office: Office) -> None:
 
 
 def test_an_index_that_lacks_an_adapter_answers_nothing_and_says_how_to_rebuild_it(office: Office, ask: Ask) -> None:
-    office.bench.register()
-    answer = ask("recall", "--document", "R-00011")
-    assert isinstance(answer.exception, IntegrityError)
-    assert answer.exception.remedy is not None and answer.exception.remedy.act == "rebuild_index"
+    adapter = office.bench.register()
+    asked = {"document": "R-00011", "source": "letters", "dataset": adapter.dataset_digest}
+    for option, value in {**asked, "base-model": adapter.base_model_digest}.items():
+        answer = ask("recall", f"--{option}", value)
+        assert isinstance(answer.exception, IntegrityError), option
+        assert answer.exception.remedy is not None and answer.exception.remedy.act == "rebuild_index"
     assert "adapter lamps-1.0.0" in ask("recall", "--rebuild").stdout
     assert ask.json("recall", "--document", "R-00011")["adapters"][0]["adapter"] == "lamps-1.0.0"
 
