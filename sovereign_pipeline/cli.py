@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.adapters import adapters, print_adapters
+from sovereign_pipeline.commands.adapters import adapters, print_adapters, with_marks
 from sovereign_pipeline.commands.audit import audit
 from sovereign_pipeline.commands.datasets import datasets
 from sovereign_pipeline.commands.gates import gates
@@ -18,6 +18,7 @@ from sovereign_pipeline.commands.init import init
 from sovereign_pipeline.commands.lines import lines
 from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.privacy import privacy
+from sovereign_pipeline.commands.recall import recall
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.sources import sources
@@ -44,6 +45,7 @@ app.add_typer(models, name="models")
 app.add_typer(suites, name="suites")
 app.add_typer(datasets, name="datasets")
 app.add_typer(adapters, name="adapters")
+app.add_typer(recall, name="recall")
 app.add_typer(gates, name="gates")
 app.add_typer(review, name="review")
 app.add_typer(audit, name="audit")
@@ -106,7 +108,7 @@ def run(
     if until is not None:
         return
     registry = open_registry(settings)
-    print_adapters([each for recipe in recipes for each in list_adapters(registry, recipe.line)])
+    print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
     out.print("  sovereign adapters show ID      everything the registry knows of it")
     out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")

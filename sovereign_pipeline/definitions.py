@@ -7,27 +7,30 @@ import dagster as dg
 from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.orchestration.assets import stage_asset
 from sovereign_pipeline.orchestration.chain import chain_with
-from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, EXECUTOR, REVIEW_JOB
-from sovereign_pipeline.orchestration.resources import resources
+from sovereign_pipeline.orchestration.due_reviews import review_not_due, reviews_due
+from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_JOB, EXECUTOR, REVIEW_JOB
+from sovereign_pipeline.orchestration.resources import Clock, resources
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings
 
 
 def build_definitions(
-    installation: Settings | None = None, stages: Mapping[str, Stage] | None = None
+    installation: Settings | None = None, stages: Mapping[str, Stage] | None = None, clock: Clock | None = None
 ) -> dg.Definitions:
     """
     Args:
         installation: None takes the settings from the environment when a step runs.
         stages: name -> the stage to use in place of the real one.
+        clock: by which reviews are due; None takes this machine's.
     """
     return dg.Definitions(
         assets=[stage_asset(stage) for stage in chain_with(stages or {})],
-        jobs=[CHAIN_JOB, REVIEW_JOB],
-        sensors=[new_lines, closed_reviews],
+        asset_checks=[review_not_due],
+        jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB],
+        sensors=[new_lines, closed_reviews, reviews_due],
         executor=EXECUTOR,
-        resources=resources(installation),
+        resources=resources(installation, clock),
     )
 
 

@@ -1,9 +1,12 @@
 """`sovereign adapters`: registered adapters, what each was made of, and their verification."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.commands.release import add_release_commands
@@ -20,10 +23,15 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
 
+if TYPE_CHECKING:
+    from sovereign_pipeline.ledger.database import Registry
+
 adapters = typer.Typer(
     no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state."
 )
 add_release_commands(adapters)
+issue = typer.Typer(no_args_is_help=True, help="Known issues of a registered adapter.")
+adapters.add_typer(issue, name="issue")
 
 
 @adapters.command("list")
@@ -32,7 +40,8 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
 
-    rows = list_adapters(open_registry(Settings.from_environment()), line)
+    registry = open_registry(Settings.from_environment())
+    rows = with_marks(registry, list_adapters(registry, line))
     if as_json:
         print_json(rows)
     else:
@@ -45,7 +54,8 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import show_adapter
     from sovereign_pipeline.ledger.database import open_registry
 
-    facts = show_adapter(open_registry(Settings.from_environment()), adapter_id)
+    registry = open_registry(Settings.from_environment())
+    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)])
     if as_json:
         print_json(facts)
     else:
@@ -65,6 +75,85 @@ def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False, strict_sourc
     verify(verify_adapter, adapter_id, as_json, strict_sources)
 
 
+@adapters.command("due")
+def adapters_due(as_json: AsJson = False) -> None:
+    """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.orchestration.due_reviews import fate_of, run_of
+    from sovereign_pipeline.orchestration.instance import open_instance
+    from sovereign_pipeline.release.cadence import due_reviews
+
+    settings = Settings.from_environment()
+    today = datetime.datetime.now(datetime.UTC).date()
+    reviews = due_reviews(open_registry(settings), settings, today)
+    instance = open_instance(settings)
+    rows = [{**asdict(due), "run": fate_of(run_of(instance, due))} for due in reviews]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        {
+            **only(row, "line", "adapter"),
+            "review by": row["on"].isoformat(),
+            "state": row["state"],
+            "why": "; ".join(f"{each['event']}: {each['what']}" for each in row["causes"]) or None,
+            "run": row["run"] if row["has_recipe"] else "none: no valid recipe",
+        }
+        for row in rows
+    ]
+    print_rows(shown, False, "Reviews")
+
+
+@adapters.command("reviewed")
+def adapters_reviewed(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+) -> None:
+    """Record that an adapter was reviewed and stays; its next review is counted from now."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.cadence import record_review
+
+    registry = open_registry(Settings.from_environment())
+    record_review(registry, adapter_id, text, officer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
+    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed by {escape(officer)}")
+
+
+@issue.command("add")
+def issue_add(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
+    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+) -> None:
+    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.issues import add_issue
+
+    added = add_issue(open_registry(Settings.from_environment()), adapter_id, text, officer)
+    out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
+
+
+def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of adapters with the recalls that hold for each and its known issues."""
+    from sovereign_pipeline.ledger.tables import row_as_dict
+    from sovereign_pipeline.release.issues import issues_by_adapter
+    from sovereign_pipeline.release.recall import question_of, recalls_in_force
+
+    with registry.reading() as session:
+        recalls, issues = recalls_in_force(session), issues_by_adapter(session)
+    return [
+        {
+            **row,
+            "recalls": [
+                {"id": each.id, "recalled": str(question_of(each)), "reason": each.reason}
+                for each in recalls.get(row["id"], ())
+            ],
+            "known_issues": [row_as_dict(each) for each in issues.get(row["id"], ())],
+        }
+        for row in rows
+    ]
+
+
 def _print_adapter(facts: Mapping[str, Any]) -> None:
     base, libraries = facts["base"], facts["framework_versions"]
     single = {name: value for name, value in facts.items() if not isinstance(value, dict | list)}
@@ -75,6 +164,11 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     print_rows([only(each, *kept) for each in facts["datasets"]], False, "Datasets")
     accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
     print_rows([_gate(each, accepted) for each in facts["gate_records"]], False, "Gates")
+    if facts["known_issues"]:
+        issues = [only(each, "number", "text", "officer", "added_at") for each in facts["known_issues"]]
+        print_rows(issues, False, "Known issues")
+    if facts["recalls"]:
+        print_rows(facts["recalls"], False, "Recalls that hold for it")
     if "held" in facts["evaluation"]:  # not in reports of earlier versions
         print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], False, "Evaluation")
     out.print("Every fact and digest: the same with --json")
@@ -99,7 +193,8 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
+def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
+    any_issue, any_recall = (any(row[name] for row in rows) for name in ("known_issues", "recalls"))
     shown = [
         {
             "id": row["id"],
@@ -111,6 +206,8 @@ def print_adapters(rows: Iterable[Mapping[str, Any]]) -> None:
             "base model": row["base_model"],
             "registered": str(row["registered_at"])[:19],
             "review by": str(row["review_date"])[:10],
+            **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
+            **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
         }
         for row in rows
     ]

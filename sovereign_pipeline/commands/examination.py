@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
-    return [*findings, *_base_models(settings, recipes.valid)]
+    return [*findings, *_base_models(settings, recipes.valid), *_recalls(settings)]
 
 
 _ADD = "sovereign lines add FILE"
@@ -170,6 +170,25 @@ def _base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
         except SovereignError as error:
             findings.append(_failed(f"base model {name}", error))
     return findings
+
+
+def _recalls(settings: Settings) -> list[Finding]:
+    """Each recall that still holds for an adapter. A registry that is not there yet is not made."""
+    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.release.recall import list_recalls, question_of
+
+    if not is_there(settings):
+        return []
+    try:
+        with open_registry(settings).reading() as session:
+            held = [(recall, adapters) for recall, adapters in list_recalls(session) if adapters]
+    except SovereignError as error:
+        return [_failed("recalls", error)]
+    hint = "Retire each adapter, or let an officer waive the recall for it."
+    return [
+        Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
+        for recall, adapters in held
+    ] or [Finding("recalls", True, "none holds for an adapter")]
 
 
 def _failed(what: str, error: SovereignError) -> Finding:

@@ -29,16 +29,18 @@ def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
     return "\n".join(parts)
 
 
-def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand]]:
+def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
     """Every command that does something, with the words that call it."""
     if not isinstance(command, TyperGroup):
         yield path, command
         return
+    if command.invoke_without_command:
+        yield path, command
     for name, inner in sorted(command.commands.items()):
         yield from leaves(inner, f"{path} {name}")
 
 
-def _section(path: str, command: TyperCommand) -> str:
+def _section(path: str, command: TyperCommand | TyperGroup) -> str:
     parameters = [each for each in command.params if each.name != "help"]
     arguments = [_placeholder(each) for each in parameters if isinstance(each, TyperArgument)]
     has_options = any(isinstance(each, TyperOption) for each in parameters)

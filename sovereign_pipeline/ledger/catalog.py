@@ -120,6 +120,11 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
 
 
+def line_of(adapter_id: str) -> str:
+    """The line of an adapter: its id is line and version."""
+    return adapter_id.rpartition("-")[0]
+
+
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
     """The adapter of a line that a candidate would replace, or None: the one in production, else the last registered.
 

@@ -16,7 +16,12 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger import checkpoints, tree, triggers
+from sovereign_pipeline.ledger import (
+    checkpoints,
+    lifecycle_tables,  # noqa: F401  its tables are compared with the database too
+    tree,
+    triggers,
+)
 from sovereign_pipeline.ledger.notes import Note
 from sovereign_pipeline.settings import Settings
 
@@ -100,6 +105,15 @@ def open_registry(settings: Settings) -> Registry:
     registry = Registry(engine, settings)
     checkpoints.assert_not_older(registry)
     return registry
+
+
+def is_there(settings: Settings) -> bool:
+    """Whether opening the registry finds one or says what is wrong; a file that is not there is made on opening."""
+    try:
+        url = make_url(settings.registry_url)
+    except ArgumentError:
+        return True
+    return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def _engine(settings: Settings) -> Engine:

@@ -50,15 +50,13 @@ def facts_of(row: Transition) -> dict[str, object]:
 
 def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
     """Adapter -> its state, of one line or of all; `at`: at that moment, else now."""
-    adapters, reviews = select(Adapter.id, Adapter.registered_at), select(BlindReview)
+    adapters, reviewed = select(Adapter.id), select(BlindReview.adapter_id)
     if line is not None:
-        adapters, reviews = adapters.where(Adapter.line == line), reviews.where(BlindReview.line == line)
-    found: dict[str, State] = {
-        name: "registered" for name, registered_at in session.execute(adapters) if at is None or registered_at <= at
-    }
-    for review in session.scalars(reviews):
-        if review.adapter_id in found and (at is None or review.opened_at <= at):
-            found[review.adapter_id] = "in review"
+        adapters, reviewed = adapters.where(Adapter.line == line), reviewed.where(BlindReview.line == line)
+    if at is not None:
+        adapters, reviewed = adapters.where(Adapter.registered_at <= at), reviewed.where(BlindReview.opened_at <= at)
+    found: dict[str, State] = dict.fromkeys(session.scalars(adapters), "registered")
+    found |= dict.fromkeys((each for each in session.scalars(reviewed) if each in found), "in review")
     for rows in _transitions(session, line).values():
         for row in rows:
             if at is None or row.made_at <= at:

@@ -7,9 +7,12 @@ import dagster as dg
 
 from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
+DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
+"""Of the calendar, not of a run of the chain, where it would cost a process of its own."""
+
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
-    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN)),
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN)) - dg.AssetSelection.checks(DUE_CHECK),
     description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is reused.",
 )
 
@@ -17,6 +20,12 @@ REVIEW_JOB = dg.define_asset_job(
     name="closed_review",
     selection=dg.AssetSelection.assets(*(stage.kind for stage in AFTER_PEOPLE)),
     description="The result of a closed review. Started by the sensor closed_reviews.",
+)
+
+DUE_JOB = dg.define_asset_job(
+    name="due_review",
+    selection=dg.AssetSelection.checks(DUE_CHECK),
+    description="Whether the review of one line's adapter is due. Started by the sensor reviews_due when that changes.",
 )
 
 EXECUTOR = dg.multiprocess_executor.configured({"max_concurrent": 2})

@@ -1,4 +1,4 @@
-"""What follows once an artifact is there and its gates were evaluated: the registry, and the mirror in MLflow.
+"""What follows once an artifact is there and its gates were evaluated: the registry, its index, the mirror in MLflow.
 
 What belongs here: which stage is published where, and under which verdict. What does not: how (`registry/`). Each
 publication is idempotent, so that materializing an unchanged asset again changes nothing.
@@ -12,6 +12,9 @@ from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline.registry.registration import register
+from sovereign_pipeline.release.holdings import index_adapter
+from sovereign_pipeline.release.issues import issues_by_adapter
+from sovereign_pipeline.release.recall import open_recalls
 
 Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 
@@ -35,12 +38,19 @@ def _mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]
 
 
 def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
-    adapter = register(open_registry(workplace.settings), workplace, ref)
+    registry = open_registry(workplace.settings)
+    adapter = register(registry, workplace, ref)
+    index_adapter(registry, workplace.store, adapter)
     version = mirror_adapter(workplace.settings, workplace.store, adapter)
+    with registry.reading() as session:
+        issues = [issue.text for issue in issues_by_adapter(session).get(adapter.id, ())]
+        recalls = [recall.id for recall in open_recalls(session, adapter.id)]
     return {
         "adapter": adapter.id,
         "version": adapter.version,
         "review by": adapter.review_date.isoformat(),
+        **({"known issues": "; ".join(issues)} if issues else {}),
+        **({"recalled by": ", ".join(recalls)} if recalls else {}),
         "mlflow version": version,
     }
 

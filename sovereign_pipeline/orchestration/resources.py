@@ -1,8 +1,12 @@
-"""What assets and sensors are given: the settings of this installation, and the references from asset to asset.
+"""What assets and sensors are given: the settings of this installation, the time, and the references from asset to
+asset.
 
-Neither has a configuration: paths come from the environment alone, so that no launchpad and no run configuration can
+None has a configuration: paths come from the environment alone, so that no launchpad and no run configuration can
 put another policy beneath a line.
 """
+
+import datetime
+from collections.abc import Callable
 
 import dagster as dg
 
@@ -11,6 +15,9 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.settings import Settings
+
+Clock = Callable[[], datetime.datetime]
+"""Now, in UTC."""
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Dagster's tag of a materialization; the assets put the artifact's digest there."""
@@ -58,12 +65,20 @@ def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, 
     return event is not None and (event.tags or {}).get(DATA_VERSION_TAG) == ref.digest
 
 
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
 def _failure(error: SovereignError) -> dg.Failure:
     return dg.Failure(str(error), allow_retries=False)
 
 
-def resources(settings: Settings | None = None) -> dict[str, dg.ResourceDefinition]:
-    """The resources by name. settings: None takes them from the environment of the process that runs the step."""
+def resources(settings: Settings | None = None, clock: Clock | None = None) -> dict[str, dg.ResourceDefinition]:
+    """The resources by name.
+
+    settings: None takes them from the environment of the process that runs the step.
+    clock: None takes this machine's.
+    """
 
     def installation(_: dg.InitResourceContext) -> Settings:
         return settings or Settings.from_environment()
@@ -71,7 +86,11 @@ def resources(settings: Settings | None = None) -> dict[str, dg.ResourceDefiniti
     def references(context: dg.InitResourceContext) -> References:
         return References(context.resources.installation)
 
+    def time(_: dg.InitResourceContext) -> Clock:
+        return clock or _now
+
     return {
+        "clock": dg.ResourceDefinition(time, config_schema=NO_CONFIGURATION),
         "installation": dg.ResourceDefinition(installation, config_schema=NO_CONFIGURATION),
         "references": dg.IOManagerDefinition(
             references, config_schema=NO_CONFIGURATION, required_resource_keys={"installation"}

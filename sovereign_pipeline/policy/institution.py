@@ -29,7 +29,7 @@ class Institution(RecipeModel):
     """The classification ladder, lowest level first. Levels only rise."""
 
     review_every_days: int = Field(default=180, ge=1)
-    """Days after which a registered adapter must be reviewed."""
+    """Days after which a registered adapter must be reviewed, where the recipe of its line has no `review.every`."""
 
     sensitive: Treatments = Field(default={}, examples=[{"NAME": "replace", "PLACE": "keep", "CARD": "stop"}])
     """Kind of personal data -> what is done with it: `replace` by a placeholder, `keep`, or `stop` the line at the row.

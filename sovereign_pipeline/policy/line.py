@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.errors import NotFoundError, RecipeError
+from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source, Split
 from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.institution import Institution
@@ -68,6 +69,9 @@ class Line(RecipeModel):
 
     gates: Gates = Gates()
     """The margins of the evaluation's gates, and the blind review."""
+
+    review: Cadence = Cadence()
+    """When a registered adapter of the line is due for a review, and whether the chain is run again then."""
 
     @property
     def named_evaluation(self) -> Evaluation:

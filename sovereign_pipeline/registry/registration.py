@@ -97,7 +97,7 @@ def register(
             manifest_sha256=inputs["aligned_adapter"].manifest_sha256,
             record_digest=record_ref.digest,
             record_manifest_sha256=record_ref.manifest_sha256,
-            review_date=now.date() + datetime.timedelta(days=workplace.institution.review_every_days),
+            review_date=workplace.line.review.next_day(now.date(), workplace.institution.review_every_days),
             registered_at=now,
             source_sha256=adapter_manifest.circumstances.source_sha256,
             gate_records=gate_records,

@@ -1,5 +1,6 @@
-"""The life of a registered adapter: who asked, who agreed, and in which state it is since when.
+"""The life of a registered adapter: its state and who agreed to it, what it holds, its reviews, issues and recall.
 
-What belongs here: transitions and what each needs. What does not: reading states (`ledger/states.py`), the rules of the
-institution (`policy/release.py`), and serving what is in production.
+What belongs here: what people and the calendar decide about an adapter once it is registered. What does not:
+registering it (`registry/`), reading its state (`ledger/states.py`), the rules of the institution
+(`policy/release.py`), Dagster's sensors and checks (`orchestration/`), and serving what is in production.
 """

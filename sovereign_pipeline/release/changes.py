@@ -18,7 +18,7 @@ from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, Transition
 from sovereign_pipeline.release.officers import pipeline_signer
-from sovereign_pipeline.release.requests import assert_still_so, evidence_of
+from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
 from sovereign_pipeline.release.standing import Standing, approval_statements
 from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
 from sovereign_pipeline.signing.predicates import TRANSITION
@@ -35,6 +35,7 @@ def make_transition(
     assert_on_record(session, adapter)
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
+    assert_not_recalled(session, adapter, asked)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
             f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."

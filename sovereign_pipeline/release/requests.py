@@ -23,6 +23,7 @@ from sovereign_pipeline.ledger.states import State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.officers import Officer, entry_actor
+from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.signing.keys import Signer
@@ -70,7 +71,7 @@ def propose(
 ) -> Proposal:
     """Compose a request, and assert all that can be asserted before officers are asked.
 
-    Raises NotFoundError for an unknown adapter, ConflictError where its state does not allow the transition,
+    Raises NotFoundError for an unknown adapter, ConflictError where its state or a recall does not allow it,
     GateRefused without a passed blind review where one is needed, IntegrityError when a byte changed, and InputError
     without a reason.
     """
@@ -80,6 +81,7 @@ def propose(
     with registry.reading() as session:
         before, incumbent = state_of(session, adapter), in_production(session, adapter.line)
         asked = arrow(transition, adapter_id, before)
+        assert_not_recalled(session, adapter, asked)
     if asked.needs_evidence:
         verify_adapter(registry, workplace.store, workplace.settings, adapter_id, workplace.progress)
     rules = workplace.institution.release
@@ -165,6 +167,16 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     for gate in BLIND_REVIEW.gates:
         passing_verdict(BLIND_REVIEW, gate, workplace, ref)
     return ref.digest
+
+
+def assert_not_recalled(session: Session, adapter: Adapter, asked: Arrow) -> None:
+    """Raises ConflictError where an open recall forbids a transition."""
+    recalls = [each.id for each in open_recalls(session, adapter.id)] if asked.stops_at_recall else []
+    if recalls:
+        raise ConflictError(
+            f"{adapter.id} is under {' and '.join(recalls)}, so there is no '{asked.name}'.",
+            "Retrain it without what was recalled and retire it, or let an officer waive the recall.",
+        )
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:

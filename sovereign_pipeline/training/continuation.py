@@ -20,8 +20,8 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
-from sovereign_pipeline.corpus.document import read_documents, read_jsonl
-from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.dataset.files import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.ledger.catalog import find_adapter
@@ -247,7 +247,7 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: I
     try:
         trained_on = list(_trained_on(workplace, ref, manifest))
         for each in trained_on:
-            leaked = sorted(_row_ids(each) & held_out)
+            leaked = sorted(row_ids(each) & held_out)
             if leaked:
                 found.append(f"{len(leaked)} rows of {each.ref.kind} {short(each.ref.digest)} ({and_more(leaked)})")
         splits = {each.ref.digest: each for each in (_split_of(workplace, dataset) for dataset in trained_on)}
@@ -261,13 +261,6 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: I
             error.hint,
         ) from error
     return found
-
-
-def _row_ids(dataset: Artifact) -> set[str]:
-    names = {entry.path for entry in dataset.manifest.files} & {TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS}
-    if not names:
-        raise IntegrityError(f"{dataset.path}: this dataset has no file of rows.", "Restore it from a copy.")
-    return {str(row["id"]) for name in names for row in read_jsonl(dataset.file(name))}
 
 
 def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:

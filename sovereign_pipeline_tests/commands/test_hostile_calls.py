@@ -32,6 +32,9 @@ OF_A_LINE = [
     ("adapters", "verify"),
     ("datasets", "show"),
     ("datasets", "verify"),
+    ("recall", "--source"),
+    ("recall", "--dataset"),
+    ("recall", "--base-model"),
 ]
 ODD_NAMES = {
     "empty": "",

@@ -11,7 +11,12 @@ from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.rows_on_record import ENTERED, HELD, digest_of_columns
 from sovereign_pipeline.ledger.tables import AuditEntry, Table, row_as_dict
 
+LIFECYCLE = (
+    *("recall_waiver", "recall_adapter", "recall", "known_issue", "adapter_review"),
+    *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
+)
 UNDONE = {
+    "0008": tuple(f"DROP TABLE {table}" for table in LIFECYCLE),
     "0007": ("DROP TABLE transition", "DROP TABLE release_decision", "DROP TABLE release_request"),
     "0006": ("DROP TABLE ledger_entry", "DROP TABLE ledger_node", "DROP TABLE ledger_key"),
     "0005": ("DROP INDEX ix_audit_entry_action",),

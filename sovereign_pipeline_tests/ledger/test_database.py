@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.catalog import list_datasets
 from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, open_registry
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
 from sovereign_pipeline.ledger.tables import Adapter, Table
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.registry.bench import Bench
@@ -29,6 +30,10 @@ LEDGER_TABLES = ("ledger_entry", "ledger_node", "ledger_key")
 RELEASE_TABLES = ("release_request", "release_decision", "transition")
 """What `release/test_decisions.py` fills and tries to change."""
 REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
+LIFECYCLE_TABLES = (
+    *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
+    *(each.__tablename__ for each in (Recall, RecallAdapter, RecallWaiver, KnownIssue, AdapterReview)),
+)
 
 
 def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -> None:
@@ -36,7 +41,7 @@ def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -
     with registry.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
     assert set(inspect(registry.engine).get_table_names()) == {
-        *(*TABLES, *LEDGER_TABLES, *REVIEW_TABLES, *RELEASE_TABLES),
+        *(*TABLES, *LEDGER_TABLES, *REVIEW_TABLES, *RELEASE_TABLES, *LIFECYCLE_TABLES),
         "alembic_version",
     }
 

@@ -19,6 +19,7 @@ from sovereign_pipeline.signing.trust import Trust, load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
+from sovereign_pipeline_tests.release.holders import Ask, Holders
 
 OFFICERS = ("Layla Haddad", "Omar Nasser", "Ines Farah")
 
@@ -93,3 +94,15 @@ def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office
     write_key(settings.keys / PIPELINE_KEY_FILE, pipeline, None)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
     return Office(small_bench(institution), roots, by_name, pipeline)
+
+
+@pytest.fixture
+def holders(institution: DemoInstitution) -> Holders:
+    return Holders(small_bench(institution))
+
+
+@pytest.fixture
+def ask(holders: Holders, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    monkeypatch.setenv("SOVEREIGN_HOME", str(holders.bench.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(holders.bench.settings.data))
+    return Ask()

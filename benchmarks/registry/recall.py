@@ -1,0 +1,224 @@
+"""How long a question of a recall takes on a large registry: 10,000 adapters, 2,000 datasets, 10 million references.
+
+    python -m benchmarks.registry.recall [--rows 5000] [--postgresql URL]
+
+The registry is made by the real migrations in a temporary directory, filled with invented rows, and asked through the
+functions that `sovereign recall` calls. PostgreSQL is measured where the URL of an empty database is given.
+"""
+
+import argparse
+import datetime
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import insert, text
+
+from benchmarks.harness import machine_facts, say
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.lifecycle_tables import (
+    AdapterBaseModel,
+    AdapterDataset,
+    DatasetDocument,
+    DatasetSource,
+    HeldDataset,
+    HeldDocument,
+)
+from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
+from sovereign_pipeline.settings import Settings
+
+ADAPTERS, DATASETS, DOCUMENTS, BASE_MODELS, SOURCES = 10_000, 2_000, 1_000_000, 5, 40
+IN_ALL = 1
+"""The document of which every dataset has a row."""
+IN_FEW = 500_000
+"""A document of which at least every 200th dataset has one."""
+AT_ONCE = 50_000
+_TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+JSON_OF_A_ROW = {"gate": "x" * 90, "digest": "y" * 64}
+"""Thirty of these an adapter, as the gates' records of a real one."""
+
+
+def digest(kind: str, number: int) -> str:
+    return f"{kind}{number:010d}".encode().hex().ljust(64, "0")[:64]
+
+
+def fill(registry: Registry, rows: int) -> None:
+    """Enter invented rows; `rows` of each dataset."""
+    _enter(registry, BaseModelRow, map(_base_model, range(BASE_MODELS)))
+    _enter(registry, Dataset, map(_dataset, range(DATASETS)))
+    _enter(registry, Adapter, map(_adapter, range(ADAPTERS)))
+    _enter(registry, HeldDocument, ({"id": n, "name": f"R-{n:07d}"} for n in range(1, DOCUMENTS + 1)))
+    _enter(registry, HeldDataset, ({"id": n, "digest": digest("d", n)} for n in range(DATASETS)))
+    _enter(registry, DatasetSource, ({"source": f"source-{n % SOURCES}", "dataset": n} for n in range(DATASETS)))
+    own = ({"dataset": n % DATASETS, "adapter": _id(n), "directly": True} for n in range(ADAPTERS))
+    _enter(registry, AdapterDataset, own)
+    parents = ({"dataset": (n + 1) % DATASETS, "adapter": _id(n), "directly": False} for n in range(ADAPTERS))
+    _enter(registry, AdapterDataset, parents)
+    bases = ({"base_model": digest("b", n % BASE_MODELS), "adapter": _id(n), "directly": True} for n in range(ADAPTERS))
+    _enter(registry, AdapterBaseModel, bases)
+
+    # By document, and the second index at the end: in hours else, as a registry grows in years.
+    _run(registry, "DROP INDEX ix_dataset_document_dataset")
+    _enter(registry, DatasetDocument, _pairs(rows))
+    _run(registry, "CREATE INDEX ix_dataset_document_dataset ON dataset_document (dataset, document)")
+    _run(registry, "ANALYZE")
+
+
+def questions(registry: Registry) -> dict[str, Callable[[], int]]:
+    """What is asked -> a function that asks it and returns how many adapters the answer names."""
+
+    def asked(**given: str) -> Callable[[], int]:
+        return lambda: len(ask(registry, Question(**given)).holders)
+
+    def of_one_adapter() -> int:
+        with registry.reading() as session:
+            return len(open_recalls(session, _id(0)))
+
+    def of_all() -> int:
+        with registry.reading() as session:
+            return len(recalls_in_force(session))
+
+    return {
+        "a document": asked(document=f"R-{IN_FEW:07d}"),
+        "a document of a source": asked(document=f"R-{IN_FEW:07d}", source="source-0"),
+        "a document that is nowhere": asked(document="R-none"),
+        "a document of every dataset": asked(document=f"R-{IN_ALL:07d}"),
+        "a source": asked(source="source-7"),
+        "a dataset": asked(dataset=digest("d", 700)),
+        "a base model": asked(base_model=digest("b", 3)),
+        "the recalls of one adapter": of_one_adapter,
+        "every recall in force": of_all,
+    }
+
+
+def measure(registry: Registry, repeats: int) -> list[tuple[str, int, float, float, float]]:
+    """What was asked, adapters named, and milliseconds: median, slowest, of the processor."""
+    open_recall(registry, Question(document=f"R-{IN_FEW:07d}"), "A. Officer", "Benchmark.")
+    measured = []
+    for what, question in questions(registry).items():
+        question()
+        wall, used = [], []
+        for _ in range(repeats):
+            started, cpu = time.perf_counter(), time.process_time()
+            named = question()
+            wall.append((time.perf_counter() - started) * 1000)
+            used.append((time.process_time() - cpu) * 1000)
+        measured.append((what, named, statistics.median(wall), max(wall), statistics.median(used)))
+    return measured
+
+
+def _pairs(rows: int) -> Iterator[dict[str, Any]]:
+    """Every reference, by document. One number stands for a pair until it is entered."""
+    drawn = np.random.default_rng(7)
+    parts = []
+    for dataset in range(DATASETS):
+        documents = drawn.choice(DOCUMENTS - 1, rows - 2, replace=False) + 2
+        more = [IN_ALL, IN_FEW] if dataset % 200 == 0 else [IN_ALL]
+        parts.append(np.union1d(documents, more) * DATASETS + dataset)
+    for pair in np.sort(np.concatenate(parts)):
+        document, dataset = divmod(int(pair), DATASETS)
+        yield {"document": document, "dataset": dataset}
+
+
+def _base_model(number: int) -> dict[str, Any]:
+    return {"digest": digest("b", number), "name": f"base-{number}", "licence": "none", "files": []}
+
+
+def _dataset(number: int) -> dict[str, Any]:
+    return {
+        "digest": digest("d", number),
+        "manifest_sha256": digest("m", number),
+        "kind": "training_dataset",
+        "line": f"line-{number % 100}",
+        "rows": 5_000,
+        "file_sha256": digest("f", number),
+        "classification": "INTERNAL",
+        "sources": [],
+        "created_at": _TIME,
+    }
+
+
+def _adapter(number: int) -> dict[str, Any]:
+    line, version = f"line-{number % 100}", f"1.{number // 100}.0"
+    return {
+        "id": _id(number),
+        "line": line,
+        "version": version,
+        **{name: digest(name[:1], number) for name in _DIGESTS},
+        "dataset_digest": digest("d", number % DATASETS),
+        "base_model": f"base-{number % BASE_MODELS}",
+        "base_model_digest": digest("b", number % BASE_MODELS),
+        "framework_versions": {"torch": "2.13.0"},
+        "classification": "INTERNAL",
+        "evaluation": {"held": JSON_OF_A_ROW},
+        "method": "sft-lora",
+        "review_date": _TIME.date(),
+        "registered_at": _TIME,
+        "code_version": "1",
+        "gate_records": [JSON_OF_A_ROW] * 30,
+    }
+
+
+_DIGESTS = (
+    *("adapter_digest", "adapter_sha256", "manifest_sha256", "record_digest", "record_manifest_sha256"),
+    *("evaluation_report_digest", "source_sha256"),
+)
+
+
+def _id(number: int) -> str:
+    return f"line-{number % 100}-1.{number // 100}.0"
+
+
+def _run(registry: Registry, statement: str) -> None:
+    with registry.writing() as session:
+        session.execute(text(statement))
+
+
+def _enter(registry: Registry, table: Any, rows: Iterator[dict[str, Any]]) -> None:
+    started, entered = time.monotonic(), 0
+    while batch := list(islice(rows, AT_ONCE)):
+        with registry.writing() as session:
+            session.execute(insert(table.__table__), batch)
+        entered += len(batch)
+    say(f"{table.__tablename__}: {entered:,} rows in {time.monotonic() - started:.0f} s")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rows", type=int, default=5_000, help="rows of each of the 2,000 datasets")
+    arguments.add_argument("--repeats", type=int, default=11)
+    arguments.add_argument("--postgresql", help="URL of an empty database")
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        urls = {"SQLite": f"sqlite:///{Path(root) / 'registry.db'}"}
+        if given.postgresql:
+            urls["PostgreSQL"] = given.postgresql
+        machine = machine_facts()
+        for name, url in urls.items():
+            settings = Settings(home=Path(root), data=Path(root), registry_url=url)
+            registry = open_registry(settings)
+            fill(registry, given.rows)
+            size = "" if name != "SQLite" else f", {(Path(root) / 'registry.db').stat().st_size / 1e6:,.0f} MB"
+            out = [
+                f"{name}: {ADAPTERS:,} adapters, {DATASETS * given.rows:,} references{size}; "
+                f"load {os.getloadavg()[0]:.1f}",
+                "",
+                "| question | adapters | median ms | slowest ms | CPU ms |",
+                "|---|---|---|---|---|",
+            ]
+            for what, named, median, slowest, used in measure(registry, given.repeats):
+                out.append(f"| {what} | {named:,} | {median:.1f} | {slowest:.1f} | {used:.1f} |")
+            sys.stdout.write("\n".join([*out, "", f"{machine['processor']}, {machine['cores']} cores", ""]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Reviews that are due, in Dagster: a check of each line's registered adapter, and the run that a recipe asks for.
+
+What is due comes from the registry (`release/cadence.py`). A run has a key and a tag of the period, so that there is
+one for each period, also where the daemon was down on the day. Dagster's own freshness policies look at an asset as a
+whole: one fresh line would hide the others.
+
+What belongs here: showing what is due, and requesting a run once. What does not: the dates.
+"""
+
+import json
+import warnings
+
+import dagster as dg
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_CHECK, DUE_JOB
+from sovereign_pipeline.orchestration.partitions import LINES
+from sovereign_pipeline.orchestration.resources import Clock
+from sovereign_pipeline.release.cadence import Due, due_reviews
+from sovereign_pipeline.settings import Settings
+
+PERIOD_TAG = "sovereign/due_period"
+"""Of a run that a review asked for: line and period, such as `permits-desk:2027-H1`."""
+
+
+def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
+    """The newest run that this review asked for."""
+    if due.key is None:
+        return None
+    return next(iter(instance.get_runs(dg.RunsFilter(tags={PERIOD_TAG: due.key}), limit=1)), None)
+
+
+def fate_of(run: dg.DagsterRun | None) -> str | None:
+    """What became of a run, for people; None without one."""
+    if run is None:
+        return None
+    told = {
+        dg.DagsterRunStatus.SUCCESS: "succeeded and registered nothing new, so an officer reviews the adapter",
+        dg.DagsterRunStatus.FAILURE: "FAILED and is not repeated",
+    }
+    return f"run {run.run_id[:8]} of {run.tags[PERIOD_TAG]} {told.get(run.status, run.status.value.lower())}"
+
+
+def in_words(due: Due, run: dg.DagsterRun | None) -> str:
+    """What is due, why, and what became of the run."""
+    parts = [f"{due.adapter}: review {due.state}, by {due.on.isoformat()}"]
+    parts += [f"{cause.event}: {cause.what}" for cause in due.causes]
+    parts += [] if due.has_recipe else ["the line has no valid recipe, so nothing is run"]
+    parts += [fate] if (fate := fate_of(run)) is not None else []
+    return "; ".join(parts)
+
+
+@dg.sensor(
+    jobs=[CHAIN_JOB, DUE_JOB],
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Shows on registered_adapter whose review is due, and runs the chain again, once a period, for a line "
+    "whose recipe says `review: {retrain: true}`.",
+)
+def reviews_due(
+    context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]
+) -> dg.SensorResult:
+    known = set(context.instance.get_dynamic_partitions("line"))
+    reviews = [
+        due
+        for due in due_reviews(open_registry(installation), installation, clock().date())
+        if due.line in known  # else another sensor makes the partition first
+    ]
+    shown: dict[str, str] = json.loads(context.cursor or "{}")
+    told: dict[str, str] = {}
+    requests: list[dg.RunRequest] = []
+    for due in reviews:
+        run = run_of(context.instance, due)
+        told[due.line] = in_words(due, run)
+        if told[due.line] != shown.get(due.line):
+            # A run, since Dagster stores one result of a partition's check without a run and refuses the next. Its
+            # partition is a tag, since Dagster finds none of a job without assets.
+            key = f"{DUE_CHECK.name}:{due.line}:{digest_of(told[due.line])[:12]}"
+            requests.append(dg.RunRequest(key, job_name=DUE_JOB.name, tags={"dagster/partition": due.line}))
+        if due.key is not None and due.retrain and run is None and not _is_running(context.instance, due.line):
+            tags = {PERIOD_TAG: due.key}
+            requests.append(dg.RunRequest(due.key, job_name=CHAIN_JOB.name, partition_key=due.line, tags=tags))
+    pending = [told[due.line] for due in reviews if due.state != "not due"]
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else " | ".join(pending) or "No review is due.",
+        cursor=json.dumps(told, sort_keys=True),
+    )
+
+
+def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
+    """Whether a run of the line is going on; the review may no longer be due when it ends."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
+    return any(run.job_name != DUE_JOB.name for run in runs)
+
+
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+def _result(due: Due, words: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=DUE_CHECK.name,
+        passed=due.state == "not due",
+        severity=dg.AssetCheckSeverity.WARN,
+        description=words,
+        metadata={"adapter": due.adapter, "review by": due.on.isoformat(), "state": due.state},
+    )
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
+
+    @dg.asset_check(
+        asset=DUE_CHECK.asset_key,
+        name=DUE_CHECK.name,
+        blocking=False,
+        partitions_def=LINES,
+        description="Is the line's newest adapter reviewed in time? A warning alone: nothing is stopped.",
+    )
+    def review_not_due(
+        context: dg.AssetCheckExecutionContext,
+        installation: dg.ResourceParam[Settings],
+        clock: dg.ResourceParam[Clock],
+    ) -> dg.AssetCheckResult:
+        line = context.partition_key
+        reviews = due_reviews(open_registry(installation), installation, clock().date())
+        for due in reviews:
+            if due.line == line:
+                return _result(due, in_words(due, run_of(context.instance, due)))
+        return dg.AssetCheckResult(passed=True, description=f"{line}: no adapter is registered yet")

@@ -1,0 +1,333 @@
+"""The index of what registered adapters hold: which documents, sources, datasets and base models each rests on.
+
+An adapter holds what its weights were trained on: the rows of its own datasets, those of every adapter that training
+continued from, and those of a base model that was made here. It does not hold a document that was held out: that one
+was only scored with. A canary is a row, so it counts. The ids are those in the datasets' rows; two lines may use one id
+for different documents, and then both are named.
+
+What belongs here: reading the artifacts into the index, and asking it. What does not: what follows from an answer
+(`recall.py`). The artifacts are the authority: the index can be rebuilt from them, and shows what differed.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, exists, func, insert, select, text
+from sqlalchemy.orm import Session, load_only
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.lineage import input_refs
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base_models.origin import artifacts_of
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.dataset.files import CARD, row_ids
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.lifecycle_tables import (
+    AdapterBaseModel,
+    AdapterDataset,
+    DatasetDocument,
+    DatasetSource,
+    HeldDataset,
+    HeldDocument,
+)
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.training.continuation import parent_adapter
+from sovereign_pipeline.wording import and_more, counted
+
+_DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
+_COLUMNS = (
+    Adapter.adapter_digest,
+    Adapter.manifest_sha256,
+    Adapter.dataset_digest,
+    Adapter.preference_dataset_digest,
+    Adapter.base_model_digest,
+)
+_AT_ONCE = 10_000
+"""Rows of one statement; SQLite and PostgreSQL both take so many parameters."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is looked for: one of the four, or a document of one source."""
+
+    document: str | None = None
+    source: str | None = None
+    dataset: str | None = None
+    base_model: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What is asked for, by its name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        names = {"base_model": "base model"}
+        shown = (
+            short(value) if name in ("dataset", "base_model") else f"'{value}'" for name, value in self.given.items()
+        )
+        return " of ".join(f"{names.get(name, name)} {value}" for name, value in zip(self.given, shown, strict=True))
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What rebuilding the index found."""
+
+    adapters: int
+    datasets: int
+    documents: int
+    differing: tuple[str, ...]
+    """Adapters and datasets about which the index said something else, or nothing."""
+
+
+@dataclass(frozen=True)
+class _Holdings:
+    """What one adapter rests on, from manifests alone."""
+
+    datasets: Mapping[ArtifactRef, bool]
+    """Dataset -> whether the adapter itself was trained on it."""
+    base_models: Mapping[str, bool]
+    """Digest over a base model's files -> whether it is the adapter's own."""
+
+
+def index_adapter(registry: Registry, store: ArtifactStore, adapter: Adapter) -> None:
+    """Enter what a registered adapter holds. A dataset that is in the index already is not read again.
+
+    Raises IntegrityError when an artifact that it rests on is missing or was changed.
+    """
+    holdings = _holdings_of(store, adapter)
+    with registry.reading() as session:
+        known = set(session.scalars(select(HeldDataset.digest)))
+    read = {ref.digest: _read_dataset(store, ref) for ref in holdings.datasets if ref.digest not in known}
+    with registry.writing() as session:
+        for digest, (documents, sources) in read.items():
+            _enter_dataset(session, digest, documents, sources)
+        _enter_adapter(session, adapter.id, holdings)
+
+
+def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], None]) -> Rebuilt:
+    """Read every dataset of every registered adapter again, and let the index say what the artifacts say.
+
+    Each dataset is replaced in a transaction of its own, so that nobody waits long. Raises IntegrityError when an
+    artifact is missing or was changed; what was replaced until then stays.
+    """
+    with registry.reading() as session:
+        adapters = list(session.scalars(select(Adapter).options(load_only(*_COLUMNS)).order_by(Adapter.id)))
+    holdings = {adapter.id: _holdings_of(store, adapter) for adapter in adapters}
+    datasets = {ref.digest: ref for each in holdings.values() for ref in each.datasets}
+    differing: list[str] = []
+    work = Countdown(progress, "reading the datasets", len(datasets), "dataset")
+    for done, (digest, ref) in enumerate(datasets.items(), start=1):
+        documents, sources = _read_dataset(store, ref)
+        with registry.writing() as session:
+            if _enter_dataset(session, digest, documents, sources):
+                differing.append(f"dataset {short(digest)}")
+        work.reached(done)
+    with registry.writing() as session:
+        differing += [f"adapter {name}" for name, each in holdings.items() if _enter_adapter(session, name, each)]
+        differing += _remove_others(session)
+        known = session.scalar(select(func.count()).select_from(HeldDocument)) or 0
+    return Rebuilt(len(adapters), len(datasets), known, tuple(differing))
+
+
+def assert_complete(session: Session) -> None:
+    """Raises IntegrityError naming the registered adapters that the index does not know: an answer would lack them."""
+    known = exists().where(AdapterBaseModel.adapter == Adapter.id)
+    lacking = list(session.scalars(select(Adapter.id).where(~known).order_by(Adapter.id)))
+    if lacking:
+        raise _incomplete(lacking)
+
+
+def holders(session: Session, question: Question) -> dict[str, bool]:
+    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored."""
+    return {
+        adapter: bool(directly) for adapter, directly in session.execute(text(holders_query(question)), question.given)
+    }
+
+
+def holders_query(question: Question) -> str:
+    """The SQL of `holders`. What is looked for comes first, materialized: else SQLite scans the large tables."""
+    if question.base_model is not None:
+        return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
+    return (
+        f"WITH found AS MATERIALIZED ({_datasets_query(question)}) "
+        "SELECT adapter, MAX(CASE WHEN directly THEN 1 ELSE 0 END) FROM adapter_dataset "
+        "WHERE dataset IN (SELECT dataset FROM found) GROUP BY adapter"
+    )
+
+
+def holds(session: Session, adapter_id: str, question: Question) -> bool:
+    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know."""
+    if session.scalars(select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter_id).limit(1)).first() is None:
+        raise _incomplete([adapter_id])
+    if question.base_model is not None:
+        return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
+    own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
+    return any(_dataset_fits(session, dataset, question) for dataset in session.scalars(own))
+
+
+def _dataset_fits(session: Session, dataset: int, question: Question) -> bool:
+    """Whether a dataset is, or has, all that is asked for. Each look-up is of one key."""
+    if question.dataset is not None:
+        row = session.get(HeldDataset, dataset)
+        return row is not None and row.digest == question.dataset
+    if question.source is not None and session.get(DatasetSource, (question.source, dataset)) is None:
+        return False
+    if question.document is None:
+        return True
+    document = session.scalar(select(HeldDocument.id).where(HeldDocument.name == question.document))
+    return document is not None and session.get(DatasetDocument, (document, dataset)) is not None
+
+
+def _datasets_query(question: Question) -> str:
+    of_source = "SELECT dataset FROM dataset_source WHERE source = :source"
+    if question.dataset is not None:
+        return "SELECT id AS dataset FROM held_dataset WHERE digest = :dataset"
+    if question.document is None:
+        return of_source
+    of_document = (
+        "SELECT dataset FROM dataset_document WHERE document = (SELECT id FROM document WHERE name = :document)"
+    )
+    return of_document if question.source is None else f"{of_document} AND dataset IN ({of_source})"
+
+
+def _incomplete(adapters: Iterable[str]) -> IntegrityError:
+    named = list(adapters)
+    return IntegrityError(
+        f"The index of what adapters hold lacks {counted(len(named), 'adapter')}: {and_more(named)}.",
+        "Rebuild it from the artifacts.",
+        act="rebuild_index",
+    )
+
+
+def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
+    own = {adapter.dataset_digest, adapter.preference_dataset_digest}
+    ref = store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
+    datasets, base_models = dict[ArtifactRef, bool](), {adapter.base_model_digest: True}
+    for each, manifest in _all_that_is_beneath(store, ref):
+        if manifest.kind in _DATASETS:
+            datasets[each] = each.digest in own
+        elif manifest.kind == BASE_MODEL.kind:
+            base_models.setdefault(read_descriptor(store.open(each))["digest"], False)
+    return _Holdings(datasets, base_models)
+
+
+def _all_that_is_beneath(store: ArtifactStore, ref: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here."""
+    waiting, seen = deque([ref]), set[str]()
+    while waiting:
+        each = waiting.popleft()
+        if each.digest in seen:
+            continue
+        seen.add(each.digest)
+        manifest = store.read_manifest(each)
+        yield each, manifest
+        waiting.extend(input_refs(manifest))
+        waiting.extend(made for made, _ in artifacts_of(store, manifest.external_inputs))
+        parent = parent_adapter(manifest)
+        if parent is not None:
+            waiting.append(store.ref_of(parent[1]))
+
+
+def _read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:
+    """The ids of a dataset's rows, and the names of its sources, every byte verified."""
+    dataset = store.open(ref)
+    card: dict[str, Any] = json.loads(dataset.file(CARD).read_bytes())
+    return row_ids(dataset), {source["name"] for source in card["sources"]}
+
+
+def _enter_dataset(session: Session, digest: str, documents: set[str], sources: set[str]) -> bool:
+    """Let the index say this of a dataset. Returns whether it said something else before."""
+    dataset = session.scalar(select(HeldDataset.id).where(HeldDataset.digest == digest))
+    if dataset is not None:
+        if _entered(session, dataset) == (documents, sources):
+            return False
+        _remove_rows(session, dataset)
+    else:
+        dataset = 1 + (session.scalar(select(func.max(HeldDataset.id))) or 0)
+        session.execute(insert(HeldDataset).values(id=dataset, digest=digest))
+    numbers = sorted(_numbers_of(session, documents))
+    _insert(session, DatasetDocument, [{"document": number, "dataset": dataset} for number in numbers])
+    _insert(session, DatasetSource, [{"source": source, "dataset": dataset} for source in sorted(sources)])
+    return True
+
+
+def _entered(session: Session, dataset: int) -> tuple[set[str], set[str]]:
+    of_dataset = select(DatasetDocument.document).where(DatasetDocument.dataset == dataset)
+    names = session.scalars(select(HeldDocument.name).where(HeldDocument.id.in_(of_dataset)))
+    return set(names), set(session.scalars(select(DatasetSource.source).where(DatasetSource.dataset == dataset)))
+
+
+def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
+    """The integers of documents; a new one gets the next. The transaction is the only writing one."""
+    ordered, numbers = sorted(names), dict[str, int]()
+    for start in range(0, len(ordered), _AT_ONCE):
+        query = select(HeldDocument.name, HeldDocument.id).where(
+            HeldDocument.name.in_(ordered[start : start + _AT_ONCE])
+        )
+        numbers.update((name, number) for name, number in session.execute(query))
+    following = 1 + (session.scalar(select(func.max(HeldDocument.id))) or 0)
+    new = [name for name in ordered if name not in numbers]
+    _insert(session, HeldDocument, [{"id": following + place, "name": name} for place, name in enumerate(new)])
+    return [*numbers.values(), *range(following, following + len(new))]
+
+
+def _enter_adapter(session: Session, adapter: str, holdings: _Holdings) -> bool:
+    """Let the index say this of an adapter, whose datasets it has. Returns whether it said something else before."""
+    datasets = {
+        session.scalars(select(HeldDataset.id).where(HeldDataset.digest == ref.digest)).one(): directly
+        for ref, directly in holdings.datasets.items()
+    }
+    of_datasets = select(AdapterDataset).where(AdapterDataset.adapter == adapter)
+    of_bases = select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter)
+    said = (
+        {row.dataset: row.directly for row in session.scalars(of_datasets)},
+        {row.base_model: row.directly for row in session.scalars(of_bases)},
+    )
+    if said == (datasets, holdings.base_models):
+        return False
+    _remove_adapter(session, adapter)
+    rows = [{"dataset": each, "adapter": adapter, "directly": directly} for each, directly in datasets.items()]
+    _insert(session, AdapterDataset, rows)
+    bases = holdings.base_models.items()
+    rows_of_bases = [{"base_model": each, "adapter": adapter, "directly": directly} for each, directly in bases]
+    _insert(session, AdapterBaseModel, rows_of_bases)
+    return True
+
+
+def _remove_others(session: Session) -> list[str]:
+    """Remove what no registered adapter leads to. Returns its names."""
+    indexed = {*session.scalars(select(AdapterDataset.adapter)), *session.scalars(select(AdapterBaseModel.adapter))}
+    of_none = sorted(indexed - set(session.scalars(select(Adapter.id))))
+    for adapter in of_none:
+        _remove_adapter(session, adapter)
+    is_held = exists().where(AdapterDataset.dataset == HeldDataset.id)
+    superfluous = list(session.scalars(select(HeldDataset).where(~is_held)))
+    for row in superfluous:
+        _remove_rows(session, row.id)
+        session.execute(delete(HeldDataset).where(HeldDataset.id == row.id))
+    in_none = ~exists().where(DatasetDocument.document == HeldDocument.id)
+    session.execute(delete(HeldDocument).where(in_none))
+    return [*(f"adapter {each}" for each in of_none), *(f"dataset {short(row.digest)}" for row in superfluous)]
+
+
+def _remove_adapter(session: Session, adapter: str) -> None:
+    session.execute(delete(AdapterDataset).where(AdapterDataset.adapter == adapter))
+    session.execute(delete(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter))
+
+
+def _remove_rows(session: Session, dataset: int) -> None:
+    session.execute(delete(DatasetDocument).where(DatasetDocument.dataset == dataset))
+    session.execute(delete(DatasetSource).where(DatasetSource.dataset == dataset))
+
+
+def _insert(session: Session, table: Any, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        session.execute(insert(table.__table__), rows)

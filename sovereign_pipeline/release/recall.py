@@ -1,0 +1,213 @@
+"""Recall: which adapters hold a document, a source, a dataset or a base model, and what may not be released until then.
+
+A recall holds for each adapter that holds what was recalled, also for one that is registered later, until that adapter
+is retired or an officer waives it. Opening and waiving are entries of the ledger, made in the same transaction.
+
+What belongs here: asking, opening, waiving, and what is in force. What does not: what an adapter holds (`holdings.py`),
+and what a recall forbids (the transitions ask `open_recalls`).
+"""
+
+import datetime
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from sovereign_pipeline.corpus.links import normal_id
+from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.ledger.catalog import line_of
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.lifecycle_tables import (
+    AdapterBaseModel,
+    DatasetSource,
+    HeldDataset,
+    Recall,
+    RecallAdapter,
+    RecallWaiver,
+)
+from sovereign_pipeline.ledger.states import State, states
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
+from sovereign_pipeline.release.officers_words import officers_words
+from sovereign_pipeline.wording import and_more
+
+OPENED, WAIVED = "recall opened", "recall waived"
+_DIGITS = re.compile(r"[0-9a-f]{6,64}")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A registered adapter that holds what is asked for."""
+
+    adapter: str
+    line: str
+    state: State
+    directly: bool
+    """False where only its parent adapter or its base model was trained on it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which adapters hold what is asked for."""
+
+    question: Question
+    """As the index has it: ids in their one spelling, digests whole."""
+    holders: tuple[Holder, ...]
+
+
+def ask(registry: Registry, question: Question) -> Answer:
+    """Which adapters hold what is asked for. A digest may be given by its first digits.
+
+    Raises NotFoundError for a source, dataset or base model that no adapter has, InputError where nothing or too much
+    is asked, and IntegrityError where the index lacks an adapter.
+    """
+    with registry.reading() as session:
+        return _answer(session, question)
+
+
+def open_recall(registry: Registry, question: Question, officer: str, reason: str) -> tuple[Recall, Answer]:
+    """Open a recall of what is asked for. Raises InputError where no adapter holds it, or name or reason is empty."""
+    officer, reason = officers_words(officer, reason, "A recall")
+    with registry.writing() as session:
+        answer = _answer(session, question)
+        if not answer.holders:
+            raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
+        recall = Recall(
+            id=f"recall-{1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)}",
+            **vars(answer.question),
+            reason=reason,
+            officer=officer,
+            opened_at=_now(),
+        )
+        session.add(recall)
+        session.flush()
+        named = [each.adapter for each in answer.holders]
+        session.add_all(RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named)
+        subjects = {"recall": recall.id, **answer.question.given, "reason": reason, "adapters": named}
+        audit_log.append(session, officer, OPENED, subjects)
+    return recall, answer
+
+
+def waive_recall(registry: Registry, recall_id: str, adapter_id: str, officer: str, reason: str) -> None:
+    """Record that a recall does not hold for one adapter.
+
+    Raises NotFoundError for an unknown recall, InputError where it does not hold for the adapter, and ConflictError
+    where it was waived already.
+    """
+    officer, reason = officers_words(officer, reason, "A waiver")
+    with registry.writing() as session:
+        recall = session.get(Recall, recall_id)
+        if recall is None:
+            known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
+            raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
+        if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
+            raise ConflictError(f"{recall_id} was waived for {adapter_id} already.")
+        if recall not in open_recalls(session, adapter_id):
+            raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it holds for.")
+        session.add(
+            RecallWaiver(recall_id=recall_id, adapter_id=adapter_id, reason=reason, officer=officer, waived_at=_now())
+        )
+        audit_log.append(session, officer, WAIVED, {"recall": recall_id, "adapter": adapter_id, "reason": reason})
+
+
+def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
+    """The recalls that hold for an adapter, the oldest first; while there is one, it may not be released.
+
+    Raises IntegrityError for an adapter that the index does not know, where there are recalls: it may hold anything.
+    """
+    if states(session, line_of(adapter_id)).get(adapter_id) == "retired":
+        return []
+    return [
+        recall
+        for recall in session.scalars(_RECALLS)
+        if session.get(RecallWaiver, (recall.id, adapter_id)) is None
+        and (
+            session.get(RecallAdapter, (recall.id, adapter_id)) is not None
+            or (session.get(Adapter, adapter_id) is not None and holds(session, adapter_id, question_of(recall)))
+        )
+    ]
+
+
+def recalls_in_force(session: Session) -> dict[str, list[Recall]]:
+    """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`."""
+    found = defaultdict[str, list[Recall]](list)
+    recalls = list(session.scalars(_RECALLS))
+    if not recalls:
+        return {}
+    assert_complete(session)
+    state = states(session)
+    for recall in recalls:
+        named = set(session.scalars(select(RecallAdapter.adapter_id).where(RecallAdapter.recall_id == recall.id)))
+        waived = set(session.scalars(select(RecallWaiver.adapter_id).where(RecallWaiver.recall_id == recall.id)))
+        held = sorted(named.union(holders(session, question_of(recall))) - waived)
+        for adapter in held:
+            if state[adapter] != "retired":
+                found[adapter].append(recall)
+    return dict(found)
+
+
+def list_recalls(session: Session) -> Iterator[tuple[Recall, list[str]]]:
+    """Every recall, the oldest first, with the adapters that it still holds for."""
+    in_force = recalls_in_force(session)
+    for recall in session.scalars(_RECALLS):
+        yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
+
+
+def question_of(recall: Recall) -> Question:
+    """What was recalled."""
+    return Question(recall.document, recall.source, recall.dataset, recall.base_model)
+
+
+_RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
+
+
+def _answer(session: Session, asked: Question) -> Answer:
+    assert_complete(session)  # first: what is unknown to an index that lacks adapters may be theirs
+    question = _exact(session, asked)
+    found = holders(session, question)
+    state = states(session)
+    held = (Holder(each, line_of(each), state[each], directly) for each, directly in sorted(found.items()))
+    return Answer(question, tuple(held))
+
+
+def _exact(session: Session, asked: Question) -> Question:
+    if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
+        raise InputError(
+            "Ask for a document, a source, a document of a source, a dataset or a base model.", "Give one of these."
+        )
+    if asked.document is not None and not normal_id(asked.document):
+        raise InputError("The id of a document is empty.", "Give the id as its row has it.")
+    if asked.source is not None and not session.scalars(_SOURCES.where(DatasetSource.source == asked.source)).first():
+        known = and_more(session.scalars(_SOURCES.distinct().order_by(DatasetSource.source))) or "none"
+        raise NotFoundError(f"No registered adapter has a source '{asked.source}'.", f"Known sources: {known}.")
+    return Question(
+        document=normal_id(asked.document) if asked.document is not None else None,
+        source=asked.source,
+        dataset=_whole(session, HeldDataset.digest, asked.dataset, "dataset"),
+        base_model=_whole(session, AdapterBaseModel.base_model, asked.base_model, "base model"),
+    )
+
+
+_SOURCES = select(DatasetSource.source)
+
+
+def _whole(session: Session, column: InstrumentedAttribute[str], digits: str | None, what: str) -> str | None:
+    """The digest that begins with these digits. Raises NotFoundError for none or several."""
+    if digits is None:
+        return None
+    if not _DIGITS.fullmatch(digits):
+        raise InputError(f"'{digits}' is no digest of a {what}.", "Give its first 6 hex digits or more.")
+    found = sorted(set(session.scalars(select(column).where(column.startswith(digits, autoescape=True)).distinct())))
+    if len(found) == 1:
+        return found[0]
+    problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter rests on a {what}"
+    known = and_more(digest[:12] for digest in found or sorted(set(session.scalars(select(column).distinct()))))
+    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more of its digits: {known or 'none'}.")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)

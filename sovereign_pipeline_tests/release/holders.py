@@ -1,0 +1,81 @@
+"""A chain of small artifacts whose adapters may continue from others, registered and indexed as in the pipeline."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import yaml
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.base_models.cards import card_path, load_card
+from sovereign_pipeline.base_models.origin import made_here
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.building import registered_adapter_stage
+from sovereign_pipeline.release.holdings import index_adapter
+from sovereign_pipeline.training.continuation import parent_digests
+from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.registry.bench import CHAIN, Bench
+
+
+def _origin_of_base(workplace: Workplace) -> dict[str, str]:
+    return made_here(workplace.store, load_card(workplace.settings, workplace.line.training.base_model).files)
+
+
+def _with_origins() -> tuple[Stage, ...]:
+    """The bench's chain, where a recipe's `start_from` and the origin of a base model are inputs as in the real one."""
+    external = {"sft_adapter": parent_digests, "base_model": _origin_of_base}
+    made: dict[str, Stage] = {}
+    for stage in CHAIN[:-1]:
+        inputs = tuple(made[each.kind] for each in stage.inputs)
+        made[stage.kind] = replace(stage, inputs=inputs, external=external.get(stage.kind, stage.external))
+    record = registered_adapter_stage(tuple(made[each.kind] for each in CHAIN[-1].inputs))
+    return (*made.values(), record)
+
+
+class Holders:
+    """Lines of adapters, each registered and indexed."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.bench.chain = _with_origins()
+        self.registry = bench.open_registry()
+        self.first_letters = list(bench.institution.rows)
+
+    def register(self, line: str = "lamps", rows: list[dict[str, Any]] | None = None, **training: Any) -> Adapter:
+        self.bench.recipe["line"] = line
+        self.bench.recipe["training"] = {"base_model": "tiny", "instruction": "Answer.", **training}
+        self.bench.institution.rows = self.first_letters if rows is None else rows
+        adapter = self.bench.register()
+        index_adapter(self.registry, self.bench.store, adapter)
+        return adapter
+
+    def base_model_of(self, adapter: Adapter, name: str) -> None:
+        """Describe the whole model of an adapter that was tuned in full as a base model."""
+        directory = self.bench.store.path_of(adapter.adapter_digest) / "model"
+        card = {
+            "name": name,
+            "licence": "Apache-2.0",
+            "classification": "PUBLIC",
+            "source": {"directory": str(directory)},
+            "files": {file.name: file_sha256(file) for file in sorted(directory.iterdir())},
+        }
+        card_path(self.bench.settings, name).write_text(yaml.safe_dump(card))
+
+
+def letters(first: int, last: int) -> list[dict[str, Any]]:
+    return [letter(number) for number in range(first, last)]
+
+
+class Ask:
+    """The command line."""
+
+    def __call__(self, *arguments: str) -> Result:
+        return CliRunner().invoke(app, list(arguments))
+
+    def json(self, *arguments: str) -> Any:
+        answer = self(*arguments, "--json")
+        assert answer.exit_code == 0, answer.output
+        return json.loads(answer.stdout)

@@ -1,0 +1,151 @@
+"""When the newest adapter of a line is due: by the calendar, by an event, after a review, without its recipe."""
+
+import datetime
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from sovereign_pipeline.errors import InputError, NotFoundError
+from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
+from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.recall import open_recall
+from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
+
+pytestmark = pytest.mark.slow
+
+EVENTS = ["base_superseded", "template_changed", "source_withdrawn", "policy_changed"]
+NOW = datetime.datetime.now(datetime.UTC)
+TODAY = NOW.date()
+
+
+def due(holders: Holders, after: int = 0) -> Due:
+    """The review of the line lamps, so many days from today."""
+    reviews = due_reviews(holders.registry, holders.bench.settings, TODAY + datetime.timedelta(days=after))
+    return next(each for each in reviews if each.line == "lamps")
+
+
+def rewrite(holders: Holders, **changes: object) -> None:
+    holders.bench.recipe.update(changes)
+    holders.bench.institution.write()
+
+
+def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(holders: Holders) -> None:
+    first = holders.register()
+    assert first.review_date == TODAY + datetime.timedelta(days=180)
+    assert [due(holders, days).state for days in (0, 179, 180, 210, 211)] == [
+        *("not due", "not due", "due", "due", "overdue")
+    ]
+    rewrite(holders, review={"every": "30 days"})
+    assert due(holders).on == TODAY + datetime.timedelta(days=30)
+    second = holders.register(sft={"learning_rate": 1e-4})
+    assert second.review_date == TODAY + datetime.timedelta(days=30)
+    rewrite(holders, review={"every": "1 year"})
+    assert (due(holders).adapter, due(holders).on) == (second.id, second.review_date)  # not put off
+    assert due(holders, 30).key == f"lamps:{second.review_date.year}"
+
+
+def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask, database: str) -> None:
+    holders.registry = holders.bench.open_registry()
+    adapter = holders.register()
+    at = NOW + datetime.timedelta(days=170)
+    record_review(holders.registry, adapter.id, "Read ten answers; it stays.", "A. Officer", at)
+    assert due(holders, 349).state == "not due"
+    assert due(holders, 350).state == "due"
+    entry = audit_log.entries(holders.registry)[-1]
+    assert (entry.actor, entry.action, entry.subjects["adapter"]) == ("A. Officer", REVIEWED, adapter.id)
+    assert ask("adapters", "reviewed", adapter.id, "--text", "Stays.", "--officer", "B").exit_code == 0
+    for name, text, error in (("lamps-9.0.0", "Stays.", NotFoundError), (adapter.id, " ", InputError)):
+        with pytest.raises(error):
+            record_review(holders.registry, name, text, "A. Officer", at)
+
+
+def test_a_line_without_a_recipe_keeps_its_day(holders: Holders) -> None:
+    adapter = holders.register()
+    holders.register("buoys", letters(100, 112))
+    recipe = holders.bench.settings.data / "lines" / "lamps.yaml"
+    for break_it in (lambda: recipe.write_text("line: lamps\nlime: 3\n"), recipe.unlink):
+        break_it()
+        found = due(holders, 180)
+        assert (found.on, found.state, found.has_recipe, found.retrain) == (adapter.review_date, "due", False, False)
+    assert len(due_reviews(holders.registry, holders.bench.settings, TODAY)) == 2
+
+
+def supersede(holders: Holders) -> None:
+    card = holders.bench.settings.data / "models" / "tiny.yaml"
+    content = yaml.safe_load(card.read_text())
+    content["files"]["model.safetensors"] = "0" * 64
+    card.write_text(yaml.safe_dump(content))
+
+
+def change_template(holders: Holders) -> None:
+    card = holders.bench.settings.data / "models" / "tiny.yaml"
+    content = yaml.safe_load(card.read_text())
+    content["files"]["chat_template.jinja"] = "0" * 64
+    card.write_text(yaml.safe_dump(content))
+
+
+def remove_file(holders: Holders) -> None:
+    holders.bench.institution.source.unlink()
+
+
+def rename_source(holders: Holders) -> None:
+    recipe = holders.bench.settings.data / "lines" / "lamps.yaml"
+    recipe.write_text(recipe.read_text().replace("name: letters", "name: new-letters"))
+
+
+def recall_document(holders: Holders) -> None:
+    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+
+
+def change_ladder(holders: Holders) -> None:
+    path = holders.bench.settings.data / "institution.yaml"
+    path.write_text(path.read_text().replace("- SECRET", "- SECRET\n- TOP SECRET"))
+
+
+@pytest.mark.parametrize(
+    ("change", "event", "says"),
+    [
+        (supersede, "base_superseded", "the line's base model is tiny"),
+        (change_template, "template_changed", "chat_template.jinja of the base model changed"),
+        (remove_file, "source_withdrawn", "sources/letters.jsonl is gone"),
+        (rename_source, "source_withdrawn", "no longer names the source 'letters'"),
+        (recall_document, "source_withdrawn", "recall-1 holds"),
+        (change_ladder, "policy_changed", "the classification ladder changed"),
+    ],
+)
+def test_an_event_that_the_recipe_names_makes_it_due_at_once(
+    holders: Holders, change: Callable[[Holders], None], event: str, says: str
+) -> None:
+    holders.bench.recipe["review"] = {"on": EVENTS}
+    adapter = holders.register()
+    assert due(holders).state == "not due"
+    change(holders)
+    found = due(holders)
+    assert (found.state, found.key) == ("due", f"lamps:{event}:{adapter.id}")
+    assert [(cause.event, says in cause.what) for cause in found.causes] == [(event, True)]
+    recipe = holders.bench.settings.data / "lines" / "lamps.yaml"
+    others = [each for each in EVENTS if each != event]
+    content = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**content, "review": {"on": others}}))
+    assert due(holders).state == "not due"
+
+
+def test_an_event_that_cannot_be_told_counts_as_one(holders: Holders) -> None:
+    holders.bench.recipe["review"] = {"on": ["base_superseded"]}
+    holders.register()
+    (holders.bench.settings.data / "models" / "tiny.yaml").unlink()
+    (cause,) = due(holders).causes
+    assert "cannot be told" in cause.what and "tiny" in cause.what
+
+
+def test_the_command_lists_what_is_due(holders: Holders, ask: Ask) -> None:
+    holders.bench.recipe["review"] = {"on": EVENTS}
+    holders.register()
+    (row,) = ask.json("adapters", "due")
+    assert (row["line"], row["state"], row["run"], row["causes"]) == ("lamps", "not due", None, [])
+    remove_file(holders)
+    shown = ask("adapters", "due")
+    assert shown.exit_code == 0
+    assert "source_withdrawn" in shown.stdout and "is gone" in shown.stdout

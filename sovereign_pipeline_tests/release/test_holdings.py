@@ -1,0 +1,131 @@
+"""The index of what adapters hold: filled at registration, asked without a scan, rebuilt from the artifacts."""
+
+import pytest
+from sqlalchemy import text
+
+from sovereign_pipeline.countdown import silent
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holders_query, holds, rebuild
+from sovereign_pipeline_tests.release.holders import Holders, letters
+
+pytestmark = pytest.mark.slow
+
+
+def held_by(registry: Registry, **asked: str) -> dict[str, bool]:
+    with registry.reading() as session:
+        found = holders(session, Question(**asked))
+        for adapter in found:
+            assert holds(session, adapter, Question(**asked))
+        return found
+
+
+def test_an_adapter_holds_what_it_was_trained_on_and_not_what_was_held_out(holders: Holders, database: str) -> None:
+    holders.registry = holders.bench.open_registry()
+    adapter = holders.register()
+    registry = holders.registry
+    assert held_by(registry, document="R-00011") == {adapter.id: True}
+    assert held_by(registry, document="R-00000") == {}  # the first third is held out
+    assert held_by(registry, document="R-99999") == {}
+    assert held_by(registry, source="letters") == {adapter.id: True}
+    assert held_by(registry, document="R-00011", source="letters") == {adapter.id: True}
+    assert held_by(registry, document="R-00011", source="pairs") == {}
+    assert held_by(registry, dataset=adapter.dataset_digest) == {adapter.id: True}
+    assert held_by(registry, base_model=adapter.base_model_digest) == {adapter.id: True}
+    with registry.reading() as session:
+        for asked in (Question(document="R-00000"), Question(source="pairs"), Question(dataset="0" * 64)):
+            assert not holds(session, adapter.id, asked)
+
+
+def test_pairs_and_labels_are_held_as_letters_are(holders: Holders) -> None:
+    holders.bench.with_preferences()
+    adapter = holders.register(preference={"method": "dpo"})
+    rows = [row["id"] for row in map(dict, holders.bench.institution.rows)]
+    pairs = {row for row in rows if held_by(holders.registry, document=f"P-{row}", source="pairs")}
+    assert len(pairs) == 12
+    assert held_by(holders.registry, dataset=adapter.preference_dataset_digest or "") == {adapter.id: True}
+
+
+def test_what_a_parent_adapter_was_trained_on_is_held_by_its_children(holders: Holders) -> None:
+    first = holders.register()
+    child = holders.register("buoys", letters(100, 112), start_from=first.id)
+    grandchild = holders.register("ropes", letters(200, 212), start_from=child.id)
+    registry = holders.registry
+    assert held_by(registry, document="R-00011") == {first.id: True, child.id: False, grandchild.id: False}
+    assert held_by(registry, document="R-00111") == {child.id: True, grandchild.id: False}
+    assert held_by(registry, document="R-00211") == {grandchild.id: True}
+    assert held_by(registry, dataset=first.dataset_digest) == {first.id: True, child.id: False, grandchild.id: False}
+
+
+def test_what_a_base_model_was_made_of_here_is_held_by_all_that_rests_on_it(holders: Holders) -> None:
+    tuned = holders.register(sft={"adapter": "none"})
+    holders.base_model_of(tuned, "own")
+    resting = holders.register("buoys", letters(100, 112), base_model="own")
+    assert resting.base_model_digest != tuned.base_model_digest
+    assert held_by(holders.registry, document="R-00011") == {tuned.id: True, resting.id: False}
+    assert held_by(holders.registry, base_model=tuned.base_model_digest) == {tuned.id: True, resting.id: False}
+    assert held_by(holders.registry, base_model=resting.base_model_digest) == {resting.id: True}
+
+
+def test_an_index_that_was_changed_is_what_the_artifacts_say_again_and_the_difference_is_told(
+    holders: Holders, database: str
+) -> None:
+    holders.registry = holders.bench.open_registry()
+    first = holders.register()
+    second = holders.register("buoys", letters(100, 112))
+    registry, store = holders.registry, holders.bench.store
+    assert rebuild(registry, store, silent).differing == ()
+    with registry.writing() as session:
+        session.execute(text("DELETE FROM dataset_document WHERE dataset = 1"))
+        session.execute(text("INSERT INTO held_dataset (id, digest) VALUES (9, :digest)"), {"digest": "9" * 64})
+        session.execute(text("INSERT INTO document (id, name) VALUES (900, 'R-90000')"))
+        session.execute(text("INSERT INTO dataset_document (document, dataset) VALUES (900, 9)"))
+        session.execute(text("INSERT INTO adapter_dataset (dataset, adapter, directly) VALUES (9, 'x-1.0.0', true)"))
+        session.execute(text("DELETE FROM adapter_base_model WHERE adapter = :id"), {"id": second.id})
+    assert held_by(registry, document="R-00011") == {}
+    with registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {second.id}"):
+        assert_complete(session)
+    done = rebuild(registry, store, silent)
+    assert (done.adapters, done.datasets, done.documents) == (2, 2, 16)
+    expected = {f"dataset {first.dataset_digest[:12]}", f"adapter {second.id}", "adapter x-1.0.0"}
+    assert set(done.differing) == expected | {f"dataset {'9' * 12}"}
+    assert held_by(registry, document="R-00011") == {first.id: True}
+    assert rebuild(registry, store, silent).differing == ()
+
+
+def test_a_registry_without_an_index_gets_one_from_its_artifacts(holders: Holders) -> None:
+    adapter = holders.bench.register()  # as earlier releases did
+    registry = holders.registry
+    with registry.reading() as session, pytest.raises(IntegrityError, match="lacks 1 adapter: lamps-1"):
+        assert_complete(session)
+    assert len(rebuild(registry, holders.bench.store, silent).differing) == 2
+    assert held_by(registry, document="R-00011") == {adapter.id: True}
+
+
+def test_a_dataset_that_was_changed_stops_the_rebuilding(holders: Holders) -> None:
+    holders.register()
+    file = holders.bench.artifact("training_dataset").file("train.jsonl")
+    file.write_bytes(file.read_bytes().replace(b"R-00011", b"R-99911"))
+    with pytest.raises(IntegrityError, match=r"train\.jsonl"):
+        rebuild(holders.registry, holders.bench.store, silent)
+    assert held_by(holders.registry, document="R-00011")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question(document="R-00011"),
+        Question(source="letters"),
+        Question(document="R-00011", source="letters"),
+        Question(dataset="d" * 64),
+        Question(base_model="b" * 64),
+    ],
+    ids=str,
+)
+def test_no_question_scans_a_large_table(holders: Holders, question: Question) -> None:
+    with holders.registry.reading() as session:
+        plan = session.execute(text(f"EXPLAIN QUERY PLAN {holders_query(question)}"), question.given)
+        steps = [str(row[-1]) for row in plan]
+    assert steps
+    large = ("document", "dataset_document", "dataset_source", "held_dataset", "adapter_dataset", "adapter_base_model")
+    assert not [step for step in steps if step.startswith("SCAN") and step.split()[1] in large], steps

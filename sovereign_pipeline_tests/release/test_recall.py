@@ -1,0 +1,217 @@
+"""Recalls: asked, opened, waived, in force until each adapter is retired or waived; on record in the ledger."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from sovereign_pipeline.commands.examination import examine
+from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
+from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.release import recall as recalls
+from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.recall import ask as ask_for
+from sovereign_pipeline.release.recall import open_recall, open_recalls, recalls_in_force, waive_recall
+from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
+
+pytestmark = pytest.mark.slow
+
+OFFICER = ("--officer", "A. Officer", "--reason", "The letter was withdrawn.")
+
+
+def in_force(holders: Holders) -> dict[str, list[str]]:
+    with holders.registry.reading() as session:
+        found = {name: [each.id for each in held] for name, held in recalls_in_force(session).items()}
+        for name in found:
+            assert [each.id for each in open_recalls(session, name)] == found[name]
+    return found
+
+
+def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
+    holders.registry = holders.bench.open_registry()
+    first = holders.register()
+    child = holders.register("buoys", letters(100, 112), start_from=first.id)
+    other = holders.register("ropes", letters(200, 212))
+    answer = ask_for(holders.registry, Question(document=" R-00011 "))
+    assert [(each.adapter, each.line, each.directly) for each in answer.holders] == [
+        (child.id, "buoys", False),
+        (first.id, "lamps", True),
+    ]
+    assert in_force(holders) == {}
+    assert audit_log.entries(holders.registry) == []
+    opened, _ = open_recall(holders.registry, Question(document="R-00011"), " A.  Officer", "Withdrawn.")
+    assert (opened.id, opened.officer) == ("recall-1", "A. Officer")
+    assert in_force(holders) == {child.id: ["recall-1"], first.id: ["recall-1"]}
+    (entry,) = audit_log.entries(holders.registry)
+    assert (entry.actor, entry.action) == ("A. Officer", recalls.OPENED)
+    assert entry.subjects["adapters"] == [child.id, first.id]
+    assert entry.subjects["document"] == "R-00011"
+    audit_log.verify([entry])
+    with holders.registry.reading() as session:
+        assert open_recalls(session, other.id) == []
+
+
+def test_an_adapter_that_is_registered_later_is_held_by_the_recall_too(holders: Holders) -> None:
+    holders.register()
+    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    again = holders.register(sft={"learning_rate": 1e-4})
+    assert in_force(holders) == {"lamps-1.0.0": ["recall-1"], again.id: ["recall-1"]}
+    without = holders.register(rows=letters(0, 11))
+    assert without.id not in in_force(holders)
+
+
+def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) -> None:
+    holders.register()
+    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    holders.bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
+    adapter = holders.bench.register()
+    with holders.registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"):
+        open_recalls(session, adapter.id)
+
+
+def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Holders) -> None:
+    adapter = holders.register()
+    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    with holders.registry.writing() as session:
+        session.execute(text("DELETE FROM dataset_document"))
+    assert in_force(holders) == {adapter.id: ["recall-1"]}
+
+
+def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, database: str) -> None:
+    holders.registry = holders.bench.open_registry()
+    first = holders.register()
+    second = holders.register(sft={"learning_rate": 1e-4})
+    registry = holders.registry
+    open_recall(registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    waive_recall(registry, "recall-1", first.id, "B. Officer", "Serves nobody.")
+    assert in_force(holders) == {second.id: ["recall-1"]}
+    entry = audit_log.entries(registry)[-1]
+    assert (entry.actor, entry.action) == ("B. Officer", recalls.WAIVED)
+    assert entry.subjects == {"recall": "recall-1", "adapter": first.id, "reason": "Serves nobody."}
+    refused: list[tuple[str, str, type[SovereignError]]] = [
+        ("recall-1", first.id, ConflictError),
+        ("recall-9", first.id, NotFoundError),
+        ("recall-1", "lamps-9.0.0", InputError),
+    ]
+    for recall, adapter, error in refused:
+        with pytest.raises(error):
+            waive_recall(registry, recall, adapter, "B. Officer", "Serves nobody.")
+    assert len(audit_log.entries(registry)) == 2
+
+
+def test_a_recall_ends_with_the_retirement_of_an_adapter(holders: Holders, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = holders.register()
+    second = holders.register(sft={"learning_rate": 1e-4})
+    open_recall(holders.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    states = {first.id: "retired", second.id: "production"}
+    monkeypatch.setattr(recalls, "states_of", lambda session, names: {name: states[name] for name in names})
+    assert in_force(holders) == {second.id: ["recall-1"]}
+    answer = ask_for(holders.registry, Question(source="letters"))
+    assert {each.adapter: each.state for each in answer.holders} == states
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "says"),
+    [
+        (Question(), InputError, "Ask for"),
+        (Question(document="R-00011", dataset="0" * 64), InputError, "Ask for"),
+        (Question(document=" "), InputError, "empty"),
+        (Question(document="R-00000"), InputError, "No registered adapter holds document 'R-00000'"),
+        (Question(source="lettres"), NotFoundError, "Known sources: letters"),
+        (Question(dataset="000000"), NotFoundError, "Give one of these"),
+        (Question(dataset=""), InputError, "6 hex digits"),
+        (Question(base_model="%%%%%%"), InputError, "6 hex digits"),
+    ],
+)
+def test_nothing_is_recalled_by_mistake(
+    holders: Holders, question: Question, error: type[SovereignError], says: str
+) -> None:
+    holders.register()
+    with pytest.raises(error) as refusal:
+        open_recall(holders.registry, question, "A. Officer", "Withdrawn.")
+    assert says in f"{refusal.value.message} {refusal.value.hint}"
+    assert audit_log.entries(holders.registry) == []
+
+
+def test_a_recall_needs_a_name_and_a_reason(holders: Holders) -> None:
+    holders.register()
+    for officer, reason in (("", "Withdrawn."), ("A. Officer", " ")):
+        with pytest.raises(InputError, match="needs an officer"):
+            open_recall(holders.registry, Question(source="letters"), officer, reason)
+
+
+@pytest.mark.parametrize("table", ["recall", "recall_adapter", "recall_waiver", "known_issue"])
+def test_what_officers_decided_only_grows(holders: Holders, ask: Ask, database: str, table: str) -> None:
+    holders.registry = holders.bench.open_registry()
+    adapter = holders.register()
+    open_recall(holders.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    waive_recall(holders.registry, "recall-1", adapter.id, "B. Officer", "Serves nobody.")
+    assert ask("adapters", "issue", "add", adapter.id, "--text", "Too curt.", "--officer", "C").exit_code == 0
+    column = "officer" if table != "recall_adapter" else "adapter_id"
+    for statement in (f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}"):
+        with pytest.raises(DBAPIError, match="only grows"), holders.registry.writing() as session:
+            session.execute(text(statement))
+
+
+def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it(holders: Holders, ask: Ask) -> None:
+    adapter = holders.register()
+    digest = adapter.dataset_digest[:8]
+    asked: Any = ask.json("recall", "--dataset", digest)
+    expected = {"adapter": adapter.id, "line": "lamps", "state": "registered", "directly": True}
+    assert asked == {"asked": {"dataset": adapter.dataset_digest}, "recall": None, "adapters": [expected]}
+    assert "No registered adapter holds document 'R-00000'" in ask("recall", "--document", "R-00000").stdout
+    assert isinstance(ask("recall", "--document", "R-00011", "--open").exception, InputError)
+    opened = ask("recall", "--document", "R-00011", "--open", *OFFICER)
+    assert opened.exit_code == 0 and "recall-1: open for 1 adapter" in opened.stdout
+    (listed,) = ask.json("adapters", "list")
+    reason = "The letter was withdrawn."
+    assert listed["recalls"] == [{"id": "recall-1", "recalled": "document 'R-00011'", "reason": reason}]
+    assert "recall-1" in ask("adapters", "list").stdout
+    assert "Recalls that hold for it" in ask("adapters", "show", adapter.id).stdout
+    (finding,) = [each for each in examine(holders.bench.settings) if each.what == "recall-1"]
+    assert not finding.ok and adapter.id in finding.found
+    assert ask.json("recall", "list")[0]["holds_for"] == [adapter.id]
+    assert ask("recall", "waive", "recall-1", adapter.id, *OFFICER).exit_code == 0
+    assert ask.json("recall", "list")[0]["holds_for"] == []
+    assert ask.json("adapters", "show", adapter.id)["recalls"] == []
+    assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
+    assert ask.json("recall", "--rebuild")["differing"] == []
+
+
+def test_doctor_makes_no_registry(holders: Holders) -> None:
+    file = holders.bench.settings.home / "registry.db"
+    for each in file.parent.glob("registry.db*"):
+        each.unlink()
+    examine(holders.bench.settings)
+    assert not file.exists()
+
+
+def test_an_index_that_lacks_an_adapter_answers_nothing_and_says_how_to_rebuild_it(holders: Holders, ask: Ask) -> None:
+    adapter = holders.bench.register()
+    asked = {"document": "R-00011", "source": "letters", "dataset": adapter.dataset_digest}
+    for option, value in {**asked, "base-model": adapter.base_model_digest}.items():
+        answer = ask("recall", f"--{option}", value)
+        assert isinstance(answer.exception, IntegrityError), option
+        assert answer.exception.remedy is not None and answer.exception.remedy.act == "rebuild_index"
+    assert "adapter lamps-1.0.0" in ask("recall", "--rebuild").stdout
+    assert ask.json("recall", "--document", "R-00011")["adapters"][0]["adapter"] == "lamps-1.0.0"
+
+
+def test_a_known_issue_is_shown_with_the_adapter_and_stands_in_the_ledger(holders: Holders, ask: Ask) -> None:
+    adapter = holders.register()
+    text_of_issue = "Quotes the fee of 2024."
+    for _ in range(2):
+        assert ask("adapters", "issue", "add", adapter.id, "--text", text_of_issue, "--officer", "C").exit_code == 0
+    shown = ask.json("adapters", "show", adapter.id)["known_issues"]
+    assert [(each["number"], each["text"], each["officer"]) for each in shown] == [
+        (1, text_of_issue, "C"),
+        (2, text_of_issue, "C"),
+    ]
+    assert text_of_issue in ask("adapters", "show", adapter.id).stdout
+    assert len(ask.json("adapters", "list")[0]["known_issues"]) == 2
+    entry = audit_log.entries(holders.registry)[0]
+    assert entry.subjects == {"adapter": adapter.id, "number": 1, "text": text_of_issue}
+    for arguments in (("x-1.0.0", "--text", "a"), (adapter.id, "--text", " "), (adapter.id, "--text", "a" * 501)):
+        refused = ask("adapters", "issue", "add", *arguments, "--officer", "C").exception
+        assert isinstance(refused, SovereignError) and refused.exit_status == 2
