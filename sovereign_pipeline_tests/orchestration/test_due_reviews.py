@@ -20,7 +20,8 @@ from sovereign_pipeline.orchestration.jobs import DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline_tests.orchestration.moved_clock import defs
-from sovereign_pipeline_tests.release.holders import Ask, Holders, ask, holders, letters  # noqa: F401 (fixtures)
+from sovereign_pipeline_tests.release.conftest import ask, holders  # noqa: F401 (fixtures)
+from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 
 pytestmark = pytest.mark.slow
 

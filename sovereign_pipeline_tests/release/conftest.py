@@ -90,7 +90,7 @@ def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office
     create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [generate("ed25519").public_pem]})
     for name, officer in zip(OFFICERS, officers, strict=True):
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
-    settings.keys.mkdir(mode=0o700)
+    settings.keys.mkdir(mode=0o700, exist_ok=True)
     write_key(settings.keys / PIPELINE_KEY_FILE, pipeline, None)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
     return Office(small_bench(institution), roots, by_name, pipeline)

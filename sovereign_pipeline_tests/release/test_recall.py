@@ -9,10 +9,13 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.commands.examination import examine
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.release import recall as recalls
-from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import REGISTERED
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.release.holdings import Question, index_adapter
+from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
-from sovereign_pipeline.release.recall import open_recall, open_recalls, recalls_in_force, waive_recall
+from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 
 pytestmark = pytest.mark.slow
@@ -28,6 +31,11 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
     return found
 
 
+def decided(registry: Registry) -> list[AuditEntry]:
+    """The entries of the ledger but those of registrations."""
+    return [each for each in audit_log.entries(registry) if each.action != REGISTERED]
+
+
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
     holders.registry = holders.bench.open_registry()
     first = holders.register()
@@ -39,15 +47,15 @@ def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders
         (first.id, "lamps", True),
     ]
     assert in_force(holders) == {}
-    assert audit_log.entries(holders.registry) == []
+    assert decided(holders.registry) == []
     opened, _ = open_recall(holders.registry, Question(document="R-00011"), " A.  Officer", "Withdrawn.")
     assert (opened.id, opened.officer) == ("recall-1", "A. Officer")
     assert in_force(holders) == {child.id: ["recall-1"], first.id: ["recall-1"]}
-    (entry,) = audit_log.entries(holders.registry)
-    assert (entry.actor, entry.action) == ("A. Officer", recalls.OPENED)
+    (entry,) = decided(holders.registry)
+    assert (entry.actor, entry.action) == ("A. Officer", OPENED)
     assert entry.subjects["adapters"] == [child.id, first.id]
     assert entry.subjects["document"] == "R-00011"
-    audit_log.verify([entry])
+    audit_log.verify(audit_log.entries(holders.registry))
     with holders.registry.reading() as session:
         assert open_recalls(session, other.id) == []
 
@@ -86,8 +94,8 @@ def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, dat
     open_recall(registry, Question(source="letters"), "A. Officer", "Withdrawn.")
     waive_recall(registry, "recall-1", first.id, "B. Officer", "Serves nobody.")
     assert in_force(holders) == {second.id: ["recall-1"]}
-    entry = audit_log.entries(registry)[-1]
-    assert (entry.actor, entry.action) == ("B. Officer", recalls.WAIVED)
+    entry = decided(registry)[-1]
+    assert (entry.actor, entry.action) == ("B. Officer", WAIVED)
     assert entry.subjects == {"recall": "recall-1", "adapter": first.id, "reason": "Serves nobody."}
     refused: list[tuple[str, str, type[SovereignError]]] = [
         ("recall-1", first.id, ConflictError),
@@ -97,18 +105,30 @@ def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, dat
     for recall, adapter, error in refused:
         with pytest.raises(error):
             waive_recall(registry, recall, adapter, "B. Officer", "Serves nobody.")
-    assert len(audit_log.entries(registry)) == 2
+    assert len(decided(registry)) == 2
 
 
-def test_a_recall_ends_with_the_retirement_of_an_adapter(holders: Holders, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = holders.register()
-    second = holders.register(sft={"learning_rate": 1e-4})
-    open_recall(holders.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
-    states = {first.id: "retired", second.id: "production"}
-    monkeypatch.setattr(recalls, "states_of", lambda session, names: {name: states[name] for name in names})
-    assert in_force(holders) == {second.id: ["recall-1"]}
-    answer = ask_for(holders.registry, Question(source="letters"))
-    assert {each.adapter: each.state for each in answer.holders} == states
+def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -> None:
+    first, second = office.adapter(), office.adapter()
+    for adapter in (first, second):
+        index_adapter(office.registry, office.bench.store, adapter)
+    office.move("approve", first)
+    asked = office.ask("stage", first)
+    open_recall(office.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    with pytest.raises(ConflictError, match="is under recall-1, so there is no 'stage'"):
+        office.decide(asked, "omar")
+    with pytest.raises(ConflictError, match="is under recall-1, so there is no 'approve'"):
+        office.ask("approve", second)
+    office.move("retire", first)
+    with office.registry.reading() as session:
+        assert {name: [each.id for each in held] for name, held in recalls_in_force(session).items()} == {
+            second.id: ["recall-1"]
+        }
+        assert open_recalls(session, first.id) == []
+    answer = ask_for(office.registry, Question(source="letters"))
+    assert {each.adapter: each.state for each in answer.holders} == {first.id: "retired", second.id: "registered"}
+    waive_recall(office.registry, "recall-1", second.id, "A. Officer", "It holds nothing of it any more.")
+    assert office.ask("approve", second).ended is None
 
 
 @pytest.mark.parametrize(
@@ -131,7 +151,7 @@ def test_nothing_is_recalled_by_mistake(
     with pytest.raises(error) as refusal:
         open_recall(holders.registry, question, "A. Officer", "Withdrawn.")
     assert says in f"{refusal.value.message} {refusal.value.hint}"
-    assert audit_log.entries(holders.registry) == []
+    assert decided(holders.registry) == []
 
 
 def test_a_recall_needs_a_name_and_a_reason(holders: Holders) -> None:
@@ -210,7 +230,7 @@ def test_a_known_issue_is_shown_with_the_adapter_and_stands_in_the_ledger(holder
     ]
     assert text_of_issue in ask("adapters", "show", adapter.id).stdout
     assert len(ask.json("adapters", "list")[0]["known_issues"]) == 2
-    entry = audit_log.entries(holders.registry)[0]
+    entry = decided(holders.registry)[0]
     assert entry.subjects == {"adapter": adapter.id, "number": 1, "text": text_of_issue}
     for arguments in (("x-1.0.0", "--text", "a"), (adapter.id, "--text", " "), (adapter.id, "--text", "a" * 501)):
         refused = ask("adapters", "issue", "add", *arguments, "--officer", "C").exception
