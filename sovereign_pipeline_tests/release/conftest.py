@@ -1,7 +1,8 @@
 """An institution with a trust root, three officers and a line of small real adapters."""
 
 import datetime
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,7 +103,11 @@ def holders(institution: DemoInstitution) -> Holders:
 
 
 @pytest.fixture
-def ask(holders: Holders, monkeypatch: pytest.MonkeyPatch) -> Ask:
+def ask(holders: Holders, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
+    """Opening Dagster's instance sets variables of the whole process; they are taken back."""
     monkeypatch.setenv("SOVEREIGN_HOME", str(holders.bench.settings.home))
     monkeypatch.setenv("SOVEREIGN_DATA", str(holders.bench.settings.data))
-    return Ask()
+    given = dict(os.environ)
+    yield Ask()
+    os.environ.clear()
+    os.environ.update(given)
