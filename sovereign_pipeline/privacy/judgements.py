@@ -138,11 +138,11 @@ def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
     store = workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(JUDGEMENT)]
     of_it = [
-        (manifest.circumstances.created_at, ref)
+        (manifest.producer.config["number"], manifest.circumstances.created_at, ref.digest, ref)
         for manifest, ref in made
         if store.input_ref(manifest, SCRUBBED).digest == scrubbed
     ]
-    return [ref for _, ref in sorted(of_it, key=lambda each: (each[0], each[1].digest))]
+    return [ref for *_, ref in sorted(of_it, key=lambda each: each[:3])]  # times are whole seconds, and may tie
 
 
 def recorded_judgements(workplace: Workplace) -> dict[str, str]:

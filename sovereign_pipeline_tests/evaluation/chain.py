@@ -17,6 +17,7 @@ from sovereign_pipeline.evaluation.report.report import EvaluationReport
 from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.rows_on_record import enter_adapter
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
@@ -82,31 +83,32 @@ class Chain:
                 )
             )
             session.flush()
-            session.add(
-                Adapter(
-                    id=f"{line}-{version}",
-                    line=line,
-                    version=version,
-                    adapter_digest=aligned.digest,
-                    adapter_sha256=stated_weights(self.workplace.store.read_manifest(self.made["aligned_adapter"])),
-                    manifest_sha256=aligned.manifest_sha256,
-                    record_digest=digest_of(version),
-                    record_manifest_sha256="b" * 64,
-                    dataset_digest="d" * 64,
-                    base_model=base["name"],
-                    base_model_digest=base["digest"],
-                    framework_versions={},
-                    classification=classification,
-                    evaluation_report_digest=self.made["evaluation_report"].digest,
-                    evaluation={},
-                    method="sft-lora",
-                    review_date=now.date(),
-                    registered_at=now,
-                    code_version="1",
-                    source_sha256="c" * 64,
-                    gate_records=[],
-                )
+            adapter = Adapter(
+                id=f"{line}-{version}",
+                line=line,
+                version=version,
+                adapter_digest=aligned.digest,
+                adapter_sha256=stated_weights(self.workplace.store.read_manifest(self.made["aligned_adapter"])),
+                manifest_sha256=aligned.manifest_sha256,
+                record_digest=digest_of(version),
+                record_manifest_sha256="b" * 64,
+                dataset_digest="d" * 64,
+                base_model=base["name"],
+                base_model_digest=base["digest"],
+                framework_versions={},
+                classification=classification,
+                evaluation_report_digest=self.made["evaluation_report"].digest,
+                evaluation={},
+                method="sft-lora",
+                review_date=now.date(),
+                registered_at=now,
+                code_version="1",
+                source_sha256="c" * 64,
+                gate_records=[],
             )
+            session.add(adapter)
+            session.flush()
+            enter_adapter(session, adapter, (), "clerk")
 
     def items(self, ref: ArtifactRef) -> dict[str, float]:
         """How many items of each arm were found in the cache, and how many computed."""

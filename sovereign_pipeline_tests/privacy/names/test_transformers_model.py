@@ -120,10 +120,10 @@ def test_labels_of_other_schemes(arabic: Path, tmp_path: Path, labels: list[str]
 def test_the_scrubber_finds_by_the_model_what_no_pattern_tells(arabic: Path) -> None:
     with_model = Scrubber("lamps", "run", Privacy(name_models={"ar": str(arabic)}, patterns_only=("en",)))
     patterns = Scrubber("lamps", "run", Privacy(name_models={}))
-    letter = document("زار سلوى مكتب الميناء في نزوى يوم الأحد", language="ar")
+    letter = document("زار تنوف مكتب الميناء في نزوى يوم الأحد", language="ar")
     assert scrub(patterns, letter).documents[0].request == letter.request
     assert scrub(with_model, letter).documents[0].request == "زار NAME_1 مكتب الميناء في نزوى يوم الأحد"
-    english = document("زار سلوى مكتب الميناء", language="en")
+    english = document("زار تنوف مكتب الميناء", language="en")
     assert scrub(with_model, english).documents[0].request == english.request
 
 

@@ -26,7 +26,7 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import A_LABEL
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.ledger.owner import change, forge_entries
 from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office
 
 pytestmark = pytest.mark.slow
@@ -144,6 +144,9 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
     )
     inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
     gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
+    with pytest.raises(IntegrityError, match=r"adapter lamps-1\.0\.0 differs from its entry"):
+        gate.evaluate(workplace, artifact, inputs)
+    forge_entries(registry.engine)
     verdict = gate.evaluate(workplace, artifact, inputs)
     assert not verdict.passed and "is registered as" in verdict.message
     with pytest.raises(IntegrityError, match="another adapter is registered by that id"):
