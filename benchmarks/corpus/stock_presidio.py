@@ -37,7 +37,7 @@ def main() -> None:
     }
     analyzer = AnalyzerEngine(nlp_engine=NlpEngineProvider(nlp_configuration=configuration).create_engine())
     anonymizer = AnonymizerEngine()
-    loaded = time.monotonic()
+    loaded, processor_loaded = time.monotonic(), time.process_time()
     spans = []
     for text in texts:
         found = analyzer.analyze(text=text, language="en")
@@ -47,6 +47,7 @@ def main() -> None:
     result = {
         "loading": loaded - started,
         "seconds": time.monotonic() - loaded,
+        "processor_seconds": time.process_time() - processor_loaded,
         "characters": sum(map(len, texts)),
         "spans": spans,
     }
