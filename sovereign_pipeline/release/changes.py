@@ -35,6 +35,7 @@ def make_transition(
     assert_on_record(session, adapter)
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
+    _assert_as_the_rules_are(workplace, standing, asked, adapter)
     assert_not_recalled(session, adapter, asked)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
@@ -84,6 +85,19 @@ def make_transition(
 def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
     """The arrow that a request asks for."""
     return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
+
+
+def _assert_as_the_rules_are(workplace: Workplace, standing: Standing, asked: Arrow, adapter: Adapter) -> None:
+    """What a request says of itself is what its requester signed: the institution's rules of now decide."""
+    needed = workplace.institution.release.approvals_for(asked.name, adapter.classification)
+    stated = standing.predicate
+    as_it_is = (stated["to"], stated["classification"]) == (asked.after, adapter.classification)
+    if not as_it_is or stated["approvals"] < needed or len(standing.approvals) < needed:
+        raise ConflictError(
+            f"Request {standing.request.id[:12]} was made for {stated['approvals']} approvals at "
+            f"{stated['classification']}, and '{asked.name}' needs {needed} at {adapter.classification}.",
+            "Request anew.",
+        )
 
 
 def _assert_staged_long_enough(

@@ -111,8 +111,8 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
     return evidence
 
 
-def enter_request(registry: Registry, signer: Signer, officer: Officer, proposal: Proposal) -> ReleaseRequest:
-    """Sign a proposal and put it on record."""
+def enter_request(session: Session, signer: Signer, officer: Officer, proposal: Proposal) -> ReleaseRequest:
+    """Sign a proposal and put it on record, in the caller's transaction."""
     adapter = proposal.adapter
     statement = Statement(
         (Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256),), REQUEST, proposal.predicate()
@@ -127,16 +127,10 @@ def enter_request(registry: Registry, signer: Signer, officer: Officer, proposal
         entered_at=now,
         statement=bundle,
     )
-    with registry.writing() as session:
-        session.add(row)
-        session.flush()
-        subjects = {
-            "line": adapter.line,
-            "adapter": adapter.id,
-            "transition": proposal.arrow.name,
-            "request": row.id,
-        }
-        append(session, entry_actor(officer), REQUESTED, subjects)
+    session.add(row)
+    session.flush()
+    subjects = {"line": adapter.line, "adapter": adapter.id, "transition": proposal.arrow.name, "request": row.id}
+    append(session, entry_actor(officer), REQUESTED, subjects)
     return row
 
 

@@ -121,6 +121,16 @@ def test_what_was_in_production_at_a_moment(office: Office) -> None:
     assert asked == [None, first.id, second.id]
 
 
+def test_the_rules_of_the_moment_decide_how_many_must_approve(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.decide(asked, "omar")
+    office.bench.institution.rules["release"]["approvals"] = {"approve": 3}
+    with pytest.raises(ConflictError, match="was made for 2 approvals at PUBLIC, and 'approve' needs 3"):
+        office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "registered"}
+
+
 def test_a_request_that_was_overtaken_changes_nothing(office: Office) -> None:
     first, second = office.adapter(), office.adapter()
     for adapter in (first, second):
