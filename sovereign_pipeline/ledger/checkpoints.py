@@ -70,6 +70,7 @@ def assert_not_older(registry: Readable) -> None:
     for tries_left in reversed(range(READS)):
         kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
         with registry.reading() as session:
+            tree.assert_no_entry_beside(session)
             verifier = verified(session, registry.settings, kept)
             try:
                 _assert_announced(session, registry.settings, verifier, [*kept, *all_kept(registry.settings)])
@@ -130,6 +131,7 @@ def prepare(session: Session, settings: Settings) -> None:
     """At the beginning of a writing transaction: refuse an older registry and entries of others, and make the log's key
     for the first act."""
     kept = all_kept(settings)
+    tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
     _assert_announced(session, settings, verifier, kept)
     signer = log_key.signer(settings)

@@ -144,6 +144,24 @@ def test_an_entry_that_nobody_announced_is_refused(bench: Bench, database: str) 
             act()
 
 
+@pytest.mark.security_case("an entry of the audit log is inserted that is no leaf of the ledger's tree", "refused")
+@pytest.mark.parametrize("sequence", [2, 0, -7])
+def test_an_entry_beside_the_tree_is_refused(bench: Bench, database: str, sequence: int) -> None:
+    """Checkpoints cover the tree's leaves: what is decided by an entry in columns must be one."""
+    bench.register()
+    registry = bench.open_registry()
+    with registry.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO audit_entry SELECT :sequence, at, actor, action, subjects, :other, :other FROM audit_entry"
+            ),
+            {"sequence": sequence, "other": "e" * 64},
+        )
+    for act in (bench.open_registry, lambda: registry.writing().__enter__()):
+        with pytest.raises(IntegrityError, match="somebody put some in past this program"):
+            act()
+
+
 def test_an_act_that_died_before_its_checkpoint_was_kept_is_found_and_goes_on(
     bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
