@@ -141,11 +141,12 @@ def prepare(session: Session, settings: Settings) -> None:
                 f"{log_key.key_file(settings)}: the key that signs the ledger's checkpoints is not there.",
                 f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
             )
+        log_key.assert_private(settings)
         signer = log_key.new_log()
         _keep(settings, _sign(signer, _head(session, signer)))
         log_key.keep(settings, signer)
-    elif not kept:
-        _keep(settings, _sign(signer, _head(session, signer)))
+    else:
+        _keep_committed(session, settings, signer, kept)
     if not log_key.is_stated(session):
         log_key.state(session, signer)
 
@@ -232,6 +233,20 @@ def write_atomically(path: Path, content: str) -> None:
 
 def _keep(settings: Settings, note: Note) -> None:
     write_atomically(checkpoint_file(settings), str(note))
+
+
+def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
+    """Before an act is announced, which takes the place of what an act that died had announced."""
+    head = _head(session, signer)
+    if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
+        return
+    try:
+        _keep(settings, _sign(signer, head))
+    except OSError as error:
+        raise IntegrityError(
+            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}), so nothing is done.",
+            "Make room on the disk.",
+        ) from None
 
 
 def _head(session: Session, signer: Signer) -> TreeHead:
