@@ -32,8 +32,8 @@ def assert_no_entry_beside(session: Session) -> None:
     count, first, last = session.execute(select(func.count(sequence), func.min(sequence), func.max(sequence))).one()
     if count and (count > size or first < 1 or last > size):
         raise IntegrityError(
-            f"The audit log has {count} entries, numbered {first} to {last}, and the ledger's tree has {size}: somebody "
-            f"put some in past this program.",
+            f"The audit log has {count} entries, numbered {first} to {last}, and the ledger's tree has {size}: "
+            f"somebody put some in past this program.",
             "Restore the registry from a copy, and find out who changed it.",
         )
 
