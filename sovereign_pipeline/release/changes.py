@@ -36,6 +36,7 @@ def make_transition(
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
     assert_not_recalled(session, adapter, asked)
+    _assert_enough_by_the_rules_of_now(workplace, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
             f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
@@ -84,6 +85,20 @@ def make_transition(
 def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
     """The arrow that a request asks for."""
     return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
+
+
+def _assert_enough_by_the_rules_of_now(
+    workplace: Workplace, standing: Standing, asked: Arrow, adapter: Adapter
+) -> None:
+    """What a request says of itself is its requester's word."""
+    needed = workplace.institution.release.approvals_for(asked.name, adapter.classification)
+    stated = (standing.predicate["classification"], standing.predicate["approvals"])
+    if stated[0] != adapter.classification or stated[1] < needed:
+        raise ConflictError(
+            f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, and '{asked.name}' "
+            f"needs {needed} at {adapter.classification}.",
+            "Request anew.",
+        )
 
 
 def _assert_staged_long_enough(

@@ -111,4 +111,9 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
         )
     if decision == "approve" and officer.person in approved:
         raise ConflictError(f"{officer.person} approved request {row.id[:12]} already.")
+    if decision == "approve" and officer.person in standing.withdrawn:
+        raise ConflictError(
+            f"{officer.person} withdrew their approval of request {row.id[:12]}.",
+            "Another officer approves it, or it is requested anew.",
+        )
     assert_may(officer, arrow_of(predicate).name, predicate["classification"])

@@ -85,6 +85,42 @@ def test_a_withdrawn_approval_does_not_count(office: Office) -> None:
     assert office.decide(asked, "ines").ended is None
 
 
+def test_a_withdrawn_approval_is_not_given_again(office: Office) -> None:
+    other = generate()
+    add_officer(office.bench.settings.data / "trust", other.public_pem, "Omar Nasser", ["*"], ["*"], office.roots[:2])
+    office.officers = {**office.officers, "omar's other key": other}
+    asked = office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    office.decide(asked, "omar", "withdraw")
+    for key in ("omar", "omar's other key"):
+        with pytest.raises(ConflictError, match="Omar Nasser withdrew their approval"):
+            office.decide(asked, key)
+
+
+@pytest.mark.security_case("the rules become stricter while a request is open", "refused: it is requested anew")
+def test_a_request_under_laxer_rules_changes_nothing(office: Office) -> None:
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 1}}
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 2}}
+    with pytest.raises(ConflictError, match=r"was made for 1 approvals at PUBLIC, and 'approve' needs 2 at PUBLIC"):
+        office.decide(asked, "omar")
+    assert office.states() == {adapter.id: "registered"}
+
+
+@pytest.mark.security_case(
+    "the pipeline's key is revoked", "it makes no transition, and the line's history stays whole"
+)
+def test_a_revoked_pipeline_key_makes_no_transition(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.decide(asked, "omar")
+    revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 99, office.roots[:2])
+    with pytest.raises(SignInError, match="The pipeline's key is revoked"):
+        office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "registered"}
+
+
 def test_a_request_expires(office: Office) -> None:
     asked = office.ask("approve", office.adapter())
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=14)
