@@ -1,19 +1,26 @@
 """From a request to a transition: who must agree, what is asserted again, and what is refused."""
 
 import datetime
+import hashlib
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.ledger.audit_log import entries, verify
+from sovereign_pipeline.ledger.audit_log import append, entries, verify
 from sovereign_pipeline.ledger.states import in_production, transitions_of
+from sovereign_pipeline.ledger.tables import ReleaseDecision
+from sovereign_pipeline.release import changes
 from sovereign_pipeline.release.decisions import decide
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.predicates import APPROVAL
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
@@ -50,6 +57,22 @@ def test_nobody_approves_what_they_asked_for_or_approves_twice(office: Office) -
     office.decide(asked, "omar")
     with pytest.raises(ConflictError, match=r"Omar Nasser approved request .* already"):
         office.decide(asked, "omar")
+
+
+def test_what_a_requester_approved_past_this_program_does_not_count(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    key, about = office.officers["layla"], asked.request.id
+    content = {"decision": "approve", "request": about, "adapter": asked.request.adapter_id, "reason": ""}
+    signed = sign_statement(key, Statement((Subject("request.sigstore.json", about),), APPROVAL, content))
+    row = ReleaseDecision(
+        request_id=about, keyid=key.keyid, decision="approve", entered_at=asked.request.entered_at, statement=signed
+    )
+    with office.registry.writing() as session:
+        session.add(row)
+        named = {"request": about, "statement": hashlib.sha256(signed).hexdigest()}
+        append(session, "nobody", "release approved", named)
+    once = office.decide(asked, "omar")
+    assert ([each.person for each in once.approvals], once.ended) == (["Omar Nasser"], None)
 
 
 def test_a_second_key_of_one_person_is_no_second_officer(office: Office) -> None:
@@ -155,6 +178,31 @@ def test_what_was_in_production_at_a_moment(office: Office) -> None:
     with office.registry.reading() as session:
         asked = [in_production(session, "lamps", at) for at in (before, during, None)]
     assert asked == [None, first.id, second.id]
+
+
+def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second promotion is dated years ahead; both adapters are out of production before that day."""
+    first = office.adapter()
+    office.to_production(first)
+    second = office.adapter()
+    office.move("approve", second)
+    office.move("stage", second)
+
+    class Ahead(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return super().now(tz) + datetime.timedelta(days=1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+        office.move("promote", second)
+    during = datetime.datetime.now(datetime.UTC)
+    office.move("retire", second)
+    with office.registry.reading() as session:
+        asked = [in_production(session, "lamps", at) for at in (during, datetime.datetime.now(datetime.UTC), None)]
+    assert asked == [first.id, None, None]
 
 
 def test_a_request_that_was_overtaken_changes_nothing(office: Office) -> None:
