@@ -20,6 +20,7 @@ from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.officers import Officer, assert_may, entry_actor, officer_of, trust_root
 from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
+from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
@@ -34,7 +35,7 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     officer = officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
         assert_may(officer, proposal.arrow.name, proposal.adapter.classification)
-    row = enter_request(registry, signer, officer, proposal)
+    row = enter_request(registry, trust, signer, officer, proposal)
     if proposal.approvals == 0:
         with registry.writing() as session:
             make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
@@ -62,6 +63,7 @@ def decide(
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
     with registry.writing() as session:
+        assert_not_put_back(session, trust)
         row = find_request(session, request_id)
         standing = standing_of(session, trust, row, now)
         if standing.ended is not None:
@@ -87,6 +89,7 @@ def decide(
             "adapter": row.adapter_id,
             "request": row.id,
             "statement": hashlib.sha256(bundle).hexdigest(),
+            **trust_named(trust),
         }
         append(session, entry_actor(officer), DECIDED[decision], subjects)
         standing = standing_of(session, trust, row, now)

@@ -25,10 +25,12 @@ from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.officers import Officer, entry_actor
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
+from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust import Trust
 
 REQUESTED = "release requested"
 
@@ -111,7 +113,9 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
     return evidence
 
 
-def enter_request(registry: Registry, signer: Signer, officer: Officer, proposal: Proposal) -> ReleaseRequest:
+def enter_request(
+    registry: Registry, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
+) -> ReleaseRequest:
     """Sign a proposal and put it on record."""
     adapter = proposal.adapter
     statement = Statement(
@@ -128,6 +132,7 @@ def enter_request(registry: Registry, signer: Signer, officer: Officer, proposal
         statement=bundle,
     )
     with registry.writing() as session:
+        assert_not_put_back(session, trust)
         session.add(row)
         session.flush()
         subjects = {
@@ -135,6 +140,7 @@ def enter_request(registry: Registry, signer: Signer, officer: Officer, proposal
             "adapter": adapter.id,
             "transition": proposal.arrow.name,
             "request": row.id,
+            **trust_named(trust),
         }
         append(session, entry_actor(officer), REQUESTED, subjects)
     return row

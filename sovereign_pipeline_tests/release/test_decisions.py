@@ -2,8 +2,10 @@
 
 import datetime
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Self
 
@@ -294,6 +296,21 @@ def test_a_stranger_and_a_revoked_key_are_refused(office: Office) -> None:
     with pytest.raises(SignInError, match="The key of Omar Nasser is revoked"):
         office.decide(asked, "omar")
     office.decide(asked, "ines")
+
+
+@pytest.mark.security_case("the trust root of before a revocation is put back", "no request or decision is taken")
+def test_a_trust_root_that_was_put_back_is_refused(office: Office, tmp_path: Path) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    trust = office.bench.settings.data / "trust"
+    shutil.copytree(trust, tmp_path / "older")
+    revoke(trust, office.officers["omar"].keyid, 1, office.roots[:2])
+    office.decide(asked, "ines")
+    shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
+    for act in (lambda: office.decide(asked, "omar"), lambda: office.ask("retire", adapter, "omar")):
+        with pytest.raises(IntegrityError, match=r"is older than root 1 and targets 5, under which entry 3"):
+            act()
+    assert office.states() == {adapter.id: "registered"}
 
 
 def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) -> None:
