@@ -18,6 +18,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import ReleaseDecision
 from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.officers import Officer, assert_may, entry_actor, officer_of, trust_root
+from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
 from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
@@ -72,7 +73,7 @@ def decide(
         statement = Statement(
             (Subject("request.sigstore.json", row.id),),
             APPROVAL,
-            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": " ".join(reason.split())},
+            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": on_one_line(reason)},
         )
         bundle = sign_statement(signer, statement)
         given = ReleaseDecision(

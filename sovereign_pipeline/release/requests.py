@@ -23,6 +23,7 @@ from sovereign_pipeline.ledger.states import State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.officers import Officer, entry_actor
+from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
@@ -94,7 +95,7 @@ def propose(
         incumbent=incumbent,
         evidence=evidence_of(workplace, registry, adapter, asked),
         approvals=rules.approvals_for(asked.name, adapter.classification),
-        reason=" ".join(reason.split()),
+        reason=on_one_line(reason),
         expires=(now + datetime.timedelta(days=rules.request_days)).replace(microsecond=0),
     )
 
