@@ -36,9 +36,9 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     officer = officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
         assert_may(officer, proposal.arrow.name, proposal.adapter.classification)
-    row = enter_request(registry, trust, signer, officer, proposal)
-    if proposal.approvals == 0:
-        with registry.writing() as session:
+    with registry.writing() as session:
+        row = enter_request(session, trust, signer, officer, proposal)
+        if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
     with registry.reading() as session:
         return standing_of(session, trust, row)

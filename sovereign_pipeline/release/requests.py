@@ -115,9 +115,9 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
 
 
 def enter_request(
-    registry: Registry, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
+    session: Session, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
 ) -> ReleaseRequest:
-    """Sign a proposal and put it on record."""
+    """Sign a proposal and put it on record, in the caller's transaction."""
     adapter = proposal.adapter
     statement = Statement(
         (Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256),), REQUEST, proposal.predicate()
@@ -132,18 +132,17 @@ def enter_request(
         entered_at=now,
         statement=bundle,
     )
-    with registry.writing() as session:
-        assert_not_put_back(session, trust)
-        session.add(row)
-        session.flush()
-        subjects = {
-            "line": adapter.line,
-            "adapter": adapter.id,
-            "transition": proposal.arrow.name,
-            "request": row.id,
-            **trust_named(trust),
-        }
-        append(session, entry_actor(officer), REQUESTED, subjects)
+    assert_not_put_back(session, trust)
+    session.add(row)
+    session.flush()
+    subjects = {
+        "line": adapter.line,
+        "adapter": adapter.id,
+        "transition": proposal.arrow.name,
+        "request": row.id,
+        **trust_named(trust),
+    }
+    append(session, entry_actor(officer), REQUESTED, subjects)
     return row
 
 

@@ -261,6 +261,15 @@ def test_what_takes_an_adapter_back_needs_one_officer(office: Office, transition
     assert office.states()[adapter.id] == {"retire": "retired", "reject": "rejected", "recall": "recalled"}[transition]
 
 
+def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_all(office: Office) -> None:
+    adapter = office.adapter()
+    (office.bench.settings.keys / "pipeline.key").unlink()
+    with pytest.raises(InputError, match=r"pipeline\.key: there is no such file"):
+        office.ask("retire", adapter)
+    with office.registry.reading() as session:
+        assert standings(session, office.trust) == []
+
+
 def test_a_retired_adapter_stays_retired(office: Office) -> None:
     adapter = office.adapter()
     office.move("retire", adapter)
