@@ -30,6 +30,7 @@ ROOMS = {
     "signing": "Keys, trust root and signatures",
     "orchestration": "Dagster",
     "commands": "Command line",
+    "release": "Release and recall",
     "end_to_end": "The whole chain",
     "": "Processes and files",
 }

@@ -70,6 +70,7 @@ def assert_not_older(registry: Readable) -> None:
     for tries_left in reversed(range(READS)):
         kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
         with registry.reading() as session:
+            tree.assert_no_entry_beside(session)
             verifier = verified(session, registry.settings, kept)
             try:
                 _assert_announced(session, registry.settings, verifier, [*kept, *all_kept(registry.settings)])
@@ -130,6 +131,7 @@ def prepare(session: Session, settings: Settings) -> None:
     """At the beginning of a writing transaction: refuse an older registry and entries of others, and make the log's key
     for the first act."""
     kept = all_kept(settings)
+    tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
     _assert_announced(session, settings, verifier, kept)
     signer = log_key.signer(settings)
@@ -139,11 +141,12 @@ def prepare(session: Session, settings: Settings) -> None:
                 f"{log_key.key_file(settings)}: the key that signs the ledger's checkpoints is not there.",
                 f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
             )
+        log_key.assert_private(settings)
         signer = log_key.new_log()
         _keep(settings, _sign(signer, _head(session, signer)))
         log_key.keep(settings, signer)
-    elif not kept:
-        _keep(settings, _sign(signer, _head(session, signer)))
+    else:
+        _keep_committed(session, settings, signer, kept)
     if not log_key.is_stated(session):
         log_key.state(session, signer)
 
@@ -230,6 +233,20 @@ def write_atomically(path: Path, content: str) -> None:
 
 def _keep(settings: Settings, note: Note) -> None:
     write_atomically(checkpoint_file(settings), str(note))
+
+
+def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
+    """Before an act is announced, which takes the place of what an act that died had announced."""
+    head = _head(session, signer)
+    if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
+        return
+    try:
+        _keep(settings, _sign(signer, head))
+    except OSError as error:
+        raise IntegrityError(
+            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}), so nothing is done.",
+            "Make room on the disk.",
+        ) from None
 
 
 def _head(session: Session, signer: Signer) -> TreeHead:

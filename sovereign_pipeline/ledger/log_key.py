@@ -33,8 +33,14 @@ def new_log() -> Signer:
 
 def keep(settings: Settings, signer: Signer) -> None:
     """Write a new key. Raises InputError where another account can enter its directory."""
-    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    assert_private(settings)
     write_key(key_file(settings), signer)
+
+
+def assert_private(settings: Settings) -> None:
+    """Raise InputError where another account can enter the directory of keys; it is made where it is missing."""
+    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_open(settings.keys)
 
 
 def write_key(path: Path, signer: Signer) -> None:
@@ -43,10 +49,7 @@ def write_key(path: Path, signer: Signer) -> None:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such directory.", "Correct the path of the key.") from None
-    if path.parent.stat().st_mode & 0o077:
-        raise InputError(
-            f"{path.parent}: other accounts can enter the directory of keys.", f"Close it: chmod 700 {path.parent}"
-        )
+    _refuse_open(path.parent)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -100,3 +103,10 @@ def is_stated(session: Session) -> bool:
 
 def state(session: Session, signer: Signer) -> None:
     session.execute(insert(LedgerKey).values(verifier=str(signer.verifier)))
+
+
+def _refuse_open(directory: Path) -> None:
+    if directory.stat().st_mode & 0o077:
+        raise InputError(
+            f"{directory}: other accounts can enter the directory of keys.", f"Close it: chmod 700 {directory}"
+        )

@@ -5,6 +5,7 @@ each needs (`release/`).
 """
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -58,8 +59,8 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
     found: dict[str, State] = dict.fromkeys(session.scalars(adapters), "registered")
     found |= dict.fromkeys((each for each in session.scalars(reviewed) if each in found), "in review")
     for rows in _transitions(session, line).values():
-        for row in rows:
-            if at is None or row.made_at <= at:
+        for row, moment in zip(rows, _moments(rows), strict=True):
+            if at is None or moment <= at:
                 found[row.adapter_id] = _state(row.after)
     return found
 
@@ -72,6 +73,11 @@ def state_of(session: Session, adapter: Adapter) -> State:
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
     """The adapter of a line that is in production, or was at a moment; None for none."""
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
+
+
+def _moments(rows: Sequence[Transition]) -> list[datetime.datetime]:
+    """When each transition was made, at the latest: no later than any after it, whatever a wrong clock wrote."""
+    return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
 
 
 def _transitions(session: Session, line: str | None) -> dict[str, list[Transition]]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger import merkle
 from sovereign_pipeline.ledger.merkle import Growth, Node
-from sovereign_pipeline.ledger.tables import LedgerEntry, LedgerNode
+from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry, LedgerNode
 
 APPENDED = "appended to the ledger"
 """In `Session.info`: exact bytes of the entries that a transaction added."""
@@ -24,6 +24,18 @@ AT_ONCE = 5_000
 def size_of(session: Session) -> int:
     """How many entries there are."""
     return session.scalar(select(func.max(LedgerEntry.sequence))) or 0
+
+
+def assert_no_entry_beside(session: Session) -> None:
+    """Raise IntegrityError for an entry in columns that is no leaf: the checkpoints cover leaves alone."""
+    sequence, size = AuditEntry.sequence, size_of(session)
+    count, first, last = session.execute(select(func.count(sequence), func.min(sequence), func.max(sequence))).one()
+    if count and (count > size or first < 1 or last > size):
+        raise IntegrityError(
+            f"The audit log has {count} entries, numbered {first} to {last}, and the ledger's tree has {size}: "
+            f"somebody put some in past this program.",
+            "Restore the registry from a copy, and find out who changed it.",
+        )
 
 
 def append(session: Session, sequence: int, data: bytes) -> None:

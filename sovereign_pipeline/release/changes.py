@@ -35,8 +35,8 @@ def make_transition(
     assert_on_record(session, adapter)
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
-    _assert_as_the_rules_are(workplace, standing, asked, adapter)
     assert_not_recalled(session, adapter, asked)
+    _assert_enough_by_the_rules_of_now(workplace, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
             f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
@@ -87,15 +87,16 @@ def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
     return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
 
 
-def _assert_as_the_rules_are(workplace: Workplace, standing: Standing, asked: Arrow, adapter: Adapter) -> None:
-    """What a request says of itself is what its requester signed: the institution's rules of now decide."""
+def _assert_enough_by_the_rules_of_now(
+    workplace: Workplace, standing: Standing, asked: Arrow, adapter: Adapter
+) -> None:
+    """What a request says of itself is its requester's word."""
     needed = workplace.institution.release.approvals_for(asked.name, adapter.classification)
-    stated = standing.predicate
-    as_it_is = (stated["to"], stated["classification"]) == (asked.after, adapter.classification)
-    if not as_it_is or stated["approvals"] < needed or len(standing.approvals) < needed:
+    stated = (standing.predicate["classification"], standing.predicate["approvals"])
+    if stated[0] != adapter.classification or stated[1] < needed:
         raise ConflictError(
-            f"Request {standing.request.id[:12]} was made for {stated['approvals']} approvals at "
-            f"{stated['classification']}, and '{asked.name}' needs {needed} at {adapter.classification}.",
+            f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, and '{asked.name}' "
+            f"needs {needed} at {adapter.classification}.",
             "Request anew.",
         )
 

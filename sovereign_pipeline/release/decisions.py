@@ -18,8 +18,10 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import ReleaseDecision
 from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.officers import Officer, assert_may, entry_actor, officer_of, trust_root
+from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
+from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
@@ -35,9 +37,10 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     if proposal.approvals == 0:
         assert_may(officer, proposal.arrow.name, proposal.adapter.classification)
     with registry.writing() as session:
-        row = enter_request(session, signer, officer, proposal)
+        row = enter_request(session, trust, signer, officer, proposal)
         if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
+    with registry.reading() as session:
         return standing_of(session, trust, row)
 
 
@@ -61,6 +64,7 @@ def decide(
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
     with registry.writing() as session:
+        assert_not_put_back(session, trust)
         row = find_request(session, request_id)
         standing = standing_of(session, trust, row, now)
         if standing.ended is not None:
@@ -69,7 +73,7 @@ def decide(
         statement = Statement(
             (Subject("request.sigstore.json", row.id),),
             APPROVAL,
-            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": " ".join(reason.split())},
+            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": on_one_line(reason)},
         )
         bundle = sign_statement(signer, statement)
         given = ReleaseDecision(
@@ -86,6 +90,7 @@ def decide(
             "adapter": row.adapter_id,
             "request": row.id,
             "statement": hashlib.sha256(bundle).hexdigest(),
+            **trust_named(trust),
         }
         append(session, entry_actor(officer), DECIDED[decision], subjects)
         standing = standing_of(session, trust, row, now)
@@ -110,4 +115,9 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
         )
     if decision == "approve" and officer.person in approved:
         raise ConflictError(f"{officer.person} approved request {row.id[:12]} already.")
+    if decision == "approve" and officer.person in standing.withdrawn:
+        raise ConflictError(
+            f"{officer.person} withdrew their approval of request {row.id[:12]}.",
+            "Another officer approves it, or it is requested anew.",
+        )
     assert_may(officer, arrow_of(predicate).name, predicate["classification"])

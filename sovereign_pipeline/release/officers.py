@@ -50,9 +50,13 @@ def assert_may(officer: Officer, transition: TransitionName, level: str) -> None
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
     """The key by which this installation signs transitions. Raises IntegrityError where the trust root does not know
-    it."""
+    it, and SignInError where it is revoked."""
     signer = read_key(settings.keys / PIPELINE_KEY_FILE, lambda: "")
     trust.key(PIPELINE, signer.keyid)
+    if not trust.counts(PIPELINE, signer.keyid, None):
+        raise SignInError(
+            "The pipeline's key is revoked, so no transition is made.", "Put the one here that replaced it."
+        )
     return signer
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from sovereign_pipeline.corpus.links import normal_id
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.catalog import line_of
 from sovereign_pipeline.ledger.database import Registry
@@ -29,8 +29,9 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     RecallAdapter,
     RecallWaiver,
 )
+from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import State, states
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
 from sovereign_pipeline.release.officers_words import officers_words
 from sovereign_pipeline.wording import and_more
@@ -117,10 +118,12 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, officer: s
 def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
     """The recalls that hold for an adapter, the oldest first; while there is one, it may not be released.
 
-    Raises IntegrityError for an adapter that the index does not know, where there are recalls: it may hold anything.
+    Raises IntegrityError for an adapter that the index does not know, where there are recalls: it may hold anything;
+    and for a row of a recall or a waiver that is not that of its entry in the audit log.
     """
     if states(session, line_of(adapter_id)).get(adapter_id) == "retired":
         return []
+    _assert_on_record(session)
     return [
         recall
         for recall in session.scalars(_RECALLS)
@@ -134,6 +137,7 @@ def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
 
 def recalls_in_force(session: Session) -> dict[str, list[Recall]]:
     """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`."""
+    _assert_on_record(session)
     found = defaultdict[str, list[Recall]](list)
     recalls = list(session.scalars(_RECALLS))
     if not recalls:
@@ -190,6 +194,46 @@ def _exact(session: Session, asked: Question) -> Question:
         dataset=_whole(session, HeldDataset.digest, asked.dataset, "dataset"),
         base_model=_whole(session, AdapterBaseModel.base_model, asked.base_model, "base model"),
     )
+
+
+def _assert_on_record(session: Session) -> None:
+    """Every recall, what it named, and every waiver is in an entry, and none is gone."""
+    named = defaultdict[str, list[str]](list)
+    for row in session.scalars(select(RecallAdapter)):
+        named[row.recall_id].append(row.adapter_id)
+    opened = {
+        each.id: {
+            "recall": each.id,
+            **question_of(each).given,
+            "reason": each.reason,
+            "adapters": sorted(named[each.id]),
+            "officer": each.officer,
+        }
+        for each in session.scalars(_RECALLS)
+    }
+    waived = {
+        f"the waiver of {each.recall_id} for {each.adapter_id}": {
+            "recall": each.recall_id,
+            "adapter": each.adapter_id,
+            "reason": each.reason,
+            "officer": each.officer,
+        }
+        for each in session.scalars(select(RecallWaiver))
+    }
+    query = select(AuditEntry).where(AuditEntry.action.in_((OPENED, WAIVED))).order_by(AuditEntry.sequence)
+    entered = {
+        each.subjects["recall"]
+        if each.action == OPENED
+        else f"the waiver of {each.subjects['recall']} for {each.subjects['adapter']}": {
+            **each.subjects,
+            "officer": each.actor,
+        }
+        for each in session.scalars(query)
+    }
+    rows = opened | waived
+    wrong = [name for name in dict.fromkeys([*rows, *entered]) if rows.get(name) != entered.get(name)]
+    if wrong:
+        raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
 
 
 _SOURCES = select(DatasetSource.source)

@@ -23,12 +23,15 @@ from sovereign_pipeline.ledger.states import State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.officers import Officer, entry_actor
+from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
+from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust import Trust
 
 REQUESTED = "release requested"
 
@@ -92,7 +95,7 @@ def propose(
         incumbent=incumbent,
         evidence=evidence_of(workplace, registry, adapter, asked),
         approvals=rules.approvals_for(asked.name, adapter.classification),
-        reason=" ".join(reason.split()),
+        reason=on_one_line(reason),
         expires=(now + datetime.timedelta(days=rules.request_days)).replace(microsecond=0),
     )
 
@@ -111,7 +114,9 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
     return evidence
 
 
-def enter_request(session: Session, signer: Signer, officer: Officer, proposal: Proposal) -> ReleaseRequest:
+def enter_request(
+    session: Session, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
+) -> ReleaseRequest:
     """Sign a proposal and put it on record, in the caller's transaction."""
     adapter = proposal.adapter
     statement = Statement(
@@ -127,9 +132,16 @@ def enter_request(session: Session, signer: Signer, officer: Officer, proposal: 
         entered_at=now,
         statement=bundle,
     )
+    assert_not_put_back(session, trust)
     session.add(row)
     session.flush()
-    subjects = {"line": adapter.line, "adapter": adapter.id, "transition": proposal.arrow.name, "request": row.id}
+    subjects = {
+        "line": adapter.line,
+        "adapter": adapter.id,
+        "transition": proposal.arrow.name,
+        "request": row.id,
+        **trust_named(trust),
+    }
     append(session, entry_actor(officer), REQUESTED, subjects)
     return row
 

@@ -45,6 +45,8 @@ class Standing:
     requester: Officer
     approvals: tuple[Officer, ...]
     """Those that count, in the order in which they were given."""
+    withdrawn: frozenset[str]
+    """Persons who took theirs back; it does not come into force again."""
     ended: str | None
     """Why nothing is decided of it any more; None while it is open."""
 
@@ -111,9 +113,9 @@ def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: dateti
         raise _differs(f"Request {row.id[:12]}", "row")
     decided = {each: _decided(session, trust, row, each) for each in DECIDED}
     withdrawn = {officer.person for officer in decided["withdraw"]}
-    approvals = tuple(officer for officer in decided["approve"] if officer.person not in withdrawn)
+    approvals = tuple(officer for officer in decided["approve"] if officer.person not in {*withdrawn, requester.person})
     ended = _ended(session, row, predicate, decided, requester, withdrawn, now or datetime.datetime.now(datetime.UTC))
-    return Standing(row, predicate, requester, approvals, ended)
+    return Standing(row, predicate, requester, approvals, frozenset(withdrawn), ended)
 
 
 def _ended(

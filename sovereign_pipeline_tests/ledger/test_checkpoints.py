@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger import audit_log, log_key, merkle, notes
 from sovereign_pipeline.ledger.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.database import Registry, open_registry
@@ -79,6 +79,15 @@ def test_a_ledger_that_is_ahead_of_its_checkpoint_goes_on(registry: Registry) ->
     assert_not_older(registry)
     light(open_registry(registry.settings), 3)
     assert kept(registry.settings).size == 3
+
+
+def test_a_first_act_that_was_refused_for_its_keys_is_done_once_they_are_private(registry: Registry) -> None:
+    registry.settings.keys.mkdir(mode=0o755)
+    with pytest.raises(InputError, match="other accounts can enter the directory of keys"):
+        light(registry, 1)
+    registry.settings.keys.chmod(0o700)
+    light(open_registry(registry.settings), 1)
+    assert kept(registry.settings).size == 1
 
 
 @pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")

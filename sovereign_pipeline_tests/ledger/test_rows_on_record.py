@@ -144,6 +144,20 @@ def test_an_entry_that_nobody_announced_is_refused(bench: Bench, database: str) 
             act()
 
 
+@pytest.mark.security_case("an entry of the audit log is inserted that is no leaf of the ledger's tree", "refused")
+@pytest.mark.parametrize("sequence", [2, 0, -7])
+def test_an_entry_beside_the_tree_is_refused(bench: Bench, database: str, sequence: int) -> None:
+    """Checkpoints cover the tree's leaves: what is decided by an entry in columns must be one."""
+    bench.register()
+    registry = bench.open_registry()
+    statement = "INSERT INTO audit_entry SELECT :number, at, actor, action, subjects, :hash, :hash FROM audit_entry"
+    with registry.engine.begin() as connection:
+        connection.execute(text(statement), {"number": sequence, "hash": "e" * 64})
+    for act in (bench.open_registry, lambda: registry.writing().__enter__()):
+        with pytest.raises(IntegrityError, match="somebody put some in past this program"):
+            act()
+
+
 def test_an_act_that_died_before_its_checkpoint_was_kept_is_found_and_goes_on(
     bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,3 +174,25 @@ def test_an_act_that_died_before_its_checkpoint_was_kept_is_found_and_goes_on(
     with registry.writing() as session:
         append(session, "clerk", "something else", {})
     assert [each.action for each in entries(registry)] == ["something", "something else"]
+
+
+def test_two_acts_that_died_one_after_the_other_do_not_shut_the_home(
+    bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is committed and has no checkpoint; the second announced itself and is not committed."""
+    registry = bench.open_registry()
+    with registry.writing() as session:
+        append(session, "clerk", "something", {})
+
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("note_committed", "copy_entries"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, place, die)
+            with pytest.raises(KeyboardInterrupt), registry.writing() as session:
+                append(session, "clerk", place, {})
+    registry = bench.open_registry()
+    with registry.writing() as session:
+        append(session, "clerk", "something else", {})
+    assert [each.action for each in entries(registry)] == ["something", "note_committed", "something else"]

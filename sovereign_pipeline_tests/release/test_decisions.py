@@ -1,19 +1,28 @@
 """From a request to a transition: who must agree, what is asserted again, and what is refused."""
 
 import datetime
+import hashlib
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.ledger.audit_log import entries, verify
+from sovereign_pipeline.ledger.audit_log import append, entries, verify
 from sovereign_pipeline.ledger.states import in_production, transitions_of
+from sovereign_pipeline.ledger.tables import ReleaseDecision
+from sovereign_pipeline.release import changes
 from sovereign_pipeline.release.decisions import decide
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.predicates import APPROVAL
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
@@ -52,6 +61,22 @@ def test_nobody_approves_what_they_asked_for_or_approves_twice(office: Office) -
         office.decide(asked, "omar")
 
 
+def test_what_a_requester_approved_past_this_program_does_not_count(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    key, about = office.officers["layla"], asked.request.id
+    content = {"decision": "approve", "request": about, "adapter": asked.request.adapter_id, "reason": ""}
+    signed = sign_statement(key, Statement((Subject("request.sigstore.json", about),), APPROVAL, content))
+    row = ReleaseDecision(
+        request_id=about, keyid=key.keyid, decision="approve", entered_at=asked.request.entered_at, statement=signed
+    )
+    with office.registry.writing() as session:
+        session.add(row)
+        named = {"request": about, "statement": hashlib.sha256(signed).hexdigest()}
+        append(session, "nobody", "release approved", named)
+    once = office.decide(asked, "omar")
+    assert ([each.person for each in once.approvals], once.ended) == (["Omar Nasser"], None)
+
+
 def test_a_second_key_of_one_person_is_no_second_officer(office: Office) -> None:
     other = generate()
     add_officer(office.bench.settings.data / "trust", other.public_pem, "Omar Nasser", ["*"], ["*"], office.roots[:2])
@@ -83,6 +108,48 @@ def test_a_withdrawn_approval_does_not_count(office: Office) -> None:
     office.decide(asked, "omar")
     assert office.decide(asked, "omar", "withdraw").approvals == ()
     assert office.decide(asked, "ines").ended is None
+
+
+@pytest.mark.parametrize("hidden", ["\x1b[2A", "\x9b2K", "\u202e", "\u2066"])
+def test_a_reason_cannot_rewrite_what_is_shown_before_a_key_signs(office: Office, hidden: str) -> None:
+    with pytest.raises(InputError, match="holds a character that is not shown"):
+        office.ask("retire", office.adapter(), reason=f"Needed.{hidden} Not.")
+
+
+def test_a_withdrawn_approval_is_not_given_again(office: Office) -> None:
+    other = generate()
+    add_officer(office.bench.settings.data / "trust", other.public_pem, "Omar Nasser", ["*"], ["*"], office.roots[:2])
+    office.officers = {**office.officers, "omar's other key": other}
+    asked = office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    office.decide(asked, "omar", "withdraw")
+    for key in ("omar", "omar's other key"):
+        with pytest.raises(ConflictError, match="Omar Nasser withdrew their approval"):
+            office.decide(asked, key)
+
+
+@pytest.mark.security_case("the rules become stricter while a request is open", "refused: it is requested anew")
+def test_a_request_under_laxer_rules_changes_nothing(office: Office) -> None:
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 1}}
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 2}}
+    with pytest.raises(ConflictError, match=r"was made for 1 approvals at PUBLIC, and 'approve' needs 2 at PUBLIC"):
+        office.decide(asked, "omar")
+    assert office.states() == {adapter.id: "registered"}
+
+
+@pytest.mark.security_case(
+    "the pipeline's key is revoked", "it makes no transition, and the line's history stays whole"
+)
+def test_a_revoked_pipeline_key_makes_no_transition(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.decide(asked, "omar")
+    revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 99, office.roots[:2])
+    with pytest.raises(SignInError, match="The pipeline's key is revoked"):
+        office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "registered"}
 
 
 def test_a_request_expires(office: Office) -> None:
@@ -121,14 +188,29 @@ def test_what_was_in_production_at_a_moment(office: Office) -> None:
     assert asked == [None, first.id, second.id]
 
 
-def test_the_rules_of_the_moment_decide_how_many_must_approve(office: Office) -> None:
-    adapter = office.adapter()
-    asked = office.ask("approve", adapter)
-    office.decide(asked, "omar")
-    office.bench.institution.rules["release"]["approvals"] = {"approve": 3}
-    with pytest.raises(ConflictError, match="was made for 2 approvals at PUBLIC, and 'approve' needs 3"):
-        office.decide(asked, "ines")
-    assert office.states() == {adapter.id: "registered"}
+def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second promotion is dated years ahead; both adapters are out of production before that day."""
+    first = office.adapter()
+    office.to_production(first)
+    second = office.adapter()
+    office.move("approve", second)
+    office.move("stage", second)
+
+    class Ahead(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return super().now(tz) + datetime.timedelta(days=1000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+        office.move("promote", second)
+    during = datetime.datetime.now(datetime.UTC)
+    office.move("retire", second)
+    with office.registry.reading() as session:
+        asked = [in_production(session, "lamps", at) for at in (during, datetime.datetime.now(datetime.UTC), None)]
+    assert asked == [first.id, None, None]
 
 
 def test_a_request_that_was_overtaken_changes_nothing(office: Office) -> None:
@@ -179,6 +261,15 @@ def test_what_takes_an_adapter_back_needs_one_officer(office: Office, transition
     assert office.states()[adapter.id] == {"retire": "retired", "reject": "rejected", "recall": "recalled"}[transition]
 
 
+def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_all(office: Office) -> None:
+    adapter = office.adapter()
+    (office.bench.settings.keys / "pipeline.key").unlink()
+    with pytest.raises(InputError, match=r"pipeline\.key: there is no such file"):
+        office.ask("retire", adapter)
+    with office.registry.reading() as session:
+        assert standings(session, office.trust) == []
+
+
 def test_a_retired_adapter_stays_retired(office: Office) -> None:
     adapter = office.adapter()
     office.move("retire", adapter)
@@ -220,6 +311,23 @@ def test_a_stranger_and_a_revoked_key_are_refused(office: Office) -> None:
     with pytest.raises(SignInError, match="The key of Omar Nasser is revoked"):
         office.decide(asked, "omar")
     office.decide(asked, "ines")
+
+
+@pytest.mark.security_case("the trust root of before a revocation is put back", "no request or decision is taken")
+def test_a_trust_root_that_was_put_back_is_refused(office: Office, tmp_path: Path) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    trust = office.bench.settings.data / "trust"
+    shutil.copytree(trust, tmp_path / "older")
+    revoke(trust, office.officers["omar"].keyid, 1, office.roots[:2])
+    office.decide(asked, "ines")
+    shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
+    older = "is older than root 1 and targets 5, under which entry 3"
+    with pytest.raises(IntegrityError, match=older):
+        office.decide(asked, "omar")
+    with pytest.raises(IntegrityError, match=older):
+        office.ask("retire", adapter, "omar")
+    assert office.states() == {adapter.id: "registered"}
 
 
 def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) -> None:

@@ -15,6 +15,7 @@ from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.release.holdings import Question, index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 
@@ -129,6 +130,36 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
     assert {each.adapter: each.state for each in answer.holders} == {first.id: "retired", second.id: "registered"}
     waive_recall(office.registry, "recall-1", second.id, "A. Officer", "It holds nothing of it any more.")
     assert office.ask("approve", second).ended is None
+
+
+@pytest.mark.security_case("a waiver or a recall is inserted or removed past this program", "refused; the row is named")
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        (
+            "INSERT INTO recall_waiver SELECT 'recall-1', id, 'None.', 'Nobody', registered_at FROM adapter",
+            "the waiver of recall-1 for lamps-1.0.0: the rows are not",
+        ),
+        (
+            "INSERT INTO recall SELECT 'recall-2', NULL, 'letters', NULL, NULL, 'None.', 'Nobody', registered_at "
+            "FROM adapter",
+            "recall-2: the rows are not",
+        ),
+        ("DELETE FROM recall_adapter", "recall-1: the rows are not"),
+        ("UPDATE recall SET source = 'notes'", "recall-1: the rows are not"),
+    ],
+)
+def test_a_recall_is_neither_waived_nor_opened_past_this_program(
+    office: Office, database: str, statement: str, named: str
+) -> None:
+    adapter = office.adapter()
+    index_adapter(office.registry, office.bench.store, adapter)
+    open_recall(office.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    change(office.registry.engine, statement)
+    with pytest.raises(IntegrityError, match=named):
+        office.ask("approve", adapter)
+    with pytest.raises(IntegrityError, match=named), office.registry.reading() as session:
+        recalls_in_force(session)
 
 
 @pytest.mark.parametrize(
