@@ -48,7 +48,8 @@ class Settings(Frozen):
     """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
 
     keys: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-keys")
-    """The key that signs the ledger's checkpoints; outside `home`, for the accounts that write to the registry."""
+    """The keys that sign the ledger's checkpoints and the pipeline's transitions; outside `home`, for the accounts that
+    write to the registry."""
 
     corpus: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-corpus")
     """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""

@@ -1,6 +1,7 @@
 """What an officer writes: a name and some words, each on one line.
 
-What belongs here: that both are there. What does not: who the officer is; a signature shows that.
+What belongs here: that both are there, and are shown as they are written. What does not: who the officer is; a
+signature shows that.
 """
 
 import unicodedata

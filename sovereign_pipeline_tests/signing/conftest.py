@@ -1,15 +1,19 @@
 """A trust root with known keys, made once; a test gets a copy."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tuf.api.metadata import Metadata, Targets
 
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.trust import Trust, load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
+from sovereign_pipeline.signing.trust_files import RootSigner, written
 
 BEGINNING = datetime(2026, 11, 26, 12, tzinfo=UTC)
 IN_A_WEEK = BEGINNING + timedelta(days=7)
@@ -51,3 +55,22 @@ def holders(first_holders: Holders, tmp_path: Path) -> Holders:
     directory = tmp_path / "trust"
     shutil.copytree(first_holders.directory, directory)
     return Holders(directory, first_holders.roots, first_holders.pipeline, first_holders.log, first_holders.officers)
+
+
+def load(directory: Path, **arguments: Any) -> Trust:
+    return load_trust(directory, **{"now": IN_A_WEEK, **arguments})
+
+
+def rewrite(holders: Holders, change: Callable[[Targets], None], signers: tuple[Any, ...] = ()) -> None:
+    """Change targets.json and sign it, with what python-tuf alone would let through."""
+    path = holders.directory / "targets.json"
+    metadata: Metadata[Targets] = Metadata.from_bytes(path.read_bytes())
+    change(metadata.signed)
+    metadata.signatures.clear()
+    for signer in signers or holders.roots[:2]:
+        metadata.sign(RootSigner(signer), append=True)
+    path.write_bytes(written(metadata))
+
+
+def delegations(targets: Targets) -> Any:
+    return targets.delegations
