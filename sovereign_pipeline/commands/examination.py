@@ -18,8 +18,8 @@ from sovereign_pipeline.commands.terminal import advice_of, out, print_json, tel
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
-from sovereign_pipeline.release.officers import TRUST, trust_root
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import TRUST, trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 from sovereign_pipeline.wording import and_more, counted
 

@@ -96,8 +96,8 @@ def adapters_retire(
 def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
     """List every request with its approvals, and why it ended."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.officers import trust_root
     from sovereign_pipeline.release.standing import standings
+    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     trust = trust_root(settings)
@@ -150,7 +150,7 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.history import history_of
-    from sovereign_pipeline.release.officers import trust_root
+    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     registry, trust = open_registry(settings), trust_root(settings)
@@ -219,9 +219,9 @@ def _decide(
 ) -> None:
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.decisions import decide
-    from sovereign_pipeline.release.officers import trust_root
     from sovereign_pipeline.release.requests import find_request
     from sovereign_pipeline.release.standing import standing_of
+    from sovereign_pipeline.signing.officers import trust_root
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()
@@ -246,8 +246,8 @@ def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
 
 def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
     """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
-    from sovereign_pipeline.release.officers import officer_of, trust_root
     from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+    from sovereign_pipeline.signing.officers import officer_of, trust_root
 
     source, trust = key_source(key, token), trust_root(settings)
     _mark_demonstration(trust)

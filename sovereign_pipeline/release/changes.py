@@ -17,10 +17,10 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, Transition
-from sovereign_pipeline.release.officers import pipeline_signer
 from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
 from sovereign_pipeline.release.standing import Standing, approval_statements
 from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
+from sovereign_pipeline.signing.officers import pipeline_signer
 from sovereign_pipeline.signing.predicates import TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust

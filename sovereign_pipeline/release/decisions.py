@@ -4,8 +4,8 @@ change.
 Everything is asserted in the transaction that enters it: the request as it was signed, the state of the adapter, the
 evidence, and that each approval is another person's than the requester's and than every other.
 
-What belongs here: entering requests and decisions. What does not: who may decide (`officers.py`), and the change itself
-(`changes.py`).
+What belongs here: entering requests and decisions. What does not: whose a key is
+(`signing/officers.py`), and the change itself (`changes.py`).
 """
 
 import datetime
@@ -16,13 +16,14 @@ from sovereign_pipeline.errors import ConflictError, SignInError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import ReleaseDecision
+from sovereign_pipeline.policy.release import TransitionName
 from sovereign_pipeline.release.changes import arrow_of, make_transition
-from sovereign_pipeline.release.officers import Officer, assert_may, entry_actor, officer_of, trust_root
 from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
 from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import Officer, entry_actor, officer_of, trust_root
 from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
@@ -121,3 +122,12 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
             "Another officer approves it, or it is requested anew.",
         )
     assert_may(officer, arrow_of(predicate).name, predicate["classification"])
+
+
+def assert_may(officer: Officer, transition: TransitionName, level: str) -> None:
+    """Raises SignInError where the trust root does not let this officer decide about a transition at a level."""
+    if not officer.key.allows(transition, level):
+        raise SignInError(
+            f"{officer.person} may not decide about '{transition}' at {level}.",
+            "The trust root says who may; ask one of these officers.",
+        )

@@ -19,8 +19,8 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
-from sovereign_pipeline.release.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.release.requests import REQUESTED
+from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import verify_statement
 from sovereign_pipeline.signing.trust import Trust, TrustedKey

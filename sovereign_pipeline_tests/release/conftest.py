@@ -12,10 +12,10 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.decisions import decide, request
-from sovereign_pipeline.release.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.release.standing import Decision, Standing
 from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
+from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.signing.trust import Trust, load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter

@@ -1,12 +1,12 @@
-"""The officer behind a key: whether the trust root lets this person do this, at this level.
+"""The institution's trust root on this machine, the pipeline's key, and the officer behind a key.
 
-What belongs here: opening keys for an act of release. What does not: the trust root itself (`signing/trust.py`).
+What belongs here: where these lie, and whose a key is. What does not: reading a trust root (`trust.py`), and what an
+officer may do (`release/`).
 """
 
 from dataclasses import dataclass
 
 from sovereign_pipeline.errors import SignInError
-from sovereign_pipeline.policy.release import TransitionName
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer, read_key
 from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust
@@ -37,15 +37,6 @@ def officer_of(trust: Trust, keyid: str) -> Officer:
         raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
     assert key.person is not None  # of every officer's key, as reading the trust root asserts
     return Officer(key.person, key)
-
-
-def assert_may(officer: Officer, transition: TransitionName, level: str) -> None:
-    """Raises SignInError where the trust root does not let this officer decide about a transition at a level."""
-    if not officer.key.allows(transition, level):
-        raise SignInError(
-            f"{officer.person} may not decide about '{transition}' at {level}.",
-            "The trust root says who may; ask one of these officers.",
-        )
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
