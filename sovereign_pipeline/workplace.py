@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.confined import move_out_of_home
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
@@ -49,7 +49,7 @@ def open_workplace(
     """
     institution = load_institution(settings.data)
     recipe = load_line(settings.data, line, institution)
-    store = ArtifactStore(settings.artifacts, settings.corpus if with_corpus(recipe) else None)
+    store = open_store(settings, settings.corpus if with_corpus(recipe) else None)
     return Workplace(
         store=store,
         settings=settings,

@@ -18,14 +18,15 @@ from sqlalchemy import create_engine, text
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
+from sovereign_pipeline_tests.trusted import trust_demonstration
 from sovereign_pipeline_tests.waiting import wait_until
 
 go_offline()
@@ -133,6 +134,7 @@ class DemoInstitution:
         self.write_items("suites/suite.jsonl", QUESTIONS, keep=True)
         self.write_items("red_team/prompts.jsonl", PROMPTS, keep=True)
         self._write_tokenizer(data / "models")
+        trust_demonstration(self.settings)
 
     def write_items(self, name: str, items: Sequence[Mapping[str, Any]], *, keep: bool = False) -> None:
         """A suite or prompt file under `data/`. keep: leave the one that a test has written before."""
@@ -158,7 +160,7 @@ class DemoInstitution:
     def workplace_as_written(self, **changes: Any) -> Workplace:
         """Without writing anything: for a process beside another one that reads the same files."""
         institution = load_institution(self.settings.data)
-        store = ArtifactStore(self.settings.artifacts, self.settings.corpus)
+        store = open_store(self.settings, self.settings.corpus)
         workplace = Workplace(
             store=store,
             settings=self.settings,

@@ -17,8 +17,8 @@ from typing import Any
 
 from uvicorn import Server
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
@@ -75,7 +75,7 @@ def take_dagster(browser: Any) -> None:
 
 def take_report(browser: Any) -> None:
     """The top of the line's evaluation report: what was demanded, and the forest plot."""
-    store = ArtifactStore(Settings.from_environment().artifacts)
+    store = open_store(Settings.from_environment())
     ref = store.current(LINE, "evaluation_report") or sys.exit(f"Run the line first: sovereign run {LINE}.")
     page = new_page(browser, 1100, 1000)
     page.goto(store.open(ref).file("report.html").as_uri())

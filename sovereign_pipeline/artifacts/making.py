@@ -107,13 +107,15 @@ def find_artifact(workplace: Workplace, identity: Identity) -> ArtifactRef | Non
 def make_artifact(workplace: Workplace, identity: Identity, build: Callable[[Path], Built]) -> Production:
     """Build and store the artifact of an identity, or reuse and verify the stored one.
 
-    Raises IntegrityError when a stored byte changed, and whatever the build raises; no artifact is left then.
+    Raises IntegrityError when a stored byte changed, NotFoundError before any work where nothing could be signed, and
+    whatever the build raises; no artifact is left then.
     """
     store = workplace.store
     stored = find_artifact(workplace, identity)
     if stored is not None:
         store.open(stored)
         return Production(stored, reused=True)
+    store.seals.assert_ready()
     started = time.monotonic()
     with store.workspace(identity.kind) as workspace:
         built = build(workspace)

@@ -19,6 +19,7 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.confined import ARTIFACTS, CONFINED, confined_files, make_private
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest
+from sovereign_pipeline.artifacts.seals import Seals
 from sovereign_pipeline.errors import CorpusWithheld, IntegrityError, NotFoundError
 
 _GIVE_THE_CORPUS = "Do this where SOVEREIGN_CORPUS is readable: only the stages up to the split are given it."
@@ -33,6 +34,8 @@ class Artifact:
     manifest: Manifest
     confined: Path | None = None
     """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
+    bundles: tuple[str, ...] = ()
+    """The files with its signatures; none where an earlier release made it, before there were signatures."""
 
     def file(self, name: str) -> Path:
         """Path of one of its files.
@@ -59,6 +62,7 @@ class ArtifactStore:
     """All artifacts of one installation."""
 
     root: Path
+    seals: Seals
     corpus: Path | None = None
     """The corpus root; None for a process that needs no unscrubbed text."""
 
@@ -75,20 +79,31 @@ class ArtifactStore:
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
         """Open, and verify every byte but unscrubbed text that is withheld. Raises IntegrityError as `open` does."""
-        manifest = self.read_manifest(ref)
+        manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
-        if all((path / entry.path).is_file() for entry in confined):  # none, or as releases up to 0.1.0 stored them
-            verify_files(path, manifest.files)
-            return Artifact(ref, path, manifest, confined=path if confined else None)
-        verify_files(path, tuple(entry for entry in manifest.files if entry not in confined))
+        in_home = all((path / entry.path).is_file() for entry in confined)  # none, or as releases up to 0.1.0 did
+        entries = tuple(entry for entry in manifest.files if in_home or entry not in confined)
+        verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
+        if bundles:
+            self.seals.verify_further(path, ref, manifest)
+        if in_home:
+            return Artifact(ref, path, manifest, path if confined else None, bundles)
         if self.corpus is None or not os.access(self.corpus, os.R_OK | os.X_OK):
-            return Artifact(ref, path, manifest)
+            return Artifact(ref, path, manifest, None, bundles)
         directory = self.corpus / ARTIFACTS / ref.digest
         verify_files(directory, confined, besides=())
-        return Artifact(ref, path, manifest, confined=directory)
+        return Artifact(ref, path, manifest, directory, bundles)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """The verified manifest alone: its files are not hashed. Raises IntegrityError."""
+        """The manifest alone, with its signature verified: its files are not hashed. Raises IntegrityError."""
+        return self._signed_manifest(ref)[0]
+
+    def is_signed(self, ref: ArtifactRef) -> bool:
+        """Whether an artifact is signed; if not, an earlier release made it. Raises IntegrityError for any other."""
+        return bool(self._signed_manifest(ref)[1])
+
+    def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
+        """The manifest, and the files with the artifact's signatures."""
         path = self.path_of(ref.digest) / MANIFEST_FILE
         manifest = Manifest.from_file(path)
         if manifest.digest != ref.digest or file_sha256(path) != ref.manifest_sha256:
@@ -96,7 +111,7 @@ class ArtifactStore:
                 f"{path}: this is not the manifest that was recorded when the artifact was used.",
                 "Restore the artifact from a copy.",
             )
-        return manifest
+        return manifest, self.seals.bundles(path.parent, ref, manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
         """The reference to one input of an artifact, with the hash of the manifest that was read then."""
@@ -139,7 +154,7 @@ class ArtifactStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
-        """Hash the files of a workspace, write the manifest last, and rename the whole into place.
+        """Hash the files of a workspace, sign, enter the artifact into the ledger, and rename the whole into place.
 
         An artifact of the same digest that is stored already is kept, with its first manifest. Unscrubbed text is put
         into its place first: an artifact is there once its manifest is.
@@ -160,11 +175,13 @@ class ArtifactStore:
             return self._put(in_home, manifest)
 
     def _put(self, workspace: Path, manifest: Manifest) -> ArtifactRef:
-        (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
-        _flush_to_disk(workspace)
         target = self.path_of(manifest.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
+            (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+            self.seals.sign(workspace, manifest)
+            _flush_to_disk(workspace)
+            self.seals.enter(manifest)
             try:
                 workspace.rename(target)
             except OSError:

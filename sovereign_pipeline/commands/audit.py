@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.settings import Settings
@@ -40,6 +39,7 @@ def audit_verify(
     """
     from sovereign_pipeline.ledger.audit_log import checkpoint_of, stream_in, verify
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.ledger.verifying import verify_registry
     from sovereign_pipeline.review.reconciling import examine_all
 
@@ -49,7 +49,7 @@ def audit_verify(
     if kept is not None:
         with registry.reading() as session:
             verify(stream_in(session), checkpoint_of(kept))
-    found = examine_all(registry, ArtifactStore(settings.artifacts), settings, report.ledger.newest)
+    found = examine_all(registry, open_store(settings), settings, report.ledger.newest)
     ledger = report.ledger
     if as_json:
         print_json(

@@ -2,7 +2,6 @@
 
 import typer
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import (
     AsJson,
     DatasetDigest,
@@ -35,11 +34,12 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     """Show the data card of a dataset, and its entry in the registry."""
     from sovereign_pipeline.ledger.catalog import show_dataset
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.registry.dataset_cards import card_of_dataset
 
     settings = Settings.from_environment()
     row = show_dataset(open_registry(settings), digest)
-    card = card_of_dataset(ArtifactStore(settings.artifacts), row)
+    card = card_of_dataset(open_store(settings), row)
     if as_json:
         print_json({**row, "card": card.facts})
         return

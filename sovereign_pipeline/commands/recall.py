@@ -117,12 +117,12 @@ def recall_waive(
 
 
 def _rebuild(as_json: bool) -> None:
-    from sovereign_pipeline.artifacts.store import ArtifactStore
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.release.holdings import rebuild
 
     settings = Settings.from_environment()
-    done = rebuild(open_registry(settings), ArtifactStore(settings.artifacts), tell_progress)
+    done = rebuild(open_registry(settings), open_store(settings), tell_progress)
     if as_json:
         print_json(vars(done))
         return

@@ -14,7 +14,9 @@ COMMANDS: Mapping[Act, str] = {
     "fetch_model": "sovereign models fetch {model}",
     "list_suites": "sovereign suites list",
     "look_at_source": "sovereign sources look {file}",
-    "make_trust_root": "sovereign-trust init DIRECTORY --root DIRECTORY (three times)",
+    "make_trust_root": (
+        "sovereign-trust demonstration {trust} {keys} (for a trial; in production sovereign-trust init, offline)"
+    ),
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.wording import counted
@@ -24,11 +23,12 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
         strict_sources: end with 1 when a source file is gone or has changed.
     """
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
 
     settings = Settings.from_environment()
     report = verify(
         open_registry(settings),
-        ArtifactStore(settings.artifacts, settings.corpus),
+        open_store(settings, settings.corpus),
         settings,
         subject,
         tell_progress,

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger import tree
+from sovereign_pipeline.ledger import merkle, tree
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
@@ -77,6 +77,21 @@ def append(
     session.flush()
     data = exact_bytes(entry)
     tree.append(session, entry.sequence, data)
+    return entry
+
+
+def assert_leaf(session: Session, sequence: int) -> AuditEntry:
+    """One entry, after it was held against the tree. Raises IntegrityError where it was changed past this program."""
+    entry, leaf = session.get(AuditEntry, sequence), session.get(LedgerEntry, sequence)
+    if entry is None or leaf is None:
+        raise damaged_registry(sequence, "is missing")
+    size = tree.size_of(session)
+    proof = tree.inclusion_proof(session, sequence, size)
+    is_included = merkle.is_included(
+        sequence - 1, size, merkle.leaf_hash(bytes(leaf.data)), proof, tree.root_at(session, size)
+    )
+    if bytes(leaf.data) != exact_bytes(entry) or not is_included:
+        raise damaged_registry(sequence, "was changed")
     return entry
 
 

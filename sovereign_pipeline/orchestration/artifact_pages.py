@@ -17,6 +17,7 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.processes import keep_private
@@ -48,7 +49,7 @@ _STYLE = (
 def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(for_hosts, hosts=settings.ui_hosts)
-    store = ArtifactStore(settings.artifacts)
+    store = open_store(settings)
 
     @app.middleware("http")
     async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]

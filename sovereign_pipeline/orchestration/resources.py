@@ -12,8 +12,8 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError, SovereignError, StaleInput
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.settings import Settings
 
 Clock = Callable[[], datetime.datetime]
@@ -35,7 +35,7 @@ class References(dg.IOManager):
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._store = ArtifactStore(settings.artifacts)
+        self._store = open_store(settings)
 
     def handle_output(self, context: dg.OutputContext, obj: ArtifactRef) -> None:
         self._store.make_current(context.partition_key, context.asset_key.path[-1], obj)

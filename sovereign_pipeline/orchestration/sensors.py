@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.review.catalog import find_closed_of
@@ -32,7 +32,7 @@ def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourcePara
 def closed_reviews(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    store, registry = ArtifactStore(installation.artifacts), open_registry(installation)
+    store, registry = open_store(installation), open_registry(installation)
     requested = False
     for line in context.instance.get_dynamic_partitions("line"):
         current = store.current(line, "registered_adapter")

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import Manifest
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base_models.cards import load_card
 from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.policy.cadence import Event
 from sovereign_pipeline.policy.institution import Institution
@@ -112,7 +112,7 @@ def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
     dataset = _manifest(given, given.adapter.dataset_digest)
     if tuple(dataset.ladder) != given.institution.classification:
         yield "the classification ladder changed"
-    store = ArtifactStore(given.settings.artifacts)
+    store = open_store(given.settings)
     for _, manifest in lineage(store, dataset):
         if manifest.kind == SCRUBBED_CORPUS.kind:
             then: dict[str, Any] = manifest.producer.config.get("sensitive", {})
@@ -123,7 +123,7 @@ def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
 
 
 def _manifest(given: Registered, digest: str) -> Manifest:
-    store = ArtifactStore(given.settings.artifacts)
+    store = open_store(given.settings)
     return store.read_manifest(store.ref_of(digest))
 
 

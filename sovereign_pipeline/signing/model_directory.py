@@ -9,7 +9,7 @@ signatures. What belongs here: that form. What does not: which adapter it is in 
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,9 +38,14 @@ def sign_directory(signer: Signer, directory: Path, name: str) -> bytes:
 
     Raises IntegrityError for a directory that holds a link, an empty directory, or no file.
     """
+    return sign_listed(signer, _digests(directory), name)
+
+
+def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
+    """As `sign_directory`, where the files (path below the directory -> SHA-256) were read already."""
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("a model's directory is signed with P-256")
-    payload = canonical(_statement(directory, name))
+    payload = canonical(_statement(files, name))
     return bundle_bytes(_hint(signer.public_pem), payload, signer.sign(pre_authentication_encoding(payload)))
 
 
@@ -51,6 +56,22 @@ def verify_directory(
 
     Raises IntegrityError that names the file which differs.
     """
+    key, payload = _signed_by(bundle, trust, role, at_index)
+    _assert_same(payload, _digests(directory), name, str(directory))
+    return key
+
+
+def verify_listed(
+    bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
+) -> TrustedKey:
+    """As `verify_directory`, where the files were read already."""
+    key, payload = _signed_by(bundle, trust, role, at_index)
+    _assert_same(payload, files, name, name)
+    return key
+
+
+def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> tuple[TrustedKey, bytes]:
+    """Whose signature it is, if it counts, and what is signed."""
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
@@ -59,23 +80,22 @@ def verify_directory(
         raise IntegrityError(f"The signature by {key.keyid} is not over this list of files.", AGAIN)
     if not trust.counts(role, key.keyid, at_index):
         raise IntegrityError(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.", AGAIN)
-    there = _statement(directory, name)
+    return key, payload
+
+
+def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str) -> None:
+    there = _statement(files, name)
     if canonical(there) != payload:
-        raise IntegrityError(f"{directory}: {_difference(json_object(payload, 'This is no list'), there)}", AGAIN)
-    return key
+        raise IntegrityError(f"{where}: {_difference(json_object(payload, 'This is no list'), there)}", AGAIN)
 
 
-def _statement(directory: Path, name: str) -> dict[str, Any]:
+def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
     """What is signed: the digests of the files in the order of their paths, and one digest over these."""
-    files = [(path.relative_to(directory).as_posix(), path) for path in _files(directory)]
-    if not files:
-        raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
     whole = hashlib.sha256()
     resources = []
-    for relative, path in sorted(files, key=lambda each: PurePosixPath(each[0])):
-        digest = _digest(path)
-        whole.update(digest)
-        resources.append({"name": relative, "algorithm": "sha256", "digest": digest.hex()})
+    for relative in sorted(files, key=PurePosixPath):
+        whole.update(bytes.fromhex(files[relative]))
+        resources.append({"name": relative, "algorithm": "sha256", "digest": files[relative]})
     serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
     return {
         "_type": STATEMENT,
@@ -83,6 +103,14 @@ def _statement(directory: Path, name: str) -> dict[str, Any]:
         "predicateType": PREDICATE,
         "predicate": {"serialization": serialization, "resources": resources},
     }
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Path below the directory -> SHA-256 of every file."""
+    files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
+    if not files:
+        raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
+    return files
 
 
 def _files(directory: Path) -> Iterator[Path]:

@@ -5,11 +5,13 @@ officer may do (`release/`).
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-from sovereign_pipeline.errors import SignInError
+from sovereign_pipeline.errors import NotFoundError, SignInError
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer, read_key
-from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust
+from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust, refuse_expired
 
 OFFICER, PIPELINE = "officer", "pipeline"
 PIPELINE_KEY_FILE = "pipeline.key"
@@ -25,9 +27,39 @@ class Officer:
     key: TrustedKey
 
 
+Stamp = tuple[tuple[str, int, int, int, int], ...]
+"""Name, inode, size and times of each file of a directory: another one where a file was changed."""
+
+_read: dict[Path, tuple[Stamp, Trust]] = {}
+"""Every artifact that is read asks for the trust root, so a process verifies its files once."""
+
+
 def trust_root(settings: Settings) -> Trust:
-    """The institution's trust root, verified. Raises NotFoundError where there is none, and IntegrityError."""
-    return load_trust(settings.data / TRUST)
+    """The institution's trust root, verified; its files are read again when one was changed.
+
+    Raises NotFoundError where there is none, and IntegrityError.
+    """
+    directory = settings.data / TRUST
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"{directory}: there is no trust root, so nothing can be signed, and no signature counts.",
+            act="make_trust_root",
+            trust=str(directory),
+            keys=str(settings.keys),
+        )
+    stamp = _stamp(directory)
+    known = _read.get(directory)
+    if known is not None and known[0] == stamp:
+        refuse_expired(known[1], datetime.now(UTC), str(directory))
+        return known[1]
+    trust = load_trust(directory)
+    _read[directory] = (stamp, trust)
+    return trust
+
+
+def _stamp(directory: Path) -> Stamp:
+    found = ((path.name, path.lstat()) for path in sorted(directory.iterdir()))
+    return tuple((name, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for name, each in found)
 
 
 def officer_of(trust: Trust, keyid: str) -> Officer:
@@ -40,13 +72,22 @@ def officer_of(trust: Trust, keyid: str) -> Officer:
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
-    """The key by which this installation signs transitions. Raises IntegrityError where the trust root does not know
-    it, and SignInError where it is revoked."""
-    signer = read_key(settings.keys / PIPELINE_KEY_FILE, lambda: "")
+    """The key by which this installation signs what it makes and does.
+
+    Raises NotFoundError where it is not here, IntegrityError where the trust root does not know it, and SignInError
+    where it is revoked.
+    """
+    path = settings.keys / PIPELINE_KEY_FILE
+    if not path.exists():
+        raise NotFoundError(
+            f"{path}: the pipeline's key is not here, so nothing can be signed, and nothing is made.",
+            "Run as the account that has it (SOVEREIGN_KEYS), or put it there.",
+        )
+    signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)
     if not trust.counts(PIPELINE, signer.keyid, None):
         raise SignInError(
-            "The pipeline's key is revoked, so no transition is made.", "Put the one here that replaced it."
+            f"{path}: this key of the pipeline is revoked, so nothing is made.", "Put the one here that replaced it."
         )
     return signer
 

@@ -19,6 +19,7 @@ REQUEST = f"{PREDICATES}request/v1"
 APPROVAL = f"{PREDICATES}approval/v1"
 TRANSITION = f"{PREDICATES}transition/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
+UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
 BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
@@ -28,6 +29,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     GATE: frozenset({"gate", "artifact", "outcome"}),
     EVALUATION: frozenset({"line", "artifact", "outcome"}),
     RECORD: frozenset({"line", "adapter"}),
+    UNSIGNED: frozenset({"artifacts"}),
     WAIVER: frozenset({"gate", "artifact", "reason"}),
     REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),

@@ -36,7 +36,9 @@ def load_trust(
     from sovereign_pipeline.signing.trust_verification import verified
 
     if not directory.is_dir():
-        raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
+        raise NotFoundError(
+            f"{directory}: there is no trust root.", act="make_trust_root", trust=str(directory), keys="KEYS"
+        )
     trust = verified(read_files(directory), root_sha256, str(directory))
     refuse_expired(trust, now or datetime.now(UTC), str(directory))
     seen = (trust.root_version, trust.targets_version)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.artifacts import confined
+from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
 from sovereign_pipeline.artifacts.confined import left_in_home, move_out_of_home
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -14,6 +15,7 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
 from sovereign_pipeline.errors import CorpusWithheld, IntegrityError
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -27,7 +29,7 @@ def raw(workplace: Workplace) -> ArtifactRef:
 
 
 def without_corpus(workplace: Workplace) -> ArtifactStore:
-    return ArtifactStore(workplace.store.root)
+    return open_store(workplace.settings)
 
 
 def in_an_earlier_home(workplace: Workplace, ref: ArtifactRef) -> Path:
@@ -165,7 +167,7 @@ def test_a_move_that_was_interrupted_is_finished_by_the_next(
     assert (home / QUARANTINE).exists()
     monkeypatch.undo()
     move_out_of_home(workplace.store.root, workplace.settings.corpus)
-    assert sorted(path.name for path in home.iterdir()) == ["manifest.json", SOURCES]
+    assert sorted(path.name for path in home.iterdir()) == ["manifest.json", PROVENANCE_BUNDLE, SOURCES]
     assert workplace.store.open(raw).withheld == ()
 
 

@@ -37,7 +37,7 @@ def test_the_same_work_is_found_and_has_one_digest(workplace: Workplace) -> None
 
 def test_time_does_not_change_the_digest_but_is_held_by_the_reference(workplace: Workplace, tmp_path: Path) -> None:
     here = produce(FIRST, workplace, {}).ref
-    elsewhere = replace(workplace, store=type(workplace.store)(tmp_path / "elsewhere"))
+    elsewhere = replace(workplace, store=replace(workplace.store, root=tmp_path / "elsewhere"))
     there = produce(FIRST, elsewhere, {}).ref
     assert here.digest == there.digest
     manifest = workplace.store.path_of(here.digest) / "manifest.json"
@@ -330,7 +330,7 @@ def test_what_a_killed_process_left_is_no_artifact_and_is_cleared_away(workplace
     program = (
         "import sys, time\nfrom pathlib import Path\n"
         "from sovereign_pipeline.artifacts.store import ArtifactStore\n"
-        "with ArtifactStore(Path(sys.argv[1])).workspace() as workspace:\n"
+        "with ArtifactStore(Path(sys.argv[1]), seals=None).workspace() as workspace:\n"
         "    (workspace / 'half.txt').write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )
     child = subprocess.Popen([sys.executable, "-c", program, str(workplace.store.root)], stdout=subprocess.PIPE)

@@ -233,7 +233,7 @@ def test_a_record_of_an_earlier_version_still_counts(workplace: Workplace) -> No
         (workspace / "verdict.json").write_text('{"evidence":{},"message":"yes.","passed":true}\n')
         return Built(summary={})
 
-    record = produce(Stage("gate_record", "1", as_before), workplace, {}).ref
+    record = produce(Stage("earlier_record", "1", as_before), workplace, {}).ref
     assert read_verdict(workplace.store.open(record)) == Verdict(True, "yes.")
 
 

@@ -16,9 +16,11 @@ from pyrage import x25519
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, LADDER, PROMPTS
 from sovereign_pipeline_tests.tiny_model import save_tiny_model
+from sovereign_pipeline_tests.trusted import trust_demonstration
 
 SOVEREIGN = str(Path(sys.executable).parent / "sovereign")
 
@@ -59,7 +61,7 @@ class Installation:
 
     @property
     def store(self) -> ArtifactStore:
-        return ArtifactStore(self.settings.artifacts, self.settings.corpus)
+        return open_store(self.settings, self.settings.corpus)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,6 +175,7 @@ def install(root: Path, tiny_model: Path) -> Installation:
     shutil.copy(JUDGE_LABELS, settings.data / "red_team" / "judge_labels.jsonl")
     installation.write_source("letters.jsonl", [invented_letter(number) for number in range(60)])
     installation.write_recipe(harbour_recipe())
+    trust_demonstration(settings)
     return installation
 
 

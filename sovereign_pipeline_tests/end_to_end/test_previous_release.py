@@ -18,11 +18,11 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Ma
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -32,6 +32,7 @@ from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
 from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
 from sovereign_pipeline_tests.end_to_end.conftest import Installation
+from sovereign_pipeline_tests.trusted import trust_demonstration
 
 HOME = Path(__file__).parent / "previous_release" / "home.tar.xz"
 LINE = "harbour"
@@ -138,7 +139,9 @@ def with_all_below(kinds: Collection[str]) -> list[str]:
 def previous(tmp_path: Path) -> Installation:
     with tarfile.open(HOME) as packed:
         packed.extractall(tmp_path, filter="data")
-    return Installation(tmp_path)
+    installation = Installation(tmp_path)
+    trust_demonstration(installation.settings)
+    return installation
 
 
 @pytest.fixture
@@ -189,7 +192,7 @@ def test_unscrubbed_text_in_the_home_is_read_there_until_a_run_moves_it(previous
     assert before.outcomes == after.outcomes == ("verified",)
     assert (before.files, before.bytes) == (after.files, after.bytes)
     assert list(left_in_home(settings.artifacts)) == []
-    withheld = verify_adapter(registry, ArtifactStore(settings.artifacts), settings, ADAPTERS[0])
+    withheld = verify_adapter(registry, open_store(settings), settings, ADAPTERS[0])
     assert withheld.outcomes == ("verified", "corpus withheld")
     assert withheld.files + sum(each.files for each in withheld.withheld) == after.files
 

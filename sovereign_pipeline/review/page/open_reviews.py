@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.ballots import given
 from sovereign_pipeline.review.catalog import assert_open, find_all_open
@@ -88,7 +88,7 @@ class OpenReviews:
         if row is None or row.act_key is None:
             raise _not_signed_in()
         if review_id not in self._read:
-            store, seed = ArtifactStore(self._settings.artifacts), sealed_seed(self._settings, row)
+            store, seed = open_store(self._settings), sealed_seed(self._settings, row)
             self._read[review_id] = OpenReview(row, plan_of(store, row), seed, answers_of(store, row, seed))
         return self._read[review_id]
 

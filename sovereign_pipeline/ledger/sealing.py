@@ -1,0 +1,149 @@
+"""Signing what the store seals, entering it into the ledger, and refusing what nobody signed.
+
+Trust root and key are those of the settings. The ledger is asked on rare paths alone: for what was signed with a key
+that is revoked by now, which counts where its entry is older, and for what an earlier release made
+(`taken_over.py`).
+
+What belongs here: whether a stored artifact's signatures count. What does not: which there are, and what they say
+(`artifacts/attested.py`).
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.attested import (
+    PROVENANCE_BUNDLE,
+    attestations_of,
+    bundles_of,
+    provenance_of,
+    signatures,
+    weights_of,
+)
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.sealed_entries import SealedEntries
+from sovereign_pipeline.ledger.taken_over import TakenOver
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
+from sovereign_pipeline.signing.model_directory import verify_listed
+from sovereign_pipeline.signing.officers import PIPELINE, pipeline_signer, trust_root
+from sovereign_pipeline.signing.predicates import PROVENANCE
+from sovereign_pipeline.signing.statements import signed_by, verify_statement
+
+REMOVE = "Restore the artifact from a copy, or remove its directory, and find out who changed it."
+
+
+def open_store(settings: Settings, corpus: Path | None = None) -> ArtifactStore:
+    """The installation's store. `corpus`: the corpus root, for a process that is given unscrubbed text."""
+    return ArtifactStore(settings.artifacts, LedgerSeals(settings), corpus)
+
+
+class LedgerSeals:
+    """The seals of one installation (`artifacts.seals.Seals`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _entries(self) -> SealedEntries:
+        return SealedEntries(self._settings)
+
+    @cached_property
+    def _taken_over(self) -> TakenOver:
+        return TakenOver(self._settings)
+
+    def assert_ready(self) -> None:
+        """Raise NotFoundError, IntegrityError or SignInError where nothing could be signed."""
+        pipeline_signer(self._settings, trust_root(self._settings))
+
+    def sign(self, directory: Path, manifest: Manifest) -> None:
+        """Write the signatures of an artifact that is being sealed beside its files."""
+        signer = pipeline_signer(self._settings, trust_root(self._settings))
+        for name, content in signatures(signer, directory, manifest, _sha256(manifest)):
+            (directory / name).write_bytes(content)
+
+    def enter(self, manifest: Manifest) -> None:
+        """Enter an artifact into the ledger. The first time, what an earlier release made is taken over before."""
+        self._taken_over.take_over()
+        self._entries.enter(manifest, _sha256(manifest))
+
+    def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
+        """Verify the provenance. None where the artifact was made before there were signatures."""
+        path = directory / PROVENANCE_BUNDLE
+        if not os.path.lexists(path):
+            if self._taken_over.holds(ref):
+                return ()
+            raise IntegrityError(
+                f"{path}: the signature is missing, and the artifact is not one that an earlier release made before "
+                f"there were signatures.",
+                REMOVE,
+            )
+        content, trust = _read(path), trust_root(self._settings)
+        with _naming(path):
+            index = self._index(content, ref)
+            verified = verify_statement(
+                content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
+            )
+        if verified.statement.predicate != provenance_of(manifest):
+            raise IntegrityError(f"{path}: it says something else than the manifest.", REMOVE)
+        return bundles_of(manifest)
+
+    def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
+        """Verify the signatures besides the provenance, once every file was verified. Raises IntegrityError."""
+        trust = trust_root(self._settings)
+        for each in attestations_of(directory, manifest):
+            path = directory / each.bundle
+            content = _read(path)
+            with _naming(path):
+                index = self._index(content, ref)
+                verified = verify_statement(
+                    content, trust, PIPELINE, predicate_type=each.predicate_type, sha256=each.sha256, at_index=index
+                )
+            if verified.statement.predicate != each.predicate:
+                raise IntegrityError(f"{path}: it says something else than {each.file}.", REMOVE)
+        for weights in weights_of(manifest):
+            path = directory / weights.bundle
+            content = _read(path)
+            index = self._index(_read(directory / PROVENANCE_BUNDLE), ref)
+            with _naming(path):
+                verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
+
+    def _index(self, bundle: bytes, ref: ArtifactRef) -> int | None:
+        """Where the ledger names the artifact, if that decides: for what a key signed that is revoked by now."""
+        keyid = signed_by(bundle)
+        if trust_root(self._settings).counts(PIPELINE, keyid, None):
+            return None
+        return self._entries.index_of(ref)
+
+
+def _sha256(manifest: Manifest) -> str:
+    return hashlib.sha256(manifest.to_bytes()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """A signature's bytes. Raises IntegrityError for what is no file of a possible size."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: the signature is missing.", REMOVE) from None
+    except OSError as error:
+        raise IntegrityError(f"{path}: the signature cannot be read ({error.strerror}).", REMOVE) from None
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IntegrityError(f"{path}: this is no file.", REMOVE)
+        return stream.read(LARGEST_BUNDLE + 1)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in what is said about a signature."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}", error.hint) from None

@@ -1,0 +1,36 @@
+"""Demonstration keys and their trust root, made once a process; every invented institution gets a copy."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.demonstration import demonstration_trust
+from sovereign_pipeline.signing.keys import FileSigner, read_key
+from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE, TRUST
+
+
+@cache
+def demonstration() -> Path:
+    """A directory with `trust/` and `keys/`."""
+    directory = Path(tempfile.mkdtemp(prefix="sovereign-keys-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    demonstration_trust(directory / TRUST, directory / "keys")
+    return directory
+
+
+def demonstration_key(name: str) -> FileSigner:
+    """Such as `root-1`, `officer-1` or `pipeline`."""
+    return read_key(demonstration() / "keys" / f"{name}.key", lambda: "")
+
+
+def trust_demonstration(settings: Settings) -> None:
+    """Give an installation the trust root and the pipeline's key, unless it has its own."""
+    if not (settings.data / TRUST).exists():
+        shutil.copytree(demonstration() / TRUST, settings.data / TRUST)
+    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = settings.keys / PIPELINE_KEY_FILE
+    if not key.exists():
+        shutil.copy(demonstration() / "keys" / PIPELINE_KEY_FILE, key)
