@@ -13,6 +13,7 @@ from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
@@ -59,6 +60,7 @@ def open_workplace(
         launch=launch,
         lost_review=lambda name: adapters_that_lost(open_registry(settings), store, name),
         kinds_in_columns=kinds_in_columns,
+        waivers=LedgerWaivers(lambda: open_registry(settings)),
         column_secret=partial(column_secret, settings, create=True),
     )
 

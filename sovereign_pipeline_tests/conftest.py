@@ -20,6 +20,7 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
@@ -170,6 +171,7 @@ class DemoInstitution:
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),
             kinds_in_columns=kinds_in_columns,
+            waivers=LedgerWaivers(lambda: open_registry(self.settings)),
             column_secret=partial(column_secret, self.settings, create=True),
         )
         return replace(workplace, **changes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import FileSigner, read_key
-from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE, TRUST
+from sovereign_pipeline.signing.officers import TRUST
 
 
 @cache
@@ -27,10 +27,10 @@ def demonstration_key(name: str) -> FileSigner:
 
 
 def trust_demonstration(settings: Settings) -> None:
-    """Give an installation the trust root and the pipeline's key, unless it has its own."""
+    """Give an installation the trust root and its keys; what it has of its own stays."""
     if not (settings.data / TRUST).exists():
         shutil.copytree(demonstration() / TRUST, settings.data / TRUST)
     settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = settings.keys / PIPELINE_KEY_FILE
-    if not key.exists():
-        shutil.copy(demonstration() / "keys" / PIPELINE_KEY_FILE, key)
+    for key in (demonstration() / "keys").iterdir():
+        if not (settings.keys / key.name).exists():
+            shutil.copy(key, settings.keys)

@@ -4,19 +4,21 @@ What belongs here: reading. What does not: evaluating a gate, waiving it, and re
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sovereign_pipeline.artifacts.making import Identity, find_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Gate, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, read_waiver
+from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, Waiver, read_waiver
 from sovereign_pipeline.policy.margins import allows
 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
 """Holds `Verdict.listed`, where there is any: one JSON object per line."""
+UNSIGNED, SIGNED = "1", "2"
+"""Code versions of a waiver: of a release up to 0.1.0, and of today."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class RecordedVerdict:
 def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict | None:
     """The recorded verdict of a gate for exactly this artifact under today's recipe; None when there is none.
 
-    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing. Raises IntegrityError
-    when the record or the waiver was changed.
+    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing; nor does one that no
+    officer signed, unless it was on record before that was needed. Raises IntegrityError when the record or the waiver
+    was changed, or a signature does not count.
     """
     record = find_artifact(workplace, gate_identity(gate, workplace, ref))
     if record is None:
@@ -45,10 +48,19 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
     verdict = read_verdict(workplace.store.open(record))
     if not may_be_waived(gate, workplace, ref, verdict):
         return RecordedVerdict(record, verdict)
-    waiver = find_artifact(workplace, waiver_identity(gate, workplace, record, verdict))
+    identity = waiver_identity(gate, workplace, record, verdict)
+    waiver = find_artifact(workplace, identity)
+    if waiver is None:
+        earlier = find_artifact(workplace, replace(identity, code_version=UNSIGNED))
+        waiver = earlier if earlier is not None and workplace.waivers.was_taken_over(earlier.digest) else None
     if waiver is not None:
-        read_waiver(workplace.store.open(waiver))
+        waiver_in(workplace, waiver)
     return RecordedVerdict(record, verdict, waiver)
+
+
+def waiver_in(workplace: Workplace, ref: ArtifactRef) -> Waiver:
+    """What a waiver says that counts. Raises IntegrityError."""
+    return read_waiver(workplace.store, workplace.settings, workplace.waivers, workplace.store.open(ref))
 
 
 def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> bool:
@@ -87,7 +99,7 @@ def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdi
         kind=GATE_WAIVER,
         line=workplace.line.line,
         ladder=workplace.institution.classification,
-        code_version="1",
+        code_version=SIGNED,
         config={"gate": gate.name, "kind": KIND_OF[verdict.outcome]},
         inputs={GATE_RECORD: record},
         external_inputs={},

@@ -1,10 +1,11 @@
-"""Evaluating gates, recording their verdicts, waiving them, and the consumer's half of every gate.
+"""Evaluating gates, recording their verdicts, and the consumer's half of every gate.
 
-`evaluate_gates` is the only way a gate's record comes into being, `waive` the only way a waiver does. Whoever uses an
-artifact calls `assert_inputs_usable` first.
+`evaluate_gates` is the only way a gate's record comes into being. Whoever uses an artifact calls
+`assert_inputs_usable` first.
 
-What belongs here: acts on any gate. What does not: what a record holds and how it is looked up (`gate_records.py`),
-what a particular gate evaluates (each package's `stages.py`), and how a line's gates are listed (`gate_status.py`).
+What belongs here: acts on any gate. What does not: waiving one (`waiving.py`), what a record holds and how it is looked
+up (`gate_records.py`), what a particular gate evaluates (each package's `stages.py`), and how a line's gates are listed
+(`gate_status.py`).
 """
 
 from collections.abc import Mapping
@@ -18,14 +19,12 @@ from sovereign_pipeline.artifacts.gate_records import (
     may_be_waived,
     read_verdict,
     recorded_verdict,
-    waiver_identity,
 )
 from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Built, Gate, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.waiver import KIND_OF, WAIVER_FILE, Waiver, read_waiver
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.wording import and_more
 
 
@@ -176,51 +175,3 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
             message, f"{hint} Or an officer waives the gate.", act="waive_gate", line=line, gate=gate.name
         )
     raise GateRefused(message, hint)
-
-
-def waive(
-    stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, officer: str, reason: str
-) -> tuple[ArtifactRef, Waiver]:
-    """Record that an officer waives a gate that one artifact did not pass.
-
-    The waiver is bound to the gate's record: another candidate, suite, incumbent or policy gives another record and
-    needs another waiver. Raises GateRefused when there is no record or the recipe does not allow it, and InputError
-    when the gate passed, was waived before, or name or reason is empty.
-    """
-    line = workplace.line.line
-    if not officer.strip() or not reason.strip():
-        raise InputError("A waiver needs an officer's name and a reason.", "Give both.")
-    recorded = recorded_verdict(gate, workplace, ref)
-    if recorded is None:
-        raise GateRefused(
-            f"Line {line}: gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so there is nothing "
-            f"to waive.",
-            f"Materialize {stage.kind}; its checks write the record.",
-            act="run_line",
-            line=line,
-        )
-    if recorded.verdict.passed:
-        raise InputError(f"Line {line}: gate '{gate.name}' passed, so there is nothing to waive.")
-    if recorded.waiver is not None:
-        earlier = read_waiver(workplace.store.open(recorded.waiver))
-        raise InputError(f"Line {line}: {earlier.officer} waived this verdict of '{gate.name}' already.")
-    outcome = recorded.verdict.outcome
-    if not may_be_waived(gate, workplace, ref, recorded.verdict):
-        permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
-        raise GateRefused(
-            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and its recipe lets an officer waive "
-            f"{permitted}: {recorded.verdict.message}",
-            f"Correct the cause and materialize {stage.kind} again.",
-        )
-    waiver = Waiver(gate=gate.name, kind=KIND_OF[outcome], officer=_one_line(officer), reason=_one_line(reason))
-
-    def build(workspace: Path) -> Built:
-        (workspace / WAIVER_FILE).write_bytes(canonical_json(waiver.model_dump(mode="json")) + b"\n")
-        return Built(summary={"gate": gate.name, "kind": waiver.kind})
-
-    identity = waiver_identity(gate, workplace, recorded.record, recorded.verdict)
-    return make_artifact(workplace, identity, build).ref, waiver
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -18,6 +18,7 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.margins import OfficerMay, stricter
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.trusted import Trust
 
 Config = dict[str, Any]
 """A part of the recipe or of the institution's policy, as JSON; it is part of an artifact's identity."""
@@ -44,6 +45,22 @@ class Launch(Protocol):
     def __call__(self, job: Path) -> None: ...
 
 
+class WaiverLog(Protocol):
+    """Where officers' waivers are on record.
+
+    A protocol, because the ledger comes after artifacts.
+    """
+
+    def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
+        """Put a waiver on record, before it is made."""
+
+    def index_of(self, statement: str) -> int | None:
+        """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
+
+    def was_taken_over(self, waiver: str) -> bool:
+        """Whether an unsigned waiver, by the digest of its artifact, was on record before waivers were signed."""
+
+
 @dataclass(frozen=True)
 class Workplace:
     """What a stage may use besides its inputs."""
@@ -65,6 +82,7 @@ class Workplace:
 
     A function, because privacy comes after the corpus.
     """
+    waivers: WaiverLog
     column_secret: Callable[[], bytes]
     """The secret of this installation for the keys that take such values' places; made when it is first needed."""
 

@@ -1,20 +1,27 @@
-"""A waiver: an officer's decision, by name and with a reason, to use an artifact that did not pass a gate.
+"""A waiver: an officer's signed decision, with a reason, to use an artifact that did not pass a gate.
 
-What belongs here: what a waiver holds and how it is read. How one is made and found: `gates.py`; which gates may be
+What belongs here: what a waiver holds, and whether it counts. How one is made and found: `gates.py`; which gates may be
 waived: `policy/margins.py`. There is no other way past a gate.
 """
 
-from typing import Literal
+import hashlib
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.stage import Outcome
-from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.artifacts.stage import Outcome, WaiverLog
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root, verify_act
+from sovereign_pipeline.signing.predicates import WAIVER
 
 GATE_WAIVER = "gate_acceptance"  # the stored kind and file keep their first name, so old homes stay valid
 WAIVER_FILE = "acceptance.json"
+SIGNATURE_FILE = "acceptance.sigstore.json"
+WAIVE = "waive"
+"""What the trust root must let an officer do."""
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
@@ -30,15 +37,15 @@ class Waiver(Frozen):
     gate: str
     kind: WaiverKind
     officer: str
-    """As typed on the command line; not proved here.
-
-    A waiver is an ordinary artifact, and every use of one passes `read_waiver`: a signature can be required there.
-    """
+    """The id of the officer's key; in an unsigned waiver of a release up to 0.1.0, a name as it was typed."""
     reason: str
 
 
-def read_waiver(artifact: Artifact) -> Waiver:
-    """Read a waiver. Raises IntegrityError for a file that is none, or that differs from its manifest."""
+def stated_waiver(artifact: Artifact) -> Waiver:
+    """What a waiver says; its signature is not looked at.
+
+    Raises IntegrityError for a file that is none, or that differs from its manifest.
+    """
     path = artifact.file(WAIVER_FILE)
     try:
         waiver = Waiver.model_validate_json(path.read_bytes())
@@ -53,3 +60,58 @@ def read_waiver(artifact: Artifact) -> Waiver:
             "Restore it from a copy.",
         )
     return waiver
+
+
+def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
+    """Read a waiver that counts: signed by an officer whom the trust root lets waive at this level, and on record.
+
+    One of a release up to 0.1.0 counts where the ledger took it over. Raises IntegrityError for any other.
+    """
+    waiver = stated_waiver(artifact)
+    if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
+        if log.was_taken_over(artifact.ref.digest):
+            return waiver
+        raise IntegrityError(
+            f"{artifact.path}: no officer signed this waiver, so it counts for nothing.",
+            "An officer waives the gate with a key.",
+        )
+    path = artifact.file(SIGNATURE_FILE)
+    bundle = path.read_bytes()
+    index = log.index_of(hashlib.sha256(bundle).hexdigest())
+    if index is None:
+        raise IntegrityError(
+            f"{path}: no entry of the audit log names this waiver.", "Find out who put it there, and past what."
+        )
+    try:
+        verified = verify_act(
+            bundle,
+            trust_root(settings),
+            WAIVE,
+            [artifact.manifest.classification],
+            predicate_type=WAIVER,
+            sha256=hashlib.sha256(artifact.file(WAIVER_FILE).read_bytes()).hexdigest(),
+            at_index=index,
+        )
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}", error.hint) from None
+    said = dict(verified.statement.predicate)
+    (record,) = artifact.manifest.inputs
+    (evaluated,) = store.read_manifest(store.input_ref(artifact.manifest, record)).inputs.values()
+    expected = waiver_predicate(artifact.manifest.line, waiver, evaluated, artifact.manifest.inputs[record])
+    if said != expected or verified.key.keyid != waiver.officer:
+        raise IntegrityError(
+            f"{path}: what the officer signed is another waiver than this.", "Find out who put it there."
+        )
+    return waiver
+
+
+def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> dict[str, Any]:
+    """What an officer signs. evaluated, record: digests of the artifact and of the verdict on it."""
+    return {
+        "line": line,
+        "gate": waiver.gate,
+        "artifact": evaluated,
+        "record": record,
+        "kind": waiver.kind,
+        "reason": waiver.reason,
+    }

@@ -22,6 +22,7 @@ from sovereign_pipeline.commands.terminal import (
 )
 from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry
@@ -56,6 +57,8 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
     registry = open_registry(Settings.from_environment())
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)])
+    trust = trust_root_if_any(registry.settings)
+    facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
     if as_json:
         print_json(facts)
     else:
@@ -177,7 +180,7 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
 def _gate(record: Mapping[str, Any], accepted: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
     acceptance = accepted.get((record["stage"], record["gate"]))
     outcome = (
-        f"{acceptance['outcome']}; waived by {acceptance['officer']}: {acceptance['reason']}" if acceptance else "pass"
+        f"{acceptance['outcome']}; waived by {acceptance['person']}: {acceptance['reason']}" if acceptance else "pass"
     )
     return {**only(record, "stage", "gate"), "outcome": outcome, "record": short(record["digest"])}
 

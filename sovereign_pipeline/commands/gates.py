@@ -5,13 +5,25 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.artifacts.gate_records import waiver_in
 from sovereign_pipeline.artifacts.gate_status import GateStatus, find_gate, gate_statuses
-from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.waiver import read_waiver
-from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json, print_rows
+from sovereign_pipeline.artifacts.waiving import propose_waiver, waive
+from sovereign_pipeline.commands.terminal import (
+    AsJson,
+    KeyFile,
+    LineName,
+    PassphraseFile,
+    Token,
+    officers_signer,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+)
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_EVALUATED = "not asked"
@@ -42,22 +54,26 @@ def gates_list(line: LineName, as_json: AsJson = False) -> None:
 def gates_waive(
     line: LineName,
     gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
-    officer: Annotated[str, typer.Option(help="Name of the officer who waives it.")],
     reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Waive a gate that the line's current artifact did not pass.
+    """Waive a gate that the line's current artifact did not pass. What you waive is printed before your key signs it.
 
     The waiver holds for exactly this verdict: another candidate, suite, incumbent or recipe needs a new one. Ends 1
     where the recipe does not allow it.
     """
     from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 
-    workplace = open_workplace(Settings.from_environment(), line)
+    settings = Settings.from_environment()
+    workplace = open_workplace(settings, line)
     found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
-    ref, waiver = waive(found.stage, found.gate, workplace, found.ref, officer, reason)
-    out.print(
-        f"[green]✓[/] {gate}: waived by {escape(waiver.officer)} ({waiver.kind}); on record as {short(ref.digest)}"
-    )
+    proposal = propose_waiver(found.stage, found.gate, workplace, found.ref, reason)
+    print_facts(proposal.question(), False)
+    ref, waiver = waive(proposal, officers_signer(settings, key, token, passphrase_file))
+    officer = officer_shown(trust_root_if_any(settings), waiver.officer)
+    out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); on record as {short(ref.digest)}")
     out.print(f"Next: [bold]sovereign run {line}[/]")
 
 
@@ -79,15 +95,20 @@ def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
 def _waiver(workplace: Workplace, status: GateStatus) -> dict[str, Any] | None:
     if status.recorded is None or status.recorded.waiver is None:
         return None
-    artifact = workplace.store.open(status.recorded.waiver)
-    waiver = read_waiver(artifact).model_dump(mode="json", exclude={"gate"})
-    return {"digest": artifact.ref.digest, **waiver, "at": artifact.manifest.circumstances.created_at}
+    ref = status.recorded.waiver
+    waiver = waiver_in(workplace, ref)
+    return {
+        "digest": ref.digest,
+        **waiver.model_dump(mode="json", exclude={"gate"}),
+        "person": officer_shown(trust_root_if_any(workplace.settings), waiver.officer),
+        "at": workplace.store.read_manifest(ref).circumstances.created_at,
+    }
 
 
 def _row(facts: dict[str, Any]) -> dict[str, Any]:
     waiver = facts["acceptance"]
     if waiver:
-        waived = f"waived by {waiver['officer']} ({waiver['kind']}, {waiver['at'][:10]}): {waiver['reason']}"
+        waived = f"waived by {waiver['person']} ({waiver['kind']}, {waiver['at'][:10]}): {waiver['reason']}"
     elif facts["officer_may"] != "nothing" and facts["outcome"] not in ("pass", NOT_EVALUATED):
         waived = f"an officer may: {facts['officer_may'].replace('_', ' ')}"
     else:

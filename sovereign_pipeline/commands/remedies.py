@@ -25,7 +25,7 @@ COMMANDS: Mapping[Act, str] = {
     "run_line": "sovereign run {line}",
     "show_mask": "sovereign lines check {file} --show-mask",
     "size_training": "sovereign size --model {model} --rows ROWS --tokens TOKENS_PER_ROW",
-    "waive_gate": "sovereign gates waive {line} {gate} --officer NAME --reason TEXT",
+    "waive_gate": "sovereign gates waive {line} {gate} --reason TEXT --key FILE",
 }
 
 

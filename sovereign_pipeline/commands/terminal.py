@@ -1,10 +1,10 @@
-"""How the command line prints: tables for people, JSON for programs."""
+"""What commands share: options, printing tables for people and JSON for programs, and opening a person's key."""
 
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,11 @@ from rich.table import Table
 from sovereign_pipeline.commands.remedies import command_for
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.messages import print_message
+from sovereign_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.signing.keys import Signer
+    from sovereign_pipeline.signing.trust import Trust
 
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
@@ -26,6 +31,11 @@ DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered datas
 RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+KeyFile = Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")]
+Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+]
 
 LARGEST_PORT = 2**16 - 1
 
@@ -80,6 +90,25 @@ def advice_of(error: SovereignError) -> dict[str, str]:
     """What puts an error right, by its label: `Hint` and `Command`, where there is one."""
     hint = {"Hint": error.hint} if error.hint else {}
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
+
+
+def officers_signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
+    """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
+    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+    from sovereign_pipeline.signing.officers import officer_of, trust_root
+
+    source, trust = key_source(key, token), trust_root(settings)
+    mark_demonstration(trust)
+    signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
+    out.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
+    return signer
+
+
+def mark_demonstration(trust: "Trust") -> None:
+    from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
+
+    if trust.is_demonstration:
+        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def print_json(value: Any) -> None:

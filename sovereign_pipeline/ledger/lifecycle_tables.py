@@ -95,7 +95,10 @@ class Recall(Table):
     base_model: Mapped[str | None] = mapped_column(DIGEST)
     reason: Mapped[str]
     officer: Mapped[str]
+    """The id of their key; before acts were signed a name as it was typed."""
     opened_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes | None]
+    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
 
 
 class RecallAdapter(Table):
@@ -118,7 +121,10 @@ class RecallWaiver(Table):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     reason: Mapped[str]
     officer: Mapped[str]
+    """The id of their key; before acts were signed a name as it was typed."""
     waived_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes | None]
+    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
 
 
 class KnownIssue(Table):
@@ -132,7 +138,10 @@ class KnownIssue(Table):
     """Of the adapter's issues, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
+    """The id of their key; before acts were signed a name as it was typed."""
     added_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes | None]
+    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
 
 
 class AdapterReview(Table):
@@ -146,4 +155,7 @@ class AdapterReview(Table):
     """Of the adapter's reviews, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
+    """The id of their key; before acts were signed a name as it was typed."""
     reviewed_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes | None]
+    """The signed bundle by which the officer did so; none in rows that were taken over from before."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.gate_records import may_be_waived, recorded_verdict
+from sovereign_pipeline.artifacts.gate_records import may_be_waived, recorded_verdict, waiver_in
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.orchestration.pages.cells import is_number
 from sovereign_pipeline.orchestration.partitions import LINES
+from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 
 NOT_REPEATED = "not repeated"
 """Metadata of a check whose result says nothing new; the terminal leaves it out."""
@@ -44,15 +44,16 @@ def check_result(
     metadata: dict[str, Any] = {"outcome": verdict.outcome, "message": description}
     record = recorded_verdict(gate, workplace, ref)
     if record is not None and record.waiver is not None:
-        waiver = read_waiver(workplace.store.open(record.waiver))
-        metadata |= {WAIVED_BY: waiver.officer, "reason": waiver.reason, "waiver": waiver.kind}
-        description, severity = f"{description} Waived by {waiver.officer}: {waiver.reason}", dg.AssetCheckSeverity.WARN
+        waiver = waiver_in(workplace, record.waiver)
+        officer = officer_shown(trust_root_if_any(workplace.settings), waiver.officer)
+        metadata |= {WAIVED_BY: officer, "reason": waiver.reason, "waiver": waiver.kind}
+        description, severity = f"{description} Waived by {officer}: {waiver.reason}", dg.AssetCheckSeverity.WARN
     elif not verdict.passed:
         line = workplace.line
         metadata["officer may"] = gate.permission(workplace, ref).replace("_", " ")
         if may_be_waived(gate, workplace, ref, verdict):
             description += " An officer may waive it."
-            metadata["command"] = f"sovereign gates waive {line.line} {gate.name} --officer NAME --reason TEXT"
+            metadata["command"] = f"sovereign gates waive {line.line} {gate.name} --reason TEXT --key FILE"
     if not_repeated is None:
         numbers = {name: value for name, value in verdict.evidence.items() if is_number(value)}
         metadata |= {name.replace("_", " "): value for name, value in numbers.items()}

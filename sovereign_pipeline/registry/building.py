@@ -38,6 +38,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
     waiver_facts,
 )
+from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline.wording import and_more, counted
 
@@ -137,7 +138,7 @@ def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: A
 
 
 def _outcomes(gates: tuple[GateFacts, ...]) -> str:
-    waived = [f"{gate.gate} ({gate.waiver.officer})" for gate in gates if gate.waiver is not None]
+    waived = [f"{gate.gate} ({officer_in_short(gate.waiver.officer)})" for gate in gates if gate.waiver is not None]
     passed = f"{counted(len(gates) - len(waived), 'gate')} passed"
     return f"{passed}, {len(waived)} waived by an officer: {', '.join(waived)}" if waived else passed
 

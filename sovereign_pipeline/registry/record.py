@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, read_waiver
+from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, stated_waiver
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.margins import allows
@@ -78,6 +78,7 @@ class WaiverFacts(_Facts):
     """Of the waiver's artifact."""
     kind: WaiverKind
     officer: str
+    """The id of the officer's key; up to 0.1.0 a name as it was typed."""
     reason: str
     at: str
     """UTC, ISO 8601."""
@@ -250,12 +251,15 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """The facts of a waiver of exactly this record and outcome; None for any other. Raises IntegrityError."""
+    """The facts of a waiver of exactly this record and outcome; None for any other. Raises IntegrityError.
+
+    Whoever relies on a waiver has its signature verified (`artifacts/waiver.py`).
+    """
     artifact = store.open(ref)
     manifest = artifact.manifest
     if manifest.kind != GATE_WAIVER or manifest.inputs != {GATE_RECORD: record}:
         return None
-    waiver = read_waiver(artifact)
+    waiver = stated_waiver(artifact)
     if waiver.kind != KIND_OF.get(outcome):
         return None
     return WaiverFacts(

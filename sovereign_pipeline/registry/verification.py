@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.artifacts.waiver import GATE_WAIVER
+from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, read_waiver
 from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
@@ -27,6 +27,7 @@ from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_d
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
 from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.registry.building import dataset_facts
 from sovereign_pipeline.registry.dataset_cards import open_dataset
 from sovereign_pipeline.registry.outside_files import Checked, Examined, Withheld, examine_sources, examine_suites
@@ -109,7 +110,7 @@ def verify_adapter(
     ancestors = _open_lineage(store, artifact, progress)
     checked += [part for each in ancestors for part in _checked(each)]
     _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
-    checked += _gate_records(store, row, record, artifact)
+    checked += _gate_records(registry, store, row, record, artifact)
     differing = disagreements(store, record, artifact.manifest)
     if differing:
         raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}.", "Register the adapter anew.")
@@ -265,11 +266,11 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 
 
 def _gate_records(
-    store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
+    registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Checked | Withheld]:
     """Each gate's record and waiver, by the manifests that were registered.
 
-    Raises IntegrityError unless registry and record name the same ones.
+    Raises IntegrityError unless registry and record name the same ones, and an officer's signature of each counts.
     """
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
@@ -284,7 +285,9 @@ def _gate_records(
         yield from _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
         in_record, in_registry = named.get(key), dict(each.get("acceptance") or {})
         if in_registry:
-            yield from _checked(store.open(_registered_ref(row, GATE_WAIVER, in_registry)))
+            waiver = store.open(_registered_ref(row, GATE_WAIVER, in_registry))
+            read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), waiver)
+            yield from _checked(waiver)
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(

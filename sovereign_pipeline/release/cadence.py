@@ -26,8 +26,8 @@ from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.release.causes import Cause, Registered, causes
-from sovereign_pipeline.release.officers_words import officers_words
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers_words import officers_words
 
 REVIEWED = "adapter reviewed"
 OVERDUE_AFTER = datetime.timedelta(days=30)
@@ -73,7 +73,7 @@ def record_review(registry: Registry, adapter_id: str, text: str, officer: str, 
 
     Raises NotFoundError for an unknown adapter, and InputError where name or text is empty.
     """
-    officer, text = officers_words(officer, text, "A review")
+    officer, text = officers_words(officer, "The name"), officers_words(text, "A review")
     find_adapter(registry, adapter_id)
     with registry.writing() as session:
         of_adapter = select(func.count()).select_from(AdapterReview).where(AdapterReview.adapter_id == adapter_id)

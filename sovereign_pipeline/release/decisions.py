@@ -16,14 +16,13 @@ from sovereign_pipeline.errors import ConflictError, SignInError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import ReleaseDecision
-from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.release.changes import arrow_of, make_transition
-from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
-from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import Officer, entry_actor, officer_of, trust_root
+from sovereign_pipeline.signing.officers import Officer, assert_may, entry_actor, officer_of, trust_root
+from sovereign_pipeline.signing.officers_words import on_one_line
 from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
@@ -36,7 +35,7 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
-        assert_may(officer, proposal.arrow.name, proposal.adapter.classification)
+        assert_may(officer, proposal.arrow.name, [proposal.adapter.classification])
     with registry.writing() as session:
         row = enter_request(session, trust, signer, officer, proposal)
         if proposal.approvals == 0:
@@ -121,13 +120,4 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
             f"{officer.person} withdrew their approval of request {row.id[:12]}.",
             "Another officer approves it, or it is requested anew.",
         )
-    assert_may(officer, arrow_of(predicate).name, predicate["classification"])
-
-
-def assert_may(officer: Officer, transition: TransitionName, level: str) -> None:
-    """Raises SignInError where the trust root does not let this officer decide about a transition at a level."""
-    if not officer.key.allows(transition, level):
-        raise SignInError(
-            f"{officer.person} may not decide about '{transition}' at {level}.",
-            "The trust root says who may; ask one of these officers.",
-        )
+    assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])

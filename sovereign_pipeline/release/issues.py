@@ -15,7 +15,7 @@ from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import KnownIssue
-from sovereign_pipeline.release.officers_words import officers_words
+from sovereign_pipeline.signing.officers_words import officers_words
 
 ADDED = "known issue added"
 LONGEST = 500
@@ -27,7 +27,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, officer: str) -> K
 
     Raises NotFoundError for an unknown adapter, and InputError where name or text is empty, or the text too long.
     """
-    officer, text = officers_words(officer, text, "A known issue")
+    officer, text = officers_words(officer, "The name"), officers_words(text, "A known issue")
     if len(text) > LONGEST:
         raise InputError(f"The text has {len(text):,} characters; at most {LONGEST} are kept.", "Say what is wrong.")
     find_adapter(registry, adapter_id)

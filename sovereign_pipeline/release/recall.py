@@ -33,7 +33,7 @@ from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
-from sovereign_pipeline.release.officers_words import officers_words
+from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.wording import and_more
 
 OPENED, WAIVED = "recall opened", "recall waived"
@@ -72,7 +72,7 @@ def ask(registry: Registry, question: Question) -> Answer:
 
 def open_recall(registry: Registry, question: Question, officer: str, reason: str) -> tuple[Recall, Answer]:
     """Open a recall of what is asked for. Raises InputError where no adapter holds it, or name or reason is empty."""
-    officer, reason = officers_words(officer, reason, "A recall")
+    officer, reason = officers_words(officer, "The name"), officers_words(reason, "A recall")
     with registry.writing() as session:
         answer = _answer(session, question)
         if not answer.holders:
@@ -99,7 +99,7 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, officer: s
     Raises NotFoundError for an unknown recall, InputError where it does not hold for the adapter, and ConflictError
     where it was waived already.
     """
-    officer, reason = officers_words(officer, reason, "A waiver")
+    officer, reason = officers_words(officer, "The name"), officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall = session.get(Recall, recall_id)
         if recall is None:

@@ -21,14 +21,14 @@ from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
+from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.registry.verification import verify_adapter
-from sovereign_pipeline.release.officers_words import on_one_line
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
-from sovereign_pipeline.release.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import Officer, entry_actor
+from sovereign_pipeline.signing.officers_words import on_one_line
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust

@@ -1,22 +1,26 @@
 """The institution's trust root on this machine, the pipeline's key, and the officer behind a key.
 
-What belongs here: where these lie, and whose a key is. What does not: reading a trust root (`trust.py`), and what an
-officer may do (`release/`).
+What belongs here: where these lie, whose a key is, and whether an act counts that an officer signed. What does not:
+reading a trust root (`trust.py`), and what officers act on.
 """
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sovereign_pipeline.errors import NotFoundError, SignInError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer, read_key
+from sovereign_pipeline.signing.statements import Verified, verify_statement
 from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust, refuse_expired
 
 OFFICER, PIPELINE = "officer", "pipeline"
 PIPELINE_KEY_FILE = "pipeline.key"
 TRUST = "trust"
 """The trust root's directory under `data/`."""
+KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -94,4 +98,61 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
 
 def entry_actor(officer: Officer) -> str:
     """How an officer stands in the audit log: by key, so that no name of a person is in what cannot be erased."""
-    return f"officer:{officer.key.keyid}"
+    return actor_of(officer.key.keyid)
+
+
+def actor_of(keyid: str) -> str:
+    """The same of the officer with this key."""
+    return f"officer:{keyid}"
+
+
+def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
+    """Raises SignInError where the trust root does not let this officer do so at each of these levels."""
+    for level in sorted(set(levels)):
+        if not officer.key.allows(act, level):
+            raise SignInError(
+                f"{officer.person} may not decide about '{act}' at {level}.",
+                "The trust root says who may; ask one of these officers.",
+            )
+
+
+def verify_act(
+    bundle: bytes,
+    trust: Trust,
+    act: str,
+    levels: Iterable[str],
+    *,
+    predicate_type: str,
+    sha256: str,
+    at_index: int | None,
+) -> Verified:
+    """The statement by which an officer acted, verified at its place in the log.
+
+    Raises IntegrityError where it does not count, or its officer may not do so at each of these levels.
+    """
+    verified = verify_statement(bundle, trust, OFFICER, predicate_type=predicate_type, sha256=sha256, at_index=at_index)
+    for level in sorted(set(levels)):
+        if not verified.key.allows(act, level):
+            raise IntegrityError(
+                f"{verified.key.person} signed this, and may not decide about '{act}' at {level}.",
+                "Somebody who may do so decides it anew.",
+            )
+    return verified
+
+
+def officer_shown(trust: Trust | None, officer: str) -> str:
+    """Who an officer is, for people: the person of a key. Others are of a release that took a typed name."""
+    known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
+    if person := known.get(officer):
+        return person
+    return officer_in_short(officer) if KEY_ID.fullmatch(officer) else f"{officer} (typed name, unsigned)"
+
+
+def officer_in_short(officer: str) -> str:
+    """For a file that cannot be erased: the beginning of the key's id, and no name but one that was typed long ago."""
+    return f"key {officer[:12]}" if KEY_ID.fullmatch(officer) else officer
+
+
+def trust_root_if_any(settings: Settings) -> Trust | None:
+    """The trust root; None where there is none. Raises IntegrityError."""
+    return trust_root(settings) if (settings.data / TRUST).is_dir() else None

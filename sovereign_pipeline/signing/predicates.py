@@ -30,7 +30,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     EVALUATION: frozenset({"line", "artifact", "outcome"}),
     RECORD: frozenset({"line", "adapter"}),
     UNSIGNED: frozenset({"artifacts"}),
-    WAIVER: frozenset({"gate", "artifact", "reason"}),
+    WAIVER: frozenset({"line", "gate", "artifact", "record", "kind", "reason"}),
     REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),
     TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),

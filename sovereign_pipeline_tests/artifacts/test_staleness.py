@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from sovereign_pipeline.artifacts import making
-from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -16,6 +15,7 @@ from sovereign_pipeline.artifacts.staleness import LONGEST_VALUE, Change, Reason
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
+from sovereign_pipeline_tests.officers import waive
 
 CONFIG = {"rate": 1, "gone": True, "sources": [{"path": "a"}], "levels": ["low", "high"], "note": "x" * 200}
 DETAILED = replace(
@@ -145,7 +145,7 @@ def test_a_gate_that_did_not_pass_is_named_until_it_is_waived(workplace: Workpla
     stage = replace(FIRST, gates=(SHORT, doubt))
     ref = make(stage, workplace)
     assert of(stage, workplace) == (Reason("gate not passed", "doubt"),)
-    waive(stage, doubt, workplace, ref, "A. Officer", "Because.")
+    waive(stage, doubt, workplace, ref, "Because.")
     assert of(stage, workplace) == ()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from sovereign_pipeline.artifacts import making
 from sovereign_pipeline.artifacts.confined import left_in_home
+from sovereign_pipeline.artifacts.gate_records import waiver_in
 from sovereign_pipeline.artifacts.gate_status import gate_statuses
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.hashing import canonical_json
@@ -18,7 +19,6 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Ma
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
-from sovereign_pipeline.artifacts.waiver import read_waiver
 from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
@@ -247,7 +247,7 @@ def test_the_record_of_every_gate_and_the_waiver_are_found(previous: Installatio
     assert recorded.keys() == {each.gate.name for each in statuses}
     (waived,) = [each for each in recorded.values() if not each.verdict.passed]
     assert waived.waiver is not None
-    assert read_waiver(workplace.store.open(waived.waiver)).officer == "A. Officer"
+    assert waiver_in(workplace, waived.waiver).officer == "A. Officer"
 
 
 @pytest.mark.parametrize("adapter", range(len(ADAPTERS)))

@@ -15,7 +15,9 @@ LIFECYCLE = (
     *("recall_waiver", "recall_adapter", "recall", "known_issue", "adapter_review"),
     *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
 )
+SIGNED = ("recall", "recall_waiver", "known_issue", "adapter_review")
 UNDONE = {
+    "0009": tuple(f"ALTER TABLE {table} DROP COLUMN statement" for table in SIGNED),
     "0008": tuple(f"DROP TABLE {table}" for table in LIFECYCLE),
     "0007": ("DROP TABLE transition", "DROP TABLE release_decision", "DROP TABLE release_request"),
     "0006": ("DROP TABLE ledger_entry", "DROP TABLE ledger_node", "DROP TABLE ledger_key"),

@@ -7,7 +7,6 @@ import dagster as dg
 import pytest
 from dagster._core.event_api import PartitionKeyFilter
 
-from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.stage import Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
@@ -15,6 +14,7 @@ from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.officers import waive
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line, metadata
 
 pytestmark = pytest.mark.slow
@@ -82,13 +82,13 @@ def test_what_an_officer_waived_continues_and_still_shows_that_the_gate_did_not_
     check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
     assert check.severity == dg.AssetCheckSeverity.ERROR
     assert check.metadata["officer may"].value == "accept inconclusive"
-    assert "sovereign gates waive lamps in_doubt --officer NAME" in check.metadata["command"].value
+    assert "sovereign gates waive lamps in_doubt --reason TEXT --key FILE" in check.metadata["command"].value
     workplace = line.institution.workplace()
     split = workplace.store.current("lamps", "leakage_safe_split")
     assert split is not None
     stages = chain_with(INSTEAD)
     assert "leakage_safe_split" in stale_kinds(stages, workplace)
-    waive(DOUBTED_SPLIT, DOUBT, workplace, split, "A. Officer", "More letters come in March.")
+    waive(DOUBTED_SPLIT, DOUBT, workplace, split, "More letters come in March.")
     assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(stages, workplace))
     assert "training_dataset" in stale_kinds(stages, workplace)
     result = line.materialize(UNTIL_DATASET, instead=INSTEAD)

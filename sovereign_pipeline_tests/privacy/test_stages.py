@@ -8,7 +8,7 @@ from typing import Any
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict, waive
+from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
@@ -21,6 +21,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.officers import waive
 
 
 def made(stage: Stage, workplace: Workplace, inputs: dict[str, ArtifactRef]) -> ArtifactRef:
@@ -124,9 +125,9 @@ def test_an_officer_may_record_that_what_only_looks_like_an_identifier_is_none(
     assert (verdict.outcome, verdict.evidence["rows_with_identifiers"]) == (outcome, 40)
     if outcome == "fail":
         with pytest.raises(GateRefused):
-            waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+            waive(stage, gate, workplace, ref, "It is the desk's.")
         return
-    waive(stage, gate, workplace, ref, "A. Name", "It is the desk's.")
+    waive(stage, gate, workplace, ref, "It is the desk's.")
     assert passing_verdict(stage, gate, workplace, ref).waiver is not None
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.gates import waive
 from sovereign_pipeline.artifacts.stage import Gate, Inputs, Outcome, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.cli import app
@@ -17,6 +16,7 @@ from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.record import disagreements, read_record
 from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline_tests.officers import PERSON, officer, waive
 from sovereign_pipeline_tests.registry.bench import (
     ALIGNED_ADAPTER,
     BASE_MODEL,
@@ -55,9 +55,15 @@ class Demanding(Bench):
     def may(self, officer_may: str) -> None:
         self.recipe["gates"] = {"capability": {"officer_may": officer_may}}
 
-    def waive(self, officer: str = "A. Officer", reason: str = "The suite is being enlarged.") -> None:
+    def waive(self, reason: str = "The suite is being enlarged.") -> None:
         workplace = self.workplace()
-        waive(self.report, self.report.gates[0], workplace, self.refs["evaluation_report"], officer, reason)
+        waive(self.report, self.report.gates[0], workplace, self.refs["evaluation_report"], reason)
+
+    @property
+    def key(self) -> str:
+        """The file of an officer's key."""
+        officer(self.settings)
+        return str(self.settings.keys / "officer-1.key")
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def test_the_acceptance_is_in_the_record_and_in_the_registry_with_name_and_reaso
     (facts,) = [each for each in record.gates if each.gate == GATE]
     assert facts.outcome == "inconclusive"
     assert facts.waiver is not None
-    assert (facts.waiver.kind, facts.waiver.officer) == ("accept", "A. Officer")
+    assert (facts.waiver.kind, facts.waiver.officer) == ("accept", officer(demanding.settings).keyid)
     registry = demanding.open_registry()
     (shown,) = show_adapter(registry, adapter.id)["acceptances"]
     assert (shown["gate"], shown["outcome"], shown["reason"]) == (GATE, "inconclusive", "The suite is being enlarged.")
@@ -99,7 +105,7 @@ def test_a_person_is_shown_who_let_it_pass_and_what_was_measured(demanding: Dema
     shown = CliRunner().invoke(app, ["adapters", "show", accepted(demanding).id])
     assert shown.exit_code == 0, shown.output
     (gate,) = [line for line in shown.stdout.splitlines() if GATE in line]
-    assert "inconclusive; waived by A. Officer: The suite is being enlarged." in gate
+    assert f"inconclusive; waived by {PERSON}: The suite is being enlarged." in gate
     (figure,) = [line for line in shown.stdout.splitlines() if "held-out loss, against the base" in line]
     assert [each.strip() for each in figure.split("│")[2:-1]] == ["2.500", "2.250", "-0.250", "-0.375 to -0.125", "4"]
     assert "{" not in shown.stdout
@@ -118,7 +124,7 @@ def test_verification_reads_the_acceptance_and_names_it_when_a_byte_changed(dema
     report = verify_adapter(registry, store, settings, adapter.id)
     (checked,) = [each for each in report.checked if each.what == "gate_acceptance"]
     path = store.path_of(checked.digest) / "acceptance.json"
-    path.write_text(path.read_text().replace("A. Officer", "B. Officer"))
+    path.write_text(path.read_text().replace("enlarged", "reduced"))
     with pytest.raises(IntegrityError, match=r"acceptance\.json"):
         verify_adapter(registry, store, settings, adapter.id)
 
@@ -197,22 +203,24 @@ def test_an_officer_accepts_on_the_command_line_and_sees_it_listed(demanding: De
     assert (before[GATE]["outcome"], before[GATE]["acceptance"]) == ("inconclusive", None)
     assert before[GATE]["officer_may"] == "accept_inconclusive"
     assert {row["outcome"] for name, row in before.items() if name != GATE} == {"pass"}
-    said = ask("waive", "lamps", GATE, "--officer", "A. Officer", "--reason", "Enlarged next week.")
-    assert said.exit_code == 0 and "waived by A. Officer (accept)" in said.stdout
+    said = ask("waive", "lamps", GATE, "--key", demanding.key, "--reason", "Enlarged next week.")
+    assert said.exit_code == 0 and f"waived by {PERSON} (accept)" in said.stdout
+    assert said.stdout.index("0.61 and 0.58.") < said.stdout.index(f"Signing as {PERSON}")
     (row,) = [row for row in json.loads(ask("list", "lamps", "--json").stdout) if row["gate"] == GATE]
-    assert row["acceptance"]["officer"] == "A. Officer"
+    assert row["acceptance"]["officer"] == officer(demanding.settings).keyid
+    assert row["acceptance"]["person"] == PERSON
     assert row["acceptance"]["at"].endswith("+00:00")
     listed = ask("list", "lamps").stdout
     assert [name.strip() for name in listed.splitlines()[2].split("┃")[1:-1]] == HEADINGS
     assert "? inconclusive" in listed and "✓ pass" in listed
-    assert "waived by A. Officer" in listed and "(accept, " in listed and "Enlarged next week." in listed
+    assert f"waived by {PERSON}" in listed and "(accept, " in listed and "Enlarged next week." in listed
     assert demanding.register().id == "lamps-1.0.0"
 
 
 def test_exit_status_is_1_where_the_recipe_says_no_and_2_for_a_mistake(demanding: Demanding, ask: Any) -> None:
     demanding.may("nothing")
     demanding.run(until=demanding.report)
-    name = ("--officer", "A. Officer", "--reason", "Because.")
+    name = ("--key", demanding.key, "--reason", "Because.")
     refused = ask("waive", "lamps", GATE, *name)
     assert isinstance(refused.exception, GateRefused) and refused.exception.exit_status == 1
     unknown = ask("waive", "lamps", "capability_not_inferor", *name)
@@ -222,4 +230,4 @@ def test_exit_status_is_1_where_the_recipe_says_no_and_2_for_a_mistake(demanding
     assert "training_dataset.not_empty" in str(shared.exception)
     passed = ask("waive", "lamps", "training_dataset.not_empty", *name)
     assert isinstance(passed.exception, InputError) and "nothing to waive" in str(passed.exception)
-    assert ask("waive", "lamps", GATE, "--officer", "A. Officer").exit_code == 2
+    assert ask("waive", "lamps", GATE, "--key", demanding.key).exit_code == 2

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.artifacts.gates import assert_usable, waive
+from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.officers import waive
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ def test_what_a_review_is_evaluated_by_is_fixed_before_the_first_ballot(reviews:
     (gate,) = BLIND_REVIEW.gates
     workplace = reviews.bench.workplace()
     with pytest.raises(GateRefused, match="lets an officer waive nothing"):
-        waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
+        waive(BLIND_REVIEW, gate, workplace, artifact.ref, "I like it")
     with pytest.raises(GateRefused, match="is inconclusive") as refusal:
         assert_usable(BLIND_REVIEW, workplace, artifact.ref)
     assert refusal.value.remedy is None
@@ -114,9 +115,9 @@ def test_an_officer_may_waive_what_is_inconclusive_where_the_recipe_allows_it_an
         assert_usable(BLIND_REVIEW, workplace, artifact.ref)
     if outcome == "fail":
         with pytest.raises(GateRefused, match="waive an inconclusive verdict only"):
-            waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "I like it")
+            waive(BLIND_REVIEW, gate, workplace, artifact.ref, "I like it")
         return
-    waive(BLIND_REVIEW, gate, workplace, artifact.ref, "officer.salim", "as good as the other, and cheaper")
+    waive(BLIND_REVIEW, gate, workplace, artifact.ref, "as good as the other, and cheaper")
     assert_usable(BLIND_REVIEW, workplace, artifact.ref)
 
 

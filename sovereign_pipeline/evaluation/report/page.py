@@ -22,6 +22,7 @@ from sovereign_pipeline.evaluation.report.report import (
     regressions_note,
 )
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference
+from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.wording import counted
 
 _COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
@@ -125,7 +126,7 @@ def _earlier_waivers(report: EvaluationReport) -> list[str]:
                     each.gate,
                     each.outcome,
                     each.kind,
-                    each.officer,
+                    officer_in_short(each.officer),
                     each.reason,
                     each.at,
                     short(each.digest),

@@ -31,6 +31,7 @@ from sovereign_pipeline.evaluation.report.labels import label_of
 from sovereign_pipeline.evaluation.report.waivers import EarlierWaiver
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.wording import counted
 
 
@@ -194,8 +195,8 @@ def _earlier_waivers(report: EvaluationReport) -> list[str]:
         "| waived for earlier adapters | gate | verdict | kind | officer | reason | at |",
         "|---|---|---|---|---|---|---|",
         *(
-            f"| {each.adapter} | {each.gate} | {each.outcome} | {each.kind} | {_cell(each.officer)} | "
-            f"{_cell(each.reason)} | {each.at} |"
+            f"| {each.adapter} | {each.gate} | {each.outcome} | {each.kind} | "
+            f"{_cell(officer_in_short(each.officer))} | {_cell(each.reason)} | {each.at} |"
             for each in report.accepted_before
         ),
         "",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import assert_usable, waive
+from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.evaluation.report import waivers
@@ -17,6 +17,7 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     read_report,
     run,
 )
+from sovereign_pipeline_tests.officers import waive
 
 pytestmark = pytest.mark.slow
 
@@ -80,13 +81,13 @@ def test_what_an_officer_may_waive_is_the_recipes_and_does_not_change_the_report
     stage, before, _ = run(workplace, questions_lost=16)
     gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
     with pytest.raises(GateRefused, match="capability_not_inferior"):
-        waive(stage, gate, workplace, before, "A. Officer", "Because.")
+        waive(stage, gate, workplace, before, "Because.")
     institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
     workplace = institution.workplace()
     stage, ref, _ = run(workplace, questions_lost=16)
     assert ref == before
     gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
-    waive(stage, gate, workplace, ref, "A. Officer", "Because.")
+    waive(stage, gate, workplace, ref, "Because.")
     assert_usable(stage, workplace, ref)
     stage, other, _ = run(workplace, questions_lost=15)
     assert other != ref

@@ -1,7 +1,7 @@
-"""What an officer writes: a name and some words, each on one line.
+"""What an officer writes, on one line.
 
-What belongs here: that both are there, and are shown as they are written. What does not: who the officer is; a
-signature shows that.
+What belongs here: that there is something, and that it is shown as it is written. What does not: who the officer is;
+a signature shows that.
 """
 
 import unicodedata
@@ -12,12 +12,12 @@ REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "P
 """Unicode's classes of characters by which a text is shown in another order than it has."""
 
 
-def officers_words(officer: str, words: str, what: str) -> tuple[str, str]:
-    """Both on one line. Raises InputError where one is empty. `what`: for the message, such as `A recall`."""
-    name, said = on_one_line(officer), on_one_line(words)
-    if not name or not said:
-        raise InputError(f"{what} needs an officer's name and words of theirs.", "Give both.")
-    return name, said
+def officers_words(words: str, what: str) -> str:
+    """On one line. Raises InputError where there are none. `what`: for the message, such as `A recall`."""
+    said = on_one_line(words)
+    if not said:
+        raise InputError(f"{what} needs words of the officer: a reason, or what was found.", "Write them.")
+    return said
 
 
 def on_one_line(words: str) -> str:

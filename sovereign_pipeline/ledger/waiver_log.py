@@ -1,0 +1,50 @@
+"""Where officers' waivers of gates are on record: an entry of the ledger precedes each.
+
+What belongs here: entering and looking up. What does not: whether a waiver counts (`artifacts/waiver.py`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
+from sovereign_pipeline.signing.officers import actor_of
+from sovereign_pipeline.signing.trusted import Trust
+
+WAIVED = "gate waived"
+UNSIGNED_TAKEN_OVER = "unsigned acts of an earlier release taken over"
+"""Of the migration: waivers, recalls, issues and reviews that nobody had signed. Those after it count signed alone."""
+
+
+@dataclass(frozen=True)
+class LedgerWaivers:
+    """The waivers in the ledger. It is opened when it is first needed."""
+
+    opened: Callable[[], Registry]
+
+    def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
+        """Put a waiver on record, before it is made."""
+        with self.opened().writing() as session:
+            assert_not_put_back(session, trust)
+            append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
+
+    def index_of(self, statement: str) -> int | None:
+        """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
+        query = select(AuditEntry.sequence).where(
+            AuditEntry.action == WAIVED, AuditEntry.subjects["statement"].as_string() == statement
+        )
+        with self.opened().reading() as session:
+            sequence = session.scalars(query.order_by(AuditEntry.sequence).limit(1)).one_or_none()
+        return sequence - 1 if sequence is not None else None
+
+    def was_taken_over(self, waiver: str) -> bool:
+        """Whether an unsigned waiver, by the digest of its artifact, was on record before waivers were signed."""
+        query = select(AuditEntry.subjects).where(AuditEntry.action == UNSIGNED_TAKEN_OVER)
+        with self.opened().reading() as session:
+            first = session.scalars(query.order_by(AuditEntry.sequence).limit(1)).one_or_none()
+        return first is not None and waiver in first["waivers"]

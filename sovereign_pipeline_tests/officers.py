@@ -1,0 +1,27 @@
+"""Officers of an invented institution: a trust root with demonstration keys, and waiving by one of them."""
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
+from sovereign_pipeline.artifacts.waiver import Waiver
+from sovereign_pipeline.artifacts.waiving import propose_waiver
+from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import FileSigner, read_key
+from sovereign_pipeline_tests.trusted import trust_demonstration
+
+PERSON = "Demonstration Officer 1"
+"""Of the key that `officer` gives."""
+
+
+def officer(settings: Settings, number: int = 1) -> FileSigner:
+    """An officer who may do everything; the trust root is made where there is none."""
+    trust_demonstration(settings)
+    return read_key(settings.keys / f"officer-{number}.key", lambda: "")
+
+
+def waive(
+    stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str = "Because.", number: int = 1
+) -> tuple[ArtifactRef, Waiver]:
+    """Waive a gate as an officer."""
+    signer = officer(workplace.settings, number)
+    return waive_by_key(propose_waiver(stage, gate, workplace, ref, reason), signer)
