@@ -5,8 +5,12 @@ from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
 from sovereign_pipeline.artifacts.waiver import Waiver
 from sovereign_pipeline.artifacts.waiving import propose_waiver
 from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.lifecycle_tables import Recall
+from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.recall import ask, open_recall
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.signing.keys import FileSigner, read_key
+from sovereign_pipeline.signing.keys import FileSigner, Signer, read_key
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 PERSON = "Demonstration Officer 1"
@@ -25,3 +29,8 @@ def waive(
     """Waive a gate as an officer."""
     signer = officer(workplace.settings, number)
     return waive_by_key(propose_waiver(stage, gate, workplace, ref, reason), signer)
+
+
+def recall(registry: Registry, question: Question, signer: Signer | None = None, reason: str = "Withdrawn.") -> Recall:
+    """Ask who holds it, and recall it as an officer."""
+    return open_recall(registry, ask(registry, question), signer or officer(registry.settings), reason)

@@ -35,6 +35,9 @@ from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.release.holdings import Question
 from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.demonstration import demonstration_trust
+from sovereign_pipeline.signing.keys import read_key
+from sovereign_pipeline.signing.officers import TRUST
 
 ADAPTERS, DATASETS, DOCUMENTS, BASE_MODELS, SOURCES = 10_000, 2_000, 1_000_000, 5, 40
 IN_ALL = 1
@@ -81,11 +84,11 @@ def questions(registry: Registry) -> dict[str, Callable[[], int]]:
 
     def of_one_adapter() -> int:
         with registry.reading() as session:
-            return len(open_recalls(session, _id(0)))
+            return len(open_recalls(session, registry.settings, _id(0)))
 
     def of_all() -> int:
         with registry.reading() as session:
-            return len(recalls_in_force(session))
+            return len(recalls_in_force(session, registry.settings))
 
     return {
         "a document": asked(document=f"R-{IN_FEW:07d}"),
@@ -102,7 +105,10 @@ def questions(registry: Registry) -> dict[str, Callable[[], int]]:
 
 def measure(registry: Registry, repeats: int) -> list[tuple[str, int, float, float, float]]:
     """What was asked, adapters named, and milliseconds: median, slowest, of the processor."""
-    open_recall(registry, Question(document=f"R-{IN_FEW:07d}"), "A. Officer", "Benchmark.")
+    settings = registry.settings
+    demonstration_trust(settings.data / TRUST, settings.keys)
+    officer = read_key(settings.keys / "officer-1.key", lambda: "")
+    open_recall(registry, ask(registry, Question(document=f"R-{IN_FEW:07d}")), officer, "Benchmark.")
     measured = []
     for what, question in questions(registry).items():
         question()

@@ -13,7 +13,11 @@ from sovereign_pipeline.commands.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
+    KeyFile,
     OfLine,
+    PassphraseFile,
+    Token,
+    officers_signer,
     only,
     out,
     print_facts,
@@ -111,28 +115,50 @@ def adapters_due(as_json: AsJson = False) -> None:
 def adapters_reviewed(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
-    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Record that an adapter was reviewed and stays; its next review is counted from now."""
+    """Record that an adapter was reviewed and stays; its next review is counted from now.
+
+    What you state is printed before your key signs it.
+    """
+    from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.cadence import record_review
+    from sovereign_pipeline.signing.officers_words import officers_words
 
-    registry = open_registry(Settings.from_environment())
-    record_review(registry, adapter_id, text, officer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
-    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed by {escape(officer)}")
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    level = find_adapter(registry, adapter_id).classification
+    stated = {"adapter": adapter_id, "classification": level, "reviewed, and stays": officers_words(text, "A review")}
+    signer = officers_signer(settings, key, token, passphrase_file, stated)
+    record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
+    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
 
 
 @issue.command("add")
 def issue_add(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
-    officer: Annotated[str, typer.Option(help="Name of the officer.")],
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.issues import add_issue
+    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays.
 
-    added = add_issue(open_registry(Settings.from_environment()), adapter_id, text, officer)
+    What you state is printed before your key signs it.
+    """
+    from sovereign_pipeline.ledger.catalog import find_adapter
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.issues import add_issue, words_of_issue
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    level = find_adapter(registry, adapter_id).classification
+    stated = {"adapter": adapter_id, "classification": level, "known issue": words_of_issue(text)}
+    signer = officers_signer(settings, key, token, passphrase_file, stated)
+    added = add_issue(registry, adapter_id, text, signer)
     out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
 
 
@@ -142,8 +168,10 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
     from sovereign_pipeline.release.issues import issues_by_adapter
     from sovereign_pipeline.release.recall import question_of, recalls_in_force
 
+    trust = trust_root_if_any(registry.settings)
     with registry.reading() as session:
-        recalls, issues = recalls_in_force(session), issues_by_adapter(session)
+        recalls = recalls_in_force(session, registry.settings)
+        issues = issues_by_adapter(session, registry.settings)
     return [
         {
             **row,
@@ -151,7 +179,10 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
                 {"id": each.id, "recalled": str(question_of(each)), "reason": each.reason}
                 for each in recalls.get(row["id"], ())
             ],
-            "known_issues": [row_as_dict(each) for each in issues.get(row["id"], ())],
+            "known_issues": [
+                {**row_as_dict(each), "person": officer_shown(trust, each.officer)}
+                for each in issues.get(row["id"], ())
+            ],
         }
         for row in rows
     ]
@@ -168,7 +199,7 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
     print_rows([_gate(each, accepted) for each in facts["gate_records"]], False, "Gates")
     if facts["known_issues"]:
-        issues = [only(each, "number", "text", "officer", "added_at") for each in facts["known_issues"]]
+        issues = [only(each, "number", "text", "person", "added_at") for each in facts["known_issues"]]
         print_rows(issues, False, "Known issues")
     if facts["recalls"]:
         print_rows(facts["recalls"], False, "Recalls that hold for it")

@@ -181,7 +181,7 @@ def _recalls(settings: Settings) -> list[Finding]:
         return []
     try:
         with open_registry(settings).reading() as session:
-            held = [(recall, adapters) for recall, adapters in list_recalls(session) if adapters]
+            held = [(recall, adapters) for recall, adapters in list_recalls(session, settings) if adapters]
     except SovereignError as error:
         return [_failed("recalls", error)]
     hint = "Retire each adapter, or let an officer waive the recall for it."

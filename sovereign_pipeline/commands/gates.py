@@ -18,7 +18,6 @@ from sovereign_pipeline.commands.terminal import (
     Token,
     officers_signer,
     out,
-    print_facts,
     print_json,
     print_rows,
 )
@@ -70,8 +69,8 @@ def gates_waive(
     workplace = open_workplace(settings, line)
     found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
     proposal = propose_waiver(found.stage, found.gate, workplace, found.ref, reason)
-    print_facts(proposal.question(), False)
-    ref, waiver = waive(proposal, officers_signer(settings, key, token, passphrase_file))
+    signer = officers_signer(settings, key, token, passphrase_file, proposal.question())
+    ref, waiver = waive(proposal, signer)
     officer = officer_shown(trust_root_if_any(settings), waiver.officer)
     out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); on record as {short(ref.digest)}")
     out.print(f"Next: [bold]sovereign run {line}[/]")

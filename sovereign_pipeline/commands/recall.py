@@ -5,9 +5,22 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import AsJson, only, out, print_json, print_rows, tell_progress
+from sovereign_pipeline.commands.terminal import (
+    AsJson,
+    KeyFile,
+    PassphraseFile,
+    Token,
+    err,
+    officers_signer,
+    only,
+    out,
+    print_json,
+    print_rows,
+    tell_progress,
+)
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.wording import and_more, counted
 
 HELP = """Name the adapters that hold a document, a source, a dataset or a base model; with --open, recall them.
@@ -17,8 +30,6 @@ here. A held-out document is in no weights. A recall holds for each adapter unti
 """
 
 recall = typer.Typer(help=HELP)
-
-Officer = Annotated[str, typer.Option(help="Name of the officer.")]
 
 
 @recall.callback(invoke_without_command=True, help=HELP)
@@ -34,7 +45,9 @@ def recall_ask(
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
-    officer: Annotated[str | None, typer.Option(help="With --open: name of the officer who opens it.")] = None,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Read the datasets of every adapter again into the index.")
     ] = False,
@@ -45,7 +58,8 @@ def recall_ask(
         return
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.holdings import Question
-    from sovereign_pipeline.release.recall import ask, open_recall
+    from sovereign_pipeline.release.recall import ask, assert_holders, open_recall
+    from sovereign_pipeline.signing.officers_words import officers_words
 
     question = Question(document, source, dataset, base_model)
     if rebuild:
@@ -53,13 +67,22 @@ def recall_ask(
             raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
         _rebuild(as_json)
         return
-    if opens != (reason is not None and officer is not None):
-        raise InputError("--open takes both --reason and --officer, and they take --open.", "Give all three, or none.")
-    registry = open_registry(Settings.from_environment())
-    if reason is not None and officer is not None:
-        opened, answer = open_recall(registry, question, officer, reason)
-    else:
-        opened, answer = None, ask(registry, question)
+    if opens != (reason is not None) or (not opens and (key or token or passphrase_file)):
+        raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    answer = ask(registry, question)
+    opened = None
+    if reason is not None:
+        assert_holders(answer)
+        named = [each.adapter for each in answer.holders]
+        asked = {
+            "recall": str(answer.question),
+            "adapters": and_more(named),
+            "reason": officers_words(reason, "A recall"),
+        }
+        signer = officers_signer(settings, key, token, passphrase_file, asked, err if as_json else out)
+        opened = open_recall(registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
     if as_json:
         print_json({"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows})
@@ -79,17 +102,19 @@ def recall_list(as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.tables import row_as_dict
     from sovereign_pipeline.release.recall import list_recalls, question_of
 
-    with open_registry(Settings.from_environment()).reading() as session:
-        found = list(list_recalls(session))
+    settings = Settings.from_environment()
+    with open_registry(settings).reading() as session:
+        found = list(list_recalls(session, settings))
     if as_json:
         print_json([{**row_as_dict(each), "holds_for": adapters} for each, adapters in found])
         return
+    trust = trust_root_if_any(settings)
     rows = [
         {
             "id": each.id,
             "recalled": str(question_of(each)),
             "reason": each.reason,
-            "officer": each.officer,
+            "officer": officer_shown(trust, each.officer),
             "opened": each.opened_at.date().isoformat(),
             "holds for": and_more(adapters) or "no adapter",
         }
@@ -102,17 +127,25 @@ def recall_list(as_json: AsJson = False) -> None:
 def recall_waive(
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
     adapter: Annotated[str, typer.Argument(help="Id of the adapter for which it shall no longer hold.")],
-    officer: Officer,
     reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Waive a recall for one adapter, as an officer.
+    """Waive a recall for one adapter, as an officer. What you waive is printed before your key signs it.
 
     It holds on for every other adapter. Ends 1 when it was waived already.
     """
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.recall import waive_recall
+    from sovereign_pipeline.release.recall import question_of, recall_to_waive, waive_recall
+    from sovereign_pipeline.signing.officers_words import officers_words
 
-    waive_recall(open_registry(Settings.from_environment()), recall_id, adapter, officer, reason)
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    with registry.reading() as session:
+        recalled = str(question_of(recall_to_waive(session, settings, recall_id, adapter)))
+    asked = {"waive": recall_id, "recalled": recalled, "adapter": adapter, "reason": officers_words(reason, "A waiver")}
+    waive_recall(registry, recall_id, adapter, officers_signer(settings, key, token, passphrase_file, asked), reason)
     out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
 
 

@@ -24,7 +24,6 @@ from sovereign_pipeline.commands.terminal import (
     mark_demonstration,
     officers_signer,
     out,
-    print_facts,
     print_json,
     print_rows,
     tell_progress,
@@ -75,8 +74,8 @@ def adapters_request(
     registry, workplace = _open(settings, adapter_id)
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(registry, workplace, adapter_id, transition, reason, now)
-    _print_question(proposal.predicate())
-    standing = request(registry, workplace, officers_signer(settings, key, token, passphrase_file), proposal)
+    signer = officers_signer(settings, key, token, passphrase_file, _question(proposal.predicate()))
+    standing = request(registry, workplace, signer, proposal)
     _print_standing(standing)
 
 
@@ -226,9 +225,9 @@ def _decide(
     registry, trust = open_registry(settings), trust_root(settings)
     with registry.reading() as session:
         standing = standing_of(session, trust, find_request(session, request_id))
-    _print_question({"requested by": standing.requester.person, **standing.predicate})
     workplace = open_workplace(settings, standing.request.line, tell_progress)
-    signer = officers_signer(settings, key, token, passphrase_file)
+    asked = _question({"requested by": standing.requester.person, **standing.predicate})
+    signer = officers_signer(settings, key, token, passphrase_file, asked)
     _print_standing(decide(registry, workplace, standing.request.id, decision, signer, reason))
 
 
@@ -242,11 +241,11 @@ def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
     return registry, open_workplace(settings, adapter.line, tell_progress)
 
 
-def _print_question(predicate: Mapping[str, Any]) -> None:
+def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
     evidence = predicate["evidence"]
     facts = {name: value for name, value in predicate.items() if name != "evidence"}
     facts |= {f"evidence: {name}": _shown(value) for name, value in evidence.items()}
-    print_facts({name: "–" if value is None else value for name, value in facts.items()}, False)
+    return {name: "–" if value is None else value for name, value in facts.items()}
 
 
 def _print_standing(standing: "Standing") -> None:

@@ -63,12 +63,16 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
-        return
+    else:
+        out.print(_facts(facts))
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
     table = Table(show_header=False)
     for name, value in facts.items():
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
         table.add_row(name.replace("_", " "), escape(text))
-    out.print(table)
+    return table
 
 
 def tell_progress(message: str) -> None:
@@ -92,23 +96,32 @@ def advice_of(error: SovereignError) -> dict[str, str]:
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
 
 
-def officers_signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
-    """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
+def officers_signer(
+    settings: Settings,
+    key: Path | None,
+    token: str | None,
+    passphrase_file: Path | None,
+    decided: Mapping[str, Any],
+    console: Console = out,
+) -> "Signer":
+    """Open an officer's key. What it is to sign is printed first."""
     from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
     from sovereign_pipeline.signing.officers import officer_of, trust_root
 
-    source, trust = key_source(key, token), trust_root(settings)
-    mark_demonstration(trust)
+    source = key_source(key, token)
+    console.print(_facts(decided))
+    trust = trust_root(settings)
+    mark_demonstration(trust, console)
     signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
-    out.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
+    console.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
     return signer
 
 
-def mark_demonstration(trust: "Trust") -> None:
+def mark_demonstration(trust: "Trust", console: Console = out) -> None:
     from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 
     if trust.is_demonstration:
-        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
+        console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def print_json(value: Any) -> None:

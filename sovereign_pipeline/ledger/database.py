@@ -99,7 +99,7 @@ def open_registry(settings: Settings) -> Registry:
             "Check that SOVEREIGN_REGISTRY_URL is a database URL whose driver is installed, that the database is "
             "running, and that the file is a registry.",
         ) from None
-    _migrate(engine, revision)
+    _migrate(engine, settings, revision)
     with engine.connect() as connection:
         triggers.assert_in_place(connection)
     registry = Registry(engine, settings)
@@ -180,7 +180,8 @@ def _revision(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(engine: Engine, revision: str | None) -> None:
+def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
+    """Bring the tables to the newest version. What a migration appends to the ledger is an act like any other."""
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -195,6 +196,18 @@ def _migrate(engine: Engine, revision: str | None) -> None:
             f"The registry is at migration {revision}, which this version does not know.",
             "Install the version that made it, or a newer one.",
         )
-    with _writing_connection(engine) as connection:  # whoever comes second finds nothing left to do
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    registry = Registry(engine, settings)
+    with checkpoints.only_writer(settings):
+        is_watched = checkpoints.checkpoint_file(settings).exists()
+        with _writing_connection(engine) as connection, Session(connection) as session:
+            if is_watched:
+                checkpoints.prepare(session, settings)
+            config.attributes |= {"connection": connection, "session": session}
+            command.upgrade(config, "head")  # whoever comes second finds nothing left to do
+            appended = session.info.get(tree.APPENDED, [])
+            if is_watched and appended:
+                checkpoints.announce(session, settings)
+                checkpoints.copy_entries(session, settings, appended)
+        if is_watched and appended:
+            with registry.reading() as committed:
+                checkpoints.note_committed(committed, settings)

@@ -52,11 +52,13 @@ class Table(DeclarativeBase):
 
 
 def row_as_dict(row: Table) -> dict[str, Any]:
-    """Every column by its name; days and times in ISO 8601, times in UTC."""
+    """Every column by its name; days and times in ISO 8601, times in UTC; bytes by their SHA-256."""
     return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 

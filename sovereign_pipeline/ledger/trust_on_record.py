@@ -14,6 +14,8 @@ from sovereign_pipeline.signing.trust import Trust
 ACTS = ("gate waived", "recall opened", "recall waived", "known issue added", "adapter reviewed")
 """Actions of officers besides those that begin with `release `."""
 TRUST_ROOT, ROOT, TARGETS = "trust_root", "trust_root_version", "trust_targets_version"
+TRUST = frozenset({TRUST_ROOT, ROOT, TARGETS})
+"""What an entry says of it, by name."""
 
 
 def trust_named(trust: Trust) -> dict[str, str | int]:

@@ -43,8 +43,8 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     index_adapter(registry, workplace.store, adapter)
     version = mirror_adapter(workplace.settings, workplace.store, adapter)
     with registry.reading() as session:
-        issues = [issue.text for issue in issues_by_adapter(session).get(adapter.id, ())]
-        recalls = [recall.id for recall in open_recalls(session, adapter.id)]
+        issues = [issue.text for issue in issues_by_adapter(session, registry.settings).get(adapter.id, ())]
+        recalls = [recall.id for recall in open_recalls(session, registry.settings, adapter.id)]
     return {
         "adapter": adapter.id,
         "version": adapter.version,

@@ -11,12 +11,11 @@ What belongs here: the dates, and recording that an adapter was reviewed. What d
 import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only
 
-from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview
@@ -25,11 +24,17 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
 from sovereign_pipeline.release.causes import Cause, Registered, causes
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
+from sovereign_pipeline.signing.predicates import REVIEW
 
 REVIEWED = "adapter reviewed"
+REVIEWING = Act(
+    REVIEWED, "review", REVIEW, "adapter_review", lambda said: f"review {said['number']} of {said['adapter']}"
+)
 OVERDUE_AFTER = datetime.timedelta(days=30)
 """So long after its day a review that is due is overdue."""
 
@@ -61,26 +66,32 @@ def due_reviews(registry: Registry, settings: Settings, today: datetime.date) ->
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution).valid}
     with registry.reading() as session:
-        reviewed = _last_reviews(session)
+        reviewed = _last_reviews(session, settings)
         return [
             _due(session, each, recipes.get(each.line), institution, settings, reviewed.get(each.id), today)
             for each in _newest_adapters(session)
         ]
 
 
-def record_review(registry: Registry, adapter_id: str, text: str, officer: str, now: datetime.datetime) -> None:
-    """Record that an officer reviewed an adapter and keeps it, with its entry in the ledger.
+def record_review(registry: Registry, adapter_id: str, text: str, signer: Signer, now: datetime.datetime) -> None:
+    """Record that an officer reviewed an adapter and keeps it, signed, with its entry in the ledger.
 
-    Raises NotFoundError for an unknown adapter, and InputError where name or text is empty.
+    Raises NotFoundError for an unknown adapter, InputError where the text is empty, and SignInError where the trust
+    root does not let the officer review at the adapter's level.
     """
-    officer, text = officers_words(officer, "The name"), officers_words(text, "A review")
+    text = officers_words(text, "A review")
     find_adapter(registry, adapter_id)
     with registry.writing() as session:
         of_adapter = select(func.count()).select_from(AdapterReview).where(AdapterReview.adapter_id == adapter_id)
-        number = 1 + (session.scalar(of_adapter) or 0)
-        session.add(AdapterReview(adapter_id=adapter_id, number=number, text=text, officer=officer, reviewed_at=now))
-        session.flush()
-        audit_log.append(session, officer, REVIEWED, {"adapter": adapter_id, "number": number, "text": text})
+        review = AdapterReview(
+            adapter_id=adapter_id,
+            number=1 + (session.scalar(of_adapter) or 0),
+            text=text,
+            officer=signer.keyid,
+            reviewed_at=now,
+        )
+        review.statement = sign_act(session, registry.settings, signer, REVIEWING, now, _said(review), [adapter_id])
+        session.add(review)
 
 
 def _due(
@@ -130,6 +141,23 @@ _COLUMNS = (
 )
 
 
-def _last_reviews(session: Session) -> Mapping[str, datetime.datetime]:
-    query = select(AdapterReview.adapter_id, func.max(AdapterReview.reviewed_at)).group_by(AdapterReview.adapter_id)
-    return {adapter: at for adapter, at in session.execute(query)}
+def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime.datetime]:
+    """Raises IntegrityError for a review that no officer signed, or whose row is not that of its entry."""
+    reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
+    rows = (
+        Acted(
+            (each.adapter_id, each.number),
+            each.officer,
+            each.statement,
+            each.reviewed_at,
+            _said(each),
+            [each.adapter_id],
+        )
+        for each in reviews
+    )
+    assert_acts_on_record(session, settings, REVIEWING, rows)
+    return {each.adapter_id: each.reviewed_at for each in reviews}
+
+
+def _said(review: AdapterReview) -> dict[str, Any]:
+    return {"adapter": review.adapter_id, "number": review.number, "text": review.text}

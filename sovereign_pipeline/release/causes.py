@@ -104,7 +104,7 @@ def _source_withdrawn(session: Session, given: Registered) -> Iterator[str]:
                 yield f"the recipe no longer names the source '{source['name']}'"
             elif not (given.settings.data / source["path"]).is_file():
                 yield f"{source['path']} is gone"
-    for recall in open_recalls(session, adapter.id):
+    for recall in open_recalls(session, given.settings, adapter.id):
         yield f"{recall.id} holds for the adapter"
 
 

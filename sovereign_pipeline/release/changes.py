@@ -35,7 +35,7 @@ def make_transition(
     assert_on_record(session, adapter)
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
-    assert_not_recalled(session, adapter, asked)
+    assert_not_recalled(session, registry.settings, adapter, asked)
     _assert_enough_by_the_rules_of_now(workplace, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(

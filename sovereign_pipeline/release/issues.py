@@ -6,30 +6,36 @@ quotes no document.
 
 import datetime
 from collections import defaultdict
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import KnownIssue
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
+from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
 
 ADDED = "known issue added"
+ADDING = Act(
+    ADDED, "issue", KNOWN_ISSUE, "known_issue", lambda said: f"known issue {said['number']} of {said['adapter']}"
+)
 LONGEST = 500
 """Characters: enough for what is wrong, and too few for a document."""
 
 
-def add_issue(registry: Registry, adapter_id: str, text: str, officer: str) -> KnownIssue:
-    """Record a known issue of an adapter, with its entry in the ledger.
+def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) -> KnownIssue:
+    """Record a known issue of an adapter, signed by an officer, with its entry in the ledger.
 
-    Raises NotFoundError for an unknown adapter, and InputError where name or text is empty, or the text too long.
+    Raises as `words_of_issue`, NotFoundError for an unknown adapter, and SignInError where the trust root does not let
+    the officer add one at the adapter's level.
     """
-    officer, text = officers_words(officer, "The name"), officers_words(text, "A known issue")
-    if len(text) > LONGEST:
-        raise InputError(f"The text has {len(text):,} characters; at most {LONGEST} are kept.", "Say what is wrong.")
+    text = words_of_issue(text)
     find_adapter(registry, adapter_id)
     with registry.writing() as session:
         of_adapter = select(func.count()).select_from(KnownIssue).where(KnownIssue.adapter_id == adapter_id)
@@ -37,18 +43,42 @@ def add_issue(registry: Registry, adapter_id: str, text: str, officer: str) -> K
             adapter_id=adapter_id,
             number=1 + (session.scalar(of_adapter) or 0),
             text=text,
-            officer=officer,
+            officer=signer.keyid,
             added_at=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         )
+        issue.statement = sign_act(
+            session, registry.settings, signer, ADDING, issue.added_at, _said(issue), [adapter_id]
+        )
         session.add(issue)
-        session.flush()
-        audit_log.append(session, officer, ADDED, {"adapter": adapter_id, "number": issue.number, "text": text})
     return issue
 
 
-def issues_by_adapter(session: Session) -> dict[str, list[KnownIssue]]:
-    """Adapter -> its known issues, the oldest first; the others have none."""
+def words_of_issue(text: str) -> str:
+    """The text on one line. Raises InputError where it is empty or too long."""
+    text = officers_words(text, "A known issue")
+    if len(text) > LONGEST:
+        raise InputError(f"The text has {len(text):,} characters; at most {LONGEST} are kept.", "Say what is wrong.")
+    return text
+
+
+def issues_by_adapter(session: Session, settings: Settings) -> dict[str, list[KnownIssue]]:
+    """Adapter -> its known issues, the oldest first; the others have none.
+
+    Raises IntegrityError for one that no officer signed, or whose row is not that of its entry.
+    """
+    issues = list(session.scalars(select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)))
+    rows = (
+        Acted(
+            (each.adapter_id, each.number), each.officer, each.statement, each.added_at, _said(each), [each.adapter_id]
+        )
+        for each in issues
+    )
+    assert_acts_on_record(session, settings, ADDING, rows)
     found = defaultdict[str, list[KnownIssue]](list)
-    for issue in session.scalars(select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)):
+    for issue in issues:
         found[issue.adapter_id].append(issue)
     return dict(found)
+
+
+def _said(issue: KnownIssue) -> dict[str, Any]:
+    return {"adapter": issue.adapter_id, "number": issue.number, "text": issue.text}

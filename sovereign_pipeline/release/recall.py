@@ -12,13 +12,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from sovereign_pipeline.corpus.links import normal_id
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.ledger.catalog import line_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import (
@@ -29,14 +29,25 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     RecallAdapter,
     RecallWaiver,
 )
-from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import State, states
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
 from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
+from sovereign_pipeline.signing.predicates import RECALL, RECALL_WAIVER
 from sovereign_pipeline.wording import and_more
 
 OPENED, WAIVED = "recall opened", "recall waived"
+OPENING = Act(OPENED, "recall", RECALL, "recall", lambda said: str(said["recall"]))
+WAIVING = Act(
+    WAIVED,
+    "waive",
+    RECALL_WAIVER,
+    "recall_waiver",
+    lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
+)
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -70,52 +81,74 @@ def ask(registry: Registry, question: Question) -> Answer:
         return _answer(session, question)
 
 
-def open_recall(registry: Registry, question: Question, officer: str, reason: str) -> tuple[Recall, Answer]:
-    """Open a recall of what is asked for. Raises InputError where no adapter holds it, or name or reason is empty."""
-    officer, reason = officers_words(officer, "The name"), officers_words(reason, "A recall")
+def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) -> Recall:
+    """Open a recall of what was asked, signed by an officer who was shown the answer.
+
+    Raises InputError where no adapter holds it or the reason is empty, ConflictError where the answer has changed, and
+    SignInError where the trust root does not let the officer recall at the level of each adapter.
+    """
+    reason = officers_words(reason, "A recall")
+    assert_holders(asked)
     with registry.writing() as session:
-        answer = _answer(session, question)
-        if not answer.holders:
-            raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
+        if _answer(session, asked.question) != asked:
+            raise ConflictError("What holds it has changed since it was asked.", "Ask again.")
+        number = 1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)
         recall = Recall(
-            id=f"recall-{1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)}",
-            **vars(answer.question),
+            id=f"recall-{number}",
+            **vars(asked.question),
             reason=reason,
-            officer=officer,
+            officer=signer.keyid,
             opened_at=_now(),
+        )
+        named = [each.adapter for each in asked.holders]
+        recall.statement = sign_act(
+            session, registry.settings, signer, OPENING, recall.opened_at, _said(recall, named), named
         )
         session.add(recall)
         session.flush()
-        named = [each.adapter for each in answer.holders]
         session.add_all(RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named)
-        subjects = {"recall": recall.id, **answer.question.given, "reason": reason, "adapters": named}
-        audit_log.append(session, officer, OPENED, subjects)
-    return recall, answer
+    return recall
 
 
-def waive_recall(registry: Registry, recall_id: str, adapter_id: str, officer: str, reason: str) -> None:
-    """Record that a recall does not hold for one adapter.
+def assert_holders(answer: Answer) -> None:
+    """Raises InputError where there is nothing to recall."""
+    if not answer.holders:
+        raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
+
+
+def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
+    """Record that a recall does not hold for one adapter. Raises as `recall_to_waive`, and SignInError where the trust
+    root does not let the officer waive at the adapter's level."""
+    reason = officers_words(reason, "A waiver")
+    with registry.writing() as session:
+        recall_to_waive(session, registry.settings, recall_id, adapter_id)
+        waiver = RecallWaiver(
+            recall_id=recall_id, adapter_id=adapter_id, reason=reason, officer=signer.keyid, waived_at=_now()
+        )
+        waiver.statement = sign_act(
+            session, registry.settings, signer, WAIVING, waiver.waived_at, _said_of_waiver(waiver), [adapter_id]
+        )
+        session.add(waiver)
+
+
+def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:
+    """A recall that may be waived for an adapter.
 
     Raises NotFoundError for an unknown recall, InputError where it does not hold for the adapter, and ConflictError
     where it was waived already.
     """
-    officer, reason = officers_words(officer, "The name"), officers_words(reason, "A waiver")
-    with registry.writing() as session:
-        recall = session.get(Recall, recall_id)
-        if recall is None:
-            known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
-            raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
-        if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
-            raise ConflictError(f"{recall_id} was waived for {adapter_id} already.")
-        if recall not in open_recalls(session, adapter_id):
-            raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it holds for.")
-        session.add(
-            RecallWaiver(recall_id=recall_id, adapter_id=adapter_id, reason=reason, officer=officer, waived_at=_now())
-        )
-        audit_log.append(session, officer, WAIVED, {"recall": recall_id, "adapter": adapter_id, "reason": reason})
+    recall = session.get(Recall, recall_id)
+    if recall is None:
+        known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
+        raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
+    if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
+        raise ConflictError(f"{recall_id} was waived for {adapter_id} already.")
+    if recall not in open_recalls(session, settings, adapter_id):
+        raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it holds for.")
+    return recall
 
 
-def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
+def open_recalls(session: Session, settings: Settings, adapter_id: str) -> list[Recall]:
     """The recalls that hold for an adapter, the oldest first; while there is one, it may not be released.
 
     Raises IntegrityError for an adapter that the index does not know, where there are recalls: it may hold anything;
@@ -123,7 +156,7 @@ def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
     """
     if states(session, line_of(adapter_id)).get(adapter_id) == "retired":
         return []
-    _assert_on_record(session)
+    _assert_on_record(session, settings)
     return [
         recall
         for recall in session.scalars(_RECALLS)
@@ -135,9 +168,9 @@ def open_recalls(session: Session, adapter_id: str) -> list[Recall]:
     ]
 
 
-def recalls_in_force(session: Session) -> dict[str, list[Recall]]:
+def recalls_in_force(session: Session, settings: Settings) -> dict[str, list[Recall]]:
     """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`."""
-    _assert_on_record(session)
+    _assert_on_record(session, settings)
     found = defaultdict[str, list[Recall]](list)
     recalls = list(session.scalars(_RECALLS))
     if not recalls:
@@ -154,9 +187,9 @@ def recalls_in_force(session: Session) -> dict[str, list[Recall]]:
     return dict(found)
 
 
-def list_recalls(session: Session) -> Iterator[tuple[Recall, list[str]]]:
+def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
     """Every recall, the oldest first, with the adapters that it still holds for."""
-    in_force = recalls_in_force(session)
+    in_force = recalls_in_force(session, settings)
     for recall in session.scalars(_RECALLS):
         yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
 
@@ -196,44 +229,43 @@ def _exact(session: Session, asked: Question) -> Question:
     )
 
 
-def _assert_on_record(session: Session) -> None:
-    """Every recall, what it named, and every waiver is in an entry, and none is gone."""
+def _assert_on_record(session: Session, settings: Settings) -> None:
+    """Every recall, what it named, and every waiver was signed and is in an entry, and none is gone."""
     named = defaultdict[str, list[str]](list)
     for row in session.scalars(select(RecallAdapter)):
         named[row.recall_id].append(row.adapter_id)
-    opened = {
-        each.id: {
-            "recall": each.id,
-            **question_of(each).given,
-            "reason": each.reason,
-            "adapters": sorted(named[each.id]),
-            "officer": each.officer,
-        }
+    opened = (
+        Acted(
+            (each.id,),
+            each.officer,
+            each.statement,
+            each.opened_at,
+            _said(each, sorted(named[each.id])),
+            named[each.id],
+        )
         for each in session.scalars(_RECALLS)
-    }
-    waived = {
-        f"the waiver of {each.recall_id} for {each.adapter_id}": {
-            "recall": each.recall_id,
-            "adapter": each.adapter_id,
-            "reason": each.reason,
-            "officer": each.officer,
-        }
+    )
+    waived = (
+        Acted(
+            (each.recall_id, each.adapter_id),
+            each.officer,
+            each.statement,
+            each.waived_at,
+            _said_of_waiver(each),
+            [each.adapter_id],
+        )
         for each in session.scalars(select(RecallWaiver))
-    }
-    query = select(AuditEntry).where(AuditEntry.action.in_((OPENED, WAIVED))).order_by(AuditEntry.sequence)
-    entered = {
-        each.subjects["recall"]
-        if each.action == OPENED
-        else f"the waiver of {each.subjects['recall']} for {each.subjects['adapter']}": {
-            **each.subjects,
-            "officer": each.actor,
-        }
-        for each in session.scalars(query)
-    }
-    rows = opened | waived
-    wrong = [name for name in dict.fromkeys([*rows, *entered]) if rows.get(name) != entered.get(name)]
-    if wrong:
-        raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
+    )
+    assert_acts_on_record(session, settings, OPENING, opened)
+    assert_acts_on_record(session, settings, WAIVING, waived)
+
+
+def _said(recall: Recall, adapters: list[str]) -> dict[str, Any]:
+    return {"recall": recall.id, **question_of(recall).given, "reason": recall.reason, "adapters": adapters}
+
+
+def _said_of_waiver(waiver: RecallWaiver) -> dict[str, Any]:
+    return {"recall": waiver.recall_id, "adapter": waiver.adapter_id, "reason": waiver.reason}
 
 
 _SOURCES = select(DatasetSource.source)

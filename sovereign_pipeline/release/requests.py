@@ -26,6 +26,7 @@ from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.review.stages import BLIND_REVIEW
+from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import Officer, entry_actor
 from sovereign_pipeline.signing.officers_words import on_one_line
@@ -84,7 +85,7 @@ def propose(
     with registry.reading() as session:
         before, incumbent = state_of(session, adapter), in_production(session, adapter.line)
         asked = arrow(transition, adapter_id, before)
-        assert_not_recalled(session, adapter, asked)
+        assert_not_recalled(session, registry.settings, adapter, asked)
     if asked.needs_evidence:
         verify_adapter(registry, workplace.store, workplace.settings, adapter_id, workplace.progress)
     rules = workplace.institution.release
@@ -175,9 +176,9 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     return ref.digest
 
 
-def assert_not_recalled(session: Session, adapter: Adapter, asked: Arrow) -> None:
+def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, asked: Arrow) -> None:
     """Raises ConflictError where an open recall forbids a transition."""
-    recalls = [each.id for each in open_recalls(session, adapter.id)] if asked.stops_at_recall else []
+    recalls = [each.id for each in open_recalls(session, settings, adapter.id)] if asked.stops_at_recall else []
     if recalls:
         raise ConflictError(
             f"{adapter.id} is under {' and '.join(recalls)}, so there is no '{asked.name}'.",

@@ -18,6 +18,10 @@ WAIVER = f"{PREDICATES}waiver/v1"
 REQUEST = f"{PREDICATES}request/v1"
 APPROVAL = f"{PREDICATES}approval/v1"
 TRANSITION = f"{PREDICATES}transition/v1"
+RECALL = f"{PREDICATES}recall/v1"
+RECALL_WAIVER = f"{PREDICATES}recall-waiver/v1"
+KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
+REVIEW = f"{PREDICATES}review/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -34,6 +38,10 @@ FIELDS: Mapping[str, frozenset[str]] = {
     REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),
     TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
+    RECALL: frozenset({"recall", "reason", "adapters", "at"}),
+    RECALL_WAIVER: frozenset({"recall", "adapter", "reason", "at"}),
+    KNOWN_ISSUE: frozenset({"adapter", "number", "text", "at"}),
+    REVIEW: frozenset({"adapter", "number", "text", "at"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),

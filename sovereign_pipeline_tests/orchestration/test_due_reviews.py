@@ -19,6 +19,7 @@ from sovereign_pipeline.orchestration.due_reviews import PERIOD_TAG
 from sovereign_pipeline.orchestration.jobs import DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.release.cadence import record_review
+from sovereign_pipeline_tests.officers import officer
 from sovereign_pipeline_tests.orchestration.moved_clock import defs
 from sovereign_pipeline_tests.release.conftest import ask, holders  # noqa: F401 (fixtures)
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
@@ -149,7 +150,8 @@ def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_
     daemon.tick(HALF_A_YEAR + days(1))
     assert "registered nothing new" in str(daemon.check("lamps").description)
     now = daemon.started + HALF_A_YEAR + days(2)
-    record_review(daemon.holders.registry, "lamps-1.0.0", "Read ten answers; it stays.", "A. Officer", now)
+    signer = officer(daemon.holders.bench.settings)
+    record_review(daemon.holders.registry, "lamps-1.0.0", "Read ten answers; it stays.", signer, now)
     daemon.tick(HALF_A_YEAR + days(3))
     assert daemon.check("lamps").passed
     daemon.tick(2 * HALF_A_YEAR + days(10))

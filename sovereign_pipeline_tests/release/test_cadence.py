@@ -10,7 +10,7 @@ from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
 from sovereign_pipeline.release.holdings import Question
-from sovereign_pipeline.release.recall import open_recall
+from sovereign_pipeline_tests.officers import officer, recall
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 
 pytestmark = pytest.mark.slow
@@ -49,16 +49,17 @@ def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(h
 def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask, database: str) -> None:
     holders.registry = holders.bench.open_registry()
     adapter = holders.register()
-    at = NOW + datetime.timedelta(days=170)
-    record_review(holders.registry, adapter.id, "Read ten answers; it stays.", "A. Officer", at)
+    at, signer = NOW + datetime.timedelta(days=170), officer(holders.bench.settings)
+    record_review(holders.registry, adapter.id, "Read ten answers; it stays.", signer, at)
     assert due(holders, 349).state == "not due"
     assert due(holders, 350).state == "due"
     entry = audit_log.entries(holders.registry)[-1]
-    assert (entry.actor, entry.action, entry.subjects["adapter"]) == ("A. Officer", REVIEWED, adapter.id)
-    assert ask("adapters", "reviewed", adapter.id, "--text", "Stays.", "--officer", "B").exit_code == 0
+    assert (entry.actor, entry.action, entry.subjects["adapter"]) == (f"officer:{signer.keyid}", REVIEWED, adapter.id)
+    key = str(holders.bench.settings.keys / "officer-1.key")
+    assert ask("adapters", "reviewed", adapter.id, "--text", "Stays.", "--key", key).exit_code == 0
     for name, text, error in (("lamps-9.0.0", "Stays.", NotFoundError), (adapter.id, " ", InputError)):
         with pytest.raises(error):
-            record_review(holders.registry, name, text, "A. Officer", at)
+            record_review(holders.registry, name, text, signer, at)
 
 
 def test_a_line_without_a_recipe_keeps_its_day(holders: Holders) -> None:
@@ -96,7 +97,7 @@ def rename_source(holders: Holders) -> None:
 
 
 def recall_document(holders: Holders) -> None:
-    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    recall(holders.registry, Question(document="R-00011"))
 
 
 def change_ladder(holders: Holders) -> None:

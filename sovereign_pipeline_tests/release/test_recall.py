@@ -16,19 +16,29 @@ from sovereign_pipeline.release.holdings import Question, index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
 from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.officers import PERSON, officer, recall
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 
 pytestmark = pytest.mark.slow
 
-OFFICER = ("--officer", "A. Officer", "--reason", "The letter was withdrawn.")
+REASON = ("--reason", "The letter was withdrawn.")
+
+
+def key(holders: Holders) -> tuple[str, str]:
+    """The option for an officer's key."""
+    officer(holders.bench.settings)
+    return "--key", str(holders.bench.settings.keys / "officer-1.key")
 
 
 def in_force(holders: Holders) -> dict[str, list[str]]:
     with holders.registry.reading() as session:
-        found = {name: [each.id for each in held] for name, held in recalls_in_force(session).items()}
+        found = {
+            name: [each.id for each in held]
+            for name, held in recalls_in_force(session, holders.registry.settings).items()
+        }
         for name in found:
-            assert [each.id for each in open_recalls(session, name)] == found[name]
+            assert [each.id for each in open_recalls(session, holders.registry.settings, name)] == found[name]
     return found
 
 
@@ -49,21 +59,22 @@ def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders
     ]
     assert in_force(holders) == {}
     assert decided(holders.registry) == []
-    opened, _ = open_recall(holders.registry, Question(document="R-00011"), " A.  Officer", "Withdrawn.")
-    assert (opened.id, opened.officer) == ("recall-1", "A. Officer")
+    opened = recall(holders.registry, Question(document="R-00011"), reason=" The writer\n withdrew it.")
+    keyid = officer(holders.bench.settings).keyid
+    assert (opened.id, opened.officer, opened.reason) == ("recall-1", keyid, "The writer withdrew it.")
     assert in_force(holders) == {child.id: ["recall-1"], first.id: ["recall-1"]}
     (entry,) = decided(holders.registry)
-    assert (entry.actor, entry.action) == ("A. Officer", OPENED)
+    assert (entry.actor, entry.action) == (f"officer:{keyid}", OPENED)
     assert entry.subjects["adapters"] == [child.id, first.id]
     assert entry.subjects["document"] == "R-00011"
     audit_log.verify(audit_log.entries(holders.registry))
     with holders.registry.reading() as session:
-        assert open_recalls(session, other.id) == []
+        assert open_recalls(session, holders.registry.settings, other.id) == []
 
 
 def test_an_adapter_that_is_registered_later_is_held_by_the_recall_too(holders: Holders) -> None:
     holders.register()
-    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    recall(holders.registry, Question(document="R-00011"))
     again = holders.register(sft={"learning_rate": 1e-4})
     assert in_force(holders) == {"lamps-1.0.0": ["recall-1"], again.id: ["recall-1"]}
     without = holders.register(rows=letters(0, 11))
@@ -72,16 +83,16 @@ def test_an_adapter_that_is_registered_later_is_held_by_the_recall_too(holders: 
 
 def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) -> None:
     holders.register()
-    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    recall(holders.registry, Question(document="R-00011"))
     holders.bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
     adapter = holders.bench.register()
     with holders.registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"):
-        open_recalls(session, adapter.id)
+        open_recalls(session, holders.registry.settings, adapter.id)
 
 
 def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Holders) -> None:
     adapter = holders.register()
-    open_recall(holders.registry, Question(document="R-00011"), "A. Officer", "Withdrawn.")
+    recall(holders.registry, Question(document="R-00011"))
     with holders.registry.writing() as session:
         session.execute(text("DELETE FROM dataset_document"))
     assert in_force(holders) == {adapter.id: ["recall-1"]}
@@ -92,20 +103,23 @@ def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, dat
     first = holders.register()
     second = holders.register(sft={"learning_rate": 1e-4})
     registry = holders.registry
-    open_recall(registry, Question(source="letters"), "A. Officer", "Withdrawn.")
-    waive_recall(registry, "recall-1", first.id, "B. Officer", "Serves nobody.")
+    recall(registry, Question(source="letters"))
+    second_officer = officer(holders.bench.settings, 2)
+    waive_recall(registry, "recall-1", first.id, second_officer, "Serves nobody.")
     assert in_force(holders) == {second.id: ["recall-1"]}
     entry = decided(registry)[-1]
-    assert (entry.actor, entry.action) == ("B. Officer", WAIVED)
-    assert entry.subjects == {"recall": "recall-1", "adapter": first.id, "reason": "Serves nobody."}
+    assert (entry.actor, entry.action) == (f"officer:{second_officer.keyid}", WAIVED)
+    said = {"recall": "recall-1", "adapter": first.id, "reason": "Serves nobody."}
+    assert said.items() <= entry.subjects.items()
+    assert not [each for each in decided(registry) if "Demonstration Officer" in str(audit_log.as_dict(each))]
     refused: list[tuple[str, str, type[SovereignError]]] = [
         ("recall-1", first.id, ConflictError),
         ("recall-9", first.id, NotFoundError),
         ("recall-1", "lamps-9.0.0", InputError),
     ]
-    for recall, adapter, error in refused:
+    for name, adapter, error in refused:
         with pytest.raises(error):
-            waive_recall(registry, recall, adapter, "B. Officer", "Serves nobody.")
+            waive_recall(registry, name, adapter, second_officer, "Serves nobody.")
     assert len(decided(registry)) == 2
 
 
@@ -115,20 +129,21 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
         index_adapter(office.registry, office.bench.store, adapter)
     office.move("approve", first)
     asked = office.ask("stage", first)
-    open_recall(office.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
     with pytest.raises(ConflictError, match="is under recall-1, so there is no 'stage'"):
         office.decide(asked, "omar")
     with pytest.raises(ConflictError, match="is under recall-1, so there is no 'approve'"):
         office.ask("approve", second)
     office.move("retire", first)
     with office.registry.reading() as session:
-        assert {name: [each.id for each in held] for name, held in recalls_in_force(session).items()} == {
-            second.id: ["recall-1"]
-        }
-        assert open_recalls(session, first.id) == []
+        assert {
+            name: [each.id for each in held]
+            for name, held in recalls_in_force(session, office.registry.settings).items()
+        } == {second.id: ["recall-1"]}
+        assert open_recalls(session, office.registry.settings, first.id) == []
     answer = ask_for(office.registry, Question(source="letters"))
     assert {each.adapter: each.state for each in answer.holders} == {first.id: "retired", second.id: "registered"}
-    waive_recall(office.registry, "recall-1", second.id, "A. Officer", "It holds nothing of it any more.")
+    waive_recall(office.registry, "recall-1", second.id, office.officers["omar"], "It holds nothing of it any more.")
     assert office.ask("approve", second).ended is None
 
 
@@ -137,11 +152,11 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
     ("statement", "named"),
     [
         (
-            "INSERT INTO recall_waiver SELECT 'recall-1', id, 'None.', 'Nobody', registered_at FROM adapter",
+            "INSERT INTO recall_waiver SELECT 'recall-1', id, 'None.', 'Nobody', registered_at, NULL FROM adapter",
             "the waiver of recall-1 for lamps-1.0.0: the rows are not",
         ),
         (
-            "INSERT INTO recall SELECT 'recall-2', NULL, 'letters', NULL, NULL, 'None.', 'Nobody', registered_at "
+            "INSERT INTO recall SELECT 'recall-2', NULL, 'letters', NULL, NULL, 'None.', 'Nobody', registered_at, NULL "
             "FROM adapter",
             "recall-2: the rows are not",
         ),
@@ -154,12 +169,12 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(
 ) -> None:
     adapter = office.adapter()
     index_adapter(office.registry, office.bench.store, adapter)
-    open_recall(office.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
     change(office.registry.engine, statement)
     with pytest.raises(IntegrityError, match=named):
         office.ask("approve", adapter)
     with pytest.raises(IntegrityError, match=named), office.registry.reading() as session:
-        recalls_in_force(session)
+        recalls_in_force(session, office.registry.settings)
 
 
 @pytest.mark.parametrize(
@@ -180,25 +195,29 @@ def test_nothing_is_recalled_by_mistake(
 ) -> None:
     holders.register()
     with pytest.raises(error) as refusal:
-        open_recall(holders.registry, question, "A. Officer", "Withdrawn.")
+        recall(holders.registry, question)
     assert says in f"{refusal.value.message} {refusal.value.hint}"
     assert decided(holders.registry) == []
 
 
-def test_a_recall_needs_a_name_and_a_reason(holders: Holders) -> None:
+def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
     holders.register()
-    for officer, reason in (("", "Withdrawn."), ("A. Officer", " ")):
-        with pytest.raises(InputError, match="needs an officer"):
-            open_recall(holders.registry, Question(source="letters"), officer, reason)
+    with pytest.raises(InputError, match="needs words of the officer"):
+        recall(holders.registry, Question(source="letters"), reason=" ")
+    shown = ask_for(holders.registry, Question(source="letters"))
+    holders.register(sft={"learning_rate": 1e-4})
+    with pytest.raises(ConflictError, match="has changed since it was asked"):
+        open_recall(holders.registry, shown, officer(holders.bench.settings), "Withdrawn.")
+    assert decided(holders.registry) == []
 
 
 @pytest.mark.parametrize("table", ["recall", "recall_adapter", "recall_waiver", "known_issue"])
 def test_what_officers_decided_only_grows(holders: Holders, ask: Ask, database: str, table: str) -> None:
     holders.registry = holders.bench.open_registry()
     adapter = holders.register()
-    open_recall(holders.registry, Question(source="letters"), "A. Officer", "Withdrawn.")
-    waive_recall(holders.registry, "recall-1", adapter.id, "B. Officer", "Serves nobody.")
-    assert ask("adapters", "issue", "add", adapter.id, "--text", "Too curt.", "--officer", "C").exit_code == 0
+    recall(holders.registry, Question(source="letters"))
+    waive_recall(holders.registry, "recall-1", adapter.id, officer(holders.bench.settings), "Serves nobody.")
+    assert ask("adapters", "issue", "add", adapter.id, "--text", "Too curt.", *key(holders)).exit_code == 0
     column = "officer" if table != "recall_adapter" else "adapter_id"
     for statement in (f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}"):
         with pytest.raises(DBAPIError, match="only grows"), holders.registry.writing() as session:
@@ -213,7 +232,7 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     assert asked == {"asked": {"dataset": adapter.dataset_digest}, "recall": None, "adapters": [expected]}
     assert "No registered adapter holds document 'R-00000'" in ask("recall", "--document", "R-00000").stdout
     assert isinstance(ask("recall", "--document", "R-00011", "--open").exception, InputError)
-    opened = ask("recall", "--document", "R-00011", "--open", *OFFICER)
+    opened = ask("recall", "--document", "R-00011", "--open", *REASON, *key(holders))
     assert opened.exit_code == 0 and "recall-1: open for 1 adapter" in opened.stdout
     (listed,) = ask.json("adapters", "list")
     reason = "The letter was withdrawn."
@@ -223,7 +242,7 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     (finding,) = [each for each in examine(holders.bench.settings) if each.what == "recall-1"]
     assert not finding.ok and adapter.id in finding.found
     assert ask.json("recall", "list")[0]["holds_for"] == [adapter.id]
-    assert ask("recall", "waive", "recall-1", adapter.id, *OFFICER).exit_code == 0
+    assert ask("recall", "waive", "recall-1", adapter.id, *REASON, *key(holders)).exit_code == 0
     assert ask.json("recall", "list")[0]["holds_for"] == []
     assert ask.json("adapters", "show", adapter.id)["recalls"] == []
     assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
@@ -253,16 +272,16 @@ def test_a_known_issue_is_shown_with_the_adapter_and_stands_in_the_ledger(holder
     adapter = holders.register()
     text_of_issue = "Quotes the fee of 2024."
     for _ in range(2):
-        assert ask("adapters", "issue", "add", adapter.id, "--text", text_of_issue, "--officer", "C").exit_code == 0
+        assert ask("adapters", "issue", "add", adapter.id, "--text", text_of_issue, *key(holders)).exit_code == 0
     shown = ask.json("adapters", "show", adapter.id)["known_issues"]
-    assert [(each["number"], each["text"], each["officer"]) for each in shown] == [
-        (1, text_of_issue, "C"),
-        (2, text_of_issue, "C"),
+    assert [(each["number"], each["text"], each["person"]) for each in shown] == [
+        (1, text_of_issue, PERSON),
+        (2, text_of_issue, PERSON),
     ]
     assert text_of_issue in ask("adapters", "show", adapter.id).stdout
     assert len(ask.json("adapters", "list")[0]["known_issues"]) == 2
     entry = decided(holders.registry)[0]
-    assert entry.subjects == {"adapter": adapter.id, "number": 1, "text": text_of_issue}
+    assert {"adapter": adapter.id, "number": 1, "text": text_of_issue}.items() <= entry.subjects.items()
     for arguments in (("x-1.0.0", "--text", "a"), (adapter.id, "--text", " "), (adapter.id, "--text", "a" * 501)):
-        refused = ask("adapters", "issue", "add", *arguments, "--officer", "C").exception
+        refused = ask("adapters", "issue", "add", *arguments, *key(holders)).exception
         assert isinstance(refused, SovereignError) and refused.exit_status == 2

@@ -34,8 +34,9 @@ def upgrade() -> None:
         return
     from sovereign_pipeline.ledger.audit_log import append
 
-    with Session(connection) as session:
-        append(session, "sovereign", ACTION, {"waivers": waivers, "rows": rows})
+    given = op.get_context().config
+    session = given.attributes.get("session") if given is not None else None
+    append(session or Session(connection), "sovereign", ACTION, {"waivers": waivers, "rows": rows})
 
 
 def _keys(connection: sa.Connection, name: str, key: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,164 @@
+"""Acts of officers about registered adapters besides transitions: recalls and their waivers, known issues, reviews.
+
+Each is a signed statement about the adapters' records, a row, and an entry of the ledger with what was said and the
+statement's SHA-256, made in one transaction. At each reading the three are compared, and the signature is verified at
+its place in the log. Rows from before acts were signed count where the migration took them over.
+
+What belongs here: that form. What does not: what an act is about, and its rows (`recall.py`, `issues.py`,
+`cadence.py`).
+"""
+
+import datetime
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.rows_on_record import HINT
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.trust_on_record import TRUST, assert_not_put_back, trust_named
+from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import actor_of, assert_may, officer_of, trust_root, verify_act
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust import Trust
+from sovereign_pipeline.wording import and_more
+
+STATEMENT = "statement"
+
+
+@dataclass(frozen=True)
+class Act:
+    """A kind of act."""
+
+    action: str
+    """Of its entries."""
+    may: str
+    """What the trust root must let the officer do."""
+    predicate_type: str
+    table: str
+    named: Callable[[Mapping[str, Any]], str]
+    """What a person calls one of them, from what was said."""
+
+
+@dataclass(frozen=True)
+class Acted:
+    """One row by which an officer acted."""
+
+    key: tuple[object, ...]
+    """Its primary key."""
+    officer: str
+    statement: bytes | None
+    at: datetime.datetime
+    said: Mapping[str, Any]
+    """What must have been signed, and what its entry must say, but for the time."""
+    adapters: Sequence[str]
+    """The ids of those that it is about."""
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """With the time, which entries from before acts were signed do not state."""
+        return {**self.said, "at": _written(self.at)} if self.statement is not None else dict(self.said)
+
+
+def sign_act(
+    session: Session,
+    settings: Settings,
+    signer: Signer,
+    act: Act,
+    at: datetime.datetime,
+    said: Mapping[str, Any],
+    adapters: Sequence[str],
+) -> bytes:
+    """Sign an act and enter it, in the caller's transaction. Returns the bundle, for the row.
+
+    Raises SignInError where the trust root does not let the officer do so at the level of each adapter.
+    """
+    trust = trust_root(settings)
+    about = _about(session, adapters)
+    assert_may(officer_of(trust, signer.keyid), act.may, [level for level, _ in about.values()])
+    assert_not_put_back(session, trust)
+    subjects = tuple(Subject(f"{each}/manifest.json", manifest) for each, (_, manifest) in about.items())
+    predicate = {**said, "at": _written(at)}
+    bundle = sign_statement(signer, Statement(subjects, act.predicate_type, predicate))
+    entered = {**predicate, STATEMENT: hashlib.sha256(bundle).hexdigest(), **trust_named(trust)}
+    append(session, actor_of(signer.keyid), act.action, entered)
+    return bundle
+
+
+def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: Iterable[Acted]) -> None:
+    """Assert that every row of a kind of act is in an entry, that none is gone, and that each was signed by an officer
+    who may do so. Raises IntegrityError naming those that are not."""
+    query = select(AuditEntry).where(AuditEntry.action == act.action).order_by(AuditEntry.sequence)
+    entries: dict[str, AuditEntry] = {}
+    for entry in session.scalars(query):
+        entries.setdefault(act.named(entry.subjects), entry)  # a second entry of one name is nobody's
+    found = {act.named(row.said): row for row in rows}
+    if not found and not entries:
+        return
+    trust = trust_root(settings) if any(row.statement is not None for row in found.values()) else None
+    wrong = [name for name in dict.fromkeys([*found, *entries]) if not _is_entered(found.get(name), entries.get(name))]
+    if wrong:
+        raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
+    for name, row in found.items():
+        if row.statement is not None and trust is not None:
+            _assert_signed(session, trust, act, name, row, entries[name])
+        elif not _was_taken_over(session, act, row, entries[name]):
+            raise IntegrityError(
+                f"The registry: {name}: no officer signed it, so it counts for nothing.",
+                "Find out who put it there. An officer does it anew with a key.",
+            )
+
+
+def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
+    if row is None or entry is None:
+        return False
+    said = {name: value for name, value in entry.subjects.items() if name != STATEMENT and name not in TRUST}
+    signed = hashlib.sha256(row.statement).hexdigest() if row.statement is not None else None
+    actor = actor_of(row.officer) if signed is not None else row.officer
+    return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor)
+
+
+def _assert_signed(session: Session, trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry) -> None:
+    assert row.statement is not None
+    about = _about(session, row.adapters)
+    try:
+        verified = verify_act(
+            row.statement,
+            trust,
+            act.may,
+            [level for level, _ in about.values()],
+            predicate_type=act.predicate_type,
+            sha256=next(iter(about.values()))[1],
+            at_index=entry.sequence - 1,
+        )
+    except IntegrityError as error:
+        raise IntegrityError(f"The registry: {name}: {error.message}", error.hint) from None
+    subjects = {subject.sha256 for subject in verified.statement.subjects}
+    same = dict(verified.statement.predicate) == row.stated and verified.key.keyid == row.officer
+    if not same or subjects != {manifest for _, manifest in about.values()}:
+        raise IntegrityError(f"The registry: {name} differs from what was signed.", HINT)
+
+
+def _was_taken_over(session: Session, act: Act, row: Acted, entry: AuditEntry) -> bool:
+    query = select(AuditEntry).where(AuditEntry.action == UNSIGNED_TAKEN_OVER).order_by(AuditEntry.sequence).limit(1)
+    taken = session.scalars(query).one_or_none()
+    key = " ".join(map(str, row.key))
+    return taken is not None and entry.sequence < taken.sequence and key in taken.subjects["rows"].get(act.table, ())
+
+
+def _about(session: Session, adapters: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Adapter -> its level and the SHA-256 of its record's manifest."""
+    columns = (Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
+    rows = session.execute(select(*columns).where(Adapter.id.in_(adapters)).order_by(Adapter.id))
+    return {adapter: (level, manifest) for adapter, level, manifest in rows}
+
+
+def _written(at: datetime.datetime) -> str:
+    return at.astimezone(datetime.UTC).isoformat()

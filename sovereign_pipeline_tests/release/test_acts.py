@@ -1,0 +1,180 @@
+"""Recalls, known issues and reviews count by an officer's signature alone, at each reading."""
+
+import datetime
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError, SignInError
+from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter
+from sovereign_pipeline.ledger.tables import Adapter, Table, row_as_dict
+from sovereign_pipeline.release.cadence import due_reviews, record_review
+from sovereign_pipeline.release.holdings import Question, index_adapter
+from sovereign_pipeline.release.issues import ADDED, add_issue, issues_by_adapter
+from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
+from sovereign_pipeline.signing.keys import FileSigner, generate
+from sovereign_pipeline.signing.officers import officer_shown
+from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust_changes import add_officer, revoke
+from sovereign_pipeline_tests.ledger.owner import change, go_back, without_triggers
+from sovereign_pipeline_tests.release.conftest import Office
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def adapter(office: Office) -> Adapter:
+    adapter = office.adapter()
+    index_adapter(office.registry, office.bench.store, adapter)
+    return adapter
+
+
+def newcomer(office: Office, may: str, level: str = "*") -> FileSigner:
+    key = generate()
+    add_officer(
+        office.bench.settings.data / "trust", key.public_pem, f"{may} {level}", [may], [level], office.roots[:2]
+    )
+    return key
+
+
+def issues(office: Office) -> list[str]:
+    with office.registry.reading() as session:
+        return [each.text for each in issues_by_adapter(session, office.registry.settings).get("lamps-1.0.0", [])]
+
+
+def put_in(office: Office, row: Table, action: str, actor: str, **subjects: Any) -> None:
+    """What somebody does who can write to the database: a row, and an entry as this program makes it."""
+    with office.registry.writing() as session:
+        session.add(row)
+        audit_log.append(session, actor, action, subjects)
+
+
+def issue(officer: str, statement: bytes | None = None, number: int = 1) -> KnownIssue:
+    return KnownIssue(
+        adapter_id="lamps-1.0.0", number=number, text="Curt.", officer=officer, added_at=NOW, statement=statement
+    )
+
+
+def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, adapter: Adapter) -> None:
+    registry = office.registry
+    answer = ask(registry, Question(source="letters"))
+    acts: dict[str, Callable[[FileSigner], object]] = {
+        "recall": lambda key: open_recall(registry, answer, key, "Withdrawn."),
+        "waive": lambda key: waive_recall(registry, "recall-1", adapter.id, key, "Serves nobody."),
+        "issue": lambda key: add_issue(registry, adapter.id, "Curt.", key),
+        "review": lambda key: record_review(registry, adapter.id, "It stays.", key, NOW),
+    }
+    for may, act in acts.items():
+        for key in (newcomer(office, may, "SECRET"), newcomer(office, f"not {may}")):
+            with pytest.raises(SignInError, match=f"may not decide about '{may}' at PUBLIC"):
+                act(key)
+        with pytest.raises(IntegrityError, match="has not the role officer"):
+            act(generate())
+        act(newcomer(office, may, "PUBLIC"))
+    names = {str(key.person) for key in office.trust.keys("officer")}
+    assert not [each for each in audit_log.entries(registry) if any(name in str(each.subjects) for name in names)]
+
+
+@pytest.mark.security_case("a known issue is changed or removed past this program", "refused; it is named")
+@pytest.mark.parametrize("statement", ["UPDATE known_issue SET text = 'Short.'", "DELETE FROM known_issue"])
+def test_a_known_issue_is_changed_or_removed_by_nobody(office: Office, adapter: Adapter, statement: str) -> None:
+    add_issue(office.registry, adapter.id, "Too long.", office.officers["layla"])
+    assert issues(office) == ["Too long."]
+    change(office.registry.engine, statement)
+    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: the rows are not"):
+        issues(office)
+
+
+def test_what_nobody_signed_counts_for_nothing_though_it_is_entered(office: Office, adapter: Adapter) -> None:
+    said = {"adapter": adapter.id, "number": 1, "text": "Curt."}
+    put_in(office, issue("Somebody"), ADDED, "Somebody", **said)
+    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: no officer signed it"):
+        issues(office)
+    put_in(office, recall_of("Somebody"), OPENED, "Somebody", recall="recall-1", source="letters", reason="No.")
+    with pytest.raises(IntegrityError, match="recall-1"), office.registry.reading() as session:
+        open_recalls(session, office.registry.settings, adapter.id)
+
+
+def recall_of(officer: str) -> Recall:
+    return Recall(id="recall-1", source="letters", reason="No.", officer=officer, opened_at=NOW)
+
+
+def test_a_review_that_nobody_signed_puts_nothing_off(office: Office, adapter: Adapter) -> None:
+    said = {"adapter": adapter.id, "number": 1, "text": "It stays."}
+    review = AdapterReview(adapter_id=adapter.id, number=1, text="It stays.", officer="Somebody", reviewed_at=NOW)
+    put_in(office, review, "adapter reviewed", "Somebody", **said)
+    with pytest.raises(IntegrityError, match=r"review 1 of lamps-1\.0\.0: no officer signed it"):
+        due_reviews(office.registry, office.bench.settings, NOW.date())
+
+
+@pytest.mark.parametrize(
+    ("signs", "says"),
+    [
+        ("promoter", "may not decide about 'issue' at PUBLIC"),
+        ("stranger", "has not the role officer"),
+        ("other words", "differs from what was signed"),
+        ("other adapter", "not about"),
+    ],
+)
+def test_a_signature_that_is_not_for_this_is_found_out(office: Office, adapter: Adapter, signs: str, says: str) -> None:
+    """Row and entry are as they should be; the database's owner wrote both."""
+    key = {"promoter": lambda: newcomer(office, "promote"), "stranger": generate}.get(
+        signs, lambda: office.officers["layla"]
+    )()
+    said = {"adapter": adapter.id, "number": 1, "text": "Curt.", "at": NOW.isoformat()}
+    signed = {**said, "text": "Long."} if signs == "other words" else said
+    manifest = "0" * 64 if signs == "other adapter" else adapter.record_manifest_sha256
+    statement = sign_statement(key, Statement((Subject("lamps-1.0.0/manifest.json", manifest),), KNOWN_ISSUE, signed))
+    row = issue(key.keyid, statement)
+    put_in(office, row, ADDED, f"officer:{key.keyid}", **said, statement=row_as_dict(row)["statement"])
+    with pytest.raises(IntegrityError, match=says):
+        issues(office)
+
+
+def test_an_act_counts_until_the_place_from_which_its_key_is_revoked(office: Office, adapter: Adapter) -> None:
+    key = office.officers["layla"]
+    add_issue(office.registry, adapter.id, "Too long.", key)
+    newest = audit_log.entries(office.registry)[-1].sequence
+    trust = office.bench.settings.data / "trust"
+    revoke(trust, key.keyid, newest, office.roots[:2])
+    assert issues(office) == ["Too long."]
+    with pytest.raises(SignInError, match="is revoked"):
+        add_issue(office.registry, adapter.id, "Curt.", key)
+    add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
+    revoke(trust, office.officers["omar"].keyid, newest, office.roots[:2])
+    with pytest.raises(IntegrityError, match=f"is revoked from entry {newest}"):
+        issues(office)
+
+
+def test_what_was_on_record_before_acts_were_signed_goes_on_to_count_and_is_stated_so(
+    office: Office, adapter: Adapter
+) -> None:
+    said = {"adapter": adapter.id, "number": 1, "text": "Curt."}
+    put_in(office, issue("Nadia Example"), ADDED, "Nadia Example", **said)
+    with office.registry.writing() as session:
+        session.add(recall_of("Nadia Example"))
+        session.flush()
+        session.add(RecallAdapter(recall_id="recall-1", adapter_id=adapter.id))
+        recalled = {"recall": "recall-1", "source": "letters", "reason": "No.", "adapters": [adapter.id]}
+        audit_log.append(session, "Nadia Example", OPENED, recalled)
+    engine = office.registry.engine
+    with without_triggers(engine), engine.begin() as connection:
+        go_back(connection, "0008")
+    engine.dispose()
+    registry = open_registry(office.bench.settings)
+    taken = audit_log.entries(registry)[-1]
+    assert taken.action == "unsigned acts of an earlier release taken over"
+    with registry.reading() as session:
+        (found,) = issues_by_adapter(session, registry.settings)[adapter.id]
+        assert [each.id for each in open_recalls(session, registry.settings, adapter.id)] == ["recall-1"]
+    assert officer_shown(office.trust, found.officer) == "Nadia Example (typed name, unsigned)"
+    assert len(audit_log.entries(open_registry(office.bench.settings))) == taken.sequence
+    put_in(office, issue("Nadia Example", number=2), ADDED, "Nadia Example", **{**said, "number": 2})
+    with pytest.raises(IntegrityError, match=r"known issue 2 of lamps-1\.0\.0: no officer signed it"):
+        issues(office)
