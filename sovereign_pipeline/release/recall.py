@@ -29,6 +29,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     RecallAdapter,
     RecallWaiver,
 )
+from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
@@ -225,7 +226,7 @@ def _assert_on_record(session: Session) -> None:
         each.subjects["recall"]
         if each.action == OPENED
         else f"the waiver of {each.subjects['recall']} for {each.subjects['adapter']}": {
-            **each.subjects,
+            **{name: each.subjects[name] for name in each.subjects if name != ROWS},
             "officer": each.actor,
         }
         for each in session.scalars(query)
