@@ -57,7 +57,8 @@ prepare: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@test -f $(SOVEREIGN_HOME)/vault.pub || $(BIN)/sovereign-vault keygen \
 		--private $(SOVEREIGN_HOME)-offline/vault.key --public $(SOVEREIGN_HOME)/vault.pub
-	@test -d data/trust || $(BIN)/sovereign-trust demonstration data/trust $(SOVEREIGN_HOME)-keys
+	@test -d data/trust || test -f $(SOVEREIGN_HOME)/log.pub || $(BIN)/sovereign audit key --file $(SOVEREIGN_HOME)/log.pub
+	@test -d data/trust || $(BIN)/sovereign-trust demonstration data/trust $(SOVEREIGN_HOME)-keys --log $(SOVEREIGN_HOME)/log.pub
 
 demo: prepare
 	@$(BIN)/sovereign run $(LINES)

@@ -13,7 +13,7 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.base_models.cards import BaseModelCard, load_card, model_directory
+from sovereign_pipeline.base_models.cards import BaseModelCard, card_path, load_card, model_directory
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError, RecipeError
 from sovereign_pipeline.settings import Settings
@@ -32,9 +32,17 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
     Raises IntegrityError naming the first file that is missing, extra or changed.
     """
     descriptor = read_descriptor(base_model)
-    directory = model_directory(settings, load_card(settings, descriptor["name"]))
+    directory = _directory_of(settings, descriptor["name"])
     verify_files(directory, descriptor["name"], descriptor["files"], progress)
     return directory
+
+
+def _directory_of(settings: Settings, name: str) -> Path:
+    """Where its card says. An auditor's copy has no cards, and the model under the home."""
+    under_home = settings.models / name
+    if not card_path(settings, name).exists() and under_home.is_dir():
+        return under_home
+    return model_directory(settings, load_card(settings, name))
 
 
 def read_descriptor(base_model: Artifact) -> dict[str, Any]:

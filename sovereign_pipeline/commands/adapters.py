@@ -24,7 +24,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
 )
-from sovereign_pipeline.commands.verification import StrictSources, verify
+from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 
@@ -70,13 +70,25 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
 
 @adapters.command("verify")
-def adapters_verify(adapter_id: AdapterId, as_json: AsJson = False, strict_sources: StrictSources = False) -> None:
+def adapters_verify(
+    adapter_id: AdapterId,
+    trust_root: TrustRoot = None,
+    as_json: AsJson = False,
+    strict_sources: StrictSources = False,
+) -> None:
     """Verify an adapter and all its inputs, down to the source files.
 
     Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
     changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
     1 with --strict-sources.
+
+    With --trust-root also the trust root, the ledger, its key and witnesses, every row and every signature about the
+    line. Keys, vault and corpus are not needed, and nothing is written: a copy on another machine is verified in this
+    way.
     """
+    if trust_root is not None:
+        verify_from_trust_root(adapter_id, trust_root, as_json, strict_sources)
+        return
     from sovereign_pipeline.registry.verification import verify_adapter
 
     verify(verify_adapter, adapter_id, as_json, strict_sources)

@@ -133,6 +133,33 @@ def audit_checkpoint(
         out.print(f"Cosigned by: {', '.join(cosigned)}", markup=False)
 
 
+@audit.command("key")
+def audit_key(
+    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+) -> None:
+    """Print the log's public key, for the trust root's role `log`. Makes the key where the ledger has none yet.
+
+    Carry it to the offline machine, and let the holders of the root give it the role there.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.log_key import is_stated, verifier
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    with registry.reading() as session:
+        is_new = not is_stated(session)
+    if is_new:
+        with registry.writing():
+            pass  # the first transaction makes the key, and states it
+    with registry.reading() as session:
+        log = verifier(session, settings)
+    if file is None:
+        print_plain(f"{log}\n")
+        return
+    _write_new(file, f"{log}\n")
+    out.print(f"[green]✓[/] {escape(str(file))}: the log's public key")
+
+
 @audit.command("prove")
 def audit_prove(
     entry: Annotated[int, typer.Argument(help="Number of the entry.")],

@@ -8,10 +8,18 @@ from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 from sovereign_pipeline.wording import counted
 
 StrictSources = Annotated[
     bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")
+]
+
+TrustRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, reading alone."
+    ),
 ]
 
 
@@ -38,6 +46,42 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
     else:
         _print(report)
     if strict_sources and report.changed_sources:
+        raise typer.Exit(1)
+
+
+def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
+    """Verify an adapter from the SHA-256 of the first root on, reading alone."""
+    from sovereign_pipeline.ledger.read_only import registry_read_only
+    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.release.auditing import audit_adapter
+
+    settings = Settings.from_environment()
+    with registry_read_only(settings) as registry:
+        store = open_store(settings, settings.corpus, registry)
+        report = audit_adapter(registry, store, settings, adapter_id, root_sha256, tell_progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        trust, witnessed = report.trust, report.witnessed
+        by = f"; these are {DEMONSTRATION_KEYS}" if trust.is_demonstration else ""
+        out.print(
+            f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets "
+            f"{trust.targets_version}{by}"
+        )
+        out.print(
+            f"[green]✓[/] ledger: {report.entries} entries, every row of the registry among them, signed by the "
+            "log's key"
+        )
+        if witnessed is None:
+            out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")
+        else:
+            out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
+        out.print(
+            f"[green]✓[/] {counted(report.requests, 'request')} and "
+            f"{counted(report.transitions, 'transition')}, every signature"
+        )
+        _print(report.lineage)
+    if strict_sources and report.lineage.changed_sources:
         raise typer.Exit(1)
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger import merkle, tree
+from sovereign_pipeline.ledger import merkle, rows_added, tree
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
@@ -58,8 +58,10 @@ def append(
 ) -> AuditEntry:
     """Add one entry within the caller's transaction (`Registry.writing`): act and entry are committed together.
 
-    `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned.
+    `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned. The rows
+    that the transaction added since its last entry are named by digest (`rows_added.py`).
     """
+    rows = rows_added.taken(session)
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
     _assert_newest(session, last)
     entry = AuditEntry(
@@ -67,7 +69,7 @@ def append(
         at=datetime.datetime.now(datetime.UTC),
         actor=actor,
         action=action,
-        subjects=dict(subjects),
+        subjects={**subjects, **({rows_added.ROWS: rows} if rows else {})},
         previous=last.hash if last is not None else FIRST,
     )
     if sign is not None:

@@ -85,6 +85,8 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
     """The log's public key, after the tree was held against every kept checkpoint; None before the first act."""
     verifier = log_key.verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
+    if verifier is None and all(_says_what_is_there(session, each.head) for each in kept):
+        return None  # the first act died between its checkpoint and its key: it is done again
     if verifier is None and kept:
         raise IntegrityError(
             f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
@@ -268,6 +270,11 @@ def _assert_signed(kept: Kept, verifier: Verifier) -> None:
         raise IntegrityError(f"{kept.path}: this checkpoint is not signed with the ledger's key.", RESTORE)
 
 
+def _says_what_is_there(session: Session, head: TreeHead) -> bool:
+    """Whether a checkpoint is over exactly the tree that there is, so that nothing can have been lost since."""
+    return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
+
+
 def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
     """The tree still begins with the one of a checkpoint."""
     head, size = kept.head, tree.size_of(session)
@@ -286,6 +293,17 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
             "they were changed, or belong to another course of events.",
             RESTORE,
         )
+
+
+def assert_announcement_signed(settings: Settings, verifier: Verifier) -> None:
+    """Raise IntegrityError for an announcement of another's. It decides nothing once a checkpoint covers its act."""
+    path = _announced_file(settings)
+    if not path.exists():
+        return
+    announced = read_note(path)
+    origin = notes.parse_tree_head(announced.text).origin
+    if origin != verifier.name + ANNOUNCED or not notes.is_signed(announced, verifier):
+        raise IntegrityError(f"{path}: this announcement is not signed with the ledger's key.", RESTORE)
 
 
 def _announced_file(settings: Settings) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
@@ -19,11 +19,15 @@ from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger import (
     checkpoints,
     lifecycle_tables,  # noqa: F401  its tables are compared with the database too
+    rows_added,
     tree,
     triggers,
 )
 from sovereign_pipeline.ledger.notes import Note
 from sovereign_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
@@ -65,8 +69,9 @@ class Registry:
                 Session(connection, expire_on_commit=False) as session,
             ):
                 checkpoints.prepare(session, self.settings)
+                rows_added.watch(session)
                 yield session
-                session.flush()
+                rows_added.assert_none_left(session)
                 appended = session.info.get(tree.APPENDED, [])
                 if appended:
                     checkpoints.announce(session, self.settings)
@@ -92,19 +97,23 @@ def open_registry(settings: Settings) -> Registry:
     """
     try:
         engine = _engine(settings)
-        revision = _revision(engine)
+        revision = revision_of(engine)
     except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
-        raise InputError(
-            f"The registry cannot be opened ({type(error).__name__}).",
-            "Check that SOVEREIGN_REGISTRY_URL is a database URL whose driver is installed, that the database is "
-            "running, and that the file is a registry.",
-        ) from None
+        raise cannot_be_opened(error) from None
     _migrate(engine, settings, revision)
     with engine.connect() as connection:
         triggers.assert_in_place(connection)
     registry = Registry(engine, settings)
     checkpoints.assert_not_older(registry)
     return registry
+
+
+def cannot_be_opened(error: Exception) -> InputError:
+    return InputError(
+        f"The registry cannot be opened ({type(error).__name__}).",
+        "Check that SOVEREIGN_REGISTRY_URL is a database URL whose driver is installed, that the database is "
+        "running, and that the file is a registry.",
+    )
 
 
 def is_there(settings: Settings) -> bool:
@@ -173,21 +182,35 @@ def _full_disk_named() -> Iterator[None]:
         ) from None
 
 
-def _revision(engine: Engine) -> str | None:
+def revision_of(engine: Engine) -> str | None:
+    """The migration at which a database is; None for an empty one."""
     from alembic.runtime.migration import MigrationContext
 
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
-    """Bring the tables to the newest version. What a migration appends to the ledger is an act like any other."""
-    from alembic import command
-    from alembic.config import Config
+def head_revision() -> str | None:
+    """The newest migration that this version knows."""
     from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config() -> "Config":
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
+    """Bring the tables to the newest version. What a migration appends to the ledger is an act like any other."""
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    config = _config()
     scripts = ScriptDirectory.from_config(config)
     if revision == scripts.get_current_head():
         return

@@ -85,7 +85,10 @@ def verifier(session: Session, settings: Settings) -> Verifier | None:
     """The log's public key; None before the first act. Raises IntegrityError when registry and key do not agree."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
-    stated = [notes.parse_verifier(each) for each in rows]
+    try:
+        stated = [notes.parse_verifier(each) for each in rows]
+    except (InputError, AttributeError):  # another text, or none
+        raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
             f"{key_file(settings)}: this key is not the one of the registry's ledger.",

@@ -246,10 +246,12 @@ def _has_control(text: str) -> bool:
 
 
 def _decoded(text: str) -> bytes | None:
+    """None for what is not base64 in its one spelling: the bits that nobody reads are held to it too."""
     try:
-        return base64.b64decode(text, validate=True)
+        content = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
         return None
+    return content if encoded(content) == text else None
 
 
 def _no_note() -> InputError:

@@ -10,21 +10,23 @@ with their signed acts (`review/reconciling.py`), and whether the log itself is 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Select, inspect, select
+from sqlalchemy import JSON, Column, Select, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
+from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, BaseModelRow, Dataset, Table, row_as_dict
+from sovereign_pipeline.ledger.rows_added import ROWS, digest_of_columns, held_tables, key_of
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table, row_as_dict
+from sovereign_pipeline.ledger.tree import AT_ONCE
 
 REGISTERED = "adapter registered"
 TAKEN_OVER = "rows of an earlier release taken over"
 """Of the migration: what stood in the registry before rows were held to entries counts as it stood then."""
 
 ENTERED = (REGISTERED, TAKEN_OVER)
-HELD: tuple[type[Table], ...] = (Adapter, Dataset, BaseModelRow)
-"""Tables whose rows must each be in an entry."""
+"""Actions of the entries that name adapters."""
 
 HINT = "Restore the registry from a copy, and find out who changed it."
 
@@ -32,24 +34,15 @@ Entered = Mapping[str, Mapping[str, str]]
 """Table -> key of a row -> digest of its columns."""
 
 
-def enter_adapter(session: Session, adapter: Adapter, added: Iterable[Table], actor: str) -> None:
+def enter_adapter(session: Session, adapter: Adapter, actor: str) -> None:
     """Enter an adapter, and the rows that were added with it, in the caller's transaction."""
-    rows: dict[str, dict[str, str]] = {}
-    for row in (adapter, *added):
-        rows.setdefault(row.__tablename__, {})[_key(row)] = digest_of_columns(row_as_dict(row))
     subjects = {
         "line": adapter.line,
         "adapter": adapter.id,
         "record": adapter.record_digest,
         "record_manifest_sha256": adapter.record_manifest_sha256,
-        "rows": rows,
     }
     append(session, actor, REGISTERED, subjects)
-
-
-def digest_of_columns(columns: Mapping[str, Any]) -> str:
-    """SHA-256 over the columns that hold something, so that a column added later changes no digest."""
-    return digest_of({name: value for name, value in columns.items() if value is not None})
 
 
 def adapters_on_record(session: Session, line: str) -> list[Adapter]:
@@ -78,12 +71,34 @@ def assert_on_record(session: Session, adapter: Adapter) -> None:
 
 def assert_rows_on_record(session: Session) -> None:
     """Assert that every row of every table is that of its entry. Raises IntegrityError naming those that are not."""
-    entered = _entered(session, _entries())
+    with_rows = AuditEntry.subjects[ROWS].as_string().is_not(None)
+    entered = _entered(session, select(AuditEntry.subjects).where(with_rows).order_by(AuditEntry.sequence))
     _raise(
         finding
-        for table in HELD
+        for table in held_tables()
         for finding in _differences(table, session.scalars(select(table)), entered.get(table.__tablename__, {}))
     )
+
+
+def unreadable_row(session: Session) -> str | None:
+    """The first row with a value that its column cannot hold, in words; SQLite lets whoever owns it put any there."""
+    for table in Table.metadata.sorted_tables:
+        key = ", ".join(column.name for column in table.primary_key)
+        try:
+            for row in session.execute(select(table).execution_options(yield_per=AT_ONCE)).mappings():
+                for column in table.columns:
+                    if not _fits(column, row[column]):
+                        found = ", ".join(str(row[each]) for each in table.primary_key)
+                        return f"{column.name} of {table.name} {found}"
+        except (ValueError, TypeError, SQLAlchemyError):
+            return f"a row of {table.name}, by {key}"
+    return None
+
+
+def _fits(column: Column[Any], value: Any) -> bool:
+    if value is None:
+        return bool(column.nullable)
+    return isinstance(column.type, JSON) or isinstance(value, column.type.python_type)
 
 
 def assert_entered(session: Session, adapters: Iterable[Adapter]) -> None:
@@ -100,7 +115,7 @@ def _entered(session: Session, entries: Select[tuple[dict[str, Any]]]) -> dict[s
     """What entries say of rows. A row is entered once: a second entry for it is nobody's here, and is not believed."""
     found: dict[str, dict[str, str]] = {}
     for subjects in session.scalars(entries):
-        for table, rows in subjects["rows"].items():
+        for table, rows in subjects[ROWS].items():
             for key, digest in rows.items():
                 found.setdefault(table, {}).setdefault(key, digest)
     return found
@@ -109,7 +124,7 @@ def _entered(session: Session, entries: Select[tuple[dict[str, Any]]]) -> dict[s
 def _differences(table: type[Table], rows: Iterable[Table], entered: Mapping[str, str]) -> Iterator[str]:
     name, missing = table.__tablename__.replace("_", " "), dict(entered)
     for row in rows:
-        key = _key(row)
+        key = key_of(row)
         digest = missing.pop(key, None)
         if digest is None:
             yield _put_in(table, key)
@@ -128,10 +143,6 @@ def _raise(differences: Iterable[str]) -> None:
     found = list(differences)
     if found:
         raise IntegrityError(f"The registry: {'; '.join(found)}.", HINT)
-
-
-def _key(row: Table) -> str:
-    return str(inspect(row).mapper.primary_key_from_instance(row)[0])
 
 
 def _shown(key: str) -> str:

@@ -3,13 +3,14 @@
 What belongs here: entering an artifact, and finding its entry again. What does not: its signatures (`sealing.py`).
 """
 
+from collections.abc import Callable
 from functools import cached_property
 
 from sqlalchemy import select
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.ledger.audit_log import append, assert_leaf
-from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
@@ -25,8 +26,10 @@ def pipeline_actor(settings: Settings) -> str:
 class SealedEntries:
     """Entries about artifacts, in the registry of one installation."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
+        """`opened`: opens the registry, once it is needed."""
         self._settings = settings
+        self._opened = opened
         self._sequences: dict[bytes, int] = {}
         """SHA-256 of a manifest -> number of the first entry that names it."""
         self._read = 0
@@ -34,7 +37,7 @@ class SealedEntries:
 
     @cached_property
     def _registry(self) -> Registry:
-        return open_registry(self._settings)
+        return self._opened()
 
     def enter(self, manifest: Manifest, manifest_sha256: str) -> None:
         """Name an artifact in the ledger."""

@@ -11,9 +11,9 @@ What belongs here: whether a stored artifact's signatures count. What does not: 
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.attested import (
@@ -27,6 +27,7 @@ from sovereign_pipeline.artifacts.attested import (
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.sealed_entries import SealedEntries
 from sovereign_pipeline.ledger.taken_over import TakenOver
 from sovereign_pipeline.settings import Settings
@@ -39,24 +40,31 @@ from sovereign_pipeline.signing.statements import signed_by, verify_statement
 REMOVE = "Restore the artifact from a copy, or remove its directory, and find out who changed it."
 
 
-def open_store(settings: Settings, corpus: Path | None = None) -> ArtifactStore:
-    """The installation's store. `corpus`: the corpus root, for a process that is given unscrubbed text."""
-    return ArtifactStore(settings.artifacts, LedgerSeals(settings), corpus)
+def open_store(settings: Settings, corpus: Path | None = None, registry: Registry | None = None) -> ArtifactStore:
+    """The installation's store.
+
+    Args:
+        corpus: the corpus root, for a process that is given unscrubbed text.
+        registry: where it is open already, such as for reading alone; else it is opened when it is needed.
+    """
+    opened = (lambda: registry) if registry is not None else partial(open_registry, settings)
+    return ArtifactStore(settings.artifacts, LedgerSeals(settings, opened), corpus)
 
 
 class LedgerSeals:
     """The seals of one installation (`artifacts.seals.Seals`)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
         self._settings = settings
+        self._opened = opened
 
     @cached_property
     def _entries(self) -> SealedEntries:
-        return SealedEntries(self._settings)
+        return SealedEntries(self._settings, self._opened)
 
     @cached_property
     def _taken_over(self) -> TakenOver:
-        return TakenOver(self._settings)
+        return TakenOver(self._settings, self._opened)
 
     def assert_ready(self) -> None:
         """Raise NotFoundError, IntegrityError or SignInError where nothing could be signed."""

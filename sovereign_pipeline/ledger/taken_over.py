@@ -10,7 +10,7 @@ What belongs here: the list. What does not: artifacts with signatures (`sealing.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Ma
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append, assert_leaf
 from sovereign_pipeline.ledger.checkpoints import write_atomically
-from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.sealed_entries import pipeline_actor
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import Settings
@@ -56,14 +56,16 @@ def mark_file(settings: Settings) -> Path:
 class TakenOver:
     """What an earlier release made in one installation."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
+        """`opened`: opens the registry, once it is needed."""
         self._settings = settings
+        self._opened = opened
         self._known: tuple[tuple[int, ...], Listed] | None = None
         self._is_done = False
 
     @cached_property
     def _registry(self) -> Registry:
-        return open_registry(self._settings)
+        return self._opened()
 
     def holds(self, ref: ArtifactRef) -> bool:
         """Whether an artifact is one of them. The first question makes the list.

@@ -167,11 +167,18 @@ class _Nodes:
         """Raise IntegrityError naming the first stored hash that is missing or another, or belongs to no entry."""
         columns = LedgerNode.__table__.c
         query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
-        found = defaultdict[int, Any](hashlib.sha256)
+        found = [hashlib.sha256() for _ in self._levels]
+        counts = [0] * len(found)
         for page in session.execute(query.execution_options(yield_per=tree.AT_ONCE)).partitions():
-            for level, rows in groupby(page, itemgetter(0)):
+            for level, group in groupby(page, itemgetter(0)):
+                rows = list(group)
+                if level not in range(len(found)):
+                    raise _wrong_node(session)
+                first, counts[level] = counts[level], counts[level] + len(rows)
+                if [row[1] for row in rows] != list(range(first, counts[level])):
+                    raise _wrong_node(session)
                 found[level].update(b"".join(row[2] for row in rows))
-        if [found[level].digest() for level in sorted(found)] != [each.digest() for each in self._levels]:
+        if [each.digest() for each in found] != [each.digest() for each in self._levels]:
             raise _wrong_node(session)
 
 

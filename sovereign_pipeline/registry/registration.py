@@ -83,11 +83,9 @@ def register(
         known = _registered(session, record_ref)
         if known is not None:
             return known
-        added: list[Dataset | BaseModelRow | None] = [
+        for dataset in record.datasets:
             _add_dataset(session, record.line, dataset, inputs[dataset.kind], created_at[dataset.kind])
-            for dataset in record.datasets
-        ]
-        added.append(_add_base_model(session, record.base_model))
+        _add_base_model(session, record.base_model)
         earlier = adapters_on_record(session, record.line)
         version = next_version(record, earlier)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
@@ -105,7 +103,7 @@ def register(
         )
         session.add(adapter)
         session.flush()
-        enter_adapter(session, adapter, [row for row in added if row is not None], account())
+        enter_adapter(session, adapter, account())
     return adapter
 
 
@@ -144,12 +142,10 @@ def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:
     return session.scalars(select(Adapter).where(Adapter.record_digest == record_ref.digest)).one_or_none()
 
 
-def _add_dataset(
-    session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str
-) -> Dataset | None:
-    """The row that was added; None where the dataset is registered already."""
+def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str) -> None:
+    """Add its row, unless the dataset is registered already."""
     if session.get(Dataset, dataset.digest) is not None:
-        return None
+        return
     row = Dataset(
         **dataset.model_dump(mode="json", exclude={"file"}),
         manifest_sha256=ref.manifest_sha256,
@@ -158,25 +154,22 @@ def _add_dataset(
     )
     session.add(row)
     session.flush()
-    return row
 
 
-def _add_base_model(session: Session, base: BaseModelFacts) -> BaseModelRow | None:
-    """The row that was added; None where the base model is registered already."""
+def _add_base_model(session: Session, base: BaseModelFacts) -> None:
+    """Add its row, unless the base model is registered already."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
-            return None
+            return
         raise InputError(
             f"The base model {base.name} ({base.licence}) has exactly the files of {known.name} ({known.licence}), "
             f"which is registered already.",
             "Use that name and licence in the model's card and in the recipe.",
         )
     files = [file.model_dump() for file in base.files]
-    row = BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files)
-    session.add(row)
+    session.add(BaseModelRow(digest=base.digest, name=base.name, licence=base.licence, files=files))
     session.flush()
-    return row
 
 
 def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:

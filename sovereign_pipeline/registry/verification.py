@@ -97,13 +97,7 @@ def verify_adapter(
     row = find_adapter(registry, adapter_id)
     with registry.reading() as session:
         assert_rows_on_record(session)
-    record_ref = ArtifactRef(
-        kind="registered_adapter",
-        line=row.line,
-        digest=row.record_digest,
-        manifest_sha256=row.record_manifest_sha256,
-    )
-    artifact = store.open(record_ref)
+    artifact = store.open(record_of(row))
     record = read_record(artifact)
     checked: list[Checked | Withheld] = [*_checked(artifact)]
     _assert_row_is_of_record(registry, row, record, artifact)
@@ -126,6 +120,16 @@ def verify_adapter(
     assert_parent_is_registered(registry, record, artifact)
     parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
     return _report(adapter_id, [*_read(report), *_read(parent)], [*_examined(report), *_examined(parent)])
+
+
+def record_of(row: Adapter) -> ArtifactRef:
+    """The record that was registered."""
+    return ArtifactRef(
+        kind="registered_adapter",
+        line=row.line,
+        digest=row.record_digest,
+        manifest_sha256=row.record_manifest_sha256,
+    )
 
 
 def verify_dataset(

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.ledger.trust_on_record import TRUST, assert_not_put_back, trust_named
@@ -119,7 +120,7 @@ def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: 
 def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
     if row is None or entry is None:
         return False
-    said = {name: value for name, value in entry.subjects.items() if name != STATEMENT and name not in TRUST}
+    said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST}}
     signed = hashlib.sha256(row.statement).hexdigest() if row.statement is not None else None
     actor = actor_of(row.officer) if signed is not None else row.officer
     return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor)
@@ -150,7 +151,9 @@ def _was_taken_over(session: Session, act: Act, row: Acted, entry: AuditEntry) -
     query = select(AuditEntry).where(AuditEntry.action == UNSIGNED_TAKEN_OVER).order_by(AuditEntry.sequence).limit(1)
     taken = session.scalars(query).one_or_none()
     key = " ".join(map(str, row.key))
-    return taken is not None and entry.sequence < taken.sequence and key in taken.subjects["rows"].get(act.table, ())
+    if taken is None or entry.sequence >= taken.sequence:
+        return False
+    return key in taken.subjects["unsigned"].get(act.table, ())
 
 
 def _about(session: Session, adapters: Sequence[str]) -> dict[str, tuple[str, str]]:

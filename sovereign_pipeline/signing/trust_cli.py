@@ -244,7 +244,9 @@ def show(
 
 @app.command("demonstration")
 def make_demonstration(
-    directory: Directory, keys: Annotated[Path, typer.Argument(help="Where all private keys go, unencrypted.")]
+    directory: Directory,
+    keys: Annotated[Path, typer.Argument(help="Where all private keys go, unencrypted.")],
+    log: Annotated[Path | None, typer.Option(help="The log's public key, as `sovereign audit key` prints it.")] = None,
 ) -> None:
     """Make a trust root for a demonstration: three root keys, three officers, pipeline and bundle, all on one machine.
 
@@ -252,7 +254,8 @@ def make_demonstration(
     """
     from sovereign_pipeline.signing.demonstration import demonstration_trust
 
-    _say(demonstration_trust(directory, keys), directory)
+    others = {"log": [read_public_file(log)]} if log is not None else {}
+    _say(demonstration_trust(directory, keys, others), directory)
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.ledger import triggers
-from sovereign_pipeline.ledger.rows_on_record import ENTERED, HELD, digest_of_columns
+from sovereign_pipeline.ledger.rows_added import digest_of_columns, held_tables, key_of
+from sovereign_pipeline.ledger.rows_on_record import ENTERED
 from sovereign_pipeline.ledger.tables import AuditEntry, Table, row_as_dict
 
 LIFECYCLE = (
@@ -78,9 +79,9 @@ def forge_entries(engine: Engine) -> None:
     with without_triggers(engine), Session(engine) as session:
         digests = {
             table.__tablename__: {
-                _key(row): digest_of_columns(row_as_dict(row)) for row in session.scalars(select(table))
+                key_of(row): digest_of_columns(row_as_dict(row)) for row in session.scalars(select(table))
             }
-            for table in HELD
+            for table in held_tables()
         }
         for entry in session.scalars(select(AuditEntry).where(AuditEntry.action.in_(ENTERED))):
             rows = {table: {key: digests[table][key] for key in keys} for table, keys in entry.subjects["rows"].items()}
@@ -89,7 +90,3 @@ def forge_entries(engine: Engine) -> None:
                 {"subjects": json.dumps({**entry.subjects, "rows": rows}), "sequence": entry.sequence},
             )
         session.commit()
-
-
-def _key(row: Table) -> str:
-    return str(getattr(row, "id", None) or row.digest)  # type: ignore[attr-defined]

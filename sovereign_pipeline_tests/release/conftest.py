@@ -8,12 +8,14 @@ from functools import cached_property
 
 import pytest
 
+from sovereign_pipeline.ledger import log_key
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.decisions import decide, request
 from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.release.standing import Decision, Standing
+from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.signing.trust import Trust, load_trust
@@ -88,10 +90,13 @@ def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office
     institution.rules["release"] = {"blind_review": "not_required"}
     settings = institution.settings
     trust = settings.data / "trust"
-    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [generate("ed25519").public_pem]})
+    log = log_key.new_log()
+    log_key.keep(settings, log)
+    (institution.root / "log.pub").write_text(f"{log.verifier}\n")
+    of_log = read_public_file(institution.root / "log.pub")
+    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [of_log]})
     for name, officer in zip(OFFICERS, officers, strict=True):
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
-    settings.keys.mkdir(mode=0o700, exist_ok=True)
     write_key(settings.keys / PIPELINE_KEY_FILE, pipeline, None)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
     return Office(small_bench(institution), roots, by_name, pipeline)

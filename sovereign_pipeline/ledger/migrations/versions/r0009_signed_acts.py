@@ -36,7 +36,7 @@ def upgrade() -> None:
 
     given = op.get_context().config
     session = given.attributes.get("session") if given is not None else None
-    append(session or Session(connection), "sovereign", ACTION, {"waivers": waivers, "rows": rows})
+    append(session or Session(connection), "sovereign", ACTION, {"waivers": waivers, "unsigned": rows})
 
 
 def _keys(connection: sa.Connection, name: str, key: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,111 @@
+"""Verifying a registered adapter from the SHA-256 of the first root alone, from public files, wherever they lie.
+
+Nothing is taken on anybody's word: the trust root is verified from that SHA-256, the ledger by its key and witnesses in
+the trust root, every row by its entry, every request, decision and transition by its signature, and every byte of the
+lineage by the registered record. Nothing is written, and no private key is needed.
+
+What belongs here: what an auditor verifies, in this order. What does not: each of these verifications.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger import log_key
+from sovereign_pipeline.ledger.catalog import find_adapter, line_of
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
+from sovereign_pipeline.ledger.trusted_log import Witnessed, assert_log_of, witnessed_by
+from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
+from sovereign_pipeline.release.standing import assert_signed, standings
+from sovereign_pipeline.review.reconciling import examine_all
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import TRUST
+from sovereign_pipeline.signing.trust import Trust, load_trust
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What was verified of an adapter, from the trust root on."""
+
+    trust: Trust
+    entries: int
+    """Of the ledger."""
+    witnessed: Witnessed | None
+    """What witnesses of the trust root have seen; None where it names none."""
+    requests: int
+    """Of the adapter's line and those of its parents, each with its decisions."""
+    transitions: int
+    lineage: VerificationReport
+
+    def to_dict(self) -> dict[str, Any]:
+        trust = self.trust
+        return {
+            **self.lineage.to_dict(),
+            "trust_root": trust.root_sha256,
+            "trust_root_version": trust.root_version,
+            "trust_targets_version": trust.targets_version,
+            "demonstration_keys": trust.is_demonstration,
+            "entries": self.entries,
+            "witnessed": self.witnessed.entries if self.witnessed is not None else None,
+            "requests": self.requests,
+            "transitions": self.transitions,
+        }
+
+
+def audit_adapter(
+    registry: Registry,
+    store: ArtifactStore,
+    settings: Settings,
+    adapter_id: str,
+    root_sha256: str,
+    progress: Progress,
+) -> AuditReport:
+    """Verify an adapter and all that led to its state. `registry`: may be opened for reading alone.
+
+    Raises IntegrityError naming the first file, entry, row or signature that is not as it was, and NotFoundError for an
+    adapter that is not registered.
+    """
+    trust = load_trust(settings.data / TRUST, root_sha256)
+    ledger = verify_registry(registry).ledger
+    with registry.reading() as session:
+        log = log_key.verifier(session, settings)
+        if log is None:
+            raise IntegrityError("The ledger has no key, so nobody vouches for it.", log_key.RESTORE)
+        assert_log_of(trust, log, ledger.newest.sequence)
+        witnessed = witnessed_by(trust, log, settings)
+        assert_rows_on_record(session)
+    _assert_no_finding(examine_all(registry, store, settings, ledger.newest))
+    lines = dict.fromkeys(line_of(each) for each in _with_parents(registry, store, adapter_id))
+    with registry.reading() as session:
+        requests, transitions = _signed(session, trust, lines)
+    lineage = verify_adapter(registry, store, settings, adapter_id, progress)
+    return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, lineage)
+
+
+def _assert_no_finding(found: dict[str, list[str]]) -> None:
+    findings = [f"review {review}: {each}" for review, several in found.items() for each in several]
+    if findings:
+        raise IntegrityError(f"The registry: {'; '.join(findings)}.", log_key.RESTORE)
+
+
+def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[str]:
+    """An adapter, the one whose training it continued, and so on."""
+    waiting: str | None = adapter_id
+    while waiting is not None:
+        yield waiting
+        record = read_record(store.open(record_of(find_adapter(registry, waiting))))
+        waiting = record.parent_adapter.adapter if record.parent_adapter is not None else None
+
+
+def _signed(session: Session, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
+    """Every request with its decisions, and every transition, verified by signature."""
+    requests = sum(len(standings(session, trust, line)) for line in lines)
+    return requests, sum(len(assert_signed(session, trust, line)) for line in lines)
