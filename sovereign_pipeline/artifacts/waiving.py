@@ -28,7 +28,7 @@ from sovereign_pipeline.artifacts.waiver import (
     WaiverKind,
     waiver_predicate,
 )
-from sovereign_pipeline.errors import GateRefused, InputError
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import (
     assert_may,
@@ -129,5 +129,7 @@ def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver
         return Built(summary={"gate": gate.name, "kind": waiver.kind})
 
     identity = waiver_identity(gate, workplace, recorded.record, recorded.verdict)
-    made = make_artifact(workplace, identity, build).ref
-    return made, waiver_in(workplace, made)
+    production = make_artifact(workplace, identity, build)
+    if production.reused:
+        raise ConflictError(f"Line {line}: another officer waived this verdict of '{gate.name}' meanwhile.")
+    return production.ref, waiver_in(workplace, production.ref)

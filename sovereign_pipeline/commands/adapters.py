@@ -61,7 +61,7 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
     registry = open_registry(Settings.from_environment())
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)])
-    trust = trust_root_if_any(registry.settings)
+    trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
     facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
     if as_json:
         print_json(facts)
@@ -180,10 +180,10 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
     from sovereign_pipeline.release.issues import issues_by_adapter
     from sovereign_pipeline.release.recall import question_of, recalls_in_force
 
-    trust = trust_root_if_any(registry.settings)
     with registry.reading() as session:
         recalls = recalls_in_force(session, registry.settings)
         issues = issues_by_adapter(session, registry.settings)
+    trust = trust_root_if_any(registry.settings) if issues else None
     return [
         {
             **row,

@@ -22,6 +22,7 @@ from sovereign_pipeline.commands.terminal import (
 )
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.loopback import LOOPBACK
 from sovereign_pipeline.review.ballots import progress
@@ -65,7 +66,13 @@ def review_open(
     settings = Settings.from_environment()
     workplace = open_workplace(settings, line, tell_progress)
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
-    request = ReviewRequest(account(), operators=names, prompt_file=prompts, adapter_id=adapter, opponent=opponent)
+    request = ReviewRequest(
+        People(settings).commitment_of(account()),
+        operators=names,
+        prompt_file=prompts,
+        adapter_id=adapter,
+        opponent=opponent,
+    )
     opened = open_review(open_registry(settings), workplace, request)
     links = {name: link_url(url, token) for name, token in opened.links.items()}
     plan = opened.plan
@@ -106,7 +113,8 @@ def review_link(
     It ends the operator's earlier links and signs their other device out.
     """
     workplace, registry = _open(line)
-    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, account()))))
+    actor = People(workplace.settings).commitment_of(account())
+    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, actor))))
 
 
 @review.command("serve")
@@ -129,7 +137,12 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
     found, closing = find_last(registry, line)
     contents = plan_of(workplace.store, found)
     pairs = {name: len(contents.asked(name)) for name in contents.plan.operators}
-    rows = [asdict(each) for each in progress(registry, found, pairs)]
+    people = People(workplace.settings)
+    names = people.listed()
+    rows = [
+        {**asdict(each), "operator": people.shown(each.operator, names)} for each in progress(registry, found, pairs)
+    ]
+    rows.sort(key=lambda row: str(row["operator"]))
     with registry.reading() as session:
         held = rows_of(session, found, read_log(session))
     findings = findings_in(held, contents, signed_acts(workplace.settings, found.id))
@@ -171,7 +184,8 @@ def review_close(
     workplace, registry = _open(line)
     found, _ = find_last(registry, line)
     contents = plan_of(workplace.store, found)
-    closing = close(registry, workplace.settings, found, contents, account(), officer, reason)
+    actor = People(workplace.settings).commitment_of(account())
+    closing = close(registry, workplace.settings, found, contents, actor, officer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
 

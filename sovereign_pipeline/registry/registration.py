@@ -22,6 +22,7 @@ from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, enter_adapter
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.building import assert_as_made, gate_facts
@@ -79,6 +80,7 @@ def register(
     created_at = {
         dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets
     }
+    actor = People(registry.settings).commitment_of(account())
     with registry.writing() as session:
         known = _registered(session, record_ref)
         if known is not None:
@@ -103,7 +105,7 @@ def register(
         )
         session.add(adapter)
         session.flush()
-        enter_adapter(session, adapter, account())
+        enter_adapter(session, adapter, actor)
     return adapter
 
 

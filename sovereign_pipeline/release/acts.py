@@ -19,9 +19,10 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
 from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
 from sovereign_pipeline.ledger.trust_on_record import TRUST, assert_not_put_back, trust_named
 from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
 from sovereign_pipeline.settings import Settings
@@ -32,6 +33,9 @@ from sovereign_pipeline.signing.trust import Trust
 from sovereign_pipeline.wording import and_more
 
 STATEMENT = "statement"
+
+SignedRow = Recall | RecallWaiver | KnownIssue | AdapterReview
+"""A row that holds the statement of its act."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,18 @@ class Acted:
         return {**self.said, "at": _written(self.at)} if self.statement is not None else dict(self.said)
 
 
-def sign_act(
+def enter_act(
     session: Session,
     settings: Settings,
     signer: Signer,
     act: Act,
+    row: SignedRow,
     at: datetime.datetime,
     said: Mapping[str, Any],
     adapters: Sequence[str],
-) -> bytes:
-    """Sign an act and enter it, in the caller's transaction. Returns the bundle, for the row.
+    further: Iterable[Table] = (),
+) -> None:
+    """Sign an act, and enter its row, and further ones that refer to it, in the caller's transaction.
 
     Raises SignInError where the trust root does not let the officer do so at the level of each adapter.
     """
@@ -88,9 +94,12 @@ def sign_act(
     subjects = tuple(Subject(f"{each}/manifest.json", manifest) for each, (_, manifest) in about.items())
     predicate = {**said, "at": _written(at)}
     bundle = sign_statement(signer, Statement(subjects, act.predicate_type, predicate))
+    row.statement = bundle
+    session.add(row)
+    session.flush()
+    session.add_all(further)
     entered = {**predicate, STATEMENT: hashlib.sha256(bundle).hexdigest(), **trust_named(trust)}
     append(session, actor_of(signer.keyid), act.action, entered)
-    return bundle
 
 
 def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: Iterable[Acted]) -> None:

@@ -24,7 +24,7 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
-from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.causes import Cause, Registered, causes
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
@@ -90,8 +90,7 @@ def record_review(registry: Registry, adapter_id: str, text: str, signer: Signer
             officer=signer.keyid,
             reviewed_at=now,
         )
-        review.statement = sign_act(session, registry.settings, signer, REVIEWING, now, _said(review), [adapter_id])
-        session.add(review)
+        enter_act(session, registry.settings, signer, REVIEWING, review, now, _said(review), [adapter_id])
 
 
 def _due(

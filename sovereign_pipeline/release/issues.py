@@ -15,7 +15,7 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import KnownIssue
-from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
@@ -46,10 +46,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) ->
             officer=signer.keyid,
             added_at=datetime.datetime.now(datetime.UTC).replace(microsecond=0),
         )
-        issue.statement = sign_act(
-            session, registry.settings, signer, ADDING, issue.added_at, _said(issue), [adapter_id]
-        )
-        session.add(issue)
+        enter_act(session, registry.settings, signer, ADDING, issue, issue.added_at, _said(issue), [adapter_id])
     return issue
 
 

@@ -31,7 +31,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
 )
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, sign_act
+from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
@@ -101,12 +101,17 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
             opened_at=_now(),
         )
         named = [each.adapter for each in asked.holders]
-        recall.statement = sign_act(
-            session, registry.settings, signer, OPENING, recall.opened_at, _said(recall, named), named
+        enter_act(
+            session,
+            registry.settings,
+            signer,
+            OPENING,
+            recall,
+            recall.opened_at,
+            _said(recall, named),
+            named,
+            [RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named],
         )
-        session.add(recall)
-        session.flush()
-        session.add_all(RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named)
     return recall
 
 
@@ -125,10 +130,8 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Si
         waiver = RecallWaiver(
             recall_id=recall_id, adapter_id=adapter_id, reason=reason, officer=signer.keyid, waived_at=_now()
         )
-        waiver.statement = sign_act(
-            session, registry.settings, signer, WAIVING, waiver.waived_at, _said_of_waiver(waiver), [adapter_id]
-        )
-        session.add(waiver)
+        said = _said_of_waiver(waiver)
+        enter_act(session, registry.settings, signer, WAIVING, waiver, waiver.waived_at, said, [adapter_id])
 
 
 def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:

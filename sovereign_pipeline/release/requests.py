@@ -6,6 +6,7 @@ the change itself (`changes.py`).
 
 import datetime
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ from sovereign_pipeline.signing.statements import Statement, Subject, sign_state
 from sovereign_pipeline.signing.trust import Trust
 
 REQUESTED = "release requested"
+FEWEST_DIGITS = 4
+"""Of an id, by which a request is named. Fewer may fit the only one there is, whichever was meant."""
+_DIGITS = re.compile(f"[0-9a-f]{{{FEWEST_DIGITS},64}}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,12 @@ def enter_request(
 
 
 def find_request(session: Session, request: str) -> ReleaseRequest:
-    """A request by its id or the first digits of it. Raises NotFoundError for none or several."""
+    """A request by its id or the first digits of it.
+
+    Raises InputError for fewer digits than tell requests apart, and NotFoundError for none or several.
+    """
+    if not _DIGITS.fullmatch(request):
+        raise InputError(f"'{request[:64]}' is no request's id.", f"Give its first {FEWEST_DIGITS} digits or more.")
     found = list(session.scalars(select(ReleaseRequest).where(ReleaseRequest.id.startswith(request, autoescape=True))))
     if len(found) == 1:
         return found[0]

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.ledger.tables import Ballot, BlindReview, Guess
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.review.acts import (
@@ -111,8 +112,8 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
     if by_acts != {digest_of(content_of(each)) for each in on_record}:
         raise IntegrityError(
-            f"Review {review.id}: what {operator} gave is not what the audit log says. The registry was changed past "
-            f"this program.",
+            f"Review {review.id}: what {person_in_short(operator)} gave is not what the audit log says. The registry "
+            f"was changed past this program.",
             HINT,
         )
     return Given(frozenset(each.pair for each in ballots), frozenset(each.pair for each in guesses))

@@ -5,14 +5,17 @@ What belongs here: when a review may be closed. What does not: whether its rows 
 """
 
 import datetime
+from collections.abc import Iterable
 
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, digest_of_row, entering_acts
 from sovereign_pipeline.review.ballots import ballots_digest
 from sovereign_pipeline.review.catalog import is_closed
 from sovereign_pipeline.review.custody import forget_key, sealed_seed, signed_acts
+from sovereign_pipeline.review.links import stands_for
 from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
 from sovereign_pipeline.review.sealed import PlanContents
@@ -32,7 +35,7 @@ def close(
 
     Args:
         actor: who runs the command.
-        officer: who closes below the pre-registered number of ballots; the plan must name them.
+        officer: name of who closes below the pre-registered number of ballots; the plan must name them.
         reason: why; required with an officer.
 
     Raises GateRefused for too few ballots, InputError for an officer without a reason or one who may not close early,
@@ -65,20 +68,21 @@ def _close(
             line=review.line,
         )
     plan = contents.plan
-    _assert_may_close_early(review, plan, officer, reason)
+    people = People(settings)
+    person = _who_closes_early(people, review, plan, officer, reason)
     with entering_acts(settings, registry, review.id) as entering:
         rows = rows_of(entering.session, review, read_log(entering.session))
         assert_none(review.id, findings_in(rows, contents, signed_acts(settings, review.id)))
         is_early = rows.asked < review.ballots
-        if is_early and officer is None:
-            raise _too_few(review, plan, rows.asked)
+        if is_early and person is None:
+            raise _too_few(people, review, plan, rows.asked)
         closing = ReviewClosing(
             review_id=review.id,
             closed_at=datetime.datetime.now(datetime.UTC),
             seed=sealed_seed(settings, review).hex(),
             ballots=rows.asked,
             ballots_sha256=ballots_digest(rows.ballots, rows.guesses),
-            officer=officer if is_early else None,
+            officer=person if is_early else None,
             reason=reason if is_early else None,
         )
         entering.session.add(closing)
@@ -98,7 +102,10 @@ def _close(
     return closing
 
 
-def _assert_may_close_early(review: BlindReview, plan: ReviewPlan, officer: str | None, reason: str | None) -> None:
+def _who_closes_early(
+    people: People, review: BlindReview, plan: ReviewPlan, officer: str | None, reason: str | None
+) -> str | None:
+    """What stands for the officer; None where nobody closes early."""
     if (officer is None) != (not (reason or "").strip()):
         raise InputError(
             "Closing early takes both an officer and a reason.",
@@ -106,8 +113,9 @@ def _assert_may_close_early(review: BlindReview, plan: ReviewPlan, officer: str 
             act="close_review_early",
             line=review.line,
         )
-    if officer is not None and officer not in plan.may_close_early:
-        allowed = ", ".join(plan.may_close_early)
+    person = stands_for(people, officer, plan.may_close_early) if officer is not None else None
+    if officer is not None and person is None:
+        allowed = ", ".join(_names(people, plan.may_close_early))
         raise InputError(
             f"{officer} may not close this review of line {review.line} early. The recipe it was opened under allows "
             f"{allowed or 'nobody'} (gates.review.may_close_early).",
@@ -115,9 +123,15 @@ def _assert_may_close_early(review: BlindReview, plan: ReviewPlan, officer: str 
             if allowed
             else "Wait for the missing ballots.",
         )
+    return person
 
 
-def _too_few(review: BlindReview, plan: ReviewPlan, asked: int) -> GateRefused:
+def _names(people: People, persons: Iterable[str]) -> list[str]:
+    names = people.listed()
+    return [people.shown(each, names) for each in persons]
+
+
+def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) -> GateRefused:
     message = (
         f"Line {review.line}: {asked} of the {review.ballots} pre-registered ballots were given, so the review stays "
         f"open."
@@ -130,9 +144,10 @@ def _too_few(review: BlindReview, plan: ReviewPlan, asked: int) -> GateRefused:
             act="review_status",
             line=review.line,
         )
+    allowed = " or ".join(_names(people, plan.may_close_early))
     return GateRefused(
         message,
-        f"Wait for the missing ballots, or let {' or '.join(plan.may_close_early)} close it early with a reason.",
+        f"Wait for the missing ballots, or let {allowed} close it early with a reason.",
         act="close_review_early",
         line=review.line,
     )

@@ -9,13 +9,16 @@ What belongs here: tokens and who they stand for. What does not: the session tha
 import datetime
 import hashlib
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import NotFoundError, SignInError
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import ConflictError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import COMMITMENT, People
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink, SignInUse
 from sovereign_pipeline.review.acts import (
     LINK_ISSUED,
@@ -27,7 +30,7 @@ from sovereign_pipeline.review.acts import (
     entering_acts,
     entries_of,
 )
-from sovereign_pipeline.review.catalog import find_open
+from sovereign_pipeline.review.catalog import find_all_open, find_open
 from sovereign_pipeline.review.sealed import plan_of
 from sovereign_pipeline.settings import Settings
 
@@ -73,13 +76,37 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
         review = find_open(session, line)
     if review is None:
         raise NotFoundError(f"Line {line} has no open review.", "Open one.", act="open_review", line=line)
-    operators = plan_of(workplace.store, review).plan.operators
-    if operator not in operators:
-        raise NotFoundError(
-            f"'{operator}' takes no part in the open review of line {line}.", f"Name one of {', '.join(operators)}."
-        )
+    people, operators = People(workplace.settings), plan_of(workplace.store, review).plan.operators
+    person = stands_for(people, operator, operators)
+    if person is None:
+        names = people.listed()
+        known = ", ".join(people.shown(each, names) for each in operators)
+        raise NotFoundError(f"'{operator}' takes no part in the open review of line {line}.", f"Name one of {known}.")
     with entering_acts(workplace.settings, registry, review.id) as entering:
-        return issue_link(entering, operator, workplace.line.gates.review.link_days, actor)
+        return issue_link(entering, person, workplace.line.gates.review.link_days, actor)
+
+
+def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
+    """Which of these stands for whoever has this name: a commitment, a number, or a name from an earlier release."""
+    if COMMITMENT.fullmatch(name):  # nobody's name
+        return None
+    person = people.known(name)
+    return person if person in persons else name if name in persons else None
+
+
+def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
+    """Raises ConflictError for a commitment that an open review still needs: an operator's, or of who did something."""
+    for review in find_all_open(registry):
+        plan = plan_of(store, review).plan
+        with registry.reading() as session:
+            actors = {entry.actor for entry in entries_of(session, review.id)}
+        if person in {*plan.operators, *plan.may_close_early, *actors}:
+            raise ConflictError(
+                f"This person takes part in the open review of line {review.line}.",
+                "Close it first.",
+                act="review_status",
+                line=review.line,
+            )
 
 
 def link_url(page: str, token: str) -> str:

@@ -6,7 +6,7 @@ its artifact (`plan.py`, `plan_stage.py`), links (`links.py`), ballots (`ballots
 
 import datetime
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError, StaleInput
 from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.locks import held_if_free
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
@@ -44,9 +45,9 @@ class ReviewRequest:
     """What whoever opens a review decides; the rest is the recipe's."""
 
     actor: str
-    """Who opens it, for the audit log."""
+    """What stands for whoever opens it, for the audit log (`ledger/people.py`)."""
     operators: tuple[str, ...] = ()
-    """Their names, where the recipe gives a number only."""
+    """Their names, where the recipe gives a number only. What is written down stands for them."""
     prompt_file: Path | None = None
     """Prompts in place of the held-out documents."""
     adapter_id: str | None = None
@@ -90,21 +91,23 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
     line = workplace.line.line
     with registry.reading() as session:
         _assert_none_is_open(session, line)
-    operators = _operators(workplace.line.gates.review, request.operators)
+    operators = _commitments(workplace, request.operators)
     with _nobody_else_opens(workplace.settings, line):
         return _open(registry, workplace, request, operators)
 
 
-def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: tuple[str, ...]) -> Opened:
+def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: Mapping[str, str]) -> Opened:
+    """operators: name -> what stands for the operator."""
     line, settings = workplace.line.line, workplace.settings
     match = _match(registry, workplace, request)
-    drawn = draw_secrets()
+    drawn, people = draw_secrets(), People(settings)
     stage = plan_stage(
         PlanRequest(
             registry=registry,
             candidate=match.candidate,
             chosen=match.opponent,
-            operators=operators,
+            operators=tuple(operators.values()),
+            may_close_early=tuple(map(people.commitment_of, workplace.line.gates.review.may_close_early)),
             prompt_file=request.prompt_file,
             drawn=drawn,
             open_contenders=request.open_contenders,
@@ -115,12 +118,13 @@ def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, oper
     contents = read_plan(workplace.store, plan_ref)
     review_id = secrets.token_hex(8)
     keep_secrets(settings, review_id, drawn)
-    with opening_acts(settings, registry, review_id, drawn.key) as entering:
+    persons = {*operators.values(), *contents.plan.may_close_early, request.actor}
+    with people.kept(persons), opening_acts(settings, registry, review_id, drawn.key) as entering:
         _assert_none_is_open(entering.session, line)
         _assert_same_match(match, _match(registry, workplace, request), line)
         _register(entering, match, plan_ref, contents, request.actor)
         days = workplace.line.gates.review.link_days
-        links = {name: issue_link(entering, name, days, request.actor) for name in operators}
+        links = {name: issue_link(entering, each, days, request.actor) for name, each in operators.items()}
     return Opened(review_id, contents.plan, links)
 
 
@@ -222,6 +226,14 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
             line=line,
         )
     return current, registered
+
+
+def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
+    """Name of each operator -> what stands for them. One who has a number in place of a name keeps it."""
+    people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
+    names = _operators(workplace.line.gates.review, named)
+    are_names = bool(named) or not isinstance(in_recipe, int)
+    return {name: people.commitment_of(name) if are_names else name for name in names}
 
 
 def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
 
 Position = Literal["a", "b"]
@@ -55,7 +56,7 @@ class OpponentChoice(Frozen):
     """Why the opponent is the opponent."""
 
     named_by: str | None
-    """Who named it when opening the review; None where the rule gave it."""
+    """What stands for whoever named it when opening the review; None where the rule gave it."""
     by_rule: str
     """What the rule gives: the id of the line's newest adapter that was reviewed and did not lose, or else the name of
     the base model."""
@@ -92,7 +93,8 @@ class ReviewPlan(Frozen):
     identical: tuple[str, ...] = ()
     """Ids of the prompts to which both arms gave the same answer. A plan of release 0.1.0 does not name them."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """Name -> pairs in the order in which they are shown."""
+    """What stands for an operator (`ledger/people.py`), or a number -> pairs in the order in which they are shown. In
+    earlier plans names."""
     ballots: int
     """How many ballots close the review; ties for identical answers do not count."""
     margin: float
@@ -116,7 +118,7 @@ def in_words(opponent: str, choice: OpponentChoice | None) -> str:
     if choice.named_by is not None:
         rule = "" if choice.by_rule == opponent else f" The rule gives {choice.by_rule}."
         unknown = "" if choice.is_reviewed is not False else f" Nobody has reviewed {opponent}."
-        return f"{opponent} was named as the opponent by {choice.named_by}.{unknown}{rule}"
+        return f"{opponent} was named as the opponent by {person_in_short(choice.named_by)}.{unknown}{rule}"
     passed_over = f" Passed over, since nobody reviewed them: {', '.join(choice.never_reviewed)}."
     if choice.is_reviewed is None:
         reason = f"{opponent} is the opponent by rule: no other adapter of the line was reviewed without losing."

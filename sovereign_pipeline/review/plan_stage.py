@@ -41,6 +41,9 @@ class PlanRequest:
     candidate: Adapter
     chosen: Opponent
     operators: tuple[str, ...]
+    """What stands for each; no plan holds a name."""
+    may_close_early: tuple[str, ...]
+    """What stands for each officer of the recipe's list."""
     prompt_file: Path | None
     """None for the candidate's held-out documents."""
     drawn: ReviewSecrets
@@ -67,6 +70,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
             **files,
             "opponent": opponent.record_digest if opponent is not None else request.candidate.base_model_digest,
             "operators": digest_of(list(request.operators)),
+            "may_close_early": digest_of(list(request.may_close_early)),
             "seed": commitment(request.drawn.seed),
             "act_key": request.drawn.public_key,
         }
@@ -76,13 +80,13 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="5",
+        code_version="6",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
             "instruction": line.training.instruction,
             "ceiling": line.ceiling,
-            **line.gates.review.model_dump(mode="json", exclude={"operators"}),
+            **line.gates.review.model_dump(mode="json", exclude={"operators", "may_close_early"}),
         },
         external=external,
         libraries=("peft", "torch", "transformers"),
@@ -165,7 +169,7 @@ def _plan(
         ballots=_ballots_to_close(line.line, review, pairs, answers),
         margin=review.margin,
         officer_may=review.officer_may,
-        may_close_early=review.may_close_early,
+        may_close_early=request.may_close_early,
         guess_pairs=review.guess_pairs,
         criteria=review.criteria,
         settings={

@@ -18,6 +18,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.ledger.tables import (
     AuditEntry,
     Ballot,
@@ -225,7 +226,7 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
             if sign_in is None or sign_in.actor != act.actor or sign_in.number > act.number:
                 without[act.actor] += 1
     for operator, count in without.items():
-        yield f"{operator} gave {count} without having signed in"
+        yield f"{person_in_short(operator)} gave {count} without having signed in"
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.errors import GateRefused
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.review.plan import in_words
 from sovereign_pipeline.review.statistics import Agreement, Estimate, RankedVersion, agreement, estimate, rank_versions
@@ -177,8 +178,8 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
     early = result.closed_early
     if early is not None:
         sentences.append(
-            f"Closed early by {early.officer} with {result.ballots} of {result.ballots_registered} ballots: "
-            f"{early.reason}"
+            f"Closed early by {person_in_short(early.officer)} with {result.ballots} of {result.ballots_registered} "
+            f"ballots: {early.reason}"
         )
     if outcome == "fail":
         sentences.append("A candidate that lost the blind review does not ship.")
@@ -224,7 +225,7 @@ def as_markdown(result: ReviewResult) -> str:
         f"pairs (95 % interval {_interval(result.guesses)}); by chance it is 50 %.",
     ]
     if result.closed_early is not None:
-        rows += ["", f"Closed early by {result.closed_early.officer}: {result.closed_early.reason}"]
+        rows += ["", f"Closed early by {person_in_short(result.closed_early.officer)}: {result.closed_early.reason}"]
     return "\n".join(rows) + "\n"
 
 

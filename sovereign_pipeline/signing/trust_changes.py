@@ -14,6 +14,7 @@ from typing import Any
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, keyid_of
 from sovereign_pipeline.signing.trust import load_trust
 from sovereign_pipeline.signing.trust_files import (
@@ -273,10 +274,23 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
     """Approvals are counted by persons: one who is written in two ways would be two."""
     for key in _delegations(targets)[0].values():
         other = key.unrecognized_fields.get("person")
-        if other is not None and other != person and other.casefold() == person.casefold():
+        if other is not None and other != person and _looks(other) & _looks(person):
             raise ConflictError(
-                f"An officer is written as {other} already, not as {person}.", "Write one name in one way."
+                f"An officer is written as {other} already, not as {person}.",
+                "Write one name in one way. Tell two people of one name apart, such as by their office.",
             )
+
+
+def _looks(name: str) -> set[str]:
+    """What a reader may take a name for: without case, spaces and marks, and with one letter for those that look the
+    same. Twice: a capital I may be read as an l."""
+    spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
+    return {
+        "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings
+    }
+
+
+_READ_AS = str.maketrans("I1|0", "lllo")
 
 
 def _revoke(targets: Targets, keyid: str, from_index: int) -> None:

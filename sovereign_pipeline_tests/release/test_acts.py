@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError, SignInError
+from sovereign_pipeline.errors import InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter
@@ -15,6 +15,7 @@ from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.holdings import Question, index_adapter
 from sovereign_pipeline.release.issues import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
+from sovereign_pipeline.release.requests import find_request
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.officers import officer_shown
 from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
@@ -178,3 +179,9 @@ def test_what_was_on_record_before_acts_were_signed_goes_on_to_count_and_is_stat
     put_in(office, issue("Nadia Example", number=2), ADDED, "Nadia Example", **{**said, "number": 2})
     with pytest.raises(IntegrityError, match=r"known issue 2 of lamps-1\.0\.0: no officer signed it"):
         issues(office)
+
+
+@pytest.mark.parametrize("digits", ["", "a", "abc", "ABCD", "%%%%", "xyz1", "a" * 65])
+def test_a_request_is_named_by_four_digits_or_more(office: Office, digits: str) -> None:
+    with office.registry.reading() as session, pytest.raises(InputError, match="is no request's id"):
+        find_request(session, digits)

@@ -4,6 +4,7 @@ import pytest
 
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.plan import commitment
 from sovereign_pipeline.review.reconciling import examine_all
@@ -52,10 +53,11 @@ def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: Re
     with pytest.raises(InputError, match=r"officer\.x may not close .* it was opened under allows officer\.salim"):
         reviews.close(officer="officer.x", reason="late")
     closing = reviews.close(officer="officer.salim", reason="two operators are on leave")
-    assert (closing.ballots, closing.officer, closing.reason) == (1, "officer.salim", "two operators are on leave")
+    officer = People(reviews.bench.settings).known("officer.salim")
+    assert (closing.ballots, closing.officer, closing.reason) == (1, officer, "two operators are on leave")
     entry = entries(reviews.registry)[-1]
     assert (entry.actor, entry.action) == ("clerk", "review closed early")
-    assert (entry.subjects["officer"], entry.subjects["reason"]) == ("officer.salim", "two operators are on leave")
+    assert (entry.subjects["officer"], entry.subjects["reason"]) == (officer, "two operators are on leave")
 
 
 def test_a_lower_registered_number_lets_it_close_without_the_rest(reviews: ReviewBench) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.ledger.people import People, person_in_short
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import waive
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
@@ -141,8 +142,9 @@ def test_an_early_closing_shows_in_the_answer_by_name_and_reason(reviews: Review
     reviews.close(officer="officer.salim", reason="the others are on leave")
     artifact, verdicts = reviews.materialize()
     assert verdicts[GATE].evidence["outcome"] == "inconclusive"  # one operator alone gives no interval
-    assert "Closed early by officer.salim with 4 of 20 ballots: the others are on leave" in verdicts[GATE].message
-    assert "Closed early by officer.salim: the others are on leave" in artifact.file("review.md").read_text()
+    officer = person_in_short(People(reviews.bench.settings).commitment_of("officer.salim"))
+    assert f"Closed early by {officer} with 4 of 20 ballots: the others are on leave" in verdicts[GATE].message
+    assert f"Closed early by {officer}: the others are on leave" in artifact.file("review.md").read_text()
     assert artifact.manifest.summary["closed_early"] is True
 
 

@@ -142,7 +142,10 @@ def test_an_officer_is_a_person_with_a_scope(
 def test_a_person_is_written_in_one_way(holders: Holders) -> None:
     """A second key of the same person is the same person."""
     arguments = (["*"], ["*"], holders.roots[:2])
-    for name in ("layla haddad", "Layla HADDAD"):
+    for name in (
+        *("layla haddad", "Layla HADDAD", "LaylaHaddad", "Láyla Haddad", "Ｌａｙｌａ Haddad"),
+        *("Lаyla Haddad", "Layla H\u0430dd\u0430d", "Iayla Haddad", "1ayla Haddad"),  # Cyrillic; I and 1 for l
+    ):
         with pytest.raises(ConflictError, match="is written as Layla Haddad already"):
             add_officer(holders.directory, generate().public_pem, name, *arguments)
     add_officer(holders.directory, generate().public_pem, " Layla  Haddad", *arguments, now=BEGINNING)

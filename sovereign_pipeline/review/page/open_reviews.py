@@ -10,12 +10,13 @@ from typing import Literal
 
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.ballots import given
 from sovereign_pipeline.review.catalog import assert_open, find_all_open
 from sovereign_pipeline.review.custody import sealed_seed
-from sovereign_pipeline.review.links import SignedIn, assert_newest
+from sovereign_pipeline.review.links import SignedIn, assert_newest, stands_for
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
 from sovereign_pipeline.settings import Settings
@@ -100,13 +101,16 @@ class OpenReviews:
                 raise _not_signed_in()
             assert_newest(session, row, who)
 
-    def sign_in(self, operator: str) -> SignedIn:
+    def sign_in(self, name: str) -> SignedIn:
         """The oldest open review in which an operator has something left, else the newest they take part in.
+
+        name: as the institution's proxy has it.
 
         A review that cannot be read is logged and skipped while there is another: it does not concern everybody.
         Raises SignInError for an operator who takes part in none.
         """
-        theirs, damaged = [], None
+        theirs: list[tuple[OpenReview, str]] = []
+        people, damaged = People(self._settings), None
         for row in find_all_open(self._registry):
             try:
                 review = self.get(row.id)
@@ -116,12 +120,14 @@ class OpenReviews:
                 _LOG.error("review %s cannot be read: %s", row.id, error)
                 damaged = error
                 continue
-            if review.pairs(operator):
-                theirs.append(review)
+            operator = stands_for(people, name, review.contents.plan.operators)
+            if operator is not None and review.pairs(operator):
+                theirs.append((review, operator))
         if not theirs:
             raise damaged or SignInError("You take part in no open review.", "Ask whoever invited you.")
-        left = [review for review in theirs if self.next_question(review, operator) is not None]
-        return SignedIn((left[0] if left else theirs[-1]).row.id, operator)
+        left = [each for each in theirs if self.next_question(*each) is not None]
+        review, operator = left[0] if left else theirs[-1]
+        return SignedIn(review.row.id, operator)
 
     def next_question(self, review: OpenReview, operator: str) -> Question | None:
         """What an operator is asked now; None when every ballot and guess is given."""
