@@ -18,6 +18,7 @@ from sovereign_pipeline.commands.terminal import (
     AsJson,
     LineName,
     OfLine,
+    mark_demonstration,
     out,
     print_facts,
     print_json,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry
     from sovereign_pipeline.release.standing import Decision, Standing
     from sovereign_pipeline.signing.keys import Signer
-    from sovereign_pipeline.signing.trust import Trust
 
 KeyFile = Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")]
 Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")]
@@ -106,7 +106,7 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    _mark_demonstration(trust)
+    mark_demonstration(trust)
     shown = [
         {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
     ]
@@ -160,7 +160,7 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    _mark_demonstration(trust)
+    mark_demonstration(trust)
     shown = [
         {
             "at": each["at"][:16].replace("T", " "),
@@ -250,17 +250,10 @@ def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_
     from sovereign_pipeline.signing.officers import officer_of, trust_root
 
     source, trust = key_source(key, token), trust_root(settings)
-    _mark_demonstration(trust)
+    mark_demonstration(trust)
     signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
     out.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
     return signer
-
-
-def _mark_demonstration(trust: "Trust") -> None:
-    from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
-
-    if trust.is_demonstration:
-        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def _print_question(predicate: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from sovereign_pipeline.commands.remedies import command_for
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.messages import print_message
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
@@ -33,6 +34,12 @@ LARGEST_PORT = 2**16 - 1
 def port_option(text: str) -> Any:
     """The option for a port. text: its help."""
     return typer.Option(help=text, min=1, max=LARGEST_PORT)
+
+
+def mark_demonstration(trust: Trust) -> None:
+    """Say so where what is printed rests on keys that the demonstration made."""
+    if trust.is_demonstration:
+        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:

@@ -6,13 +6,16 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
+from sovereign_pipeline.commands.terminal import mark_demonstration, out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.wording import counted
 
 StrictSources = Annotated[
     bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")
 ]
+
+UNSIGNED = "  [yellow]unsigned: made before signatures[/]"
 
 
 def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sources: bool) -> None:
@@ -36,6 +39,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
     if as_json:
         print_json(report.to_dict())
     else:
+        mark_demonstration(trust_root(settings))
         _print(report)
     if strict_sources and report.changed_sources:
         raise typer.Exit(1)
@@ -43,7 +47,9 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
 
 def _print(report: Any) -> None:
     for each in report.checked:
-        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+        mark = UNSIGNED if each.unsigned else ""
+        facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
+        out.print(f"[green]✓[/] {facts}{mark}")
     for changed in report.changed_sources:
         out.print(f"[yellow]![/] {escape(str(changed))}")
     for withheld in report.withheld:
@@ -54,5 +60,8 @@ def _print(report: Any) -> None:
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
+    if report.unsigned:
+        artifacts = counted(report.unsigned, "artifact is", "artifacts are")
+        out.print(f"[yellow]![/] {artifacts} unsigned: made before signatures")
     if report.withheld:
         out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")
