@@ -84,6 +84,7 @@ def run(
     from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
 
@@ -92,6 +93,7 @@ def run(
     recipes = [load_line(settings.data, name, institution) for name in line]
     for recipe in recipes:
         refuse_to_fill_in(recipe)
+    open_store(settings).seals.assert_ready()
     instance = open_instance(settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")

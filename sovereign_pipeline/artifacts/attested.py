@@ -70,7 +70,7 @@ def _evaluation(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record(manifest: Manifest, record: dict[str, Any]) -> dict[str, Any]:
-    return {"line": manifest.line, "adapter": record["adapter_digest"]}
+    return {"line": manifest.line, "adapter": manifest.inputs["aligned_adapter"]}
 
 
 def _bill_of_materials(manifest: Manifest, bill: dict[str, Any]) -> dict[str, Any]:

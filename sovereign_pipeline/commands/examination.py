@@ -19,7 +19,7 @@ from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.signing.officers import TRUST, trust_root
+from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 from sovereign_pipeline.wording import and_more, counted
 
@@ -136,11 +136,10 @@ def _vault(settings: Settings) -> Finding:
 
 
 def _trust(settings: Settings) -> Finding:
-    """Without a trust root adapters are made and registered; nobody can approve one."""
-    if not (settings.data / TRUST).is_dir():
-        return Finding("trust root", True, "none: adapters are registered, and nobody can approve one yet")
+    """Without a trust root, or the pipeline's key, nothing is made."""
     try:
         trust = trust_root(settings)
+        pipeline_signer(settings, trust)
     except SovereignError as error:
         return _failed("trust root", error)
     if trust.is_demonstration:

@@ -17,6 +17,7 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.signing.officers import TRUST
 
 _INSTITUTION = """\
 # yaml-language-server: $schema=schemas/institution.schema.json
@@ -103,6 +104,10 @@ def _print_next(directory: Path) -> None:
         (
             f"sovereign-vault keygen --private {settings.home}-offline/vault.key --public {settings.vault_public_key}",
             "the vault's keys, once; in production on an offline machine",
+        ),
+        (
+            f"sovereign-trust demonstration {directory / TRUST} {settings.keys}",
+            "keys that sign what is made, for a trial; in production sovereign-trust init, offline",
         ),
         ("sovereign doctor", "what is missing"),
         (f"sovereign sources look FILE --recipe --line NAME > {directory}/lines/NAME.yaml", "a recipe to start from"),

@@ -15,10 +15,10 @@ from sovereign_pipeline.commands.remedies import command_for
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 
 if TYPE_CHECKING:
     from sovereign_pipeline.signing.keys import Signer
-    from sovereign_pipeline.signing.trust import Trust
 
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
@@ -117,9 +117,8 @@ def officers_signer(
     return signer
 
 
-def mark_demonstration(trust: "Trust", console: Console = out) -> None:
-    from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
-
+def mark_demonstration(trust: Trust, console: Console = out) -> None:
+    """Say so where what is printed rests on keys that the demonstration made."""
     if trust.is_demonstration:
         console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 

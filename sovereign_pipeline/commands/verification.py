@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
+from sovereign_pipeline.commands.terminal import mark_demonstration, out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 from sovereign_pipeline.wording import counted
 
@@ -21,6 +22,7 @@ TrustRoot = Annotated[
         "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, reading alone."
     ),
 ]
+UNSIGNED = "  [yellow]unsigned: made before signatures[/]"
 
 
 def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sources: bool) -> None:
@@ -44,6 +46,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
     if as_json:
         print_json(report.to_dict())
     else:
+        mark_demonstration(trust_root(settings))
         _print(report)
     if strict_sources and report.changed_sources:
         raise typer.Exit(1)
@@ -87,7 +90,9 @@ def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, str
 
 def _print(report: Any) -> None:
     for each in report.checked:
-        out.print(f"[green]✓[/] {each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}")
+        mark = UNSIGNED if each.unsigned else ""
+        facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
+        out.print(f"[green]✓[/] {facts}{mark}")
     for changed in report.changed_sources:
         out.print(f"[yellow]![/] {escape(str(changed))}")
     for withheld in report.withheld:
@@ -98,5 +103,8 @@ def _print(report: Any) -> None:
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
+    if report.unsigned:
+        artifacts = counted(report.unsigned, "artifact is", "artifacts are")
+        out.print(f"[yellow]![/] {artifacts} unsigned: made before signatures")
     if report.withheld:
         out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")

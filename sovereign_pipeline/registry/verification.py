@@ -70,6 +70,11 @@ class VerificationReport:
         return tuple(found)
 
     @property
+    def unsigned(self) -> int:
+        """How many artifacts an earlier release made, before there were signatures."""
+        return sum(each.unsigned for each in self.checked)
+
+    @property
     def files(self) -> int:
         return sum(each.files for each in self.checked)
 
@@ -209,7 +214,7 @@ def _checked(artifact: Artifact) -> Iterator[Checked | Withheld]:
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in apart]
     sizes.append((artifact.path / MANIFEST_FILE).stat().st_size)
-    yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes))
+    yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes), unsigned=not artifact.bundles)
     if not apart:
         return
     files, size = len(apart), sum(entry.size for entry in apart)

@@ -1,6 +1,7 @@
 """Commands about recipes: a broken one does not hide the others, a stale stage is explained, the schema is current."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import models_in
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline.signing.demonstration import demonstration_trust
+from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -87,11 +88,17 @@ def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
 
 def test_doctor_calls_demonstration_keys_a_finding(institution: DemoInstitution, lines: Path) -> None:
     settings = institution.settings
-    shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
-    assert (shown["ok"], "nobody can approve" in shown["found"]) == (True, True)
-    demonstration_trust(settings.data / "trust", settings.keys)
-    shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
-    assert (shown["ok"], "demonstration keys" in shown["found"]) == (False, True)
+
+    def said() -> str:
+        shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
+        assert not shown["ok"]
+        return str(shown["found"])
+
+    assert "demonstration keys" in said()
+    (settings.keys / PIPELINE_KEY_FILE).unlink()
+    assert "the pipeline's key is not here" in said()
+    shutil.rmtree(settings.data / "trust")
+    assert "there is no trust root" in said()
 
 
 @pytest.mark.security_case(

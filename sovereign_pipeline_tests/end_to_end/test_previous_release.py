@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sovereign_pipeline.artifacts import making
 from sovereign_pipeline.artifacts.confined import left_in_home
@@ -19,10 +20,12 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Ma
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Config, Stage
 from sovereign_pipeline.artifacts.staleness import explain, stale_kinds
+from sovereign_pipeline.cli import app
 from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.taken_over import list_file
 from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -160,6 +163,22 @@ def test_every_adapter_verifies(previous: Installation, adapter: str) -> None:
     report = verify_adapter(open_registry(previous.settings), previous.store, previous.settings, adapter)
     assert {each.what for each in report.checked} >= {"gate_record", "base_model_files", "source_file", "suite_file"}
     assert report.notes == ()
+    of_no_artifact = {"base_model_files", "source_file", "suite_file"}
+    assert all(each.unsigned for each in report.checked if each.what not in of_no_artifact) and report.unsigned > 20
+
+
+def test_what_was_made_before_signatures_is_listed_once_and_stated(
+    previous: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in previous.settings.to_environment().items():
+        monkeypatch.setenv(variable, value)
+    shown = CliRunner().invoke(app, ["adapters", "verify", ADAPTERS[0]])
+    assert shown.exit_code == 0, shown.output
+    assert "artifacts are unsigned: made before signatures" in shown.stdout and "demonstration keys" in shown.stdout
+    rows = [json.loads(line) for line in list_file(previous.settings).read_text().splitlines()]
+    assert len(rows) == len(list(previous.store.root.glob(f"*/{MANIFEST_FILE}")))
+    gates = json.loads(CliRunner().invoke(app, ["gates", "list", LINE, "--json"]).stdout)
+    assert {each["signed"] for each in gates} <= {False, None}
 
 
 @pytest.mark.parametrize("name", ["suites/suite.jsonl", "red_team/prompts.jsonl"])

@@ -19,6 +19,8 @@ from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
 from sovereign_pipeline.orchestration.pages.links import links_to_files
+from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
 
 MIRRORED = ("mlflow run", "mlflow version")
 """Of what publishing gave, the references into MLflow: nothing to read at a glance."""
@@ -58,6 +60,7 @@ def page_of(
         **dict(list(figures.items())[:HEADLINES]),
         **links_to_files(workplace.settings, artifact),
         **_why_made(workplace, artifact.ref, before),
+        "signature": _signature(workplace, artifact),
         "classification": manifest.classification,
         "seconds to make": manifest.circumstances.measured["seconds"],
         "reused": production.reused,
@@ -114,6 +117,13 @@ def _history(line: str, figures: Figures) -> Page:
 def _row_count(manifest: Manifest) -> Page:
     has_rows = "rows" in manifest.summary and bool(corpus.schema_of(manifest.kind))
     return {"dagster/row_count": manifest.summary["rows"]} if has_rows else {}
+
+
+def _signature(workplace: Workplace, artifact: Artifact) -> str:
+    if not artifact.bundles:
+        return "unsigned: made before signatures"
+    is_demonstration = trust_root(workplace.settings).is_demonstration
+    return f"by the pipeline, with {DEMONSTRATION_KEYS}" if is_demonstration else "by the pipeline"
 
 
 def _inputs(manifest: Manifest) -> Page:
