@@ -11,6 +11,7 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.release import Release
+from sovereign_pipeline.policy.rollout import Rollout
 from sovereign_pipeline.policy.trainer import Here, TrainerPlace
 
 Treatment = Literal["replace", "keep", "stop"]
@@ -44,6 +45,12 @@ class Institution(RecipeModel):
 
     release: Release = Release()
     """What a change of an adapter's state needs: who agrees, and how long a request is good."""
+
+    rollout: Rollout = Rollout()
+    """Who gets a staged adapter."""
+
+    rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
+    """Line -> the same for this line alone; it takes the place of `rollout` as a whole."""
 
     trainer: TrainerPlace = Here()
     """Where the trainer's process runs. It is part of no artifact's identity."""
