@@ -34,14 +34,18 @@ class Bucket:
 
     def seconds_until(self, amount: float, now: float) -> float:
         """How long until there is so much; 0 where there is. An amount above the whole waits for a full one."""
-        flow = self.per_minute / SECONDS_OF_A_RATE
-        self.level = min(self.per_minute, self.level + max(0.0, now - self.at) * flow)
-        self.at = now
-        return max(0.0, (min(amount, self.per_minute) - self.level) / flow)
+        self._flow(now)
+        return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
-    def take(self, amount: float) -> None:
+    def take(self, amount: float, now: float) -> None:
         """May leave less than nothing: an answer's length is known once it was given."""
+        self._flow(now)
         self.level -= amount
+
+    def _flow(self, now: float) -> None:
+        flown = max(0.0, now - self.at) * self.per_minute / SECONDS_OF_A_RATE
+        self.level = min(self.per_minute, self.level + flown)
+        self.at = now
 
 
 class Rates:
@@ -63,7 +67,7 @@ class Rates:
         wait = max(requests.seconds_until(1, now), tokens.seconds_until(1, now))
         if wait > 0:
             raise _too_many("You have sent as many requests or tokens as you may in a minute.", wait)
-        requests.take(1)
+        requests.take(1, now)
         self._running[caller.key] += 1
         try:
             yield
@@ -74,8 +78,9 @@ class Rates:
 
     def charge(self, caller: Caller, tokens: int) -> None:
         """Count what a request has used."""
-        _, bucket = self._of(caller, self._clock())
-        bucket.take(tokens)
+        now = self._clock()
+        _, bucket = self._of(caller, now)
+        bucket.take(tokens, now)
 
     def _of(self, caller: Caller, now: float) -> tuple[Bucket, Bucket]:
         found = self._buckets.pop(caller.key, None) or (

@@ -99,7 +99,7 @@ class Answering:
                 "journal_full",
                 retry_after=60,
             )
-        began = time.monotonic()
+        began, exchange = time.monotonic(), None
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(asked.caller))
@@ -111,12 +111,10 @@ class Answering:
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
                 yield exchange
-        except EngineRefused as error:
-            raise self._refused(asked, error) from None
-        except EngineLost:
-            raise engine_lost() from None
-        except TimeoutError:
-            raise (ending() if self.is_ending else too_slow()) from None
+        except (EngineRefused, EngineLost, TimeoutError) as error:
+            refusal = self._refusal(asked, error)
+            refusal.is_counted = exchange is not None
+            raise refusal from None
 
     @property
     def is_ready(self) -> bool:
@@ -158,8 +156,12 @@ class Answering:
         digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
 
-    def _refused(self, asked: Asked, error: EngineRefused) -> Refusal:
+    def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""
+        if isinstance(error, EngineLost):
+            return engine_lost()
+        if isinstance(error, TimeoutError):
+            return ending() if self.is_ending else too_slow()
         if asked.adapter.digest not in self._catalog.engine.loaded():
             return no_such_model()
         return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")

@@ -44,7 +44,8 @@ def create_gateway(
     app.include_router(api)
 
     def refuse(refusal: Refusal) -> Response:
-        metrics.refused(refusal.status)
+        if not refusal.is_counted:
+            metrics.refused(refusal.status)
         return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
 
     async def refused(request: Request, error: Exception) -> Response:

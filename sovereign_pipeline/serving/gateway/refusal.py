@@ -27,6 +27,8 @@ class Refusal(Exception):
         self.message = message
         self.code = code
         self.param = param
+        self.is_counted = False
+        """Whether the metrics have it already: as an answer that was begun."""
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))

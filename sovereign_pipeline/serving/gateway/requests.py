@@ -7,7 +7,7 @@ for them. What does not: which adapter answers (`catalog.py`).
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
@@ -18,8 +18,19 @@ MOST_MESSAGES = 1_000
 MOST_STOPS = 4
 LARGEST_SEED = 2**63 - 1
 
+
+def _is_text(text: str) -> str:
+    """JSON can hold half of a character, which can be neither rendered nor hashed."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a character (a lone surrogate) is no text") from None
+    return text
+
+
 Name = Annotated[str, Field(max_length=LONGEST_NAME)]
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
+Text = Annotated[str, AfterValidator(_is_text)]
+Stop = Annotated[Text, Field(min_length=1, max_length=200)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[int, Field(ge=1, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
@@ -37,14 +48,14 @@ class TextPart(Given):
     """A part of a message that is text: there is no other kind here."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class Message(Given):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=100)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=100)]
     name: Name | None = None
     """Accepted; the prompt has no place for it."""
     refusal: None = None
@@ -163,7 +174,7 @@ class ChatRequest(Request):
 class CompletionRequest(Request):
     """`POST /v1/completions`: the prompt is the one message of a conversation."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
     suffix: None = None
     echo: Literal[False] | None = None
     best_of: One | None = None

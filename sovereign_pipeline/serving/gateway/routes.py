@@ -74,7 +74,7 @@ MEANINGS: dict[int | str, str] = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
 }
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
 api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)

@@ -72,7 +72,6 @@ class EventStream(Response):
         except Refusal as refusal:
             if not self._begun:
                 raise
-            self._answering.metrics.refused(refusal.status)
             await self._end_with(refusal, send)
         except Exception as error:
             if not self._begun:
