@@ -20,6 +20,7 @@ from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.privacy import privacy
 from sovereign_pipeline.commands.recall import recall
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
+from sovereign_pipeline.commands.serving import serving
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.sources import sources
 from sovereign_pipeline.commands.suites import suites
@@ -48,6 +49,7 @@ app.add_typer(adapters, name="adapters")
 app.add_typer(recall, name="recall")
 app.add_typer(gates, name="gates")
 app.add_typer(review, name="review")
+app.add_typer(serving, name="serve")
 app.add_typer(audit, name="audit")
 
 

@@ -4,9 +4,11 @@ What belongs here: types that gateway, deployment and every engine share. What d
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from sovereign_pipeline.serving.fingerprints import Fingerprint
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,19 @@ class Deployable:
     template_sha256: str
     """Of the chat template that it was trained with."""
     instruction: str | None
-    """The line's instruction, put before a conversation that has no system message of its own; None where the line
-    says none."""
+    """The line's instruction; None where the line says none. Whoever asks puts it before the first user's turn of a
+    conversation that has no system message of its own, as in training: `dataset.formats.user_message(instruction,
+    content)`. As a system message it would be another prompt than the one that was trained."""
+    base_model_digest: str = ""
+    """Over the files of the base model that it was trained on; an engine with another one refuses it. Empty: not
+    compared."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File of the directory -> SHA-256, as the artifact's manifest has them: what is loaded has exactly these bytes.
+    Empty: those that are there when it is loaded first."""
+    pinned: bool = False
+    """Whether its weights stay in memory, whatever else is loaded: of one in production."""
+    fingerprint: Fingerprint | None = None
+    """What the training side computes with it, which the engine must reproduce at each load; None compares nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,11 @@ class Engine(Protocol):
     """One base model in memory, and adapters beside it. Safe to be asked by many at once."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Take an adapter into memory beside those that are there. Raises EngineRefused for one that does not fit."""
+        """Take an adapter into memory beside those that are there.
+
+        Raises EngineRefused for one that does not fit, whose files are others, or whose fingerprint the engine does not
+        reproduce; and EngineLost.
+        """
 
     async def unload(self, digest: str) -> None:
         """Give an adapter up; requests that began with it end with it. Unknown digests are no error."""
