@@ -13,6 +13,15 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.flags import adapters_rollback, let_flag_follow, let_ledger_catch_up
+from sovereign_pipeline.commands.officers_key import (
+    KeyFile,
+    PassphraseFile,
+    Reason,
+    Token,
+    mark_demonstration,
+    officers_signer,
+)
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -31,16 +40,8 @@ if TYPE_CHECKING:
     from sovereign_pipeline.artifacts.stage import Workplace
     from sovereign_pipeline.ledger.database import Registry
     from sovereign_pipeline.release.standing import Decision, Standing
-    from sovereign_pipeline.signing.keys import Signer
-    from sovereign_pipeline.signing.trust import Trust
 
-KeyFile = Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")]
-Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")]
-PassphraseFile = Annotated[
-    Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
-]
 RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
-Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
 
 def add_release_commands(adapters: typer.Typer) -> None:
@@ -51,6 +52,7 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("withdraw")(adapters_withdraw)
     adapters.command("reject")(adapters_reject)
     adapters.command("retire")(adapters_retire)
+    adapters.command("rollback")(adapters_rollback)
     adapters.command("history")(adapters_history)
     adapters.command("production")(adapters_production)
     adapters.command("diff")(adapters_diff)
@@ -75,11 +77,14 @@ def adapters_request(
 
     settings = Settings.from_environment()
     registry, workplace = _open(settings, adapter_id)
+    let_ledger_catch_up(registry, workplace)
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(registry, workplace, adapter_id, transition, reason, now)
     _print_question(proposal.predicate())
-    standing = request(registry, workplace, _signer(settings, key, token, passphrase_file), proposal)
+    standing = request(registry, workplace, officers_signer(settings, key, token, passphrase_file), proposal)
     _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
 
 
 def adapters_retire(
@@ -106,7 +111,7 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    _mark_demonstration(trust)
+    mark_demonstration(trust)
     shown = [
         {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
     ]
@@ -160,7 +165,7 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    _mark_demonstration(trust)
+    mark_demonstration(trust)
     shown = [
         {
             "at": each["at"][:16].replace("T", " "),
@@ -230,8 +235,12 @@ def _decide(
         standing = standing_of(session, trust, find_request(session, request_id))
     _print_question({"requested by": standing.requester.person, **standing.predicate})
     workplace = open_workplace(settings, standing.request.line, tell_progress)
-    signer = _signer(settings, key, token, passphrase_file)
-    _print_standing(decide(registry, workplace, standing.request.id, decision, signer, reason))
+    let_ledger_catch_up(registry, workplace)
+    signer = officers_signer(settings, key, token, passphrase_file)
+    standing = decide(registry, workplace, standing.request.id, decision, signer, reason)
+    _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
 
 
 def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
@@ -242,25 +251,6 @@ def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
     registry = open_registry(settings)
     adapter = find_adapter(registry, adapter_id)
     return registry, open_workplace(settings, adapter.line, tell_progress)
-
-
-def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
-    """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
-    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
-    from sovereign_pipeline.signing.officers import officer_of, trust_root
-
-    source, trust = key_source(key, token), trust_root(settings)
-    _mark_demonstration(trust)
-    signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
-    out.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
-    return signer
-
-
-def _mark_demonstration(trust: "Trust") -> None:
-    from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
-
-    if trust.is_demonstration:
-        out.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def _print_question(predicate: Mapping[str, Any]) -> None:
