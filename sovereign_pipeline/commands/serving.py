@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.institution import load_institution
@@ -28,9 +28,26 @@ from sovereign_pipeline.settings import Settings
 
 GATEWAY_PORT = 8800
 
-serving = typer.Typer(help="The gateway: adapters in production answer by OpenAI's API. Without a command: serve.")
+serving = typer.Typer(help="The gateway, and the tokens of its callers.")
 tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
 serving.add_typer(tokens, name="tokens")
+
+
+@serving.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine; else half of the processor's cores.", min=1, max=1024)
+    ] = None,
+) -> None:
+    """Serve the adapters in production, and those that are staged, by OpenAI's API on loopback, until Ctrl-C."""
+    if context.invoked_subcommand is not None:
+        return
+    # Loads FastAPI, uvicorn and the engine.
+    from sovereign_pipeline.serving.gateway.running import serve as serve_gateway
+
+    serve_gateway(Settings.from_environment(), port, threads, lambda text: out.print(escape(text)))
 
 
 @tokens.command("add")

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sovereign_pipeline_tests.release.conftest import Office, keys, office  # noqa: F401  fixtures
+from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 
@@ -18,3 +20,11 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyAdapters:
     return TinyAdapters(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def served_office(
+    office: Office,  # noqa: F811
+    tiny: TinyAdapters,
+) -> ServedOffice:
+    return ServedOffice(office, tiny)

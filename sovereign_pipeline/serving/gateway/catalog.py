@@ -14,21 +14,12 @@ from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
 
 
 @dataclass(frozen=True)
-class Served:
-    """An adapter that is to be served."""
-
-    adapter: Deployable
-    in_production: bool
-    """Whether it is what its line's name stands for; else it is asked for by its id alone."""
-
-
-@dataclass(frozen=True)
 class Catalog:
     """What is served now, by the names under which it is asked for."""
 
     engine: Engine
-    served: Callable[[], Sequence[Served]]
-    """What was verified last."""
+    served: Callable[[], Sequence[Deployable]]
+    """What was verified last. A pinned one is in production: it is what its line's name stands for."""
     ladder: ClassificationLadder
 
     def find(self, model: str, caller: Caller) -> Deployable:
@@ -44,11 +35,11 @@ class Catalog:
         """Name -> adapter, of everything that a caller may ask for."""
         names: dict[str, Deployable] = {}
         for each in self.served():
-            if caller.may_name(each.adapter, self.ladder):
-                names.setdefault(each.adapter.adapter, each.adapter)
-            if each.in_production and caller.may_use(each.adapter, self.ladder):
-                names[each.adapter.line] = each.adapter
+            if caller.may_name(each, self.ladder):
+                names.setdefault(each.adapter, each)
+            if each.pinned and caller.may_use(each, self.ladder):
+                names[each.line] = each
         return names
 
     def lines(self) -> frozenset[str]:
-        return frozenset(each.adapter.line for each in self.served())
+        return frozenset(each.line for each in self.served())

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.gateway.refusal import Refusal
@@ -186,7 +187,11 @@ class CompletionRequest(Request):
 
 
 def with_instruction(messages: list[dict[str, str]], adapter: Deployable) -> list[dict[str, str]]:
-    """A conversation begins with the line's instruction where no message of it is a system's."""
+    """The line's instruction stands before the first user's turn, as in training, where no message is a system's."""
     if adapter.instruction is None or any(each["role"] == "system" for each in messages):
         return messages
-    return [{"role": "system", "content": adapter.instruction}, *messages]
+    first = next((number for number, each in enumerate(messages) if each["role"] == "user"), None)
+    if first is None:
+        return messages
+    turn = {"role": "user", "content": user_message(adapter.instruction, messages[first]["content"])}
+    return [*messages[:first], turn, *messages[first + 1 :]]

@@ -6,10 +6,10 @@ serves (`app.py`), and TLS: the institution's proxy ends it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from socket import socket
+from typing import Any
 
 from fastapi import FastAPI
 from uvicorn import Config, Server
@@ -23,24 +23,17 @@ SECONDS_AFTER_THE_DRAIN = 5
 """For the last error events to be sent."""
 
 Act = Callable[[], Awaitable[object]]
-
-
-@dataclass(frozen=True)
-class Repeated:
-    """Something that is done again and again while the gateway serves."""
-
-    name: str
-    act: Act
-    every_seconds: float
+Beside = Callable[[], Coroutine[Any, Any, None]]
+"""Something that goes on for as long as the gateway serves."""
 
 
 class GatewayServer(Server):
     """Serves until it is told to end, then lets running answers end first."""
 
-    def __init__(self, app: FastAPI, port: int, repeated: Sequence[Repeated], last: Act) -> None:
+    def __init__(self, app: FastAPI, port: int, beside: Sequence[Beside], last: Act) -> None:
         """last: what is done once nothing is answered any more."""
         self._answering: Answering = app.state.gateway.answering
-        self._repeated = repeated
+        self._beside = beside
         self._last = last
         self._tasks: list[asyncio.Task[None]] = []
         super().__init__(
@@ -58,7 +51,7 @@ class GatewayServer(Server):
         )
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        self._tasks = [asyncio.create_task(_repeat(each)) for each in self._repeated]
+        self._tasks = [asyncio.create_task(each()) for each in self._beside]
         await super().startup(sockets)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
@@ -73,16 +66,25 @@ class GatewayServer(Server):
             await self._last()
 
 
-async def _repeat(what: Repeated) -> None:
-    """What fails is told once, until it goes well again or fails in another way, and is tried again."""
-    told = ""
-    while True:
-        try:
-            await what.act()
-            told = ""
-        except Exception as error:
-            message = str(error) if isinstance(error, SovereignError) else place_of(error)
-            if message != told:
-                _LOG.warning("%s: %s", what.name, message)
+def repeated(name: str, act: Act, seconds: float) -> Beside:
+    """Do something again and again. What fails is told once, until it goes well or fails in another way."""
+
+    async def go_on() -> None:
+        told = ""
+        while True:
+            message = await tried(act)
+            if message and message != told:
+                _LOG.warning("%s: %s", name, message)
             told = message
-        await asyncio.sleep(what.every_seconds)
+            await asyncio.sleep(seconds)
+
+    return go_on
+
+
+async def tried(act: Act) -> str:
+    """What went wrong, without any text of a request; empty where nothing did."""
+    try:
+        await act()
+    except Exception as error:
+        return str(error) if isinstance(error, SovereignError) else place_of(error)
+    return ""

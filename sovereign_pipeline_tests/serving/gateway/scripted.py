@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 from sovereign_pipeline.serving.gateway.app import create_gateway
-from sovereign_pipeline.serving.gateway.catalog import Catalog, Served
+from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
@@ -112,13 +112,14 @@ class Bench:
 
     directory: Path
     engine: ScriptedEngine = field(default_factory=ScriptedEngine)
-    served: list[Served] = field(default_factory=list)
+    served: list[Deployable] = field(default_factory=list)
     limits: dict[str, Any] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
 
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
-        self.served.append(Served(adapter, in_production))
+        adapter = replace(adapter, pinned=in_production)
+        self.served.append(adapter)
         self.engine.adapters[adapter.digest] = adapter.adapter
         return adapter
 

@@ -54,10 +54,7 @@ def test_completions_are_answered_too(bench: Bench, running: Start) -> None:
     chunks = list(client.completions.create(model="lamps", prompt="Out.", stream=True))
     assert "".join(each.choices[0].text for each in chunks) == "".join(WORDS)
     assert chunks[-1].choices[0].finish_reason == "stop"
-    assert bench.engine.asked[0].messages == [
-        {"role": "system", "content": "Answer letters."},
-        {"role": "user", "content": "Out."},
-    ]
+    assert bench.engine.asked[0].messages == [{"role": "user", "content": "Answer letters.\n\nOut."}]
 
 
 def test_models_are_listed(bench: Bench, running: Start) -> None:

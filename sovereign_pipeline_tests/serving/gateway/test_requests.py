@@ -162,26 +162,23 @@ def test_other_pages_and_methods_are_refused_in_the_same_form(caller: Any, metho
     refusal(answer)
 
 
-@pytest.mark.parametrize(
-    ("messages", "first"),
-    [
-        ([USER], {"role": "system", "content": "Answer letters."}),
-        ([{"role": "system", "content": "Be brief."}, USER], {"role": "system", "content": "Be brief."}),
-        ([{"role": "developer", "content": "Be brief."}, USER], {"role": "system", "content": "Be brief."}),
-    ],
-)
-def test_the_lines_instruction_stands_where_no_other_does(
-    bench: Bench, caller: Any, messages: list[Any], first: dict[str, str]
-) -> None:
-    assert caller.post("/v1/chat/completions", json={**ASK, "messages": messages}).status_code == 200
-    assert bench.engine.asked[0].messages[0] == first
-    assert len([each for each in bench.engine.asked[0].messages if each["role"] == "system"]) == 1
+def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: Bench, caller: Any) -> None:
+    reply = {"role": "assistant", "content": "Which?"}
+    for messages, asked in (
+        ([USER], [{"role": "user", "content": "Answer letters.\n\nOut."}]),
+        ([USER, reply, USER], [{"role": "user", "content": "Answer letters.\n\nOut."}, reply, USER]),
+        ([{"role": "system", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
+        ([{"role": "developer", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
+        ([reply], [reply]),
+    ):
+        assert caller.post("/v1/chat/completions", json={**ASK, "messages": messages}).status_code == 200
+        assert bench.engine.asked[-1].messages == asked
 
 
 def test_parts_of_text_are_one_text(bench: Bench, caller: Any) -> None:
     parts = [{"type": "text", "text": "The lamp "}, {"type": "text", "text": "is out."}]
     caller.post("/v1/chat/completions", json={**ASK, "messages": [{"role": "user", "content": parts}]})
-    assert bench.engine.asked[0].messages[-1]["content"] == "The lamp is out."
+    assert bench.engine.asked[0].messages[-1]["content"] == "Answer letters.\n\nThe lamp is out."
 
 
 def test_more_tokens_than_one_answer_may_have_are_refused(bench: Bench, client: Client) -> None:
