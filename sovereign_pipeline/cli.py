@@ -20,6 +20,7 @@ from sovereign_pipeline.commands.models import models
 from sovereign_pipeline.commands.privacy import privacy
 from sovereign_pipeline.commands.recall import recall
 from sovereign_pipeline.commands.review import REVIEW_PORT, review
+from sovereign_pipeline.commands.serving import GATEWAY_PORT, serving
 from sovereign_pipeline.commands.size import size
 from sovereign_pipeline.commands.sources import sources
 from sovereign_pipeline.commands.suites import suites
@@ -48,6 +49,7 @@ app.add_typer(adapters, name="adapters")
 app.add_typer(recall, name="recall")
 app.add_typer(gates, name="gates")
 app.add_typer(review, name="review")
+app.add_typer(serving, name="serve")
 app.add_typer(audit, name="audit")
 
 
@@ -125,8 +127,12 @@ def up(
     pages_port: Annotated[
         int | None, port_option("Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
     ] = None,
+    gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
 ) -> None:
-    """Dagster's web UI and daemon, MLflow's UI, review page and artifact pages, on loopback, until Ctrl-C."""
+    """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
+
+    The gateway is started where an adapter is in production.
+    """
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.partitions import register_lines
     from sovereign_pipeline.orchestration.services import Ports, serve_until_interrupted
@@ -135,7 +141,8 @@ def up(
     if pages_port is not None:
         settings = settings.model_copy(update={"pages_url": f"http://{LOOPBACK}:{pages_port}"})
     register_lines(open_instance(settings), settings)
-    serve_until_interrupted(settings, Ports(port, mlflow_port, review_port, settings.pages_port), out.print)
+    ports = Ports(port, mlflow_port, review_port, settings.pages_port, gateway_port)
+    serve_until_interrupted(settings, ports, out.print)
 
 
 @app.command()

@@ -129,6 +129,14 @@ class SignInError(SovereignError):
     """Somebody is not who may do this here: no session, or a link that is unknown, used or too old."""
 
 
+class EngineRefused(SovereignError):
+    """An engine does not load this adapter, or does not answer this request."""
+
+
+class EngineLost(SovereignError):
+    """An engine is gone, or was stopped, before an answer was complete."""
+
+
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 

@@ -72,12 +72,28 @@ class Settings(Frozen):
     review_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
     """Addresses from which that header, and X-Forwarded-Proto, are believed; in the variable with spaces between."""
 
+    serving: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-serving")
+    """Hashed tokens of the gateway's callers, and its journal of digests; outside `home`, for the account that
+    serves."""
+
+    serving_user_header: str | None = None
+    """The header in which the institution's proxy names a caller of the gateway; None trusts no header."""
+
+    serving_roles_header: str = "X-Remote-Roles"
+    """The header in which it names the caller's roles, with commas between."""
+
+    serving_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+    """Addresses from which these headers are believed; in the variable with spaces between."""
+
+    serving_proxy_secret: Path | None = None
+    """A file with the secret that the proxy sends as X-Proxy-Secret; without it no header is believed."""
+
     pages_url: str = "http://127.0.0.1:8700"
     """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
 
     ui_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost"})
-    """Host names under which a browser reaches the web UIs of Dagster and MLflow, the artifact pages and the review
-    page; in the variable with spaces between. Behind a proxy: the names that it serves."""
+    """Host names under which a browser reaches the web UIs of Dagster and MLflow, the artifact pages, the review
+    page and the gateway; in the variable with spaces between. Behind a proxy: the names that it serves."""
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
@@ -95,12 +111,23 @@ class Settings(Frozen):
             for field, value in given.items()
         }
 
-    @field_validator("home", "data", "vault", "review_secrets", "keys", "corpus", "suites", "ledger_copy")
+    @field_validator(
+        "home",
+        "data",
+        "vault",
+        "review_secrets",
+        "keys",
+        "corpus",
+        "suites",
+        "ledger_copy",
+        "serving",
+        "serving_proxy_secret",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return path.absolute() if path is not None else None
 
-    @field_validator("review_proxies", "ui_hosts", mode="before")
+    @field_validator("review_proxies", "serving_proxies", "ui_hosts", mode="before")
     @classmethod
     def _set_of_words(cls, given: object) -> object:
         return given.split() if isinstance(given, str) else given
@@ -108,7 +135,8 @@ class Settings(Frozen):
     @property
     def secret_directories(self) -> dict[str, Path]:
         """Variable -> directory, of those that no trainer is given."""
-        return {VARIABLES[field]: getattr(self, field) for field in ("vault", "review_secrets", "keys", "corpus")}
+        secret = ("vault", "review_secrets", "keys", "corpus", "serving")
+        return {VARIABLES[field]: getattr(self, field) for field in secret}
 
     @property
     def artifacts(self) -> Path:

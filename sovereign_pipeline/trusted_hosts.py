@@ -18,7 +18,10 @@ FROM_HERE = (b"same-origin", b"none")
 """What a browser puts into Sec-Fetch-Site for a request of the UI's own page, and for one that its user made."""
 
 
-def for_hosts(app: App, hosts: Collection[str]) -> App:
+REFUSAL = b"This host name, or the page that this request came from, is not one of this installation.\n"
+
+
+def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
     """An application that answers requests to these host names, from pages of these host names."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,9 +29,8 @@ def for_hosts(app: App, hosts: Collection[str]) -> App:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
                 return
-            body = b"This host name, or the page that this request came from, is not one of this installation.\n"
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", content_type)]})
+            await send({"type": "http.response.body", "body": refusal})
             return
         await app(scope, receive, send)
 

@@ -21,6 +21,11 @@ OTHER = {
     "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
     "SOVEREIGN_REVIEW_USER_HEADER": "X-Remote-User",
     "SOVEREIGN_REVIEW_PROXIES": "10.0.0.9 ::1",
+    "SOVEREIGN_SERVING": "/o/serving",
+    "SOVEREIGN_SERVING_USER_HEADER": "X-Remote-User",
+    "SOVEREIGN_SERVING_ROLES_HEADER": "X-Groups",
+    "SOVEREIGN_SERVING_PROXIES": "10.0.0.9",
+    "SOVEREIGN_SERVING_PROXY_SECRET": "/o/proxy.secret",
     "SOVEREIGN_PAGES_URL": "http://127.0.0.1:9000",
     "SOVEREIGN_UI_HOSTS": "dagster.institution.example",
 }

@@ -11,12 +11,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.lineage import input_refs
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.policy.institution import Institution
+
+
+class Place(Protocol):
+    """Where artifacts are made: a workplace, or what has no recipe but a store and an institution."""
+
+    @property
+    def store(self) -> ArtifactStore: ...
+
+    @property
+    def institution(self) -> Institution: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ def source_digest() -> str:
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
 
 
-def find_artifact(workplace: Workplace, identity: Identity) -> ArtifactRef | None:
+def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
     """The stored artifact of exactly this identity, or None.
 
     The store's index is not trusted. Raises IntegrityError when it leads to an artifact of another identity.
@@ -104,7 +117,7 @@ def find_artifact(workplace: Workplace, identity: Identity) -> ArtifactRef | Non
     return ref
 
 
-def make_artifact(workplace: Workplace, identity: Identity, build: Callable[[Path], Built]) -> Production:
+def make_artifact(workplace: Place, identity: Identity, build: Callable[[Path], Built]) -> Production:
     """Build and store the artifact of an identity, or reuse and verify the stored one.
 
     Raises IntegrityError when a stored byte changed, NotFoundError before any work where nothing could be signed, and

@@ -13,6 +13,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.flags import adapters_rollback, let_flag_follow, let_ledger_catch_up
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -20,6 +21,7 @@ from sovereign_pipeline.commands.terminal import (
     LineName,
     OfLine,
     PassphraseFile,
+    Reason,
     Token,
     mark_demonstration,
     officers_signer,
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from sovereign_pipeline.release.standing import Decision, Standing
 
 RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
-Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
 
 def add_release_commands(adapters: typer.Typer) -> None:
@@ -48,6 +49,7 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("withdraw")(adapters_withdraw)
     adapters.command("reject")(adapters_reject)
     adapters.command("retire")(adapters_retire)
+    adapters.command("rollback")(adapters_rollback)
     adapters.command("history")(adapters_history)
     adapters.command("production")(adapters_production)
     adapters.command("diff")(adapters_diff)
@@ -72,11 +74,14 @@ def adapters_request(
 
     settings = Settings.from_environment()
     registry, workplace = _open(settings, adapter_id)
+    let_ledger_catch_up(registry, workplace)
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(registry, workplace, adapter_id, transition, reason, now)
     signer = officers_signer(settings, key, token, passphrase_file, _question(proposal.predicate()))
     standing = request(registry, workplace, signer, proposal)
     _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
 
 
 def adapters_retire(
@@ -226,9 +231,13 @@ def _decide(
     with registry.reading() as session:
         standing = standing_of(session, trust, find_request(session, request_id))
     workplace = open_workplace(settings, standing.request.line, tell_progress)
+    let_ledger_catch_up(registry, workplace)
     asked = _question({"requested by": standing.requester.person, **standing.predicate})
     signer = officers_signer(settings, key, token, passphrase_file, asked)
-    _print_standing(decide(registry, workplace, standing.request.id, decision, signer, reason))
+    standing = decide(registry, workplace, standing.request.id, decision, signer, reason)
+    _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
 
 
 def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":

@@ -36,6 +36,7 @@ Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token
 PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
 ]
+Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
 LARGEST_PORT = 2**16 - 1
 

@@ -1,4 +1,4 @@
-"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, review page, artifact pages.
+"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, the pages, the gateway.
 
 What belongs here: starting them, saying when each answers, and ending them together. What does not: what they serve.
 """
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import ServiceEnded
+from sovereign_pipeline.errors import ServiceEnded, SovereignError
 from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.serving.in_production import lines_in_production
 from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -40,6 +41,7 @@ class Ports:
     mlflow: int
     review: int
     pages: int
+    gateway: int
 
     @property
     def by_option(self) -> Mapping[str, int]:
@@ -48,6 +50,7 @@ class Ports:
             "--mlflow-port": self.mlflow,
             "--review-port": self.review,
             "--pages-port": self.pages,
+            "--gateway-port": self.gateway,
         }
 
 
@@ -76,7 +79,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    services = _services(ports, time.time())
+    services = [*_services(ports, time.time()), *_gateway(settings, ports, tell)]
     tell(f"starting {len(services)} services; what they print is under {settings.logs}")
     with _running(services, settings) as processes:
         try:
@@ -92,11 +95,6 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
 def _services(ports: Ports, started: float) -> list[Service]:
     workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
     dagster = f"http://{LOOPBACK}:{ports.dagster}"
-
-    def page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
-        address = f"http://{LOOPBACK}:{port}"
-        return Service(name, command, lambda: _answers(address + probe), address)
-
     return [
         Service(
             "Dagster UI",
@@ -111,15 +109,33 @@ def _services(ports: Ports, started: float) -> list[Service]:
             lambda: _daemons_beat(dagster, since=started),
             runs_stages=True,
         ),
-        page("MLflow UI", _module("mlflow_ui", ports.mlflow), ports.mlflow, "/health"),
-        page(
+        _page("MLflow UI", _module("mlflow_ui", ports.mlflow), ports.mlflow, "/health"),
+        _page(
             "review page",
             [_program("sovereign"), "review", "serve", "--port", str(ports.review)],
             ports.review,
             "/static/icon.svg",
         ),
-        page("artifact pages", _module("artifact_pages", ports.pages), ports.pages, "/ready"),
+        _page("artifact pages", _module("artifact_pages", ports.pages), ports.pages, "/ready"),
     ]
+
+
+def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
+    """The gateway, where a line has something to serve; else it is said why there is none."""
+    try:
+        lines = lines_in_production(settings)
+    except SovereignError as error:
+        tell(f"no gateway: {error.message}")
+        return []
+    if not lines:
+        tell("no gateway: no adapter is in production yet; start again once one is")
+        return []
+    return [_page("gateway", [_program("sovereign"), "serve", "--port", str(ports.gateway)], ports.gateway, "/readyz")]
+
+
+def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
+    address = f"http://{LOOPBACK}:{port}"
+    return Service(name, command, lambda: _answers(address + probe), address)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
 from sovereign_pipeline.policy.release import Release
+from sovereign_pipeline.policy.rollout import Rollout
+from sovereign_pipeline.policy.serving import Serving
 from sovereign_pipeline.policy.trainer import Here, TrainerPlace
 
 Treatment = Literal["replace", "keep", "stop"]
@@ -44,6 +46,14 @@ class Institution(RecipeModel):
 
     release: Release = Release()
     """What a change of an adapter's state needs: who agrees, and how long a request is good."""
+
+    rollout: Rollout = Rollout()
+    """Who gets a staged adapter."""
+
+    rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
+    """Line -> the same for this line alone; it takes the place of `rollout` as a whole."""
+    serving: Serving = Serving()
+    """What callers of the gateway may use, and how much of it."""
 
     trainer: TrainerPlace = Here()
     """Where the trainer's process runs. It is part of no artifact's identity."""
@@ -87,6 +97,16 @@ class Institution(RecipeModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _levels_of_roles_are_known(self) -> "Institution":
+        for name, role in self.serving.roles.items():
+            if role.clearance not in self.classification:
+                raise ValueError(
+                    f"serving.roles.{name}: '{role.clearance}' is no classification level; "
+                    f"{nearest_known(role.clearance, self.classification)}"
+                )
+        return self
+
     @cached_property
     def ladder(self) -> ClassificationLadder:
         """The classification levels in their order."""
@@ -99,15 +119,18 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError, also for a policy of a line that does not exist: it would protect
-    nobody."""
+    """Read `institution.yaml`. Raises RecipeError, also for a policy or a role of a line that does not exist: it would
+    protect nobody."""
     path = data / "institution.yaml"
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
-    for line in institution.sensitive_by_line:
+    named = [(f"sensitive_by_line.{line}", line) for line in institution.sensitive_by_line]
+    for name, role in institution.serving.roles.items():
+        named += [(f"serving.roles.{name}.lines.{line}", line) for line in role.lines or ()]
+    for key, line in named:
         if line not in lines:
             raise RecipeError(
-                f"{path}: 'sensitive_by_line.{line}': there is no such line; {nearest_known(line, lines)}",
+                f"{path}: '{key}': there is no such line; {nearest_known(line, lines)}",
                 "Correct the name, or remove the entry.",
             )
     return institution

@@ -127,14 +127,19 @@ def enter_request(
     statement = Statement(
         (Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256),), REQUEST, proposal.predicate()
     )
-    bundle = sign_statement(signer, statement)
-    now = datetime.datetime.now(datetime.UTC)
+    return enter_signed_request(session, trust, officer, adapter, proposal.arrow, sign_statement(signer, statement))
+
+
+def enter_signed_request(
+    session: Session, trust: Trust, officer: Officer, adapter: Adapter, asked: Arrow, bundle: bytes
+) -> ReleaseRequest:
+    """Put a request on record that an officer has signed, in the caller's transaction."""
     row = ReleaseRequest(
         id=hashlib.sha256(bundle).hexdigest(),
         line=adapter.line,
         adapter_id=adapter.id,
-        transition=proposal.arrow.name,
-        entered_at=now,
+        transition=asked.name,
+        entered_at=datetime.datetime.now(datetime.UTC),
         statement=bundle,
     )
     assert_not_put_back(session, trust)
@@ -143,7 +148,7 @@ def enter_request(
     subjects = {
         "line": adapter.line,
         "adapter": adapter.id,
-        "transition": proposal.arrow.name,
+        "transition": asked.name,
         "request": row.id,
         **trust_named(trust),
     }

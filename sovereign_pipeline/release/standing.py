@@ -49,6 +49,8 @@ class Standing:
     """Persons who took theirs back; it does not come into force again."""
     ended: str | None
     """Why nothing is decided of it any more; None while it is open."""
+    is_made: bool
+    """Whether its transition was made."""
 
     @property
     def is_complete(self) -> bool:
@@ -115,7 +117,8 @@ def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: dateti
     withdrawn = {officer.person for officer in decided["withdraw"]}
     approvals = tuple(officer for officer in decided["approve"] if officer.person not in {*withdrawn, requester.person})
     ended = _ended(session, row, predicate, decided, requester, withdrawn, now or datetime.datetime.now(datetime.UTC))
-    return Standing(row, predicate, requester, approvals, frozenset(withdrawn), ended)
+    is_made = session.scalars(select(Transition.sequence).where(Transition.request_id == row.id)).first() is not None
+    return Standing(row, predicate, requester, approvals, frozenset(withdrawn), ended, is_made)
 
 
 def _ended(

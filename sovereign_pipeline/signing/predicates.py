@@ -22,6 +22,7 @@ RECALL = f"{PREDICATES}recall/v1"
 RECALL_WAIVER = f"{PREDICATES}recall-waiver/v1"
 KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
 REVIEW = f"{PREDICATES}review/v1"
+FLAG = f"{PREDICATES}flag/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -42,6 +43,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     RECALL_WAIVER: frozenset({"recall", "adapter", "reason", "at"}),
     KNOWN_ISSUE: frozenset({"adapter", "number", "text", "at"}),
     REVIEW: frozenset({"adapter", "number", "text", "at"}),
+    FLAG: frozenset({"line", "sequence", "production", "staged", "cause", "reason"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),

@@ -35,6 +35,8 @@ OF_A_LINE = [
     ("recall", "--source"),
     ("recall", "--dataset"),
     ("recall", "--base-model"),
+    ("serve", "tokens", "revoke"),
+    ("serve", "tokens", "add", "somebody", "--clearance", "PUBLIC", "--line"),
 ]
 ODD_NAMES = {
     "empty": "",
@@ -222,7 +224,9 @@ def test_an_odd_number_is_refused(
 
 @pytest.mark.security_case("A port is 99999, negative or no number", "refused before anything starts")
 @pytest.mark.parametrize("port", ODD_PORTS)
-@pytest.mark.parametrize("command", [("up", "--port"), ("up", "--pages-port"), ("review", "serve", "--port")], ids=str)
+@pytest.mark.parametrize(
+    "command", [("up", "--port"), ("up", "--gateway-port"), ("review", "serve", "--port"), ("serve", "--port")], ids=str
+)
 @pytest.mark.usefixtures("home")
 def test_an_odd_port_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], port: str

@@ -17,7 +17,7 @@ from sovereign_pipeline.orchestration import services
 from sovereign_pipeline.orchestration.services import Ports, Service, serve_until_interrupted
 from sovereign_pipeline.settings import Settings
 
-OPTIONS = ("--port", "--mlflow-port", "--review-port", "--pages-port")
+OPTIONS = ("--port", "--mlflow-port", "--review-port", "--pages-port", "--gateway-port")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -128,5 +128,5 @@ def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
         assert [process.wait() for process in processes.values()] == [0, 0]
     assert (settings.logs / "stages.log").read_text().strip() == str(tmp_path / "home-corpus")
     assert (settings.logs / "page.log").read_text().strip() == "None"
-    real = services._services(Ports(1, 2, 3, 4), 0.0)
+    real = services._services(Ports(1, 2, 3, 4, 5), 0.0)
     assert [each.name for each in real if each.runs_stages] == ["Dagster UI", "Dagster daemon"]

@@ -62,6 +62,11 @@ def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:
         ({"sensitive_by_line": {"lamps": {"FONE": "stop"}}}, r"'FONE'.*did you mean 'PHONE'"),
         ({"sensitive": {"PHONE": "hide"}}, r"sensitive\.PHONE"),
         ({"sensitive_by_line": {"lampz": {}}}, r"lampz.*no such line; did you mean 'lamps'"),
+        ({"serving": {"roles": {"desk": {"clearance": "SECRTE"}}}}, r"serving\.roles\.desk: 'SECRTE'.*'SECRET'"),
+        (
+            {"serving": {"roles": {"desk": {"clearance": "SECRET", "lines": ["lampz"]}}}},
+            r"serving\.roles\.desk\.lines\.lampz.*no such line; did you mean 'lamps'",
+        ),
         ({"trainer": {"image": "i"}}, r"'trainer': say where the trainer runs"),
         ({"trainer": {"where": "kubernets"}}, r"'trainer'.*'here', 'kubernetes', 'ray'"),
         ({"trainer": {"where": "kubernetes", "imgae": "i"}}, r"imgae' is not a known key; did you mean 'image'"),

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from sovereign_pipeline.errors import SignInError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.page.open_reviews import OpenReview, OpenReviews
 from sovereign_pipeline.review.page.sessions import Sessions
@@ -26,15 +27,12 @@ class PageContext:
         self.registry = registry
         self.sessions = Sessions(settings)
         self.reviews = OpenReviews(settings, registry)
-
-    def is_from_proxy(self, request: Request) -> bool:
-        """Whether the connection itself comes from the institution's proxy; no header is believed about that."""
-        return request.client is not None and request.client.host in self.settings.review_proxies
+        self.proxy = Proxy(settings.review_proxies)
 
     def is_behind_tls(self, request: Request) -> bool:
         if request.url.scheme == "https":
             return True
-        return self.is_from_proxy(request) and request.headers.get("x-forwarded-proto") == "https"
+        return self.proxy.sent(request.scope) and request.headers.get("x-forwarded-proto") == "https"
 
 
 def context_of(request: Request) -> PageContext:
@@ -51,8 +49,9 @@ def signed_in(request: Request, context: Context) -> SignedIn:
     Raises SignInError for nobody, and for a session that a newer link has ended.
     """
     header = context.settings.review_user_header
-    if header is not None and context.is_from_proxy(request) and request.headers.get(header):
-        return context.reviews.sign_in(request.headers[header])
+    named = context.proxy.named(request.scope, header) if header is not None else None
+    if named is not None:
+        return context.reviews.sign_in(named)
     who = context.sessions.read(request.cookies.get(SESSION_COOKIE, ""))
     context.reviews.assert_not_ended(who)
     return who

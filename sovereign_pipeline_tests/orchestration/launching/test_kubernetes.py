@@ -121,7 +121,8 @@ def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path:
     "A volume of the trainer's pod holds the vault, the reviews' seeds and keys, or unscrubbed text.", "It is refused."
 )
 @pytest.mark.parametrize(
-    "variable", ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS", "SOVEREIGN_KEYS"]
+    "variable",
+    ["SOVEREIGN_VAULT", "SOVEREIGN_CORPUS", "SOVEREIGN_REVIEW_SECRETS", "SOVEREIGN_KEYS", "SOVEREIGN_SERVING"],
 )
 def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
     job = written(make_job("pod", letters(2)))

@@ -1,0 +1,116 @@
+"""`sovereign adapters rollback`, and what a decision of officers does to the flag of its line.
+
+What belongs here: options and printing. What does not: what any of it does (`serving/flags/`). The domain is imported
+inside functions: it loads the whole chain.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import (
+    KeyFile,
+    LineName,
+    PassphraseFile,
+    Reason,
+    Token,
+    err,
+    officers_signer,
+    out,
+    tell_progress,
+)
+from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.artifacts.stage import Workplace
+    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.serving.flags.flag import Flag
+
+
+def adapters_rollback(
+    line: LineName,
+    reason: Reason,
+    to: Annotated[
+        str | None,
+        typer.Option(help="The adapter that is to answer; else the one before, or the one beside a staged one."),
+    ] = None,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Go back at once, also while the registry is down: the ledger follows once it is reached.
+
+    Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
+    before is again.
+    """
+    from sovereign_pipeline.serving.flags.rollback import current_flag, rollback, way_back
+    from sovereign_pipeline.signing.officers import trust_root
+
+    settings = Settings.from_environment()
+    flag = current_flag(settings, line, trust_root(settings))
+    asked = way_back(flag, to).request
+    question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
+    signer = officers_signer(settings, key, token, passphrase_file, question)
+    _print_flag(rollback(settings, line, to, signer, reason))
+    _let_ledger_follow(settings, line)
+
+
+def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
+    """After a transition: the flag of its line says what the ledger says. A line that serves nothing has none."""
+    from sovereign_pipeline.ledger.states import states
+    from sovereign_pipeline.serving.flags.files import sequences
+    from sovereign_pipeline.serving.flags.publishing import follow
+
+    line = workplace.line.line
+    with registry.reading() as session:
+        is_used = bool({"staged", "production"} & {*states(session, line).values()})
+    if is_used or sequences(workplace.settings, line):
+        flag, is_new = follow(registry, workplace)
+        if is_new:
+            _print_flag(flag)
+
+
+def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
+    """Before officers decide: the ledger has every change of the line's flag, also those made without it."""
+    from sovereign_pipeline.serving.flags.files import changing, sequences
+    from sovereign_pipeline.serving.flags.journal import catch_up
+    from sovereign_pipeline.signing.officers import trust_root
+
+    settings, line = workplace.settings, workplace.line.line
+    if sequences(settings, line):
+        with changing(settings, line):
+            catch_up(registry, workplace, trust_root(settings))
+
+
+def _let_ledger_follow(settings: Settings, line: str) -> None:
+    """Make the transition now where the registry is reached. Whatever is in the way, users have the adapter already."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.serving.flags.publishing import follow
+    from sovereign_pipeline.workplace import open_workplace
+
+    try:
+        follow(open_registry(settings), open_workplace(settings, line, tell_progress))
+    except (SovereignError, SQLAlchemyError, OSError) as error:
+        why = error.message if isinstance(error, SovereignError) else type(error).__name__
+        err.print(f"[yellow]The ledger does not say so yet[/]: {escape(why)}")
+        err.print(f"It follows with the next decision about {escape(line)}, or its next `production_adapter`.")
+    else:
+        out.print("[green]✓[/] the ledger says so too")
+
+
+def _print_flag(flag: "Flag") -> None:
+    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(in_words(flag))}")
+
+
+def in_words(flag: "Flag") -> str:
+    """Who gets what."""
+    if not flag.is_rolling_out:
+        stopped = f"; {flag.staged} stopped: {flag.stopped}" if flag.staged is not None and flag.stopped else ""
+        return f"{flag.production or 'nothing'} for everybody{stopped}"
+    parts = [f"{flag.share * 100:g} % of the users"] if flag.share else []
+    parts += [f"group {each}" for each in flag.groups]
+    return f"{flag.staged} for {' and '.join(parts)}, {flag.production or 'nothing'} for everybody else"

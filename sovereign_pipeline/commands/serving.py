@@ -1,0 +1,117 @@
+"""`sovereign serve`: the gateway, and the tokens of its callers.
+
+What belongs here: options, and printing. What does not: what any of it does (`serving/`).
+"""
+
+import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
+from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.serving.callers import Grant
+from sovereign_pipeline.serving.tokens import (
+    LONGEST_DAYS,
+    Token,
+    add_token,
+    file_of,
+    read_tokens,
+    refused_by,
+    revoke_token,
+)
+from sovereign_pipeline.settings import Settings
+
+GATEWAY_PORT = 8800
+
+serving = typer.Typer(help="The gateway, and the tokens of its callers.")
+tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
+serving.add_typer(tokens, name="tokens")
+
+
+@serving.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine; else half of the processor's cores.", min=1, max=1024)
+    ] = None,
+) -> None:
+    """Serve the adapters in production, and those that are staged, by OpenAI's API on loopback, until Ctrl-C."""
+    if context.invoked_subcommand is not None:
+        return
+    # Loads FastAPI, uvicorn and the engine.
+    from sovereign_pipeline.serving.gateway.running import serve as serve_gateway
+
+    serve_gateway(Settings.from_environment(), port, threads, lambda text: out.print(escape(text)))
+
+
+@tokens.command("add")
+def tokens_add(
+    who: Annotated[str, typer.Argument(help="Whom it is for. The ledger holds a salted commitment to it alone.")],
+    clearance: Annotated[str, typer.Option(help="Highest classification level that they may use.")],
+    line: Annotated[list[str] | None, typer.Option(help="A line that they may use; else every one.")] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
+    days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it, once: only its SHA-256 is stored."""
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    institution.ladder.rank(clearance)
+    lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
+    grant = Grant(clearance, lines, versions, metrics)
+    text, token = add_token(settings, open_registry(settings), who, grant, days, account())
+    if as_json:
+        print_json({"token": text, **_facts(token)})
+        return
+    out.print(f"[green]✓[/] token {token.id} for {escape(who)}, until {token.expires_at:%Y-%m-%d}; shown once:")
+    out.print(escape(text))
+
+
+@tokens.command("list")
+def tokens_list(as_json: AsJson = False) -> None:
+    """Show every token by its id: whom it was given to, what for, and until when.
+
+    Ends 1 when the ledger does not know one as it is: the gateway refuses it.
+    """
+    settings = Settings.from_environment()
+    found = read_tokens(file_of(settings))
+    refused = refused_by(open_registry(settings), found) if found else {}
+    bad = [each for each in found if each.revoked_at is None and each.sha256 in refused]
+    rows = [{**_facts(each), "state": "refused" if each in bad else _state(each)} for each in found]
+    print_rows(rows, as_json, "Tokens")
+    for each in bad if not as_json else []:
+        out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+    raise typer.Exit(1 if bad else 0)
+
+
+@tokens.command("revoke")
+def tokens_revoke(
+    token: Annotated[str, typer.Argument(help="Its id, as the list has it.")],
+) -> None:
+    """End a token; the gateway refuses it within seconds."""
+    settings = Settings.from_environment()
+    revoked = revoke_token(settings, open_registry(settings), token, account())
+    out.print(f"[green]✓[/] token {revoked.id} is revoked")
+
+
+def _state(token: Token) -> str:
+    return token.state(datetime.datetime.now(datetime.UTC))
+
+
+def _facts(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "who": token.who,
+        "clearance": token.clearance,
+        "lines": ", ".join(token.lines) if token.lines is not None else "every line",
+        "versions": token.versions,
+        "metrics": token.metrics,
+        "expires": token.expires_at.isoformat(timespec="seconds"),
+    }

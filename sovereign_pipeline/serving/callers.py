@@ -1,0 +1,48 @@
+"""Who may use what: the caller of a request, and the adapters that are within reach of it.
+
+What belongs here: grants, and comparing them with an adapter. What does not: how a caller shows who it is (`tokens.py`,
+`gateway/doorway.py`).
+"""
+
+from dataclasses import dataclass
+
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.serving.engines.engine import Deployable
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a token or a role gives. Two grants are never added up: a clearance holds for the lines beside it."""
+
+    clearance: str
+    lines: frozenset[str] | None
+    """None: every line."""
+    versions: bool = False
+    metrics: bool = False
+
+    def reaches(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+        """Whether the adapter's line and level are within it. A level that the ladder no longer has is above all."""
+        if self.clearance not in ladder or adapter.classification not in ladder:
+            return False
+        in_lines = self.lines is None or adapter.line in self.lines
+        return in_lines and not ladder.exceeds(adapter.classification, self.clearance)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    key: str
+    """Tells callers apart for limits; never shown, logged or stored."""
+    grants: tuple[Grant, ...]
+
+    def may_use(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+        return any(grant.reaches(adapter, ladder) for grant in self.grants)
+
+    def may_name(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+        """Whether the caller may ask for this version by its id."""
+        return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
+
+    @property
+    def may_read_metrics(self) -> bool:
+        return any(grant.metrics for grant in self.grants)

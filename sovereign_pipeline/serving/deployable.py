@@ -1,0 +1,165 @@
+"""Which adapters may be loaded now: of each line the one in production, and those that are staged.
+
+Everything is verified again: transitions by their signatures and approvals, rows by their entries in the ledger, the
+record by what the transitions are signed over, and every byte of the adapter by its digest. What does not verify is
+named with the reason, and hinders no other line.
+
+What belongs here: that decision. What does not: loading (`deployment.py`).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
+from sovereign_pipeline.ledger.states import State, states
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.record import AdapterRecord, disagreements, read_record
+from sovereign_pipeline.release.recall import open_recalls
+from sovereign_pipeline.release.standing import assert_signed
+from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.trust import Trust
+from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
+from sovereign_pipeline.wording import and_more
+
+NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
+"""What verifying raises, where a file cannot be read or is another thing than it should be too."""
+SERVED: tuple[State, ...] = ("production", "staged")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An adapter that may be loaded, and the artifacts that say so."""
+
+    deployable: Deployable
+    """Its fingerprint is yet to be given."""
+    artifact: Artifact
+    base_model: Artifact
+    instruction: str
+    """With which its training rows begin; empty for none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What may be loaded, and what may not although it is in production or staged."""
+
+    verified: tuple[Verified, ...]
+    """Those in production first."""
+    refused: Mapping[str, SovereignError]
+    """Adapter, or line -> why."""
+
+
+def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust) -> Found:
+    """Verify what is in production or staged, of every line."""
+    verified: list[Verified] = []
+    refused: dict[str, SovereignError] = {}
+    with registry.reading() as session:
+        for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
+            try:
+                held = list(_held(session, trust, line))
+            except NOT_VERIFIED as error:
+                refused[line] = _named(line, error)
+                continue
+            for adapter, state in held:
+                try:
+                    _assert_not_recalled(session, registry.settings, adapter)
+                    verified.append(_verified(store, adapter, state))
+                except NOT_VERIFIED as error:
+                    refused[adapter.id] = _named(adapter.id, error)
+    verified.sort(key=lambda each: (not each.deployable.pinned, each.deployable.adapter))
+    return Found(tuple(verified), refused)
+
+
+def _held(session: Session, trust: Trust, line: str) -> Iterator[tuple[Adapter, State]]:
+    """The adapters of a line that are in production or staged, by rows and signatures that verify."""
+    rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
+    assert_signed(session, trust, line)
+    for name, state in states(session, line).items():
+        if state in SERVED:
+            yield rows[name], state
+
+
+def _named(name: str, error: Exception) -> SovereignError:
+    if isinstance(error, SovereignError):
+        return error
+    return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")
+
+
+def _assert_not_recalled(session: Session, settings: Settings, adapter: Adapter) -> None:
+    """What is recalled must not be used, whatever state its adapters are in."""
+    recalls = [each.id for each in open_recalls(session, settings, adapter.id)]
+    if recalls:
+        raise ConflictError(
+            f"{adapter.id} is under {and_more(recalls)}, so it is not served.",
+            "Retire it, or let an officer waive the recall for it.",
+        )
+
+
+def _verified(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
+    record_ref = ArtifactRef(
+        kind="registered_adapter",
+        line=adapter.line,
+        digest=adapter.record_digest,
+        manifest_sha256=adapter.record_manifest_sha256,
+    )
+    artifact = store.open(record_ref)
+    record = read_record(artifact)
+    _assert_of_record(store, adapter, record, artifact)
+    tuned_ref = store.input_ref(artifact.manifest, "aligned_adapter")
+    weights = store.open(tuned_ref)
+    tuned = tuned_model(weights)
+    if (tuned_ref.manifest_sha256, tuned.weights_sha256) != (adapter.manifest_sha256, adapter.adapter_sha256):
+        raise IntegrityError(
+            f"{weights.path}: this is not the adapter that is registered as {adapter.id}.", "Restore it from a copy."
+        )
+    if tuned.holds != "adapter":
+        raise EngineRefused(
+            f"{adapter.id} was tuned in full, and an engine serves adapters of one base model.",
+            "Train an adapter: training.sft.adapter is lora or qlora.",
+        )
+    base_model = store.open_input(artifact.manifest, BASE_MODEL.kind)
+    descriptor = read_descriptor(base_model)
+    dataset = store.read_manifest(store.input_ref(artifact.manifest, TRAINING_DATASET.kind))
+    instruction = str(dataset.producer.config.get("instruction") or "")
+    deployable = Deployable(
+        adapter=adapter.id,
+        line=adapter.line,
+        digest=adapter.adapter_digest,
+        directory=tuned.directory,
+        classification=adapter.classification,
+        template_sha256=descriptor["chat_template_sha256"],
+        instruction=instruction or None,
+        base_model_digest=adapter.base_model_digest,
+        files=_files(weights),
+        pinned=state == "production",
+    )
+    return Verified(deployable, weights, base_model, instruction)
+
+
+def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRecord, artifact: Artifact) -> None:
+    differing = [name for name, value in record.row_facts.items() if getattr(adapter, name) != value]
+    if differing or adapter.id != f"{record.line}-{adapter.version}":
+        raise IntegrityError(
+            f"The registry: the row of {adapter.id} differs from its record in {', '.join(differing) or 'its id'}.",
+            "Restore the registry from a copy.",
+        )
+    problems = disagreements(store, record, artifact.manifest)
+    if problems:
+        raise IntegrityError(f"{artifact.path}: {and_more(problems)}.", "Restore the artifacts from a copy.")
+
+
+def _files(artifact: Artifact) -> dict[str, str]:
+    """File of the adapter's directory -> SHA-256."""
+    paths = {PurePosixPath(entry.path): entry.sha256 for entry in artifact.manifest.files}
+    return {path.name: digest for path, digest in paths.items() if str(path.parent) == ADAPTER_DIRECTORY}

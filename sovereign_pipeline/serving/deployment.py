@@ -1,0 +1,221 @@
+"""Keeping an engine to what the ledger says: what may be served is loaded, what may not is unloaded, again and again.
+
+Where the registry cannot be reached, what was verified and loaded before goes on being served, and nothing is added.
+Where it can be reached and does not verify, what it says is not believed, and what rests on it is unloaded.
+
+What belongs here: that loop. What does not: what may be served (`deployable.py`).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.countdown import silent
+from sovereign_pipeline.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.ledger.checkpoints import assert_not_older
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable
+from sovereign_pipeline.serving.engines.engine import Deployable, Engine
+from sovereign_pipeline.serving.fingerprints import Fingerprint
+from sovereign_pipeline.serving.kept_fingerprints import FingerprintStore
+from sovereign_pipeline.serving.training_side import Job, compute_apart
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root
+
+SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_TO_VERIFY_AGAIN = 60.0
+"""After so long everything is verified again although no entry was added: files and rows can be changed without one."""
+
+
+@dataclass(frozen=True)
+class ServingBase:
+    """The base model that an engine is started with."""
+
+    name: str
+    directory: Path
+    """Every file was verified."""
+    digest: str
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """How far an engine is what the ledger says."""
+
+    served: tuple[Deployable, ...] = ()
+    """Verified, and loaded as soon as the engine computes; `pinned` are those in production."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Adapter, line or `registry` -> why it is not served, in a sentence."""
+    is_registry_reached: bool = True
+    """False: `served` is what was verified when it was last reached."""
+
+
+class RegistryUnreached(Exception):
+    """The registry's database does not answer."""
+
+
+class Sources:
+    """What decides what is served: registry, store and trust root of one installation."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress = silent,
+        compute: Callable[[Job], Fingerprint] = compute_apart,
+    ) -> None:
+        """Raises RecipeError for an institution file that is not valid. `compute`: the training side."""
+        self._settings, self._progress = settings, progress
+        self._store = open_store(settings)
+        institution = load_institution(settings.data)
+        self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
+        self._registry: Registry | None = None
+
+    def moved(self) -> tuple[int, ...]:
+        """What is another value once the ledger grew or the trust root was changed. Raises as `find` does."""
+        trust, registry = trust_root(self._settings), self._opened()
+        assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
+        with registry.reading() as session:
+            entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
+        return (entries, trust.root_version, trust.targets_version)
+
+    def find(self) -> Found:
+        """What may be served. Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or
+        RegistryUnreached where there is nothing to read."""
+        return find_deployable(self._opened(), self._store, trust_root(self._settings))
+
+    def with_fingerprint(self, verified: Verified) -> Deployable:
+        """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""
+        return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
+
+    def base_to_serve(self) -> ServingBase:
+        """The base model of most adapters that may be served, those in production first.
+
+        Raises NotFoundError where there is none, and as `find` does.
+        """
+        found = self.find()
+        by_digest: dict[str, list[Verified]] = {}
+        for each in found.verified:
+            by_digest.setdefault(each.deployable.base_model_digest, []).append(each)
+        if not by_digest:
+            why = "; ".join(f"{name}: {error.message}" for name, error in found.refused.items())
+            raise NotFoundError(
+                f"No adapter may be served. {why}".strip(), "Let officers stage or promote one that is approved."
+            )
+        most = max(by_digest.values(), key=lambda held: (sum(each.deployable.pinned for each in held), len(held)))
+        first = most[0]
+        directory = open_base_model(self._settings, first.base_model, self._progress)
+        name = str(first.base_model.manifest.summary.get("name", directory.name))
+        return ServingBase(name, directory, first.deployable.base_model_digest)
+
+    def _opened(self) -> Registry:
+        if self._registry is None:
+            try:
+                self._registry = open_registry(self._settings)
+            except InputError as error:
+                raise RegistryUnreached(error.message) from None
+        return self._registry
+
+
+class Deployment:
+    """One engine that is kept to what the ledger says."""
+
+    def __init__(self, engine: Engine, sources: Sources, progress: Progress = silent) -> None:
+        self._engine, self._sources, self._progress = engine, sources, progress
+        self._moved: tuple[int, ...] | None = None
+        self._verified_at = 0.0
+        self._is_complete = False
+        self.deployed = Deployed()
+        """As of the last look."""
+
+    async def keep(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
+        """Look again and again, until cancelled. No failure of a look ends it."""
+        while True:
+            try:
+                await self.look()
+            except Exception as error:  # a bug here must not freeze what is served as it is
+                self._say(replace(self.deployed, refused={"deployment": place_of(error)}))
+                await self._unload_all_but(set())
+            await asyncio.sleep(seconds)
+
+    async def look(self) -> Deployed:
+        """Let the engine hold exactly what may be served now."""
+        try:
+            moved = await asyncio.to_thread(self._sources.moved)
+            if not self._is_due(moved):
+                return self.deployed
+            found = await asyncio.to_thread(self._sources.find)
+        except (SQLAlchemyError, OSError, RegistryUnreached) as error:
+            self._is_complete = False
+            refused = {**self.deployed.refused, "registry": f"it is not reached ({type(error).__name__})"}
+            return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
+        except SovereignError as error:
+            self._is_complete = False
+            await self._unload_all_but(set())
+            return self._say(Deployed(refused={"registry": error.message}))
+        return await self._deploy(found, moved)
+
+    def _is_due(self, moved: tuple[int, ...]) -> bool:
+        if not self._is_complete or moved != self._moved:
+            return True
+        if {each.digest for each in self.deployed.served} != set(self._engine.loaded()):
+            return True  # the engine was started again without it, or with what was unloaded meanwhile
+        return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
+
+    async def _deploy(self, found: Found, moved: tuple[int, ...]) -> Deployed:
+        await self._unload_all_but({each.deployable.digest for each in found.verified})
+        refused = {name: error.message for name, error in found.refused.items()}
+        served: list[Deployable] = []
+        is_complete = True
+        for verified in found.verified:
+            name = verified.deployable.adapter
+            try:
+                adapter = await asyncio.to_thread(partial(self._sources.with_fingerprint, verified))
+                await self._engine.load(adapter)
+            except EngineLost as error:
+                is_complete, refused[name] = False, error.message
+                served.append(verified.deployable)
+            except SovereignError as error:
+                refused[name] = error.message
+                await self._unload(verified.deployable.digest)
+            else:
+                served.append(adapter)
+        self._moved, self._verified_at, self._is_complete = moved, time.monotonic(), is_complete
+        return self._say(Deployed(tuple(served), refused))
+
+    async def _unload_all_but(self, digests: set[str]) -> None:
+        known = {*self._engine.loaded(), *(each.digest for each in self.deployed.served)}
+        for digest in known - digests:
+            await self._unload(digest)
+
+    async def _unload(self, digest: str) -> None:
+        with contextlib.suppress(EngineLost):  # it holds nothing then
+            await self._engine.unload(digest)
+
+    def _say(self, deployed: Deployed) -> Deployed:
+        """Report what has changed since the last look."""
+        before, self.deployed = self.deployed, deployed
+        for name, why in deployed.refused.items():
+            if before.refused.get(name) != why:
+                self._progress(f"not served: {name}: {why}")
+        now, then = ({each.digest: each.adapter for each in of.served} for of in (deployed, before))
+        for digest in now.keys() - then.keys():
+            self._progress(f"served: {now[digest]}")
+        for digest in then.keys() - now.keys():
+            self._progress(f"no longer served: {then[digest]}")
+        return deployed
+
+
+def deployment_of(engine: Engine, settings: Settings, progress: Progress = silent) -> Deployment:
+    """The deployment of an engine from an installation's registry, store and trust root."""
+    return Deployment(engine, Sources(settings, progress), progress)

@@ -1,0 +1,400 @@
+"""The local engine: transformers and PEFT in a process of its own, which is spoken to over a socket.
+
+The gateway's loop answers while the process computes. The process gets no key, and no variable of this one but those
+named here; it ends with this process. A process that died or hangs is started again, and what was loaded is loaded
+again, with the same bytes and the same fingerprint.
+
+What belongs here: the process, and what is asked of it. What does not: computing (`local_child.py`).
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.fingerprints import Mark, difference
+from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
+
+INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
+LONGEST_MESSAGE = 64 << 20
+"""Bytes of one line of JSON."""
+SECONDS_BETWEEN_LOOKS = 1.0
+WELL_SECONDS = 10.0
+"""An engine that has answered nothing for so long is not well; one step takes less."""
+LONGEST_PAUSE = 30.0
+"""Seconds before a process that ends again and again is started anew."""
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """How the local engine computes."""
+
+    threads: int = max(1, (os.cpu_count() or 2) // 2)
+    """On a busy machine, fewer are faster: threads wait for each other in every operation."""
+    rows: int = 16
+    """Answers that are computed at once."""
+    gather_seconds: float = 0.03
+    """How long the first answer waits for others to begin with."""
+    resident: int = 8
+    """Adapters in memory at most that are not pinned."""
+    cache_tokens: int = 16384
+    """Tokens of all answers in memory, padding included. One answer always has room."""
+    context: int | None = None
+    """Tokens of prompt and answer at most; None for what the base model takes."""
+    hang_seconds: float = 60.0
+    """A process that answers nothing for so long is killed."""
+    start_seconds: float = 600.0
+    """A process that has not loaded its base model by then is killed."""
+
+
+class LocalEngine:
+    """The local engine of one base model. See `Engine`."""
+
+    def __init__(self, base: Path, settings: LocalSettings, base_model_digest: str) -> None:
+        self._base, self._settings, self._digest = base, settings, base_model_digest
+        self._adapters: dict[str, Deployable] = {}
+        self._child: _Child | None = None
+        self._closing = False
+        self._supervisor: asyncio.Task[None] | None = None
+        self._loading = asyncio.Lock()
+        self.starts = 0
+        """How often the process was started."""
+
+    @classmethod
+    async def start(cls, base: Path, settings: LocalSettings | None = None, *, base_model_digest: str = "") -> Self:
+        """The engine, once its base model is in memory.
+
+        Args:
+            base: a verified model directory.
+            base_model_digest: over its files; adapters of another one are refused.
+
+        Raises EngineRefused for a base model that it does not do, and EngineLost.
+        """
+        engine = cls(base, settings or LocalSettings(), base_model_digest)
+        first = await engine._start_child()
+        engine._child = first
+        engine._supervisor = asyncio.create_task(engine._supervise(first))
+        return engine
+
+    async def load(self, adapter: Deployable) -> None:
+        async with self._loading:
+            child = self._running()
+            known = self._adapters.get(adapter.digest)
+            if known is not None and replace(adapter, files=known.files) == known:
+                return
+            self._adapters[adapter.digest] = await self._load_into(child, adapter)
+
+    async def unload(self, digest: str) -> None:
+        async with self._loading:
+            if self._adapters.pop(digest, None) is not None and self._child is not None:
+                self._child.send({"op": "unload", "digest": digest})
+
+    def loaded(self) -> Mapping[str, str]:
+        if self._child is None or self._child.is_gone:
+            return {}
+        return {digest: adapter.adapter for digest, adapter in self._adapters.items()}
+
+    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+        child = self._running()
+        if digest not in self._adapters:
+            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+        asked = {"op": "ask", "digest": digest, "messages": [dict(each) for each in messages]}
+        pieces = _Pieces(child, child.ask({**asked, "sampling": asdict(sampling)}))
+        try:
+            begun = await pieces.next_message()
+        except BaseException:
+            await pieces.aclose()
+            raise
+        return Answer(begun["prompt_tokens"], pieces)
+
+    async def is_well(self) -> bool:
+        child = self._child
+        if child is None or child.is_gone:
+            return False
+        return time.monotonic() - child.heard_at < min(WELL_SECONDS, self._settings.hang_seconds)
+
+    async def close(self) -> None:
+        self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+        if self._child is not None:
+            await self._child.end()
+            self._child = None
+
+    def _running(self) -> "_Child":
+        if self._child is None or self._child.is_gone:
+            state = "was closed" if self._closing else "is starting again"
+            raise EngineLost(f"The local engine {state}.", "Ask again in a moment.")
+        return self._child
+
+    async def _load_into(self, child: "_Child", adapter: Deployable) -> Deployable:
+        """Load an adapter. Returns it with the digests of the bytes that were loaded. Raises EngineRefused."""
+        self._assert_of_this_base(child, adapter)
+        fingerprint = adapter.fingerprint
+        message = {
+            "op": "load",
+            "digest": adapter.digest,
+            "directory": str(adapter.directory),
+            "files": dict(adapter.files),
+            "pinned": adapter.pinned,
+            "conversations": fingerprint.conversations if fingerprint is not None else (),
+            "marks": [mark.model_dump() for mark in fingerprint.marks] if fingerprint is not None else (),
+        }
+        loaded = await child.one_answer(message)
+        if fingerprint is not None:
+            marks = [Mark.model_validate(mark) for mark in loaded["marks"]]
+            problem = difference(fingerprint, marks)
+            if problem is not None:
+                child.send({"op": "unload", "digest": adapter.digest})
+                raise EngineRefused(
+                    f"{adapter.adapter}: the local engine does not compute what the training side does: {problem}.",
+                    "Find out what differs before this adapter is served.",
+                )
+        return replace(adapter, files=loaded["files"])
+
+    def _assert_of_this_base(self, child: "_Child", adapter: Deployable) -> None:
+        if adapter.base_model_digest and self._digest and adapter.base_model_digest != self._digest:
+            raise EngineRefused(
+                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, and this engine "
+                f"has {self._digest[:12]}.",
+                "Start another engine with its base model.",
+            )
+        if adapter.template_sha256 != child.template_sha256:
+            raise EngineRefused(
+                f"{adapter.adapter} was trained with the chat template {adapter.template_sha256[:12]}, and this engine "
+                f"has {child.template_sha256[:12]}.",
+                "Restore the base model's files.",
+            )
+
+    async def _supervise(self, child: "_Child") -> None:
+        """Watch the process, and start another one when it is gone, until this engine is closed."""
+        pause, started = 0.0, time.monotonic()
+        while True:
+            await child.watch(self._settings.hang_seconds)
+            self._child = None
+            await child.end()
+            lived = time.monotonic() - started
+            pause = 0.0 if lived > LONGEST_PAUSE else min(LONGEST_PAUSE, max(1.0, 2 * pause))
+            await asyncio.sleep(pause)
+            started = time.monotonic()
+            try:
+                child = await self._start_child()
+            except (EngineLost, EngineRefused):
+                continue  # `watch` ends at once for the process that is gone
+            async with self._loading:
+                await self._load_again(child)
+                self._child = child
+
+    async def _load_again(self, child: "_Child") -> None:
+        """What is not the same any more is not loaded; whoever deploys sees it missing, and says why."""
+        for digest, adapter in list(self._adapters.items()):
+            try:
+                await self._load_into(child, adapter)
+            except EngineRefused:
+                del self._adapters[digest]
+            except EngineLost:
+                return
+
+    async def _start_child(self) -> "_Child":
+        self.starts += 1
+        try:
+            child = await _Child.start(self._base, self._settings)
+        except OSError as error:
+            raise EngineLost(f"The local engine's process cannot be started: {error.strerror}.", "") from None
+        try:
+            async with asyncio.timeout(self._settings.start_seconds):
+                await child.ready
+        except BaseException as error:
+            await child.end()
+            if isinstance(error, TimeoutError):
+                raise EngineLost("The local engine did not load its base model in time.", "Look at memory.") from None
+            raise
+        return child
+
+
+class _Child:
+    """The process, and what is under way in it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
+        self._process, self._writer = process, writer
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Queue[Message | Exception]] = {}
+        self._reader: asyncio.Task[None] | None = None
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.template_sha256 = ""
+        self.heard_at = time.monotonic()
+        """When the process said something last."""
+        self._gone = asyncio.Event()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._gone.is_set()
+
+    @classmethod
+    async def start(cls, base: Path, settings: LocalSettings) -> Self:
+        here, there = socket.socketpair()
+        with there:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sovereign_pipeline.serving.engines.local_child",
+                str(there.fileno()),
+                str(os.getpid()),
+                json.dumps({**asdict(settings), "base": str(base)}),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=(there.fileno(),),
+                env=_environment(settings),
+                cwd="/",
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=here, limit=LONGEST_MESSAGE)
+        child = cls(process, writer)
+        child._reader = asyncio.create_task(child._read(reader))
+        return child
+
+    def send(self, message: Message) -> None:
+        if not self.is_gone:
+            self._writer.write(json.dumps(message).encode() + b"\n")
+
+    def ask(self, message: Message) -> int:
+        """Send what is answered. Returns its number."""
+        if self.is_gone:
+            raise _lost()
+        number = next(self._numbers)
+        self._waiting[number] = asyncio.Queue()
+        self.send({**message, "id": number})
+        return number
+
+    async def next_answer(self, number: int) -> Message:
+        """Raises EngineRefused and EngineLost."""
+        message = await self._waiting[number].get()
+        if isinstance(message, Exception):
+            raise message
+        if message["op"] == "refused":
+            raise EngineRefused(message["message"], message["hint"])
+        if message["op"] == "lost":
+            raise EngineLost(f"The local engine gave an answer up: {message['message']}.", "Ask again.")
+        return message
+
+    def forget(self, number: int) -> None:
+        self._waiting.pop(number, None)
+
+    async def one_answer(self, message: Message) -> Message:
+        number = self.ask(message)
+        try:
+            return await self.next_answer(number)
+        finally:
+            self.forget(number)
+
+    async def watch(self, hang_seconds: float) -> None:
+        """Return when the process is gone, or has answered nothing for so long that it hangs."""
+        self.heard_at, looks = time.monotonic(), 0
+        while not self.is_gone:
+            self.send({"op": "ping"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(SECONDS_BETWEEN_LOOKS, hang_seconds / 4)):
+                    await self._gone.wait()
+            # One look is not enough: where this loop stood still, what the process said is yet to be read.
+            looks = looks + 1 if time.monotonic() - self.heard_at > hang_seconds else 0
+            if looks > 1:
+                return
+
+    async def end(self) -> None:
+        """Kill the process; what is under way in it is lost."""
+        self._lose_all()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._writer.close()
+        if self._reader is not None:
+            self._reader.cancel()
+        await self._process.wait()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self.heard_at = time.monotonic()
+                self._take(json.loads(line))
+        except (OSError, ValueError):
+            pass  # half a line: the process is gone
+        finally:
+            self._lose_all()
+
+    def _take(self, message: Message) -> None:
+        if message["op"] == "ready":
+            self.template_sha256 = message["template_sha256"]
+            self.ready.set_result(None)
+        elif message["op"] == "failed":
+            self.ready.set_exception(EngineRefused(message["message"], message["hint"]))
+        elif message["op"] != "pong" and (waiting := self._waiting.get(message["id"])) is not None:
+            waiting.put_nowait(message)
+
+    def _lose_all(self) -> None:
+        self._gone.set()
+        for waiting in self._waiting.values():
+            waiting.put_nowait(_lost())
+        if not self.ready.done():
+            self.ready.set_exception(_lost())
+
+
+class _Pieces(AsyncIterator[Piece]):
+    """The pieces of one answer. Closing them gives it up, whether or not one was taken."""
+
+    def __init__(self, child: _Child, number: int) -> None:
+        self._child, self._number, self._is_over = child, number, False
+
+    async def next_message(self) -> Message:
+        return await self._child.next_answer(self._number)
+
+    async def __anext__(self) -> Piece:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            message = await self.next_message()
+        except BaseException:
+            await self.aclose()
+            raise
+        piece = Piece(message["text"], message["tokens"], message["finish"])
+        if piece.finish is not None:
+            self._is_over = True
+            self._child.forget(self._number)
+        return piece
+
+    async def aclose(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._child.forget(self._number)
+            self._child.send({"op": "cancel", "id": self._number})
+
+
+def _environment(settings: LocalSettings) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
+    threads = str(settings.threads)
+    return {
+        **inherited,
+        **OFFLINE_ENVIRONMENT,
+        "HOME": "/nonexistent",
+        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
+
+
+def _lost() -> EngineLost:
+    return EngineLost("The local engine ended before the answer was complete.", "Ask again in a moment.")

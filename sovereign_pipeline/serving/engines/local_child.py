@@ -1,0 +1,294 @@
+"""The process of the local engine: it holds the model, and is spoken to over one socket, a line of JSON at a time.
+
+It has no key and no variable but those of `local.py`, prints nothing, and ends with its parent. What belongs here: what
+is asked and answered. What does not: its parent's side (`local.py`).
+"""
+
+import json
+import os
+import queue
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.serving.engines.local_texts import TextPieces
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.serving.engines.local_adapters import InUse, Model
+
+Message = dict[str, Any]
+
+
+def main() -> None:
+    """Arguments: the socket's number, the parent's process id, and the settings as JSON."""
+    number, parent, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    keep_private()
+    die_with_parent(parent)
+    silence()
+    link = Link(socket.socket(fileno=number))
+    try:
+        worker = Worker(link, settings)
+    except EngineRefused as error:
+        link.send({"op": "failed", "message": error.message, "hint": error.hint})
+        return
+    worker.run()
+
+
+class Link:
+    """The socket to the parent. Messages are taken from it by a thread of their own, so that none is late."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, seconds: float | None) -> Message | None:
+        """The next message; None where none came in time. `seconds`: None waits for one."""
+        try:
+            return self._messages.get(timeout=seconds) if seconds != 0 else self._messages.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _read(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                self._messages.put(json.loads(line))
+        os._exit(0)  # the parent closed it, or is gone
+
+
+class AnswerRow:
+    """One answer of an adapter."""
+
+    def __init__(
+        self, link: Link, number: int, digest: str, prompt: list[int], limit: int, sampling: Message, model: "Model"
+    ) -> None:
+        self.number, self.adapter, self.prompt, self.limit = number, digest, prompt, limit
+        self._link, self._end, tokenizer = link, model.end_of_turn, model.tokenizer
+        self._text = TextPieces(
+            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+            sampling["stop"],
+        )
+        self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
+        self._random = random.Random(sampling["seed"]) if sampling["seed"] is not None else random.SystemRandom()
+        self._count = self._unsent = 0
+
+    def choose(self, logits: Any) -> int:
+        import torch
+
+        if self._temperature == 0:
+            return int(logits.argmax())
+        chances = torch.softmax(logits.double() / self._temperature, dim=-1)
+        if self._top_p < 1:
+            ordered, ids = chances.sort(descending=True, stable=True)
+            within = ordered.cumsum(-1) - ordered < self._top_p  # the likeliest one always is
+            chances = torch.zeros_like(chances).scatter(0, ids[within], ordered[within])
+        reached = chances.cumsum(-1)
+        drawn = self._random.random() * float(reached[-1])
+        return min(int(torch.searchsorted(reached, drawn, right=True)), int(chances.nonzero()[-1]))
+
+    def take(self, token: int) -> bool:
+        self._count += 1
+        self._unsent += 1
+        if token in self._end:
+            return self._send(self._text.rest(), "stop")
+        text = self._text.add(token)
+        if self._text.is_stopped:
+            return self._send(text, "stop")
+        if self._count >= self.limit:
+            return self._send(text + self._text.rest(), "length")
+        return self._send(text, None)
+
+    def fail(self, reason: str) -> None:
+        self._link.send({"op": "lost", "id": self.number, "message": reason})
+
+    def _send(self, text: str, finish: str | None) -> bool:
+        """Returns whether another token is wanted."""
+        if text or finish is not None:
+            piece = {"text": text, "tokens": self._unsent, "finish": finish}
+            self._link.send({"op": "piece", "id": self.number, **piece})
+            self._unsent = 0
+        return finish is None
+
+
+class ProbeRow:
+    """The likeliest tokens after one prompt of a fingerprint."""
+
+    def __init__(self, digest: str, prompt: list[int], limit: int) -> None:
+        self.adapter, self.prompt, self.limit = digest, prompt, limit
+        self.tokens: list[int] = []
+        self.has_failed = False
+
+    def choose(self, logits: Any) -> int:
+        return int(logits.argmax())
+
+    def take(self, token: int) -> bool:
+        self.tokens.append(token)
+        return True
+
+    def fail(self, reason: str) -> None:
+        self.has_failed = True
+
+
+class Loading:
+    """An adapter that is loaded once its fingerprint was computed."""
+
+    def __init__(self, number: int, digest: str, rows: list[ProbeRow], expected: list[Message]) -> None:
+        self.number, self.digest, self.rows, self.expected = number, digest, rows, expected
+
+
+class Worker:
+    """The model, the rows that it computes, and what was asked."""
+
+    def __init__(self, link: Link, settings: Message) -> None:
+        import torch
+
+        torch.set_num_threads(settings["threads"])
+        from sovereign_pipeline.serving.engines.local_adapters import Model
+        from sovereign_pipeline.serving.engines.local_batch import Batch
+
+        self._link, self._gather_seconds = link, settings["gather_seconds"]
+        self.model = Model(Path(settings["base"]), settings["resident"])
+        self._context = min(self.model.context, settings["context"] or self.model.context)
+        self._batch = Batch(
+            self.model.model,
+            settings["rows"],
+            settings["cache_tokens"],
+            lambda digest: self.model.make_ready(digest, self._in_use()),
+        )
+        self._answers: dict[int, AnswerRow] = {}
+        self._loading: list[Loading] = []
+        link.send({"op": "ready", "template_sha256": self.model.template_sha256, "context": self._context})
+
+    def run(self) -> None:
+        """Compute until the parent closes the socket."""
+        while True:
+            if not self._batch.is_busy:
+                self._do(self._link.receive(None))
+                self._gather()
+            while (message := self._link.receive(0)) is not None:
+                self._do(message)
+            if self._batch.is_busy:
+                self._batch.step()
+                self._answers = {number: row for number, row in self._answers.items() if self._batch.holds(row)}
+                self._finish_loading()
+
+    def _gather(self) -> None:
+        """Wait for more, so that answers that are asked for at once begin together."""
+        until = time.monotonic() + self._gather_seconds
+        while self._answers and (left := until - time.monotonic()) > 0:
+            self._do(self._link.receive(left))
+
+    def _do(self, message: Message | None) -> None:
+        if message is None:
+            return
+        try:
+            getattr(self, f"_{message['op']}")(message)
+        except EngineRefused as error:
+            self._refuse(message["id"], error)
+
+    def _refuse(self, number: int, error: EngineRefused) -> None:
+        self._link.send({"op": "refused", "id": number, "message": error.message, "hint": error.hint})
+
+    def _ping(self, message: Message) -> None:
+        self._link.send({"op": "pong"})
+
+    def _ask(self, message: Message) -> None:
+        digest, sampling = message["digest"], message["sampling"]
+        if not self.model.knows(digest):
+            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+        prompt = self._render(message["messages"])
+        room = self._context - len(prompt)
+        if room < 1:
+            raise EngineRefused(
+                f"The conversation has {len(prompt)} tokens, and {self._context} are the most with the answer.",
+                "Shorten it.",
+            )
+        limit = min(room, sampling["max_tokens"])
+        row = AnswerRow(self._link, message["id"], digest, prompt, limit, sampling, self.model)
+        self._link.send({"op": "begun", "id": message["id"], "prompt_tokens": len(prompt)})
+        self._answers[row.number] = row
+        self._batch.submit(row)
+
+    def _cancel(self, message: Message) -> None:
+        row = self._answers.pop(message["id"], None)
+        if row is not None:
+            self._batch.drop(row)
+
+    def _load(self, message: Message) -> None:
+        """Load an adapter; what is to be compared is computed beside the answers under way."""
+        digest, expected = message["digest"], message["marks"]
+        self.model.load(digest, Path(message["directory"]), message["files"], message["pinned"], self._in_use())
+        rows = []
+        for conversation, mark in zip(message["conversations"], expected, strict=True):
+            prompt = self._render([{"role": "user", "content": conversation}])
+            same = prompt == mark["prompt"] and len(prompt) + len(mark["tokens"]) < self._context
+            rows.append(ProbeRow(digest, prompt, len(mark["tokens"]) if same else 0))
+        for row in rows:
+            if row.limit > 0:
+                self._batch.submit(row, first=True)
+        self._loading.append(Loading(message["id"], digest, rows, expected))
+        self._finish_loading()
+
+    def _finish_loading(self) -> None:
+        """Tell of every adapter whose likeliest tokens are there."""
+        for each in list(self._loading):
+            if not any(self._batch.holds(row) for row in each.rows):
+                self._loading.remove(each)
+                try:
+                    self.model.make_ready(each.digest, self._in_use())
+                    marks = [self._mark(row, mark) for row, mark in zip(each.rows, each.expected, strict=True)]
+                except EngineRefused as error:
+                    self._refuse(each.number, error)
+                else:
+                    files = self.model.files_of(each.digest)
+                    self._link.send({"op": "loaded", "id": each.number, "marks": marks, "files": files})
+
+    def _mark(self, row: ProbeRow, expected: Message) -> Message:
+        """What this engine computes where the training side computed `expected`."""
+        from sovereign_pipeline.serving.engines.local_batch import log_probabilities
+
+        found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
+        if row.prompt != expected["prompt"]:
+            return found
+        scores = log_probabilities(self.model.model, row.adapter, row.prompt, expected["tokens"])
+        for name, of_one in zip(("adapter", "base"), scores, strict=True):
+            found[name] = [
+                [float(at_place[each]) for each in ids] for at_place, ids in zip(of_one, expected["top"], strict=True)
+            ]
+        return found
+
+    def _unload(self, message: Message) -> None:
+        self.model.forget(message["digest"], self._in_use())
+
+    def _in_use(self) -> "InUse":
+        from sovereign_pipeline.serving.engines.local_adapters import InUse
+
+        loading = {each.digest for each in self._loading}
+        return InUse(self._batch.computing | loading, self._batch.needed | loading)
+
+    def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
+        try:
+            tokenizer = self.model.tokenizer
+            text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+        except Exception as error:  # a template is a program that anybody wrote
+            raise EngineRefused(
+                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
+                "Let user and assistant take turns, and leave out what is no text.",
+            ) from None
+
+
+if __name__ == "__main__":
+    main()

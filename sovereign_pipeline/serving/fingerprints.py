@@ -1,0 +1,110 @@
+"""Fingerprints: what an adapter computes for fixed prompts, so that an engine can be held to the training side.
+
+A fingerprint has the likeliest tokens, and log-probabilities with and without the adapter. Another base model, chat
+template, adapter or scale gives others, and so does an engine that ignores an adapter without a word.
+
+What belongs here: the prompts, the values, and what counts as reproduced. What does not: computing them, on the
+training side (`training_side.py`) or in an engine (`engines/`).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sovereign_pipeline.dataset.formats import user_message
+from sovereign_pipeline.frozen import Frozen
+
+PROMPTS = (
+    "Please renew my permit for the stall at the harbour gate. The fee was paid on 3 March 2024.",
+    "أرجو إفادتي عن سبب تأخر الرد على طلبي السابق، وعن المستندات التي ما زالت ناقصة.",
+    "Why? 🙂",
+    "The inspection of 12 May found nothing. May I open again, and by when must the form be returned?",
+)
+"""Invented letters, in both languages of the demonstration; an emoji is several tokens of one character."""
+NEW_TOKENS = 16
+"""At most; fewer where the model ends its turn, or where two tokens are about as likely."""
+TOP = 5
+"""So many tokens of each position are compared."""
+
+Precision = Literal["float32", "bfloat16"]
+TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.15}
+"""Nats by which a log-probability may differ. Measured between PEFT and vLLM: below 0.0005 in float32; between batches
+of different shapes: up to 0.12 in bfloat16."""
+CLEARLY = 10
+"""An adapter whose log-probabilities differ from its base model's by less than so many tolerances cannot be told from
+it."""
+
+LogProbabilities = tuple[tuple[float, ...], ...]
+"""Of each position, in nats."""
+
+
+class Mark(Frozen):
+    """What was computed for one prompt."""
+
+    prompt: tuple[int, ...]
+    """The token ids of the conversation in the chat template."""
+    tokens: tuple[int, ...]
+    """The likeliest ones, each after those before it."""
+    top: tuple[tuple[int, ...], ...]
+    """The likeliest ids at each position of `tokens`, and at the one after them."""
+    adapter: LogProbabilities
+    """Of `top`, with the adapter."""
+    base: LogProbabilities
+    """Of `top`, by the base model alone, after the same tokens."""
+
+
+class Fingerprint(Frozen):
+    """What an adapter computes on the training side."""
+
+    adapter: str
+    """The digest of its artifact."""
+    conversations: tuple[str, ...]
+    """The user's turns."""
+    marks: tuple[Mark, ...]
+    libraries: dict[str, str]
+    """With which it was computed."""
+
+
+def conversations(instruction: str) -> tuple[str, ...]:
+    """The fixed prompts as a line's user turns."""
+    return tuple(user_message(instruction, prompt) for prompt in PROMPTS)
+
+
+def problem_of(fingerprint: Fingerprint) -> str | None:
+    """Why an adapter's fingerprint tells nothing; None where it does."""
+    differs = max(_distance(mark.adapter, mark.base) for mark in fingerprint.marks)
+    if differs < CLEARLY * TOLERANCE["float32"]:
+        return f"it computes what its base model does (log-probabilities within {differs:.1g})"
+    return None
+
+
+def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
+    """How what an engine computes differs from the training side, in a sentence; None where it reproduces it.
+
+    measured: with the expected tokens and ids; `tokens` are the engine's own greedy ones, which count in float32 alone.
+    """
+    tolerance = TOLERANCE[precision]
+    pairs = list(zip(expected.marks, measured, strict=True))
+    if any(mark.prompt != found.prompt for mark, found in pairs):
+        return "the conversation is rendered into other tokens: another chat template or tokenizer"
+    of_base = max(_distance(mark.base, found.base) for mark, found in pairs)
+    if not of_base <= tolerance:
+        return f"the base model is another one (log-probabilities differ by {of_base:.3g}, {tolerance} is allowed)"
+    of_adapter = max(_distance(mark.adapter, found.adapter) for mark, found in pairs)
+    if not of_adapter <= tolerance:
+        if max(_distance(found.adapter, found.base) for _, found in pairs) <= tolerance:
+            return "the adapter has no effect: the engine computes its base model"
+        apart = f"log-probabilities differ by {of_adapter:.3g}, {tolerance} is allowed"
+        return f"the adapter is another one, or its scale is ({apart})"
+    if precision == "float32" and any(mark.tokens != found.tokens for mark, found in pairs):
+        return "the likeliest tokens are others"
+    return None
+
+
+def _distance(one: LogProbabilities, other: LogProbabilities) -> float:
+    """The largest difference; infinite for another shape, and NaN is none that is allowed."""
+    if [len(each) for each in one] != [len(each) for each in other]:
+        return float("inf")
+    return max(
+        (abs(a - b) for each, with_it in zip(one, other, strict=True) for a, b in zip(each, with_it, strict=True)),
+        default=float("inf"),
+    )

@@ -1,0 +1,175 @@
+"""One answer from admission to its end: limits, engine, time-outs, and what is counted and noted of it.
+
+What belongs here: the course of one answer. What does not: HTTP (`routes.py`, `streams.py`).
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.callers import Caller
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.gateway.admission import Places, Rates
+from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
+from sovereign_pipeline.serving.gateway.metrics import Metrics
+from sovereign_pipeline.serving.gateway.refusal import Refusal, ending, engine_lost, no_such_model, too_slow
+
+ID_BYTES = 16
+Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
+"""What is called as a context is left, with the error that it is left by."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be answered by which adapter, for whom."""
+
+    caller: Caller
+    adapter: Deployable
+    messages: Sequence[Mapping[str, str]]
+    sampling: Sampling
+    id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
+
+
+class Exchange:
+    """An answer that has begun: its prompt's length, and its pieces."""
+
+    def __init__(self, asked: Asked, answer: Answer, limits: Limits, metrics: Metrics, began: float) -> None:
+        self.prompt_tokens = answer.prompt_tokens
+        self.answer_tokens = 0
+        self.finish: Literal["stop", "length"] | None = None
+        self.texts: list[str] = []
+        self._asked = asked
+        self._answer = answer
+        self._limits = limits
+        self._metrics = metrics
+        self._began = began
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Ends after the piece with `finish`; an engine that ends without one is lost."""
+        line, adapter, last = self._asked.adapter.line, self._asked.adapter.adapter, self._began
+        source = aiter(self._answer.pieces)
+        while self.finish is None:
+            try:
+                async with asyncio.timeout(self._limits.first_token_seconds):
+                    piece = await anext(source)
+            except StopAsyncIteration:
+                raise EngineLost("The engine ended an answer without saying why.") from None
+            now = time.monotonic()
+            if self.answer_tokens == 0:
+                self._metrics.first_token(line, adapter, now - self._began)
+            else:
+                self._metrics.more_tokens(line, adapter, now - last, piece.tokens)
+            last = now
+            self.answer_tokens += piece.tokens
+            self.texts.append(piece.text)
+            self.finish = piece.finish
+            yield piece
+
+
+class Answering:
+    """Everything that a gateway answers, while it answers."""
+
+    def __init__(self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal) -> None:
+        self.limits = limits
+        self.metrics = metrics
+        self.rates = Rates(limits)
+        self.places = Places(limits, catalog.lines)
+        self._catalog = catalog
+        self._journal = journal
+        self._running: set[asyncio.Timeout] = set()
+        self.is_ending = False
+
+    @asynccontextmanager
+    async def exchange(self, asked: Asked) -> AsyncIterator[Exchange]:
+        """An answer, counted and noted however it ends. Raises Refusal where there is none, or none any more."""
+        if self.is_ending:
+            raise ending()
+        if not self._journal.is_whole():
+            raise Refusal(
+                503,
+                "Answers cannot be noted now, so none is given. Tell the administrator.",
+                "journal_full",
+                retry_after=60,
+            )
+        began, exchange = time.monotonic(), None
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.rates.request(asked.caller))
+                limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
+                await stack.enter_async_context(self.places.place(asked.adapter.line))
+                async with asyncio.timeout(self.limits.first_token_seconds):
+                    answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
+                exchange = Exchange(asked, answer, self.limits, self.metrics, began)
+                stack.push_async_callback(_close, answer)
+                stack.push(self._noting(asked, exchange, began, limit))
+                yield exchange
+        except (EngineRefused, EngineLost, TimeoutError) as error:
+            refusal = self._refusal(asked, error)
+            refusal.is_counted = exchange is not None
+            raise refusal from None
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.is_ending and self._journal.is_whole()
+
+    def end_within(self, seconds: float) -> None:
+        """Begin nothing more, and give up in so many seconds what then still runs."""
+        self.is_ending = True
+        by = asyncio.get_running_loop().time() + seconds
+        for running in self._running:
+            when = running.when()
+            if when is None or when > by:
+                running.reschedule(by)
+
+    @asynccontextmanager
+    async def _limited(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout(seconds) as limit:
+            self._running.add(limit)
+            try:
+                yield limit
+            finally:
+                self._running.discard(limit)
+
+    def _noting(self, asked: Asked, exchange: Exchange, began: float, limit: asyncio.Timeout) -> Leave:
+        """What counts and notes an answer as it ends, before the engine is told to give an unfinished one up."""
+
+        def leave(kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+            given_up = kind is not None and not issubclass(kind, Exception) and not limit.expired()
+            outcome: Outcome = "complete" if exchange.finish else "cancelled" if given_up else "lost"
+            self._note(asked, exchange, outcome, time.monotonic() - began)
+
+        return leave
+
+    def _note(self, asked: Asked, exchange: Exchange, outcome: Outcome, seconds: float) -> None:
+        line, adapter = asked.adapter.line, asked.adapter.adapter
+        used = exchange.prompt_tokens + exchange.answer_tokens
+        self.rates.charge(asked.caller, used)
+        self.metrics.ended(line, adapter, outcome, seconds, exchange.prompt_tokens, exchange.answer_tokens)
+        digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
+        self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
+
+    def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
+        """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""
+        if isinstance(error, EngineLost):
+            return engine_lost()
+        if isinstance(error, TimeoutError):
+            return ending() if self.is_ending else too_slow()
+        if asked.adapter.digest not in self._catalog.engine.loaded():
+            return no_such_model()
+        return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")
+
+
+async def _close(answer: Answer) -> None:
+    """Give an answer up; nothing happens to one that is complete."""
+    close = getattr(answer.pieces, "aclose", None)
+    if close is not None:
+        with suppress(EngineLost):
+            await close()

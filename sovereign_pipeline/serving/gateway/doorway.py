@@ -1,0 +1,158 @@
+"""What every request passes before a route sees it: who sent it, how long it is; and what no response goes without.
+
+What belongs here: this one layer around the application. What does not: host names (`trusted_hosts.py`), and which
+adapters a caller may use (`catalog.py`).
+"""
+
+import asyncio
+import datetime
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from sovereign_pipeline.errors import SovereignError, place_of
+from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.callers import Caller, Grant
+from sovereign_pipeline.serving.gateway.refusal import Refusal, fault, not_admitted
+from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send
+
+_LOG = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""What anybody on this machine may ask: nothing that names a line, an adapter or a caller."""
+SECONDS_FOR_A_BODY = 30
+LONGEST_AUTHORIZATION = 500
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Callers:
+    """Who sent a request: whom the institution's proxy names, else whom a token stands for."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        proxy: Proxy | None = None,
+        user_header: str = "",
+        roles_header: str = "",
+        roles: dict[str, Role] | None = None,
+    ) -> None:
+        self._tokens = tokens
+        self._proxy = proxy
+        self._user_header = user_header
+        self._roles_header = roles_header
+        self._roles = roles or {}
+
+    def of(self, scope: Scope) -> Caller:
+        """Raises Refusal (401) for nobody, and IntegrityError where the tokens cannot be believed."""
+        user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
+        if user is not None:
+            return self._named(scope, user)
+        sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
+        if kind.lower() != b"bearer" or len(token) > LONGEST_AUTHORIZATION:
+            raise not_admitted()
+        caller = self._tokens.caller(token.strip().decode("latin-1"), datetime.datetime.now(datetime.UTC))
+        if caller is None:
+            raise not_admitted()
+        return caller
+
+    def _named(self, scope: Scope, user: str) -> Caller:
+        assert self._proxy is not None
+        named = self._proxy.named(scope, self._roles_header) or ""
+        roles = [self._roles[name] for each in named.split(",") if (name := each.strip()) in self._roles]
+        grants = tuple(
+            Grant(
+                role.clearance, frozenset(role.lines) if role.lines is not None else None, role.versions, role.metrics
+            )
+            for role in roles
+        )
+        return Caller(f"proxy {user}", grants)
+
+
+def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
+    """An application whose requests have a caller (`state["caller"]`) and a body of bounded length, read whole.
+
+    Whatever fails behind it ends in an error of OpenAI's form, and in a log without any text of a request.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await (app(scope, receive, send) if scope["type"] == "lifespan" else _close(send))
+            return
+        begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        try:
+            if scope["path"] not in OPEN_PATHS:
+                scope.setdefault("state", {})["caller"] = callers.of(scope)
+            await app(scope, await _read(scope, receive, body_bytes), sending)
+        except Refusal as refusal:
+            refused(refusal.status)
+            await _refuse(refusal, sending)
+        except Exception as error:
+            _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
+            refused(500)
+            if not begun:
+                await _refuse(fault(), sending)
+
+    return answer
+
+
+async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
+    """The body, and then whatever else comes. Raises Refusal for one that is too long, or too slow."""
+    stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+    if any(not value.isdigit() or int(value[:20]) > most for value in stated):
+        raise _too_long(most)
+    body = b""
+    try:
+        async with asyncio.timeout(SECONDS_FOR_A_BODY):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Refusal(400, "The request was not sent whole.", "incomplete_request")
+                body += message.get("body", b"")
+                if len(body) > most:
+                    raise _too_long(most)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Refusal(408, "The request took too long to come.", "request_timeout") from None
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def following() -> Any:
+        return pending.pop() if pending else await receive()
+
+    return following
+
+
+def _too_long(most: int) -> Refusal:
+    return Refusal(
+        413, f"The request has more than {most} bytes.", "request_too_large", headers={"Connection": "close"}
+    )
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = json.dumps(refusal.body).encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _close(send: Send) -> None:
+    """There are no web sockets here."""
+    await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,85 @@
+"""What is counted of requests, for Prometheus: by line, adapter and outcome, and nothing that a caller wrote.
+
+The labels are bounded: a line and an adapter are those that answered; a request that reached none has empty ones. What
+belongs here: the counters. What does not: who may read them (`routes.py`).
+"""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+EACH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+WHOLE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where it has one."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        of_adapter = ("line", "adapter")
+        self._requests = Counter(
+            "sovereign_gateway_requests", "Requests, by outcome.", (*of_adapter, "outcome"), registry=self._registry
+        )
+        self._tokens = Counter(
+            "sovereign_gateway_tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"), registry=self._registry
+        )
+        self._first = Histogram(
+            "gen_ai_server_time_to_first_token",
+            "Seconds from the request to the first token, waiting included.",
+            of_adapter,
+            buckets=FIRST,
+            registry=self._registry,
+        )
+        self._each = Histogram(
+            "gen_ai_server_time_per_output_token",
+            "Seconds for each token after the first.",
+            of_adapter,
+            buckets=EACH,
+            registry=self._registry,
+        )
+        self._whole = Histogram(
+            "gen_ai_server_request_duration",
+            "Seconds from the request to the end of the answer.",
+            of_adapter,
+            buckets=WHOLE,
+            registry=self._registry,
+        )
+        self._waiting = Gauge(
+            "sovereign_gateway_waiting", "Requests that wait for a place.", ("line",), registry=self._registry
+        )
+        self._running = Gauge(
+            "sovereign_gateway_running", "Answers that are computed.", ("line",), registry=self._registry
+        )
+        self._engine_up = Gauge("sovereign_engine_up", "1 while the engine computes.", registry=self._registry)
+        self._loaded = Gauge("sovereign_engine_adapters", "Adapters that are loaded.", registry=self._registry)
+
+    def refused(self, status: int) -> None:
+        """A request that no adapter answered."""
+        self._requests.labels("", "", f"refused_{status}").inc()
+
+    def first_token(self, line: str, adapter: str, seconds: float) -> None:
+        self._first.labels(line, adapter).observe(seconds)
+
+    def more_tokens(self, line: str, adapter: str, seconds: float, tokens: int) -> None:
+        if tokens:
+            self._each.labels(line, adapter).observe(seconds / tokens)
+
+    def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
+        self._requests.labels(line, adapter, outcome).inc()
+        self._whole.labels(line, adapter).observe(seconds)
+        self._tokens.labels(line, adapter, "prompt").inc(prompt)
+        self._tokens.labels(line, adapter, "answer").inc(answer)
+
+    def page(self, *, is_well: bool, loaded: int, waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
+        """The page that Prometheus reads."""
+        self._engine_up.set(is_well)
+        self._loaded.set(loaded)
+        for gauge, counts in ((self._waiting, waiting), (self._running, running)):
+            gauge.clear()
+            for line, count in counts.items():
+                gauge.labels(line).set(count)
+        return generate_latest(self._registry)

@@ -1,0 +1,153 @@
+"""The routes: chat and completions, models, health, metrics.
+
+What belongs here: from a request to a response. What does not: who may do it (`doorway.py`, `catalog.py`), and what an
+answer costs (`answering.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
+
+from sovereign_pipeline.serving.callers import Caller
+from sovereign_pipeline.serving.engines.engine import Deployable, Engine
+from sovereign_pipeline.serving.gateway import metrics
+from sovereign_pipeline.serving.gateway.answering import Answering, Asked
+from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
+from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest
+from sovereign_pipeline.serving.gateway.responses import (
+    ChatCompletion,
+    Completion,
+    ErrorBody,
+    Health,
+    Kind,
+    Level,
+    ModelFacts,
+    ModelList,
+)
+from sovereign_pipeline.serving.gateway.streams import EventStream, headers_of, whole_answer
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What every route works with."""
+
+    catalog: Catalog
+    answering: Answering
+    started: int
+    """Seconds since 1970: when every model here was 'created', as far as a caller is told."""
+
+    @property
+    def engine(self) -> Engine:
+        return self.catalog.engine
+
+
+def gateway_of(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+def caller_of(request: Request) -> Caller:
+    """The doorway has put it there: no request without one comes so far."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+Here = Annotated[Gateway, Depends(gateway_of)]
+From = Annotated[Caller, Depends(caller_of)]
+
+MEANINGS: dict[int | str, str] = {
+    400: "The request asks for something that is not there.",
+    401: "No valid token was sent.",
+    404: "The model does not exist, or the caller may not use it.",
+    408: "The request took too long to come.",
+    413: "The request is too long.",
+    429: "Too many requests; Retry-After says when.",
+    500: "A fault of the gateway.",
+    503: "No engine, or the gateway is being stopped; Retry-After says when.",
+    504: "The answer took too long.",
+    "4XX": "Anything else that is wrong with a request.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
+}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
+api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)
+
+
+@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM)
+async def chat(request: Request, here: Here, caller: From, asked: ChatRequest) -> Response:
+    """Answer a conversation. Only text, one answer, no tools."""
+    return await _answer(request, here, caller, asked, "chat")
+
+
+@api.post("/v1/completions", response_model=Completion, responses=STREAM)
+async def completions(request: Request, here: Here, caller: From, asked: CompletionRequest) -> Response:
+    """Answer a prompt, as the one message of a conversation."""
+    return await _answer(request, here, caller, asked, "text")
+
+
+@api.get("/v1/models", response_model=ModelList)
+async def models(here: Here, caller: From) -> ModelList:
+    """What the caller may use, and nothing else."""
+    visible = here.catalog.visible(caller)
+    return ModelList(data=[_as_model(here, name, visible[name]) for name in sorted(visible)])
+
+
+@api.get("/v1/models/{model}", response_model=ModelFacts)
+async def model(here: Here, caller: From, model: str) -> ModelFacts:
+    """One model that the caller may use."""
+    found = here.catalog.visible(caller).get(model)
+    if found is None:
+        raise no_such_model()
+    return _as_model(here, model, found)
+
+
+@api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+async def metrics_page(here: Here, caller: From) -> Response:
+    """Counters for Prometheus, for callers who may read them: they name every line."""
+    if not caller.may_read_metrics:
+        raise Refusal(404, "There is no such page here.", "not_found")
+    places = here.answering.places
+    page = here.answering.metrics.page(
+        is_well=await here.engine.is_well(),
+        loaded=len(here.engine.loaded()),
+        waiting=places.waiting,
+        running=places.running,
+    )
+    return Response(page, media_type=metrics.CONTENT_TYPE)
+
+
+@health.get("/healthz", response_model=Health)
+async def healthz() -> Health:
+    """Whether this process answers."""
+    return Health()
+
+
+@health.get("/readyz", response_model=Health)
+async def readyz(here: Here) -> Health:
+    """Whether requests are answered: the engine computes, answers can be noted, and nobody is ending it."""
+    if here.answering.is_ready and await here.engine.is_well():
+        return Health()
+    raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
+
+
+async def _answer(
+    request: Request, here: Gateway, caller: Caller, sent: ChatRequest | CompletionRequest, kind: Kind
+) -> Response:
+    adapter = here.catalog.find(sent.model, caller)
+    sampling = sent.sampling(here.answering.limits)
+    asked = Asked(caller, adapter, sent.conversation(adapter), sampling)
+    if sent.stream:
+        return EventStream(here.answering, asked, kind, sent.model, sent.wants_usage)
+    answer = await whole_answer(here.answering, asked, kind, sent.model, request.receive)
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(asked))
+
+
+def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
+    return ModelFacts(id=name, created=here.started, metadata=Level(classification=adapter.classification))

@@ -1,0 +1,131 @@
+"""The gateway of one installation, put together and served until it is told to end.
+
+What belongs here: which engine, deployment, callers and limits one installation's gateway has. What does not: any of
+them.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from socket import socket
+
+from uvicorn.loops.auto import auto_loop_factory
+
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.proxies import Proxy, read_secret
+from sovereign_pipeline.serving.deployment import Deployment, Sources
+from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.gateway.app import create_gateway
+from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
+from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
+from sovereign_pipeline.settings import VARIABLES, Settings
+
+_LOG = logging.getLogger(__name__)
+SECONDS_BETWEEN_COMPARISONS = 5.0
+"""Of the tokens with the ledger."""
+SECONDS_BETWEEN_HOURS = 60.0
+"""Between two looks for an hour of answers that is over."""
+
+Report = Callable[[str], None]
+
+
+def serve(settings: Settings, port: int, threads: int | None, report: Report) -> None:
+    """Serve until Ctrl-C or SIGTERM. `threads`: of the engine; None for its own default.
+
+    Raises InputError for a port that is taken and for a proxy that is half set up, and NotFoundError where no adapter
+    may be served.
+    """
+    institution = load_institution(settings.data)
+    tokens = Tokens(file_of(settings))
+    journal = Journal(serving_directory(settings) / "answers")
+    callers = callers_of(settings, institution, tokens)
+    parts = _Parts(tokens, journal, callers)
+    with (
+        listen(port, "--port") as held,
+        contextlib.suppress(KeyboardInterrupt),
+        asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
+    ):
+        runner.run(_serve(settings, institution, parts, held, threads, report))
+
+
+def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
+    """Who is let in. Raises InputError for a header of a proxy that nothing but its address would vouch for."""
+    if settings.serving_user_header is None:
+        return Callers(tokens)
+    if settings.serving_proxy_secret is None:
+        raise InputError(
+            f"{VARIABLES['serving_user_header']} names a header, and no secret says that the proxy sent it.",
+            f"Write a secret into a file, have the proxy send it, and name the file in "
+            f"{VARIABLES['serving_proxy_secret']}.",
+        )
+    proxy = Proxy(settings.serving_proxies, read_secret(settings.serving_proxy_secret))
+    return Callers(
+        tokens, proxy, settings.serving_user_header, settings.serving_roles_header, institution.serving.roles
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is there before the engine."""
+
+    tokens: Tokens
+    journal: Journal
+    callers: Callers
+
+
+class _Ledger:
+    """The registry, opened once it answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def registry(self) -> Registry:
+        return open_registry(self._settings)
+
+
+async def _serve(
+    settings: Settings, institution: Institution, parts: _Parts, held: socket, threads: int | None, report: Report
+) -> None:
+    sources = Sources(settings, report)
+    base = await asyncio.to_thread(sources.base_to_serve)
+    report(f"loading the base model {base.name}")
+    given = LocalSettings()
+    engine = await LocalEngine.start(
+        base.directory,
+        replace(given, threads=threads) if threads is not None else given,
+        base_model_digest=base.digest,
+    )
+    deployment = Deployment(engine, sources, report)
+    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder)
+    app = create_gateway(catalog, parts.callers, institution.serving.limits, parts.journal, settings.ui_hosts)
+    ledger = _Ledger(settings)
+
+    async def compare_tokens() -> None:
+        refused = await asyncio.to_thread(lambda: parts.tokens.compare_with(ledger.registry))
+        for id, why in refused.items():
+            raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
+
+    async def enter_hours() -> None:
+        await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
+
+    problem = await tried(compare_tokens)
+    if problem:
+        _LOG.warning("tokens: %s", problem)
+    beside = [
+        deployment.keep,
+        repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
+        repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
+    ]
+    port = held.getsockname()[1]
+    report(f"gateway http://{LOOPBACK}:{port}   Ctrl-C ends")
+    await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])

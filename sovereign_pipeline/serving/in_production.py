@@ -1,0 +1,18 @@
+"""Whether there is anything to serve, as a glance at the registry has it.
+
+What belongs here: that glance. What does not: what may be served, which `deployable.py` verifies.
+"""
+
+from sovereign_pipeline.ledger.database import is_there, open_registry
+from sovereign_pipeline.ledger.states import states
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.settings import Settings
+
+
+def lines_in_production(settings: Settings) -> list[str]:
+    """Lines with an adapter in production, as the registry has it; nothing is verified. Raises as opening it does."""
+    if not is_there(settings):
+        return []
+    with open_registry(settings).reading() as session:
+        adapters = [id for id, state in states(session).items() if state == "production"]
+        return sorted(session.get_one(Adapter, id).line for id in adapters)

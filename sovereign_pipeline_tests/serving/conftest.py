@@ -1,0 +1,30 @@
+"""A tiny base model with adapters, and one event loop for all tests of a module."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from sovereign_pipeline_tests.release.conftest import Office, keys, office  # noqa: F401  fixtures
+from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """An engine belongs to a loop, and a module has one engine: starting it takes seconds."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyAdapters:
+    return TinyAdapters(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def served_office(
+    office: Office,  # noqa: F811
+    tiny: TinyAdapters,
+) -> ServedOffice:
+    return ServedOffice(office, tiny)

@@ -1,0 +1,186 @@
+"""What every engine must do, whatever it computes with. A test of an engine inherits these and gives the engine."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import pytest
+
+from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.serving.engines.engine import Deployable, Engine, Piece, Sampling
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+
+T = TypeVar("T")
+LETTERS = [
+    "harbour lamp",
+    "The officer has the permit of the pier, the chain of the boat and the net of the tide.",
+    "أين المصباح؟",
+    "🙂 lamp 🙂",
+    "fee " * 40,
+    "mooring",
+    "A rope, a buoy and a boat.",
+    "permit\nfee\nofficer",
+]
+
+
+@dataclass
+class Told:
+    """An answer that is complete."""
+
+    pieces: list[Piece]
+    prompt_tokens: int
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces)
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def finish(self) -> str | None:
+        return self.pieces[-1].finish
+
+
+@dataclass
+class Running:
+    """An engine with three adapters, and the loop that it belongs to."""
+
+    engine: Engine
+    adapters: Sequence[Deployable]
+    runner: asyncio.Runner
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    async def ask(self, adapter: int, letter: str, max_tokens: int = 24, **sampling: Any) -> Told:
+        messages = [{"role": "user", "content": letter}]
+        asked = Sampling(max_tokens=max_tokens, **sampling)
+        answer = await self.engine.answer(self.adapters[adapter].digest, messages, asked)
+        return Told([piece async for piece in answer.pieces], answer.prompt_tokens)
+
+    def alone(self, adapter: int, letter: str, **sampling: Any) -> Told:
+        return self.do(self.ask(adapter, letter, **sampling))
+
+    def together(self, *asked: Coroutine[Any, Any, Told]) -> list[Told]:
+        async def all_of_them() -> list[Told]:
+            return list(await asyncio.gather(*asked))
+
+        return self.do(all_of_them())
+
+
+class EngineConformance:
+    """Inherit, and give a fixture `running`."""
+
+    def test_mixed_adapters_answer_as_each_alone(self, running: Running) -> None:
+        alone = [running.alone(number % 3, letter) for number, letter in enumerate(LETTERS)]
+        mixed = running.together(*(running.ask(number % 3, letter) for number, letter in enumerate(LETTERS)))
+        assert [each.text for each in mixed] == [each.text for each in alone]
+        assert [each.tokens for each in mixed] == [each.tokens for each in alone]
+
+    def test_adapters_answer_differently(self, running: Running) -> None:
+        assert len({running.alone(number, LETTERS[1]).text for number in range(3)}) == 3
+
+    def test_answers_join_and_leave_between_steps(self, running: Running) -> None:
+        async def one_after_the_other() -> list[Told]:
+            asked = []
+            for number, letter in enumerate(LETTERS):
+                asked.append(asyncio.create_task(running.ask(number % 3, letter, max_tokens=4 + 5 * number)))
+                await asyncio.sleep(0.02)
+            return list(await asyncio.gather(*asked))
+
+        alone = [running.alone(n % 3, letter, max_tokens=4 + 5 * n) for n, letter in enumerate(LETTERS)]
+        assert [each.text for each in running.do(one_after_the_other())] == [each.text for each in alone]
+
+    def test_more_answers_than_places(self, running: Running) -> None:
+        asked = [(number % 3, LETTERS[number % 8]) for number in range(40)]
+        told = running.together(*(running.ask(*each) for each in asked))
+        first = {each: answer.text for each, answer in zip(asked[:24], told[:24], strict=True)}
+        assert [answer.text for answer in told] == [first[each] for each in asked]
+
+    def test_last_piece_says_why_the_answer_ended(self, running: Running) -> None:
+        told = running.alone(0, LETTERS[0], max_tokens=3)
+        assert [piece.finish for piece in told.pieces[:-1]] == [None] * (len(told.pieces) - 1)
+        assert (told.finish, told.tokens) == ("length", 3)
+        assert told.prompt_tokens > 3
+
+    def test_stop_text_ends_the_answer_before_it(self, running: Running) -> None:
+        whole = running.alone(0, LETTERS[1]).text
+        for begin in range(1, len(whole) - 3):
+            stop = whole[begin : begin + 3]
+            told = running.alone(0, LETTERS[1], stop=(stop, "never written"))
+            assert told.text == whole[: whole.index(stop)]
+            assert told.finish == "stop"
+
+    def test_seed_repeats_whatever_shares_the_batch(self, running: Running) -> None:
+        drawn: dict[str, Any] = {"temperature": 1.2, "top_p": 0.95, "seed": 7}
+        alone = running.alone(1, LETTERS[0], **drawn)
+        others = (running.ask(number % 3, letter, temperature=0.7) for number, letter in enumerate(LETTERS))
+        assert running.together(running.ask(1, LETTERS[0], **drawn), *others)[0].text == alone.text
+        assert running.alone(1, LETTERS[0], **{**drawn, "seed": 8}).text != alone.text
+
+    def test_small_top_p_takes_the_likeliest(self, running: Running) -> None:
+        greedy = running.alone(2, LETTERS[0])
+        assert running.alone(2, LETTERS[0], temperature=1.5, top_p=1e-6, seed=3).text == greedy.text
+
+    def test_given_up_answer_frees_its_place(self, running: Running) -> None:
+        async def give_up() -> float:
+            digest, messages = running.adapters[0].digest, [{"role": "user", "content": LETTERS[0]}]
+            answers = [await running.engine.answer(digest, messages, Sampling(max_tokens=400)) for _ in range(32)]
+            for answer in answers:
+                await answer.pieces.aclose()  # type: ignore[attr-defined]
+            loop = asyncio.get_running_loop()
+            before = loop.time()
+            await running.ask(1, LETTERS[0], max_tokens=2)
+            return loop.time() - before
+
+        assert running.do(give_up()) < 2
+
+    def test_unknown_adapter_is_refused(self, running: Running) -> None:
+        with pytest.raises(EngineRefused, match="is not loaded"):
+            running.do(running.engine.answer("f" * 64, [{"role": "user", "content": "x"}], Sampling(max_tokens=1)))
+
+    def test_conversation_that_is_too_long_is_refused(self, running: Running) -> None:
+        with pytest.raises(EngineRefused, match="tokens"):
+            running.alone(0, "lamp " * 5000)
+
+    def test_answer_ends_where_the_context_does(self, running: Running) -> None:
+        told = running.alone(0, "lamp " * 200, max_tokens=100_000)
+        assert told.prompt_tokens + told.tokens <= 512
+
+    def test_unloaded_adapter_ends_what_it_began(self, running: Running, tiny: TinyAdapters) -> None:
+        extra = tiny.adapter("extra-1.0.0", seed=9)
+
+        async def unload_while_it_answers() -> tuple[str, str]:
+            await running.engine.load(extra)
+            messages = [{"role": "user", "content": LETTERS[0]}]
+            whole = await running.engine.answer(extra.digest, messages, Sampling(max_tokens=40))
+            expected = "".join([piece.text async for piece in whole.pieces])
+            begun = await running.engine.answer(extra.digest, messages, Sampling(max_tokens=40))
+            await running.engine.unload(extra.digest)
+            assert extra.digest not in running.engine.loaded()
+            with pytest.raises(EngineRefused):
+                await running.engine.answer(extra.digest, messages, Sampling(max_tokens=1))
+            return expected, "".join([piece.text async for piece in begun.pieces])
+
+        expected, told = running.do(unload_while_it_answers())
+        assert told == expected
+
+    def test_fingerprint_is_reproduced_beside_other_answers(self, running: Running, tiny: TinyAdapters) -> None:
+        adapter = tiny.adapter("marked-1.0.0", seed=11)
+        marked = replace(adapter, fingerprint=tiny.fingerprint(adapter))
+
+        async def load_while_others_answer() -> list[Told]:
+            asked = [asyncio.create_task(running.ask(n % 3, letter)) for n, letter in enumerate(LETTERS)]
+            await running.engine.load(marked)
+            return list(await asyncio.gather(*asked))
+
+        alone = [running.alone(n % 3, letter).text for n, letter in enumerate(LETTERS)]
+        assert [told.text for told in running.do(load_while_others_answer())] == alone
+        assert running.engine.loaded()[marked.digest] == "marked-1.0.0"
+        running.do(running.engine.unload(marked.digest))
+
+    def test_engine_is_well(self, running: Running) -> None:
+        assert running.do(running.engine.is_well())

@@ -1,0 +1,188 @@
+"""The local engine on a tiny model: what every engine must do, and what becomes of its process."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = LocalSettings(threads=1, resident=4, hang_seconds=3)
+
+
+@pytest.fixture(scope="module")
+def running(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[Running]:
+    adapters = [tiny.adapter(f"lamps-1.0.{number}", seed=number) for number in range(3)]
+    engine = runner.run(LocalEngine.start(tiny.base, SETTINGS))
+    for adapter in adapters:
+        runner.run(engine.load(adapter))
+    yield Running(engine, adapters, runner)
+    runner.run(engine.close())
+
+
+def process_of(running: Running) -> psutil.Process:
+    here = psutil.Process().children()
+    return next(each for each in here if any("local_child" in part for part in each.cmdline()))
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.05)
+
+
+async def long_answer(running: Running) -> Any:
+    messages = [{"role": "user", "content": LETTERS[0]}]
+    answer = await running.engine.answer(running.adapters[0].digest, messages, Sampling(max_tokens=400))
+    await anext(answer.pieces)
+    return answer
+
+
+class TestConformance(EngineConformance):
+    """Of every engine."""
+
+
+def test_process_has_no_key_and_no_network_variable(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = process_of(running).environ()
+    assert not [name for name in environment if name.startswith("SOVEREIGN") or "proxy" in name.lower()]
+    assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_process_that_dies_or_hangs_is_replaced(running: Running, fault: signal.Signals) -> None:
+    before = running.alone(0, LETTERS[0]).text
+
+    async def break_it() -> None:
+        answer = await long_answer(running)
+        process_of(running).send_signal(fault)
+        with pytest.raises(EngineLost):
+            async for _ in answer.pieces:
+                pass
+
+        async def is_not_well() -> bool:
+            return not await running.engine.is_well()
+
+        async def is_back() -> bool:
+            return len(running.engine.loaded()) == 3
+
+        await until(is_not_well)
+        with pytest.raises(EngineLost):
+            await running.ask(0, LETTERS[0])
+        await until(is_back)
+
+    running.do(break_it())
+    assert running.alone(0, LETTERS[0]).text == before
+
+
+def test_process_ends_with_its_parent(tiny: TinyAdapters) -> None:
+    """The parent here is a fork that is killed: nothing of it can clean up."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        with contextlib.suppress(BaseException):
+            asyncio.run(_start_and_stay(tiny.base, writing))
+        os._exit(1)
+    os.close(writing)
+    child = psutil.Process(int(os.read(reading, 20)))
+    os.close(reading)
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    child.wait(timeout=10)
+
+
+async def _start_and_stay(base: Path, writing: int) -> None:
+    engine = await LocalEngine.start(base, SETTINGS)
+    assert await engine.is_well()
+    child = next(each for each in psutil.Process().children() if "local_child" in " ".join(each.cmdline()))
+    os.write(writing, str(child.pid).encode())
+    await asyncio.sleep(600)
+
+
+def test_unpinned_adapters_are_put_out_and_read_again(running: Running, tiny: TinyAdapters) -> None:
+    many = [tiny.adapter(f"many-1.0.{number}", seed=20 + number) for number in range(8)]
+    for adapter in many:
+        running.do(running.engine.load(adapter))
+    resident = Running(running.engine, many, running.runner)
+    alone = [resident.alone(number, LETTERS[0]).text for number in range(8)]
+    assert len(set(alone)) > 6
+    mixed = resident.together(*(resident.ask(number, LETTERS[0]) for number in range(8)))
+    assert [told.text for told in mixed] == alone
+    for adapter in many:
+        running.do(running.engine.unload(adapter.digest))
+
+
+def test_adapter_that_was_changed_while_it_was_put_out_is_not_served(running: Running, tiny: TinyAdapters) -> None:
+    many = [tiny.adapter(f"changed-1.0.{number}", seed=40 + number) for number in range(7)]
+    for adapter in many:
+        running.do(running.engine.load(adapter))
+    weights = many[0].directory / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(EngineLost, match="not the recorded ones"):
+        Running(running.engine, many, running.runner).alone(0, LETTERS[0])
+    for adapter in many:
+        running.do(running.engine.unload(adapter.digest))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+    ],
+)
+def test_adapter_that_cannot_share_a_batch_is_refused(
+    running: Running, tiny: TinyAdapters, config: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(EngineRefused, match=reason):
+        running.do(running.engine.load(tiny.adapter(f"odd-{reason}-1.0.0", **config)))
+
+
+def test_adapter_of_another_base_model_is_refused(running: Running, tiny: TinyAdapters) -> None:
+    changed = tiny.adapter("renamed-1.0.0")
+    change_config(changed.directory, target_modules=["query_key_value"])
+    with pytest.raises(EngineRefused, match="does not fit"):
+        running.do(running.engine.load(tiny.deployable("renamed-1.0.0", changed.directory)))
+    narrow = tiny.adapter("narrow-1.0.0", r=2)
+    change_config(narrow.directory, r=4)
+    with pytest.raises(EngineRefused, match="does not fit"):
+        running.do(running.engine.load(tiny.deployable("narrow-1.0.0", narrow.directory)))
+    fewer = tiny.adapter("fewer-1.0.0", target_modules=["q_proj", "v_proj"])
+    change_config(fewer.directory, target_modules=["q_proj"])
+    with pytest.raises(EngineRefused, match="matches no module"):
+        running.do(running.engine.load(tiny.deployable("fewer-1.0.0", fewer.directory)))
+    assert running.alone(0, LETTERS[0]).text  # nothing of them is left on the base
+
+
+def test_bytes_that_are_not_the_recorded_ones_are_refused(running: Running, tiny: TinyAdapters) -> None:
+    adapter = tiny.adapter("forged-1.0.0")
+    change_config(adapter.directory, lora_alpha=16)
+    with pytest.raises(EngineRefused, match="not the recorded ones"):
+        running.do(running.engine.load(adapter))
+
+
+def test_another_template_is_refused(running: Running, tiny: TinyAdapters) -> None:
+    with pytest.raises(EngineRefused, match="chat template"):
+        running.do(running.engine.load(replace(tiny.adapter("template-1.0.0"), template_sha256="0" * 64)))
+
+
+def test_another_base_model_is_refused_by_name(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
+    with pytest.raises(EngineRefused, match="cannot be loaded"):
+        runner.run(LocalEngine.start(tmp_path, SETTINGS))

@@ -1,0 +1,58 @@
+"""A line whose adapters officers stage and promote, with its flag and a gateway's view of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.flags.in_force import Flags
+from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.release.conftest import keys as keys
+from sovereign_pipeline_tests.release.conftest import office as office
+
+LINE = "lamps"
+
+
+@dataclass
+class Desk:
+    """Officers, and the flag of the line `lamps`."""
+
+    office: Office
+    seen_file: Path
+    loaded: set[str] | None = None
+    adapters: list[Adapter] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        return self.office.bench.settings
+
+    def follow(self) -> Flag:
+        return follow(self.office.registry, self.office.bench.workplace())[0]
+
+    def gateway(self) -> Flags:
+        return Flags(self.settings, self.seen_file, None if self.loaded is None else lambda: self.loaded or set())
+
+    def rules(self, **rollout: object) -> None:
+        self.office.bench.institution.rules["rollout"] = rollout
+
+    def in_production(self) -> Adapter:
+        adapter = self.office.adapter()
+        self.office.to_production(adapter)
+        self.follow()
+        return adapter
+
+    def staged(self) -> Adapter:
+        adapter = self.office.adapter()
+        for transition in ("approve", "stage"):
+            self.office.move(transition, adapter)
+        self.follow()
+        return adapter
+
+
+@pytest.fixture
+def desk(office: Office, tmp_path: Path) -> Desk:
+    return Desk(office, tmp_path / "gateway" / "seen.json")

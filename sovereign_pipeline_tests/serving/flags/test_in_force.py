@@ -1,0 +1,291 @@
+"""Who gets which adapter, and what leaves the change before in force."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.serving.flags import in_force
+from sovereign_pipeline.serving.flags.files import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
+from sovereign_pipeline.serving.flags.in_force import SeenChange
+from sovereign_pipeline.serving.flags.rollback import rollback, stop
+from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
+
+USERS = [f"user-{number}" for number in range(1000)]
+
+
+@pytest.fixture(autouse=True)
+def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_TRIES", 0.0)
+
+
+def newest(desk: Desk) -> Path:
+    return root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}"
+
+
+def test_a_line_without_a_flag_answers_nobody(desk: Desk) -> None:
+    assert desk.gateway().which(LINE, "anybody") is None
+    assert desk.gateway().which("../lamps", "anybody") is None
+
+
+def test_users_are_drawn_by_share_and_keep_their_arm(desk: Desk) -> None:
+    before = desk.in_production()
+    desk.rules(share=0.2, groups=["pilot"])
+    after = desk.staged()
+    flags = desk.gateway()
+    chosen = {user: flags.which(LINE, user) for user in USERS}
+    counted = Counter(choice.adapter for choice in chosen.values() if choice is not None)
+    assert set(counted) == {before.id, after.id}
+    assert 124 <= counted[after.id] <= 276  # 200 expected; six standard deviations are 76
+    again = {user: desk.gateway().which(LINE, user) for user in USERS}
+    assert {user: each.adapter for user, each in again.items() if each} == {
+        user: each.adapter for user, each in chosen.items() if each
+    }
+    of_group = [flags.which(LINE, user, ["pilot", "other"]) for user in USERS[:50]]
+    assert {(each.adapter, each.drawn) for each in of_group if each} == {(after.id, False)}
+
+    desk.rules(share=0.5)
+    desk.follow()
+    widened = {user for user in USERS if (each := flags.which(LINE, user)) and each.arm == "staged"}
+    assert {user for user, each in chosen.items() if each and each.arm == "staged"} < widened
+
+
+def test_who_had_the_staged_adapter_has_it_again_after_a_stop(desk: Desk) -> None:
+    desk.in_production()
+    desk.rules(share=0.3)
+    adapter = desk.staged()
+    flags = desk.gateway()
+
+    def staged() -> set[str]:
+        return {user for user in USERS[:300] if (each := flags.which(LINE, user)) and each.arm == "staged"}
+
+    first = staged()
+    assert first
+    desk.office.move("unstage", adapter)
+    desk.follow()
+    assert not staged()
+    desk.office.move("stage", adapter)
+    desk.follow()
+    assert staged() == first
+
+
+def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:
+    desk.in_production()
+    before = sequences(desk.settings, LINE)
+    desk.follow()
+    assert sequences(desk.settings, LINE) == before
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "unsigned", "edited", "link", "empty"])
+def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, fault: str) -> None:
+    first = desk.in_production()
+    flags = desk.gateway()
+    assert flags.which(LINE, "anybody") is not None
+    second = desk.office.adapter()
+    desk.office.to_production(second)
+    desk.follow()
+    directory = newest(desk)
+    if fault == "corrupt":
+        (directory / FLAGS_FILE).write_bytes(b"{" + os.urandom(20))
+    elif fault == "unsigned":
+        (directory / SIGNATURE_FILE).unlink()
+    elif fault == "edited":
+        text = (directory / FLAGS_FILE).read_text()
+        (directory / FLAGS_FILE).write_text(text.replace(second.id, first.id))
+    elif fault == "link":
+        moved = directory.parent.parent / "elsewhere.json"
+        (directory / FLAGS_FILE).rename(moved)
+        (directory / FLAGS_FILE).symlink_to(moved)
+    else:
+        (directory / FLAGS_FILE).write_bytes(b"")
+    choice = flags.which(LINE, "anybody")
+    assert choice is not None
+    assert choice.adapter == first.id
+    assert f"{LINE}" in flags.problems()
+    fresh = desk.gateway()
+    assert fresh.which(LINE, "anybody") is None, "at the start there is none before"
+    assert LINE in fresh.problems()
+
+    desk.follow()  # written and signed anew
+    choice = fresh.which(LINE, "anybody")
+    assert choice is not None
+    assert choice.adapter == second.id
+    assert flags.which(LINE, "anybody") is not None
+    assert flags.problems() == {}
+
+
+def test_an_older_change_that_is_put_back_is_refused(desk: Desk) -> None:
+    first = desk.in_production()
+    flags = desk.gateway()
+    flags.which(LINE, "anybody")
+    second = desk.office.adapter()
+    desk.office.to_production(second)
+    desk.follow()
+    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    shutil.rmtree(newest(desk))  # now the first one is the newest
+    choice = flags.which(LINE, "anybody")
+    assert choice is not None
+    assert choice.adapter == second.id != first.id
+    assert "was in force" in flags.problems()[LINE]
+    assert desk.gateway().which(LINE, "anybody") is None, "a gateway that starts again remembers, too"
+
+    other = desk.gateway()
+    other._seen_file = desk.seen_file.with_name("another.json")
+    assert other.which(LINE, "anybody") is not None, "a gateway that has seen nothing cannot know"
+    another = desk.gateway()
+    another._seen_file = desk.seen_file.with_name("third.json")
+    another.compare_with({LINE: SeenChange(sequence=2, sha256="0" * 64)})
+    assert another.which(LINE, "anybody") is None, "unless the ledger says so"
+
+
+def test_a_moved_clock_hides_no_change(desk: Desk) -> None:
+    desk.in_production()
+    flags = desk.gateway()
+    flags.which(LINE, "anybody")
+    second = desk.office.adapter()
+    desk.office.to_production(second)
+    desk.follow()
+    for path in [newest(desk), *newest(desk).iterdir()]:
+        os.utime(path, (1, 1))  # 1970
+    choice = flags.which(LINE, "anybody")
+    assert choice is not None
+    assert choice.adapter == second.id
+
+
+def test_a_writer_that_is_killed_leaves_the_change_before(desk: Desk) -> None:
+    first = desk.in_production()
+    half = root_of(desk.settings) / LINE / ".00000002.new"
+    half.mkdir()
+    (half / FLAGS_FILE).write_text("{")
+    choice = desk.gateway().which(LINE, "anybody")
+    assert choice is not None
+    assert choice.adapter == first.id
+    desk.staged()
+    assert not half.exists()
+
+
+def test_a_lost_trust_root_takes_nothing_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.in_production()
+    flags = desk.gateway()
+    flags.which(LINE, "anybody")
+    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_CHECKS", 0.0)
+    trust = desk.settings.data / "trust"
+    trust.rename(trust.with_name("gone"))
+    assert flags.which(LINE, "anybody") is not None
+    assert "no trust root" in flags.problems()[LINE]
+    assert desk.gateway().which(LINE, "anybody") is None
+
+
+def test_another_evaluator_gives_everybody_the_incumbent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = desk.in_production()
+    desk.rules(share=0.5)
+    desk.staged()
+    flags = desk.gateway()
+    monkeypatch.setattr(in_force, "installed_evaluator", lambda: "openfeature-flagd-core 9.0.0")
+    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id}
+    assert "9.0.0" in flags.problems()[LINE]
+
+
+def test_an_adapter_that_is_not_loaded_takes_over_from_none(desk: Desk) -> None:
+    desk.loaded = set()
+    first = desk.in_production()
+    flags = desk.gateway()
+    flags.which(LINE, "anybody")
+    desk.loaded.add(first.adapter_digest)
+    second = desk.office.adapter()
+    desk.office.to_production(second)
+    desk.follow()
+    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [first.id]
+    assert "waits until" in flags.problems()[LINE]
+    desk.loaded.add(second.adapter_digest)
+    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    assert flags.problems() == {}
+
+
+def test_eight_threads_never_see_half_a_change(desk: Desk) -> None:
+    first = desk.in_production()
+    desk.rules(share=0.5)
+    second = desk.staged()
+    flags = desk.gateway()
+    seen: set[str | None] = set()
+    wrong: list[BaseException] = []
+    ends = threading.Event()
+
+    def ask(number: int) -> None:
+        try:
+            while not ends.is_set():
+                for user in USERS[number : number + 20]:
+                    choice = flags.which(LINE, user)
+                    seen.add(choice.adapter if choice is not None else None)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(4):
+            desk.rules(share=0.5 if number % 2 else 0.25)
+            desk.follow()
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert seen == {first.id, second.id}
+
+
+def test_a_flag_is_what_flagd_reads(desk: Desk) -> None:
+    desk.in_production()
+    desk.rules(share=0.25, groups=["pilot"])
+    adapter = desk.staged()
+    content = json.loads((newest(desk) / FLAGS_FILE).read_text())
+    rule = content["flags"][LINE]
+    assert rule["defaultVariant"] == "production"
+    assert rule["variants"]["staged"] == adapter.id
+    assert "fractional" in json.dumps(rule["targeting"])
+    assert content["metadata"]["evaluator"].startswith("openfeature-flagd-core ")
+
+
+def test_a_rollback_takes_effect_in_less_than_a_second(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.office.adapter()
+    desk.office.to_production(second)
+    desk.follow()
+    flags = desk.gateway()
+    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    began = time.monotonic()
+    rollback(desk.settings, LINE, None, desk.office.officers["omar"], "It answers in verse.")
+    choice = flags.which(LINE, "anybody")
+    assert time.monotonic() - began < 1
+    assert choice is not None
+    assert choice.adapter == first.id
+
+
+def test_what_does_harm_is_taken_back_without_registry_and_stays_so(desk: Desk) -> None:
+    before = desk.in_production()
+    desk.rules(share=0.5)
+    after = desk.staged()
+    flags = desk.gateway()
+    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id, after.id}
+    assert stop(desk.settings, LINE, after.id, "errors: 0.4 more") is not None
+    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id}
+    assert stop(desk.settings, LINE, after.id, "again") is None
+    assert desk.follow().stopped == "errors: 0.4 more"
+    desk.office.move("unstage", after)
+    desk.office.move("stage", after)
+    assert desk.follow().stopped is None
+
+
+def test_importing_the_evaluator_needs_no_network_library() -> None:
+    code = "import sys; from openfeature.contrib.tools.flagd.core import FlagdCore; print('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

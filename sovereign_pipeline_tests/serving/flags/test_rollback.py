@@ -1,0 +1,102 @@
+"""Going back without the registry, and how the ledger follows."""
+
+import pytest
+
+from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.release.history import history_of
+from sovereign_pipeline.serving.flags.files import REQUEST_FILE, root_of, sequences
+from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
+from sovereign_pipeline.serving.flags.rollback import rollback
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
+
+
+def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.in_production()
+    assert desk.office.states() == {first.id: "superseded", second.id: "production"}
+    rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "It answers in verse.")
+    assert desk.office.states()[second.id] == "production", "the registry was not asked"
+    flag = desk.follow()
+    assert desk.office.states() == {first.id: "production", second.id: "superseded"}
+    assert flag.production == first.id
+    with desk.office.registry.reading() as session:
+        last = history_of(session, desk.office.trust, LINE)[-1]
+    assert (last["transition"], last["requested_by"], last["reason"]) == (
+        "roll_back",
+        "Omar Nasser",
+        "It answers in verse.",
+    )
+    told = [each.subjects for each in entries(desk.office.registry) if each.action == FLAG_CHANGED]
+    assert [each["change"] for each in told] == sequences(desk.settings, LINE)
+    assert [each["cause"] for each in told][-2:] == ["rollback", "transition"]
+    rollback(desk.settings, LINE, None, desk.office.officers["ines"], "It was right after all.")
+    assert desk.follow().production == second.id
+
+
+def test_a_staged_adapter_is_taken_back_first(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.in_production()
+    third = desk.staged()
+    assert rollback(desk.settings, LINE, None, desk.office.officers["omar"], "No.").production == second.id
+    desk.follow()
+    assert desk.office.states() == {first.id: "superseded", second.id: "production", third.id: "approved"}
+
+
+def test_a_rollback_of_production_stops_what_is_staged(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.in_production()
+    third = desk.staged()
+    flag = rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
+    assert not flag.is_rolling_out
+    flag = desk.follow()
+    assert not flag.is_rolling_out
+    assert desk.office.states() == {first.id: "production", second.id: "superseded", third.id: "staged"}
+
+
+def test_others_decided_meanwhile(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.in_production()
+    rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
+    desk.office.move("retire", second)
+    flag = desk.follow()
+    assert desk.office.states() == {first.id: "superseded", second.id: "retired"}
+    assert flag.production is None
+    told = [each.subjects for each in entries(desk.office.registry) if each.action == FLAG_CHANGED]
+    assert "overtaken" in told[-2]
+
+
+def test_who_may_not_roll_back(desk: Desk) -> None:
+    first = desk.in_production()
+    with pytest.raises(NotFoundError, match="nothing to go back to"):
+        rollback(desk.settings, LINE, None, desk.office.officers["omar"], "No.")
+    desk.in_production()
+    with pytest.raises(IntegrityError, match="has not the role officer"):
+        rollback(desk.settings, LINE, None, generate(), "No.")
+    clerk = generate()
+    trust = desk.settings.data / "trust"
+    add_officer(trust, clerk.public_pem, "Sami Aziz", ["reject"], ["*"], desk.office.roots[:2])
+    with pytest.raises(SignInError, match="roll_back"):
+        rollback(desk.settings, LINE, None, clerk, "No.")
+    with pytest.raises(NotFoundError, match=r"lamps-9\.0\.0 is no adapter"):
+        rollback(desk.settings, LINE, "lamps-9.0.0", desk.office.officers["omar"], "No.")
+    desk.office.bench.institution.rules["release"]["approvals"] = {"roll_back": 1}
+    desk.office.bench.workplace()  # writes the rules
+    with pytest.raises(ConflictError, match="needs 1 approvals"):
+        rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
+
+
+def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> None:
+    first = desk.in_production()
+    second = desk.in_production()
+    flags = desk.gateway()
+    flags.which(LINE, "anybody")
+    rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
+    (root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}" / REQUEST_FILE).unlink()
+    choice = desk.gateway().which(LINE, "anybody")
+    assert choice is None
+    with pytest.raises(IntegrityError, match="the officer's request"):
+        desk.follow()
+    assert desk.office.states()[second.id] == "production"

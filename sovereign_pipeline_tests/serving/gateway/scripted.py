@@ -1,0 +1,158 @@
+"""An engine that answers from a script, and a gateway before it: what the gateway does is seen without a model."""
+
+import asyncio
+import datetime
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.callers import Grant
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.gateway.app import create_gateway
+from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
+from sovereign_pipeline_tests.conftest import LADDER
+
+HERE = "http://127.0.0.1:8800"
+HOSTS = frozenset({"127.0.0.1", "localhost"})
+WORDS = ("The ", "lamp ", "is ", "mended", ".")
+PROMPT_TOKENS = 7
+
+
+def adapter(line: str, version: str = "1.0.0", level: str = "INTERNAL", instruction: str | None = None) -> Deployable:
+    id = f"{line}-{version}"
+    digest = hashlib.sha256(id.encode()).hexdigest()
+    return Deployable(id, line, digest, Path("/nowhere"), level, "0" * 64, instruction)
+
+
+@dataclass(frozen=True)
+class AskedOf:
+    """What the engine was asked."""
+
+    digest: str
+    messages: list[dict[str, str]]
+    sampling: Sampling
+
+
+@dataclass
+class ScriptedEngine:
+    """Answers everything with the same words."""
+
+    words: Sequence[str] = WORDS
+    seconds: float = 0.0
+    """Before each piece."""
+    lost_after: int | None = None
+    """Pieces after which the engine is lost."""
+    silent_after: int | None = None
+    """Pieces after which nothing more comes."""
+    ends_after: int | None = None
+    """Pieces after which the answer just ends."""
+    refuses: str | None = None
+    well: bool = True
+    asked: list[AskedOf] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    given_up: int = 0
+    adapters: dict[str, str] = field(default_factory=dict)
+
+    async def load(self, adapter: Deployable) -> None:
+        self.adapters[adapter.digest] = adapter.adapter
+
+    async def unload(self, digest: str) -> None:
+        self.adapters.pop(digest, None)
+
+    def loaded(self) -> Mapping[str, str]:
+        return self.adapters
+
+    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+        if self.refuses is not None:
+            raise EngineRefused(self.refuses)
+        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling))
+        return Answer(PROMPT_TOKENS, self._pieces())
+
+    async def _pieces(self) -> AsyncIterator[Piece]:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        finished = False
+        try:
+            for number, word in enumerate(self.words):
+                if number == self.lost_after:
+                    raise EngineLost("planted")
+                if number == self.silent_after:
+                    await asyncio.sleep(3600)
+                if number == self.ends_after:
+                    finished = True
+                    return
+                await asyncio.sleep(self.seconds)
+                finished = number == len(self.words) - 1
+                yield Piece(word, 1, "stop" if finished else None)
+        finally:
+            self.running -= 1
+            self.given_up += not finished
+
+    async def is_well(self) -> bool:
+        return self.well
+
+    async def close(self) -> None:
+        return None
+
+
+@dataclass
+class Bench:
+    """A gateway with its parts within reach."""
+
+    directory: Path
+    engine: ScriptedEngine = field(default_factory=ScriptedEngine)
+    served: list[Deployable] = field(default_factory=list)
+    limits: dict[str, Any] = field(default_factory=dict)
+    tokens: list[Token] = field(default_factory=list)
+    callers: Callers | None = None
+
+    def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
+        adapter = replace(adapter, pinned=in_production)
+        self.served.append(adapter)
+        self.engine.adapters[adapter.digest] = adapter.adapter
+        return adapter
+
+    def token(self, clearance: str = "SECRET", **changes: Any) -> str:
+        """A token that is in the file; `days`: until it expires."""
+        text = f"{PREFIX}{len(self.tokens):043d}"
+        now = datetime.datetime.now(datetime.UTC)
+        facts: dict[str, Any] = {"lines": None, "versions": False, "metrics": False, **changes}
+        days = facts.pop("days", 1)
+        expires_at = now + datetime.timedelta(days=days)
+        facts |= {"sha256": sha256_of(text), "who": "a caller", "salt": "0" * 64, "clearance": clearance}
+        token = Token(**facts, created_at=now, expires_at=expires_at)
+        self.tokens.append(token)
+        self.write()
+        return text
+
+    def write(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "tokens.json"
+        path.touch(0o600)
+        path.chmod(0o600)
+        path.write_text(TokenFile(tokens=tuple(self.tokens)).model_dump_json())
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "answers"
+
+    def app(self) -> FastAPI:
+        tokens = Tokens(self.directory / "tokens.json")
+        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)))
+        limits = Limits.model_validate(self.limits)
+        return create_gateway(catalog, self.callers or Callers(tokens), limits, Journal(self.journal), HOSTS)
+
+
+def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:
+    return Grant(clearance, frozenset(lines) or None, versions)

@@ -1,0 +1,199 @@
+"""Rates, places and fairness: who is let in when."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.callers import Caller
+from sovereign_pipeline.serving.gateway.admission import Places, Rates
+from sovereign_pipeline.serving.gateway.refusal import Refusal
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
+
+ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
+LAYLA, OMAR = Caller("layla", ()), Caller("omar", ())
+
+
+def limits(**changes: Any) -> Limits:
+    return Limits.model_validate(changes)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_rate_flows_back_and_each_caller_has_its_own() -> None:
+    async def story() -> None:
+        clock = Clock()
+        rates = Rates(limits(requests_per_minute=2, tokens_per_minute=600), clock)
+
+        async def once(caller: Caller) -> None:
+            async with rates.request(caller):
+                pass
+
+        await once(LAYLA)
+        await once(LAYLA)
+        with pytest.raises(Refusal) as refused:
+            await once(LAYLA)
+        assert refused.value.status == 429 and refused.value.headers["Retry-After"] == "30"
+        await once(OMAR)
+        clock.now += 30
+        await once(LAYLA)
+        clock.now += 60
+        rates.charge(LAYLA, 1199)  # of an answer that was longer than what was left
+        with pytest.raises(Refusal) as spent:
+            await once(LAYLA)
+        assert spent.value.headers["Retry-After"] == "60"
+        clock.now += 61
+        await once(LAYLA)
+        clock.now -= 1_000_000  # a clock that went back neither gives nor takes
+        await once(LAYLA)
+
+    asyncio.run(story())
+
+
+def test_a_caller_has_so_many_at_once() -> None:
+    async def story() -> None:
+        rates = Rates(limits(concurrent_per_caller=2))
+        async with rates.request(LAYLA), rates.request(LAYLA), rates.request(OMAR):
+            with pytest.raises(Refusal):
+                await rates.request(LAYLA).__aenter__()
+        async with rates.request(LAYLA), rates.request(LAYLA):
+            pass
+
+    asyncio.run(story())
+
+
+class Crowd:
+    """Requests of several lines for one set of places; each holds its place until it is told."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.places = Places(limits(**changes), lambda: {"lamps", "buoys"})
+        self.order: list[str] = []
+        self._ends: list[tuple[str, asyncio.Event]] = []
+
+    async def ask(self, line: str) -> "asyncio.Task[None]":
+        async def hold() -> None:
+            async with self.places.place(line):
+                self.order.append(line)
+                end = asyncio.Event()
+                self._ends.append((line, end))
+                await end.wait()
+
+        task = asyncio.create_task(hold())
+        await settle()
+        return task
+
+    async def end_oldest(self) -> None:
+        _, end = self._ends.pop(0)
+        end.set()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def told(story: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 30))
+
+
+@pytest.mark.security_case(
+    "One line sends far more requests than there are places",
+    "a place stays free for each other line, and turns are fair",
+)
+def test_a_busy_line_keeps_no_other_waiting() -> None:
+    async def story() -> None:
+        crowd = Crowd(concurrent=4, waiting_per_line=100)
+        for _ in range(50):
+            await crowd.ask("lamps")
+        assert crowd.order == ["lamps"] * 3, "one place is kept for the other line"
+        await crowd.ask("buoys")
+        assert crowd.order[-1] == "buoys"
+        for _ in range(4):
+            await crowd.ask("buoys")
+        for _ in range(8):
+            await crowd.end_oldest()
+        assert Counter(crowd.order[3:]) == {"buoys": 5, "lamps": 4}, crowd.order
+
+    told(story)
+
+
+def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> None:
+    async def story() -> None:
+        crowd = Crowd(concurrent=1, waiting_per_line=1, waiting_seconds=0.05)
+        await crowd.ask("lamps")
+        waiting = await crowd.ask("lamps")
+        full = await crowd.ask("lamps")
+        with pytest.raises(Refusal) as refused:
+            await full
+        assert refused.value.status == 429 and "Retry-After" in refused.value.headers
+        with pytest.raises(Refusal):
+            await waiting
+        assert crowd.places.waiting == {} and crowd.places.running == {"lamps": 1}
+
+    told(story)
+
+
+def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
+    async def story() -> None:
+        crowd = Crowd(concurrent=1)
+        await crowd.ask("lamps")
+        waiting = [await crowd.ask(line) for line in ("lamps", "buoys", "lamps")]
+        waiting[0].cancel()  # not told yet when the place becomes free
+        waiting[1].cancel()
+        _, end = crowd._ends.pop(0)
+        end.set()
+        await settle()
+        assert crowd.order == ["lamps", "lamps"] and crowd.places.running == {"lamps": 1}
+        await crowd.end_oldest()
+        assert crowd.places.running == {} and crowd.places.waiting == {}
+        late, taken = await crowd.ask("buoys"), await crowd.ask("buoys")
+        assert crowd.order[-1] == "buoys"
+        await crowd.end_oldest()
+        taken.cancel()  # after the place came, before it was told
+        await settle()
+        assert crowd.places.running == {} and late.done()
+
+    told(story)
+
+
+def test_too_many_requests_are_told_when_to_come_again(bench: Bench, client: Client) -> None:
+    bench.limits = {"requests_per_minute": 2}
+    bench.serve(adapter("lamps"))
+    caller = client(bench.token())
+    statuses = [caller.post("/v1/chat/completions", json=ASK).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    refused = caller.post("/v1/chat/completions", json=ASK)
+    assert 25 <= int(refused.headers["retry-after"]) <= 30
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_tokens_of_prompts_and_answers_count(bench: Bench, client: Client) -> None:
+    bench.limits = {"tokens_per_minute": PROMPT_TOKENS + len(WORDS)}
+    bench.serve(adapter("lamps"))
+    caller = client(bench.token())
+    assert caller.post("/v1/chat/completions", json=ASK).status_code == 200
+    assert caller.post("/v1/chat/completions", json=ASK).status_code == 429
+
+
+def test_the_engine_gets_no_more_than_its_places(bench: Bench, client: Client) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    bench.limits = {"concurrent": 3, "concurrent_per_caller": 100, "waiting_per_line": 100}
+    bench.engine.seconds = 0.01
+    bench.serve(adapter("lamps"))
+    with client(bench.token()) as caller, ThreadPoolExecutor(12) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(lambda _: caller.post("/v1/chat/completions", json=ASK).status_code, range(12)))
+    assert answers == [200] * 12 and bench.engine.most_running == 3, time.monotonic() - began

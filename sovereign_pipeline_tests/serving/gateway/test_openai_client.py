@@ -1,0 +1,151 @@
+"""The official client of OpenAI's API against the gateway, over a real port."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from sovereign_pipeline_tests.serving.gateway.conftest import Running
+from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
+from sovereign_pipeline_tests.waiting import wait_until
+
+ASK: Any = [{"role": "user", "content": "The lamp is out."}]
+Start = Callable[[], Running]
+
+
+def client_of(running: Running, token: str) -> OpenAI:
+    return OpenAI(base_url=f"{running.url}/v1", api_key=token, max_retries=0, timeout=20)
+
+
+def test_it_answers_whole(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps", level="CONFIDENTIAL"))
+    client = client_of(running(), bench.token())
+    raw = client.chat.completions.with_raw_response.create(model="lamps", messages=ASK, seed=3, stop=["END"])
+    answer = raw.parse()
+    assert answer.choices[0].message.content == "".join(WORDS)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None and answer.usage.total_tokens == PROMPT_TOKENS + len(WORDS)
+    assert answer.system_fingerprint == raw.headers["x-sovereign-adapter"] == "lamps-1.0.0"
+    assert raw.headers["x-sovereign-classification"] == "CONFIDENTIAL"
+    assert answer.metadata == {"classification": "CONFIDENTIAL"}
+    assert bench.engine.asked[0].sampling.seed == 3 and bench.engine.asked[0].sampling.stop == ("END",)
+
+
+def test_it_streams(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    client = client_of(running(), bench.token())
+    chunks = list(
+        client.chat.completions.create(model="lamps", messages=ASK, stream=True, stream_options={"include_usage": True})
+    )
+    assert [each.choices[0].delta.content for each in chunks[1:-2]] == list(WORDS)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(WORDS)
+
+
+def test_completions_are_answered_too(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps", instruction="Answer letters."))
+    client = client_of(running(), bench.token())
+    assert client.completions.create(model="lamps", prompt="Out.").choices[0].text == "".join(WORDS)
+    chunks = list(client.completions.create(model="lamps", prompt="Out.", stream=True))
+    assert "".join(each.choices[0].text for each in chunks) == "".join(WORDS)
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert bench.engine.asked[0].messages == [{"role": "user", "content": "Answer letters.\n\nOut."}]
+
+
+def test_models_are_listed(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    client = client_of(running(), bench.token())
+    assert [each.id for each in client.models.list()] == ["lamps"]
+    assert client.models.retrieve("lamps").id == "lamps"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("buoys")
+
+
+def test_errors_are_the_clients_own_kinds(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    gateway = running()
+    client = client_of(gateway, bench.token())
+    with pytest.raises(openai.AuthenticationError):
+        client_of(gateway, "sk-other").models.list()
+    with pytest.raises(openai.NotFoundError) as unknown:
+        client.chat.completions.create(model="buoys", messages=ASK)
+    assert unknown.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as odd:
+        client.chat.completions.create(model="lamps", messages=ASK, temperature=99)
+    assert odd.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as tools:
+        client.chat.completions.create(
+            model="lamps", messages=ASK, tools=[{"type": "function", "function": {"name": "f"}}]
+        )
+    assert tools.value.param == "tools"
+
+
+@pytest.mark.security_case("The engine is lost in mid-stream", "an error event, no [DONE]: the client raises")
+def test_an_engine_that_is_lost_in_a_stream_is_an_error(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    client = client_of(running(), bench.token())
+    for attribute in ("lost_after", "ends_after"):
+        setattr(bench.engine, attribute, 2)
+        got = []
+        with pytest.raises(openai.APIError) as lost:
+            for chunk in client.chat.completions.create(model="lamps", messages=ASK, stream=True):
+                got.append(chunk.choices[0].delta.content)
+        assert got == ["", *WORDS[:2]]
+        assert lost.value.code == "engine_lost"
+        setattr(bench.engine, attribute, None)
+    bench.engine.lost_after = 0
+    with pytest.raises(openai.InternalServerError):
+        client.chat.completions.create(model="lamps", messages=ASK, stream=True)
+
+
+def test_a_caller_that_goes_away_frees_the_engine(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    bench.engine.words, bench.engine.seconds = ["word "] * 1000, 0.02
+    client = client_of(running(), bench.token())
+    stream = client.chat.completions.create(model="lamps", messages=ASK, stream=True)
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    wait_until(lambda: bench.engine.given_up == 1, lambda: "the stream was not given up")
+
+    bench.engine.silent_after = 0  # nothing is sent, so only listening tells that the caller has gone
+    with pytest.raises(openai.APITimeoutError):
+        client.with_options(timeout=0.5).chat.completions.create(model="lamps", messages=ASK)
+    wait_until(lambda: bench.engine.given_up == 2, lambda: "the whole answer was not given up")
+    with pytest.raises(openai.APITimeoutError):
+        list(client.with_options(timeout=0.5).chat.completions.create(model="lamps", messages=ASK, stream=True))
+    wait_until(lambda: bench.engine.given_up == 3, lambda: "the stream before its first piece was not given up")
+
+
+def test_what_runs_is_let_end_before_the_gateway_does(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    bench.engine.seconds = 0.2
+    gateway = running()
+    client = client_of(gateway, bench.token())
+    stream = client.chat.completions.create(model="lamps", messages=ASK, stream=True)
+    next(stream)
+    gateway.tell_to_end()
+    assert "".join(each.choices[0].delta.content or "" for each in stream) == "".join(WORDS)
+    gateway.stop()
+    assert gateway.ended == ["last"]
+    with pytest.raises(openai.APIConnectionError):
+        client.models.list()
+
+
+def test_what_takes_too_long_to_end_gets_an_error_event(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    bench.limits = {"drain_seconds": 0.5}
+    bench.engine.words, bench.engine.seconds = ["word "] * 1000, 0.05
+    gateway = running()
+    client = client_of(gateway, bench.token())
+    stream = client.chat.completions.create(model="lamps", messages=ASK, stream=True)
+    next(stream)
+    threading.Timer(0.1, gateway.tell_to_end).start()
+    with pytest.raises(openai.APIError) as ended:
+        list(stream)
+    assert ended.value.code == "gateway_stopping"

@@ -1,0 +1,199 @@
+"""Who is let in, and what is within whose reach: by level, by line, by version, by token and by the proxy's word."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+
+SECRET = b"a secret of the proxy, thirty-two characters long"
+ASK = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
+
+
+def ask(client: Any, model: str, **headers: str) -> Any:
+    return client.post("/v1/chat/completions", json={**ASK, "model": model}, headers=headers)
+
+
+@pytest.mark.security_case(
+    "A caller asks for an adapter above their clearance, or of a line that is not theirs",
+    "404, byte for byte as for one that does not exist, and no list names it",
+)
+@pytest.mark.parametrize(("clearance", "level"), list(itertools.product(LADDER, LADDER)), ids=str)
+def test_the_clearance_must_reach_the_level(bench: Bench, client: Client, clearance: str, level: str) -> None:
+    bench.serve(adapter("lamps", level=level))
+    reaches = LADDER.index(clearance) >= LADDER.index(level)
+    caller = client(bench.token(clearance, versions=True))
+    names = ["lamps", "lamps-1.0.0"] if reaches else []
+    assert [each["id"] for each in caller.get("/v1/models").json()["data"]] == names
+    nobody = ask(caller, "buoys")
+    for model in ("lamps", "lamps-1.0.0"):
+        answer = ask(caller, model)
+        assert answer.status_code == (200 if reaches else 404)
+        if reaches:
+            assert answer.headers["x-sovereign-classification"] == level
+        else:
+            assert (answer.content, sorted(answer.headers.items())) == (
+                nobody.content,
+                sorted(nobody.headers.items()),
+            )
+            assert caller.get(f"/v1/models/{model}").content == caller.get("/v1/models/buoys").content
+
+
+def test_a_caller_has_the_lines_and_versions_of_the_grant(bench: Bench, client: Client) -> None:
+    bench.serve(adapter("lamps"))
+    bench.serve(adapter("lamps", "1.1.0"), in_production=False)
+    bench.serve(adapter("buoys"))
+    of_lamps = client(bench.token(lines=("lamps",)))
+    with_versions = client(bench.token(lines=("lamps",), versions=True))
+    assert [ask(of_lamps, model).status_code for model in ("lamps", "buoys", "lamps-1.0.0")] == [200, 404, 404]
+    listed = [each["id"] for each in with_versions.get("/v1/models").json()["data"]]
+    assert listed == ["lamps", "lamps-1.0.0", "lamps-1.1.0"]
+    staged = ask(with_versions, "lamps-1.1.0")
+    assert staged.json()["system_fingerprint"] == staged.headers["x-sovereign-adapter"] == "lamps-1.1.0"
+    assert ask(with_versions, "lamps").json()["system_fingerprint"] == "lamps-1.0.0"
+    assert ask(with_versions, "buoys-1.0.0").status_code == 404
+
+
+def test_a_level_that_the_ladder_no_longer_has_is_above_all(bench: Bench, client: Client) -> None:
+    bench.serve(adapter("lamps", level="COSMIC"))
+    bench.serve(adapter("buoys", level="PUBLIC"))
+    assert ask(client(bench.token("SECRET")), "lamps").status_code == 404
+    assert ask(client(bench.token("COSMIC")), "buoys").status_code == 404
+
+
+def test_what_is_not_loaded_is_said_to_who_may_use_it_alone(bench: Bench, client: Client) -> None:
+    served = bench.serve(adapter("lamps", level="SECRET"))
+    del bench.engine.adapters[served.digest]
+    loading = ask(client(bench.token("SECRET")), "lamps")
+    assert loading.status_code == 503 and int(loading.headers["retry-after"]) > 0
+    assert ask(client(bench.token("PUBLIC")), "lamps").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Basic dTpw", "Bearer sk-other", "Token sk-other", "Bearer " + "x" * 5000],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/metrics", "/nowhere", "/docs", "/"])
+def test_nobody_without_a_token_learns_anything(bench: Bench, client: Client, header: str | None, path: str) -> None:
+    bench.serve(adapter("lamps"))
+    bench.token()
+    for method in ("GET", "POST"):
+        headers = {"Authorization": header} if header is not None else {}
+        answer = client().request(method, path, headers=headers, content=b"{")
+        assert answer.status_code == 401 and answer.json()["error"]["code"] == "invalid_api_key"
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_two_tokens_are_none(bench: Bench, client: Client) -> None:
+    header = ("Authorization", f"Bearer {bench.token()}")
+    assert client().get("/v1/models", headers=[header]).status_code == 200
+    assert client().get("/v1/models", headers=[header, header]).status_code == 401
+
+
+def test_an_expired_or_revoked_token_is_none_and_a_damaged_file_lets_nobody_in(bench: Bench, client: Client) -> None:
+    expired, valid = bench.token(days=-1), bench.token()
+    assert client(expired).get("/v1/models").status_code == 401
+    caller = client(valid)
+    assert caller.get("/v1/models").status_code == 200
+    (bench.directory / "tokens.json").write_text("{")
+    answer = caller.get("/v1/models")
+    assert answer.status_code == 500 and answer.json()["error"]["code"] == "internal_error"
+
+
+def behind_proxy(bench: Bench) -> None:
+    roles = {
+        "desk": Role(clearance="SECRET", lines=("lamps",), versions=True),
+        "all": Role(clearance="PUBLIC"),
+        "watch": Role(clearance="PUBLIC", metrics=True),
+    }
+    proxy = Proxy(frozenset({"10.0.0.9"}), SECRET)
+    tokens = Tokens(bench.directory / "tokens.json")
+    bench.callers = Callers(tokens, proxy, "X-Remote-User", "X-Remote-Roles", roles)
+
+
+SENT = {"X-Remote-User": "layla", "X-Remote-Roles": "desk, unknown", "X-Proxy-Secret": SECRET.decode()}
+
+
+def test_the_proxy_names_callers_and_roles_and_clearances_do_not_add_up(bench: Bench, client: Client) -> None:
+    behind_proxy(bench)
+    bench.serve(adapter("lamps", level="SECRET"))
+    bench.serve(adapter("buoys", level="SECRET"))
+    bench.serve(adapter("notices", level="PUBLIC"))
+    proxied = client(client=("10.0.0.9", 5000))
+    seen = {
+        roles: [
+            each["id"] for each in proxied.get("/v1/models", headers={**SENT, "X-Remote-Roles": roles}).json()["data"]
+        ]
+        for roles in ("desk", "all", "desk,all", "", "none")
+    }
+    assert seen == {
+        "desk": ["lamps", "lamps-1.0.0"],
+        "all": ["notices"],
+        "desk,all": ["lamps", "lamps-1.0.0", "notices"],
+        "": [],
+        "none": [],
+    }
+    assert proxied.get("/metrics", headers=SENT).status_code == 404
+    assert proxied.get("/metrics", headers={**SENT, "X-Remote-Roles": "watch"}).status_code == 200
+
+
+@pytest.mark.security_case(
+    "A program on this machine sends the header by which the institution's proxy names callers of the gateway",
+    "401: the address must be the proxy's and the secret its own; a header that is sent twice names nobody",
+)
+@pytest.mark.parametrize(
+    ("address", "changes"),
+    [
+        ("127.0.0.1", {}),
+        ("10.0.0.9", {"X-Proxy-Secret": ""}),
+        ("10.0.0.9", {"X-Proxy-Secret": SECRET.decode() + "x"}),
+        ("10.0.0.9", {"X-Proxy-Secret": None}),
+        ("10.0.0.9", {"X-Remote-User": ""}),
+        ("10.0.0.9", {"X-Remote-User": "x" * 300}),
+        ("127.0.0.1", {"X-Forwarded-For": "10.0.0.9", "Forwarded": "for=10.0.0.9"}),
+    ],
+    ids=str,
+)
+def test_nobody_else_speaks_for_the_proxy(
+    bench: Bench, client: Client, address: str, changes: dict[str, str | None]
+) -> None:
+    behind_proxy(bench)
+    sent = {name: value for name, value in {**SENT, **changes}.items() if value is not None}
+    assert client(client=(address, 5000)).get("/v1/models", headers=sent).status_code == 401
+
+
+@pytest.mark.parametrize("twice", SENT)
+def test_a_header_of_the_proxy_that_is_sent_twice_gives_nothing(bench: Bench, client: Client, twice: str) -> None:
+    behind_proxy(bench)
+    bench.serve(adapter("lamps"))
+    headers = [*SENT.items(), (twice, SENT[twice])]
+    answer = client(client=("10.0.0.9", 5000)).get("/v1/models", headers=headers)
+    assert answer.status_code == 401 or answer.json()["data"] == []
+
+
+def test_a_host_or_page_elsewhere_is_not_answered(bench: Bench, client: Client) -> None:
+    caller = client(bench.token())
+    for headers in (
+        {"Host": "rebound.example"},
+        {"Origin": "http://rebound.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        answer = caller.get("/v1/models", headers=headers)
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "foreign_host"
+
+
+def test_health_names_nothing_and_readiness_follows_the_engine(bench: Bench, client: Client) -> None:
+    bench.serve(adapter("lamps"))
+    anybody = client()
+    assert anybody.get("/healthz").json() == anybody.get("/readyz").json() == {"status": "ok"}
+    bench.engine.well = False
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 503 and "lamps" not in answer.text
+    assert anybody.get("/healthz").status_code == 200

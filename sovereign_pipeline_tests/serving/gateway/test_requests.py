@@ -1,0 +1,231 @@
+"""Requests as front ends, careless and hostile programs send them: answered, or refused in OpenAI's form."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+
+USER = {"role": "user", "content": "Out."}
+ASK: dict[str, Any] = {"model": "lamps", "messages": [USER]}
+HARMLESS: dict[str, Any] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.0,
+    "logprobs": False,
+    "top_logprobs": 0,
+    "logit_bias": {},
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "user": "layla",
+    "metadata": {"chat": "1"},
+    "store": False,
+    "service_tier": "auto",
+    "modalities": ["text"],
+    "temperature": None,
+    "stream": None,
+    "stop": None,
+    "seed": None,
+    "max_tokens": None,
+}
+REFUSED: dict[str, Any] = {
+    "n": 2,
+    "presence_penalty": 0.1,
+    "frequency_penalty": -1,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"50256": -100},
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": "required",
+    "response_format": {"type": "json_object"},
+    "temperature": 2.1,
+    "top_p": 0,
+    "max_tokens": 0,
+    "max_completion_tokens": -5,
+    "seed": 2**63,
+    "stop": ["a", "b", "c", "d", "e"],
+    "stream_options": {"include_usage": True},
+    "top_k": 5,
+    "store": True,
+    "stream": "true",
+    "model": 5,
+    "messages": [],
+}
+MESSAGES: dict[str, Any] = {
+    "role of nobody": [{"role": "nobody", "content": "x"}],
+    "tool": [{"role": "tool", "content": "x", "tool_call_id": "1"}],
+    "no content": [{"role": "user"}],
+    "null": [{"role": "assistant", "content": None}],
+    "picture": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
+    "number": [{"role": "user", "content": 5}],
+    "no list": {"role": "user", "content": "x"},
+    "half of a character": [{"role": "user", "content": "\ud800"}],
+    "too many": [USER] * 1001,
+    "unknown field": [{**USER, "The lamp of Layla Haddad": 1}],
+}
+BODIES: dict[str, bytes] = {
+    "empty": b"",
+    "no JSON": b"{",
+    "null": b"null",
+    "a list": b"[]",
+    "a text": b'"x"',
+    "not UTF-8": b'{"model": "\xff"}',
+    "deep": b"[" * 100_000,
+    "infinite": b'{"model": "lamps", "messages": [{"role": "user", "content": "x"}], "temperature": Infinity}',
+    "no number": b'{"model": "lamps", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    "5,000 digits": b'{"model": "lamps", "messages": [{"role": "user", "content": "x"}], "seed": ' + b"9" * 5000 + b"}",
+    "compressed": bytes.fromhex("1f8b0800000000000003"),
+    "nul": b"\0",
+}
+
+
+def refusal(answer: Any) -> dict[str, Any]:
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"} and error["message"]
+    return error
+
+
+@pytest.fixture
+def caller(bench: Bench, client: Client) -> Any:
+    bench.serve(adapter("lamps", instruction="Answer letters."))
+    return client(bench.token())
+
+
+def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: Any) -> None:
+    answer = caller.post("/v1/chat/completions", json={**ASK, **HARMLESS})
+    assert answer.status_code == 200, answer.text
+    assert bench.engine.asked[0].sampling == Sampling(max_tokens=512)
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str) -> None:
+    answer = caller.post("/v1/chat/completions", json={**ASK, field: REFUSED[field]})
+    assert answer.status_code == 400, answer.text
+    error = refusal(answer)
+    assert error["type"] == "invalid_request_error"
+    assert field in (error["param"] or "") + error["message"]
+
+
+@pytest.mark.parametrize("messages", MESSAGES)
+def test_odd_messages_are_refused_and_not_repeated(caller: Any, messages: str) -> None:
+    content = json.dumps({**ASK, "messages": MESSAGES[messages]}).encode()
+    answer = caller.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert "Layla" not in answer.text and "data:," not in answer.text
+    assert refusal(answer)["param"].startswith("messages")
+
+
+@pytest.mark.security_case(
+    "A body is no JSON, holds 100,000 nested lists, a number of 5,000 digits, or more bytes than the limit",
+    "400 or 413 in OpenAI's form",
+)
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
+def test_an_odd_body_is_refused(caller: Any, body: str, path: str, kind: str) -> None:
+    answer = caller.post(path, content=BODIES[body], headers={"Content-Type": kind})
+    assert 400 <= answer.status_code < 500, answer.text
+    refusal(answer)
+
+
+@pytest.mark.parametrize("model", ["", "../lamps", "lamps\0", "LAMPS", "lamps ", "%", "*", "__base__", "base"])
+def test_a_model_is_a_name_and_no_path(caller: Any, model: str) -> None:
+    answer = caller.post("/v1/chat/completions", json={**ASK, "model": model})
+    assert answer.status_code == 404 and refusal(answer)["code"] == "model_not_found"
+
+
+def test_a_body_that_is_too_long_is_refused_whether_it_says_so_or_not(bench: Bench, client: Client) -> None:
+    bench.limits = {"body_bytes": 1000}
+    caller = client(bench.token())
+    long = b" " * 1001
+    told = caller.post("/v1/chat/completions", content=long)
+    untold = caller.post("/v1/chat/completions", content=iter([long[:600], long[600:]]))
+    lying = caller.post("/v1/chat/completions", content=b"{}", headers={"Content-Length": "9" * 5000})
+    for answer in (told, untold, lying):
+        assert answer.status_code == 413 and refusal(answer)["code"] == "request_too_large"
+    odd = caller.post("/v1/chat/completions", content=b"{}", headers={"Content-Length": "-1"})
+    assert 400 <= odd.status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models/lamps", 405)],
+)
+def test_other_pages_and_methods_are_refused_in_the_same_form(caller: Any, method: str, path: str, status: int) -> None:
+    answer = caller.request(method, path)
+    assert answer.status_code == status
+    refusal(answer)
+
+
+def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: Bench, caller: Any) -> None:
+    reply = {"role": "assistant", "content": "Which?"}
+    for messages, asked in (
+        ([USER], [{"role": "user", "content": "Answer letters.\n\nOut."}]),
+        ([USER, reply, USER], [{"role": "user", "content": "Answer letters.\n\nOut."}, reply, USER]),
+        ([{"role": "system", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
+        ([{"role": "developer", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
+        ([reply], [reply]),
+    ):
+        assert caller.post("/v1/chat/completions", json={**ASK, "messages": messages}).status_code == 200
+        assert bench.engine.asked[-1].messages == asked
+
+
+def test_parts_of_text_are_one_text(bench: Bench, caller: Any) -> None:
+    parts = [{"type": "text", "text": "The lamp "}, {"type": "text", "text": "is out."}]
+    caller.post("/v1/chat/completions", json={**ASK, "messages": [{"role": "user", "content": parts}]})
+    assert bench.engine.asked[0].messages[-1]["content"] == "Answer letters.\n\nThe lamp is out."
+
+
+def test_more_tokens_than_one_answer_may_have_are_refused(bench: Bench, client: Client) -> None:
+    bench.limits = {"tokens": 100, "tokens_by_default": 500}
+    bench.serve(adapter("lamps"))
+    caller = client(bench.token())
+    for field in ("max_tokens", "max_completion_tokens"):
+        assert caller.post("/v1/chat/completions", json={**ASK, field: 100}).status_code == 200
+        answer = caller.post("/v1/chat/completions", json={**ASK, field: 101})
+        assert answer.status_code == 400 and refusal(answer)["code"] == "too_many_tokens"
+    caller.post("/v1/chat/completions", json=ASK)
+    assert [each.sampling.max_tokens for each in bench.engine.asked] == [100, 100, 100]
+
+
+def test_what_the_engine_refuses_is_told(bench: Bench, caller: Any) -> None:
+    bench.engine.refuses = "The prompt has 9000 tokens; 8192 are the most."
+    answer = caller.post("/v1/chat/completions", json=ASK)
+    assert answer.status_code == 400 and "9000 tokens" in refusal(answer)["message"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_engine_that_says_nothing_is_given_up(bench: Bench, client: Client, stream: bool) -> None:
+    bench.limits = {"first_token_seconds": 0.2}
+    bench.engine.silent_after = 0
+    bench.serve(adapter("lamps"))
+    answer = client(bench.token()).post("/v1/chat/completions", json={**ASK, "stream": stream})
+    assert answer.status_code == 504 and refusal(answer)["code"] == "answer_timeout"
+    assert bench.engine.given_up == 1
+
+
+def test_an_answer_that_takes_too_long_ends_in_an_error_event(bench: Bench, client: Client) -> None:
+    bench.limits = {"answer_seconds": 0.5}
+    bench.engine.words, bench.engine.seconds = ["word "] * 1000, 0.05
+    bench.serve(adapter("lamps"))
+    answer = client(bench.token()).post("/v1/chat/completions", json={**ASK, "stream": True})
+    events = answer.text.strip().split("\n\n")
+    assert '"code":"answer_timeout"' in events[-1] and "[DONE]" not in answer.text
+
+
+def test_every_answer_carries_the_strict_headers(bench: Bench, caller: Any) -> None:
+    for path in ("/healthz", "/v1/models", "/nowhere", "/openapi.json"):
+        headers = caller.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
+        assert "server" not in headers
+
+
+def test_no_line_of_a_stream_ends_within_an_event(bench: Bench, caller: Any) -> None:
+    bench.engine.words = ["a\u2028b", "c\u0085d", "e\nf", "سراج 🪔"]
+    answer = caller.post("/v1/chat/completions", json={**ASK, "stream": True})
+    assert all(line == "" or line.startswith("data: ") for line in answer.text.splitlines())

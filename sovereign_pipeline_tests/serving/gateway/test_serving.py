@@ -1,0 +1,144 @@
+"""`sovereign serve`, as an administrator starts it: a real engine, a real registry, and the official client."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from sovereign_pipeline.errors import InputError, NotFoundError
+from sovereign_pipeline.serving.callers import Grant
+from sovereign_pipeline.serving.gateway.running import callers_of, serve
+from sovereign_pipeline.serving.tokens import Tokens, add_token, revoke_token
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.review.page.servers import free_port
+from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.waiting import wait_until
+
+ASK: Any = [{"role": "user", "content": "zirconium"}]
+
+
+class Served:
+    """The command, in a process of its own."""
+
+    def __init__(self, office: ServedOffice) -> None:
+        self.settings = office.office.bench.settings
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        program = "from sovereign_pipeline.cli import main; main()"
+        command = [sys.executable, "-c", program, "serve", "--port", str(self.port), "--threads", "1"]
+        environment = {**os.environ, **self.settings.to_environment()}
+        self.log = self.settings.home / "served.log"
+        with self.log.open("ab") as stream:
+            self.process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+        wait_until(self._is_ready, self.log.read_text)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError, urllib.error.URLError):
+            return bool(urllib.request.urlopen(f"{self.url}/readyz", timeout=5).status == 200)
+        return False
+
+    def client(self, token: str) -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=120)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
+
+@pytest.fixture
+def served(served_office: ServedOffice) -> Iterator[Served]:
+    served_office.in_production()
+    served = Served(served_office)
+    yield served
+    served.stop()
+
+
+def names(client: OpenAI) -> list[str]:
+    return [each.id for each in client.models.list()]
+
+
+@pytest.mark.slow
+def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_office: ServedOffice) -> None:
+    office = served_office.office
+    granted = Grant("SECRET", None, versions=True)
+    text, token = add_token(served.settings, office.registry, "Layla Haddad", granted, 1, "root")
+    client = served.client(text)
+    wait_until(lambda: names(client) == ["lamps", "lamps-1.0.0"], served.log.read_text)
+
+    def ask(**changes: Any) -> Any:
+        return client.chat.completions.create(model="lamps", messages=ASK, max_tokens=8, **changes)
+
+    whole = ask()
+    streamed = list(ask(stream=True, stream_options={"include_usage": True}))
+    joined = "".join(each.choices[0].delta.content or "" for each in streamed if each.choices)
+    assert joined == whole.choices[0].message.content and whole.choices[0].message.content
+    assert streamed[-1].usage == whole.usage and whole.usage.completion_tokens == 8
+    assert whole.choices[0].finish_reason == "length" and whole.system_fingerprint == "lamps-1.0.0"
+    with pytest.raises(openai.BadRequestError, match="tokens"):
+        client.chat.completions.create(model="lamps", messages=[{"role": "user", "content": "x " * 20_000}])
+
+    second = served_office.in_production()  # another version, which takes the first one's place
+
+    def answers_the_second() -> bool:
+        with contextlib.suppress(openai.InternalServerError):  # 503: it is being loaded
+            return bool(ask().system_fingerprint == second.id)
+        return False
+
+    wait_until(answers_the_second, served.log.read_text)
+    assert "lamps-1.0.0" not in names(client)
+
+    revoke_token(served.settings, office.registry, token.id, "root")
+    with pytest.raises(openai.AuthenticationError):
+        ask()
+    served.stop()
+    assert (served.settings.serving / "answers").is_dir()
+    kept = [served.log, *served.settings.serving.rglob("*")]
+    for path in kept:
+        if path.is_file():
+            content = path.read_text()
+            assert "zirconium" not in content and joined not in content and text not in content, path
+    assert "Traceback" not in served.log.read_text()
+
+
+@pytest.mark.slow
+def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) -> None:
+    served_office.adapter()
+    with pytest.raises(NotFoundError, match="No adapter may be served"):
+        serve(served_office.office.bench.settings, free_port(), None, lambda _: None)
+
+
+@pytest.mark.security_case(
+    "The gateway is set up to believe a header of the proxy, with no secret, a short one, or one that others can read",
+    "it does not start",
+)
+def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tmp_path: Path) -> None:
+    workplace = institution.workplace()
+    settings = institution.settings.model_copy(update={"serving_user_header": "X-Remote-User"})
+    tokens = Tokens(tmp_path / "tokens.json")
+
+    def refused(secret: Path | None, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            callers_of(settings.model_copy(update={"serving_proxy_secret": secret}), workplace.institution, tokens)
+
+    refused(None, "no secret says that the proxy sent it")
+    path = tmp_path / "secret"
+    refused(path, "there is no such file")
+    path.write_text("short\n")
+    path.chmod(0o600)
+    refused(path, "fewer than 32 characters")
+    path.write_text("x" * 32)
+    path.chmod(0o640)
+    refused(path, "other accounts can read")
+    path.chmod(0o600)
+    assert callers_of(settings.model_copy(update={"serving_proxy_secret": path}), workplace.institution, tokens)

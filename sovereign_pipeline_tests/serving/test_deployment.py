@@ -1,0 +1,294 @@
+"""What may be served is loaded, what may not is not: by state, signature, approval, recall and byte."""
+
+import asyncio
+import datetime
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.recall import waive_recall
+from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
+from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.fingerprints import conversations
+from sovereign_pipeline.serving.training_side import Job, compute, compute_apart
+from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.officers import recall
+from sovereign_pipeline_tests.serving.engines.conformance import Running
+from sovereign_pipeline_tests.serving.engines.test_local import process_of, until
+from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+
+pytestmark = pytest.mark.slow
+
+
+class NotedEngine:
+    """An engine that computes nothing, and notes what it is told to load."""
+
+    def __init__(self) -> None:
+        self.adapters: dict[str, Deployable] = {}
+        self.loads: list[str] = []
+        self.refuses: set[str] = set()
+        self.is_lost = False
+
+    async def load(self, adapter: Deployable) -> None:
+        if self.is_lost:
+            raise EngineLost("gone")
+        if adapter.adapter in self.refuses:
+            raise EngineRefused(f"{adapter.adapter} does not fit.")
+        self.adapters[adapter.digest] = adapter
+        self.loads.append(adapter.adapter)
+
+    async def unload(self, digest: str) -> None:
+        self.adapters.pop(digest, None)
+
+    def loaded(self) -> Mapping[str, str]:
+        return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
+
+    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+        raise NotImplementedError
+
+    async def is_well(self) -> bool:
+        return not self.is_lost
+
+    async def close(self) -> None:
+        return None
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self.loaded().values())
+
+
+class Deploying:
+    """A deployment that looks when it is told to."""
+
+    def __init__(self, served: ServedOffice) -> None:
+        self.said: list[str] = []
+        self.engine = NotedEngine()
+        self.sources = Sources(served.office.bench.settings, compute=compute)
+        self.deployment = Deployment(self.engine, self.sources, self.said.append)
+
+    def look(self) -> Deployed:
+        return asyncio.run(self.deployment.look())
+
+
+@pytest.fixture
+def deploying(served_office: ServedOffice) -> Deploying:
+    served_office.office.bench.institution.write()
+    return Deploying(served_office)
+
+
+def test_production_and_staged_are_loaded_and_nothing_else(served_office: ServedOffice, deploying: Deploying) -> None:
+    office = served_office.office
+    first = served_office.in_production()
+    second = served_office.staged()
+    registered, approved = served_office.adapter(), served_office.adapter()
+    office.move("approve", approved)
+    deployed = deploying.look()
+    assert deploying.engine.names == [first.id, second.id]
+    assert [(each.adapter, each.pinned) for each in deployed.served] == [(first.id, True), (second.id, False)]
+    loaded = deploying.engine.adapters[first.adapter_digest]
+    assert (loaded.line, loaded.classification, loaded.base_model_digest) == (
+        "lamps",
+        first.classification,
+        first.base_model_digest,
+    )
+    assert loaded.fingerprint is not None
+    assert not deployed.refused
+    office.move("promote", second)
+    deploying.look()
+    assert deploying.engine.names == [second.id]
+    office.move("roll_back", first)
+    deploying.look()
+    assert deploying.engine.names == [first.id]
+    office.move("retire", first)
+    assert deploying.look().served == ()
+    assert deploying.engine.names == []
+    assert registered.id not in " ".join(deploying.said)
+
+
+def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffice, deploying: Deploying) -> None:
+    served_office.in_production()
+    first = deploying.look()
+    assert deploying.look() is first
+    deploying.engine.adapters.clear()  # the engine was started again
+    assert deploying.look().served == first.served
+    assert len(deploying.engine.loads) == 2
+
+
+def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: ServedOffice, deploying: Deploying) -> None:
+    changed, other = served_office.in_production(), served_office.in_production("buoys")
+    weights = served_office.weights_of(changed)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    deployed = deploying.look()
+    assert deploying.engine.names == [other.id]
+    assert set(deployed.refused) == {changed.id}
+    assert "the bytes are not the recorded ones" in deployed.refused[changed.id]
+    assert any(said.startswith(f"not served: {changed.id}: ") for said in deploying.said)
+
+
+def test_changed_transition_stops_its_line_alone(served_office: ServedOffice, deploying: Deploying) -> None:
+    staged, other = served_office.staged(), served_office.in_production("buoys")
+    engine = served_office.office.registry.engine
+    change(engine, "UPDATE transition SET after = 'production' WHERE line = 'lamps' AND sequence = 2")
+    deployed = deploying.look()
+    assert deploying.engine.names == [other.id]
+    assert set(deployed.refused) == {"lamps"}
+    assert staged.id not in deploying.engine.names
+
+
+def test_row_that_names_other_weights_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter = served_office.in_production()
+    engine = served_office.office.registry.engine
+    change(engine, "UPDATE adapter SET adapter_digest = :other", {"other": "0" * 64})
+    assert deploying.look().served == ()
+    assert adapter.id not in deploying.engine.names
+
+
+def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter = served_office.in_production()
+    deploying.look()
+    key = served_office.office.officers["layla"]
+    recalled = recall(served_office.office.registry, Question(source="letters"), key)
+    assert "is under recall-1" in deploying.look().refused[adapter.id]
+    assert deploying.engine.names == []
+    waive_recall(served_office.office.registry, recalled.id, adapter.id, key, "Retrained next week.")
+    deploying.look()
+    assert deploying.engine.names == [adapter.id]
+
+
+def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter, office = served_office.in_production(), served_office.office
+    deploying.look()
+    assert deploying.engine.names == [adapter.id]
+    revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 0, office.roots[:2])
+    assert "is revoked" in deploying.look().refused["lamps"]
+    assert deploying.engine.names == []
+
+
+def test_expired_trust_root_unloads_everything(
+    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served_office.in_production()
+    deploying.look()
+    expires = served_office.office.trust.expires
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> "Later":
+            return cls.fromtimestamp((expires + datetime.timedelta(days=1)).timestamp(), tz)
+
+    monkeypatch.setattr("sovereign_pipeline.signing.trust.datetime", Later)
+    assert "expired" in deploying.look().refused["registry"]
+    assert deploying.engine.names == []
+
+
+def test_missing_trust_root_unloads_everything(served_office: ServedOffice, deploying: Deploying) -> None:
+    served_office.in_production()
+    deploying.look()
+    trust = served_office.office.bench.settings.data / "trust"
+    trust.rename(trust.with_name("away"))
+    assert deploying.look().served == ()
+    assert deploying.engine.names == []
+
+
+def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter = served_office.in_production()
+    deploying.look()
+    _break_database(served_office.office.bench.settings.home / "registry.db")
+    deployed = deploying.look()
+    assert not deployed.is_registry_reached
+    assert [each.adapter for each in deployed.served] == [adapter.id]
+    assert deploying.engine.names == [adapter.id]
+
+
+def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
+    """The adapter is retired, and an older copy of the registry is put back in which it was in production."""
+    adapter, office = served_office.in_production(), served_office.office
+    deploying.look()
+    path = office.bench.settings.home / "registry.db"
+    with sqlite3.connect(path) as source, sqlite3.connect(path.with_name("copy.db")) as copy:
+        source.backup(copy)
+    office.registry.checkpoint()
+    office.move("retire", adapter)
+    with sqlite3.connect(path.with_name("copy.db")) as copy, sqlite3.connect(path) as target:
+        copy.backup(target)
+    assert deploying.look().served == ()
+    assert deploying.engine.names == []
+
+
+def test_refusal_of_the_engine_is_named_and_hinders_nobody(served_office: ServedOffice, deploying: Deploying) -> None:
+    first, other = served_office.in_production(), served_office.in_production("buoys")
+    deploying.engine.refuses = {first.id}
+    deployed = deploying.look()
+    assert deployed.refused == {first.id: f"{first.id} does not fit."}
+    assert deploying.engine.names == [other.id]
+
+
+def test_lost_engine_gets_everything_again(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter = served_office.in_production()
+    deploying.engine.is_lost = True
+    assert deploying.look().refused[adapter.id] == "gone"
+    deploying.engine.is_lost = False
+    assert not deploying.look().refused
+    assert deploying.engine.names == [adapter.id]
+
+
+def test_base_to_serve_is_that_of_most(served_office: ServedOffice, deploying: Deploying) -> None:
+    adapter = served_office.in_production()
+    base = deploying.sources.base_to_serve()
+    assert (base.name, base.digest) == ("tiny", adapter.base_model_digest)
+
+
+def test_changed_adapter_is_not_served_after_the_engine_died(
+    served_office: ServedOffice, runner: asyncio.Runner
+) -> None:
+    """The whole of it, with the real engine."""
+    first, second = served_office.in_production(), served_office.staged()
+    sources = Sources(served_office.office.bench.settings, compute=compute)
+    base = sources.base_to_serve()
+    settings = LocalSettings(threads=1)
+    engine = runner.run(LocalEngine.start(base.directory, settings, base_model_digest=base.digest))
+    deployment = Deployment(engine, sources)
+    try:
+        deployed = runner.run(deployment.look())
+        assert [each.adapter for each in deployed.served] == [first.id, second.id], deployed.refused
+        running = Running(engine, deployed.served, runner)
+        told = running.together(running.ask(0, "lamp"), running.ask(1, "lamp"))
+        assert told[0].text != told[1].text
+        weights = served_office.weights_of(first)
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        starts = engine.starts
+        process_of(running).kill()
+
+        async def is_back() -> bool:
+            return engine.starts > starts and bool(engine.loaded())
+
+        runner.run(until(is_back))
+        assert list(engine.loaded().values()) == [second.id]
+        deployed = runner.run(deployment.look())
+        assert "the bytes are not the recorded ones" in deployed.refused[first.id]
+        assert [each.adapter for each in deployed.served] == [second.id]
+        assert running.alone(1, "lamp").text == told[1].text
+    finally:
+        runner.run(engine.close())
+
+
+def test_training_side_computes_the_same_in_a_process_of_its_own(tiny: TinyAdapters) -> None:
+    adapter = tiny.adapter("apart-1.0.0", seed=3)
+    job = Job(tiny.base, adapter.digest, adapter.directory, conversations("Answer this letter."))
+    assert compute_apart(job) == compute(job)
+
+
+def _break_database(path: Path) -> None:
+    for each in path.parent.glob("registry.db*"):
+        each.write_bytes(b"no database" * 1000)

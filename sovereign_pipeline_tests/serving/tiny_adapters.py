@@ -1,0 +1,69 @@
+"""A tiny base model and small adapters of it, as training saves them: real PEFT directories with random weights."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.serving.fingerprints import Fingerprint, conversations
+from sovereign_pipeline.serving.training_side import Job, compute
+from sovereign_pipeline_tests.tiny_model import TEMPLATE, save_tiny_model
+
+WORDS = "harbour lamp mooring permit fee officer pier chain buoy net boat rope tide"
+INSTRUCTION = "Answer this letter."
+
+
+@dataclass(frozen=True)
+class TinyAdapters:
+    """A base model and what is made from it, in one directory."""
+
+    root: Path
+
+    @cached_property
+    def base(self) -> Path:
+        return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3)
+
+    def directory(self, name: str, seed: int = 0, base: Path | None = None, **config: Any) -> Path:
+        """A PEFT directory; `config`: other than the usual of LoraConfig."""
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(seed)
+        usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False}
+        loaded = AutoModelForCausalLM.from_pretrained(base or self.base)
+        model = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **{**usual, **config}))
+        directory = self.root / name
+        model.save_pretrained(directory)
+        return directory
+
+    def adapter(self, name: str, seed: int = 0, **config: Any) -> Deployable:
+        """An adapter without a fingerprint."""
+        return self.deployable(name, self.directory(name, seed, **config))
+
+    def deployable(self, name: str, directory: Path, **changes: Any) -> Deployable:
+        files = {file.name: file_sha256(file) for file in directory.iterdir()}
+        given = {
+            "adapter": name,
+            "line": name.rpartition("-")[0] or name,
+            "digest": digest_of([name, files]),
+            "directory": directory,
+            "classification": "PUBLIC",
+            "template_sha256": sha256(TEMPLATE.encode()).hexdigest(),
+            "instruction": INSTRUCTION,
+            "files": files,
+        }
+        return Deployable(**{**given, **changes})
+
+    def fingerprint(self, adapter: Deployable, base: Path | None = None) -> Fingerprint:
+        """As the training side computes it."""
+        return compute(Job(base or self.base, adapter.digest, adapter.directory, conversations(INSTRUCTION)))
+
+
+def change_config(directory: Path, **changes: Any) -> None:
+    path = directory / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
