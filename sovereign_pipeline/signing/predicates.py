@@ -29,7 +29,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     EVALUATION: frozenset({"line", "artifact", "outcome"}),
     RECORD: frozenset({"line", "adapter"}),
     WAIVER: frozenset({"gate", "artifact", "reason"}),
-    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
+    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "policy", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),
     TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
     BUNDLE: frozenset({"files"}),
