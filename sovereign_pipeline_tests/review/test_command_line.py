@@ -101,14 +101,14 @@ def test_the_audit_log_is_verified_exported_and_held_against_an_export(
     reviews: ReviewBench, ask: Ask, tmp_path: Path
 ) -> None:
     reviews.open()
-    assert json.loads(ask("audit", "verify", "--json").stdout)["entries"] == 7
+    assert json.loads(ask("audit", "verify", "--json").stdout)["entries"] == 10
     file = tmp_path / "audit.jsonl"
-    assert "7 entries" in ask("audit", "export", str(file)).stdout
+    assert "11 entries" in ask("audit", "export", str(file)).stdout
     reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     answer = ask("audit", "verify", "--export", str(file))
-    assert (answer.exit_code, "9 entries" in answer.stdout) == (0, True)
+    assert (answer.exit_code, "13 entries" in answer.stdout) == (0, True)
     *before, last = file.read_text().splitlines()
     file.write_text("\n".join([*before, json.dumps({**json.loads(last), "hash": "e" * 64})]) + "\n")
     refused = ask("audit", "verify", "--export", str(file))
     assert isinstance(refused.exception, IntegrityError)
-    assert "entry 7" in str(refused.exception)
+    assert "entry 11" in str(refused.exception)
