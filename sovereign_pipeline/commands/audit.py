@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, moment, out, print_json, print_rows
+from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.settings import Settings
 
@@ -22,6 +23,9 @@ PolicyFile = Annotated[
     typer.Option("--policy", help="Who must have cosigned (c2sp.org/tlog-policy); else data/trust/witnesses.policy."),
 ]
 LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
+
+EXPORTED = "log exported"
+"""Action of the entry of an export."""
 
 
 @audit.command("verify")
@@ -39,6 +43,7 @@ def audit_verify(
     """
     from sovereign_pipeline.ledger.audit_log import checkpoint_of, stream_in, verify
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.in_force import trust_on_record
     from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.ledger.verifying import verify_registry
     from sovereign_pipeline.review.reconciling import examine_all
@@ -51,6 +56,8 @@ def audit_verify(
             verify(stream_in(session), checkpoint_of(kept))
     found = examine_all(registry, open_store(settings), settings, report.ledger.newest)
     ledger = report.ledger
+    with registry.reading() as session:
+        trust = trust_on_record(session)
     if as_json:
         print_json(
             {
@@ -61,6 +68,7 @@ def audit_verify(
                 "second_copy": ledger.in_copy,
                 "witnessed": report.witnessed,
                 "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
+                "trust_root": trust.root_sha256 if trust is not None else None,
                 "reviews": found,
             }
         )
@@ -81,6 +89,11 @@ def audit_verify(
     else:
         names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
         out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
+    if trust is not None:
+        out.print(
+            f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
+            f"{trust.targets_version}, by entry {trust.sequence}"
+        )
     for review, findings in found.items():
         for each in findings:
             out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
@@ -272,15 +285,66 @@ def audit_witness(
 
 @audit.command("export")
 def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
-    """Verify the audit log and write it to a file, one line of JSON an entry.
+    """Verify the audit log and write it to a file, one line of JSON an entry. That it was exported is an entry too.
 
     Keep the file elsewhere: compared with it, a log that was cut short is found.
     """
-    from sovereign_pipeline.ledger.audit_log import export
+    from sovereign_pipeline.ledger.audit_log import append, export
     from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.people import People
+    from sovereign_pipeline.ledger.tree import size_of
 
-    last = export(open_registry(Settings.from_environment()), file)
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    if file.exists():
+        raise InputError(f"{file}: there is a file already.", "Name a new file.")
+    with registry.writing() as session:
+        append(session, People(settings).commitment_of(account()), EXPORTED, {"entries": size_of(session)})
+    last = export(registry, file)
     out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")
+
+
+@audit.command("trust-root")
+def audit_trust_root(
+    sha256: Annotated[str, typer.Argument(help="SHA-256 of the new first root, typed in full.")],
+) -> None:
+    """Let everything rest on another trust root from now on: the one in data/trust. It is an entry of the ledger.
+
+    Every act refuses a trust root that begins with another first root than the one on record, until this is said.
+    What officers signed under the earlier root is not verified by the new one.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.in_force import replace_trust
+
+    settings = Settings.from_environment()
+    with open_registry(settings).writing() as session:
+        replace_trust(session, settings, sha256.lower())
+    out.print(f"[green]✓[/] the ledger rests on the trust root {sha256.lower()} from now on")
+
+
+@audit.command("policy")
+def audit_policy(
+    at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the rules that were in force at a moment: since when, and where the copy of each lies."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.in_force import rule_file, rules
+
+    settings = Settings.from_environment()
+    with open_registry(settings).reading() as session:
+        found = rules(session, moment(at) if at is not None else None)
+    rows = [
+        {
+            "file": each.file,
+            "since": each.since.isoformat(timespec="seconds"),
+            "entry": each.sequence,
+            "sha256": each.sha256 or "removed",
+            "copy": str(rule_file(settings, each.sha256)) if each.sha256 is not None else None,
+        }
+        for each in found
+    ]
+    print_rows(rows, as_json, "Rules in force")
 
 
 def print_plain(text: str) -> None:

@@ -20,7 +20,7 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
-from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
+from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 from sovereign_pipeline.wording import and_more, counted
 
 NEEDED_BYTES = 6 << 30
@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
-    return [*findings, *_base_models(settings, recipes.valid), *_recalls(settings)]
+    return [*findings, *_base_models(settings, recipes.valid), *_registry(settings), *_recalls(settings)]
 
 
 _ADD = "sovereign lines add FILE"
@@ -140,12 +140,26 @@ def _trust(settings: Settings) -> Finding:
     try:
         trust = trust_root(settings)
         pipeline_signer(settings, trust)
+        _assert_on_record(settings, trust)
     except SovereignError as error:
         return _failed("trust root", error)
     if trust.is_demonstration:
         hint = "Make a trust root with sovereign-trust, on an offline machine."
         return Finding("trust root", False, f"{DEMONSTRATION_KEYS}: this machine can sign as anybody", {"Hint": hint})
     return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
+
+
+def _assert_on_record(settings: Settings, trust: Trust) -> None:
+    """Raise IntegrityError for a trust root that is not the one of the ledger. Without a registry there is none yet."""
+    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.ledger.in_force import assert_same_trust, trust_files, trust_on_record
+
+    if not is_there(settings):
+        return
+    with open_registry(settings).reading() as session:
+        known = trust_on_record(session)
+    if known is not None:
+        assert_same_trust(known, trust, trust_files(settings))
 
 
 def _trainer(institution: Institution) -> Finding:
@@ -169,6 +183,25 @@ def _base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
         except SovereignError as error:
             findings.append(_failed(f"base model {name}", error))
     return findings
+
+
+def _registry(settings: Settings) -> list[Finding]:
+    """Whether the role that is connected may do more than a service needs. A registry that is not there is not made."""
+    from sovereign_pipeline.ledger.auditing.rights import beyond_a_service
+    from sovereign_pipeline.ledger.database import is_there, open_registry
+
+    if not is_there(settings):
+        return []
+    try:
+        with open_registry(settings).engine.connect() as connection:
+            is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
+    except SovereignError as error:
+        return [_failed("registry", error)]
+    if found:
+        hint = "Connect services by a role that reads and inserts alone: docs/administrator.md, The ledger."
+        return [Finding("registry", False, and_more(found), {"Hint": hint})]
+    where = "a file: whoever may write to it owns it" if is_file else "the role reads and inserts alone"
+    return [Finding("registry", True, where)]
 
 
 def _recalls(settings: Settings) -> list[Finding]:

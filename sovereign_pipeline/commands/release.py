@@ -24,13 +24,13 @@ from sovereign_pipeline.commands.terminal import (
     Reason,
     Token,
     mark_demonstration,
+    moment,
     officers_signer,
     out,
     print_json,
     print_rows,
     tell_progress,
 )
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -186,12 +186,12 @@ def adapters_production(
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.history import production_of
 
-    moment = _moment(at) if at is not None else None
-    found = production_of(open_registry(Settings.from_environment()), line, moment)
+    asked = moment(at) if at is not None else None
+    found = production_of(open_registry(Settings.from_environment()), line, asked)
     if as_json:
-        print_json({"line": line, "at": moment.isoformat() if moment else None, "adapter": found})
+        print_json({"line": line, "at": asked.isoformat() if asked else None, "adapter": found})
     else:
-        out.print(found or f"Line {line}: nothing {'was' if moment else 'is'} in production.")
+        out.print(found or f"Line {line}: nothing {'was' if asked else 'is'} in production.")
 
 
 def adapters_diff(
@@ -252,8 +252,9 @@ def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
 
 def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
     evidence = predicate["evidence"]
-    facts = {name: value for name, value in predicate.items() if name != "evidence"}
+    facts = {name: value for name, value in predicate.items() if name not in ("evidence", "policy")}
     facts |= {f"evidence: {name}": _shown(value) for name, value in evidence.items()}
+    facts |= {f"rules: {name}": _shown(value) for name, value in predicate["policy"].items()}
     return {name: "–" if value is None else value for name, value in facts.items()}
 
 
@@ -281,18 +282,6 @@ def _facts(standing: "Standing") -> dict[str, Any]:
         "expires": predicate["expires"],
         "ended": standing.ended,
     }
-
-
-def _moment(text: str) -> datetime.datetime:
-    """A moment in UTC; a day stands for its last microsecond. Raises InputError."""
-    try:
-        if len(text) == len("2027-03-14"):
-            day = datetime.date.fromisoformat(text)
-            return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"'{text[:40]}' is no day or moment.", "Write 2027-03-14 or 2027-03-14T09:30.") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
 
 
 def _shown(value: Any) -> Any:

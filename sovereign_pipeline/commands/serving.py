@@ -12,6 +12,7 @@ from rich.markup import escape
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.serving.callers import Grant
@@ -66,7 +67,8 @@ def tokens_add(
     institution.ladder.rank(clearance)
     lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
     grant = Grant(clearance, lines, versions, metrics)
-    text, token = add_token(settings, open_registry(settings), who, grant, days, account())
+    actor = People(settings).commitment_of(account())
+    text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
     if as_json:
         print_json({"token": text, **_facts(token)})
         return
@@ -97,7 +99,7 @@ def tokens_revoke(
 ) -> None:
     """End a token; the gateway refuses it within seconds."""
     settings = Settings.from_environment()
-    revoked = revoke_token(settings, open_registry(settings), token, account())
+    revoked = revoke_token(settings, open_registry(settings), token, People(settings).commitment_of(account()))
     out.print(f"[green]✓[/] token {revoked.id} is revoked")
 
 

@@ -1,5 +1,6 @@
 """What commands share: options, printing tables for people and JSON for programs, and opening a person's key."""
 
+import datetime
 import json
 import sys
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sovereign_pipeline.commands.remedies import command_for
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import InputError, SovereignError
 from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
@@ -84,6 +85,18 @@ def tell_progress(message: str) -> None:
 def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Some columns of a row, in this order."""
     return {name: row[name] for name in names}
+
+
+def moment(text: str) -> datetime.datetime:
+    """A moment in UTC; a day stands for its last microsecond. Raises InputError."""
+    try:
+        if len(text) == len("2027-03-14"):
+            day = datetime.date.fromisoformat(text)
+            return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"'{text[:40]}' is no day or moment.", "Write 2027-03-14 or 2027-03-14T09:30.") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
 def print_error(error: SovereignError) -> None:

@@ -54,7 +54,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
 
 def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
     """Verify an adapter from the SHA-256 of the first root on, reading alone."""
-    from sovereign_pipeline.ledger.read_only import registry_read_only
+    from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
     from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.release.auditing import audit_adapter
 

@@ -22,9 +22,11 @@ from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger import merkle, rows_added, tree
-from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.checkpoints import Readable
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
+BEFORE_THE_FIRST = "before the first entry of a transaction"
+"""In `Session.info`: what is done with the session before its first entry (`in_force.py`)."""
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
 
@@ -62,6 +64,8 @@ def append(
     that the transaction added since its last entry are named by digest (`rows_added.py`).
     """
     rows = rows_added.taken(session)
+    if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
+        before(session)
     last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
     _assert_newest(session, last)
     entry = AuditEntry(
@@ -109,7 +113,7 @@ def signed_content(entry: Entry) -> bytes:
     return SIGNED_AS + canonical_json(content)
 
 
-def entries(registry: Registry) -> list[AuditEntry]:
+def entries(registry: Readable) -> list[AuditEntry]:
     """The whole log, oldest first."""
     with registry.reading() as session:
         return entries_in(session)
@@ -149,7 +153,7 @@ def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoi
     return last
 
 
-def export(registry: Registry, file: Path) -> Checkpoint:
+def export(registry: Readable, file: Path) -> Checkpoint:
     """Write the verified log as JSONL, oldest first, into a new file. Returns its newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 

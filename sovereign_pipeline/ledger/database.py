@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger import (
     checkpoints,
+    in_force,
     lifecycle_tables,  # noqa: F401  its tables are compared with the database too
     rows_added,
     tree,
     triggers,
 )
+from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.ledger.notes import Note
 from sovereign_pipeline.settings import Settings
 
@@ -70,6 +73,7 @@ class Registry:
             ):
                 checkpoints.prepare(session, self.settings)
                 rows_added.watch(session)
+                session.info[BEFORE_THE_FIRST] = partial(in_force.put_on_record, settings=self.settings)
                 yield session
                 rows_added.assert_none_left(session)
                 appended = session.info.get(tree.APPENDED, [])

@@ -11,8 +11,9 @@ from sqlalchemy import select
 
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.signing.officers import actor_of
 from sovereign_pipeline.signing.trusted import Trust
 
@@ -29,8 +30,9 @@ class LedgerWaivers:
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
         """Put a waiver on record, before it is made."""
-        with self.opened().writing() as session:
-            assert_not_put_back(session, trust)
+        registry = self.opened()
+        with registry.writing() as session:
+            assert_in_force(session, registry.settings, trust)
             append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
 
     def index_of(self, statement: str) -> int | None:

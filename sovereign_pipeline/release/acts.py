@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.in_force import TRUST_NAMES, trust_named
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
 from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
-from sovereign_pipeline.ledger.trust_on_record import TRUST, assert_not_put_back, trust_named
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
@@ -90,7 +91,7 @@ def enter_act(
     trust = trust_root(settings)
     about = _about(session, adapters)
     assert_may(officer_of(trust, signer.keyid), act.may, [level for level, _ in about.values()])
-    assert_not_put_back(session, trust)
+    assert_in_force(session, settings, trust)
     subjects = tuple(Subject(f"{each}/manifest.json", manifest) for each, (_, manifest) in about.items())
     predicate = {**said, "at": _written(at)}
     bundle = sign_statement(signer, Statement(subjects, act.predicate_type, predicate))
@@ -129,7 +130,7 @@ def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: 
 def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
     if row is None or entry is None:
         return False
-    said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST}}
+    said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST_NAMES}}
     signed = hashlib.sha256(row.statement).hexdigest() if row.statement is not None else None
     actor = actor_of(row.officer) if signed is not None else row.officer
     return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor)

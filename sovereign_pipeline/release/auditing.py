@@ -17,10 +17,11 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger import log_key
+from sovereign_pipeline.ledger.auditing.trusted_log import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.ledger.catalog import find_adapter, line_of
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
 from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
-from sovereign_pipeline.ledger.trusted_log import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
@@ -82,6 +83,10 @@ def audit_adapter(
         assert_log_of(trust, log, ledger.newest.sequence)
         witnessed = witnessed_by(trust, log, settings)
         assert_rows_on_record(session)
+        assert_rules_kept(session, settings)
+        known = trust_on_record(session)
+        if known is not None:
+            assert_same_trust(known, trust, trust_files(settings))
     _assert_no_finding(examine_all(registry, store, settings, ledger.newest))
     lines = dict.fromkeys(line_of(each) for each in _with_parents(registry, store, adapter_id))
     with registry.reading() as session:

@@ -8,6 +8,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -16,7 +17,7 @@ from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
-from sovereign_pipeline.ledger.tables import Adapter, Transition
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
 from sovereign_pipeline.release.standing import Standing, approval_statements
 from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
@@ -24,6 +25,9 @@ from sovereign_pipeline.signing.officers import pipeline_signer
 from sovereign_pipeline.signing.predicates import TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust
+
+KEY_CHANGED = "pipeline key changed"
+"""Action of the entry before the first transition that a key signs."""
 
 
 def make_transition(
@@ -47,6 +51,7 @@ def make_transition(
     _assert_staged_long_enough(workplace, asked, before, adapter)
     signer, approvals = pipeline_signer(workplace.settings, trust), approval_statements(session, standing)
     incumbent = predicate["incumbent"] if asked.takes_production else None
+    _note_new_key(session, signer.keyid)
     moves: list[tuple[Adapter, str, State, State]] = []
     if incumbent is not None:
         moves.append((session.get_one(Adapter, incumbent), SUPERSEDE, "production", "superseded"))
@@ -80,6 +85,15 @@ def make_transition(
         session.add(made)
         session.flush()
         append(session, f"pipeline:{signer.keyid}", STATE_CHANGED, facts_of(made))
+
+
+def _note_new_key(session: Session, keyid: str) -> None:
+    """Enter that transitions are signed with another key from here on than the last one was."""
+    query = select(AuditEntry).where(AuditEntry.action == KEY_CHANGED).order_by(AuditEntry.sequence.desc()).limit(1)
+    last = session.scalars(query).one_or_none()
+    before = last.subjects["key"] if last is not None else None
+    if keyid != before:
+        append(session, f"pipeline:{keyid}", KEY_CHANGED, {"key": keyid, "before": before})
 
 
 def arrow_of(predicate: Mapping[str, Any]) -> Arrow:

@@ -15,10 +15,11 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import ConflictError, SignInError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.tables import ReleaseDecision
-from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.release.changes import arrow_of, make_transition
-from sovereign_pipeline.release.requests import Proposal, enter_request, find_request
+from sovereign_pipeline.release.requests import Proposal, assert_policy_as_shown, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import Officer, assert_may, entry_actor, officer_of, trust_root
@@ -37,6 +38,8 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     if proposal.approvals == 0:
         assert_may(officer, proposal.arrow.name, [proposal.adapter.classification])
     with registry.writing() as session:
+        assert_in_force(session, workplace.settings, trust)
+        assert_policy_as_shown(workplace.settings, proposal)
         row = enter_request(session, trust, signer, officer, proposal)
         if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
@@ -64,7 +67,7 @@ def decide(
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
     with registry.writing() as session:
-        assert_not_put_back(session, trust)
+        assert_in_force(session, workplace.settings, trust)
         row = find_request(session, request_id)
         standing = standing_of(session, trust, row, now)
         if standing.ended is not None:

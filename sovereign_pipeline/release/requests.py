@@ -20,9 +20,9 @@ from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, No
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import rules_digest, trust_named
 from sovereign_pipeline.ledger.states import State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
-from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back, trust_named
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
@@ -54,6 +54,8 @@ class Proposal:
     """Digests of what the request rests on."""
     approvals: int
     """How many officers besides the requester must approve."""
+    policy: Mapping[str, str]
+    """The rules under which it is asked: file -> SHA-256."""
     reason: str
     expires: datetime.datetime
 
@@ -69,6 +71,7 @@ class Proposal:
             "incumbent": self.incumbent,
             "evidence": dict(self.evidence),
             "approvals": self.approvals,
+            "policy": dict(self.policy),
             "reason": self.reason,
             "expires": self.expires.isoformat(),
         }
@@ -100,6 +103,7 @@ def propose(
         incumbent=incumbent,
         evidence=evidence_of(workplace, registry, adapter, asked),
         approvals=rules.approvals_for(asked.name, adapter.classification),
+        policy=rules_digest(workplace.settings, adapter.line),
         reason=on_one_line(reason),
         expires=(now + datetime.timedelta(days=rules.request_days)).replace(microsecond=0),
     )
@@ -142,7 +146,6 @@ def enter_signed_request(
         entered_at=datetime.datetime.now(datetime.UTC),
         statement=bundle,
     )
-    assert_not_put_back(session, trust)
     session.add(row)
     session.flush()
     subjects = {
@@ -198,6 +201,12 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
             f"{adapter.id} is under {' and '.join(recalls)}, so there is no '{asked.name}'.",
             "Retrain it without what was recalled and retire it, or let an officer waive the recall.",
         )
+
+
+def assert_policy_as_shown(settings: Settings, proposal: Proposal) -> None:
+    """Raises ConflictError where the rules were changed since the proposal was shown."""
+    if rules_digest(settings, proposal.adapter.line) != proposal.policy:
+        raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:

@@ -36,7 +36,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     RECORD: frozenset({"line", "adapter"}),
     UNSIGNED: frozenset({"artifacts"}),
     WAIVER: frozenset({"line", "gate", "artifact", "record", "kind", "reason"}),
-    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
+    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "policy", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),
     TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
     RECALL: frozenset({"recall", "reason", "adapters", "at"}),

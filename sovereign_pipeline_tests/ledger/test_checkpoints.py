@@ -267,3 +267,19 @@ def test_a_full_disk_stops_the_act_and_loses_nothing(bench: Bench) -> None:
     registry.engine.dispose()
     light(bench.open_registry(), 0)
     assert kept(registry.settings).size == stopped + 1
+
+
+def test_a_first_act_that_died_between_its_checkpoint_and_its_key_is_done_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_key, "keep", die)
+        with pytest.raises(KeyboardInterrupt):
+            light(registry, 1)
+    assert (registry.settings.ledger / "checkpoint").exists()
+    assert log_key.signer(registry.settings) is None
+    light(open_registry(registry.settings), 2)
+    assert kept(registry.settings).size == 1

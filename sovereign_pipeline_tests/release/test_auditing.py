@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
+from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log_key import new_log
 from sovereign_pipeline.ledger.notes import parse_verifier
-from sovereign_pipeline.ledger.read_only import registry_read_only
 from sovereign_pipeline.ledger.sealing import open_store
 from sovereign_pipeline.ledger.tables import Table
-from sovereign_pipeline.ledger.trusted_log import assert_log_of
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline.release.issues import add_issue
@@ -125,7 +125,7 @@ def test_another_sha256_is_refused(copy: Copy) -> None:
         copy.verify("0" * 64)
 
 
-def test_a_log_whose_key_is_not_in_the_trust_root_is_refused(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_whose_key_is_revoked_is_refused(office: Office) -> None:
     office.adapter()
     rotate_key(office.bench.settings.data / "trust", "log", generate("ed25519").public_pem, 0, office.roots[:2])
     with pytest.raises(IntegrityError, match="key of the ledger is revoked from entry 0"):
@@ -189,7 +189,7 @@ def _is_cache(path: Path, root: Path) -> bool:
 def _proofs(copy: Copy) -> list[Path]:
     """Every file of the trust root, the ledger, and all that the adapter was made from, but caches."""
     made_from = [Path(each.path) for each in copy.verify().lineage.checked]
-    roots = (copy.settings.data / "trust", copy.settings.ledger, *made_from)
+    roots = (copy.settings.data / "trust", copy.settings.ledger, copy.settings.home / "policy", *made_from)
     found = {path for root in roots for path in root.rglob("*") if path.is_file() and not _is_cache(path, root)}
     return sorted(found)
 
@@ -253,8 +253,11 @@ def test_a_file_that_is_gone_or_put_in_is_refused(copy: Copy) -> None:
             if path.name == "announced":
                 continue  # once a checkpoint covers an act, what announced it says nothing more
             yield f"{path} gone", path.unlink, lambda: path.write_bytes(whole)  # noqa: B023
-        unread = (copy.settings.data / "trust", copy.settings.ledger)  # where others' files are passed over
-        for directory in sorted({path.parent for path in _proofs(copy)}):
+        unread = (
+            copy.settings.data / "trust",
+            copy.settings.ledger,
+        )
+        for directory in sorted({path.parent for path in _proofs(copy)} - {copy.settings.home / "policy"}):
             new = directory / ("9.root.json" if directory in unread else "another")
             if directory == copy.settings.ledger:
                 new = directory / "witnessed" / "9.note"

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import rules_digest
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.ledger.tables import Adapter, Transition
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
@@ -60,7 +61,7 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
         catch_up(registry, workplace, trust)
         before = newest_believed(settings, line, trust)
         with registry.reading() as session:
-            assert_not_put_back(session, trust)
+            assert_not_put_back(session, settings, trust)
             known = on_record(session).get(line)
             next_number = 1 + max(before.newest, known.sequence if known is not None else 0)
             flag = _flag(session, registry, workplace, trust, before.flag, next_number)
@@ -169,6 +170,7 @@ def _ways_back(
             incumbent=production,
             evidence=evidence_of(workplace, registry, adapter, asked),
             approvals=workplace.institution.release.approvals_for(name, adapter.classification),
+            policy=rules_digest(workplace.settings, adapter.line),
             reason="",
             expires=datetime.datetime.now(datetime.UTC),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.ledger import checkpoints, triggers
@@ -51,6 +51,10 @@ def _unreadable_rows_named(registry: Registry) -> Iterator[None]:
     """Where reading fails because a column holds what it cannot hold, that is what is wrong, and not this program."""
     try:
         yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:  # of the server or the disk
+            raise cannot_be_opened(error) from None
+        raise IntegrityError("The registry's tables are not those that this program made.", HINT) from None
     except (TypeError, ValueError, LookupError, AttributeError, DatabaseError):
         with registry.reading() as session:
             unreadable = unreadable_row(session)
@@ -78,24 +82,36 @@ def _engine(settings: Settings) -> Iterator[Engine]:
 def _sqlite(path: Path) -> Iterator[Engine]:
     """A file that nobody writes to is read as it lies, without the files that SQLite makes beside one.
 
-    With a write-ahead log beside it, it is in use, or was copied while it was: SQLite then reads both, by the index
-    that lies there too. Without that index nobody has the file open, and both are read in another directory.
+    With a write-ahead log beside it, it is in use, or was copied while it was. SQLite then reads both; where it may not
+    make its index beside them, nobody has them open, and both are read in another directory.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no registry.", "Name the home whose registry is verified.")
-    log, index = (path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
+    log = path.with_name(f"{path.name}-wal")
     if not log.exists():
         before = _state(path)
         yield _reading(path, "mode=ro&immutable=1")
         if _state(path) != before or log.exists():
             raise ConflictError(f"{path}: the registry was written to meanwhile.", "Verify it again.")
-    elif index.exists():
-        yield _reading(path, "mode=ro&readonly_shm=1")
+    elif _opens(path):
+        yield _reading(path, "mode=ro")
     else:
         with TemporaryDirectory() as directory:
             for each in (path, log):
                 shutil.copyfile(each, Path(directory) / each.name)
             yield _reading(Path(directory) / path.name, "mode=ro")
+
+
+def _opens(path: Path) -> bool:
+    """Whether SQLite can read a file with its write-ahead log where they lie."""
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+    return True
 
 
 def _reading(path: Path, how: str) -> Engine:
