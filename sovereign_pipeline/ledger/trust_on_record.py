@@ -11,7 +11,7 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.signing.trust import Trust
 
-ACTS = ("gate waived", "recall opened", "recall waived", "known issue added", "adapter reviewed")
+ACTS = ("gate waived", "recall opened", "recall waived", "known issue added", "adapter reviewed", "review closed early")
 """Actions of officers besides those that begin with `release `."""
 TRUST_ROOT, ROOT, TARGETS = "trust_root", "trust_root_version", "trust_targets_version"
 TRUST = frozenset({TRUST_ROOT, ROOT, TARGETS})

@@ -21,6 +21,7 @@ TRANSITION = f"{PREDICATES}transition/v1"
 RECALL = f"{PREDICATES}recall/v1"
 RECALL_WAIVER = f"{PREDICATES}recall-waiver/v1"
 KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
+EARLY_CLOSING = f"{PREDICATES}early-closing/v1"
 REVIEW = f"{PREDICATES}review/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -39,6 +40,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     RECALL: frozenset({"recall", "reason", "adapters", "at"}),
     RECALL_WAIVER: frozenset({"recall", "adapter", "reason", "at"}),
     KNOWN_ISSUE: frozenset({"adapter", "number", "text", "at"}),
+    EARLY_CLOSING: frozenset({"line", "review", "ballots", "ballots_sha256", "reason"}),
     REVIEW: frozenset({"adapter", "number", "text", "at"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
