@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,7 @@ from sovereign_pipeline.ledger import (
     triggers,
 )
 from sovereign_pipeline.ledger.notes import Note
+from sovereign_pipeline.ledger.tables import LedgerEntry
 from sovereign_pipeline.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -198,8 +199,9 @@ def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
         )
     registry = Registry(engine, settings)
     with checkpoints.only_writer(settings):
-        is_watched = checkpoints.checkpoint_file(settings).exists()
         with _writing_connection(engine) as connection, Session(connection) as session:
+            has_tree = inspect(connection).has_table(LedgerEntry.__tablename__)
+            is_watched = has_tree and checkpoints.checkpoint_file(settings).exists()
             if is_watched:
                 checkpoints.prepare(session, settings)
             config.attributes |= {"connection": connection, "session": session}
