@@ -10,7 +10,9 @@ from sovereign_pipeline.ledger.lifecycle_tables import Recall
 from sovereign_pipeline.release.holdings import Question
 from sovereign_pipeline.release.recall import ask, open_recall
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.signing.keys import FileSigner, Signer, read_key
+from sovereign_pipeline.signing.keys import FileSigner, Signer, generate, read_key, write_key
+from sovereign_pipeline.signing.officers import TRUST
+from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 PERSON = "Demonstration Officer 1"
@@ -21,6 +23,18 @@ def officer(settings: Settings, number: int = 1) -> FileSigner:
     """An officer who may do everything; the trust root is made where there is none."""
     trust_demonstration(settings)
     return read_key(settings.keys / f"officer-{number}.key", lambda: "")
+
+
+def officer_called(settings: Settings, person: str) -> FileSigner:
+    """An officer of this name, who may do everything."""
+    officer(settings)
+    path = settings.keys / f"{person}.key"
+    if not path.exists():
+        key = generate()
+        write_key(path, key, None)
+        roots = [read_key(settings.keys / f"root-{number}.key", lambda: "") for number in (1, 2)]
+        add_officer(settings.data / TRUST, key.public_pem, person, ["*"], ["*"], roots)
+    return read_key(path, lambda: "")
 
 
 def waive(

@@ -10,7 +10,7 @@ from sovereign_pipeline.errors import Act, Remedy
 COMMANDS: Mapping[Act, str] = {
     "check_recipe": "sovereign lines check {file}",
     "close_review": "sovereign review close {line}",
-    "close_review_early": "sovereign review close {line} --officer NAME --reason TEXT",
+    "close_review_early": "sovereign review close {line} --reason TEXT --key FILE",
     "fetch_model": "sovereign models fetch {model}",
     "list_suites": "sovereign suites list",
     "look_at_source": "sovereign sources look {file}",

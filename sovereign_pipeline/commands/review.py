@@ -13,7 +13,11 @@ from rich.markup import escape
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.commands.terminal import (
     AsJson,
+    KeyFile,
     LineName,
+    PassphraseFile,
+    Token,
+    officers_signer,
     out,
     port_option,
     print_json,
@@ -145,7 +149,7 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
     rows.sort(key=lambda row: str(row["operator"]))
     with registry.reading() as session:
         held = rows_of(session, found, read_log(session))
-    findings = findings_in(held, contents, signed_acts(workplace.settings, found.id))
+    findings = findings_in(held, contents, workplace.settings, signed_acts(workplace.settings, found.id))
     facts: dict[str, Any] = {
         "review": found.id,
         "line": line,
@@ -177,15 +181,30 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
 @review.command("close")
 def review_close(
     line: LineName,
-    officer: Annotated[str | None, typer.Option(help="Who closes before the pre-registered number is reached.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why. It is recorded and shown.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Before the pre-registered number is reached: why.")] = None,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early."""
+    """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early.
+
+    An officer whom the recipe names closes early, with a key and a reason; both are printed before the key signs.
+    """
     workplace, registry = _open(line)
     found, _ = find_last(registry, line)
     contents = plan_of(workplace.store, found)
     actor = People(workplace.settings).commitment_of(account())
-    closing = close(registry, workplace.settings, found, contents, actor, officer, reason)
+    signer = None
+    if key or token:
+        stated = {
+            "line": line,
+            "adapter": found.adapter_id,
+            "classification": contents.classification,
+            "close": f"before {found.ballots} ballots are given",
+            "reason": reason or "",
+        }
+        signer = officers_signer(workplace.settings, key, token, passphrase_file, stated)
+    closing = close(registry, workplace.settings, found, contents, actor, signer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
 

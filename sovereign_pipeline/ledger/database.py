@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,7 @@ from sovereign_pipeline.ledger import (
 )
 from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.ledger.notes import Note
+from sovereign_pipeline.ledger.tables import LedgerEntry
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -225,8 +226,9 @@ def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
         )
     registry = Registry(engine, settings)
     with checkpoints.only_writer(settings):
-        is_watched = checkpoints.checkpoint_file(settings).exists()
         with _writing_connection(engine) as connection, Session(connection) as session:
+            has_tree = inspect(connection).has_table(LedgerEntry.__tablename__)
+            is_watched = has_tree and checkpoints.checkpoint_file(settings).exists()
             if is_watched:
                 checkpoints.prepare(session, settings)
             config.attributes |= {"connection": connection, "session": session}

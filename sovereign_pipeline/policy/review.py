@@ -60,7 +60,8 @@ class Review(RecipeModel):
     review cannot be waived."""
 
     may_close_early: tuple[str, ...] = ()
-    """Officers who may close the review before `ballots` is reached, each time with a reason."""
+    """Officers who may close the review before `ballots` is reached, each time with a key and a reason. Their names, as
+    the trust root has them."""
 
     link_days: int = Field(default=14, ge=1)
     """Days for which a sign-in link is valid."""

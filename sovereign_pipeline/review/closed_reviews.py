@@ -104,7 +104,7 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
         compared = [weights_compared(session, contents.plan) for contents in plans]
     read = []
     for each, contents, weights, (review, closing) in zip(rows, plans, compared, closed, strict=True):
-        assert_none(review.id, findings_in(each, contents))
+        assert_none(review.id, findings_in(each, contents, registry.settings))
         read.append(
             ClosedReview(
                 review=review.id,

@@ -7,19 +7,26 @@ What belongs here: when a review may be closed. What does not: whether its rows 
 import datetime
 from collections.abc import Iterable
 
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, SignInError
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, digest_of_row, entering_acts
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, Entering, digest_of_row, entering_acts
 from sovereign_pipeline.review.ballots import ballots_digest
 from sovereign_pipeline.review.catalog import is_closed
 from sovereign_pipeline.review.custody import forget_key, sealed_seed, signed_acts
 from sovereign_pipeline.review.links import stands_for
 from sovereign_pipeline.review.plan import ReviewPlan
-from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
+from sovereign_pipeline.review.reconciling import CLOSE, STATEMENT, assert_none, findings_in, read_log, rows_of, said_of
 from sovereign_pipeline.review.sealed import PlanContents
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import assert_may, officer_of, trust_root
+from sovereign_pipeline.signing.officers_words import on_one_line
+from sovereign_pipeline.signing.predicates import EARLY_CLOSING
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
 
 def close(
@@ -28,22 +35,23 @@ def close(
     review: BlindReview,
     contents: PlanContents,
     actor: str,
-    officer: str | None = None,
+    signer: Signer | None = None,
     reason: str | None = None,
 ) -> ReviewClosing:
     """Close a review, reveal its seed, and delete the key that signs its acts.
 
     Args:
         actor: who runs the command.
-        officer: name of who closes below the pre-registered number of ballots; the plan must name them.
-        reason: why; required with an officer.
+        signer: the key of the officer who closes below the pre-registered number of ballots; the plan must name them.
+        reason: why; required with a key.
 
-    Raises GateRefused for too few ballots, InputError for an officer without a reason or one who may not close early,
+    Raises GateRefused for too few ballots, InputError for a key without a reason,
+    SignInError for an officer who may not close early,
     ConflictError for a review that is closed or that release 0.1.0 opened, and IntegrityError that names every finding
     when ballots, sign-ins and the rest are not those of the signed acts.
     """
     try:
-        return _close(registry, settings, review, contents, actor, officer, reason)
+        return _close(registry, settings, review, contents, actor, signer, reason)
     finally:
         # Also where something failed after the commit, and when it is closed once more: a key that lies there signs.
         if is_closed(registry, review.id):
@@ -56,7 +64,7 @@ def _close(
     review: BlindReview,
     contents: PlanContents,
     actor: str,
-    officer: str | None,
+    signer: Signer | None,
     reason: str | None,
 ) -> ReviewClosing:
     if review.act_key is None:
@@ -68,13 +76,13 @@ def _close(
             line=review.line,
         )
     plan = contents.plan
-    people = People(settings)
-    person = _who_closes_early(people, review, plan, officer, reason)
+    people, said = People(settings), on_one_line(reason or "")
+    _assert_may_close_early(people, settings, review, contents, signer, said)
     with entering_acts(settings, registry, review.id) as entering:
         rows = rows_of(entering.session, review, read_log(entering.session))
-        assert_none(review.id, findings_in(rows, contents, signed_acts(settings, review.id)))
+        assert_none(review.id, findings_in(rows, contents, settings, signed_acts(settings, review.id)))
         is_early = rows.asked < review.ballots
-        if is_early and person is None:
+        if is_early and signer is None:
             raise _too_few(people, review, plan, rows.asked)
         closing = ReviewClosing(
             review_id=review.id,
@@ -82,9 +90,10 @@ def _close(
             seed=sealed_seed(settings, review).hex(),
             ballots=rows.asked,
             ballots_sha256=ballots_digest(rows.ballots, rows.guesses),
-            officer=person if is_early else None,
-            reason=reason if is_early else None,
+            officer=signer.keyid if is_early and signer is not None else None,
+            reason=said if is_early else None,
         )
+        signed = _signed(entering, settings, review, closing, signer) if is_early and signer is not None else {}
         entering.session.add(closing)
         entering.session.flush()
         entering.enter(
@@ -97,33 +106,51 @@ def _close(
                 "officer": closing.officer,
                 "reason": closing.reason,
                 "row": digest_of_row(closing),
+                **signed,
             },
         )
     return closing
 
 
-def _who_closes_early(
-    people: People, review: BlindReview, plan: ReviewPlan, officer: str | None, reason: str | None
-) -> str | None:
-    """What stands for the officer; None where nobody closes early."""
-    if (officer is None) != (not (reason or "").strip()):
+def _signed(
+    entering: Entering, settings: Settings, review: BlindReview, closing: ReviewClosing, signer: Signer
+) -> dict[str, str | int]:
+    """What the entry of an early closing says besides: what the officer signed, and under which trust root."""
+    trust = trust_root(settings)
+    assert_in_force(entering.session, settings, trust)
+    subject = Subject("review_plan/manifest.json", review.plan_manifest_sha256)
+    bundle = sign_statement(signer, Statement((subject,), EARLY_CLOSING, said_of(review, closing)))
+    return {STATEMENT: bundle.decode(), **trust_named(trust)}
+
+
+def _assert_may_close_early(
+    people: People,
+    settings: Settings,
+    review: BlindReview,
+    contents: PlanContents,
+    signer: Signer | None,
+    reason: str,
+) -> None:
+    if (signer is None) != (not reason):
         raise InputError(
-            "Closing early takes both an officer and a reason.",
+            "Closing early takes both an officer's key and a reason.",
             "Give both.",
             act="close_review_early",
             line=review.line,
         )
-    person = stands_for(people, officer, plan.may_close_early) if officer is not None else None
-    if officer is not None and person is None:
-        allowed = ", ".join(_names(people, plan.may_close_early))
-        raise InputError(
-            f"{officer} may not close this review of line {review.line} early. The recipe it was opened under allows "
-            f"{allowed or 'nobody'} (gates.review.may_close_early).",
+    if signer is None:
+        return
+    officer, named = officer_of(trust_root(settings), signer.keyid), contents.plan.may_close_early
+    if stands_for(people, officer.person, named) is None:
+        allowed = ", ".join(_names(people, named))
+        raise SignInError(
+            f"{officer.person} may not close this review of line {review.line} early. The recipe it was opened under "
+            f"allows {allowed or 'nobody'} (gates.review.may_close_early).",
             "Wait for the missing ballots, or let one of these officers close it."
             if allowed
             else "Wait for the missing ballots.",
         )
-    return person
+    assert_may(officer, CLOSE, [contents.classification])
 
 
 def _names(people: People, persons: Iterable[str]) -> list[str]:

@@ -9,6 +9,7 @@ command line).
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,6 +29,7 @@ from sovereign_pipeline.ledger.tables import (
     SignInLink,
     SignInUse,
 )
+from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
 from sovereign_pipeline.review.acts import (
     BALLOT_GIVEN,
     GUESS_GIVEN,
@@ -47,7 +49,13 @@ from sovereign_pipeline.review.catalog import find_all
 from sovereign_pipeline.review.custody import SignedAct, is_key_kept, noted_reviews, signed_acts
 from sovereign_pipeline.review.sealed import PlanContents, plan_of
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root, verify_act
+from sovereign_pipeline.signing.predicates import EARLY_CLOSING
 
+CLOSE = "close"
+"""What the trust root must let an officer do who closes a review early."""
+STATEMENT = "statement"
+"""Under which the entry of an early closing holds what the officer signed, whole."""
 UNSIGNED_END = "unsigned reviews end here"
 """Action of the entry that the migration to signed acts made; it names the reviews that were there."""
 
@@ -91,7 +99,7 @@ def read_log(session: Session, verified: audit.Checkpoint = audit.BEGINNING) -> 
         raise audit.damaged_registry(verified.sequence, "was changed while the log was verified")
     audit.verify(audit.stream_in(session, after=verified.sequence), after=verified)
     about_review = AuditEntry.subjects["review"].as_string().is_not(None)
-    query = select(AuditEntry).where(about_review | (AuditEntry.action == UNSIGNED_END))
+    query = select(AuditEntry).where(about_review | AuditEntry.action.in_((UNSIGNED_END, UNSIGNED_TAKEN_OVER)))
     return list(session.scalars(query.order_by(AuditEntry.sequence)))
 
 
@@ -109,7 +117,9 @@ def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) ->
     )
 
 
-def findings_in(rows: ReviewRows, contents: PlanContents, noted: Sequence[SignedAct] = ()) -> list[str]:
+def findings_in(
+    rows: ReviewRows, contents: PlanContents, settings: Settings, noted: Sequence[SignedAct] = ()
+) -> list[str]:
     """What is wrong with one review, each in a sentence; empty where nothing is.
 
     Args:
@@ -119,7 +129,7 @@ def findings_in(rows: ReviewRows, contents: PlanContents, noted: Sequence[Signed
     if rows.review.act_key != key:
         return ["the row names another key than the sealed plan"]
     if key is None:
-        return list(_unsigned(rows))
+        return [*_unsigned(rows), *_closed_early(rows, contents, settings, ())]
     acts = acts_of(rows.entries, key)
     return [
         *_chain(rows.entries, acts),
@@ -128,6 +138,7 @@ def findings_in(rows: ReviewRows, contents: PlanContents, noted: Sequence[Signed
         *_signed_in(acts),
         *_planned(rows, contents),
         *_closing(rows, acts),
+        *_closed_early(rows, contents, settings, acts),
     ]
 
 
@@ -160,7 +171,7 @@ def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> lis
         contents = plan_of(store, rows.review)
     except SovereignError as error:
         return [error.message.rstrip(".")]
-    found = findings_in(rows, contents, signed_acts(settings, rows.review.id))
+    found = findings_in(rows, contents, settings, signed_acts(settings, rows.review.id))
     if rows.closing is not None and is_key_kept(settings, rows.review.id):
         found.append(
             "it is closed, and the key that signs its acts is still there; delete it (SOVEREIGN_REVIEW_SECRETS)"
@@ -246,6 +257,49 @@ def _closing(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
     if not acts or acts[-1].action not in (REVIEW_CLOSED, REVIEW_CLOSED_EARLY):
         yield "something was entered after the closing"
     yield from _not_as_closed(rows, rows.closing)
+
+
+def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
+    """That an officer closed it below the pre-registered number, who may, and signed that."""
+    closing, act = rows.closing, acts[-1] if acts else None
+    if closing is None:
+        return
+    if closing.officer is None:
+        if rows.asked < rows.review.ballots:
+            yield "it was closed below the pre-registered number, and no officer did so"
+        return
+    statement = act.subjects.get(STATEMENT) if act is not None else None
+    if act is None or statement is None:
+        taken = [entry for entry in rows.log if entry.action == UNSIGNED_TAKEN_OVER][:1]
+        if not taken or rows.review.id not in taken[0].subjects["rows"].get("review_closing", ()):
+            yield "it was closed early, and no officer signed that"
+        return
+    try:
+        verified = verify_act(
+            str(statement).encode(),
+            trust_root(settings),
+            CLOSE,
+            [contents.classification],
+            predicate_type=EARLY_CLOSING,
+            sha256=rows.review.plan_manifest_sha256,
+            at_index=act.sequence - 1,
+        )
+    except SovereignError as error:
+        yield f"its early closing does not count: {error.message.rstrip('.')}"
+        return
+    if dict(verified.statement.predicate) != said_of(rows.review, closing) or verified.key.keyid != closing.officer:
+        yield "its early closing is not the one that the officer signed"
+
+
+def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
+    """What an officer signs who closes a review early."""
+    return {
+        "line": review.line,
+        "review": review.id,
+        "ballots": closing.ballots,
+        "ballots_sha256": closing.ballots_sha256,
+        "reason": closing.reason,
+    }
 
 
 def _not_as_closed(rows: ReviewRows, closing: ReviewClosing) -> Iterator[str]:

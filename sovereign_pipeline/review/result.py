@@ -23,6 +23,7 @@ from sovereign_pipeline.review.unblinding import (
     unblind_ballots,
     unblind_guesses,
 )
+from sovereign_pipeline.signing.officers import officer_in_short
 
 UNSIGNED = "Its ballots are those of the audit log; release 0.1.0 did not sign them."
 
@@ -178,7 +179,7 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
     early = result.closed_early
     if early is not None:
         sentences.append(
-            f"Closed early by {person_in_short(early.officer)} with {result.ballots} of {result.ballots_registered} "
+            f"Closed early by {_officer(early.officer)} with {result.ballots} of {result.ballots_registered} "
             f"ballots: {early.reason}"
         )
     if outcome == "fail":
@@ -225,8 +226,13 @@ def as_markdown(result: ReviewResult) -> str:
         f"pairs (95 % interval {_interval(result.guesses)}); by chance it is 50 %.",
     ]
     if result.closed_early is not None:
-        rows += ["", f"Closed early by {person_in_short(result.closed_early.officer)}: {result.closed_early.reason}"]
+        rows += ["", f"Closed early by {_officer(result.closed_early.officer)}: {result.closed_early.reason}"]
     return "\n".join(rows) + "\n"
+
+
+def _officer(officer: str) -> str:
+    """A key's id, in few letters; what stands for a person, or a name, is of before officers signed."""
+    return officer_in_short(person_in_short(officer))
 
 
 def _interval(each: Estimate) -> str:

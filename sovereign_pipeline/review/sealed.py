@@ -43,6 +43,8 @@ class PlanContents:
     """By prompt id."""
     identical: frozenset[str]
     """Ids of the prompts to which both arms gave the same answer."""
+    classification: str
+    """The plan's level."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
         """The pairs that an operator rates, in order; those with identical answers are ties already."""
@@ -67,7 +69,7 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
     used = {each.prompt for pairs in plan.operators.values() for each in pairs}
     if used != prompts.keys() or not identical <= used:
         raise _not_together(artifact)
-    return PlanContents(plan, prompts, identical)
+    return PlanContents(plan, prompts, identical, artifact.manifest.classification)
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:

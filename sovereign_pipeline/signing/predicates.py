@@ -21,6 +21,7 @@ TRANSITION = f"{PREDICATES}transition/v1"
 RECALL = f"{PREDICATES}recall/v1"
 RECALL_WAIVER = f"{PREDICATES}recall-waiver/v1"
 KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
+EARLY_CLOSING = f"{PREDICATES}early-closing/v1"
 REVIEW = f"{PREDICATES}review/v1"
 FLAG = f"{PREDICATES}flag/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
@@ -42,6 +43,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     RECALL: frozenset({"recall", "reason", "adapters", "at"}),
     RECALL_WAIVER: frozenset({"recall", "adapter", "reason", "at"}),
     KNOWN_ISSUE: frozenset({"adapter", "number", "text", "at"}),
+    EARLY_CLOSING: frozenset({"line", "review", "ballots", "ballots_sha256", "reason"}),
     REVIEW: frozenset({"adapter", "number", "text", "at"}),
     FLAG: frozenset({"line", "sequence", "production", "staged", "cause", "reason"}),
     BUNDLE: frozenset({"files"}),

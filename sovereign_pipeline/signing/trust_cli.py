@@ -114,7 +114,9 @@ def add_officer(
     directory: Directory,
     public: Public,
     person: Annotated[str, typer.Option(help="The officer's name.")],
-    may: Annotated[list[str], typer.Option(help="A transition, waive, recall, issue, review, or *; may be repeated.")],
+    may: Annotated[
+        list[str], typer.Option(help="A transition, waive, recall, issue, review, close, or *; may be repeated.")
+    ],
     level: Annotated[list[str], typer.Option(help="A classification level at which, or *; may be repeated.")],
     key: RootKeys = None,
     token: RootTokens = None,

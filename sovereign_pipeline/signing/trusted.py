@@ -32,8 +32,8 @@ class TrustedKey:
     person: str | None = None
     """Whose key it is; of every officer's."""
     may: tuple[str, ...] = ()
-    """The transitions that this officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`); `*` is
-    every one."""
+    """The transitions that this officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`,
+    `close`); `*` is every one."""
     levels: tuple[str, ...] = ()
     """The classification levels at which; `*` is every one."""
     revoked_from: int | None = None

@@ -23,6 +23,7 @@ from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Position, Pr
 from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
@@ -164,9 +165,12 @@ class ReviewBench:
                 self.vote(operator, each.pair, outcome, (4, 2) if outcome > 0 else (2, 4))
 
     def close(self, **early: str) -> ReviewClosing:
+        """early: `officer`, by name, and `reason`."""
         seed = self.seed  # which stays readable, as closing reveals it
         assert seed
-        return close(self.registry, self.bench.settings, self.review, self.contents, "clerk", **early)
+        settings = self.bench.settings
+        signer = officer_called(settings, early["officer"]) if "officer" in early else None
+        return close(self.registry, settings, self.review, self.contents, "clerk", signer, early.get("reason"))
 
     def materialize(self, stage: Stage = BLIND_REVIEW) -> tuple[Artifact, dict[str, Verdict]]:
         workplace = self.bench.workplace()

@@ -1,13 +1,22 @@
 """Closing: when, by whom, and what it reveals; on either kind of database."""
 
+import datetime
+
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
+from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.review.ballots import progress
+from sovereign_pipeline.ledger.tables import ReviewClosing
+from sovereign_pipeline.review.acts import digest_of_row, entering_acts
+from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, guesses_of, progress
+from sovereign_pipeline.review.closing import close
 from sovereign_pipeline.review.plan import commitment
-from sovereign_pipeline.review.reconciling import examine_all
+from sovereign_pipeline.review.reconciling import examine_all, findings_in, read_log, rows_of, said_of
+from sovereign_pipeline.signing.keys import generate, read_key
+from sovereign_pipeline.signing.predicates import EARLY_CLOSING
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.officers import officer, officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.slow]  # on either kind
@@ -50,10 +59,10 @@ def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: Re
     for early in ({"officer": "officer.salim"}, {"reason": "late"}, {"officer": "officer.salim", "reason": "  "}):
         with pytest.raises(InputError, match="takes both"):
             reviews.close(**early)
-    with pytest.raises(InputError, match=r"officer\.x may not close .* it was opened under allows officer\.salim"):
+    with pytest.raises(SignInError, match=r"officer\.x may not close .* it was opened under allows officer\.salim"):
         reviews.close(officer="officer.x", reason="late")
     closing = reviews.close(officer="officer.salim", reason="two operators are on leave")
-    officer = People(reviews.bench.settings).known("officer.salim")
+    officer = officer_called(reviews.bench.settings, "officer.salim").keyid
     assert (closing.ballots, closing.officer, closing.reason) == (1, officer, "two operators are on leave")
     entry = entries(reviews.registry)[-1]
     assert (entry.actor, entry.action) == ("clerk", "review closed early")
@@ -124,3 +133,60 @@ def test_the_key_stays_while_the_review_is_open(reviews: ReviewBench) -> None:
         reviews.close()
     reviews.vote_all(1)
     assert reviews.close().ballots == 20
+
+
+def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.open()
+    settings, key = reviews.bench.settings, generate()
+    officer(settings)
+    roots = [read_key(settings.keys / f"root-{number}.key", lambda: "") for number in (1, 2)]
+    add_officer(settings.data / "trust", key.public_pem, "officer.salim", ["waive"], ["*"], roots)
+    with pytest.raises(SignInError, match="may not decide about 'close' at PUBLIC"):
+        close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", key, "late")
+    with pytest.raises(IntegrityError, match="has not the role officer"):
+        close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", generate(), "late")
+
+
+@pytest.mark.security_case("A review is closed early by whoever has its key, without an officer's", "refused; named")
+@pytest.mark.parametrize(
+    ("who", "finding"),
+    [
+        (None, "it was closed below the pre-registered number, and no officer did so"),
+        ("officer.salim", "it was closed early, and no officer signed that"),
+        ("stranger", "its early closing does not count: The key"),
+        ("another reason", "its early closing is not the one that the officer signed"),
+    ],
+)
+def test_an_early_closing_that_no_officer_signed_does_not_count(
+    reviews: ReviewBench, who: str | None, finding: str
+) -> None:
+    """The act itself is signed with the review's key, as everything in the review is."""
+    reviews.recipe(may_close_early=["officer.salim"])
+    reviews.open()
+    reviews.vote("operator-1", reviews.asked("operator-1")[0].pair, 1)
+    settings, review = reviews.bench.settings, reviews.review
+    key = officer_called(settings, "officer.salim") if who == "another reason" else generate()
+    with entering_acts(settings, reviews.registry, review.id) as entering:
+        session = entering.session
+        row = ReviewClosing(
+            review_id=review.id,
+            closed_at=datetime.datetime.now(datetime.UTC),
+            seed=reviews.seed.hex(),
+            ballots=1,
+            ballots_sha256=ballots_digest(ballots_of(session, review.id), guesses_of(session, review.id)),
+            officer=key.keyid if who in ("stranger", "another reason") else who,
+            reason="late",
+        )
+        session.add(row)
+        session.flush()
+        said = {**said_of(review, row), "reason": "another" if who == "another reason" else "late"}
+        subject = Subject("review_plan/manifest.json", review.plan_manifest_sha256)
+        bundle = sign_statement(key, Statement((subject,), EARLY_CLOSING, said)).decode()
+        signed = {"statement": bundle} if who in ("stranger", "another reason") else {}
+        officer(settings)
+        entering.enter("clerk", "review closed early", {"row": digest_of_row(row), **signed})
+    with reviews.registry.reading() as session:
+        rows = rows_of(session, review, read_log(session))
+    (found,) = findings_in(rows, reviews.contents, settings)
+    assert found.startswith(finding)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
 from sovereign_pipeline.loopback import listen
+from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
@@ -26,6 +27,12 @@ def ask(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> "Ask":
 class Ask:
     def __call__(self, *arguments: str) -> Result:
         return CliRunner().invoke(app, list(arguments))
+
+
+def key_of(reviews: ReviewBench, person: str) -> str:
+    """The file of an officer's key."""
+    officer_called(reviews.bench.settings, person)
+    return str(reviews.bench.settings.keys / f"{person}.key")
 
 
 def test_a_page_whose_port_is_taken_is_not_announced(ask: Ask) -> None:
@@ -57,7 +64,7 @@ def test_closing_ends_1_while_ballots_are_missing_and_an_officer_closes_with_a_r
     seed = reviews.seed.hex()
     assert seed not in refused.stdout
     reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
-    closed = ask("review", "close", "lamps", "--officer", "officer.salim", "--reason", "on leave")
+    closed = ask("review", "close", "lamps", "--key", key_of(reviews, "officer.salim"), "--reason", "on leave")
     assert closed.exit_code == 0
     assert f"closed with 1 of 20 ballots; seed {seed}" in closed.stdout
     facts = json.loads(ask("review", "status", "lamps", "--json").stdout)
@@ -92,7 +99,7 @@ def test_what_was_put_in_is_named_by_status_and_by_verifying_the_log(reviews: Re
         assert named in " ".join(shown.stdout.split())
         assert named in as_json.stdout
         json.loads(as_json.stdout)
-    refused = ask("review", "close", "lamps", "--officer", "officer.salim", "--reason", "on leave")
+    refused = ask("review", "close", "lamps", "--key", key_of(reviews, "officer.salim"), "--reason", "on leave")
     assert isinstance(refused.exception, IntegrityError)
     assert named in str(refused.exception)
 

@@ -14,6 +14,7 @@ from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.people import COMMITMENT, People, person_in_short
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import BALLOT, PageClient
 
@@ -57,6 +58,12 @@ def holding(directory: Path, names: tuple[str, ...]) -> list[Path]:
     return [file for file in files if any(name in file.read_bytes() for name in wanted)]
 
 
+def key_of(reviews: ReviewBench, person: str) -> str:
+    """The file of an officer's key."""
+    officer_called(reviews.bench.settings, person)
+    return str(reviews.bench.settings.keys / f"{person}.key")
+
+
 def test_a_whole_review_writes_no_name_into_what_cannot_be_erased(named: ReviewBench) -> None:
     assert named.opened is not None
     assert tuple(named.opened.links) == NAMES
@@ -67,13 +74,15 @@ def test_a_whole_review_writes_no_name_into_what_cannot_be_erased(named: ReviewB
     shown = json.loads(ask("review", "status", "lamps", "--json").stdout)
     assert [each["operator"] for each in shown["operators"]] == list(NAMES)
     assert [each["ballots"] for each in shown["operators"]] == [2, 1, 1, 0, 0]
-    refused = ask("review", "close", "lamps", "--officer", CLERK, "--reason", "on leave").exception
+    refused = ask("review", "close", "lamps", "--key", key_of(named, CLERK), "--reason", "on leave").exception
     assert isinstance(refused, Exception)
     assert f"allows {OFFICER}" in str(refused)
-    assert ask("review", "close", "lamps", "--officer", OFFICER, "--reason", "on leave").exit_code == 0
+    assert ask("review", "close", "lamps", "--key", key_of(named, OFFICER), "--reason", "on leave").exit_code == 0
     result, _ = named.materialize()
     early = json.loads(result.file("review.json").read_bytes())["closed_early"]
-    assert COMMITMENT.fullmatch(early["officer"])
+    assert early["officer"] == officer_called(named.bench.settings, OFFICER).keyid
+    ballots = result.file("ballots.jsonl").read_text().splitlines()
+    assert all(COMMITMENT.fullmatch(json.loads(each)["operator"]) for each in ballots)
     named.registry.engine.dispose()
     home, everybody = named.bench.settings.home, (*NAMES, CLERK, OFFICER)
     assert holding(home, everybody) == []
@@ -89,7 +98,7 @@ def test_whoever_is_forgotten_is_nobody_and_the_ledger_verifies(named: ReviewBen
         assert isinstance(refused, ConflictError), name
         assert "takes part in the open review of line lamps" in str(refused)
     assert people(named).known(NAMES[0]) in named.operators
-    ask("review", "close", "lamps", "--officer", OFFICER, "--reason", "on leave")
+    ask("review", "close", "lamps", "--key", key_of(named, OFFICER), "--reason", "on leave")
     listed = {
         each["name"]: each["stands for them"] for each in json.loads(ask("audit", "people", "list", "--json").stdout)
     }

@@ -50,7 +50,9 @@ def reviews(reviews: ReviewBench) -> ReviewBench:
 def findings(reviews: ReviewBench) -> list[str]:
     with reviews.registry.reading() as session:
         rows = rows_of(session, reviews.review, read_log(session))
-    return findings_in(rows, reviews.contents, signed_acts(reviews.bench.settings, reviews.review.id))
+    return findings_in(
+        rows, reviews.contents, reviews.bench.settings, signed_acts(reviews.bench.settings, reviews.review.id)
+    )
 
 
 @pytest.mark.security_case("ballots of operators who never signed in are inserted, with entries in the log", "refused")

@@ -8,10 +8,10 @@ from sqlalchemy import text
 
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger.people import People, person_in_short
+from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline_tests.ledger.owner import change
-from sovereign_pipeline_tests.officers import waive
+from sovereign_pipeline_tests.officers import officer_called, waive
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_what_a_review_is_evaluated_by_is_fixed_before_the_first_ballot(reviews:
     reviews.open()
     win_one(reviews)
     reviews.recipe(margin=1.0, officer_may="accept_inconclusive", may_close_early=["officer.salim"])
-    with pytest.raises(InputError, match="The recipe it was opened under allows nobody"):
+    with pytest.raises(SignInError, match="The recipe it was opened under allows nobody"):
         reviews.close(officer="officer.salim", reason="late")
     reviews.close()
     artifact, verdicts = reviews.materialize()
@@ -142,7 +142,7 @@ def test_an_early_closing_shows_in_the_answer_by_name_and_reason(reviews: Review
     reviews.close(officer="officer.salim", reason="the others are on leave")
     artifact, verdicts = reviews.materialize()
     assert verdicts[GATE].evidence["outcome"] == "inconclusive"  # one operator alone gives no interval
-    officer = person_in_short(People(reviews.bench.settings).commitment_of("officer.salim"))
+    officer = officer_in_short(officer_called(reviews.bench.settings, "officer.salim").keyid)
     assert f"Closed early by {officer} with 4 of 20 ballots: the others are on leave" in verdicts[GATE].message
     assert f"Closed early by {officer}: the others are on leave" in artifact.file("review.md").read_text()
     assert artifact.manifest.summary["closed_early"] is True

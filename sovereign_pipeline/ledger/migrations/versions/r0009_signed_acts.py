@@ -1,7 +1,8 @@
-"""The signed statements of recalls, their waivers, known issues and reviews.
+"""The signed statements of recalls, their waivers, known issues and reviews of adapters.
 
 Until now an officer's name was typed. One entry takes over what is on record so, the waivers of gates behind
-registered adapters among it: it goes on to count, and nothing else does that nobody signed.
+registered adapters and early closings of blind reviews among it: it goes on to count, and nothing else does that nobody
+signed.
 """
 
 import json
@@ -29,6 +30,7 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("statement", sa.LargeBinary(), nullable=True))
     connection = op.get_bind()
     rows = {table: _keys(connection, table, key) for table, key in TABLES.items()}
+    rows["review_closing"] = _closed_early(connection)
     waivers = _waivers(connection)
     if not waivers and not any(rows.values()):
         return
@@ -42,6 +44,12 @@ def upgrade() -> None:
 def _keys(connection: sa.Connection, name: str, key: tuple[str, ...]) -> list[str]:
     table = sa.table(name, *(sa.column(each) for each in key))
     return sorted(" ".join(map(str, row)) for row in connection.execute(sa.select(*table.columns)))
+
+
+def _closed_early(connection: sa.Connection) -> list[str]:
+    """Reviews that an officer closed. The statement of a later one stands in the entry of its closing."""
+    table = sa.table("review_closing", sa.column("review_id"), sa.column("officer"))
+    return sorted(connection.scalars(sa.select(table.c.review_id).where(table.c.officer.is_not(None))))
 
 
 def _waivers(connection: sa.Connection) -> list[str]:
