@@ -35,7 +35,7 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
 
 
 def decided(registry: Registry) -> list[AuditEntry]:
-    """The entries of the ledger but those of registrations."""
+    """The entries of the ledger but those of registrations and artifacts."""
     return [each for each in audit_log.entries(registry) if each.action not in (REGISTERED, SEALED, LISTED)]
 
 
