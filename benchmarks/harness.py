@@ -14,7 +14,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.settings import Settings
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +36,14 @@ def base_model(name: str) -> Path:
     if not (model / "model.safetensors").is_file():
         sys.exit(f"{model}: the base model is not there. Run `sovereign models fetch {name}`.")
     return model.resolve()
+
+
+def trust_demonstration(settings: "Settings") -> None:
+    """Give a benchmark's home keys of its own: every artifact is signed."""
+    from sovereign_pipeline.signing.demonstration import demonstration_trust
+    from sovereign_pipeline.signing.officers import TRUST
+
+    demonstration_trust(settings.data / TRUST, settings.keys)
 
 
 def run(command: Sequence[object], environment: Mapping[str, str]) -> dict[str, float]:

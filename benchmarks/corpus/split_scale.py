@@ -27,6 +27,7 @@ import yaml
 
 from benchmarks.corpus.brute_force import brute_force
 from benchmarks.corpus.generated_letters import Letters
+from benchmarks.harness import trust_demonstration
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -200,6 +201,7 @@ def resident_bytes(pid: int) -> int:
 
 def workplace_in(directory: Path, line: str = "generated") -> Workplace:
     settings = Settings(home=directory, data=directory / "data", vault=directory / "vault", corpus=directory / "corpus")
+    trust_demonstration(settings)
     return open_workplace(settings, line, lambda message: say(f"    {message}"), with_corpus=lambda line: True)
 
 

@@ -8,10 +8,12 @@
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import trust_demonstration
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.evaluation.arms.arms import Arm
@@ -77,7 +79,11 @@ def digest_of_directory(directory: Path) -> str:
 
 def workplace(home: Path) -> Workplace:
     """Of the demonstration institution; nothing of the line's recipe is looked at here."""
-    settings = Settings(home=home, data=PROJECT_ROOT / "data", vault=home / "vault")
+    data = home / "data"
+    if not data.exists():
+        shutil.copytree(PROJECT_ROOT / "data", data, ignore=shutil.ignore_patterns("sources", "trust"))
+    settings = Settings(home=home, data=data, vault=home / "vault")
+    trust_demonstration(settings)
     return open_workplace(settings, LINE)
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(f"{arguments.questions} does not hold {', '.join(missing)}. Give their folder with --questions.")
     data = institution_with_questions(arguments.home / "data", arguments.questions)
     environment = {**os.environ, "SOVEREIGN_HOME": str(arguments.home), "SOVEREIGN_DATA": str(data)}
-    environment |= {f"SOVEREIGN_{root.upper()}": f"{arguments.home}-{root}" for root in ("corpus", "vault")}
+    environment |= {f"SOVEREIGN_{root.upper()}": f"{arguments.home}-{root}" for root in ("corpus", "keys", "vault")}
     sovereign = str(Path(sys.executable).parent / "sovereign")
     public_key = arguments.home / "vault.pub"
     subprocess.run([sovereign, "models", "fetch", "smollm2-135m-instruct"], env=environment, check=True)
@@ -36,13 +36,15 @@ def main() -> None:
         private_key = arguments.home.with_name(f"{arguments.home.name}-offline") / "vault.key"
         keygen = [f"{sovereign}-vault", "keygen", "--private", str(private_key), "--public", str(public_key)]
         subprocess.run(keygen, env=environment, check=True)
+    demonstration = [f"{sovereign}-trust", "demonstration", str(data / "trust"), f"{arguments.home}-keys"]
+    subprocess.run(demonstration, env=environment, check=True)
     sys.exit(subprocess.run([sovereign, "run", "parliament"], env=environment).returncode)
 
 
 def institution_with_questions(data: Path, questions: Path) -> Path:
     """A data root with the project's suites, red team and model cards, this benchmark's recipe, and the two files."""
     shutil.rmtree(data, ignore_errors=True)
-    shutil.copytree(PROJECT / "data", data, ignore=shutil.ignore_patterns("sources", "lines"))
+    shutil.copytree(PROJECT / "data", data, ignore=shutil.ignore_patterns("sources", "lines", "trust"))
     shutil.copyfile(HERE / "institution.yaml", data / "institution.yaml")
     for directory in ("lines", "sources"):
         (data / directory).mkdir()

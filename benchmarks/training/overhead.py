@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.harness import trust_demonstration
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -126,6 +127,7 @@ def workplace_in(directory: Path, model: Path, card: Path) -> Workplace:
     (data / "institution.yaml").write_text(yaml.safe_dump(institution), encoding="utf-8")
     (data / "lines" / f"{LINE}.yaml").write_text(yaml.safe_dump(recipe(card.stem)), encoding="utf-8")
     settings = Settings(home=directory, data=data, vault=directory / "vault")
+    trust_demonstration(settings)
     return open_workplace(settings, LINE)
 
 

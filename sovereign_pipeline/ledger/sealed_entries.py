@@ -30,7 +30,7 @@ class SealedEntries:
         """`opened`: opens the registry, once it is needed."""
         self._settings = settings
         self._opened = opened
-        self._sequences: dict[bytes, int] = {}
+        self._sequences: dict[str, int] = {}
         """SHA-256 of a manifest -> number of the first entry that names it."""
         self._read = 0
         """The newest entry that was looked at."""
@@ -55,7 +55,7 @@ class SealedEntries:
 
         Raises IntegrityError for an entry that was changed past this program.
         """
-        key = bytes.fromhex(ref.manifest_sha256)
+        key = ref.manifest_sha256
         if key not in self._sequences:
             self._read_on()
         sequence = self._sequences.get(key)
@@ -67,10 +67,10 @@ class SealedEntries:
         return sequence - 1 if stated == (ref.digest, ref.manifest_sha256) else None
 
     def _read_on(self) -> None:
-        """Read the entries that were added since; there may be many, so few bytes of each are kept."""
+        """Read the entries that were added since; there may be many, so little of each is kept."""
         columns = select(AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
         query = columns.where(AuditEntry.action == SEALED, AuditEntry.sequence > self._read)
         with self._registry.reading() as session:
             for sequence, manifest_sha256 in session.execute(query.order_by(AuditEntry.sequence)):
-                self._sequences.setdefault(bytes.fromhex(manifest_sha256), sequence)
+                self._sequences.setdefault(manifest_sha256, sequence)
                 self._read = sequence

@@ -79,6 +79,7 @@ class LedgerSeals:
     def enter(self, manifest: Manifest) -> None:
         """Enter an artifact into the ledger. The first time, what an earlier release made is taken over before."""
         self._taken_over.take_over()
+        self._taken_over.leave_mark()  # where a process was killed before it could
         self._entries.enter(manifest, _sha256(manifest))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:

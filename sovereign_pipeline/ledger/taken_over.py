@@ -83,7 +83,7 @@ class TakenOver:
             is_listed = _entry(session) is not None
         if not is_listed:
             self._make_list()
-            self._leave_mark()
+            self.leave_mark()
         self._is_done = True
 
     def _make_list(self) -> None:
@@ -109,8 +109,11 @@ class TakenOver:
                 write_atomically(bundle_file(self._settings), sign_statement(signer, statement).decode())
             append(session, pipeline_actor(self._settings), LISTED, {"artifacts": len(artifacts), "sha256": sha256})
 
-    def _leave_mark(self) -> None:
+    def leave_mark(self) -> None:
+        """Say beside the keys that artifacts are signed here."""
         mark = mark_file(self._settings)
+        if mark.exists():
+            return
         try:
             os.close(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600))
         except OSError as error:

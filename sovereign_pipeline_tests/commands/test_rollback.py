@@ -9,7 +9,6 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.release.history import history_of
 from sovereign_pipeline.signing.keys import write_key
 from sovereign_pipeline_tests.release.conftest import Office
-from sovereign_pipeline_tests.release.conftest import keys as keys
 from sovereign_pipeline_tests.release.conftest import office as office
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,15 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def new(tmp_path: Path) -> Installation:
-    """What `sovereign init` writes, a vault key, and an export of 40 rows."""
+    """What `sovereign init` writes, a vault key, keys for a trial, and an export of 40 rows."""
     installation = Installation(tmp_path / "new")
     installation.root.mkdir()
     status, output = installation.run("init", "data", "--name", "Harbour Office")
     assert status == 0, output
+    (printed,) = [line.split("#")[0].split() for line in output.splitlines() if "sovereign-trust demonstration" in line]
+    assert printed[2:] == [str(installation.settings.data / "trust"), str(installation.settings.keys)]
+    program = Path(sys.executable).parent / "sovereign-trust"
+    subprocess.run([program, *printed[1:]], env=installation.environment, check=True, capture_output=True)
     installation.settings.home.mkdir()
     installation.settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
     rows = [invented_letter(number) for number in range(40)]

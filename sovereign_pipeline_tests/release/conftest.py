@@ -16,13 +16,13 @@ from sovereign_pipeline.release.decisions import decide, request
 from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.release.standing import Decision, Standing
 from sovereign_pipeline.signing.key_sources import read_public_file
-from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
-from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.signing.keys import FileSigner
 from sovereign_pipeline.signing.trust import Trust, load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 from sovereign_pipeline_tests.release.holders import Ask, Holders
+from sovereign_pipeline_tests.trusted import demonstration_key, trust_demonstration
 
 OFFICERS = ("Layla Haddad", "Omar Nasser", "Ines Farah")
 
@@ -78,15 +78,13 @@ class Office:
             return states(session, "lamps", at)
 
 
-@pytest.fixture(scope="session")
-def keys() -> tuple[FileSigner, ...]:
-    """Three root keys, three officers' and the pipeline's."""
-    return tuple(generate() for _ in range(7))
-
-
 @pytest.fixture
-def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office:
-    roots, officers, pipeline = keys[:3], keys[3:6], keys[6]
+def office(institution: DemoInstitution) -> Office:
+    """Its trust root is none of a demonstration; its keys are those that were made once for all tests."""
+    numbers = (1, 2, 3)
+    roots = tuple(demonstration_key(f"root-{number}") for number in numbers)
+    officers = tuple(demonstration_key(f"officer-{number}") for number in numbers)
+    pipeline = demonstration_key("pipeline")
     institution.rules["release"] = {"blind_review": "not_required"}
     settings = institution.settings
     trust = settings.data / "trust"
@@ -97,7 +95,7 @@ def office(institution: DemoInstitution, keys: tuple[FileSigner, ...]) -> Office
     create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [of_log]})
     for name, officer in zip(OFFICERS, officers, strict=True):
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
-    write_key(settings.keys / PIPELINE_KEY_FILE, pipeline, None)
+    trust_demonstration(settings)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
     return Office(small_bench(institution), roots, by_name, pipeline)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sovereign_pipeline_tests.release.conftest import Office, keys, office  # noqa: F401  fixtures
+from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 

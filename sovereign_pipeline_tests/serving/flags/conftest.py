@@ -11,7 +11,6 @@ from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.publishing import follow
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.release.conftest import Office
-from sovereign_pipeline_tests.release.conftest import keys as keys
 from sovereign_pipeline_tests.release.conftest import office as office
 
 LINE = "lamps"
