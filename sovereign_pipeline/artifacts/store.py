@@ -33,6 +33,8 @@ class Artifact:
     manifest: Manifest
     confined: Path | None = None
     """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
+    purged: tuple[FileEntry, ...] = ()
+    """Files that were removed on record, so there was nothing to verify."""
 
     def file(self, name: str) -> Path:
         """Path of one of its files.
@@ -42,6 +44,10 @@ class Artifact:
         """
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
+        if name in {entry.path for entry in self.purged}:
+            raise NotFoundError(
+                f"{self.path / name}: the file was purged.", "It is gone for good, unless a copy is kept."
+            )
         if name not in {entry.path for entry in confined_files(self.manifest)}:
             return self.path / name
         if self.confined is None:
@@ -86,6 +92,15 @@ class ArtifactStore:
         directory = self.corpus / ARTIFACTS / ref.digest
         verify_files(directory, confined, besides=())
         return Artifact(ref, path, manifest, confined=directory)
+
+    def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
+        """Open an artifact of which some files, by path, may have been removed on record. What is there is verified."""
+        manifest, path = self.read_manifest(ref), self.path_of(ref.digest)
+        gone = tuple(
+            each for each in manifest.files if each.path in may_be_gone and not os.path.lexists(path / each.path)
+        )
+        verify_files(path, [each for each in manifest.files if each not in gone])
+        return Artifact(ref, path, manifest, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The verified manifest alone: its files are not hashed. Raises IntegrityError."""

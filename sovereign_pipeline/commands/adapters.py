@@ -9,7 +9,15 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.release import add_release_commands
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.commands.release import (
+    KeyFile,
+    PassphraseFile,
+    Reason,
+    Token,
+    add_release_commands,
+    officers_signer,
+)
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -19,9 +27,11 @@ from sovereign_pipeline.commands.terminal import (
     print_facts,
     print_json,
     print_rows,
+    tell_progress,
 )
 from sovereign_pipeline.commands.verification import StrictSources, verify
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry
@@ -119,6 +129,66 @@ def adapters_reviewed(
     out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed by {escape(officer)}")
 
 
+@adapters.command("unused")
+def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.states import ENDED
+    from sovereign_pipeline.release.purge import unused
+
+    settings = Settings.from_environment()
+    found = unused(open_registry(settings), ArtifactStore(settings.artifacts), line, tell_progress)
+    if as_json:
+        print_json([vars(each) for each in found])
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "adapter": each.adapter,
+            "state": each.state,
+            "bytes": f"{each.bytes:,}",
+            "next": f"needed by {each.needed_by}"
+            if each.needed_by
+            else "purge"
+            if each.state in ENDED
+            else "retire, then purge",
+        }
+        for each in found
+    ]
+    print_rows(rows, False, "Unused adapters")
+
+
+@adapters.command("purge")
+def adapters_purge(
+    adapter_id: AdapterId,
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
+
+    Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
+
+    settings = Settings.from_environment()
+    registry, store = open_registry(settings), ArtifactStore(settings.artifacts)
+    done = finish_purge(registry, store, settings, adapter_id)
+    if done is not None:
+        recorded, left = done
+        words = f"its weights were purged on {recorded.at:%Y-%m-%d} by {recorded.officer}"
+        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} bytes were left and are freed now")
+        return
+    plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
+    files = {f"removed: {file.path}": f"{file.size:,} bytes, {file.sha256}" for file in plan.files}
+    facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification, **files}
+    print_facts({**facts, "freed": f"{plan.bytes:,} bytes", "reason": reason}, False)
+    recorded = purge(registry, store, settings, officers_signer(settings, key, token, passphrase_file), plan, reason)
+    what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"
+    out.print(f"[green]✓[/] {escape(adapter_id)}: {what}")
+
+
 @issue.command("add")
 def issue_add(
     adapter_id: AdapterId,
@@ -134,13 +204,15 @@ def issue_add(
 
 
 def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of adapters with the recalls that hold for each and its known issues."""
+    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged."""
+    from sovereign_pipeline.ledger.purges import purge_dates
     from sovereign_pipeline.ledger.tables import row_as_dict
     from sovereign_pipeline.release.issues import issues_by_adapter
     from sovereign_pipeline.release.recall import question_of, recalls_in_force
 
     with registry.reading() as session:
         recalls, issues = recalls_in_force(session), issues_by_adapter(session)
+        purged = purge_dates(session)
     return [
         {
             **row,
@@ -149,6 +221,7 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
                 for each in recalls.get(row["id"], ())
             ],
             "known_issues": [row_as_dict(each) for each in issues.get(row["id"], ())],
+            "weights_purged": purged[row["id"]].isoformat() if row["id"] in purged else None,
         }
         for row in rows
     ]
@@ -194,7 +267,9 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
-    any_issue, any_recall = (any(row[name] for row in rows) for name in ("known_issues", "recalls"))
+    any_issue, any_recall, any_purged = (
+        any(row[name] for row in rows) for name in ("known_issues", "recalls", "weights_purged")
+    )
     shown = [
         {
             "id": row["id"],
@@ -208,6 +283,7 @@ def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
             "review by": str(row["review_date"])[:10],
             **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
             **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
+            **({"weights purged": row["weights_purged"]} if any_purged else {}),
         }
         for row in rows
     ]

@@ -78,7 +78,7 @@ def adapters_request(
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(registry, workplace, adapter_id, transition, reason, now)
     _print_question(proposal.predicate())
-    standing = request(registry, workplace, _signer(settings, key, token, passphrase_file), proposal)
+    standing = request(registry, workplace, officers_signer(settings, key, token, passphrase_file), proposal)
     _print_standing(standing)
 
 
@@ -230,7 +230,7 @@ def _decide(
         standing = standing_of(session, trust, find_request(session, request_id))
     _print_question({"requested by": standing.requester.person, **standing.predicate})
     workplace = open_workplace(settings, standing.request.line, tell_progress)
-    signer = _signer(settings, key, token, passphrase_file)
+    signer = officers_signer(settings, key, token, passphrase_file)
     _print_standing(decide(registry, workplace, standing.request.id, decision, signer, reason))
 
 
@@ -244,7 +244,7 @@ def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
     return registry, open_workplace(settings, adapter.line, tell_progress)
 
 
-def _signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
+def officers_signer(settings: Settings, key: Path | None, token: str | None, passphrase_file: Path | None) -> "Signer":
     """The officer's key. The trust root is looked at first, so that a stranger's passphrase is not asked for long."""
     from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
     from sovereign_pipeline.signing.officers import officer_of, trust_root

@@ -211,7 +211,7 @@ def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
     own = {adapter.dataset_digest, adapter.preference_dataset_digest}
     ref = store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
     datasets, base_models = dict[ArtifactRef, bool](), {adapter.base_model_digest: True}
-    for each, manifest in _all_that_is_beneath(store, ref):
+    for each, manifest in all_that_is_beneath(store, ref, set()):
         if manifest.kind in _DATASETS:
             datasets[each] = each.digest in own
         elif manifest.kind == BASE_MODEL.kind:
@@ -219,9 +219,14 @@ def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
     return _Holdings(datasets, base_models)
 
 
-def _all_that_is_beneath(store: ArtifactStore, ref: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here."""
-    waiting, seen = deque([ref]), set[str]()
+def all_that_is_beneath(
+    store: ArtifactStore, ref: ArtifactRef, seen: set[str]
+) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here.
+
+    `seen`: digests that are left out, with all beneath them; what is found is added.
+    """
+    waiting = deque([ref])
     while waiting:
         each = waiting.popleft()
         if each.digest in seen:

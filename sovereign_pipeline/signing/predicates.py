@@ -18,6 +18,7 @@ WAIVER = f"{PREDICATES}waiver/v1"
 REQUEST = f"{PREDICATES}request/v1"
 APPROVAL = f"{PREDICATES}approval/v1"
 TRANSITION = f"{PREDICATES}transition/v1"
+PURGE = f"{PREDICATES}purge/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
@@ -32,6 +33,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),
     TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
+    PURGE: frozenset({"line", "adapter", "files", "reason"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
