@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.release import (
     KeyFile,
     PassphraseFile,
@@ -47,15 +46,14 @@ adapters.add_typer(issue, name="issue")
 @adapters.command("list")
 def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """List every registered adapter."""
-    from sovereign_pipeline.ledger.catalog import list_adapters
+    from sovereign_pipeline.ledger.catalog import adapters_in_brief, list_adapters
     from sovereign_pipeline.ledger.database import open_registry
 
     registry = open_registry(Settings.from_environment())
-    rows = with_marks(registry, list_adapters(registry, line))
     if as_json:
-        print_json(rows)
+        print_json(with_marks(registry, list_adapters(registry, line)))
     else:
-        print_adapters(rows)
+        print_adapters(with_marks(registry, adapters_in_brief(registry, line)))
 
 
 @adapters.command("show")
@@ -132,6 +130,7 @@ def adapters_reviewed(
 @adapters.command("unused")
 def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
     """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
+    from sovereign_pipeline.artifacts.store import ArtifactStore
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.states import ENDED
     from sovereign_pipeline.release.purge import unused
@@ -169,6 +168,7 @@ def adapters_purge(
 
     Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
     """
+    from sovereign_pipeline.artifacts.store import ArtifactStore
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
 
@@ -211,7 +211,8 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
     from sovereign_pipeline.release.recall import question_of, recalls_in_force
 
     with registry.reading() as session:
-        recalls, issues = recalls_in_force(session), issues_by_adapter(session)
+        recalls = recalls_in_force(session, {row["id"]: row["state"] for row in rows})
+        issues = issues_by_adapter(session)
         purged = purge_dates(session)
     return [
         {

@@ -44,7 +44,7 @@ def recall_ask(
     if context.invoked_subcommand is not None:
         return
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.holdings import Question
+    from sovereign_pipeline.release.held import Question
     from sovereign_pipeline.release.recall import ask, open_recall
 
     question = Question(document, source, dataset, base_model)

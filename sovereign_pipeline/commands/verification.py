@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.commands.terminal import out, print_json, tell_progress
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.wording import counted
@@ -23,6 +22,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
         verify: `verify_adapter` or `verify_dataset`.
         strict_sources: end with 1 when a source file is gone or has changed.
     """
+    from sovereign_pipeline.artifacts.store import ArtifactStore
     from sovereign_pipeline.ledger.database import open_registry
 
     settings = Settings.from_environment()

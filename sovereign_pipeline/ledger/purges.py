@@ -8,17 +8,16 @@ import datetime
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
-from sovereign_pipeline.signing.officers import OFFICER
-from sovereign_pipeline.signing.predicates import PURGE
-from sovereign_pipeline.signing.statements import verify_statement
-from sovereign_pipeline.signing.trust import Trust
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.signing.trust import Trust
 
 PURGED = "release weights purged"
 STATEMENT = "bundle"
@@ -63,7 +62,7 @@ def purge_dates(session: Session) -> dict[str, datetime.date]:
     return found
 
 
-def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
+def purge_of(session: Session, trust: "Trust", adapter_id: str) -> Purge | None:
     """The purge of an adapter's weights, or None. Raises IntegrityError unless an officer signed it."""
     query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
     entry = session.scalars(query).first()
@@ -75,7 +74,7 @@ def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 
-def files_purged(session: Session, trust: Trust, artifact: str) -> dict[str, Purge]:
+def files_purged(session: Session, trust: "Trust", artifact: str) -> dict[str, Purge]:
     """Path -> the purge by which it may be gone, of the files of an artifact.
 
     Raises IntegrityError unless an officer signed each.
@@ -93,7 +92,11 @@ def _entries() -> Select[AuditEntry]:
     return select(AuditEntry).where(AuditEntry.action == PURGED).order_by(AuditEntry.sequence)
 
 
-def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
+def _verified(session: Session, trust: "Trust", entry: AuditEntry) -> Purge:
+    from sovereign_pipeline.signing.officers import OFFICER  # a list of adapters verifies no signature
+    from sovereign_pipeline.signing.predicates import PURGE
+    from sovereign_pipeline.signing.statements import verify_statement
+
     subjects = entry.subjects
     bundle = str(subjects[STATEMENT]).encode()
     adapter = session.get(Adapter, subjects["adapter"])
