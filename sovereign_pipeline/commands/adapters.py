@@ -112,6 +112,30 @@ def adapters_due(as_json: AsJson = False) -> None:
     print_rows(shown, False, "Reviews")
 
 
+@adapters.command("mlflow")
+def adapters_mlflow(
+    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False, as_json: AsJson = False
+) -> None:
+    """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
+
+    Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.registry import mlflow_states
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = mlflow_states.repair(registry, settings) if repair else mlflow_states.differences(registry, settings)
+    if as_json:
+        print_json([{"line": each.line, "what": each.what} for each in found])
+    else:
+        for each in found:
+            out.print(f"[red]✗[/] {escape(str(each))}")
+        if not found:
+            out.print("[green]✓[/] MLflow shows what the registry says")
+    raise typer.Exit(1 if found else 0)
+
+
 @adapters.command("reviewed")
 def adapters_reviewed(
     adapter_id: AdapterId,
