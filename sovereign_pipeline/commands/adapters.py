@@ -205,8 +205,9 @@ def adapters_purge(
         out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} bytes were left and are freed now")
         return
     plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
-    files = {f"removed: {file.path}": f"{file.size:,} bytes, {file.sha256}" for file in plan.files}
-    facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification, **files}
+    facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification}
+    for number, file in enumerate(plan.files, start=1):
+        facts[f"removed {number}"] = f"{short(file.artifact)}/{file.path}, {file.size:,} bytes, SHA-256 {file.sha256}"
     print_facts({**facts, "freed": f"{plan.bytes:,} bytes", "reason": reason}, False)
     recorded = purge(registry, store, settings, officers_signer(settings, key, token, passphrase_file), plan, reason)
     what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"

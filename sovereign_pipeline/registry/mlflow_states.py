@@ -175,21 +175,20 @@ def _differences_of(
     by_record = defaultdict[str | None, list[Version]](list)
     for version in versions:
         by_record[version.record].append(version)
-    right: dict[str, Version] = {}
+    shown: dict[str, Version] = {}
     for adapter in adapters:
-        candidates = by_record.pop(adapter.record_digest, [])
-        for version in candidates:
+        source = store.path_of(adapter.adapter_digest).as_uri()
+        mirrors = by_record.pop(adapter.record_digest, [])
+        for place, version in enumerate(sorted(mirrors, key=lambda v: (v.source, v.adapter) != (source, adapter.id))):
+            shown.setdefault(adapter.id, version)
             where = f"version {version.number}, which mirrors {adapter.id},"
-            source = store.path_of(adapter.adapter_digest).as_uri()
             if version.source != source:
                 found.append(Difference(line, f"{where} leads to {version.source}, not to {source}", version))
             elif version.adapter != adapter.id:
                 found.append(Difference(line, f"{where} says that it is {version.adapter}", version))
-            elif adapter.id in right:
+            elif place > 0:
                 found.append(Difference(line, f"{where} does so a second time", version))
-            else:
-                right[adapter.id] = version
-        if adapter.id not in right:
+        if not mirrors:
             found.append(Difference(line, f"{adapter.id} has no version"))
     for record, others in by_record.items():
         for version in others:
@@ -199,7 +198,7 @@ def _differences_of(
     expected = expected_aliases(adapters, state)
     for alias in (*ALIASES, LATEST):
         wanted = expected.get(alias)
-        meant = right.get(wanted.id) if wanted is not None else None
+        meant = shown.get(wanted.id) if wanted is not None else None
         if has.get(alias) != meant:
             now = f"is version {has[alias].number}" if alias in has else "is nowhere"
             should = f"{wanted.id} is meant" if wanted is not None else "no adapter is meant"
