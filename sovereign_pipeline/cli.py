@@ -4,57 +4,47 @@ What belongs here: the commands that stand alone. What does not: those of a grou
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
-import importlib.metadata
+import gc
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.adapters import adapters, print_adapters, with_marks
-from sovereign_pipeline.commands.audit import audit
-from sovereign_pipeline.commands.datasets import datasets
-from sovereign_pipeline.commands.gates import gates
-from sovereign_pipeline.commands.init import init
-from sovereign_pipeline.commands.lines import lines
-from sovereign_pipeline.commands.models import models
-from sovereign_pipeline.commands.privacy import privacy
-from sovereign_pipeline.commands.recall import recall
-from sovereign_pipeline.commands.review import REVIEW_PORT, review
-from sovereign_pipeline.commands.serving import GATEWAY_PORT, serving
-from sovereign_pipeline.commands.size import size
-from sovereign_pipeline.commands.sources import sources
-from sovereign_pipeline.commands.suites import suites
+from sovereign_pipeline.commands.loaded_when_asked import LoadedWhenAsked
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_error
 from sovereign_pipeline.entry_point import run_program
-from sovereign_pipeline.loopback import LOOPBACK
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
+from sovereign_pipeline.loopback import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
-from sovereign_pipeline.workplace import open_workplace
+
+ALLOCATIONS = 100_000
+"""Between two collections of garbage: imports allocate much, and leave little of it."""
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
-app.add_typer(lines, name="lines")
-app.add_typer(sources, name="sources")
-app.add_typer(privacy, name="privacy")
-app.add_typer(models, name="models")
-app.add_typer(suites, name="suites")
-app.add_typer(datasets, name="datasets")
-app.add_typer(adapters, name="adapters")
-app.add_typer(recall, name="recall")
-app.add_typer(gates, name="gates")
-app.add_typer(review, name="review")
-app.add_typer(serving, name="serve")
-app.add_typer(audit, name="audit")
+
+class Sovereign(LoadedWhenAsked):
+    """Groups of commands, and the modules that have them."""
+
+    elsewhere = {
+        name: f"sovereign_pipeline.commands.{name}"
+        for name in (
+            *("lines", "sources", "privacy", "models", "suites", "datasets", "adapters", "recall", "gates", "review"),
+            *("audit", "init", "size"),
+        )
+    } | {"serve": "sovereign_pipeline.commands.serving"}
+
+
+app = typer.Typer(cls=Sovereign, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 
 def _print_version(asked: bool) -> None:
     if asked:
+        import importlib.metadata
+
         out.print(f"sovereign-pipeline {importlib.metadata.version('sovereign-pipeline')}")
         raise typer.Exit
 
@@ -70,9 +60,13 @@ def options(
 
 def main() -> None:
     """Entry point."""
+    gc.set_threshold(ALLOCATIONS)
     keep_private()
     go_offline()
-    run_program(app, print_error)
+    try:
+        run_program(app, print_error)
+    finally:
+        gc.freeze()
 
 
 @app.command()
@@ -83,12 +77,16 @@ def run(
     ] = None,
 ) -> None:
     """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
+    from sovereign_pipeline.commands.adapters import print_adapters, with_marks
     from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.sealing import open_store
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
+    from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
@@ -156,7 +154,3 @@ def doctor(as_json: AsJson = False) -> None:
     findings = examine(Settings.from_environment())
     print_findings(findings, as_json)
     raise typer.Exit(0 if all(each.ok for each in findings) else 1)
-
-
-app.command()(init)
-app.command()(size)

@@ -9,6 +9,7 @@ from sovereign_pipeline.orchestration.assets import stage_asset
 from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.due_reviews import review_not_due, reviews_due
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_JOB, EXECUTOR, REVIEW_JOB
+from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
 from sovereign_pipeline.orchestration.resources import Clock, resources
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
 from sovereign_pipeline.processes import keep_private
@@ -26,7 +27,7 @@ def build_definitions(
     """
     return dg.Definitions(
         assets=[stage_asset(stage) for stage in chain_with(stages or {})],
-        asset_checks=[review_not_due],
+        asset_checks=[review_not_due, mlflow_follows],
         jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB],
         sensors=[new_lines, closed_reviews, reviews_due],
         executor=EXECUTOR,

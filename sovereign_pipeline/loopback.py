@@ -8,6 +8,10 @@ import socket
 from sovereign_pipeline.errors import InputError
 
 LOOPBACK = "127.0.0.1"
+REVIEW_PORT = 8600
+"""Of the review page, unless another is given."""
+GATEWAY_PORT = 8800
+"""Of the gateway, unless another is given."""
 
 
 def listen(port: int, option: str) -> socket.socket:

@@ -32,7 +32,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     HeldDocument,
 )
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
-from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust

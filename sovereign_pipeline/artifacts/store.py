@@ -36,6 +36,8 @@ class Artifact:
     """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
     bundles: tuple[str, ...] = ()
     """The files with its signatures; none where an earlier release made it, before there were signatures."""
+    purged: tuple[FileEntry, ...] = ()
+    """Files that were removed on record, so there was nothing to verify."""
 
     def file(self, name: str) -> Path:
         """Path of one of its files.
@@ -45,6 +47,10 @@ class Artifact:
         """
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
+        if name in {entry.path for entry in self.purged}:
+            raise NotFoundError(
+                f"{self.path / name}: the file was purged.", "It is gone for good, unless a copy is kept."
+            )
         if name not in {entry.path for entry in confined_files(self.manifest)}:
             return self.path / name
         if self.confined is None:
@@ -93,6 +99,18 @@ class ArtifactStore:
         directory = self.corpus / ARTIFACTS / ref.digest
         verify_files(directory, confined, besides=())
         return Artifact(ref, path, manifest, directory, bundles)
+
+    def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
+        """Open an artifact of which some files, by path, may have been removed on record. What is there is verified."""
+        (manifest, bundles), path = self._signed_manifest(ref), self.path_of(ref.digest)
+        gone = tuple(
+            each for each in manifest.files if each.path in may_be_gone and not os.path.lexists(path / each.path)
+        )
+        entries = tuple(each for each in manifest.files if each not in gone)
+        verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
+        if bundles:  # that of a directory with weights is over what the manifest lists, so nothing of it need be there
+            self.seals.verify_further(path, ref, manifest)
+        return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest alone, with its signature verified: its files are not hashed. Raises IntegrityError."""

@@ -16,6 +16,7 @@ from sovereign_pipeline.commands.terminal import (
     KeyFile,
     OfLine,
     PassphraseFile,
+    Reason,
     Token,
     officers_signer,
     only,
@@ -23,10 +24,12 @@ from sovereign_pipeline.commands.terminal import (
     print_facts,
     print_json,
     print_rows,
+    tell_progress,
 )
 from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry
@@ -42,15 +45,14 @@ adapters.add_typer(issue, name="issue")
 @adapters.command("list")
 def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """List every registered adapter."""
-    from sovereign_pipeline.ledger.catalog import list_adapters
+    from sovereign_pipeline.ledger.catalog import adapters_in_brief, list_adapters
     from sovereign_pipeline.ledger.database import open_registry
 
     registry = open_registry(Settings.from_environment())
-    rows = with_marks(registry, list_adapters(registry, line))
     if as_json:
-        print_json(rows)
+        print_json(with_marks(registry, list_adapters(registry, line)))
     else:
-        print_adapters(rows)
+        print_adapters(with_marks(registry, adapters_in_brief(registry, line)))
 
 
 @adapters.command("show")
@@ -123,6 +125,30 @@ def adapters_due(as_json: AsJson = False) -> None:
     print_rows(shown, False, "Reviews")
 
 
+@adapters.command("mlflow")
+def adapters_mlflow(
+    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False, as_json: AsJson = False
+) -> None:
+    """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
+
+    Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.registry import mlflow_states
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = mlflow_states.repair(registry, settings) if repair else mlflow_states.differences(registry, settings)
+    if as_json:
+        print_json([{"line": each.line, "what": each.what} for each in found])
+    else:
+        for each in found:
+            out.print(f"[red]✗[/] {escape(str(each))}")
+        if not found:
+            out.print("[green]✓[/] MLflow shows what the registry says")
+    raise typer.Exit(1 if found else 0)
+
+
 @adapters.command("reviewed")
 def adapters_reviewed(
     adapter_id: AdapterId,
@@ -147,6 +173,73 @@ def adapters_reviewed(
     signer = officers_signer(settings, key, token, passphrase_file, stated)
     record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
     out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
+
+
+@adapters.command("unused")
+def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.states import ENDED
+    from sovereign_pipeline.release.purge import unused
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = unused(registry, open_store(settings, registry=registry), line, tell_progress)
+    if as_json:
+        print_json([vars(each) for each in found])
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "adapter": each.adapter,
+            "state": each.state,
+            "bytes": f"{each.bytes:,}",
+            "next": f"needed by {each.needed_by}"
+            if each.needed_by
+            else "purge"
+            if each.state in ENDED
+            else "retire, then purge",
+        }
+        for each in found
+    ]
+    print_rows(rows, False, "Unused adapters")
+
+
+@adapters.command("purge")
+def adapters_purge(
+    adapter_id: AdapterId,
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
+
+    Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
+    """
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
+    from sovereign_pipeline.signing.officers_words import officers_words
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    store = open_store(settings, registry=registry)
+    done = finish_purge(registry, store, settings, adapter_id)
+    if done is not None:
+        recorded, left = done
+        words = f"its weights were purged on {recorded.at:%Y-%m-%d} by {recorded.officer}"
+        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} bytes were left and are freed now")
+        return
+    plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
+    facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification}
+    for number, file in enumerate(plan.files, start=1):
+        facts[f"removed {number}"] = f"{short(file.artifact)}/{file.path}, {file.size:,} bytes, SHA-256 {file.sha256}"
+    facts |= {"freed": f"{plan.bytes:,} bytes", "reason": officers_words(reason, "A purge")}
+    signer = officers_signer(settings, key, token, passphrase_file, facts)
+    recorded = purge(registry, store, settings, signer, plan, reason)
+    what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"
+    out.print(f"[green]✓[/] {escape(adapter_id)}: {what}")
 
 
 @issue.command("add")
@@ -175,14 +268,16 @@ def issue_add(
 
 
 def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of adapters with the recalls that hold for each and its known issues."""
+    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged."""
+    from sovereign_pipeline.ledger.purges import purge_dates
     from sovereign_pipeline.ledger.tables import row_as_dict
     from sovereign_pipeline.release.issues import issues_by_adapter
     from sovereign_pipeline.release.recall import question_of, recalls_in_force
 
     with registry.reading() as session:
-        recalls = recalls_in_force(session, registry.settings)
+        recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
         issues = issues_by_adapter(session, registry.settings)
+        purged = purge_dates(session)
     trust = trust_root_if_any(registry.settings) if issues else None
     return [
         {
@@ -195,6 +290,7 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[st
                 {**row_as_dict(each), "person": officer_shown(trust, each.officer)}
                 for each in issues.get(row["id"], ())
             ],
+            "weights_purged": purged[row["id"]].isoformat() if row["id"] in purged else None,
         }
         for row in rows
     ]
@@ -240,7 +336,9 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
-    any_issue, any_recall = (any(row[name] for row in rows) for name in ("known_issues", "recalls"))
+    any_issue, any_recall, any_purged = (
+        any(row[name] for row in rows) for name in ("known_issues", "recalls", "weights_purged")
+    )
     shown = [
         {
             "id": row["id"],
@@ -254,6 +352,7 @@ def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
             "review by": str(row["review_date"])[:10],
             **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
             **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
+            **({"weights purged": row["weights_purged"]} if any_purged else {}),
         }
         for row in rows
     ]

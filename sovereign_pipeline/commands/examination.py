@@ -63,7 +63,8 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
-    return [*findings, *_base_models(settings, recipes.valid), *_registry(settings), *_recalls(settings)]
+    of_registry = [*_registry(settings), *_recalls(settings), *_mlflow(settings)]
+    return [*findings, *_base_models(settings, recipes.valid), *of_registry]
 
 
 _ADD = "sovereign lines add FILE"
@@ -221,6 +222,23 @@ def _recalls(settings: Settings) -> list[Finding]:
         Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
         for recall, adapters in held
     ] or [Finding("recalls", True, "none holds for an adapter")]
+
+
+def _mlflow(settings: Settings) -> list[Finding]:
+    """Whether MLflow shows what the registry says."""
+    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.registry.mlflow_states import differences
+
+    if not is_there(settings):
+        return []
+    try:
+        found = differences(open_registry(settings), settings)
+    except SovereignError as error:
+        return [_failed("MLflow", error)]
+    if not found:
+        return [Finding("MLflow", True, "shows what the registry says")]
+    command = {"Command": "sovereign adapters mlflow --repair"}
+    return [Finding("MLflow", False, f"differs from the registry: {and_more(found, separator='; ')}", command)]
 
 
 def _failed(what: str, error: SovereignError) -> Finding:

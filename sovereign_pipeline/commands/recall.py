@@ -57,7 +57,7 @@ def recall_ask(
     if context.invoked_subcommand is not None:
         return
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.holdings import Question
+    from sovereign_pipeline.release.held import Question
     from sovereign_pipeline.release.recall import ask, assert_holders, open_recall
     from sovereign_pipeline.signing.officers_words import officers_words
 

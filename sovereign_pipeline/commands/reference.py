@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
 
+from sovereign_pipeline.commands.loaded_when_asked import LoadedWhenAsked
+
 INTRODUCTION = """# Command line
 
 Written by `make docs` from the commands themselves. Exit status of each: 0 done; 1 a check or gate said no; 2 wrong
@@ -34,6 +36,8 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand | TyperG
     if not isinstance(command, TyperGroup):
         yield path, command
         return
+    if isinstance(command, LoadedWhenAsked):
+        command.load_all()
     if command.invoke_without_command:
         yield path, command
     for name, inner in sorted(command.commands.items()):

@@ -28,7 +28,7 @@ from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.loopback import LOOPBACK
+from sovereign_pipeline.loopback import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.catalog import find_last
 from sovereign_pipeline.review.closing import close
@@ -40,7 +40,6 @@ from sovereign_pipeline.review.sealed import plan_of
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
-REVIEW_PORT = 8600
 PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]
 HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
 

@@ -13,6 +13,7 @@ from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
+from sovereign_pipeline.loopback import GATEWAY_PORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.serving.callers import Grant
@@ -27,15 +28,13 @@ from sovereign_pipeline.serving.tokens import (
 )
 from sovereign_pipeline.settings import Settings
 
-GATEWAY_PORT = 8800
-
-serving = typer.Typer(help="The gateway, and the tokens of its callers.")
+serve = typer.Typer(help="The gateway, and the tokens of its callers.")
 tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
-serving.add_typer(tokens, name="tokens")
+serve.add_typer(tokens, name="tokens")
 
 
-@serving.callback(invoke_without_command=True)
-def serve(
+@serve.callback(invoke_without_command=True)
+def serve_lines(
     context: typer.Context,
     port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     threads: Annotated[

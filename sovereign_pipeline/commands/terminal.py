@@ -21,6 +21,8 @@ from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 if TYPE_CHECKING:
     from sovereign_pipeline.signing.keys import Signer
 
+LONGEST_TABLE = 200
+"""Rows of a table with a frame."""
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -54,12 +56,25 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     if not rows:
         out.print(f"{title}: none yet.")
         return
+    if len(rows) > LONGEST_TABLE:
+        _print_columns(rows, title)
+        return
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
     out.print(table)
+
+
+def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
+    """A long table without a frame: framing it would take longer than all else."""
+    names = [name.replace("_", " ") for name in rows[0]]
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    form = "  ".join(f"{{:<{max(map(len, column))}}}" for column in zip(names, *cells, strict=True))
+    lines = [form.format(*line).rstrip() for line in (names, *cells)]
+    shown = [line if line.isprintable() else "".join(filter(str.isprintable, line)) for line in lines]
+    out.file.write("\n".join([f"{title}: {len(rows):,}", *shown, ""]))
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:

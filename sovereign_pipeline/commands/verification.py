@@ -97,6 +97,8 @@ def _print(report: Any) -> None:
         out.print(f"[yellow]![/] {escape(str(changed))}")
     for withheld in report.withheld:
         out.print(f"[yellow]![/] {escape(str(withheld))}")
+    for purged in report.purged:
+        out.print(f"[yellow]![/] {escape(str(purged))}")
     for note in report.notes:
         out.print(f"[yellow]•[/] {escape(note)}")
     out.print(f"[green]✓[/] {report.subject} matches the registry")

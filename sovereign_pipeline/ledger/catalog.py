@@ -25,9 +25,27 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
         query = query.where(Adapter.line == line)
     with registry.reading() as session:
         adapters = list(session.scalars(query))
-        assert_entered(session, adapters)
+        assert_entered(session, [adapter.id for adapter in adapters])
         state = states(session, line)
         return [{**row_as_dict(adapter), "state": state[adapter.id]} for adapter in adapters]
+
+
+def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """What a table shows of each adapter, quick for thousands; ordered and refused as by `list_adapters`."""
+    query = select(*BRIEF).order_by(Adapter.registered_at, Adapter.id)
+    if line is not None:
+        query = query.where(Adapter.line == line)
+    with registry.reading() as session:
+        rows = session.execute(query).all()
+        assert_entered(session, [row.id for row in rows])
+        state = states(session, line)
+        return [{**row._mapping, "state": state[row.id]} for row in rows]
+
+
+BRIEF = (
+    *(Adapter.id, Adapter.classification, Adapter.method, Adapter.adapter_digest, Adapter.dataset_digest),
+    *(Adapter.base_model, Adapter.registered_at, Adapter.review_date),
+)
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:

@@ -101,10 +101,13 @@ def _fits(column: Column[Any], value: Any) -> bool:
     return isinstance(column.type, JSON) or isinstance(value, column.type.python_type)
 
 
-def assert_entered(session: Session, adapters: Iterable[Adapter]) -> None:
+def assert_entered(session: Session, adapters: Iterable[str]) -> None:
     """Assert that an entry names each adapter; columns are not compared, so that a long list is quick."""
-    entered = _entered(session, _entries()).get(Adapter.__tablename__, {})
-    _raise(_put_in(Adapter, adapter.id) for adapter in adapters if adapter.id not in entered)
+    taken_over = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN_OVER)
+    entered = set(_entered(session, taken_over).get(Adapter.__tablename__, {}))
+    registered = select(AuditEntry.subjects["adapter"].as_string()).where(AuditEntry.action == REGISTERED)
+    entered.update(session.scalars(registered))
+    _raise(_put_in(Adapter, adapter) for adapter in adapters if adapter not in entered)
 
 
 def _entries() -> Select[tuple[dict[str, Any]]]:

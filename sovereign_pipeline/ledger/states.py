@@ -5,11 +5,14 @@ each needs (`release/`).
 """
 
 import datetime
+import hashlib
 import itertools
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from sqlalchemy import select
+from sqlalchemy import Row, String, cast, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
@@ -26,16 +29,21 @@ ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
 
 STATE_CHANGED = "state changed"
 
+TransitionRow = Transition | Row[Any]
+"""A transition as an object or, where there are thousands, as a row."""
+
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
     """Every transition of a line, the oldest first.
 
     Raises IntegrityError naming one that was put in, changed or removed, or that does not follow from those before it.
     """
-    return _transitions(session, line).get(line, [])
+    rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
+    _assert_on_record(session, line, {line: rows} if rows else {})
+    return rows
 
 
-def facts_of(row: Transition) -> dict[str, object]:
+def facts_of(row: TransitionRow) -> dict[str, object]:
     """What the entry of a transition says of it; the signed statement is named by its SHA-256."""
     return {
         "line": row.line,
@@ -46,7 +54,7 @@ def facts_of(row: Transition) -> dict[str, object]:
         "to": row.after,
         "request": row.request_id,
         "at": row.made_at.isoformat(),
-        "statement": row.statement_sha256,
+        "statement": hashlib.sha256(row.statement).hexdigest(),
     }
 
 
@@ -59,7 +67,12 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
         adapters, reviewed = adapters.where(Adapter.registered_at <= at), reviewed.where(BlindReview.opened_at <= at)
     found: dict[str, State] = dict.fromkeys(session.scalars(adapters), "registered")
     found |= dict.fromkeys((each for each in session.scalars(reviewed) if each in found), "in review")
-    for rows in _transitions(session, line).values():
+    columns = Transition.__table__.c
+    query = select(*columns).order_by(columns.line, columns.sequence)
+    made = session.execute(query if line is None else query.where(columns.line == line))
+    by_line = {each: list(rows) for each, rows in itertools.groupby(made, key=lambda row: str(row.line))}
+    _assert_on_record(session, line, by_line)
+    for rows in by_line.values():
         for row, moment in zip(rows, _moments(rows), strict=True):
             if at is None or moment <= at:
                 found[row.adapter_id] = _state(row.after)
@@ -76,33 +89,30 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
-def _moments(rows: Sequence[Transition]) -> list[datetime.datetime]:
+def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
     """When each transition was made, at the latest: no later than any after it, whatever a wrong clock wrote."""
     return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
 
 
-def _transitions(session: Session, line: str | None) -> dict[str, list[Transition]]:
-    """Line -> its transitions, the oldest first, compared with their entries; of one line or of all."""
-    rows = select(Transition).order_by(Transition.line, Transition.sequence)
-    entries = select(AuditEntry.subjects).where(AuditEntry.action == STATE_CHANGED).order_by(AuditEntry.sequence)
+def _assert_on_record(session: Session, line: str | None, found: Mapping[str, Sequence[TransitionRow]]) -> None:
+    """Compare every transition of one line, or of all, with its entry. `found`: line -> the oldest first."""
+    written = {each: [json.dumps(facts_of(row)) for row in rows] for each, rows in found.items()}
+    lines = {entry: each for each, of_line in written.items() for entry in of_line}
+    entries = select(cast(AuditEntry.subjects, String)).where(AuditEntry.action == STATE_CHANGED)
     if line is not None:
-        rows = rows.where(Transition.line == line)
         entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
-    found: dict[str, list[Transition]] = {}
-    for row in session.scalars(rows):
-        found.setdefault(row.line, []).append(row)
-    entered: dict[str, list[dict[str, Any]]] = {}
-    for subjects in session.scalars(entries):
-        entered.setdefault(subjects["line"], []).append(subjects)
+    entered: dict[str, list[str]] = {}
+    for entry in map(_without_row, session.scalars(entries.order_by(AuditEntry.sequence))):
+        entered.setdefault(lines.get(entry) or json.loads(entry)["line"], []).append(entry)
     for each in dict.fromkeys([*found, *entered]):
-        _assert_entered(each, found.get(each, []), entered.get(each, []))
+        _assert_entered(each, found.get(each, []), written.get(each, []), entered.get(each, []))
         _assert_one_follows_the_other(each, found.get(each, []))
-    return found
 
 
-def _assert_entered(line: str, rows: Sequence[Transition], entered: Sequence[Mapping[str, Any]]) -> None:
-    for number, (row, entry) in enumerate(zip(rows, entered, strict=False), start=1):
-        if facts_of(row) != {name: entry[name] for name in entry if name != ROWS} or row.sequence != number:
+def _assert_entered(line: str, rows: Sequence[TransitionRow], written: Sequence[str], entered: Sequence[str]) -> None:
+    """`written`: the entries of the rows, as this program writes them; most are so, and are compared as text."""
+    for number, (row, text, entry) in enumerate(zip(rows, written, entered, strict=False), start=1):
+        if (text != entry and facts_of(row) != _facts_in(entry)) or row.sequence != number:
             raise _not_on_record(line, number, "differs from its entry in the audit log")
     if len(rows) > len(entered):
         raise _not_on_record(line, len(entered) + 1, "was put in past this program: no entry of the audit log names it")
@@ -110,7 +120,21 @@ def _assert_entered(line: str, rows: Sequence[Transition], entered: Sequence[Map
         raise _not_on_record(line, len(rows) + 1, "is gone; the audit log names it")
 
 
-def _assert_one_follows_the_other(line: str, rows: Sequence[Transition]) -> None:
+def _without_row(entry: str) -> str:
+    """The text of an entry without its own row's digest, where that stands last, as this program writes it."""
+    return _ROW.sub("}", entry)
+
+
+def _facts_in(entry: str) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(entry)
+    facts.pop(ROWS, None)
+    return facts
+
+
+_ROW = re.compile(rf', "{ROWS}": {{"{Transition.__tablename__}": {{"[^"]*": "[0-9a-f]{{64}}"}}}}}}\Z')
+
+
+def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
     """A transition begins in the state that the one before left, and one adapter at most is in production."""
     reached: dict[str, str] = {}
     for row in rows:
@@ -125,7 +149,10 @@ def _assert_one_follows_the_other(line: str, rows: Sequence[Transition]) -> None
 
 
 def _state(word: str) -> State:
-    return next(each for each in STATES if each == word)
+    return _BY_WORD[word]
+
+
+_BY_WORD: Mapping[str, State] = {each: each for each in STATES}
 
 
 def _not_on_record(line: str, number: int, problem: str) -> IntegrityError:

@@ -9,14 +9,17 @@ What belongs here: showing what is due, and requesting a run once. What does not
 
 import json
 import warnings
+from collections import defaultdict
 
 import dagster as dg
 
 from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Clock
+from sovereign_pipeline.registry.mlflow_states import differences
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.settings import Settings
 
@@ -68,11 +71,12 @@ def reviews_due(
         if due.line in known  # else another sensor makes the partition first
     ]
     shown: dict[str, str] = json.loads(context.cursor or "{}")
+    in_mlflow = _in_mlflow(installation)
     told: dict[str, str] = {}
     requests: list[dg.RunRequest] = []
     for due in reviews:
         run = run_of(context.instance, due)
-        told[due.line] = in_words(due, run)
+        told[due.line] = "; ".join([in_words(due, run), *in_mlflow.get(due.line, ())])
         if told[due.line] != shown.get(due.line):
             # A run, since Dagster stores one result of a partition's check without a run and refuses the next. Its
             # partition is a tag, since Dagster finds none of a job without assets.
@@ -87,6 +91,17 @@ def reviews_due(
         skip_reason=None if requests else " | ".join(pending) or "No review is due.",
         cursor=json.dumps(told, sort_keys=True),
     )
+
+
+def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
+    """Line -> where MLflow differs, so that its check is run again when that changes."""
+    found = defaultdict[str, list[str]](list)
+    try:
+        for each in differences(open_registry(installation), installation):
+            found[each.line].append(each.what)
+    except NotFoundError:  # no MLflow to be asked: the check says so when it runs, and the doctor
+        return {}
+    return found
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:

@@ -10,9 +10,13 @@ from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
 """Of the calendar, not of a run of the chain, where it would cost a process of its own."""
 
+MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
+"""Of the registry's states, which change between runs of the chain."""
+
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
-    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN)) - dg.AssetSelection.checks(DUE_CHECK),
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN))
+    - dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
     description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is reused.",
 )
 
@@ -24,8 +28,9 @@ REVIEW_JOB = dg.define_asset_job(
 
 DUE_JOB = dg.define_asset_job(
     name="due_review",
-    selection=dg.AssetSelection.checks(DUE_CHECK),
-    description="Whether the review of one line's adapter is due. Started by the sensor reviews_due when that changes.",
+    selection=dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
+    description="Whether the review of one line's adapter is due, and whether MLflow follows. Started by the sensor "
+    "reviews_due when either changes.",
 )
 
 EXECUTOR = dg.multiprocess_executor.configured({"max_concurrent": 2})

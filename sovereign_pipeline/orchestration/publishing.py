@@ -9,8 +9,10 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
+from sovereign_pipeline.registry.mlflow_states import follow_after_act
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.issues import issues_by_adapter
@@ -41,7 +43,7 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     registry = open_registry(workplace.settings)
     adapter = register(registry, workplace, ref)
     index_adapter(registry, workplace.store, adapter)
-    version = mirror_adapter(workplace.settings, workplace.store, adapter)
+    version = _mirror_adapter(workplace, registry, adapter)
     with registry.reading() as session:
         issues = [issue.text for issue in issues_by_adapter(session, registry.settings).get(adapter.id, ())]
         recalls = [recall.id for recall in open_recalls(session, registry.settings, adapter.id)]
@@ -53,6 +55,16 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
         **({"recalled by": ", ".join(recalls)} if recalls else {}),
         "mlflow version": version,
     }
+
+
+def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
+    """MLflow's version, or what failed: the adapter is registered all the same."""
+    try:
+        version = mirror_adapter(workplace.settings, workplace.store, adapter)
+    except Exception as error:  # whatever MLflow, its database or its disk raises
+        workplace.progress(f"{adapter.id} is registered, and MLflow does not show it yet ({type(error).__name__})")
+        return f"none: {type(error).__name__}; `sovereign adapters mlflow --repair` writes it anew"
+    return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {

@@ -39,7 +39,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
     recipe. Tags: the digests.
     """
     manifest = adapter.manifest
-    with _mirror(settings) as client:
+    with mirrored(settings) as client:
         experiment = _experiment(client, settings, manifest.line)
         done = _finished_run(client, experiment, adapter.ref.digest)
         if done is not None:
@@ -69,7 +69,7 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
     Returns the run's id.
     """
     manifest = report.manifest
-    with _mirror(settings) as client:
+    with mirrored(settings) as client:
         experiment = _experiment(client, settings, manifest.line)
         done = _finished_run(client, experiment, report.ref.digest)
         if done is not None:
@@ -98,7 +98,7 @@ def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -
     from mlflow.exceptions import MlflowException
 
     report, source = _report(store, adapter), store.path_of(adapter.adapter_digest)
-    with _mirror(settings) as client:
+    with mirrored(settings) as client:
         experiment = _experiment(client, settings, adapter.line)
         run_id = _finished_run(client, experiment, adapter.record_digest)
         if run_id is None:
@@ -148,7 +148,7 @@ def _report(store: ArtifactStore, adapter: Adapter) -> Path:
 
 
 @contextmanager
-def _mirror(settings: Settings) -> Iterator[Any]:
+def mirrored(settings: Settings) -> Iterator[Any]:
     """MLflow's client, one process at a time: two at once would mirror the same thing twice."""
     go_offline()
     root = settings.home / "mlflow"

@@ -4,8 +4,9 @@ What belongs here: the walk over the lineage and what it compares with the regis
 (`artifacts/store.py`) or a base model (`base_models/verified.py`), and files outside the store (`outside_files.py`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.confined import confined_files
@@ -16,7 +17,7 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, read_waiver
-from sovereign_pipeline.base_models.origin import artifacts_of
+from sovereign_pipeline.base_models.origin import WEIGHTS, artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.corpus.changed_sources import ChangedSource
@@ -25,6 +26,7 @@ from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.purges import files_purged, purges_of
 from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
@@ -34,7 +36,8 @@ from sovereign_pipeline.registry.outside_files import Checked, Examined, Withhel
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.training.tuned_model import tuned_model
+from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 from sovereign_pipeline.wording import counted
 
 
@@ -42,7 +45,35 @@ def _no_progress(message: str) -> None:
     """For callers that show none."""
 
 
-Outcome = Literal["verified", "sources changed", "corpus withheld"]
+Outcome = Literal["verified", "sources changed", "corpus withheld", "weights purged"]
+
+
+@dataclass(frozen=True)
+class Purged:
+    """Weights that were removed from disk on record: an officer signed which, and why."""
+
+    what: str
+    """Kind of the artifact."""
+    digest: str
+    """Of the artifact."""
+    adapter: str
+    """Whose weights the officer removed."""
+    files: int
+    bytes: int
+    on: str
+    """Day, ISO 8601."""
+    by: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} {short(self.digest)}: weights purged on {self.on} by {self.by} "
+            f"({counted(self.files, 'file')}, {self.bytes:,} bytes; {self.adapter}): {self.reason}"
+        )
+
+
+Read = Checked | Withheld | Purged
+Open = Callable[[ArtifactRef], Artifact]
 
 
 @dataclass(frozen=True)
@@ -56,6 +87,8 @@ class VerificationReport:
     """Files with unscrubbed text that could not be read here. Their digests are in manifests that were verified."""
     changed_sources: tuple[ChangedSource, ...]
     """Source files that are gone or have other bytes now. What was made of them is verified all the same."""
+    purged: tuple[Purged, ...]
+    """Weights that are gone because an officer purged them; what the manifests say of them is verified."""
     notes: tuple[str, ...]
     """What else differs without being wrong, such as a suite that has grown since."""
 
@@ -67,6 +100,8 @@ class VerificationReport:
             found.append("sources changed")
         if self.withheld:
             found.append("corpus withheld")
+        if self.purged:
+            found.append("weights purged")
         return tuple(found)
 
     @property
@@ -104,9 +139,10 @@ def verify_adapter(
         assert_rows_on_record(session)
     artifact = store.open(record_of(row))
     record = read_record(artifact)
-    checked: list[Checked | Withheld] = [*_checked(artifact)]
+    checked: list[Read] = [*_checked(artifact)]
     _assert_row_is_of_record(registry, row, record, artifact)
-    ancestors = _open_lineage(store, artifact, progress)
+    opened = _opening(registry, store, settings)
+    ancestors = _open_lineage(store, artifact, progress, opened)
     checked += [part for each in ancestors for part in _checked(each)]
     _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
     checked += _gate_records(registry, store, row, record, artifact)
@@ -116,8 +152,9 @@ def verify_adapter(
     base_model = next(each for each in ancestors if each.manifest.kind == BASE_MODEL.kind)
     checked.append(_base_model(settings, record, base_model, progress))
     examined = [*_examine_sources(settings, ancestors), *examine_suites(settings, ancestors)]
-    for origin in _origins(store, base_model, progress):
-        checked += _checked(origin)
+    checked += _purged(registry, settings, ancestors)
+    for origin in _origins(store, base_model, progress, opened):
+        checked += [*_checked(origin), *_purged(registry, settings, [origin])]
         examined += _examine_sources(settings, [origin])
     report = _report(adapter_id, checked, examined)
     if record.parent_adapter is None:
@@ -149,15 +186,16 @@ def verify_dataset(
     with registry.reading() as session:
         assert_rows_on_record(session)
     artifact = open_dataset(store, row)
-    ancestors = _open_lineage(store, artifact, progress)
+    ancestors = _open_lineage(store, artifact, progress, store.open_as_given)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
     checked = [part for each in (artifact, *ancestors) for part in _checked(each)]
     return _report(row["digest"], checked, list(_examine_sources(settings, ancestors)))
 
 
-def _read(report: VerificationReport) -> Iterator[Checked | Withheld]:
+def _read(report: VerificationReport) -> Iterator[Read]:
     yield from report.checked
     yield from report.withheld
+    yield from report.purged
 
 
 def _examined(report: VerificationReport) -> Iterator[Examined]:
@@ -165,7 +203,7 @@ def _examined(report: VerificationReport) -> Iterator[Examined]:
     yield from report.notes
 
 
-def _report(subject: str, checked: list[Checked | Withheld], examined: list[Examined]) -> VerificationReport:
+def _report(subject: str, checked: list[Read], examined: list[Examined]) -> VerificationReport:
     """Each thing once, although an artifact may belong to several lineages."""
     found = dict.fromkeys([*checked, *examined])
     return VerificationReport(
@@ -173,30 +211,65 @@ def _report(subject: str, checked: list[Checked | Withheld], examined: list[Exam
         tuple(each for each in found if isinstance(each, Checked)),
         tuple(each for each in found if isinstance(each, Withheld)),
         tuple(each for each in found if isinstance(each, ChangedSource)),
+        tuple(each for each in found if isinstance(each, Purged)),
         tuple(each for each in found if isinstance(each, str)),
     )
 
 
-def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress) -> list[Artifact]:
+def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Open:
+    """Opens an artifact, every byte verified, whose weights may be gone where an officer purged them."""
+
+    def opened(ref: ArtifactRef) -> Artifact:
+        with registry.reading() as session:
+            if not purges_of(session, ref.digest):
+                return store.open_as_given(ref)
+            on_record = files_purged(session, trust_root(settings), ref.digest)
+        return store.open_without(ref, [path for path in on_record if PurePosixPath(path).suffix.lower() in WEIGHTS])
+
+    return opened
+
+
+def _purged(registry: Registry, settings: Settings, artifacts: Iterable[Artifact]) -> Iterator[Purged]:
+    """What is gone of artifacts, one for each purge."""
+    for artifact in artifacts:
+        if not artifact.purged:
+            continue
+        with registry.reading() as session:
+            on_record = files_purged(session, trust_root(settings), artifact.ref.digest)
+        for purge in {on_record[entry.path].adapter: on_record[entry.path] for entry in artifact.purged}.values():
+            gone = [entry for entry in artifact.purged if on_record[entry.path] == purge]
+            yield Purged(
+                what=artifact.manifest.kind,
+                digest=artifact.ref.digest,
+                adapter=purge.adapter,
+                files=len(gone),
+                bytes=sum(entry.size for entry in gone),
+                on=purge.at.date().isoformat(),
+                by=purge.officer,
+                reason=purge.reason,
+            )
+
+
+def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress, opening: Open) -> list[Artifact]:
     """Everything an artifact was made from, every byte read."""
     refs = [ref for ref, _ in lineage(store, artifact.manifest)]
     work = Countdown(progress, f"hashing the lineage of {artifact.manifest.kind}", len(refs), "artifact")
     opened = []
     for done, ref in enumerate(refs, start=1):
-        opened.append(store.open_as_given(ref))
+        opened.append(opening(ref))
         work.reached(done)
     return opened
 
 
-def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress) -> Iterator[Artifact]:
+def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress, opening: Open) -> Iterator[Artifact]:
     """Where a base model was made here, the artifacts whose weights it has and all that they were made from."""
     for ref, _ in artifacts_of(store, base_model.manifest.external_inputs):
-        artifact = store.open(ref)
-        ancestors = _open_lineage(store, artifact, progress)
+        artifact = opening(ref)
+        ancestors = _open_lineage(store, artifact, progress, opening)
         yield from (artifact, *ancestors)
         for each in ancestors:
             if each.manifest.kind == BASE_MODEL.kind:
-                yield from _origins(store, each, progress)
+                yield from _origins(store, each, progress, opening)
 
 
 def _raw_corpora(ancestors: Iterable[Artifact]) -> Iterator[Artifact]:
@@ -208,11 +281,11 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
         yield from examine_sources(settings, raw)
 
 
-def _checked(artifact: Artifact) -> Iterator[Checked | Withheld]:
+def _checked(artifact: Artifact) -> Iterator[Read]:
     """What was hashed of an artifact: its directory in the store, and that under the corpus root where it has one."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
-    sizes = [entry.size for entry in manifest.files if entry not in apart]
+    sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
     sizes.append((artifact.path / MANIFEST_FILE).stat().st_size)
     yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes), unsigned=not artifact.bundles)
     if not apart:
@@ -263,20 +336,21 @@ def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: 
 
 def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
     circumstances, tuned = adapter.manifest.circumstances, tuned_model(adapter)
+    weights = stated_weights(adapter.manifest) if adapter.purged else tuned.weights_sha256
     same = (
-        tuned.weights_sha256 == row.adapter_sha256
+        weights == row.adapter_sha256
         and adapter.ref.manifest_sha256 == row.manifest_sha256
         and circumstances.source_sha256 == row.source_sha256
     )
     if not same:
         raise IntegrityError(
-            f"{tuned.weights[0]}: this is not the adapter that is registered as {row.id}.", "Restore it from a copy."
+            f"{tuned.directory}: this is not the adapter that is registered as {row.id}.", "Restore it from a copy."
         )
 
 
 def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
-) -> Iterator[Checked | Withheld]:
+) -> Iterator[Read]:
     """Each gate's record and waiver, by the manifests that were registered.
 
     Raises IntegrityError unless registry and record name the same ones, and an officer's signature of each counts.

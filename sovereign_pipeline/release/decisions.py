@@ -18,6 +18,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.tables import ReleaseDecision
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.registry.mlflow_states import follow_after_act
 from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.requests import Proposal, assert_policy_as_shown, enter_request, find_request
 from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, standing_of
@@ -43,6 +44,8 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
         row = enter_request(session, trust, signer, officer, proposal)
         if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
+    if proposal.approvals == 0:
+        follow_after_act(registry, workplace.settings, row.line, workplace.progress)
     with registry.reading() as session:
         return standing_of(session, trust, row)
 
@@ -97,9 +100,12 @@ def decide(
         }
         append(session, entry_actor(officer), DECIDED[decision], subjects)
         standing = standing_of(session, trust, row, now)
-        if standing.ended is None and standing.is_complete:
+        is_made = standing.ended is None and standing.is_complete
+        if is_made:
             make_transition(session, registry, workplace, trust, standing)
             standing = standing_of(session, trust, row, now)
+    if is_made:
+        follow_after_act(registry, workplace.settings, row.line, workplace.progress)
     return standing
 
 

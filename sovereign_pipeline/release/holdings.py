@@ -5,8 +5,8 @@ continued from, and those of a base model that was made here. It does not hold a
 was only scored with. A canary is a row, so it counts. The ids are those in the datasets' rows; two lines may use one id
 for different documents, and then both are named.
 
-What belongs here: reading the artifacts into the index, and asking it. What does not: what follows from an answer
-(`recall.py`). The artifacts are the authority: the index can be rebuilt from them, and shows what differed.
+What belongs here: reading the artifacts into the index. What does not: asking it (`held.py`), and what follows from an
+answer (`recall.py`). The artifacts are the authority: the index can be rebuilt from them, and shows what differed.
 """
 
 import json
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, select, text
+from sqlalchemy import delete, exists, func, insert, select
 from sqlalchemy.orm import Session, load_only
 
 from sovereign_pipeline.artifacts.hashing import short
@@ -28,7 +28,6 @@ from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.files import CARD, row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterBaseModel,
@@ -40,7 +39,6 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
 )
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.training.continuation import parent_adapter
-from sovereign_pipeline.wording import and_more, counted
 
 _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
 _COLUMNS = (
@@ -52,28 +50,6 @@ _COLUMNS = (
 )
 _AT_ONCE = 10_000
 """Rows of one statement; SQLite and PostgreSQL both take so many parameters."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is looked for: one of the four, or a document of one source."""
-
-    document: str | None = None
-    source: str | None = None
-    dataset: str | None = None
-    base_model: str | None = None
-
-    @property
-    def given(self) -> dict[str, str]:
-        """What is asked for, by its name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-    def __str__(self) -> str:
-        names = {"base_model": "base model"}
-        shown = (
-            short(value) if name in ("dataset", "base_model") else f"'{value}'" for name, value in self.given.items()
-        )
-        return " of ".join(f"{names.get(name, name)} {value}" for name, value in zip(self.given, shown, strict=True))
 
 
 @dataclass(frozen=True)
@@ -137,81 +113,11 @@ def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], 
     return Rebuilt(len(adapters), len(datasets), known, tuple(differing))
 
 
-def assert_complete(session: Session) -> None:
-    """Raises IntegrityError naming the registered adapters that the index does not know: an answer would lack them."""
-    known = exists().where(AdapterBaseModel.adapter == Adapter.id)
-    lacking = list(session.scalars(select(Adapter.id).where(~known).order_by(Adapter.id)))
-    if lacking:
-        raise _incomplete(lacking)
-
-
-def holders(session: Session, question: Question) -> dict[str, bool]:
-    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored."""
-    return {
-        adapter: bool(directly) for adapter, directly in session.execute(text(holders_query(question)), question.given)
-    }
-
-
-def holders_query(question: Question) -> str:
-    """The SQL of `holders`. What is looked for comes first, materialized: else SQLite scans the large tables."""
-    if question.base_model is not None:
-        return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
-    return (
-        f"WITH found AS MATERIALIZED ({_datasets_query(question)}) "
-        "SELECT adapter, MAX(CASE WHEN directly THEN 1 ELSE 0 END) FROM adapter_dataset "
-        "WHERE dataset IN (SELECT dataset FROM found) GROUP BY adapter"
-    )
-
-
-def holds(session: Session, adapter_id: str, question: Question) -> bool:
-    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know."""
-    if session.scalars(select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter_id).limit(1)).first() is None:
-        raise _incomplete([adapter_id])
-    if question.base_model is not None:
-        return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
-    own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
-    return any(_dataset_fits(session, dataset, question) for dataset in session.scalars(own))
-
-
-def _dataset_fits(session: Session, dataset: int, question: Question) -> bool:
-    """Whether a dataset is, or has, all that is asked for. Each look-up is of one key."""
-    if question.dataset is not None:
-        row = session.get(HeldDataset, dataset)
-        return row is not None and row.digest == question.dataset
-    if question.source is not None and session.get(DatasetSource, (question.source, dataset)) is None:
-        return False
-    if question.document is None:
-        return True
-    document = session.scalar(select(HeldDocument.id).where(HeldDocument.name == question.document))
-    return document is not None and session.get(DatasetDocument, (document, dataset)) is not None
-
-
-def _datasets_query(question: Question) -> str:
-    of_source = "SELECT dataset FROM dataset_source WHERE source = :source"
-    if question.dataset is not None:
-        return "SELECT id AS dataset FROM held_dataset WHERE digest = :dataset"
-    if question.document is None:
-        return of_source
-    of_document = (
-        "SELECT dataset FROM dataset_document WHERE document = (SELECT id FROM document WHERE name = :document)"
-    )
-    return of_document if question.source is None else f"{of_document} AND dataset IN ({of_source})"
-
-
-def _incomplete(adapters: Iterable[str]) -> IntegrityError:
-    named = list(adapters)
-    return IntegrityError(
-        f"The index of what adapters hold lacks {counted(len(named), 'adapter')}: {and_more(named)}.",
-        "Rebuild it from the artifacts.",
-        act="rebuild_index",
-    )
-
-
 def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
     own = {adapter.dataset_digest, adapter.preference_dataset_digest}
     ref = store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
     datasets, base_models = dict[ArtifactRef, bool](), {adapter.base_model_digest: True}
-    for each, manifest in _all_that_is_beneath(store, ref):
+    for each, manifest in all_that_is_beneath(store, ref, set()):
         if manifest.kind in _DATASETS:
             datasets[each] = each.digest in own
         elif manifest.kind == BASE_MODEL.kind:
@@ -219,9 +125,14 @@ def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
     return _Holdings(datasets, base_models)
 
 
-def _all_that_is_beneath(store: ArtifactStore, ref: ArtifactRef) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here."""
-    waiting, seen = deque([ref]), set[str]()
+def all_that_is_beneath(
+    store: ArtifactStore, ref: ArtifactRef, seen: set[str]
+) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here.
+
+    `seen`: digests that are left out, with all beneath them; what is found is added.
+    """
+    waiting = deque([ref])
     while waiting:
         each = waiting.popleft()
         if each.digest in seen:

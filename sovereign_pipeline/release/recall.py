@@ -3,21 +3,20 @@
 A recall holds for each adapter that holds what was recalled, also for one that is registered later, until that adapter
 is retired or an officer waives it. Opening and waiving are entries of the ledger, made in the same transaction.
 
-What belongs here: asking, opening, waiving, and what is in force. What does not: what an adapter holds (`holdings.py`),
+What belongs here: asking, opening, waiving, and what is in force. What does not: what an adapter holds (`held.py`),
 and what a recall forbids (the transitions ask `open_recalls`).
 """
 
 import datetime
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from sovereign_pipeline.corpus.links import normal_id
 from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.ledger.catalog import line_of
 from sovereign_pipeline.ledger.database import Registry
@@ -32,7 +31,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
-from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holds
+from sovereign_pipeline.release.held import Question, assert_complete, holders, holds
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
@@ -171,21 +170,26 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str) -> list[
     ]
 
 
-def recalls_in_force(session: Session, settings: Settings) -> dict[str, list[Recall]]:
-    """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`."""
+def recalls_in_force(
+    session: Session, settings: Settings, state: Mapping[str, State] | None = None
+) -> dict[str, list[Recall]]:
+    """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`.
+
+    `state`: of the adapters that are asked for; None for all.
+    """
     _assert_on_record(session, settings)
     found = defaultdict[str, list[Recall]](list)
     recalls = list(session.scalars(_RECALLS))
     if not recalls:
         return {}
     assert_complete(session)
-    state = states(session)
+    state = states(session) if state is None else state
     for recall in recalls:
         named = set(session.scalars(select(RecallAdapter.adapter_id).where(RecallAdapter.recall_id == recall.id)))
         waived = set(session.scalars(select(RecallWaiver.adapter_id).where(RecallWaiver.recall_id == recall.id)))
         held = sorted(named.union(holders(session, question_of(recall))) - waived)
         for adapter in held:
-            if state[adapter] != "retired":
+            if state.get(adapter, "retired") != "retired":
                 found[adapter].append(recall)
     return dict(found)
 
@@ -215,6 +219,8 @@ def _answer(session: Session, asked: Question) -> Answer:
 
 
 def _exact(session: Session, asked: Question) -> Question:
+    from sovereign_pipeline.corpus.links import normal_id  # loads the corpus, and listing adapters needs none of it
+
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
         raise InputError(
             "Ask for a document, a source, a document of a source, a dataset or a base model.", "Give one of these."

@@ -24,6 +24,7 @@ KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
 EARLY_CLOSING = f"{PREDICATES}early-closing/v1"
 REVIEW = f"{PREDICATES}review/v1"
 FLAG = f"{PREDICATES}flag/v1"
+PURGE = f"{PREDICATES}purge/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -46,6 +47,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     EARLY_CLOSING: frozenset({"line", "review", "ballots", "ballots_sha256", "reason"}),
     REVIEW: frozenset({"adapter", "number", "text", "at"}),
     FLAG: frozenset({"line", "sequence", "production", "staged", "cause", "reason"}),
+    PURGE: frozenset({"line", "adapter", "files", "reason"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),

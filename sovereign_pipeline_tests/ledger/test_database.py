@@ -12,12 +12,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.catalog import list_datasets
-from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, open_registry
+from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, head_revision, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
 from sovereign_pipeline.ledger.tables import Adapter, Table
 from sovereign_pipeline.settings import Settings
@@ -202,3 +203,9 @@ def _refused(registry: Registry, statement: str) -> None:
     with pytest.raises(DBAPIError, match="only grows"), registry.writing() as session:
         session.execute(text(statement))
     assert rows() == before
+
+
+def test_the_newest_migration_is_told_from_the_names_of_the_files() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert head_revision() == ScriptDirectory.from_config(config).get_current_head()

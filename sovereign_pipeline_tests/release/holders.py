@@ -24,7 +24,7 @@ def _origin_of_base(workplace: Workplace) -> dict[str, str]:
     return made_here(workplace.store, load_card(workplace.settings, workplace.line.training.base_model).files)
 
 
-def _with_origins() -> tuple[Stage, ...]:
+def with_origins() -> tuple[Stage, ...]:
     """The bench's chain, where a recipe's `start_from` and the origin of a base model are inputs as in the real one."""
     external = {"sft_adapter": parent_digests, "base_model": _origin_of_base}
     made: dict[str, Stage] = {}
@@ -40,7 +40,7 @@ class Holders:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.bench.chain = _with_origins()
+        self.bench.chain = with_origins()
         self.registry = bench.open_registry()
         self.first_letters = list(bench.institution.rows)
 

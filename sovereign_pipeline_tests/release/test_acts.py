@@ -12,7 +12,8 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter
 from sovereign_pipeline.ledger.tables import Adapter, Table, row_as_dict
 from sovereign_pipeline.release.cadence import due_reviews, record_review
-from sovereign_pipeline.release.holdings import Question, index_adapter
+from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.issues import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
 from sovereign_pipeline.release.requests import find_request

@@ -6,7 +6,8 @@ from sqlalchemy import text
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.release.holdings import Question, assert_complete, holders, holders_query, holds, rebuild
+from sovereign_pipeline.release.held import Question, assert_complete, holders, holders_query, holds
+from sovereign_pipeline.release.holdings import rebuild
 from sovereign_pipeline_tests.release.holders import Holders, letters
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,8 @@ from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.sealed_entries import SEALED
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.taken_over import LISTED
-from sovereign_pipeline.release.holdings import Question, index_adapter
+from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
 from sovereign_pipeline_tests.ledger.owner import change

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
-from sovereign_pipeline.release.holdings import Question
+from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling

@@ -15,6 +15,7 @@ from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.registry.mlflow_states import follow_after_act
 from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.requests import assert_still_so, enter_signed_request
 from sovereign_pipeline.release.standing import standing_of
@@ -28,6 +29,8 @@ from sovereign_pipeline.signing.statements import signed_by, verify_statement
 from sovereign_pipeline.signing.trust import Trust
 
 FLAG_CHANGED = "flag changed"
+OVERTAKEN = "overtaken"
+"""In the entry of a change whose transition was not made, since others decided meanwhile."""
 
 
 def on_record(session: Session) -> dict[str, SeenChange]:
@@ -81,6 +84,8 @@ def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change
         if change.request is not None:
             told |= _make_transition(session, registry, workplace, trust, change.request, flag)
         append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told)
+    if change.request is not None and OVERTAKEN not in told:
+        follow_after_act(registry, workplace.settings, flag.line, workplace.progress)
 
 
 def _make_transition(
@@ -100,7 +105,7 @@ def _make_transition(
     try:
         assert_still_so(session, row, standing.predicate, adapter)
     except ConflictError as error:
-        return {"overtaken": error.message}
+        return {OVERTAKEN: error.message}
     make_transition(session, registry, workplace, trust, standing)
     return {}
 

@@ -1,0 +1,272 @@
+"""Freeing the disk: the weights of an adapter that is retired, rejected or recalled are removed, and no record of it.
+
+The purge is an entry of the ledger with an officer's signed statement before a byte is removed. Whoever is killed in
+between runs it again: what is on record is carried out.
+
+What belongs here: which weights nobody needs, and removing them. What does not: retiring an adapter (`requests.py`),
+and how a purge is read back (`ledger/purges.py`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.lineage import lineage
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base_models.cards import load_card
+from sovereign_pipeline.base_models.origin import WEIGHTS
+from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.errors import ConflictError, IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import trust_named
+from sovereign_pipeline.ledger.purges import MAY, PURGED, STATEMENT, Purge, PurgedFile, purge_dates, purge_of
+from sovereign_pipeline.ledger.rows_on_record import assert_on_record
+from sovereign_pipeline.ledger.states import ENDED, State, states
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.release.holdings import all_that_is_beneath
+from sovereign_pipeline.release.standing import assert_signed
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer_of, trust_root
+from sovereign_pipeline.signing.officers_words import officers_words
+from sovereign_pipeline.signing.predicates import PURGE
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.wording import and_more
+
+TRAINED = (SFT_ADAPTER.kind, ALIGNED_ADAPTER.kind)
+"""The kinds of artifacts whose weights are an adapter's own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be removed, before an officer signs it."""
+
+    adapter: Adapter
+    state: State
+    files: tuple[PurgedFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Unused:
+    """An adapter whose weights serve nothing now."""
+
+    adapter: str
+    state: State
+    bytes: int
+    needed_by: str | None
+    """What still rests on its weights; None for nothing."""
+
+
+def plan_purge(
+    registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Callable[[str], None]
+) -> Plan:
+    """Which files a purge would remove: weights that nothing else needs, each verified.
+
+    Raises NotFoundError for an unknown adapter, ConflictError for one that is in use, is needed or was purged, and
+    IntegrityError for bytes that are not the registered ones, and where it cannot be told who needs them.
+    """
+    adapter = find_adapter(registry, adapter_id)
+    with registry.reading() as session:
+        state = _assert_ended(session, adapter)
+        assert_signed(session, trust_root(settings), adapter.line)
+        if adapter_id in purge_dates(session):
+            raise ConflictError(f"The weights of {adapter_id} were purged already.")
+        needed = _needed(session, store, progress)
+    if adapter.adapter_digest in needed:
+        raise ConflictError(
+            f"{needed[adapter.adapter_digest]} needs the weights of {adapter_id}.", "Retire that adapter first."
+        )
+    files: list[PurgedFile] = []
+    for ref in _trained(store, adapter):
+        if ref.digest not in needed:
+            files += _weights(store, ref)
+            store.open(ref)  # what the tombstone says of them is true
+    _assert_no_base_model(settings, adapter_id, files)
+    return Plan(adapter, state, tuple(files))
+
+
+def purge(
+    registry: Registry, store: ArtifactStore, settings: Settings, signer: Signer, plan: Plan, reason: str
+) -> Purge:
+    """Put a signed purge on record, then remove the files. Whoever may retire an adapter may purge its weights.
+
+    Raises SignInError where the trust root does not let the officer do so, InputError without a reason, and
+    ConflictError where the registry has changed since it was planned.
+    """
+    reason = officers_words(reason, "A purge")
+    trust, adapter = trust_root(settings), plan.adapter
+    officer = officer_of(trust, signer.keyid)
+    assert_may(officer, MAY, [adapter.classification])
+    content = {
+        "line": adapter.line,
+        "adapter": adapter.id,
+        "files": [asdict(file) for file in plan.files],
+        "reason": reason,
+    }
+    subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
+    bundle = sign_statement(signer, Statement((subject,), PURGE, content))
+    with registry.writing() as session:
+        assert_in_force(session, settings, trust)
+        assert_on_record(session, adapter)
+        _assert_ended(session, adapter)
+        if adapter.id in purge_dates(session):
+            raise ConflictError(f"The weights of {adapter.id} were purged already.")
+        _assert_not_needed(session, store, plan)
+        subjects = {
+            "line": adapter.line,
+            "adapter": adapter.id,
+            "weights": sorted({file.artifact for file in plan.files}),
+            "bytes": plan.bytes,
+            "statement": hashlib.sha256(bundle).hexdigest(),
+            STATEMENT: bundle.decode(),
+            **trust_named(trust),
+        }
+        append(session, entry_actor(officer), PURGED, subjects)
+    recorded = finish_purge(registry, store, settings, adapter.id)
+    assert recorded is not None  # it was committed above
+    return recorded[0]
+
+
+def finish_purge(
+    registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
+) -> tuple[Purge, int] | None:
+    """Carry out a purge that is on record, and say how many bytes there still were; None where there is none.
+
+    Raises IntegrityError unless an officer signed it, and ConflictError where an adapter needs the weights by now.
+    """
+    trust = trust_root(settings)
+    with registry.reading() as session:
+        recorded = purge_of(session, trust, adapter_id)
+        if recorded is None:
+            return None
+        adapter = session.get_one(Adapter, adapter_id)
+        _assert_not_needed(session, store, Plan(adapter, _assert_ended(session, adapter), recorded.files))
+    _assert_no_base_model(settings, adapter_id, recorded.files)
+    return recorded, sum(_remove(store, file) for file in recorded.files)
+
+
+def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
+    """The adapters that were superseded, ended or overtaken by a newer version and never used, the largest first.
+
+    Those whose weights are purged are left out.
+    """
+    with registry.reading() as session:
+        state, purged = states(session, line), purge_dates(session)
+        adapters = [each for each in session.scalars(select(Adapter)) if each.id in state and each.id not in purged]
+        needed = _needed(session, store, progress)
+    newest: dict[str, Adapter] = {}
+    for each in sorted(adapters, key=lambda adapter: adapter.version_numbers):
+        newest[each.line] = each
+    found = []
+    for each in adapters:
+        is_idle = state[each.id] in ("registered", "in review", "approved") and newest[each.line] is not each
+        if is_idle or state[each.id] == "superseded" or state[each.id] in ENDED:
+            kept_for = needed.get(each.adapter_digest)
+            size = sum(file.size for ref in _trained(store, each) for file in _weights(store, ref))
+            found.append(Unused(each.id, state[each.id], size, kept_for if kept_for != each.id else None))
+    return sorted(found, key=lambda each: (-each.bytes, each.adapter))
+
+
+def _assert_ended(session: Session, adapter: Adapter) -> State:
+    state = states(session, adapter.line)[adapter.id]
+    if state not in ENDED:
+        raise ConflictError(
+            f"{adapter.id} is {state}, so its weights stay.", "Only a retired, rejected or recalled one is purged."
+        )
+    return state
+
+
+def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
+    """Artifact -> an adapter that is not retired, rejected or recalled and has it, or what it rests on.
+
+    Told from the artifacts of every one, since the index of holdings may be changed by whoever has the database.
+    """
+    state = states(session)
+    living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
+    work, seen = Countdown(progress, "looking who needs the weights", len(living), "adapter"), set[str]()
+    found: dict[str, str] = {}
+    for done, each in enumerate(living, start=1):
+        assert_on_record(session, each)
+        found |= {ref.digest: each.id for ref, _ in all_that_is_beneath(store, _ref(store, each), seen)}
+        work.reached(done)
+    return found
+
+
+def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> None:
+    needed = _needed(session, store, lambda _: None)
+    for file in plan.files:
+        if file.artifact in needed:
+            raise ConflictError(
+                f"{needed[file.artifact]} needs the weights of {plan.adapter.id} ({short(file.artifact)}).",
+                "Retire that adapter first.",
+            )
+
+
+def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
+    """A card may name a whole model that was tuned here, in its place."""
+    weights = {file.sha256 for file in files}
+    named = [
+        path.stem
+        for path in sorted((settings.data / "models").glob("*.yaml"))
+        if weights & {*load_card(settings, path.stem).files.values()}
+    ]
+    if named:
+        raise ConflictError(
+            f"The base model {and_more(named)} has the weights of {adapter_id}.", "Remove its card first, or keep them."
+        )
+
+
+def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
+    """The artifacts with an adapter's own weights: the one that is registered, and what it was trained further from."""
+    own = _ref(store, adapter)
+    manifest = store.read_manifest(own)
+    yield own
+    yield from (ref for ref, each in lineage(store, manifest) if each.kind in TRAINED)
+
+
+def _weights(store: ArtifactStore, ref: ArtifactRef) -> Iterator[PurgedFile]:
+    for file in store.read_manifest(ref).files:
+        if PurePosixPath(file.path).suffix.lower() in WEIGHTS:
+            yield PurgedFile(ref.digest, file.path, file.size, file.sha256)
+
+
+def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
+    return store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
+
+
+def _remove(store: ArtifactStore, file: PurgedFile) -> int:
+    """Remove a file if it is there, and the directory that it leaves empty. Returns its bytes."""
+    manifest = store.read_manifest(store.ref_of(file.artifact))
+    if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
+        raise IntegrityError(f"{store.path_of(file.artifact)}: the purge names a file that the manifest does not list.")
+    root = store.path_of(file.artifact)
+    path = root / file.path
+    if not os.path.lexists(path):
+        return 0
+    size = path.lstat().st_size
+    path.unlink()
+    directory = path.parent
+    if directory != root and not any(directory.iterdir()):
+        directory.rmdir()
+        directory = directory.parent
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return size
