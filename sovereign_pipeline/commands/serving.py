@@ -4,6 +4,7 @@ What belongs here: options, and printing. What does not: what any of it does (`s
 """
 
 import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -46,8 +47,11 @@ def serve(
         return
     # Loads FastAPI, uvicorn and the engine.
     from sovereign_pipeline.serving.gateway.running import serve as serve_gateway
+    from sovereign_pipeline.workplace import open_workplace
 
-    serve_gateway(Settings.from_environment(), port, threads, lambda text: out.print(escape(text)))
+    settings = Settings.from_environment()
+    workplace_of = partial(open_workplace, settings)
+    serve_gateway(settings, port, threads, lambda text: out.print(escape(text)), workplace_of)
 
 
 @tokens.command("add")

@@ -100,9 +100,15 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     assert loaded.fingerprint is not None
     assert not deployed.refused
     office.move("promote", second)
-    deploying.look()
-    assert deploying.engine.names == [second.id]
+    served = deploying.look().served
+    assert [(each.adapter, each.is_in_production) for each in served] == [(second.id, True), (first.id, False)]
+    assert deploying.engine.names == [first.id, second.id], "one can be gone back to at once"
     office.move("roll_back", first)
+    assert [(each.adapter, each.in_reserve) for each in deploying.look().served] == [
+        (first.id, False),
+        (second.id, True),
+    ]
+    office.move("retire", second)
     deploying.look()
     assert deploying.engine.names == [first.id]
     office.move("retire", first)

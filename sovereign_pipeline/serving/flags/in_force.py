@@ -80,7 +80,12 @@ class Choice:
     """Whether the hash decided, and not a group: such users can be compared."""
     user: str
     """Hashed."""
-    flag: Flag
+    staged: str | None
+    """The staged adapter that users get, whomever this one gets; None while nothing is tried."""
+    otherwise: str | None
+    """Digest of the adapter in production, for a user who may not use the other one."""
+    began: int
+    """The change since which the two are compared."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,16 @@ class Flags:
         if adapter is None:
             return None
         arm: Arm = "staged" if adapter == flag.staged else "production"
-        return Choice(adapter, flag.adapters[adapter].digest, arm, not in_group, hashed, flag)
+        return Choice(
+            adapter,
+            flag.adapters[adapter].digest,
+            arm,
+            not in_group,
+            hashed,
+            flag.staged if flag.is_rolling_out else None,
+            flag.adapters[flag.production].digest if flag.production is not None else None,
+            flag.began,
+        )
 
     def flag(self, line: str) -> Flag | None:
         """What is in force for a line; None for nothing."""

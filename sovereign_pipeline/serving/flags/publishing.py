@@ -17,10 +17,9 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.ledger.tables import Adapter, Transition
 from sovereign_pipeline.policy.release import TransitionName
-from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.requests import Proposal, evidence_of
-from sovereign_pipeline.release.standing import assert_signed
-from sovereign_pipeline.release.transitions import SUPERSEDE, arrow
+from sovereign_pipeline.release.standing import assert_signed, production_before
+from sovereign_pipeline.release.transitions import arrow
 from sovereign_pipeline.release.trust_on_record import assert_not_put_back
 from sovereign_pipeline.serving.flags.files import changing, read_change, sequences, verified_flag, write_change
 from sovereign_pipeline.serving.flags.flag import Flag, Named, WayBack, evaluator_of, installed_evaluator
@@ -94,7 +93,7 @@ def _flag(
     staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)
     staged = staging.adapter_id if staging is not None else None
     rules = workplace.institution.rollout_by_line.get(line, workplace.institution.rollout)
-    back = tuple(_ways_back(session, registry, workplace, production, staged, _superseded(session, rows)))
+    back = tuple(_ways_back(session, registry, workplace, production, staged, production_before(session, rows)))
     named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
     staged_by = staging.sequence if staging is not None else None
     goes_on = before is not None and before.staged is not None and before.staged_by == staged_by
@@ -132,15 +131,6 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
         told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
         return flag.model_copy(update=told)
     return flag
-
-
-def _superseded(session: Session, rows: Sequence[Transition]) -> str | None:
-    """The adapter that was in production before, if it may be there again."""
-    for row in reversed(rows):
-        if row.transition == SUPERSEDE:
-            is_so = states(session, row.line)[row.adapter_id] == "superseded"
-            return row.adapter_id if is_so and not open_recalls(session, row.adapter_id) else None
-    return None
 
 
 def _ways_back(

@@ -21,6 +21,8 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.flags.in_force import Flags
+from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
@@ -31,14 +33,14 @@ from sovereign_pipeline.settings import VARIABLES, Settings
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMPARISONS = 5.0
-"""Of the tokens with the ledger."""
+"""Of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOURS = 60.0
 """Between two looks for an hour of answers that is over."""
 
 Report = Callable[[str], None]
 
 
-def serve(settings: Settings, port: int, threads: int | None, report: Report) -> None:
+def serve(settings: Settings, port: int, threads: int | None, report: Report, workplace_of: WorkplaceOf) -> None:
     """Serve until Ctrl-C or SIGTERM. `threads`: of the engine; None for its own default.
 
     Raises InputError for a port that is taken and for a proxy that is half set up, and NotFoundError where no adapter
@@ -54,7 +56,7 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report) ->
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, institution, parts, held, threads, report))
+        runner.run(_serve(settings, institution, parts, held, threads, report, workplace_of))
 
 
 def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
@@ -94,7 +96,13 @@ class _Ledger:
 
 
 async def _serve(
-    settings: Settings, institution: Institution, parts: _Parts, held: socket, threads: int | None, report: Report
+    settings: Settings,
+    institution: Institution,
+    parts: _Parts,
+    held: socket,
+    threads: int | None,
+    report: Report,
+    workplace_of: WorkplaceOf,
 ) -> None:
     sources = Sources(settings, report)
     base = await asyncio.to_thread(sources.base_to_serve)
@@ -106,9 +114,19 @@ async def _serve(
         base_model_digest=base.digest,
     )
     deployment = Deployment(engine, sources, report)
-    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder)
+
+    def loaded() -> set[str]:
+        """Digests of what is both verified and in the engine."""
+        return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
+
+    flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
+    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     app = create_gateway(catalog, parts.callers, institution.serving.limits, parts.journal, settings.ui_hosts)
     ledger = _Ledger(settings)
+    keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
+
+    async def keep_flags() -> None:
+        await asyncio.to_thread(keeper.look)
 
     async def compare_tokens() -> None:
         refused = await asyncio.to_thread(lambda: parts.tokens.compare_with(ledger.registry))
@@ -121,8 +139,10 @@ async def _serve(
     problem = await tried(compare_tokens)
     if problem:
         _LOG.warning("tokens: %s", problem)
+    await tried(keep_flags)  # what it finds is told below, again and again
     beside = [
         deployment.keep,
+        repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
     ]

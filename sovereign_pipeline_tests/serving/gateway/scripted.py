@@ -15,6 +15,7 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
@@ -123,6 +124,13 @@ class Bench:
         self.engine.adapters[adapter.digest] = adapter.adapter
         return adapter
 
+    def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
+        """A flag that gives everybody what is in production."""
+        for each in self.served:
+            if each.line == line and each.is_in_production:
+                return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
+        return None
+
     def token(self, clearance: str = "SECRET", **changes: Any) -> str:
         """A token that is in the file; `days`: until it expires."""
         text = f"{PREFIX}{len(self.tokens):043d}"
@@ -149,7 +157,7 @@ class Bench:
 
     def app(self) -> FastAPI:
         tokens = Tokens(self.directory / "tokens.json")
-        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)))
+        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)), self.choose)
         limits = Limits.model_validate(self.limits)
         return create_gateway(catalog, self.callers or Callers(tokens), limits, Journal(self.journal), HOSTS)
 
