@@ -34,7 +34,6 @@ def headers_of(asked: Asked) -> dict[str, str]:
     return {
         ADAPTER_HEADER: asked.adapter.adapter,
         LEVEL_HEADER: _in_a_header(asked.adapter.classification),
-        "X-Request-Id": asked.id,
     }
 
 
