@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.commands.officers_key import KeyFile, PassphraseFile, Reason, Token, officers_signer
-from sovereign_pipeline.commands.terminal import LineName, err, out, tell_progress
+from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_facts, tell_progress
 from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.settings import Settings
 
@@ -46,6 +46,37 @@ def adapters_rollback(
     signer = officers_signer(settings, key, token, passphrase_file)
     _print_flag(rollback(settings, line, to, signer, reason))
     _let_ledger_follow(settings, line)
+
+
+def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
+    """Show how a line's staged adapter does against the one in production, from what the gateways here counted.
+
+    Ends 1 when it is worse than its margins.
+    """
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory
+    from sovereign_pipeline.serving.rollout.watching import state_of
+    from sovereign_pipeline.signing.officers import trust_root
+
+    settings = Settings.from_environment()
+    flag = current_flag(settings, line, trust_root(settings))
+    state = state_of(counts_directory(settings), flag, load_institution(settings.data))
+    if state is None:
+        facts = {"line": line, "outcome": "none", "because": in_words(flag)}
+    else:
+        facts = {
+            "line": line,
+            "staged": state.staged,
+            "outcome": state.outcome,
+            "because": state.because,
+            "days": f"{state.days:.1f}",
+            "users": f"{state.users[0]} staged, {state.users[1]} production",
+            "answers": f"{state.answers[0]} staged, {state.answers[1]} production",
+            **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
+        }
+    print_facts(facts, as_json)
+    raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
 
 
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:

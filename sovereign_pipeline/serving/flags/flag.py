@@ -63,6 +63,7 @@ class Flag(Frozen):
     """Why nobody gets the staged adapter, though there is one."""
     began: int = Field(ge=1)
     """The number of the change since which share, groups and adapters are these: a comparison counts from there."""
+    began_at: datetime.datetime
     salt: Digest
     """With it users are hashed; one for the line, so that each keeps his arm."""
     evaluator: str
@@ -94,7 +95,7 @@ class Flag(Frozen):
 
     def says_the_same(self, other: "Flag") -> bool:
         """Whether both send everybody to the same adapter, by the same ways back."""
-        told = {"sequence", "cause", "reason", "at", "began", "request"}
+        told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:

@@ -92,10 +92,11 @@ def _flag(
     production = next((each for each, at in state.items() if at == "production"), None)
     staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)
     staged = staging.adapter_id if staging is not None else None
-    rules = workplace.institution.rollout_by_line.get(line, workplace.institution.rollout)
+    rules = workplace.institution.rollout_of(line)
     back = tuple(_ways_back(session, registry, workplace, production, staged, production_before(session, rows)))
     named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
     staged_by = staging.sequence if staging is not None else None
+    now = datetime.datetime.now(datetime.UTC)
     goes_on = before is not None and before.staged is not None and before.staged_by == staged_by
     flag = Flag(
         line=line,
@@ -107,11 +108,12 @@ def _flag(
         groups=tuple(sorted(rules.groups)) if staged is not None else (),
         stopped=before.stopped if goes_on and before is not None else None,
         began=sequence,
+        began_at=now,
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
         evaluator=installed_evaluator(),
         cause="signed anew",
         reason="The change before could not be believed." if sequence > 1 else "It is the line's first.",
-        at=datetime.datetime.now(datetime.UTC),
+        at=now,
         adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
         back=back,
     )
@@ -121,7 +123,7 @@ def _flag(
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
     """With why it changes, and since when it compares the same adapters in the same way."""
     if before is not None and flag.compares_the_same(before):
-        flag = flag.model_copy(update={"began": before.began})
+        flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     decided = (flag.production, flag.staged, flag.staged_by, flag.back)
     if rows and (before is None or decided != (before.production, before.staged, before.staged_by, before.back)):
         last = rows[-1]

@@ -16,11 +16,13 @@ from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
 from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.refusal import Refusal, ending, engine_lost, no_such_model, too_slow
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 
 ID_BYTES = 16
 Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
@@ -35,6 +37,8 @@ class Asked:
     adapter: Deployable
     messages: Sequence[Mapping[str, str]]
     sampling: Sampling
+    choice: Choice | None = None
+    """What the line's flag said, where it decided."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
 
@@ -77,13 +81,16 @@ class Exchange:
 class Answering:
     """Everything that a gateway answers, while it answers."""
 
-    def __init__(self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal) -> None:
+    def __init__(
+        self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal, telemetry: Telemetry
+    ) -> None:
         self.limits = limits
         self.metrics = metrics
         self.rates = Rates(limits)
         self.places = Places(limits, catalog.lines)
         self._catalog = catalog
         self._journal = journal
+        self._telemetry = telemetry
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
@@ -114,6 +121,8 @@ class Answering:
         except (EngineRefused, EngineLost, TimeoutError) as error:
             refusal = self._refusal(asked, error)
             refusal.is_counted = exchange is not None
+            if exchange is None and not isinstance(error, EngineRefused):
+                self._compare(asked, "", 0, time.monotonic() - began, "lost")
             raise refusal from None
 
     @property
@@ -154,7 +163,13 @@ class Answering:
         self.rates.charge(asked.caller, used)
         self.metrics.ended(line, adapter, outcome, seconds, exchange.prompt_tokens, exchange.answer_tokens)
         digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
+        self._compare(asked, "".join(exchange.texts), exchange.answer_tokens, seconds, outcome)
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
+
+    def _compare(self, asked: Asked, text: str, tokens: int, seconds: float, outcome: Outcome) -> None:
+        """Count what an adapter did in its line's rollout; an answer that the caller gave up says nothing."""
+        if asked.choice is not None and outcome != "cancelled" and not self.is_ending:
+            self._telemetry.note(asked.adapter.line, asked.choice, text, tokens, seconds, is_lost=outcome == "lost")
 
     def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""

@@ -28,6 +28,8 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
+from sovereign_pipeline.serving.rollout.watching import Watcher
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.settings import VARIABLES, Settings
 
@@ -36,6 +38,8 @@ SECONDS_BETWEEN_COMPARISONS = 5.0
 """Of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOURS = 60.0
 """Between two looks for an hour of answers that is over."""
+SECONDS_BETWEEN_HOLDS = 30.0
+"""Between two looks at what is counted of staged adapters."""
 
 Report = Callable[[str], None]
 
@@ -121,7 +125,11 @@ async def _serve(
 
     flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
-    app = create_gateway(catalog, parts.callers, institution.serving.limits, parts.journal, settings.ui_hosts)
+    telemetry = Telemetry(counts_directory(settings))
+    watcher = Watcher(settings, institution, flags, telemetry, report)
+    app = create_gateway(
+        catalog, parts.callers, institution.serving.limits, parts.journal, telemetry, settings.ui_hosts
+    )
     ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
 
@@ -136,12 +144,16 @@ async def _serve(
     async def enter_hours() -> None:
         await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
 
+    async def watch_holds() -> None:
+        await asyncio.to_thread(watcher.look)
+
     problem = await tried(compare_tokens)
     if problem:
         _LOG.warning("tokens: %s", problem)
     await tried(keep_flags)  # what it finds is told below, again and again
     beside = [
         deployment.keep,
+        repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
         repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),

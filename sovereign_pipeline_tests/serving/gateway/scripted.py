@@ -20,6 +20,7 @@ from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline_tests.conftest import LADDER
 
@@ -118,6 +119,10 @@ class Bench:
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
 
+    @property
+    def telemetry(self) -> Telemetry:
+        return Telemetry(self.directory / "rollout")
+
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
         adapter = replace(adapter, pinned=in_production)
         self.served.append(adapter)
@@ -159,7 +164,9 @@ class Bench:
         tokens = Tokens(self.directory / "tokens.json")
         catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)), self.choose)
         limits = Limits.model_validate(self.limits)
-        return create_gateway(catalog, self.callers or Callers(tokens), limits, Journal(self.journal), HOSTS)
+        return create_gateway(
+            catalog, self.callers or Callers(tokens), limits, Journal(self.journal), self.telemetry, HOSTS
+        )
 
 
 def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:
