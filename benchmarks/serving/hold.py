@@ -8,6 +8,8 @@ import argparse
 import math
 from collections.abc import Callable
 
+from typer import echo
+
 from sovereign_pipeline.serving.rollout.comparison import difference, is_worse_at_any_look
 from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
 
@@ -50,12 +52,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=400)
     rollouts = parser.parse_args().rollouts
-    print(f"Share of {rollouts} rollouts in which the staged adapter is taken back; 3 % fail, {MARGIN:.0%} is allowed.")
-    print("| test | " + " | ".join(f"+{rise:.0%}" for rise in RISES) + " |")
-    print("|---|" + "---|" * len(RISES))
+    echo(f"Share of {rollouts} rollouts in which the staged adapter is taken back; 3 % fail, {MARGIN:.0%} is allowed.")
+    echo("| test | " + " | ".join(f"+{rise:.0%}" for rise in RISES) + " |")
+    echo("|---|" + "---|" * len(RISES))
     for name, test in TESTS.items():
         shares = [aborted(Rollout(rise=rise), range(rollouts), test) for rise in RISES]
-        print(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |", flush=True)
+        echo(f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares) + " |")
 
 
 if __name__ == "__main__":

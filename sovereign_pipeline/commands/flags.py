@@ -63,7 +63,7 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
     flag = current_flag(settings, line, trust_root(settings))
     state = state_of(counts_directory(settings), flag, load_institution(settings.data))
     if state is None:
-        facts = {"line": line, "outcome": "none", "because": in_words(flag)}
+        facts = {"line": line, "outcome": "none", "because": flag.in_words()}
     else:
         facts = {
             "line": line,
@@ -125,14 +125,4 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
 
 
 def _print_flag(flag: "Flag") -> None:
-    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(in_words(flag))}")
-
-
-def in_words(flag: "Flag") -> str:
-    """Who gets what."""
-    if not flag.is_rolling_out:
-        stopped = f"; {flag.staged} stopped: {flag.stopped}" if flag.staged is not None and flag.stopped else ""
-        return f"{flag.production or 'nothing'} for everybody{stopped}"
-    parts = [f"{flag.share * 100:g} % of the users"] if flag.share else []
-    parts += [f"group {each}" for each in flag.groups]
-    return f"{flag.staged} for {' and '.join(parts)}, {flag.production or 'nothing'} for everybody else"
+    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(flag.in_words())}")

@@ -93,6 +93,15 @@ class Flag(Frozen):
         """Whether some users get the staged adapter."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
+    def in_words(self) -> str:
+        """Who gets what."""
+        if not self.is_rolling_out:
+            stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
+            return f"{self.production or 'nothing'} for everybody{stopped}"
+        parts = [f"{self.share * 100:g} % of the users"] if self.share else []
+        parts += [f"group {each}" for each in self.groups]
+        return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
+
     def says_the_same(self, other: "Flag") -> bool:
         """Whether both send everybody to the same adapter, by the same ways back."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}

@@ -1,7 +1,7 @@
 """Comparing two arms of users: looked at every minute to abort, and once at the end to promote.
 
 Requests of one user resemble each other, so the variance is between users, and looks that are repeated need a bound
-that holds at all of them at once: tests on requests abort a good adapter in a third of rollouts and more
+that holds at all of them at once: tests on requests abort an adapter that is just good enough in a third of rollouts
 (`benchmarks/serving/hold.py` simulates both).
 
 What belongs here: the statistics. What does not: what is counted (`telemetry.py`), and what follows (`hold.py`).
