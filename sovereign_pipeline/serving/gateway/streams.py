@@ -135,5 +135,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _in_a_header(text: str) -> str:
-    """A level as the institution names it; what is not ASCII is written as in an address."""
-    return quote(text, safe=" ") if not text.isascii() else text
+    """A level as the institution names it; what is not plain ASCII is written as in an address."""
+    return text if text.isascii() and text.isprintable() else quote(text)

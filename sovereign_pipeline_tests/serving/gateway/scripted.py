@@ -116,6 +116,7 @@ class Bench:
     limits: dict[str, Any] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
+    levels: tuple[str, ...] = tuple(LADDER)
 
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
         adapter = replace(adapter, pinned=in_production)
@@ -149,7 +150,7 @@ class Bench:
 
     def app(self) -> FastAPI:
         tokens = Tokens(self.directory / "tokens.json")
-        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)))
+        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(self.levels))
         limits = Limits.model_validate(self.limits)
         return create_gateway(catalog, self.callers or Callers(tokens), limits, Journal(self.journal), HOSTS)
 

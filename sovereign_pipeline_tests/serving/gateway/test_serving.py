@@ -19,6 +19,7 @@ from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.gateway.running import callers_of, serve
 from sovereign_pipeline.serving.tokens import Tokens, add_token, revoke_token
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
@@ -116,6 +117,15 @@ def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) 
     served_office.adapter()
     with pytest.raises(NotFoundError, match="No adapter may be served"):
         serve(served_office.office.bench.settings, free_port(), None, lambda _: None)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/registry"])
+def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str) -> None:
+    institution.write()
+    settings = institution.settings.model_copy(update={"registry_url": url})
+    demonstration_trust(settings.data / "trust", settings.keys)
+    with pytest.raises(InputError, match="The registry is not reached"):
+        serve(settings, free_port(), None, lambda _: None)
 
 
 @pytest.mark.security_case(
