@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
-    return [*findings, *_base_models(settings, recipes.valid), *_recalls(settings)]
+    return [*findings, *_base_models(settings, recipes.valid), *_recalls(settings), *_flags(settings)]
 
 
 _ADD = "sovereign lines add FILE"
@@ -189,6 +189,25 @@ def _recalls(settings: Settings) -> list[Finding]:
         Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
         for recall, adapters in held
     ] or [Finding("recalls", True, "none holds for an adapter")]
+
+
+def _flags(settings: Settings) -> list[Finding]:
+    """The newest change of each line's flag: whether it can be believed and evaluated."""
+    from sovereign_pipeline.serving.flags.files import lines_with_flags
+    from sovereign_pipeline.serving.flags.flag import evaluator_of
+    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.signing.officers import trust_root
+
+    findings: list[Finding] = []
+    for line in lines_with_flags(settings):
+        try:
+            flag = current_flag(settings, line, trust_root(settings))
+            evaluator_of(flag)
+        except SovereignError as error:
+            findings.append(_failed(f"flag of {line}", error))
+        else:
+            findings.append(Finding(f"flag of {line}", True, flag.in_words()))
+    return findings
 
 
 def _failed(what: str, error: SovereignError) -> Finding:

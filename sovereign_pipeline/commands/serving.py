@@ -87,12 +87,12 @@ def tokens_list(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     found = read_tokens(file_of(settings))
     refused = refused_by(open_registry(settings), found) if found else {}
-    bad = [each for each in found if each.revoked_at is None and each.sha256 in refused]
-    rows = [{**_facts(each), "state": "refused" if each in bad else _state(each)} for each in found]
+    rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else _state(each)} for each in found]
     print_rows(rows, as_json, "Tokens")
-    for each in bad if not as_json else []:
-        out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
-    raise typer.Exit(1 if bad else 0)
+    for each in found if not as_json else []:
+        if each.sha256 in refused:
+            out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+    raise typer.Exit(1 if refused else 0)
 
 
 @tokens.command("revoke")

@@ -38,7 +38,7 @@ class TinyAdapters:
         loaded = AutoModelForCausalLM.from_pretrained(base or self.base)
         model = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **{**usual, **config}))
         directory = self.root / name
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, save_embedding_layers=False)
         return directory
 
     def adapter(self, name: str, seed: int = 0, **config: Any) -> Deployable:

@@ -160,7 +160,7 @@ class Worker:
         self.model = Model(Path(settings["base"]), settings["resident"])
         self._context = min(self.model.context, settings["context"] or self.model.context)
         self._batch = Batch(
-            self.model.model,
+            self.model.compute,
             settings["rows"],
             settings["cache_tokens"],
             lambda digest: self.model.make_ready(digest, self._in_use()),
@@ -260,7 +260,7 @@ class Worker:
         found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
         if row.prompt != expected["prompt"]:
             return found
-        scores = log_probabilities(self.model.model, row.adapter, row.prompt, expected["tokens"])
+        scores = log_probabilities(self.model.compute, row.adapter, row.prompt, expected["tokens"])
         for name, of_one in zip(("adapter", "base"), scores, strict=True):
             found[name] = [
                 [float(at_place[each]) for each in ids] for at_place, ids in zip(of_one, expected["top"], strict=True)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Limits
@@ -42,40 +42,66 @@ class Asked:
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
 
+class _Stillness:
+    """Ends an answer of which nothing was heard or taken for so long. One timer, however many tokens there are."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        """Something was heard, or taken."""
+        self._since = self._loop.time()
+
+    def __enter__(self) -> Self:
+        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        until = self._since + self._seconds
+        if self._loop.time() < until:
+            self._timer = self._loop.call_at(until, self._look)
+        elif not self._limit.expired():
+            self._limit.reschedule(self._loop.time())
+
+
 class Exchange:
     """An answer that has begun: its prompt's length, and its pieces."""
 
-    def __init__(self, asked: Asked, answer: Answer, limits: Limits, metrics: Metrics, began: float) -> None:
+    def __init__(self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness") -> None:
         self.prompt_tokens = answer.prompt_tokens
         self.answer_tokens = 0
         self.finish: Literal["stop", "length"] | None = None
         self.texts: list[str] = []
-        self._asked = asked
         self._answer = answer
-        self._limits = limits
-        self._metrics = metrics
+        self._stillness = stillness
+        self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
         self._began = began
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Ends after the piece with `finish`; an engine that ends without one is lost."""
-        line, adapter, last = self._asked.adapter.line, self._asked.adapter.adapter, self._began
-        source = aiter(self._answer.pieces)
-        while self.finish is None:
-            try:
-                async with asyncio.timeout(self._limits.first_token_seconds):
-                    piece = await anext(source)
-            except StopAsyncIteration:
-                raise EngineLost("The engine ended an answer without saying why.") from None
+        last = self._began
+        async for piece in self._answer.pieces:
             now = time.monotonic()
             if self.answer_tokens == 0:
-                self._metrics.first_token(line, adapter, now - self._began)
-            else:
-                self._metrics.more_tokens(line, adapter, now - last, piece.tokens)
+                self._first.observe(now - self._began)
+            elif piece.tokens:
+                self._each.observe((now - last) / piece.tokens)
             last = now
             self.answer_tokens += piece.tokens
             self.texts.append(piece.text)
             self.finish = piece.finish
+            self._stillness.end()
             yield piece
+            self._stillness.end()
+            if piece.finish is not None:
+                return
+        raise EngineLost("The engine ended an answer without saying why.")
 
 
 class Answering:
@@ -112,9 +138,9 @@ class Answering:
                 await stack.enter_async_context(self.rates.request(asked.caller))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
-                async with asyncio.timeout(self.limits.first_token_seconds):
-                    answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
-                exchange = Exchange(asked, answer, self.limits, self.metrics, began)
+                stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
+                answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
+                exchange = Exchange(asked, answer, self.metrics, began, stillness)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
                 yield exchange

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from socket import socket
 
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.loops.auto import auto_loop_factory
 
 from sovereign_pipeline.errors import InputError
@@ -19,7 +20,7 @@ from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
-from sovereign_pipeline.serving.deployment import Deployment, Sources
+from sovereign_pipeline.serving.deployment import Deployment, RegistryUnreached, ServingBase, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
@@ -47,8 +48,8 @@ Report = Callable[[str], None]
 def serve(settings: Settings, port: int, threads: int | None, report: Report, workplace_of: WorkplaceOf) -> None:
     """Serve until Ctrl-C or SIGTERM. `threads`: of the engine; None for its own default.
 
-    Raises InputError for a port that is taken and for a proxy that is half set up, and NotFoundError where no adapter
-    may be served.
+    Raises InputError for a port that is taken, for a proxy that is half set up and for a registry that is not reached,
+    and NotFoundError where no adapter may be served.
     """
     institution = load_institution(settings.data)
     tokens = Tokens(file_of(settings))
@@ -88,6 +89,17 @@ class _Parts:
     callers: Callers
 
 
+async def _base_of(sources: Sources) -> ServingBase:
+    """The base model to load. Raises InputError where the registry does not say what may be served."""
+    try:
+        return await asyncio.to_thread(sources.base_to_serve)
+    except (SQLAlchemyError, RegistryUnreached) as error:
+        raise InputError(
+            f"The registry is not reached ({type(error).__name__}), and it says what may be served.",
+            "Start its database, and then the gateway.",
+        ) from None
+
+
 class _Ledger:
     """The registry, opened once it answers."""
 
@@ -109,7 +121,7 @@ async def _serve(
     workplace_of: WorkplaceOf,
 ) -> None:
     sources = Sources(settings, report)
-    base = await asyncio.to_thread(sources.base_to_serve)
+    base = await _base_of(sources)
     report(f"loading the base model {base.name}")
     given = LocalSettings()
     engine = await LocalEngine.start(

@@ -146,6 +146,7 @@ def test_adapter_that_was_changed_while_it_was_put_out_is_not_served(running: Ru
         ({"bias": "lora_only"}, "bias"),
         ({"lora_bias": True}, "lora_bias"),
         ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "Embedding"),
     ],
 )
 def test_adapter_that_cannot_share_a_batch_is_refused(

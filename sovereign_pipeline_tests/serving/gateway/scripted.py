@@ -118,6 +118,7 @@ class Bench:
     limits: dict[str, Any] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
+    levels: tuple[str, ...] = tuple(LADDER)
 
     @property
     def telemetry(self) -> Telemetry:
@@ -162,7 +163,7 @@ class Bench:
 
     def app(self) -> FastAPI:
         tokens = Tokens(self.directory / "tokens.json")
-        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)), self.choose)
+        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(self.levels), self.choose)
         limits = Limits.model_validate(self.limits)
         return create_gateway(
             catalog, self.callers or Callers(tokens), limits, Journal(self.journal), self.telemetry, HOSTS

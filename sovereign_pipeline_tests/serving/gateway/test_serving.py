@@ -22,6 +22,7 @@ from sovereign_pipeline.serving.flags.rollback import rollback
 from sovereign_pipeline.serving.gateway.running import callers_of, serve
 from sovereign_pipeline.serving.tokens import Tokens, add_token, revoke_token
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
@@ -129,6 +130,15 @@ def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) 
     served_office.adapter()
     with pytest.raises(NotFoundError, match="No adapter may be served"):
         settings = served_office.office.bench.settings
+        serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/registry"])
+def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str) -> None:
+    institution.write()
+    settings = institution.settings.model_copy(update={"registry_url": url})
+    demonstration_trust(settings.data / "trust", settings.keys)
+    with pytest.raises(InputError, match="The registry is not reached"):
         serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
 
 
