@@ -31,6 +31,7 @@ ROOMS = {
     "orchestration": "Dagster",
     "commands": "Command line",
     "release": "Release and recall",
+    "serving": "Serving",
     "end_to_end": "The whole chain",
     "": "Processes and files",
 }
