@@ -1,8 +1,8 @@
 """Answers of different adapters computed together: one padded batch, one new token of each row at a step.
 
-Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each row has its own
-adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column. Those of one
-adapter stand together (`local_rows.py`).
+Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each has its own
+adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column. Those of
+one adapter stand together (`local_rows.py`).
 
 What belongs here: the batch and its cache of keys and values. What does not: text (`local_texts.py`), and which
 adapters are in memory (`local_adapters.py`). Imports torch and transformers.
@@ -44,15 +44,25 @@ class Row(Protocol):
 class Batch:
     """The rows of one model."""
 
-    def __init__(self, compute: Compute, places: int, cache_tokens: int, prepare: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        places: int,
+        cache_tokens: int,
+        chunk_tokens: int,
+        prepare: Callable[[str], None],
+        breathe: Callable[[], None],
+    ) -> None:
         """
         Args:
+            chunk_tokens: how many tokens of prompts are computed at once, padding included.
+            breathe: called between such chunks; a long prompt takes many seconds.
             prepare: lets an adapter be in memory before a row with it joins. Raises EngineRefused.
             places: how many rows are computed at once.
             cache_tokens: how many tokens of all rows, padding included, are kept in memory; one row always has room.
         """
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
-        self._prepare = prepare
+        self._chunk_tokens, self._prepare, self._breathe = chunk_tokens, prepare, breathe
         self._waiting: deque[Row] = deque()
         self._joining: list[Row] = []
         self._rows: list[Row] = []
@@ -120,7 +130,11 @@ class Batch:
         ids = torch.tensor([[0] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
         mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         cache = DynamicCache()
-        logits = self._forward(ids, mask, cache, rows)
+        width = max(1, self._chunk_tokens // len(rows))
+        for end in [*range(width, longest, width), longest]:
+            start = (end - 1) // width * width
+            logits = self._forward(ids[:, start:end], mask[:, :end], cache, rows)
+            self._breathe()
         if not self._rows:
             self._cache, self._mask = cache, mask
         else:

@@ -20,7 +20,7 @@ from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = LocalSettings(threads=1, resident=4, hang_seconds=3)
+SETTINGS = LocalSettings(threads=1, resident=4, chunk_tokens=100, hang_seconds=8)
 
 
 @pytest.fixture(scope="module")
