@@ -63,6 +63,8 @@ class Served:
 
 @pytest.fixture
 def served(served_office: ServedOffice) -> Iterator[Served]:
+    many = {"requests_per_minute": 100_000, "tokens_per_minute": 10_000_000}  # asked again and again until it changes
+    served_office.office.bench.institution.rules["serving"] = {"limits": many}
     served_office.in_production()
     served = Served(served_office)
     yield served
