@@ -8,9 +8,10 @@ from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.orchestration.assets import stage_asset
 from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.due_reviews import review_not_due, reviews_due
-from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_JOB, EXECUTOR, REVIEW_JOB
+from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_JOB, EXECUTOR, REVIEW_JOB, ROLLOUT_JOB
 from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
 from sovereign_pipeline.orchestration.resources import Clock, resources
+from sovereign_pipeline.orchestration.rollout import PRODUCTION, STAGED, rollouts
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings
@@ -26,10 +27,10 @@ def build_definitions(
         clock: by which reviews are due; None takes this machine's.
     """
     return dg.Definitions(
-        assets=[stage_asset(stage) for stage in chain_with(stages or {})],
+        assets=[*(stage_asset(stage) for stage in chain_with(stages or {})), STAGED, PRODUCTION],
         asset_checks=[review_not_due, mlflow_follows],
-        jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB],
-        sensors=[new_lines, closed_reviews, reviews_due],
+        jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB, ROLLOUT_JOB],
+        sensors=[new_lines, closed_reviews, reviews_due, rollouts],
         executor=EXECUTOR,
         resources=resources(installation, clock),
     )

@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
-    of_registry = [*_registry(settings), *_recalls(settings), *_mlflow(settings)]
+    of_registry = [*_registry(settings), *_recalls(settings), *_mlflow(settings), *_flags(settings)]
     return [*findings, *_base_models(settings, recipes.valid), *of_registry]
 
 
@@ -239,6 +239,24 @@ def _mlflow(settings: Settings) -> list[Finding]:
         return [Finding("MLflow", True, "shows what the registry says")]
     command = {"Command": "sovereign adapters mlflow --repair"}
     return [Finding("MLflow", False, f"differs from the registry: {and_more(found, separator='; ')}", command)]
+
+
+def _flags(settings: Settings) -> list[Finding]:
+    """The newest change of each line's flag: whether it can be believed and evaluated."""
+    from sovereign_pipeline.serving.flags.files import lines_with_flags
+    from sovereign_pipeline.serving.flags.flag import evaluator_of
+    from sovereign_pipeline.serving.flags.rollback import current_flag
+
+    findings: list[Finding] = []
+    for line in lines_with_flags(settings):
+        try:
+            flag = current_flag(settings, line, trust_root(settings))
+            evaluator_of(flag)
+        except SovereignError as error:
+            findings.append(_failed(f"flag of {line}", error))
+        else:
+            findings.append(Finding(f"flag of {line}", True, flag.in_words()))
+    return findings
 
 
 def _failed(what: str, error: SovereignError) -> Finding:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import (
+    AsJson,
     KeyFile,
     LineName,
     PassphraseFile,
@@ -18,6 +19,7 @@ from sovereign_pipeline.commands.terminal import (
     err,
     officers_signer,
     out,
+    print_facts,
     tell_progress,
 )
 from sovereign_pipeline.errors import SovereignError
@@ -55,6 +57,37 @@ def adapters_rollback(
     signer = officers_signer(settings, key, token, passphrase_file, question)
     _print_flag(rollback(settings, line, to, signer, reason))
     _let_ledger_follow(settings, line)
+
+
+def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
+    """Show how a line's staged adapter does against the one in production, from what the gateways here counted.
+
+    Ends 1 when it is worse than its margins.
+    """
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory
+    from sovereign_pipeline.serving.rollout.watching import state_of
+    from sovereign_pipeline.signing.officers import trust_root
+
+    settings = Settings.from_environment()
+    flag = current_flag(settings, line, trust_root(settings))
+    state = state_of(counts_directory(settings), flag, load_institution(settings.data))
+    if state is None:
+        facts = {"line": line, "outcome": "none", "because": flag.in_words()}
+    else:
+        facts = {
+            "line": line,
+            "staged": state.staged,
+            "outcome": state.outcome,
+            "because": state.because,
+            "days": f"{state.days:.1f}",
+            "users": f"{state.users[0]} staged, {state.users[1]} production",
+            "answers": f"{state.answers[0]} staged, {state.answers[1]} production",
+            **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
+        }
+    print_facts(facts, as_json)
+    raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
 
 
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
@@ -103,14 +136,4 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
 
 
 def _print_flag(flag: "Flag") -> None:
-    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(in_words(flag))}")
-
-
-def in_words(flag: "Flag") -> str:
-    """Who gets what."""
-    if not flag.is_rolling_out:
-        stopped = f"; {flag.staged} stopped: {flag.stopped}" if flag.staged is not None and flag.stopped else ""
-        return f"{flag.production or 'nothing'} for everybody{stopped}"
-    parts = [f"{flag.share * 100:g} % of the users"] if flag.share else []
-    parts += [f"group {each}" for each in flag.groups]
-    return f"{flag.staged} for {' and '.join(parts)}, {flag.production or 'nothing'} for everybody else"
+    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(flag.in_words())}")

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.flags import adapters_rollback, let_flag_follow, let_ledger_catch_up
+from sovereign_pipeline.commands.flags import adapters_hold, adapters_rollback, let_flag_follow, let_ledger_catch_up
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -50,6 +50,7 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("reject")(adapters_reject)
     adapters.command("retire")(adapters_retire)
     adapters.command("rollback")(adapters_rollback)
+    adapters.command("hold")(adapters_hold)
     adapters.command("history")(adapters_history)
     adapters.command("production")(adapters_production)
     adapters.command("diff")(adapters_diff)

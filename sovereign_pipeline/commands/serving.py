@@ -4,6 +4,7 @@ What belongs here: options, and printing. What does not: what any of it does (`s
 """
 
 import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -46,8 +47,11 @@ def serve_lines(
         return
     # Loads FastAPI, uvicorn and the engine.
     from sovereign_pipeline.serving.gateway.running import serve as serve_gateway
+    from sovereign_pipeline.workplace import open_workplace
 
-    serve_gateway(Settings.from_environment(), port, threads, lambda text: out.print(escape(text)))
+    settings = Settings.from_environment()
+    workplace_of = partial(open_workplace, settings)
+    serve_gateway(settings, port, threads, lambda text: out.print(escape(text)), workplace_of)
 
 
 @tokens.command("add")
@@ -84,12 +88,12 @@ def tokens_list(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     found = read_tokens(file_of(settings))
     refused = refused_by(open_registry(settings), found) if found else {}
-    bad = [each for each in found if each.revoked_at is None and each.sha256 in refused]
-    rows = [{**_facts(each), "state": "refused" if each in bad else _state(each)} for each in found]
+    rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else _state(each)} for each in found]
     print_rows(rows, as_json, "Tokens")
-    for each in bad if not as_json else []:
-        out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
-    raise typer.Exit(1 if bad else 0)
+    for each in found if not as_json else []:
+        if each.sha256 in refused:
+            out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+    raise typer.Exit(1 if refused else 0)
 
 
 @tokens.command("revoke")

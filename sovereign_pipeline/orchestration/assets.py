@@ -50,7 +50,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
             with corpus_withheld() if workplace.store.corpus is None else nullcontext():
                 result = _materialization(stage, workplace, inputs)
         except SovereignError as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
         except Exception as error:
             # A bug. Its own message and traceback may quote a document, and Dagster keeps both.
             raise dg.Failure(
@@ -97,7 +97,7 @@ def _materialization(
     )
 
 
-def _refusal(error: SovereignError) -> dg.Failure:
+def refusal(error: SovereignError) -> dg.Failure:
     """An error as Dagster keeps it; the command line reads the message, the hint and the act again (`runner.py`)."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,

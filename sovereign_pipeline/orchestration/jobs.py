@@ -33,5 +33,11 @@ DUE_JOB = dg.define_asset_job(
     "reviews_due when either changes.",
 )
 
+ROLLOUT_JOB = dg.define_asset_job(
+    name="rollout",
+    selection=dg.AssetSelection.assets("staged_adapter", "production_adapter"),
+    description="What officers staged and promoted, in the line's flag. Started by the sensor rollouts.",
+)
+
 EXECUTOR = dg.multiprocess_executor.configured({"max_concurrent": 2})
 """A step is a process of its own, so that what one library leaves in memory never meets another step."""

@@ -112,6 +112,10 @@ class Institution(RecipeModel):
         """The classification levels in their order."""
         return ClassificationLadder(self.classification)
 
+    def rollout_of(self, line: str) -> Rollout:
+        """Who gets a staged adapter of a line."""
+        return self.rollout_by_line.get(line, self.rollout)
+
     def treatments(self, line: str) -> Treatments:
         """What is done with each kind of personal data in this line; every kind is a key."""
         chosen = {**self.sensitive, **self.sensitive_by_line.get(line, {})}

@@ -1,9 +1,10 @@
 """`rollout` of `institution.yaml`: who gets a staged adapter before it may become the one in production.
 
-What belongs here: the share and the groups. What does not: which adapter is staged, which officers decide
+What belongs here: the share, the groups and the margins. What does not: which adapter is staged, which officers decide
 (`policy/release.py`), and how a user is assigned (`serving/flags/`).
 """
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -11,6 +12,44 @@ from pydantic import Field
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
 Group = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+Margin = Annotated[float, Field(gt=0, le=1)]
+
+
+class Hold(RecipeModel):
+    """What a staged adapter must show among the users that are drawn, and by how much it may be worse."""
+
+    days: int = Field(default=7, ge=1, le=60)
+    """Days before it is judged as good. 7: every weekday is in it."""
+
+    users: int = Field(default=20, ge=10)
+    """Users of each of both adapters before it is judged as good."""
+
+    answers: int = Field(default=200, ge=50)
+    """Answers of each of both adapters before it is judged as good."""
+
+    lost: Margin = 0.02
+    """Largest accepted rise in the share of answers that the engine begins and does not complete."""
+
+    empty: Margin = 0.02
+    """Largest accepted rise in the share of empty answers."""
+
+    looping: Margin = 0.05
+    """Largest accepted rise in the share of answers that fall into repetition."""
+
+    slower: Margin = 0.25
+    """Largest accepted rise in the time that an answer takes, as a share of it (geometric mean)."""
+
+    longer: Margin = 0.5
+    """Largest accepted rise in the tokens of an answer, as a share of them (geometric mean)."""
+
+    shorter: Margin = 0.5
+    """Largest accepted fall in the same, counted the other way: 0.5 where the other one's are half as long again."""
+
+    def margin_of(self, measure: str) -> float:
+        """The margin of a measure: of shares as it is, of the others as a logarithm of the ratio."""
+        margin: float = getattr(self, measure)
+        return margin if measure in ("lost", "empty", "looping") else math.log1p(margin)
 
 
 class Rollout(RecipeModel):
@@ -22,3 +61,6 @@ class Rollout(RecipeModel):
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
     """Groups, as the institution's proxy names roles, whose members all get it."""
+
+    hold: Hold = Hold()
+    """What it must show meanwhile."""

@@ -17,9 +17,12 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, transitions_of
+from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, states, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.requests import REQUESTED
+from sovereign_pipeline.release.transitions import SUPERSEDE
+from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import verify_statement
@@ -94,6 +97,14 @@ def assert_signed(session: Session, trust: Trust, line: str) -> list[Transition]
                 f"Transition {row.sequence} of line {line}: the approvals that it names are not on record.", HINT
             )
     return rows
+
+
+def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
+    """The adapter that was in production before the one that is, by a line's transitions, if it may be there again."""
+    superseded = [row.adapter_id for row in rows if row.transition == SUPERSEDE]
+    if not superseded or states(session, rows[0].line)[superseded[-1]] != "superseded":
+        return None
+    return superseded[-1] if not open_recalls(session, settings, superseded[-1]) else None
 
 
 def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None) -> Standing:

@@ -35,6 +35,8 @@ class Caller:
     key: str
     """Tells callers apart for limits; never shown, logged or stored."""
     grants: tuple[Grant, ...]
+    groups: frozenset[str] = frozenset()
+    """What the institution's proxy names as roles, those that grant nothing among them."""
 
     def may_use(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
         return any(grant.reaches(adapter, ladder) for grant in self.grants)

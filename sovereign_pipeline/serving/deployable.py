@@ -1,4 +1,5 @@
-"""Which adapters may be loaded now: of each line the one in production, and those that are staged.
+"""Which adapters may be loaded now: of each line the one in production, those that are staged, and the one that was
+in production before, which an officer can go back to at once.
 
 Everything is verified again: transitions by their signatures and approvals, rows by their entries in the ledger, the
 record by what the transitions are signed over, and every byte of the adapter by its digest. What does not verify is
@@ -26,7 +27,7 @@ from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, disagreements, read_record
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.standing import assert_signed
+from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
@@ -67,7 +68,7 @@ def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust) -> F
     with registry.reading() as session:
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
-                held = list(_held(session, trust, line))
+                held = list(_held(session, registry.settings, trust, line))
             except NOT_VERIFIED as error:
                 refused[line] = _named(line, error)
                 continue
@@ -77,14 +78,16 @@ def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust) -> F
                     verified.append(_verified(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = _named(adapter.id, error)
-    verified.sort(key=lambda each: (not each.deployable.pinned, each.deployable.adapter))
+    verified.sort(key=lambda each: (each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter))
     return Found(tuple(verified), refused)
 
 
-def _held(session: Session, trust: Trust, line: str) -> Iterator[tuple[Adapter, State]]:
-    """The adapters of a line that are in production or staged, by rows and signatures that verify."""
+def _held(session: Session, settings: Settings, trust: Trust, line: str) -> Iterator[tuple[Adapter, State]]:
+    """The adapters of a line that are served or kept in reserve, by rows and signatures that verify."""
     rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
-    assert_signed(session, trust, line)
+    before = production_before(session, settings, assert_signed(session, trust, line))
+    if before is not None:
+        yield rows[before], "superseded"
     for name, state in states(session, line).items():
         if state in SERVED:
             yield rows[name], state
@@ -142,7 +145,8 @@ def _verified(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
         instruction=instruction or None,
         base_model_digest=adapter.base_model_digest,
         files=_files(weights),
-        pinned=state == "production",
+        pinned=state in ("production", "superseded"),
+        in_reserve=state == "superseded",
     )
     return Verified(deployable, weights, base_model, instruction)
 

@@ -9,7 +9,7 @@ What belongs here: that loop. What does not: what may be served (`deployable.py`
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ class Deployed:
     """How far an engine is what the ledger says."""
 
     served: tuple[Deployable, ...] = ()
-    """Verified, and loaded as soon as the engine computes; `pinned` are those in production."""
+    """Verified, and loaded as soon as the engine computes; `pinned` are those in production, and before."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter, line or `registry` -> why it is not served, in a sentence."""
     is_registry_reached: bool = True
@@ -112,7 +112,7 @@ class Sources:
             raise NotFoundError(
                 f"No adapter may be served. {why}".strip(), "Let officers stage or promote one that is approved."
             )
-        most = max(by_digest.values(), key=lambda held: (sum(each.deployable.pinned for each in held), len(held)))
+        most = max(by_digest.values(), key=_in_production_and_all)
         first = most[0]
         directory = open_base_model(self._settings, first.base_model, self._progress)
         name = str(first.base_model.manifest.summary.get("name", directory.name))
@@ -125,6 +125,10 @@ class Sources:
             except InputError as error:
                 raise RegistryUnreached(error.message) from None
         return self._registry
+
+
+def _in_production_and_all(held: Sequence[Verified]) -> tuple[int, int]:
+    return sum(each.deployable.is_in_production for each in held), len(held)
 
 
 class Deployment:

@@ -170,7 +170,7 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """SHA-256 of each token that the ledger does not know as it is, or knows as revoked -> why."""
+    """SHA-256 of each token that the file has as valid, and the ledger as another one or as revoked -> why."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):
@@ -178,6 +178,8 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
         revoked = {subjects["token"] for subjects in _entries(session, REVOKED)}
     refused = {}
     for token in tokens:
+        if token.revoked_at is not None:
+            continue
         if token.facts() not in added.get(token.sha256, []):
             refused[token.sha256] = "no entry of the ledger says that it was added as it is"
         elif token.sha256 in revoked:

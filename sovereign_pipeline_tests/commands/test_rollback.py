@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.cli import app
+from sovereign_pipeline.commands.flags import let_flag_follow
 from sovereign_pipeline.release.history import history_of
+from sovereign_pipeline.serving.flags.files import root_of
 from sovereign_pipeline.signing.keys import write_key
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.conftest import office as office
@@ -54,3 +56,25 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
     given = call("rollback", "lamps", "--reason", "It was not.", "--key", str(key))
     assert "the ledger says so too" in given.output
     assert office.states() == {first.id: "production", second.id: "superseded"}
+
+
+def test_the_doctor_says_what_is_wrong_with_a_flag(office: Office, key: Path) -> None:
+    office.to_production(office.adapter())
+    let_flag_follow(office.registry, office.bench.workplace())
+    assert "lamps-1.0.0 for everybody" in CliRunner().invoke(app, ["doctor"]).output
+    (root_of(office.bench.settings) / "lamps" / "00000001" / "flags.json").write_text("{}")
+    assert "change 1, cannot be believed" in CliRunner().invoke(app, ["doctor"]).output
+
+
+def test_a_hold_is_shown(office: Office, key: Path) -> None:
+    adapter = office.adapter()
+    for transition in ("approve", "stage"):
+        office.move(transition, adapter)
+    let_flag_follow(office.registry, office.bench.workplace())
+    given = call("hold", "lamps", "--json")
+    assert given.exit_code == 0
+    assert '"outcome": "open"' in given.output
+    assert "missing: 7 days" in given.output
+    office.move("unstage", adapter)
+    let_flag_follow(office.registry, office.bench.workplace())
+    assert '"outcome": "none"' in call("hold", "lamps", "--json").output

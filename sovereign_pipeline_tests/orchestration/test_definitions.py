@@ -17,6 +17,9 @@ from sovereign_pipeline.settings import PROJECT_ROOT
 
 ALL = (*CHAIN, *AFTER_PEOPLE)
 
+OF_FLAGS = ("staged_adapter", "production_adapter")
+"""Assets that are no artifacts: what officers decided, in the flag of the line."""
+
 HEAVY = (
     *("presidio_analyzer", "detect_secrets"),
     *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
@@ -33,7 +36,7 @@ GROUPS = {
         "training_dataset",
     ],
     "evaluation": ["capability_scores", "evaluation_report", "private_scores", "red_team_report"],
-    "release": ["blind_review", "registered_adapter"],
+    "release": ["blind_review", "production_adapter", "registered_adapter", "staged_adapter"],
     "training": ["aligned_adapter", "base_model", "sft_adapter"],
 }
 
@@ -72,7 +75,7 @@ def test_every_asset_of_the_chain_is_there_with_group_owner_kind_and_description
         groups.setdefault(spec.group_name or "", []).append(key)
         assert spec.description and spec.owners and spec.kinds and spec.code_version, key
     assert groups == GROUPS
-    assert sorted(specs) == sorted(stage.kind for stage in ALL)
+    assert sorted(specs) == sorted([*(stage.kind for stage in ALL), *OF_FLAGS])
 
 
 def test_the_assets_depend_on_each_other_as_the_stages_do() -> None:
@@ -111,10 +114,11 @@ def test_what_uses_the_device_shares_one_pool() -> None:
 
 
 def test_the_chain_job_asks_nobody_and_the_review_has_a_job_of_its_own() -> None:
-    for name, stages in (("chain", CHAIN), ("closed_review", AFTER_PEOPLE)):
+    jobs = {"chain": [each.kind for each in CHAIN], "closed_review": [each.kind for each in AFTER_PEOPLE]}
+    for name, kinds in {**jobs, "rollout": OF_FLAGS}.items():
         job = defs.resolve_job_def(name)
         selected = {key.to_user_string() for key in job.asset_layer.executable_asset_keys}
-        assert selected == {stage.kind for stage in stages}
+        assert selected == {*kinds}
 
 
 def test_every_asset_says_what_its_materialization_will_do() -> None:

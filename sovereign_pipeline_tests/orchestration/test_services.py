@@ -16,6 +16,7 @@ from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration import services
 from sovereign_pipeline.orchestration.services import Ports, Service, serve_until_interrupted
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
 
 OPTIONS = ("--port", "--mlflow-port", "--review-port", "--pages-port", "--gateway-port")
 
@@ -130,3 +131,20 @@ def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
     assert (settings.logs / "page.log").read_text().strip() == "None"
     real = services._services(Ports(1, 2, 3, 4, 5), 0.0)
     assert [each.name for each in real if each.runs_stages] == ["Dagster UI", "Dagster daemon"]
+
+
+def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is_said(
+    office: Office,  # noqa: F811
+) -> None:
+    settings, told = office.bench.settings, list[str]()
+    ports = Ports(1, 2, 3, 4, 5)
+    adapter = office.adapter()
+    assert services._gateway(settings, ports, told.append) == []
+    assert told == ["no gateway: no adapter is in production yet; start again once one is"]
+    office.to_production(adapter)
+    (gateway,) = services._gateway(settings, ports, told.append)
+    assert gateway.name == "gateway" and gateway.address == "http://127.0.0.1:5"
+    assert not gateway.runs_stages and len(told) == 1
+    broken = settings.model_copy(update={"registry_url": "nonsense"})
+    assert services._gateway(broken, ports, told.append) == []
+    assert told[1].startswith("no gateway: The registry cannot be opened")

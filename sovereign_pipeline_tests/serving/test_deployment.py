@@ -101,9 +101,15 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     assert loaded.fingerprint is not None
     assert not deployed.refused
     office.move("promote", second)
-    deploying.look()
-    assert deploying.engine.names == [second.id]
+    served = deploying.look().served
+    assert [(each.adapter, each.is_in_production) for each in served] == [(second.id, True), (first.id, False)]
+    assert deploying.engine.names == [first.id, second.id], "one can be gone back to at once"
     office.move("roll_back", first)
+    assert [(each.adapter, each.in_reserve) for each in deploying.look().served] == [
+        (first.id, False),
+        (second.id, True),
+    ]
+    office.move("retire", second)
     deploying.look()
     assert deploying.engine.names == [first.id]
     office.move("retire", first)
@@ -121,6 +127,10 @@ def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffi
     assert len(deploying.engine.loads) == 2
 
 
+@pytest.mark.security_case(
+    "A byte of a production adapter's weights is changed in the store",
+    "It is not served, by name; every other line is",
+)
 def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: ServedOffice, deploying: Deploying) -> None:
     changed, other = served_office.in_production(), served_office.in_production("buoys")
     weights = served_office.weights_of(changed)
@@ -134,6 +144,10 @@ def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: Served
     assert any(said.startswith(f"not served: {changed.id}: ") for said in deploying.said)
 
 
+@pytest.mark.security_case(
+    "The registry's row of a transition is changed, so that a staged adapter is in production",
+    "Nothing of that line is served",
+)
 def test_changed_transition_stops_its_line_alone(served_office: ServedOffice, deploying: Deploying) -> None:
     staged, other = served_office.staged(), served_office.in_production("buoys")
     engine = served_office.office.registry.engine
@@ -144,6 +158,10 @@ def test_changed_transition_stops_its_line_alone(served_office: ServedOffice, de
     assert staged.id not in deploying.engine.names
 
 
+@pytest.mark.security_case(
+    "The registry's row of an adapter is changed past its triggers",
+    "Nothing of that line is served",
+)
 def test_row_that_names_other_weights_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter = served_office.in_production()
     engine = served_office.office.registry.engine
@@ -164,6 +182,10 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
     assert deploying.engine.names == [adapter.id]
 
 
+@pytest.mark.security_case(
+    "What is served was signed by a key that is revoked",
+    "It is unloaded within seconds",
+)
 def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter, office = served_office.in_production(), served_office.office
     deploying.look()
@@ -173,6 +195,10 @@ def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: Serve
     assert deploying.engine.names == []
 
 
+@pytest.mark.security_case(
+    "The trust root has expired",
+    "Everything is unloaded",
+)
 def test_expired_trust_root_unloads_everything(
     served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +216,10 @@ def test_expired_trust_root_unloads_everything(
     assert deploying.engine.names == []
 
 
+@pytest.mark.security_case(
+    "The trust root is removed",
+    "Everything is unloaded",
+)
 def test_missing_trust_root_unloads_everything(served_office: ServedOffice, deploying: Deploying) -> None:
     served_office.in_production()
     deploying.look()
@@ -209,6 +239,10 @@ def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffic
     assert deploying.engine.names == [adapter.id]
 
 
+@pytest.mark.security_case(
+    "An older registry is put back, in which a retired adapter is in production",
+    "Everything is unloaded",
+)
 def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
     """The adapter is retired, and an older copy of the registry is put back in which it was in production."""
     adapter, office = served_office.in_production(), served_office.office
@@ -247,6 +281,10 @@ def test_base_to_serve_is_that_of_most(served_office: ServedOffice, deploying: D
     assert (base.name, base.digest) == ("tiny", adapter.base_model_digest)
 
 
+@pytest.mark.security_case(
+    "An adapter's file is changed after it was loaded, and the engine is killed",
+    "The engine that takes its place does not load it",
+)
 def test_changed_adapter_is_not_served_after_the_engine_died(
     served_office: ServedOffice, runner: asyncio.Runner
 ) -> None:

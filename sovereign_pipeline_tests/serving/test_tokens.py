@@ -87,6 +87,8 @@ def test_a_revoked_token_ends_at_once_for_a_gateway_that_runs(registry: Registry
     assert tokens.caller(text, NOW) is None
     assert tokens.caller(other, NOW) is not None
     assert [each.action for each in entries(registry)] == [ADDED, ADDED, REVOKED]
+    assert tokens.compare_with(registry) == {}, "one that was revoked as it should be alarms nobody"
+    assert tokens.caller(text, NOW) is None
     revoke_token(registry.settings, registry, token.id, "root")
     assert len(entries(registry)) == 3, "once is enough"
 

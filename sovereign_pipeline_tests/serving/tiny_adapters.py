@@ -27,8 +27,11 @@ class TinyAdapters:
     def base(self) -> Path:
         return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3)
 
-    def directory(self, name: str, seed: int = 0, base: Path | None = None, **config: Any) -> Path:
-        """A PEFT directory; `config`: other than the usual of LoraConfig."""
+    def directory(
+        self, name: str, seed: int = 0, base: Path | None = None, spread: float | None = None, **config: Any
+    ) -> Path:
+        """A PEFT directory; `config`: other than the usual of LoraConfig. `spread`: of the weights that begin at zero;
+        None leaves PEFT's, which are wide."""
         import torch
         from peft import LoraConfig, get_peft_model
         from transformers import AutoModelForCausalLM
@@ -37,27 +40,29 @@ class TinyAdapters:
         usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "init_lora_weights": False}
         loaded = AutoModelForCausalLM.from_pretrained(base or self.base)
         model = get_peft_model(loaded, LoraConfig(task_type="CAUSAL_LM", **{**usual, **config}))
+        for parameter_name, parameter in model.named_parameters():
+            if spread is not None and "lora_B" in parameter_name:
+                torch.nn.init.normal_(parameter, std=spread)
         directory = self.root / name
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, save_embedding_layers=False)
         return directory
 
     def adapter(self, name: str, seed: int = 0, **config: Any) -> Deployable:
         """An adapter without a fingerprint."""
         return self.deployable(name, self.directory(name, seed, **config))
 
-    def deployable(self, name: str, directory: Path, **changes: Any) -> Deployable:
+    def deployable(self, name: str, directory: Path, template: str = TEMPLATE) -> Deployable:
         files = {file.name: file_sha256(file) for file in directory.iterdir()}
-        given = {
-            "adapter": name,
-            "line": name.rpartition("-")[0] or name,
-            "digest": digest_of([name, files]),
-            "directory": directory,
-            "classification": "PUBLIC",
-            "template_sha256": sha256(TEMPLATE.encode()).hexdigest(),
-            "instruction": INSTRUCTION,
-            "files": files,
-        }
-        return Deployable(**{**given, **changes})
+        return Deployable(
+            adapter=name,
+            line=name.rpartition("-")[0] or name,
+            digest=digest_of([name, files]),
+            directory=directory,
+            classification="PUBLIC",
+            template_sha256=sha256(template.encode()).hexdigest(),
+            instruction=INSTRUCTION,
+            files=files,
+        )
 
     def fingerprint(self, adapter: Deployable, base: Path | None = None) -> Fingerprint:
         """As the training side computes it."""

@@ -37,8 +37,14 @@ class Deployable:
     Empty: those that are there when it is loaded first."""
     pinned: bool = False
     """Whether its weights stay in memory, whatever else is loaded: of one in production."""
+    in_reserve: bool = False
+    """Whether it is loaded only so that an officer can go back to it at once; nobody may name it."""
     fingerprint: Fingerprint | None = None
     """What the training side computes with it, which the engine must reproduce at each load; None compares nothing."""
+
+    @property
+    def is_in_production(self) -> bool:
+        return self.pinned and not self.in_reserve
 
 
 @dataclass(frozen=True)

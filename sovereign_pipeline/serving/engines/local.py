@@ -51,6 +51,8 @@ class LocalSettings:
     """Adapters in memory at most that are not pinned."""
     cache_tokens: int = 16384
     """Tokens of all answers in memory, padding included. One answer always has room."""
+    chunk_tokens: int = 1024
+    """Tokens of prompts that are computed at once; between them the process says that it lives."""
     context: int | None = None
     """Tokens of prompt and answer at most; None for what the base model takes."""
     hang_seconds: float = 60.0

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.serving.engines.local_rows import Rows
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 NO_ONES = "no-ones"
@@ -101,7 +102,10 @@ class Model:
         self.context = int(config.max_position_embeddings)
         self.template_sha256 = sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
         self.end_of_turn = _end_of_turn(model, self.tokenizer)
-        self.model = _with_room_for_adapters(model)
+        self._model = _with_room_for_adapters(model)
+        self._rows = Rows(self._model)
+        self._rows.take_layers()
+        self.compute = self._rows.compute
         self._known: dict[str, Known] = {}
         self._leaving: set[str] = set()
         self._in_memory: list[str] = []
@@ -157,7 +161,7 @@ class Model:
             self._put_out(digest)
 
     def _put_out(self, digest: str) -> None:
-        self.model.delete_adapter(digest)
+        self._model.delete_adapter(digest)
         self._in_memory.remove(digest)
 
     def _load(self, digest: str, content: Mapping[str, bytes]) -> None:
@@ -166,8 +170,9 @@ class Model:
             for file, data in content.items():
                 (Path(name) / file).write_bytes(data)
             try:
-                self.model.load_adapter(name, adapter_name=digest, torch_device="cpu")
-                _assert_all_tensors(self.model, digest, Path(name))
+                self._model.load_adapter(name, adapter_name=digest, torch_device="cpu")
+                _assert_all_tensors(self._model, digest, Path(name))
+                self._rows.take_layers()
             except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
                 self._take_back(digest)
                 raise EngineRefused(
@@ -181,10 +186,10 @@ class Model:
 
     def _take_back(self, digest: str) -> None:
         """Remove what a load left that did not succeed."""
-        if digest in self.model.peft_config:
-            self.model.delete_adapter(digest)
+        if digest in self._model.peft_config:
+            self._model.delete_adapter(digest)
             return
-        for module in self.model.modules():
+        for module in self._model.modules():
             if isinstance(module, BaseTunerLayer):
                 module.delete_adapter(digest)
 

@@ -1,7 +1,8 @@
 """Answers of different adapters computed together: one padded batch, one new token of each row at a step.
 
-Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each row has its own
-adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column.
+Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each has its own
+adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column. Those of
+one adapter stand together (`local_rows.py`).
 
 What belongs here: the batch and its cache of keys and values. What does not: text (`local_texts.py`), and which
 adapters are in memory (`local_adapters.py`). Imports torch and transformers.
@@ -15,9 +16,10 @@ import torch
 from transformers import DynamicCache
 
 from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.serving.engines.local_rows import BASE
 
-BASE = "__base__"
-"""PEFT's name for no adapter."""
+Compute = Callable[..., Any]
+"""The model's forward pass: the adapter of each row, and the inputs by name (`Rows.compute`)."""
 
 
 class Row(Protocol):
@@ -42,16 +44,25 @@ class Row(Protocol):
 class Batch:
     """The rows of one model."""
 
-    def __init__(self, model: Any, places: int, cache_tokens: int, prepare: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        places: int,
+        cache_tokens: int,
+        chunk_tokens: int,
+        prepare: Callable[[str], None],
+        breathe: Callable[[], None],
+    ) -> None:
         """
         Args:
-            model: a PeftModel in evaluation mode.
+            chunk_tokens: how many tokens of prompts are computed at once, padding included.
+            breathe: called between such chunks; a long prompt takes many seconds.
             prepare: lets an adapter be in memory before a row with it joins. Raises EngineRefused.
             places: how many rows are computed at once.
             cache_tokens: how many tokens of all rows, padding included, are kept in memory; one row always has room.
         """
-        self._model, self._places, self._cache_tokens = model, places, cache_tokens
-        self._prepare = prepare
+        self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
+        self._chunk_tokens, self._prepare, self._breathe = chunk_tokens, prepare, breathe
         self._waiting: deque[Row] = deque()
         self._joining: list[Row] = []
         self._rows: list[Row] = []
@@ -113,12 +124,17 @@ class Batch:
                 self._joining.remove(row)
                 row.fail(error.message)
 
-    def _join(self, rows: list[Row]) -> None:
+    def _join(self, joining: list[Row]) -> None:
+        rows = sorted(joining, key=lambda row: row.adapter)
         longest = max(len(row.prompt) for row in rows)
         ids = torch.tensor([[0] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
         mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
         cache = DynamicCache()
-        logits = self._forward(ids, mask, cache, rows)
+        width = max(1, self._chunk_tokens // len(rows))
+        for end in [*range(width, longest, width), longest]:
+            start = (end - 1) // width * width
+            logits = self._forward(ids[:, start:end], mask[:, :end], cache, rows)
+            self._breathe()
         if not self._rows:
             self._cache, self._mask = cache, mask
         else:
@@ -133,6 +149,7 @@ class Batch:
         self._taken += [0] * len(rows)
         self._next += [0] * len(rows)
         self._draw(logits, range(len(self._rows) - len(rows), len(self._rows)))
+        self._keep(sorted(range(len(self._rows)), key=lambda place: self._rows[place].adapter))
 
     def _decode(self) -> None:
         self._mask = torch.cat([self._mask, torch.ones((len(self._rows), 1), dtype=torch.long)], dim=1)
@@ -142,14 +159,14 @@ class Batch:
 
     def _forward(self, ids: Any, mask: Any, cache: Any, rows: Sequence[Row]) -> Any:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self._model(
+        output = self._compute(
+            [row.adapter for row in rows],
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-            adapter_names=[row.adapter for row in rows],
         )
         return output.logits[:, -1].float()
 
@@ -171,15 +188,17 @@ class Batch:
             self._keep(sorted(going))
 
     def _keep(self, places: list[int]) -> None:
-        """Keep the rows at these places, and no column that is padding in all of them."""
+        """Keep the rows at these places, in this order, and no column that is padding in all of them."""
         self._rows = [self._rows[place] for place in places]
         self._taken = [self._taken[place] for place in places]
         self._next = [self._next[place] for place in places]
         if not places:
             self._cache, self._mask = None, torch.zeros((0, 0), dtype=torch.long)
             return
+        first = int(self._mask[places].argmax(dim=1).min())
+        if places == list(range(self._mask.shape[0])) and first == 0:
+            return
         self._mask = self._mask[places]
-        first = int(self._mask.argmax(dim=1).min())
         self._mask = self._mask[:, first:].clone()
         for layer in self._cache.layers:
             if not layer.is_initialized:
@@ -188,18 +207,18 @@ class Batch:
             layer.values = layer.values[places][:, :, first:].clone()
 
 
-def log_probabilities(model: Any, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
+def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
     """Of the whole vocabulary at each position of `tokens` and at the one after them: with the adapter, and with none.
 
     Both are rows of one batch, as answers of the adapter and of others are.
     """
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
-        output = model(
+        output = compute(
+            [adapter, BASE],
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             logits_to_keep=len(tokens) + 1,
-            adapter_names=[adapter, BASE],
         )
         return torch.log_softmax(output.logits.float(), dim=-1)
 

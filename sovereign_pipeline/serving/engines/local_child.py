@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,13 +48,20 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._put_back: deque[Message] = deque()
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, message: Message) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def put_back(self, messages: list[Message]) -> None:
+        """Let these come first when the next one is received."""
+        self._put_back.extend(messages)
+
     def receive(self, seconds: float | None) -> Message | None:
         """The next message; None where none came in time. `seconds`: None waits for one."""
+        if self._put_back:
+            return self._put_back.popleft()
         try:
             return self._messages.get(timeout=seconds) if seconds != 0 else self._messages.get_nowait()
         except queue.Empty:
@@ -87,10 +95,12 @@ class AnswerRow:
 
         if self._temperature == 0:
             return int(logits.argmax())
-        chances = torch.softmax(logits.double() / self._temperature, dim=-1)
+        below = logits.double() - logits.max()  # so that the likeliest one is a number at any temperature
+        chances = torch.softmax(below / self._temperature, dim=-1)
         if self._top_p < 1:
             ordered, ids = chances.sort(descending=True, stable=True)
-            within = ordered.cumsum(-1) - ordered < self._top_p  # the likeliest one always is
+            within = ordered.cumsum(-1) - ordered < self._top_p
+            within[0] = True
             chances = torch.zeros_like(chances).scatter(0, ids[within], ordered[within])
         reached = chances.cumsum(-1)
         drawn = self._random.random() * float(reached[-1])
@@ -160,10 +170,12 @@ class Worker:
         self.model = Model(Path(settings["base"]), settings["resident"])
         self._context = min(self.model.context, settings["context"] or self.model.context)
         self._batch = Batch(
-            self.model.model,
+            self.model.compute,
             settings["rows"],
             settings["cache_tokens"],
+            settings["chunk_tokens"],
             lambda digest: self.model.make_ready(digest, self._in_use()),
+            self._breathe,
         )
         self._answers: dict[int, AnswerRow] = {}
         self._loading: list[Loading] = []
@@ -198,6 +210,13 @@ class Worker:
 
     def _refuse(self, number: int, error: EngineRefused) -> None:
         self._link.send({"op": "refused", "id": number, "message": error.message, "hint": error.hint})
+
+    def _breathe(self) -> None:
+        """Say that this process is not hung; all else that was asked waits for the step to end."""
+        later = []
+        while (message := self._link.receive(0)) is not None:
+            self._do(message) if message["op"] == "ping" else later.append(message)
+        self._link.put_back(later)
 
     def _ping(self, message: Message) -> None:
         self._link.send({"op": "pong"})
@@ -260,7 +279,7 @@ class Worker:
         found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
         if row.prompt != expected["prompt"]:
             return found
-        scores = log_probabilities(self.model.model, row.adapter, row.prompt, expected["tokens"])
+        scores = log_probabilities(self.model.compute, row.adapter, row.prompt, expected["tokens"])
         for name, of_one in zip(("adapter", "base"), scores, strict=True):
             found[name] = [
                 [float(at_place[each]) for each in ids] for at_place, ids in zip(of_one, expected["top"], strict=True)

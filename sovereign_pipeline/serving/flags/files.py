@@ -35,7 +35,7 @@ REQUEST_FILE = "request" + SUFFIX
 LOCK_SECONDS = 10
 LARGEST_FILE = LARGEST_BUNDLE
 _NUMBER = re.compile(r"[0-9]{8}")
-SIGN_ANEW = "Materialize `production_adapter` of the line: its flag is written and signed anew."
+SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line: its flag is written and signed anew."
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Flag(Frozen):
     """Why nobody gets the staged adapter, though there is one."""
     began: int = Field(ge=1)
     """The number of the change since which share, groups and adapters are these: a comparison counts from there."""
+    began_at: datetime.datetime
     salt: Digest
     """With it users are hashed; one for the line, so that each keeps his arm."""
     evaluator: str
@@ -92,9 +93,18 @@ class Flag(Frozen):
         """Whether some users get the staged adapter."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
+    def in_words(self) -> str:
+        """Who gets what."""
+        if not self.is_rolling_out:
+            stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
+            return f"{self.production or 'nothing'} for everybody{stopped}"
+        parts = [f"{self.share * 100:g} % of the users"] if self.share else []
+        parts += [f"group {each}" for each in self.groups]
+        return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
+
     def says_the_same(self, other: "Flag") -> bool:
         """Whether both send everybody to the same adapter, by the same ways back."""
-        told = {"sequence", "cause", "reason", "at", "began", "request"}
+        told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:

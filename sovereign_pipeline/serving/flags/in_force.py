@@ -80,7 +80,12 @@ class Choice:
     """Whether the hash decided, and not a group: such users can be compared."""
     user: str
     """Hashed."""
-    flag: Flag
+    staged: str | None
+    """The staged adapter that users get, whomever this one gets; None while nothing is tried."""
+    otherwise: str | None
+    """Digest of the adapter in production, for a user who may not use the other one."""
+    began: int
+    """The change since which the two are compared."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Flags:
         self._loaded = loaded
         self._lines: dict[str, _Line] = {}
         self._on_record: Mapping[str, SeenChange] = {}
+        self._held_back: set[tuple[str, int]] = set()
         self._changing = threading.Lock()
 
     def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
@@ -124,12 +130,22 @@ class Flags:
             return None
         flag, hashed = current.flag, hash_of(current.flag, user)
         adapter, in_group = flag.production, bool({*groups} & {*flag.groups})
-        if flag.is_rolling_out and flag.evaluator == installed_evaluator():
+        is_tried = flag.is_rolling_out and (line, flag.began) not in self._held_back
+        if is_tried and flag.evaluator == installed_evaluator():
             adapter = evaluated(current.core, flag, hashed, tuple(groups))
         if adapter is None:
             return None
         arm: Arm = "staged" if adapter == flag.staged else "production"
-        return Choice(adapter, flag.adapters[adapter].digest, arm, not in_group, hashed, flag)
+        return Choice(
+            adapter,
+            flag.adapters[adapter].digest,
+            arm,
+            not in_group,
+            hashed,
+            flag.staged if is_tried else None,
+            flag.adapters[flag.production].digest if flag.production is not None else None,
+            flag.began,
+        )
 
     def flag(self, line: str) -> Flag | None:
         """What is in force for a line; None for nothing."""
@@ -154,6 +170,10 @@ class Flags:
                     f"users otherwise: everybody gets {flag.production or 'nothing'}.",
                 )
         return found
+
+    def hold_back(self, flag: Flag) -> None:
+        """Give nobody the staged adapter here, whatever the flag says, until it compares something else."""
+        self._held_back.add((flag.line, flag.began))
 
     def compare_with(self, on_record: Mapping[str, SeenChange]) -> None:
         """Take no change from now on that is older than what the ledger has, line by line."""

@@ -19,10 +19,9 @@ from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.ledger.tables import Adapter, Transition
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.policy.release import TransitionName
-from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.requests import Proposal, evidence_of
-from sovereign_pipeline.release.standing import assert_signed
-from sovereign_pipeline.release.transitions import SUPERSEDE, arrow
+from sovereign_pipeline.release.standing import assert_signed, production_before
+from sovereign_pipeline.release.transitions import arrow
 from sovereign_pipeline.serving.flags.files import changing, read_change, sequences, verified_flag, write_change
 from sovereign_pipeline.serving.flags.flag import Flag, Named, WayBack, evaluator_of, installed_evaluator
 from sovereign_pipeline.serving.flags.journal import catch_up, enter, on_record
@@ -94,12 +93,12 @@ def _flag(
     production = next((each for each, at in state.items() if at == "production"), None)
     staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)
     staged = staging.adapter_id if staging is not None else None
-    rules = workplace.institution.rollout_by_line.get(line, workplace.institution.rollout)
-    back = tuple(
-        _ways_back(session, registry, workplace, production, staged, _superseded(session, registry.settings, rows))
-    )
+    rules = workplace.institution.rollout_of(line)
+    superseded = production_before(session, registry.settings, rows)
+    back = tuple(_ways_back(session, registry, workplace, production, staged, superseded))
     named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
     staged_by = staging.sequence if staging is not None else None
+    now = datetime.datetime.now(datetime.UTC)
     goes_on = before is not None and before.staged is not None and before.staged_by == staged_by
     flag = Flag(
         line=line,
@@ -111,11 +110,12 @@ def _flag(
         groups=tuple(sorted(rules.groups)) if staged is not None else (),
         stopped=before.stopped if goes_on and before is not None else None,
         began=sequence,
+        began_at=now,
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
         evaluator=installed_evaluator(),
         cause="signed anew",
         reason="The change before could not be believed." if sequence > 1 else "It is the line's first.",
-        at=datetime.datetime.now(datetime.UTC),
+        at=now,
         adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
         back=back,
     )
@@ -125,7 +125,7 @@ def _flag(
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
     """With why it changes, and since when it compares the same adapters in the same way."""
     if before is not None and flag.compares_the_same(before):
-        flag = flag.model_copy(update={"began": before.began})
+        flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     decided = (flag.production, flag.staged, flag.staged_by, flag.back)
     if rows and (before is None or decided != (before.production, before.staged, before.staged_by, before.back)):
         last = rows[-1]
@@ -135,15 +135,6 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
         told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
         return flag.model_copy(update=told)
     return flag
-
-
-def _superseded(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
-    """The adapter that was in production before, if it may be there again."""
-    for row in reversed(rows):
-        if row.transition == SUPERSEDE:
-            is_so = states(session, row.line)[row.adapter_id] == "superseded"
-            return row.adapter_id if is_so and not open_recalls(session, settings, row.adapter_id) else None
-    return None
 
 
 def _ways_back(

@@ -108,12 +108,13 @@ def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
 
 def _next(flag: Flag, **told: Any) -> Flag:
     """The change that follows. What a staged adapter was compared with is no longer so."""
-    number = flag.sequence + 1
+    number, now = flag.sequence + 1, datetime.datetime.now(datetime.UTC)
     content = {
         **flag.model_dump(),
         "sequence": number,
         "began": number,
-        "at": datetime.datetime.now(datetime.UTC),
+        "began_at": now,
+        "at": now,
         "evaluator": installed_evaluator(),
         "request": None,
         **told,

@@ -10,17 +10,19 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
 from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.refusal import Refusal, ending, engine_lost, no_such_model, too_slow
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 
 ID_BYTES = 16
 Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
@@ -35,55 +37,86 @@ class Asked:
     adapter: Deployable
     messages: Sequence[Mapping[str, str]]
     sampling: Sampling
+    choice: Choice | None = None
+    """What the line's flag said, where it decided."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
+
+
+class _Stillness:
+    """Ends an answer of which nothing was heard or taken for so long. One timer, however many tokens there are."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        """Something was heard, or taken."""
+        self._since = self._loop.time()
+
+    def __enter__(self) -> Self:
+        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        until = self._since + self._seconds
+        if self._loop.time() < until:
+            self._timer = self._loop.call_at(until, self._look)
+        elif not self._limit.expired():
+            self._limit.reschedule(self._loop.time())
 
 
 class Exchange:
     """An answer that has begun: its prompt's length, and its pieces."""
 
-    def __init__(self, asked: Asked, answer: Answer, limits: Limits, metrics: Metrics, began: float) -> None:
+    def __init__(self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness") -> None:
         self.prompt_tokens = answer.prompt_tokens
         self.answer_tokens = 0
         self.finish: Literal["stop", "length"] | None = None
         self.texts: list[str] = []
-        self._asked = asked
         self._answer = answer
-        self._limits = limits
-        self._metrics = metrics
+        self._stillness = stillness
+        self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
         self._began = began
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Ends after the piece with `finish`; an engine that ends without one is lost."""
-        line, adapter, last = self._asked.adapter.line, self._asked.adapter.adapter, self._began
-        source = aiter(self._answer.pieces)
-        while self.finish is None:
-            try:
-                async with asyncio.timeout(self._limits.first_token_seconds):
-                    piece = await anext(source)
-            except StopAsyncIteration:
-                raise EngineLost("The engine ended an answer without saying why.") from None
+        last = self._began
+        async for piece in self._answer.pieces:
             now = time.monotonic()
             if self.answer_tokens == 0:
-                self._metrics.first_token(line, adapter, now - self._began)
-            else:
-                self._metrics.more_tokens(line, adapter, now - last, piece.tokens)
+                self._first.observe(now - self._began)
+            elif piece.tokens:
+                self._each.observe((now - last) / piece.tokens)
             last = now
             self.answer_tokens += piece.tokens
             self.texts.append(piece.text)
             self.finish = piece.finish
+            self._stillness.end()
             yield piece
+            self._stillness.end()
+            if piece.finish is not None:
+                return
+        raise EngineLost("The engine ended an answer without saying why.")
 
 
 class Answering:
     """Everything that a gateway answers, while it answers."""
 
-    def __init__(self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal) -> None:
+    def __init__(
+        self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal, telemetry: Telemetry
+    ) -> None:
         self.limits = limits
         self.metrics = metrics
         self.rates = Rates(limits)
         self.places = Places(limits, catalog.lines)
         self._catalog = catalog
         self._journal = journal
+        self._telemetry = telemetry
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
@@ -105,15 +138,17 @@ class Answering:
                 await stack.enter_async_context(self.rates.request(asked.caller))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
-                async with asyncio.timeout(self.limits.first_token_seconds):
-                    answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
-                exchange = Exchange(asked, answer, self.limits, self.metrics, began)
+                stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
+                answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
+                exchange = Exchange(asked, answer, self.metrics, began, stillness)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
                 yield exchange
         except (EngineRefused, EngineLost, TimeoutError) as error:
             refusal = self._refusal(asked, error)
             refusal.is_counted = exchange is not None
+            if exchange is None and not isinstance(error, EngineRefused):
+                self._compare(asked, "", 0, time.monotonic() - began, "lost")
             raise refusal from None
 
     @property
@@ -154,7 +189,13 @@ class Answering:
         self.rates.charge(asked.caller, used)
         self.metrics.ended(line, adapter, outcome, seconds, exchange.prompt_tokens, exchange.answer_tokens)
         digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
+        self._compare(asked, "".join(exchange.texts), exchange.answer_tokens, seconds, outcome)
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
+
+    def _compare(self, asked: Asked, text: str, tokens: int, seconds: float, outcome: Outcome) -> None:
+        """Count what an adapter did in its line's rollout; an answer that the caller gave up says nothing."""
+        if asked.choice is not None and outcome != "cancelled" and not self.is_ending:
+            self._telemetry.note(asked.adapter.line, asked.choice, text, tokens, seconds, is_lost=outcome == "lost")
 
     def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""

@@ -23,6 +23,7 @@ from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.refusal import Refusal
 from sovereign_pipeline.serving.gateway.routes import Gateway, api, health
 from sovereign_pipeline.serving.gateway.streams import CallerGone
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -31,14 +32,19 @@ GONE = 499
 
 
 def create_gateway(
-    catalog: Catalog, callers: Callers, limits: Limits, journal: Journal, hosts: Collection[str]
+    catalog: Catalog,
+    callers: Callers,
+    limits: Limits,
+    journal: Journal,
+    telemetry: Telemetry,
+    hosts: Collection[str],
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal)
+    answering = Answering(catalog, limits, metrics, journal, telemetry)
     app.state.gateway = Gateway(catalog, answering, int(time.time()))
     app.include_router(health)
     app.include_router(api)

@@ -1,16 +1,33 @@
 """Which adapter a request names, as far as its caller may know of it.
 
 What belongs here: looking names up; none is used as a path. What does not: which adapters may be loaded
-(`deployment.py`), and loading them.
+(`deployment.py`), loading them, and who gets which adapter of a line (`flags/`).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
+
+
+class Choose(Protocol):
+    """Which adapter answers a user of a line; None for none."""
+
+    def __call__(self, line: str, user: str, groups: frozenset[str]) -> Choice | None: ...
+
+
+@dataclass(frozen=True)
+class Visible:
+    """An adapter that a caller may ask for."""
+
+    adapter: Deployable
+    choice: Choice | None = None
+    """What the flag said, where the caller asks for the line and gets what it said."""
 
 
 @dataclass(frozen=True)
@@ -19,26 +36,40 @@ class Catalog:
 
     engine: Engine
     served: Callable[[], Sequence[Deployable]]
-    """What was verified last. A pinned one is in production: it is what its line's name stands for."""
+    """What was verified last."""
     ladder: ClassificationLadder
+    choose: Choose
 
-    def find(self, model: str, caller: Caller) -> Deployable:
-        """Raises Refusal: 404 for what the caller may not know of, 503 for what is not loaded now."""
-        found = self.visible(caller).get(model)
+    def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
+        """user: whom a caller asks for, by the caller's word.
+
+        Raises Refusal: 404 for what the caller may not know of, 503 for what is not loaded now.
+        """
+        found = self.visible(caller, user).get(model)
         if found is None:
             raise no_such_model()
-        if found.digest not in self.engine.loaded():
+        if found.adapter.digest not in self.engine.loaded():
             raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
         return found
 
-    def visible(self, caller: Caller) -> dict[str, Deployable]:
+    def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
         """Name -> adapter, of everything that a caller may ask for."""
-        names: dict[str, Deployable] = {}
-        for each in self.served():
-            if caller.may_name(each, self.ladder):
-                names.setdefault(each.adapter, each)
-            if each.pinned and caller.may_use(each, self.ladder):
-                names[each.line] = each
+        served = {each.digest: each for each in self.served()}
+        names = {
+            each.adapter: Visible(each)
+            for each in served.values()
+            if not each.in_reserve and caller.may_name(each, self.ladder)
+        }
+        key = caller.key if user is None else f"{caller.key}\n{user}"
+        for line in self.lines():
+            choice = self.choose(line, key, caller.groups)
+            if choice is None:
+                continue
+            for digest in (choice.digest, choice.otherwise):
+                adapter = served.get(digest or "")
+                if adapter is not None and adapter.line == line and caller.may_use(adapter, self.ladder):
+                    names[line] = Visible(adapter, choice if digest == choice.digest else None)
+                    break
         return names
 
     def lines(self) -> frozenset[str]:

@@ -67,14 +67,15 @@ class Callers:
     def _named(self, scope: Scope, user: str) -> Caller:
         assert self._proxy is not None
         named = self._proxy.named(scope, self._roles_header) or ""
-        roles = [self._roles[name] for each in named.split(",") if (name := each.strip()) in self._roles]
+        groups = frozenset(each.strip() for each in named.split(",")) - {""}
+        roles = [self._roles[name] for name in sorted(groups) if name in self._roles]
         grants = tuple(
             Grant(
                 role.clearance, frozenset(role.lines) if role.lines is not None else None, role.versions, role.metrics
             )
             for role in roles
         )
-        return Caller(f"proxy {user}", grants)
+        return Caller(f"proxy {user}", grants, groups)
 
 
 def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:

@@ -61,12 +61,9 @@ class Metrics:
         """A request that no adapter answered."""
         self._requests.labels("", "", f"refused_{status}").inc()
 
-    def first_token(self, line: str, adapter: str, seconds: float) -> None:
-        self._first.labels(line, adapter).observe(seconds)
-
-    def more_tokens(self, line: str, adapter: str, seconds: float, tokens: int) -> None:
-        if tokens:
-            self._each.labels(line, adapter).observe(seconds / tokens)
+    def of_tokens(self, line: str, adapter: str) -> tuple[Histogram, Histogram]:
+        """What takes the seconds to the first token of an answer, and for each one after it."""
+        return self._first.labels(line, adapter), self._each.labels(line, adapter)
 
     def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
         self._requests.labels(line, adapter, outcome).inc()

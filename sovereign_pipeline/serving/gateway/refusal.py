@@ -48,7 +48,7 @@ def no_such_model() -> Refusal:
 def not_admitted() -> Refusal:
     return Refusal(
         401,
-        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer …'.",
+        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
         "invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -4,6 +4,7 @@ What belongs here: the form of answers and of a stream's events. What does not: 
 """
 
 import json
+import secrets
 import time
 from typing import Any, Literal
 
@@ -140,13 +141,17 @@ class Chunks:
             "system_fingerprint": adapter.adapter,
             "metadata": {"classification": adapter.classification},
         }
+        mark = secrets.token_hex(16)
+        before, _, after = self._event({"content": mark}, None).partition(b'"' + mark.encode() + b'"')
+        self._before, self._after = before, after
 
     def first(self) -> bytes:
         """Says who answers; a stream of `/v1/completions` has no such event."""
         return self._event({"role": "assistant", "content": ""}, None) if self._kind == "chat" else b""
 
     def text(self, text: str) -> bytes:
-        return self._event({"content": text}, None)
+        """One of very many: only the text is written anew."""
+        return self._before + json.dumps(text).encode() + self._after
 
     def last(self, finish: Finish, used: Usage) -> bytes:
         """The reason why it ends, the usage where it was asked for, and the end."""

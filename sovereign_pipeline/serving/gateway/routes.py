@@ -96,7 +96,7 @@ async def completions(request: Request, here: Here, caller: From, asked: Complet
 async def models(here: Here, caller: From) -> ModelList:
     """What the caller may use, and nothing else."""
     visible = here.catalog.visible(caller)
-    return ModelList(data=[_as_model(here, name, visible[name]) for name in sorted(visible)])
+    return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
 
 
 @api.get("/v1/models/{model}", response_model=ModelFacts)
@@ -105,7 +105,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
     found = here.catalog.visible(caller).get(model)
     if found is None:
         raise no_such_model()
-    return _as_model(here, model, found)
+    return _as_model(here, model, found.adapter)
 
 
 @api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
@@ -140,9 +140,9 @@ async def readyz(here: Here) -> Health:
 async def _answer(
     request: Request, here: Gateway, caller: Caller, sent: ChatRequest | CompletionRequest, kind: Kind
 ) -> Response:
-    adapter = here.catalog.find(sent.model, caller)
+    found = here.catalog.find(sent.model, caller, sent.user)
     sampling = sent.sampling(here.answering.limits)
-    asked = Asked(caller, adapter, sent.conversation(adapter), sampling)
+    asked = Asked(caller, found.adapter, sent.conversation(found.adapter), sampling, found.choice)
     if sent.stream:
         return EventStream(here.answering, asked, kind, sent.model, sent.wants_usage)
     answer = await whole_answer(here.answering, asked, kind, sent.model, request.receive)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from socket import socket
 
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.loops.auto import auto_loop_factory
 
 from sovereign_pipeline.errors import InputError
@@ -19,30 +20,36 @@ from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
-from sovereign_pipeline.serving.deployment import Deployment, Sources
+from sovereign_pipeline.serving.deployment import Deployment, RegistryUnreached, ServingBase, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.flags.in_force import Flags
+from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
+from sovereign_pipeline.serving.rollout.watching import Watcher
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.settings import VARIABLES, Settings
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMPARISONS = 5.0
-"""Of the tokens with the ledger."""
+"""Of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOURS = 60.0
 """Between two looks for an hour of answers that is over."""
+SECONDS_BETWEEN_HOLDS = 30.0
+"""Between two looks at what is counted of staged adapters."""
 
 Report = Callable[[str], None]
 
 
-def serve(settings: Settings, port: int, threads: int | None, report: Report) -> None:
+def serve(settings: Settings, port: int, threads: int | None, report: Report, workplace_of: WorkplaceOf) -> None:
     """Serve until Ctrl-C or SIGTERM. `threads`: of the engine; None for its own default.
 
-    Raises InputError for a port that is taken and for a proxy that is half set up, and NotFoundError where no adapter
-    may be served.
+    Raises InputError for a port that is taken, for a proxy that is half set up and for a registry that is not reached,
+    and NotFoundError where no adapter may be served.
     """
     institution = load_institution(settings.data)
     tokens = Tokens(file_of(settings))
@@ -54,7 +61,7 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report) ->
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, institution, parts, held, threads, report))
+        runner.run(_serve(settings, institution, parts, held, threads, report, workplace_of))
 
 
 def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
@@ -82,6 +89,17 @@ class _Parts:
     callers: Callers
 
 
+async def _base_of(sources: Sources) -> ServingBase:
+    """The base model to load. Raises InputError where the registry does not say what may be served."""
+    try:
+        return await asyncio.to_thread(sources.base_to_serve)
+    except (SQLAlchemyError, RegistryUnreached) as error:
+        raise InputError(
+            f"The registry is not reached ({type(error).__name__}), and it says what may be served.",
+            "Start its database, and then the gateway.",
+        ) from None
+
+
 class _Ledger:
     """The registry, opened once it answers."""
 
@@ -94,10 +112,16 @@ class _Ledger:
 
 
 async def _serve(
-    settings: Settings, institution: Institution, parts: _Parts, held: socket, threads: int | None, report: Report
+    settings: Settings,
+    institution: Institution,
+    parts: _Parts,
+    held: socket,
+    threads: int | None,
+    report: Report,
+    workplace_of: WorkplaceOf,
 ) -> None:
     sources = Sources(settings, report)
-    base = await asyncio.to_thread(sources.base_to_serve)
+    base = await _base_of(sources)
     report(f"loading the base model {base.name}")
     given = LocalSettings()
     engine = await LocalEngine.start(
@@ -106,9 +130,23 @@ async def _serve(
         base_model_digest=base.digest,
     )
     deployment = Deployment(engine, sources, report)
-    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder)
-    app = create_gateway(catalog, parts.callers, institution.serving.limits, parts.journal, settings.ui_hosts)
+
+    def loaded() -> set[str]:
+        """Digests of what is both verified and in the engine."""
+        return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
+
+    flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
+    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
+    telemetry = Telemetry(counts_directory(settings))
+    watcher = Watcher(settings, institution, flags, telemetry, report)
+    app = create_gateway(
+        catalog, parts.callers, institution.serving.limits, parts.journal, telemetry, settings.ui_hosts
+    )
     ledger = _Ledger(settings)
+    keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
+
+    async def keep_flags() -> None:
+        await asyncio.to_thread(keeper.look)
 
     async def compare_tokens() -> None:
         refused = await asyncio.to_thread(lambda: parts.tokens.compare_with(ledger.registry))
@@ -118,11 +156,17 @@ async def _serve(
     async def enter_hours() -> None:
         await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
 
+    async def watch_holds() -> None:
+        await asyncio.to_thread(watcher.look)
+
     problem = await tried(compare_tokens)
     if problem:
         _LOG.warning("tokens: %s", problem)
+    await tried(keep_flags)  # what it finds is told below, again and again
     beside = [
         deployment.keep,
+        repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
+        repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
     ]

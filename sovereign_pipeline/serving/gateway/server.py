@@ -45,6 +45,7 @@ class GatewayServer(Server):
                 server_header=False,
                 access_log=False,
                 log_level="warning",
+                http="h11",  # the other parser takes headers without end
                 ws="none",
                 timeout_graceful_shutdown=int(self._answering.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),
             )

@@ -25,6 +25,10 @@ T = TypeVar("T")
 ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
 
 
+SECONDS_FOR_THE_END = 3.0
+"""In which a caller must take the error event that ends a stream."""
+
+
 class CallerGone(Exception):
     """Nobody listens any more."""
 
@@ -34,7 +38,6 @@ def headers_of(asked: Asked) -> dict[str, str]:
     return {
         ADAPTER_HEADER: asked.adapter.adapter,
         LEVEL_HEADER: _in_a_header(asked.adapter.classification),
-        "X-Request-Id": asked.id,
     }
 
 
@@ -85,10 +88,10 @@ class EventStream(Response):
                 if not self._begun:
                     await self._begin(send)
                 if piece.text:
-                    await self._send(send, self._chunks.text(piece.text))
+                    await _send(send, self._chunks.text(piece.text))
             assert exchange.finish is not None  # else the pieces end with an error
             used = usage(exchange.prompt_tokens, exchange.answer_tokens)
-            await self._send(send, self._chunks.last(exchange.finish, used))
+            await _send(send, self._chunks.last(exchange.finish, used))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send) -> None:
@@ -97,19 +100,19 @@ class EventStream(Response):
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         self._begun = True
         await send({"type": "http.response.start", "status": 200, "headers": pairs})
-        await self._send(send, self._chunks.first())
-
-    async def _send(self, send: Send, content: bytes) -> None:
-        """A caller that does not read keeps no place for ever."""
-        if content:
-            async with asyncio.timeout(self._answering.limits.first_token_seconds):
-                await send({"type": "http.response.body", "body": content, "more_body": True})
+        await _send(send, self._chunks.first())
 
     async def _end_with(self, refusal: Refusal, send: Send) -> None:
         """An error event, and no [DONE]: a stream that just ends would be taken for complete."""
         with suppress(OSError, TimeoutError):
-            await self._send(send, event(refusal.body))
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with asyncio.timeout(SECONDS_FOR_THE_END):
+                await _send(send, event(refusal.body))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send(send: Send, content: bytes) -> None:
+    if content:
+        await send({"type": "http.response.body", "body": content, "more_body": True})
 
 
 def id_of(kind: Kind, asked: Asked) -> str:
@@ -136,5 +139,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _in_a_header(text: str) -> str:
-    """A level as the institution names it; what is not ASCII is written as in an address."""
-    return quote(text, safe=" ") if not text.isascii() else text
+    """A level as the institution names it; what is not plain ASCII is written as in an address."""
+    return text if text.isascii() and text.isprintable() else quote(text)

@@ -121,9 +121,9 @@ class EngineConformance:
         assert running.together(running.ask(1, LETTERS[0], **drawn), *others)[0].text == alone.text
         assert running.alone(1, LETTERS[0], **{**drawn, "seed": 8}).text != alone.text
 
-    def test_small_top_p_takes_the_likeliest(self, running: Running) -> None:
-        greedy = running.alone(2, LETTERS[0])
-        assert running.alone(2, LETTERS[0], temperature=1.5, top_p=1e-6, seed=3).text == greedy.text
+    @pytest.mark.parametrize("drawn", [{"temperature": 1.5, "top_p": 0.0}, {"temperature": 1e-300}])
+    def test_narrowest_draw_takes_the_likeliest(self, running: Running, drawn: dict[str, Any]) -> None:
+        assert running.alone(2, LETTERS[0], seed=3, **drawn).text == running.alone(2, LETTERS[0]).text
 
     def test_given_up_answer_frees_its_place(self, running: Running) -> None:
         async def give_up() -> float:

@@ -20,7 +20,7 @@ from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = LocalSettings(threads=1, resident=4, hang_seconds=3)
+SETTINGS = LocalSettings(threads=1, resident=4, chunk_tokens=100, hang_seconds=8)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,7 @@ def test_adapter_that_was_changed_while_it_was_put_out_is_not_served(running: Ru
         ({"bias": "lora_only"}, "bias"),
         ({"lora_bias": True}, "lora_bias"),
         ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "Embedding"),
     ],
 )
 def test_adapter_that_cannot_share_a_batch_is_refused(

@@ -32,13 +32,26 @@ def test_pieces_are_the_text_and_split_no_character(text: str) -> None:
     assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in found)
 
 
-@given(TEXTS, st.lists(st.text(alphabet="ab آم🙂", min_size=1, max_size=3), max_size=3))
-def test_stop_text_that_is_complete_first_ends_the_answer(text: str, stops: list[str]) -> None:
+@given(
+    st.text(alphabet="abc", max_size=12),
+    st.lists(st.text(alphabet="abc", min_size=1, max_size=4), max_size=3),
+    st.integers(1, 5),
+)
+def test_stop_text_that_is_complete_first_ends_the_answer(text: str, stops: list[str], length: int) -> None:
+    """However long the tokens are."""
     complete = [
         (end, text[:end].rindex(stop)) for end in range(1, len(text) + 1) for stop in stops if text[:end].endswith(stop)
     ]
     expected = text[: min(complete)[1]] if complete else text
     assert "".join(pieces(text, stops)) == expected
+    tokens = [text[start : start + length] for start in range(0, len(text), length)]
+    given_pieces = TextPieces(lambda ids: "".join(tokens[each] for each in ids), stops)
+    found = ""
+    for token in range(len(tokens)):
+        found += given_pieces.add(token)
+        if given_pieces.is_stopped:
+            break
+    assert found + given_pieces.rest() == expected
 
 
 def test_nothing_of_a_stop_text_is_given_before_it_is_known() -> None:

@@ -15,10 +15,12 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline_tests.conftest import LADDER
 
@@ -116,12 +118,24 @@ class Bench:
     limits: dict[str, Any] = field(default_factory=dict)
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
+    levels: tuple[str, ...] = tuple(LADDER)
+
+    @property
+    def telemetry(self) -> Telemetry:
+        return Telemetry(self.directory / "rollout")
 
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
         adapter = replace(adapter, pinned=in_production)
         self.served.append(adapter)
         self.engine.adapters[adapter.digest] = adapter.adapter
         return adapter
+
+    def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
+        """A flag that gives everybody what is in production."""
+        for each in self.served:
+            if each.line == line and each.is_in_production:
+                return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
+        return None
 
     def token(self, clearance: str = "SECRET", **changes: Any) -> str:
         """A token that is in the file; `days`: until it expires."""
@@ -149,9 +163,11 @@ class Bench:
 
     def app(self) -> FastAPI:
         tokens = Tokens(self.directory / "tokens.json")
-        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(tuple(LADDER)))
+        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(self.levels), self.choose)
         limits = Limits.model_validate(self.limits)
-        return create_gateway(catalog, self.callers or Callers(tokens), limits, Journal(self.journal), HOSTS)
+        return create_gateway(
+            catalog, self.callers or Callers(tokens), limits, Journal(self.journal), self.telemetry, HOSTS
+        )
 
 
 def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:

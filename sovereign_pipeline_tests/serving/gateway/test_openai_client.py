@@ -1,5 +1,8 @@
 """The official client of OpenAI's API against the gateway, over a real port."""
 
+import contextlib
+import json
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -149,3 +152,30 @@ def test_what_takes_too_long_to_end_gets_an_error_event(bench: Bench, running: S
     with pytest.raises(openai.APIError) as ended:
         list(stream)
     assert ended.value.code == "gateway_stopping"
+
+
+@pytest.mark.security_case("A request to the gateway has headers without end", "the connection is closed at 64 KiB")
+def test_headers_have_an_end(bench: Bench, running: Start) -> None:
+    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(64):
+                connection.sendall(b"a" * 65536)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = connection.recv(1000)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+
+
+def test_a_caller_that_does_not_read_is_given_up(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    bench.limits = {"first_token_seconds": 0.5}
+    bench.engine.words = ["word " * 10_000] * 1000
+    body = json.dumps({"model": "lamps", "messages": ASK, "stream": True}).encode()
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {bench.token()}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+        connection.sendall(head.encode() + body)
+        wait_until(lambda: bench.engine.given_up == 1, lambda: "the answer is still computed")

@@ -229,3 +229,16 @@ def test_no_line_of_a_stream_ends_within_an_event(bench: Bench, caller: Any) -> 
     bench.engine.words = ["a\u2028b", "c\u0085d", "e\nf", "سراج 🪔"]
     answer = caller.post("/v1/chat/completions", json={**ASK, "stream": True})
     assert all(line == "" or line.startswith("data: ") for line in answer.text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("level", "header"), [("SECRET", "SECRET"), ("سري", "%D8%B3%D8%B1%D9%8A"), ("A\r\nX: 1", "A%0D%0AX%3A%201")]
+)
+def test_a_level_in_any_writing_stands_in_a_header(bench: Bench, client: Client, level: str, header: str) -> None:
+    bench.levels = (level,)
+    bench.serve(adapter("lamps", level=level))
+    caller = client(bench.token(level))
+    for stream in (True, False):
+        answer = caller.post("/v1/chat/completions", json={**ASK, "stream": stream})
+        assert answer.headers["x-sovereign-classification"] == header and "x" not in answer.headers
+    assert answer.json()["metadata"] == {"classification": level}

@@ -4,9 +4,11 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from openai import OpenAI
 
 from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.serving.callers import Grant
+from sovereign_pipeline.serving.flags.rollback import rollback
 from sovereign_pipeline.serving.gateway.running import callers_of, serve
 from sovereign_pipeline.serving.tokens import Tokens, add_token, revoke_token
 from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.signing.demonstration import demonstration_trust
+from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
@@ -58,6 +63,8 @@ class Served:
 
 @pytest.fixture
 def served(served_office: ServedOffice) -> Iterator[Served]:
+    many = {"requests_per_minute": 100_000, "tokens_per_minute": 10_000_000}  # asked again and again until it changes
+    served_office.office.bench.institution.rules["serving"] = {"limits": many}
     served_office.in_production()
     served = Served(served_office)
     yield served
@@ -98,6 +105,15 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     wait_until(answers_the_second, served.log.read_text)
     assert "lamps-1.0.0" not in names(client)
 
+    running = ask(stream=True)
+    begun = next(iter(running))
+    rollback(served.settings, "lamps", None, office.officers["omar"], "It answers in verse.")  # asks no registry
+    at = time.monotonic()
+    wait_until(lambda: ask().system_fingerprint == "lamps-1.0.0", served.log.read_text)
+    assert time.monotonic() - at < 5  # an answer takes most of it here; the change itself is measured elsewhere
+    assert begun.system_fingerprint == second.id and list(running)[-1].choices[0].finish_reason == "length"
+    wait_until(lambda: office.states()[second.id] == "superseded", served.log.read_text)
+
     revoke_token(served.settings, office.registry, token.id, "root")
     with pytest.raises(openai.AuthenticationError):
         ask()
@@ -115,7 +131,17 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
 def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) -> None:
     served_office.adapter()
     with pytest.raises(NotFoundError, match="No adapter may be served"):
-        serve(served_office.office.bench.settings, free_port(), None, lambda _: None)
+        settings = served_office.office.bench.settings
+        serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/registry"])
+def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str) -> None:
+    institution.write()
+    settings = institution.settings.model_copy(update={"registry_url": url})
+    demonstration_trust(settings.data / "trust", settings.keys)
+    with pytest.raises(InputError, match="The registry is not reached"):
+        serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
 
 
 @pytest.mark.security_case(

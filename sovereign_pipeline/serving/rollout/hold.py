@@ -1,0 +1,158 @@
+"""The state of a hold: what was compared, with what result, and what is missing.
+
+A staged adapter that is worse by more than its margin is taken back at any look. Whether it is as good is decided in
+one look, once days, answers and users are enough; until then it is open. What belongs here: that judgement. What does
+not: taking it back (`watching.py`), and promoting, which officers do.
+"""
+
+import datetime
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.rollout.comparison import (
+    Difference,
+    Sums,
+    difference,
+    is_worse_at_any_look,
+    sample_ratio_p,
+    upper_limit,
+)
+from sovereign_pipeline.serving.rollout.telemetry import LAST, Counted, Tally, sums
+
+ALPHA = 0.05
+"""How often a staged adapter that is worse by exactly a margin is taken back for it, and how often let through."""
+SAMPLE_RATIO_ALPHA = 0.001
+FEWEST_USERS = 10
+"""Of the smaller arm, from which on the variance between users can be believed."""
+
+Outcome = Literal["open", "abort", "promote", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One thing in which a staged adapter may be worse."""
+
+    name: str
+    is_share: bool
+    sign: int
+    """1 where more is worse, -1 where less is."""
+    count: str
+    total: str
+    """Fields of `Counted`."""
+
+    def of(self, users: Mapping[str, Counted]) -> dict[str, Sums]:
+        found = {user: (getattr(each, self.count), getattr(each, self.total)) for user, each in users.items()}
+        return {user: Sums(count, self.sign * total) for user, (count, total) in found.items() if count}
+
+
+MEASURES = (
+    Measure("lost", True, 1, "answers", "lost"),
+    Measure("empty", True, 1, "complete", "empty"),
+    Measure("looping", True, 1, "complete", "looping"),
+    Measure("slower", False, 1, "complete", "log_seconds"),
+    Measure("longer", False, 1, "complete", "log_tokens"),
+    Measure("shorter", False, -1, "complete", "log_tokens"),
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One measure of both arms."""
+
+    measure: Measure
+    margin: float
+    """Of shares as they are, of the others as a logarithm of the ratio."""
+    found: Difference | None
+
+    @property
+    def is_worse(self) -> bool:
+        """By more than the margin, whenever it is asked."""
+        if self.found is None or self.found.users < FEWEST_USERS:
+            return False
+        return is_worse_at_any_look(self.found, self.margin, ALPHA / len(MEASURES))
+
+    @property
+    def is_as_good(self) -> bool:
+        """By one look."""
+        return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
+
+    def in_words(self) -> str:
+        """The difference, as people read it."""
+        if self.found is None:
+            return f"{self.measure.name}: too few users"
+        estimate, most = self.found.estimate, upper_limit(self.found, ALPHA)
+        if self.measure.is_share:
+            return f"{self.measure.name}: {estimate:+.1%}, at most {most:+.1%} (margin {self.margin:.1%})"
+        told = [math.expm1(each) for each in (estimate, most, self.margin)]
+        return f"{self.measure.name}: {told[0]:+.0%}, at most {told[1]:+.0%} (margin {told[2]:.0%})"
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a hold is."""
+
+    line: str
+    staged: str
+    outcome: Outcome
+    because: str
+    compared: tuple[Compared, ...]
+    users: tuple[int, int]
+    """Staged, production; whom the hash drew."""
+    answers: tuple[int, int]
+    days: float
+
+
+def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> State | None:
+    """How far the hold of a flag's staged adapter is; None where nobody gets it."""
+    if flag.staged is None or not flag.is_rolling_out:
+        return None
+    staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})
+    compared = tuple(
+        Compared(
+            each,
+            rules.margin_of(each.name),
+            difference(each.of(staged), each.of(production), is_share=each.is_share),
+        )
+        for each in MEASURES
+    )
+    users, answers = (len(staged), len(production)), (sums(staged).answers, sums(production).answers)
+    days = (now - flag.began_at) / datetime.timedelta(days=1)
+    outcome, because = _outcome(flag, tally, rules, compared, users, answers, days)
+    return State(flag.line, flag.staged, outcome, because, compared, users, answers, days)
+
+
+def _outcome(
+    flag: Flag,
+    tally: Tally,
+    rules: Hold,
+    compared: tuple[Compared, ...],
+    users: tuple[int, int],
+    answers: tuple[int, int],
+    days: float,
+) -> tuple[Outcome, str]:
+    if tally.is_broken:
+        return "abort", f"broken: its last {LAST} answers were lost or empty"
+    worse = [each.in_words() for each in compared if each.is_worse]
+    if worse:
+        return "abort", "; ".join(worse)
+    missing = [
+        f"{needed - math.floor(there)} {what}"
+        for what, there, needed in (
+            ("days", days, rules.days),
+            ("users of the staged adapter", users[0], rules.users),
+            ("users of the other", users[1], rules.users),
+            ("answers of the staged adapter", answers[0], rules.answers),
+            ("answers of the other", answers[1], rules.answers),
+        )
+        if there < needed
+    ]
+    if missing:
+        return "open", f"missing: {', '.join(missing)}"
+    if (p := sample_ratio_p(*users, flag.share)) < SAMPLE_RATIO_ALPHA:
+        return "inconclusive", f"{users[0]} and {users[1]} users are not as {flag.share:.0%} was drawn (p = {p:.1g})"
+    open_ = [each.in_words() for each in compared if not each.is_as_good]
+    return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "as good in all that is compared")

@@ -1,0 +1,151 @@
+"""What a gateway counts of a rollout: by arm and hashed user, numbers alone.
+
+Each gateway process has a file of its own for each comparison, so that several add up. What belongs here: counting,
+the files, and adding them up. What does not: comparing.
+"""
+
+import math
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.evaluation.red_team.behaviour import loops
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.ledger.checkpoints import write_atomically
+from sovereign_pipeline.serving.flags.flag import Arm, Flag
+from sovereign_pipeline.serving.flags.in_force import Choice
+from sovereign_pipeline.settings import Settings
+
+MOST_USERS = 50_000
+"""Of one comparison in one process; of more, those who come first are counted."""
+LAST = 20
+"""Answers of the staged adapter in a row by which a broken one is known."""
+
+
+class Counted(Frozen):
+    """What was counted of one user's answers by one arm."""
+
+    answers: int = 0
+    lost: int = 0
+    """Begun and not completed by the engine."""
+    complete: int = 0
+    empty: int = 0
+    looping: int = 0
+    log_seconds: float = 0.0
+    """Sum over complete answers, as is the next."""
+    log_tokens: float = 0.0
+
+    def plus(self, other: "Counted") -> "Counted":
+        mine, others = self.model_dump(), other.model_dump()
+        return Counted(**{name: mine[name] + others[name] for name in mine})
+
+
+class Tally(Frozen):
+    """What one gateway process counted of a comparison, or several of them together."""
+
+    drawn: dict[Arm, dict[str, Counted]] = Field(default={})
+    """Arm -> hashed user -> what was counted; of users whom the hash drew."""
+    is_broken: bool = False
+    """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
+    not."""
+
+
+@dataclass
+class _Counting:
+    """A tally that grows."""
+
+    drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
+    failed: dict[Arm, int] = field(default_factory=lambda: {"staged": 0, "production": 0})
+    """Arm -> how many of its newest answers were lost or empty, in a row."""
+
+    def add(self, choice: Choice, counted: Counted) -> None:
+        failed = counted.lost or counted.empty
+        self.failed[choice.arm] = self.failed[choice.arm] + 1 if failed else 0
+        users = self.drawn[choice.arm]
+        if choice.drawn and (choice.user in users or len(users) < MOST_USERS):
+            users[choice.user] = users.get(choice.user, Counted()).plus(counted)
+
+    def tally(self) -> Tally:
+        is_broken = self.failed["staged"] >= LAST and self.failed["production"] == 0
+        return Tally(drawn={arm: dict(users) for arm, users in self.drawn.items()}, is_broken=is_broken)
+
+
+class Telemetry:
+    """Counts for one gateway process."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._process = secrets.token_hex(8)
+        self._countings: dict[Path, _Counting] = {}
+        self._changing = threading.Lock()
+
+    def note(self, line: str, choice: Choice, text: str, tokens: int, seconds: float, *, is_lost: bool) -> None:
+        """Count one answer that the engine ended; nothing is counted while nothing is tried."""
+        if choice.staged is None:
+            return
+        counted = _counted(text, tokens, seconds, is_lost)
+        path = directory_of(self.directory, line, choice.staged, choice.began) / f"{self._process}.json"
+        with self._changing:
+            self._countings.setdefault(path, _Counting()).add(choice, counted)
+
+    def write(self) -> None:
+        """Put what was counted on disk."""
+        with self._changing:
+            tallies = {path: counting.tally() for path, counting in self._countings.items()}
+        for path, tally in tallies.items():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(path, tally.model_dump_json() + "\n")
+
+
+def counts_directory(settings: Settings) -> Path:
+    """Where this installation's gateways count."""
+    return settings.serving / "rollout"
+
+
+def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
+    """Where the counts of one comparison lie."""
+    return directory / line / f"{staged}-{began:08d}"
+
+
+def read_tally(directory: Path, flag: Flag) -> Tally:
+    """What every gateway counted of a flag's comparison. Raises IntegrityError for a file that is none of theirs."""
+    drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
+    is_broken = False
+    if flag.staged is None:
+        return Tally(drawn=drawn)
+    for path in sorted(directory_of(directory, flag.line, flag.staged, flag.began).glob("*.json")):
+        try:
+            tally = Tally.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
+        is_broken = is_broken or tally.is_broken
+        for arm, users in tally.drawn.items():
+            for user, counted in users.items():
+                drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
+    return Tally(drawn=drawn, is_broken=is_broken)
+
+
+def _counted(text: str, tokens: int, seconds: float, is_lost: bool) -> Counted:
+    if is_lost:
+        return Counted(answers=1, lost=1)
+    return Counted(
+        answers=1,
+        complete=1,
+        empty=not text.strip(),
+        looping=loops(text),
+        log_seconds=math.log(max(seconds, 1e-3)),
+        log_tokens=math.log(max(tokens, 1)),
+    )
+
+
+def sums(users: Mapping[str, Counted]) -> Counted:
+    """Over all users."""
+    total = Counted()
+    for each in users.values():
+        total = total.plus(each)
+    return total

@@ -1,0 +1,159 @@
+"""A staged adapter that does harm is taken back by itself, and one that does well is judged once."""
+
+import datetime
+import random
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.serving.flags import in_force
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.flags.in_force import Flags
+from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
+from sovereign_pipeline.serving.rollout.hold import judge
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, read_tally
+from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
+from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
+from sovereign_pipeline_tests.serving.flags.conftest import office as office
+
+USERS = [f"user-{number}" for number in range(100)]
+TEXT = "The harbour office answers within ten days, as Article 4 has it."
+
+
+@pytest.fixture(autouse=True)
+def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_LOOKS", 0.0)
+
+
+class Traffic:
+    """A gateway whose users ask, and what it counts."""
+
+    def __init__(self, desk: Desk, directory: Path) -> None:
+        self.desk = desk
+        self.flags: Flags = desk.gateway()
+        self.telemetry = Telemetry(directory)
+        self.said: list[str] = []
+        institution = desk.office.bench.workplace().institution
+        self.watcher = Watcher(desk.settings, institution, self.flags, self.telemetry, self.said.append)
+        self._draw = random.Random(4)
+
+    def ask(self, times: int, *, lost: float = 0.01, empty: float = 0.0, slower: float = 1.0) -> None:
+        """Every user asks so often; what is given holds for the staged adapter."""
+        for user in USERS:
+            for _ in range(times):
+                choice = self.flags.which(LINE, user)
+                assert choice is not None
+                is_staged = choice.arm == "staged"
+                seconds = self._draw.lognormvariate(0, 0.4) * (slower if is_staged else 1)
+                is_lost = self._draw.random() < (lost if is_staged else 0.01)
+                text = "" if is_staged and self._draw.random() < empty else TEXT
+                self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), seconds, is_lost=is_lost)
+
+    @property
+    def flag(self) -> Flag:
+        flag = self.flags.flag(LINE)
+        assert flag is not None
+        return flag
+
+
+@pytest.fixture
+def traffic(desk: Desk, tmp_path: Path) -> Traffic:
+    desk.in_production()
+    desk.rules(share=0.5)
+    desk.staged()
+    return Traffic(desk, tmp_path / "rollout")
+
+
+@pytest.mark.parametrize("fault", [{"lost": 0.3}, {"empty": 0.3}, {"slower": 3.0}])
+def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, fault: dict[str, float]) -> None:
+    traffic.ask(3)
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out
+    traffic.ask(12, **fault)
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+    assert {choice.arm for user in USERS if (choice := traffic.flags.which(LINE, user))} == {"production"}
+    traffic.desk.follow()
+    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    assert last["cause"] == "regression"
+    (measure,) = fault
+    assert last["reason"].startswith(measure)
+    traffic.watcher.look()  # nothing more to take back
+    assert len(traffic.said) == 1
+
+
+def test_a_broken_one_is_known_by_few_answers(traffic: Traffic) -> None:
+    by_arm = {choice.arm: choice for user in USERS if (choice := traffic.flags.which(LINE, user))}
+    for _ in range(20):
+        traffic.telemetry.note(LINE, by_arm["staged"], "", 0, 1.0, is_lost=True)
+    traffic.telemetry.note(LINE, by_arm["production"], "", 0, 1.0, is_lost=True)
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out, "the other one fails, too: it is the engine"
+    traffic.telemetry.note(LINE, by_arm["production"], TEXT, 9, 1.0, is_lost=False)
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+
+
+def test_without_the_pipelines_key_this_gateway_alone_takes_it_back(traffic: Traffic) -> None:
+    traffic.ask(12, lost=0.5)
+    traffic.desk.settings.keys.rename(traffic.desk.settings.keys.with_name("elsewhere"))
+    with pytest.raises(IntegrityError):
+        traffic.watcher.look()
+    assert {choice.arm for user in USERS if (choice := traffic.flags.which(LINE, user))} == {"production"}
+
+
+def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
+    traffic.ask(12)
+    traffic.telemetry.write()
+    flag, tally = traffic.flag, read_tally(traffic.telemetry.directory, traffic.flag)
+    now = datetime.datetime.now(datetime.UTC)
+    state = judge(flag, tally, Hold(), now)
+    assert state is not None
+    assert (state.outcome, state.because) == ("open", "missing: 7 days")
+    over = judge(flag, tally, Hold(lost=0.05), now + datetime.timedelta(days=7))
+    assert over is not None
+    assert (over.outcome, over.because) == ("promote", "as good in all that is compared")
+    strict = judge(flag, tally, Hold(lost=0.001), now + datetime.timedelta(days=7))
+    assert strict is not None
+    assert strict.outcome == "inconclusive"
+    assert strict.because.startswith("lost")
+    few = judge(flag, tally, Hold(users=60, answers=5000), now + datetime.timedelta(days=8))
+    assert few is not None
+    assert few.outcome == "open"
+    assert "answers of the staged adapter" in few.because
+
+
+def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic.ask(12)
+    institution = traffic.desk.office.bench.workplace().institution
+    rules = {"rollout": institution.rollout.model_copy(update={"hold": Hold(lost=0.05)})}
+    institution = institution.model_copy(update=rules)
+    old = traffic.flag.model_copy(
+        update={"began_at": datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=7, hours=1)}
+    )
+    watcher = Watcher(traffic.desk.settings, institution, traffic.flags, traffic.telemetry, traffic.said.append)
+    monkeypatch.setattr(traffic.flags, "flags", lambda: {LINE: old})
+    watcher.look()
+    assert ": promote: " in traffic.said[-1]
+    traffic.ask(3, lost=0.08)
+    watcher.look()
+    state = state_of(traffic.telemetry.directory, old, institution)
+    assert state is not None
+    assert state.outcome == "promote"
+    assert "judged on" in state.because
+    traffic.ask(20, lost=0.6)
+    watcher.look()
+    assert "is taken back" in traffic.said[-1]
+
+
+def test_counts_hold_no_text_and_no_name(traffic: Traffic) -> None:
+    traffic.ask(1)
+    traffic.telemetry.write()
+    written = "".join(path.read_text() for path in traffic.telemetry.directory.rglob("*.json"))
+    assert written
+    assert "user-" not in written
+    assert "harbour" not in written
