@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.commands.people import people
 from sovereign_pipeline.commands.terminal import AsJson, moment, out, print_json, print_rows
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from sovereign_pipeline.ledger.witnesses import Policy
 
 audit = typer.Typer(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
+audit.add_typer(people, name="people")
 
 PolicyFile = Annotated[
     Path | None,
@@ -387,33 +389,3 @@ def _write_new(file: Path, text: str) -> None:
 
 def _time(at: int) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
-
-
-people = typer.Typer(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
-audit.add_typer(people, name="people")
-
-
-@people.command("list")
-def people_list(as_json: AsJson = False) -> None:
-    """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
-    from sovereign_pipeline.ledger.people import People
-
-    listed = People(Settings.from_environment()).listed()
-    print_rows([{"name": name, "stands for them": person} for name, person in listed.items()], as_json, "Persons")
-
-
-@people.command("forget")
-def people_forget(name: Annotated[str, typer.Argument(help="The name, as the list has it.")]) -> None:
-    """Erase a name with its random bytes. The ledger still verifies, and nobody can tell who is meant in it.
-
-    Ends 1 for somebody who takes part in an open review. Copies of the file that were made elsewhere are not reached.
-    """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.people import People
-    from sovereign_pipeline.ledger.sealing import open_store
-    from sovereign_pipeline.review.links import assert_in_no_open_review
-
-    settings = Settings.from_environment()
-    registry, store = open_registry(settings), open_store(settings)
-    person = People(settings).forget(name, lambda each: assert_in_no_open_review(registry, store, each))
-    out.print(f"[green]✓[/] forgotten; {person} stands for nobody now")
