@@ -81,7 +81,7 @@ def run(
     from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
     from sovereign_pipeline.policy.institution import load_institution

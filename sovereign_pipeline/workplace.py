@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.confined import move_out_of_home
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line

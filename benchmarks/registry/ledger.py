@@ -19,9 +19,9 @@ from sqlalchemy import Connection, insert
 
 from benchmarks.harness import run, say
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
-from sovereign_pipeline.ledger import tree
 from sovereign_pipeline.ledger.audit_log import FIRST, append
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.log import tree
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import VARIABLES, Settings
 

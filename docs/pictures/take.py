@@ -18,7 +18,7 @@ from typing import Any
 from uvicorn import Server
 
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config

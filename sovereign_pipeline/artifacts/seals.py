@@ -1,6 +1,6 @@
 """What the store asks of whoever signs what is stored, and says whether a stored artifact's signatures count.
 
-The store cannot do it itself: keys, trust root and ledger are a later room's (`ledger/sealing.py`).
+The store cannot do it itself: keys, trust root and ledger are a later room's (`ledger/signed_artifacts/sealing.py`).
 """
 
 from pathlib import Path

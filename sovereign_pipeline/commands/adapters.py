@@ -179,7 +179,7 @@ def adapters_reviewed(
 def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
     """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.ledger.states import ENDED
     from sovereign_pipeline.release.purge import unused
 
@@ -218,7 +218,7 @@ def adapters_purge(
     Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
     """
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
     from sovereign_pipeline.signing.officers_words import officers_words
 

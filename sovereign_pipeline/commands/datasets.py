@@ -34,7 +34,7 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     """Show the data card of a dataset, and its entry in the registry."""
     from sovereign_pipeline.ledger.catalog import show_dataset
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.registry.dataset_cards import card_of_dataset
 
     settings = Settings.from_environment()

@@ -151,7 +151,7 @@ def recall_waive(
 
 def _rebuild(as_json: bool) -> None:
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.release.holdings import rebuild
 
     settings = Settings.from_environment()

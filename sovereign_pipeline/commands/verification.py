@@ -33,7 +33,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
         strict_sources: end with 1 when a source file is gone or has changed.
     """
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 
     settings = Settings.from_environment()
     report = verify(
@@ -55,7 +55,7 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
 def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
     """Verify an adapter from the SHA-256 of the first root on, reading alone."""
     from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
-    from sovereign_pipeline.ledger.sealing import open_store
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.release.auditing import audit_adapter
 
     settings = Settings.from_environment()

@@ -21,8 +21,9 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger import merkle, rows_added, tree
-from sovereign_pipeline.ledger.checkpoints import Readable
+from sovereign_pipeline.ledger import rows_added
+from sovereign_pipeline.ledger.log import merkle, tree
+from sovereign_pipeline.ledger.log.checkpoints import Readable
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"

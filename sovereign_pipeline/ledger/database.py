@@ -18,15 +18,14 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger import (
-    checkpoints,
     in_force,
     lifecycle_tables,  # noqa: F401  its tables are compared with the database too
     rows_added,
-    tree,
     triggers,
 )
 from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
-from sovereign_pipeline.ledger.notes import Note
+from sovereign_pipeline.ledger.log import checkpoints, tree
+from sovereign_pipeline.ledger.log.notes import Note
 from sovereign_pipeline.ledger.tables import LedgerEntry
 from sovereign_pipeline.settings import Settings
 

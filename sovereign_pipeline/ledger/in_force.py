@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST, append
-from sovereign_pipeline.ledger.checkpoints import write_atomically
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import Settings

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger import log_key
-from sovereign_pipeline.ledger.checkpoints import write_atomically
+from sovereign_pipeline.ledger.log import log_key
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.locks import held_within
 from sovereign_pipeline.settings import Settings
 

@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.log.tree import AT_ONCE
 from sovereign_pipeline.ledger.rows_added import ROWS, digest_of_columns, held_tables, key_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table, row_as_dict
-from sovereign_pipeline.ledger.tree import AT_ONCE
 
 REGISTERED = "adapter registered"
 TAKEN_OVER = "rows of an earlier release taken over"

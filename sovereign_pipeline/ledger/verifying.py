@@ -18,13 +18,13 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.ledger import checkpoints, log_key, notes, second_copy, tree, witnesses
 from sovereign_pipeline.ledger.audit_log import FIRST, Checkpoint, content_of, damaged_registry, stream_in
-from sovereign_pipeline.ledger.checkpoints import Readable
-from sovereign_pipeline.ledger.merkle import Growth, Node, leaf_hash
-from sovereign_pipeline.ledger.notes import TreeHead
+from sovereign_pipeline.ledger.log import checkpoints, log_key, notes, second_copy, tree, witnesses
+from sovereign_pipeline.ledger.log.checkpoints import Readable
+from sovereign_pipeline.ledger.log.merkle import Growth, Node, leaf_hash
+from sovereign_pipeline.ledger.log.notes import TreeHead
+from sovereign_pipeline.ledger.log.witnesses import Policy
 from sovereign_pipeline.ledger.tables import LedgerEntry, LedgerNode
-from sovereign_pipeline.ledger.witnesses import Policy
 
 AFTER_HASH = b'"previous":"'
 """What follows the hash in an entry's bytes. No text before it can hold these: a quotation mark in it is escaped."""

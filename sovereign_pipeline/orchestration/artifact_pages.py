@@ -17,7 +17,7 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.processes import keep_private

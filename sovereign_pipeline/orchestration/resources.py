@@ -13,7 +13,7 @@ import dagster as dg
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.errors import NotFoundError, SovereignError, StaleInput
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.settings import Settings
 
 Clock = Callable[[], datetime.datetime]

@@ -6,7 +6,7 @@ import dagster as dg
 
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.review.catalog import find_closed_of

@@ -22,7 +22,7 @@ from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, MIRRORED, mirror_adapter, mirrored

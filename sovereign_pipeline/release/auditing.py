@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.ledger import log_key
 from sovereign_pipeline.ledger.auditing.trusted_log import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.ledger.catalog import find_adapter, line_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
+from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.registry.record import read_record

@@ -19,7 +19,7 @@ from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.base_models.cards import load_card
 from sovereign_pipeline.errors import SovereignError
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.policy.cadence import Event
 from sovereign_pipeline.policy.institution import Institution

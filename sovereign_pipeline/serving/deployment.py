@@ -21,9 +21,9 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.ledger.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable

@@ -24,8 +24,8 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.ledger.catalog import list_adapters, list_datasets
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealing import open_store
-from sovereign_pipeline.ledger.taken_over import list_file
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.taken_over import list_file
 from sovereign_pipeline.orchestration.chain import CHAIN, chain_with
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line

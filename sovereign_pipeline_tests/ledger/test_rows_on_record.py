@@ -9,12 +9,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.ledger import checkpoints
 from sovereign_pipeline.ledger.audit_log import append, entries
 from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.log import checkpoints
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
 from sovereign_pipeline_tests.ledger.owner import change, go_back, without_triggers

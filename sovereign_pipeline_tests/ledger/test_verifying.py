@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger import audit_log, log_key, merkle, notes, proofs
+from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.log import log_key, merkle, notes, proofs
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry, LedgerNode
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program

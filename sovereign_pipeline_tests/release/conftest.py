@@ -8,8 +8,8 @@ from functools import cached_property
 
 import pytest
 
-from sovereign_pipeline.ledger import log_key
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.decisions import decide, request

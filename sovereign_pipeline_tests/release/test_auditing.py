@@ -17,9 +17,9 @@ from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
 from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log_key import new_log
-from sovereign_pipeline.ledger.notes import parse_verifier
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.log.log_key import new_log
+from sovereign_pipeline.ledger.log.notes import parse_verifier
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Table
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
 from sovereign_pipeline.release.cadence import record_review

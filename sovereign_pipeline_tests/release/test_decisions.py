@@ -13,10 +13,10 @@ from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import append, entries, verify
-from sovereign_pipeline.ledger.sealed_entries import SEALED
+from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
+from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
 from sovereign_pipeline.ledger.states import in_production, transitions_of
 from sovereign_pipeline.ledger.tables import ReleaseDecision
-from sovereign_pipeline.ledger.taken_over import LISTED
 from sovereign_pipeline.release import changes
 from sovereign_pipeline.release.decisions import decide
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings

@@ -11,9 +11,9 @@ from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError,
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
-from sovereign_pipeline.ledger.sealed_entries import SEALED
+from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
+from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.taken_over import LISTED
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall

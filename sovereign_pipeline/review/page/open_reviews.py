@@ -11,7 +11,7 @@ from typing import Literal
 from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.ballots import given
 from sovereign_pipeline.review.catalog import assert_open, find_all_open

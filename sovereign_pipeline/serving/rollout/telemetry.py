@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.evaluation.red_team.behaviour import loops
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.checkpoints import write_atomically
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.settings import Settings

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.checkpoints import write_atomically
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.in_force import Flags

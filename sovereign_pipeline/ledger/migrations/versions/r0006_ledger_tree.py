@@ -13,7 +13,8 @@ from alembic import op
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.ledger import tree, triggers
+from sovereign_pipeline.ledger import triggers
+from sovereign_pipeline.ledger.log import tree
 from sovereign_pipeline.ledger.migrations.append_only import forbid_changes
 
 revision = "0006"

@@ -16,8 +16,8 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealed_entries import SEALED
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
@@ -251,7 +251,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.ledger.sealing import LedgerSeals
+from sovereign_pipeline.ledger.signed_artifacts.sealing import LedgerSeals
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST
 from sovereign_pipeline_tests.conftest import DemoInstitution, minimal_recipe
 

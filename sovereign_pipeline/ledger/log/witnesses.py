@@ -16,10 +16,10 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
-from sovereign_pipeline.ledger import notes, tree
-from sovereign_pipeline.ledger.checkpoints import read_note, write_atomically
-from sovereign_pipeline.ledger.merkle import is_consistent
-from sovereign_pipeline.ledger.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
+from sovereign_pipeline.ledger.log import notes, tree
+from sovereign_pipeline.ledger.log.checkpoints import read_note, write_atomically
+from sovereign_pipeline.ledger.log.merkle import is_consistent
+from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
 from sovereign_pipeline.locks import held_within
 from sovereign_pipeline.settings import Settings
 

@@ -15,9 +15,9 @@ from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED, bundle_file, list_file, mark_file
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.taken_over import LISTED, bundle_file, list_file, mark_file
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.signing.predicates import UNSIGNED

@@ -21,10 +21,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger import log_key, notes, second_copy, tree
-from sovereign_pipeline.ledger.log_key import RESTORE
-from sovereign_pipeline.ledger.merkle import is_consistent
-from sovereign_pipeline.ledger.notes import Note, Signer, TreeHead, Verifier
+from sovereign_pipeline.ledger.log import log_key, notes, second_copy, tree
+from sovereign_pipeline.ledger.log.log_key import RESTORE
+from sovereign_pipeline.ledger.log.merkle import is_consistent
+from sovereign_pipeline.ledger.log.notes import Note, Signer, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry
 from sovereign_pipeline.locks import held_within
 from sovereign_pipeline.settings import Settings

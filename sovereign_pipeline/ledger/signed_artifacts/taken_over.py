@@ -22,9 +22,9 @@ from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append, assert_leaf
-from sovereign_pipeline.ledger.checkpoints import write_atomically
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.sealed_entries import pipeline_actor
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import pipeline_actor
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX

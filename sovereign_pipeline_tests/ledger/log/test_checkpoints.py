@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import text
 
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger import audit_log, log_key, merkle, notes
-from sovereign_pipeline.ledger.checkpoints import assert_not_older
+from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.log import log_key, merkle, notes
+from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench

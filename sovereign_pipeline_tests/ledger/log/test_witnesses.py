@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
-from sovereign_pipeline.ledger import log_key, notes, tree, witnesses
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.notes import COSIGNS, Note, Signer
+from sovereign_pipeline.ledger.log import log_key, notes, tree, witnesses
+from sovereign_pipeline.ledger.log.notes import COSIGNS, Note, Signer
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench

@@ -12,8 +12,8 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger import notes
-from sovereign_pipeline.ledger.notes import Signer, Verifier
+from sovereign_pipeline.ledger.log import notes
+from sovereign_pipeline.ledger.log.notes import Signer, Verifier
 from sovereign_pipeline.ledger.tables import LedgerKey
 from sovereign_pipeline.settings import Settings
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger.notes import Note, parse_note, parse_tree_head
+from sovereign_pipeline.ledger.log.notes import Note, parse_note, parse_tree_head
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK = 1 << 14

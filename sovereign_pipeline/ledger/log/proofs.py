@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.ledger import merkle, notes, tree
-from sovereign_pipeline.ledger.notes import Note, TreeHead, Verifier
+from sovereign_pipeline.ledger.log import merkle, notes, tree
+from sovereign_pipeline.ledger.log.notes import Note, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry
 
 HEADER = "c2sp.org/tlog-proof@v1"

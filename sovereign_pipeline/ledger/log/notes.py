@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger.merkle import HASH_BYTES
+from sovereign_pipeline.ledger.log.merkle import HASH_BYTES
 
 SIGNS, COSIGNS = 0x01, 0x04
 """What a key does: the type of its signatures. A log signs; a witness cosigns."""
