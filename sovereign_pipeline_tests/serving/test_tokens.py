@@ -125,7 +125,7 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
         {"who": "Omar Nasser"},
         {"expires_at": NOW + datetime.timedelta(days=9000)},
     ],
-    ids=str,
+    ids=lambda change: next(iter(change)),
 )
 def test_what_the_ledger_does_not_say_is_refused(registry: Registry, change: dict[str, object]) -> None:
     text, token = added(registry)
