@@ -11,6 +11,7 @@ from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError,
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
+from sovereign_pipeline.ledger.sealed_entries import SEALED
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.holdings import index_adapter
@@ -44,8 +45,8 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
 
 
 def decided(registry: Registry) -> list[AuditEntry]:
-    """The entries of the ledger but those of registrations."""
-    return [each for each in audit_log.entries(registry) if each.action != REGISTERED]
+    """The entries of the ledger but those of what is made and registered."""
+    return [each for each in audit_log.entries(registry) if each.action not in (REGISTERED, SEALED)]
 
 
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
