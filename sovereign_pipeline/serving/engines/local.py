@@ -85,9 +85,8 @@ class LocalEngine:
         Raises EngineRefused for a base model that it does not do, and EngineLost.
         """
         engine = cls(base, settings or LocalSettings(), base_model_digest)
-        first = await engine._start_child()
-        engine._child = first
-        engine._supervisor = asyncio.create_task(engine._supervise(first))
+        engine._child = await engine._start_child()
+        engine._supervisor = asyncio.create_task(engine._supervise(engine._child))
         return engine
 
     async def load(self, adapter: Deployable) -> None:
@@ -122,10 +121,9 @@ class LocalEngine:
         return Answer(begun["prompt_tokens"], pieces)
 
     async def is_well(self) -> bool:
-        child = self._child
-        if child is None or child.is_gone:
+        if self._child is None or self._child.is_gone:
             return False
-        return time.monotonic() - child.heard_at < min(WELL_SECONDS, self._settings.hang_seconds)
+        return time.monotonic() - self._child.heard_at < min(WELL_SECONDS, self._settings.hang_seconds)
 
     async def close(self) -> None:
         self._closing = True
@@ -385,10 +383,9 @@ class _Pieces(AsyncIterator[Piece]):
 
 
 def _environment(settings: LocalSettings) -> dict[str, str]:
-    inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
     threads = str(settings.threads)
     return {
-        **inherited,
+        **{name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ},
         **OFFLINE_ENVIRONMENT,
         "HOME": "/nonexistent",
         "MKL_NUM_THREADS": threads,
