@@ -84,6 +84,10 @@ def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:
     assert sequences(desk.settings, LINE) == before
 
 
+@pytest.mark.security_case(
+    "The flag of a line is edited, damaged, a link, or without its signature",
+    "the one before stays in force; at the start nothing of the line is served",
+)
 @pytest.mark.parametrize("fault", ["corrupt", "unsigned", "edited", "link", "empty"])
 def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, fault: str) -> None:
     first = desk.in_production()
@@ -122,6 +126,10 @@ def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, faul
     assert flags.problems() == {}
 
 
+@pytest.mark.security_case(
+    "Somebody puts an older flag back, with the pipeline's own signature, so that an earlier adapter answers",
+    "the one that was in force stays, and a gateway that starts again serves nothing of the line",
+)
 def test_an_older_change_that_is_put_back_is_refused(desk: Desk) -> None:
     first = desk.in_production()
     flags = desk.gateway()

@@ -88,6 +88,10 @@ def test_who_may_not_roll_back(desk: Desk) -> None:
         rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
 
 
+@pytest.mark.security_case(
+    "A flag says that an officer rolled back, and no officer's request lies beside it",
+    "no gateway takes it, and the ledger does not either",
+)
 def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> None:
     first = desk.in_production()
     second = desk.in_production()
