@@ -15,8 +15,10 @@ from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import append, entries, verify
+from sovereign_pipeline.ledger.sealed_entries import SEALED
 from sovereign_pipeline.ledger.states import in_production, transitions_of
 from sovereign_pipeline.ledger.tables import ReleaseDecision
+from sovereign_pipeline.ledger.taken_over import LISTED
 from sovereign_pipeline.release import changes
 from sovereign_pipeline.release.decisions import decide
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
@@ -42,7 +44,7 @@ def test_two_other_officers_approve_and_the_second_makes_the_transition(office: 
     assert office.states() == {adapter.id: "approved"}
     log = entries(office.registry)
     verify(log)
-    assert [each.action for each in log] == [
+    assert [each.action for each in log if each.action not in (LISTED, SEALED)] == [
         "adapter registered",
         "release requested",
         "release approved",
@@ -147,7 +149,7 @@ def test_a_revoked_pipeline_key_makes_no_transition(office: Office) -> None:
     asked = office.ask("approve", adapter)
     office.decide(asked, "omar")
     revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 99, office.roots[:2])
-    with pytest.raises(SignInError, match="The pipeline's key is revoked"):
+    with pytest.raises(SignInError, match="this key of the pipeline is revoked"):
         office.decide(asked, "ines")
     assert office.states() == {adapter.id: "registered"}
 
@@ -263,8 +265,8 @@ def test_what_takes_an_adapter_back_needs_one_officer(office: Office, transition
 
 def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_all(office: Office) -> None:
     adapter = office.adapter()
-    (office.bench.settings.keys / "pipeline.key").unlink()
-    with pytest.raises(InputError, match=r"pipeline\.key: there is no such file"):
+    (office.bench.settings.keys / "pipeline.key").unlink()  # the bench then makes one that the trust root does not know
+    with pytest.raises(IntegrityError, match="has not the role pipeline"):
         office.ask("retire", adapter)
     with office.registry.reading() as session:
         assert standings(session, office.trust) == []
@@ -322,7 +324,7 @@ def test_a_trust_root_that_was_put_back_is_refused(office: Office, tmp_path: Pat
     revoke(trust, office.officers["omar"].keyid, 1, office.roots[:2])
     office.decide(asked, "ines")
     shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
-    older = "is older than root 1 and targets 5, under which entry 3"
+    older = "is older than root 1 and targets 5, under which entry [0-9]+ "
     with pytest.raises(IntegrityError, match=older):
         office.decide(asked, "omar")
     with pytest.raises(IntegrityError, match=older):
