@@ -13,6 +13,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.sealed_entries import SEALED
 from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.taken_over import LISTED
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
@@ -46,7 +47,7 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
 
 def decided(registry: Registry) -> list[AuditEntry]:
     """The entries of the ledger but those of what is made and registered."""
-    return [each for each in audit_log.entries(registry) if each.action not in (REGISTERED, SEALED)]
+    return [each for each in audit_log.entries(registry) if each.action not in (LISTED, REGISTERED, SEALED)]
 
 
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
