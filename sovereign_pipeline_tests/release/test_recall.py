@@ -10,6 +10,7 @@ from sovereign_pipeline.commands.examination import examine
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
@@ -45,9 +46,12 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
     return found
 
 
+NOT_DECIDED = {REGISTERED, SEALED, LISTED, POLICY_CHANGED, TRUST_NAMED}
+
+
 def decided(registry: Registry) -> list[AuditEntry]:
-    """The entries of the ledger but those of registrations and artifacts."""
-    return [each for each in audit_log.entries(registry) if each.action not in (REGISTERED, SEALED, LISTED)]
+    """The entries of the ledger but those of registrations, artifacts, rules and the trust root."""
+    return [each for each in audit_log.entries(registry) if each.action not in NOT_DECIDED]
 
 
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
