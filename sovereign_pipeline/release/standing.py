@@ -21,7 +21,7 @@ from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, states, tr
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.requests import REQUESTED
-from sovereign_pipeline.release.transitions import SUPERSEDE
+from sovereign_pipeline.release.transitions import ARROWS, SUPERSEDE
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
@@ -91,12 +91,36 @@ def assert_signed(session: Session, trust: Trust, line: str) -> list[Transition]
         if stated != {name: facts_of(row)[name] for name in stated}:
             raise _differs(f"Transition {row.sequence} of line {line}", "row")
         standing = standing_of(session, trust, session.get_one(ReleaseRequest, row.request_id))
+        _assert_as_asked(session, row, rows, standing)
         given = set(approval_statements(session, standing))
-        if not {*predicate["approvals"]} <= given or len(predicate["approvals"]) < standing.predicate["approvals"]:
+        if not {*predicate["approvals"]} <= given or not standing.is_complete:
             raise IntegrityError(
                 f"Transition {row.sequence} of line {line}: the approvals that it names are not on record.", HINT
             )
     return rows
+
+
+def _assert_as_asked(session: Session, row: Transition, rows: Sequence[Transition], standing: Standing) -> None:
+    """Assert that a transition is the one that its request asked for, once, and that officers agreed who may.
+
+    Whoever has the pipeline's key can sign any transition, and name any request that officers ever made.
+    """
+    asked, adapter = standing.predicate, session.get_one(Adapter, standing.request.adapter_id)
+    what = f"Transition {row.sequence} of line {row.line}"
+    arrow = next((each for each in ARROWS if each.name == asked["transition"]), None)
+    if arrow is None or (asked["line"], asked["to"]) != (row.line, arrow.after) or asked["from"] not in arrow.before:
+        raise IntegrityError(f"{what}: there is no such transition as its request asks for.", HINT)
+    own = (asked["adapter"], arrow.name, asked["from"], arrow.after)
+    replaces = arrow.takes_production and asked["incumbent"] is not None
+    expected = [(asked["incumbent"], SUPERSEDE, "production", "superseded"), own] if replaces else [own]
+    of_request = (each for each in rows if each.request_id == standing.request.id)
+    if [(each.adapter_id, each.transition, each.before, each.after) for each in of_request] != expected:
+        raise IntegrityError(f"{what}: its request, {standing.request.id[:12]}, asks for something else.", HINT)
+    deciding = standing.approvals if asked["approvals"] else (standing.requester,)
+    unable = [each.person for each in deciding if not each.key.allows(arrow.name, adapter.classification)]
+    if unable or asked["classification"] != adapter.classification:
+        who = f"{', '.join(unable)} may not" if unable else "nobody did"
+        raise IntegrityError(f"{what}: {who} decide about '{arrow.name}' at {adapter.classification}.", HINT)
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:

@@ -25,6 +25,7 @@ from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
@@ -32,7 +33,8 @@ from sovereign_pipeline.serving.fingerprints import Fingerprint
 from sovereign_pipeline.serving.kept_fingerprints import FingerprintStore
 from sovereign_pipeline.serving.training_side import Job, compute_apart
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.signing.officers import TRUST, trust_root
+from sovereign_pipeline.signing.trust import Trust, load_trust
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
@@ -80,10 +82,11 @@ class Sources:
         institution = load_institution(settings.data)
         self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
         self._registry: Registry | None = None
+        self._newest_trust: Trust | None = None
 
     def moved(self) -> tuple[int, ...]:
         """What is another value once the ledger grew or the trust root was changed. Raises as `find` does."""
-        trust, registry = trust_root(self._settings), self._opened()
+        trust, registry = self._trust(), self._opened()
         assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
         with registry.reading() as session:
             entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
@@ -92,7 +95,7 @@ class Sources:
     def find(self) -> Found:
         """What may be served. Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or
         RegistryUnreached where there is nothing to read."""
-        return find_deployable(self._opened(), self._store, trust_root(self._settings))
+        return find_deployable(self._opened(), self._store, self._trust())
 
     def with_fingerprint(self, verified: Verified) -> Deployable:
         """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""
@@ -117,6 +120,19 @@ class Sources:
         directory = open_base_model(self._settings, first.base_model, self._progress)
         name = str(first.base_model.manifest.summary.get("name", directory.name))
         return ServingBase(name, directory, first.deployable.base_model_digest)
+
+    def _trust(self) -> Trust:
+        """The trust root: the one on record, or one that follows it, and none before the newest that was read here.
+
+        An older one knows nothing of keys that were revoked since.
+        """
+        trust, newest = trust_root(self._settings), self._newest_trust
+        with self._opened().reading() as session:
+            assert_not_put_back(session, self._settings, trust)
+        if newest is not None and trust.root_sha256 == newest.root_sha256:
+            load_trust(self._settings.data / TRUST, at_least=(newest.root_version, newest.targets_version))
+        self._newest_trust = trust
+        return trust
 
     def _opened(self) -> Registry:
         if self._registry is None:

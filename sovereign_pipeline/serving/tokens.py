@@ -1,8 +1,9 @@
 """Bearer tokens of the gateway's callers: what is kept of each, who may use it for what, adding and revoking.
 
 A token is 32 random bytes and shown once; its SHA-256 is kept. The file lies in the serving directory, 0600, so that
-the gateway needs no registry to read it. Adding and revoking are entries of the ledger. A token that has no such entry,
-or one that says it was revoked, is refused as soon as the gateway has compared the two.
+the gateway needs no registry to read it. Adding and revoking are entries of the ledger. A gateway that has compared the
+two lets in what the ledger says and nothing else: a token that was added since waits for the next comparison, seconds
+later.
 
 What belongs here: the file, and its entries. What does not: reading a request's header (`gateway/doorway.py`).
 """
@@ -194,7 +195,8 @@ class Tokens:
         self._path = path
         self._seen: tuple[int, ...] | None = ()
         self._tokens: tuple[Token, ...] = ()
-        self._refused: Mapping[str, str] = {}
+        self._compared: frozenset[str] | None = None
+        """Digests of what is on record of each token that the ledger has as valid; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
         """Whom a token stands for; None for one that is unknown, expired, revoked or not on record.
@@ -205,7 +207,9 @@ class Tokens:
         for token in self.all():
             if hmac.compare_digest(token.sha256, given):
                 found = token
-        if found is None or found.state(now) != "valid" or found.sha256 in self._refused:
+        if found is None or found.state(now) != "valid":
+            return None
+        if self._compared is not None and digest_of(found.facts()) not in self._compared:
             return None
         return Caller(f"token {found.sha256}", (found.grant,))
 
@@ -220,8 +224,10 @@ class Tokens:
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
         """Refuse from now on what the ledger does not say. Returns id -> why. Raises as `all` does."""
         tokens = self.all()
-        self._refused = refused_by(registry, tokens)
-        return {token.id: self._refused[token.sha256] for token in tokens if token.sha256 in self._refused}
+        refused = refused_by(registry, tokens)
+        valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)
+        self._compared = frozenset(digest_of(token.facts()) for token in valid)
+        return {token.id: refused[token.sha256] for token in tokens if token.sha256 in refused}
 
 
 def sha256_of(text: str) -> str:

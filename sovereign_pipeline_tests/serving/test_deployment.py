@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampli
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import conversations
 from sovereign_pipeline.serving.training_side import Job, compute, compute_apart
-from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.engines.conformance import Running
@@ -192,6 +194,33 @@ def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: Serve
     assert deploying.engine.names == [adapter.id]
     revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 0, office.roots[:2])
     assert "is revoked" in deploying.look().refused["lamps"]
+    assert deploying.engine.names == []
+
+
+@pytest.mark.security_case(
+    "The trust root of before a revocation is put back, or another institution's",
+    "Everything is unloaded, also where no act has put the newer one on record",
+)
+def test_older_and_foreign_trust_roots_are_not_believed(
+    served_office: ServedOffice, deploying: Deploying, tmp_path: Path
+) -> None:
+    served_office.in_production()
+    office = served_office.office
+    trust = office.bench.settings.data / "trust"
+    shutil.copytree(trust, tmp_path / "older")
+    deploying.look()
+    revoke(trust, office.pipeline.keyid, 0, office.roots[:2])
+    deploying.look()
+    trust.rename(tmp_path / "newest")
+    shutil.copytree(tmp_path / "older", trust)
+    assert "are older than root" in deploying.look().refused["registry"]
+    assert deploying.engine.names == []
+    shutil.rmtree(trust)
+    foreign = [generate() for _ in range(3)]
+    create_trust(trust, foreign, {"pipeline": [office.pipeline.public_pem], "log": []})
+    for name, officer in office.officers.items():
+        add_officer(trust, officer.public_pem, name, ["*"], ["*"], foreign[:2])
+    assert "rests on the root" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
 
 

@@ -11,6 +11,7 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.tokens import (
     ADDED,
@@ -40,6 +41,10 @@ def added(registry: Registry) -> tuple[str, Token]:
     return add_token(registry.settings, registry, WHO, GRANT, 30, "root")
 
 
+def entries_of_tokens(registry: Registry) -> list[AuditEntry]:
+    return [each for each in entries(registry) if each.action in (ADDED, REVOKED)]
+
+
 def tokens_of(registry: Registry) -> Tokens:
     return Tokens(file_of(registry.settings))
 
@@ -59,7 +64,7 @@ def test_nothing_that_is_kept_has_the_token_and_the_ledger_has_no_name(registry:
     kept = [path for path in registry.settings.home.parent.rglob("*") if path.is_file()]
     assert file_of(registry.settings) in kept
     assert not [path for path in kept if text.encode() in path.read_bytes()]
-    (entry,) = entries(registry)
+    (entry,) = entries_of_tokens(registry)
     assert entry.action == ADDED and entry.subjects["token"] == token.sha256
     assert WHO not in json.dumps(entry.subjects)
     assert added(registry)[1].facts()["who"] != token.facts()["who"], "one name, two commitments"
@@ -86,11 +91,11 @@ def test_a_revoked_token_ends_at_once_for_a_gateway_that_runs(registry: Registry
     revoke_token(registry.settings, registry, token.id, "root")
     assert tokens.caller(text, NOW) is None
     assert tokens.caller(other, NOW) is not None
-    assert [each.action for each in entries(registry)] == [ADDED, ADDED, REVOKED]
+    assert [each.action for each in entries_of_tokens(registry)] == [ADDED, ADDED, REVOKED]
     assert tokens.compare_with(registry) == {}, "one that was revoked as it should be alarms nobody"
     assert tokens.caller(text, NOW) is None
     revoke_token(registry.settings, registry, token.id, "root")
-    assert len(entries(registry)) == 3, "once is enough"
+    assert len(entries_of_tokens(registry)) == 3, "once is enough"
 
 
 def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
@@ -107,7 +112,7 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
             revoke_token(registry.settings, registry, token.id, "root")
     assert tokens_of(registry).caller(text, NOW) is None
     revoke_token(registry.settings, registry, token.id, "root")
-    assert [each.action for each in entries(registry)] == [ADDED, REVOKED]
+    assert [each.action for each in entries_of_tokens(registry)] == [ADDED, REVOKED]
 
 
 @pytest.mark.security_case(
@@ -145,6 +150,29 @@ def test_an_older_file_revives_nobody(registry: Registry) -> None:
     path.write_bytes(older)
     tokens = tokens_of(registry)
     assert list(tokens.compare_with(registry).values()) == ["the ledger says that it was revoked"]
+    assert tokens.caller(text, NOW) is None
+
+
+@pytest.mark.security_case(
+    "A token is written into the gateway's file, or raised or revived there, between two comparisons with the ledger, "
+    "or while the registry is away",
+    "nobody is let in by it",
+)
+def test_between_two_comparisons_nothing_is_let_in_that_was_not_compared(registry: Registry) -> None:
+    text, token = added(registry)
+    tokens, path = tokens_of(registry), file_of(registry.settings)
+    assert tokens.compare_with(registry) == {}
+    older = path.read_bytes()
+    path.write_text(TokenFile(tokens=(token.model_copy(update={"clearance": "SECRET"}),)).model_dump_json())
+    assert tokens.caller(text, NOW) is None
+    path.write_bytes(older)
+    assert tokens.caller(text, NOW) is not None
+    other, _ = added(registry)
+    assert tokens.caller(other, NOW) is None, "until it was compared"
+    revoke_token(registry.settings, registry, token.id, "root")
+    tokens.compare_with(registry)
+    assert tokens.caller(other, NOW) is not None
+    path.write_bytes(older)
     assert tokens.caller(text, NOW) is None
 
 

@@ -165,9 +165,11 @@ class Worker:
         torch.set_num_threads(settings["threads"])
         from sovereign_pipeline.serving.engines.local_adapters import Model
         from sovereign_pipeline.serving.engines.local_batch import Batch
+        from sovereign_pipeline.serving.engines.local_marks import Marks
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
         self.model = Model(Path(settings["base"]), settings["resident"])
+        self._marks = Marks(self.model.tokenizer, self.model.end_of_turn)
         self._context = min(self.model.context, settings["context"] or self.model.context)
         self._batch = Batch(
             self.model.compute,
@@ -296,7 +298,12 @@ class Worker:
         return InUse(self._batch.computing | loading, self._batch.needed | loading)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
+        """The token ids of a conversation. Raises EngineRefused for one that the template does not take, and for a
+        message that would end its turn and begin another."""
+        if any(self._marks.are_in(each["content"]) for each in messages):
+            raise EngineRefused(
+                "A message holds a mark by which the base model tells turns apart.", "Write it in another way."
+            )
         try:
             tokenizer = self.model.tokenizer
             text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))

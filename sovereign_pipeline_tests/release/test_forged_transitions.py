@@ -1,0 +1,107 @@
+"""Whoever has the pipeline's key, the ledger's and the database, and no officer's key, moves no adapter."""
+
+import datetime
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of
+from sovereign_pipeline.ledger.tables import Adapter, Transition
+from sovereign_pipeline.release import decisions
+from sovereign_pipeline.release.standing import Standing, approval_statements, assert_signed
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.predicates import TRANSITION
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.release.conftest import Office
+
+pytestmark = pytest.mark.slow
+
+
+def forge(
+    office: Office, adapter: Adapter, name: str, before: State, after: State, standing: Standing, number: int
+) -> None:
+    """A transition as the pipeline would sign and enter it, on the strength of any request."""
+    at = datetime.datetime.now(datetime.UTC)
+    with office.registry.writing() as session:
+        approvals = approval_statements(session, standing)
+        content = {
+            "line": adapter.line,
+            "sequence": number,
+            "adapter": adapter.id,
+            "transition": name,
+            "from": before,
+            "to": after,
+            "request": standing.request.id,
+            "approvals": approvals + approvals,
+            "replaces": None,
+            "at": at.isoformat(),
+        }
+        subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
+        made = Transition(
+            line=adapter.line,
+            sequence=number,
+            adapter_id=adapter.id,
+            transition=name,
+            before=before,
+            after=after,
+            request_id=standing.request.id,
+            made_at=at,
+            statement=sign_statement(office.pipeline, Statement((subject,), TRANSITION, content)),
+        )
+        session.add(made)
+        session.flush()
+        append(session, f"pipeline:{office.pipeline.keyid}", STATE_CHANGED, facts_of(made))
+
+
+def assert_refused(office: Office, why: str) -> None:
+    with office.registry.reading() as session, pytest.raises(IntegrityError, match=why):
+        assert_signed(session, office.trust, "lamps")
+
+
+@pytest.mark.security_case(
+    "The pipeline's key signs a promotion on the strength of the request to stage, which officers approved",
+    "Nothing of that line is believed or served",
+)
+def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Office) -> None:
+    adapter = office.adapter()
+    office.move("approve", adapter)
+    staging = office.ask("stage", adapter)
+    staging = office.decide(staging, "omar")
+    with office.registry.reading() as session:
+        assert len(assert_signed(session, office.trust, "lamps")) == 2
+    forge(office, adapter, "promote", "staged", "production", staging, 3)
+    assert_refused(office, "asks for something else")
+
+
+def test_a_request_of_one_adapter_moves_no_other(office: Office) -> None:
+    old, adapter = office.adapter(), office.adapter()
+    asked = office.ask("approve", old)
+    for officer in ("omar", "ines"):
+        asked = office.decide(asked, officer)
+    forge(office, adapter, "approve", "registered", "approved", asked, 2)
+    assert_refused(office, "asks for something else")
+
+
+def test_an_approval_counts_once(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.decide(office.ask("approve", adapter), "omar")
+    forge(office, adapter, "approve", "registered", "approved", asked, 1)
+    assert_refused(office, "approvals that it names are not on record")
+
+
+@pytest.mark.security_case(
+    "An officer who may do nothing but add known issues asks for a transition, and the pipeline's key makes it",
+    "Nothing of that line is believed or served",
+)
+def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = generate()
+    add_officer(
+        office.bench.settings.data / "trust", narrow.public_pem, "Nadia Saleh", ["issue"], ["*"], office.roots[:2]
+    )
+    office.officers = {**office.officers, "nadia": narrow}
+    adapter = office.adapter()
+    monkeypatch.setattr(decisions, "assert_may", lambda *_: None)
+    office.ask("reject", adapter, "nadia")
+    assert_refused(office, "Nadia Saleh may not decide about 'reject' at")
