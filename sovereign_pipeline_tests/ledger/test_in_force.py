@@ -134,9 +134,9 @@ def test_changed_rules_are_an_entry_before_the_act_with_a_copy_of_each(
 ) -> None:
     bench.institution.write()
     light(registry, 1)
-    assert actions(registry) == ["policy changed", "policy changed", "lamp 1 lit"]
+    assert actions(registry) == ["trust root named", "policy changed", "policy changed", "lamp 1 lit"]
     light(registry, 2)
-    assert actions(registry)[3:] == ["lamp 2 lit"], "nothing had changed"
+    assert actions(registry)[4:] == ["lamp 2 lit"], "nothing had changed"
     between = datetime.datetime.now(datetime.UTC)
 
     file = bench.settings.data / "institution.yaml"

@@ -15,6 +15,7 @@ from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED, bundle_file, list_file, mark_file
 from sovereign_pipeline.ledger.tables import AuditEntry
@@ -87,7 +88,7 @@ def test_an_earlier_home_is_taken_over_before_anything_is_made_there(earlier: Wo
     assert not open_store(earlier.settings).is_signed(second)
     with open_registry(earlier.settings).reading() as session:
         actions = session.scalars(select(AuditEntry.action).order_by(AuditEntry.sequence)).all()
-    assert list(actions) == [LISTED, "artifact sealed"]
+    assert [each for each in actions if each not in {POLICY_CHANGED, TRUST_NAMED}] == [LISTED, "artifact sealed"]
 
 
 def test_taking_over_needs_the_key(earlier: Workplace, second: ArtifactRef) -> None:
@@ -205,7 +206,7 @@ def test_a_rewritten_entry_is_refused(earlier: Workplace, second: ArtifactRef) -
     with without_triggers(registry.engine), registry.engine.begin() as connection:
         changed = {"subjects": json.dumps({"artifacts": 0, "sha256": "0" * 64}), "action": LISTED}
         connection.execute(text("UPDATE audit_entry SET subjects = :subjects WHERE action = :action"), changed)
-    refused(earlier.settings, second, "entry 1 was changed")
+    refused(earlier.settings, second, "entry [0-9]+ was changed")
 
 
 def test_paths_are_where_the_page_says() -> None:
