@@ -129,12 +129,15 @@ async def _serve(
         replace(given, threads=threads) if threads is not None else given,
         base_model_digest=base.digest,
     )
-    deployment = Deployment(engine, sources, report)
 
     def loaded() -> set[str]:
         """Digests of what is both verified and in the engine."""
         return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
 
+    def answering() -> set[str]:
+        return flags.answering()
+
+    deployment = Deployment(engine, sources, report, answering)
     flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     telemetry = Telemetry(counts_directory(settings))
