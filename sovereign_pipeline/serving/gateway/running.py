@@ -28,6 +28,7 @@ from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher
@@ -143,7 +144,13 @@ async def _serve(
     telemetry = Telemetry(counts_directory(settings))
     watcher = Watcher(settings, institution, flags, telemetry, report)
     app = create_gateway(
-        catalog, parts.callers, institution.serving.limits, parts.journal, telemetry, settings.ui_hosts
+        catalog,
+        parts.callers,
+        institution.serving.limits,
+        parts.journal,
+        telemetry,
+        settings.ui_hosts,
+        lambda: condition_of(deployment.deployed, loaded(), flags),
     )
     ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
