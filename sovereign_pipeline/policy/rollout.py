@@ -31,6 +31,9 @@ class Hold(RecipeModel):
     lost: Margin = 0.02
     """Largest accepted rise in the share of answers that the engine begins and does not complete."""
 
+    given_up: Margin = 0.05
+    """Largest accepted rise in the share of answers that callers do not wait for."""
+
     empty: Margin = 0.02
     """Largest accepted rise in the share of empty answers."""
 
@@ -38,7 +41,7 @@ class Hold(RecipeModel):
     """Largest accepted rise in the share of answers that fall into repetition."""
 
     slower: Margin = 0.25
-    """Largest accepted rise in the time that an answer takes, as a share of it (geometric mean)."""
+    """Largest accepted rise in the time that an answer takes or is waited for, as a share of it (geometric mean)."""
 
     longer: Margin = 0.5
     """Largest accepted rise in the tokens of an answer, as a share of them (geometric mean)."""
@@ -49,7 +52,7 @@ class Hold(RecipeModel):
     def margin_of(self, measure: str) -> float:
         """The margin of a measure: of shares as it is, of the others as a logarithm of the ratio."""
         margin: float = getattr(self, measure)
-        return margin if measure in ("lost", "empty", "looping") else math.log1p(margin)
+        return margin if measure in ("lost", "given_up", "empty", "looping") else math.log1p(margin)
 
 
 class Rollout(RecipeModel):

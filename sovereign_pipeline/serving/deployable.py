@@ -1,5 +1,5 @@
 """Which adapters may be loaded now: of each line the one in production, those that are staged, and the one that was
-in production before, which an officer can go back to at once.
+in production before, which an officer can go back to at once; and one further back that still answers users.
 
 Everything is verified again: transitions by their signatures and approvals, rows by their entries in the ledger, the
 record by what the transitions are signed over, and every byte of the adapter by its digest. What does not verify is
@@ -8,7 +8,7 @@ named with the reason, and hinders no other line.
 What belongs here: that decision. What does not: loading (`deployment.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -61,14 +61,18 @@ class Found:
     """Adapter, or line -> why."""
 
 
-def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust) -> Found:
-    """Verify what is in production or staged, of every line."""
+def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust, answering: Collection[str] = ()) -> Found:
+    """Verify what is in production or staged, of every line.
+
+    answering: digests of what answers users now. What is superseded stays while it is one of them: a gateway that has
+    not taken the promotion yet goes on with it.
+    """
     verified: list[Verified] = []
     refused: dict[str, SovereignError] = {}
     with registry.reading() as session:
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
-                held = list(_held(session, registry.settings, trust, line))
+                held = list(_held(session, registry.settings, trust, line, answering))
             except NOT_VERIFIED as error:
                 refused[line] = _named(line, error)
                 continue
@@ -82,14 +86,15 @@ def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust) -> F
     return Found(tuple(verified), refused)
 
 
-def _held(session: Session, settings: Settings, trust: Trust, line: str) -> Iterator[tuple[Adapter, State]]:
+def _held(
+    session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
+) -> Iterator[tuple[Adapter, State]]:
     """The adapters of a line that are served or kept in reserve, by rows and signatures that verify."""
     rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
     before = production_before(session, settings, assert_signed(session, trust, line))
-    if before is not None:
-        yield rows[before], "superseded"
     for name, state in states(session, line).items():
-        if state in SERVED:
+        is_kept = name == before or (state == "superseded" and rows[name].adapter_digest in answering)
+        if state in SERVED or is_kept:
             yield rows[name], state
 
 

@@ -9,7 +9,7 @@ What belongs here: that loop. What does not: what may be served (`deployable.py`
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -92,10 +92,13 @@ class Sources:
             entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
         return (entries, trust.root_version, trust.targets_version)
 
-    def find(self) -> Found:
-        """What may be served. Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or
-        RegistryUnreached where there is nothing to read."""
-        return find_deployable(self._opened(), self._store, self._trust())
+    def find(self, answering: Collection[str] = ()) -> Found:
+        """What may be served; see `find_deployable`.
+
+        Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or RegistryUnreached where
+        there is nothing to read.
+        """
+        return find_deployable(self._opened(), self._store, self._trust(), answering)
 
     def with_fingerprint(self, verified: Verified) -> Deployable:
         """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""
@@ -147,10 +150,22 @@ def _in_production_and_all(held: Sequence[Verified]) -> tuple[int, int]:
     return sum(each.deployable.is_in_production for each in held), len(held)
 
 
+def _nothing() -> Collection[str]:
+    return ()
+
+
 class Deployment:
     """One engine that is kept to what the ledger says."""
 
-    def __init__(self, engine: Engine, sources: Sources, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sources: Sources,
+        progress: Progress = silent,
+        answering: Callable[[], Collection[str]] = _nothing,
+    ) -> None:
+        """answering: digests of the adapters that the flags in force give to users now."""
+        self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
         self._verified_at = 0.0
@@ -174,7 +189,7 @@ class Deployment:
             moved = await asyncio.to_thread(self._sources.moved)
             if not self._is_due(moved):
                 return self.deployed
-            found = await asyncio.to_thread(self._sources.find)
+            found = await asyncio.to_thread(partial(self._sources.find, self._answering()))
         except (SQLAlchemyError, OSError, RegistryUnreached) as error:
             self._is_complete = False
             refused = {**self.deployed.refused, "registry": f"it is not reached ({type(error).__name__})"}
@@ -193,6 +208,8 @@ class Deployment:
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: Found, moved: tuple[int, ...]) -> Deployed:
+        """Unload what may not be served any more, and load what may: what answers users meanwhile is among it, so
+        no promotion leaves a gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
@@ -214,7 +231,10 @@ class Deployment:
         return self._say(Deployed(tuple(served), refused))
 
     async def _unload_all_but(self, digests: set[str]) -> None:
-        known = {*self._engine.loaded(), *(each.digest for each in self.deployed.served)}
+        """What is not in the engine any more is not asked for either."""
+        before = self.deployed.served
+        known = {*self._engine.loaded(), *(each.digest for each in before)}
+        self._say(replace(self.deployed, served=tuple(each for each in before if each.digest in digests)))
         for digest in known - digests:
             await self._unload(digest)
 

@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ class NotedEngine:
         self.loads: list[str] = []
         self.refuses: set[str] = set()
         self.is_lost = False
+        self.before_unloading: Callable[[str], None] = lambda _: None
 
     async def load(self, adapter: Deployable) -> None:
         if self.is_lost:
@@ -47,6 +48,7 @@ class NotedEngine:
         self.loads.append(adapter.adapter)
 
     async def unload(self, digest: str) -> None:
+        self.before_unloading(digest)
         self.adapters.pop(digest, None)
 
     def loaded(self) -> Mapping[str, str]:
@@ -73,7 +75,8 @@ class Deploying:
         self.said: list[str] = []
         self.engine = NotedEngine()
         self.sources = Sources(served.office.bench.settings, compute=compute)
-        self.deployment = Deployment(self.engine, self.sources, self.said.append)
+        self.answering: set[str] = set()
+        self.deployment = Deployment(self.engine, self.sources, self.said.append, lambda: self.answering)
 
     def look(self) -> Deployed:
         return asyncio.run(self.deployment.look())
@@ -120,13 +123,52 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     assert registered.id not in " ".join(deploying.said)
 
 
+def test_what_answers_users_stays_until_a_later_one_is_loaded(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    """Two promotions between two looks: the gateway's flag waits for the second one, and goes on with the first."""
+    first = served_office.in_production()
+    deploying.look()
+    deploying.answering = {first.adapter_digest}
+    second, third = served_office.in_production(), served_office.in_production()
+    assert [each.adapter for each in deploying.look().served] == [third.id, first.id, second.id]
+    assert deploying.said.count(f"no longer served: {first.id}") == 0
+    deploying.answering = {third.adapter_digest}
+    served_office.office.move("retire", second)
+    listed: list[str] = []
+    deploying.engine.before_unloading = lambda _: listed.extend(
+        each.adapter for each in deploying.deployment.deployed.served
+    )
+    deploying.look()
+    assert deploying.engine.names == [third.id]
+    assert {*listed} == {third.id}, "nobody is sent to what is about to be unloaded"
+    assert deploying.said.count(f"no longer served: {first.id}") == 1
+
+
+@pytest.mark.security_case(
+    "An adapter answers users when it is retired",
+    "It is unloaded, whatever the flag says",
+)
+def test_what_answers_users_and_is_retired_goes_at_once(served_office: ServedOffice, deploying: Deploying) -> None:
+    first = served_office.in_production()
+    deploying.look()
+    deploying.answering = {first.adapter_digest}
+    served_office.in_production()
+    third = served_office.in_production()
+    served_office.office.move("retire", first)
+    deploying.look()
+    assert first.id not in deploying.engine.names
+    assert third.id in deploying.engine.names
+
+
 def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffice, deploying: Deploying) -> None:
     served_office.in_production()
+    deploying.look()  # enters the fingerprint that is made now in the ledger
     first = deploying.look()
     assert deploying.look() is first
     deploying.engine.adapters.clear()  # the engine was started again
     assert deploying.look().served == first.served
-    assert len(deploying.engine.loads) == 2
+    assert len(deploying.engine.loads) == 3
 
 
 @pytest.mark.security_case(
@@ -240,7 +282,7 @@ def test_expired_trust_root_unloads_everything(
         def now(cls, tz: datetime.tzinfo | None = None) -> "Later":
             return cls.fromtimestamp((expires + datetime.timedelta(days=1)).timestamp(), tz)
 
-    monkeypatch.setattr("sovereign_pipeline.signing.trust.datetime", Later)
+    monkeypatch.setattr("sovereign_pipeline.signing.officers.datetime", Later)
     assert "expired" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.errors import EngineRefused
 from sovereign_pipeline.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.serving.engines.local_prompts import Prompts
 from sovereign_pipeline.serving.engines.local_texts import TextPieces
 
 if TYPE_CHECKING:
@@ -165,11 +166,10 @@ class Worker:
         torch.set_num_threads(settings["threads"])
         from sovereign_pipeline.serving.engines.local_adapters import Model
         from sovereign_pipeline.serving.engines.local_batch import Batch
-        from sovereign_pipeline.serving.engines.local_marks import Marks
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
         self.model = Model(Path(settings["base"]), settings["resident"])
-        self._marks = Marks(self.model.tokenizer, self.model.end_of_turn)
+        self._prompts = Prompts(self.model.tokenizer)
         self._context = min(self.model.context, settings["context"] or self.model.context)
         self._batch = Batch(
             self.model.compute,
@@ -298,17 +298,9 @@ class Worker:
         return InUse(self._batch.computing | loading, self._batch.needed | loading)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The token ids of a conversation. Raises EngineRefused for one that the template does not take, and for a
-        message that would end its turn and begin another."""
-        if any(self._marks.are_in(each["content"]) for each in messages):
-            raise EngineRefused(
-                "A message holds a mark by which the base model tells turns apart.", "Write it in another way."
-            )
+        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
         try:
-            tokenizer = self.model.tokenizer
-            text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-            return ids
+            return self._prompts.ids_of(messages)
         except Exception as error:  # a template is a program that anybody wrote
             raise EngineRefused(
                 f"The base model's chat template does not take this conversation ({type(error).__name__}).",

@@ -157,6 +157,11 @@ class Flags:
         lines = {*lines_with_flags(self._settings), *self._lines}
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
+    def answering(self) -> set[str]:
+        """Digests of the adapters that answer users by what is in force, as it was asked for last."""
+        flags = [state.in_force.flag for state in list(self._lines.values()) if state.in_force is not None]
+        return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
+
     def problems(self) -> dict[str, str]:
         """Line -> why its newest change is not in force, or what is wrong with the one that is."""
         self.flags()
@@ -244,14 +249,19 @@ class Flags:
         if self._loaded is None or state.in_force is None:
             return
         loaded = self._loaded()
-        asked = [flag.production, flag.staged if flag.is_rolling_out else None]
-        missing = [each for each in asked if each is not None and flag.adapters[each].digest not in loaded]
+        missing = [each for each in _given(flag) if flag.adapters[each].digest not in loaded]
         if missing:
             state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # loading takes moments
             raise IntegrityError(
                 f"The flag of line {flag.line}, change {flag.sequence}, waits until {' and '.join(missing)} is loaded.",
                 "The engine's log says what is in its way, if it takes long.",
             )
+
+
+def _given(flag: Flag) -> list[str]:
+    """The adapters that users get."""
+    asked = (flag.production, flag.staged if flag.is_rolling_out else None)
+    return [each for each in asked if each is not None]
 
 
 def hash_of(flag: Flag, user: str) -> str:

@@ -132,18 +132,23 @@ class Answering:
                 "journal_full",
                 retry_after=60,
             )
-        began, exchange = time.monotonic(), None
+        began, exchange, is_computed = time.monotonic(), None, False
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(asked.caller))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
                 stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
+                is_computed = True
                 answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
                 exchange = Exchange(asked, answer, self.metrics, began, stillness)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
                 yield exchange
+        except asyncio.CancelledError:
+            if exchange is None and is_computed:
+                self._compare(asked, "", 0, time.monotonic() - began, "cancelled")
+            raise
         except (EngineRefused, EngineLost, TimeoutError) as error:
             refusal = self._refusal(asked, error)
             refusal.is_counted = exchange is not None
@@ -193,9 +198,9 @@ class Answering:
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
 
     def _compare(self, asked: Asked, text: str, tokens: int, seconds: float, outcome: Outcome) -> None:
-        """Count what an adapter did in its line's rollout; an answer that the caller gave up says nothing."""
-        if asked.choice is not None and outcome != "cancelled" and not self.is_ending:
-            self._telemetry.note(asked.adapter.line, asked.choice, text, tokens, seconds, is_lost=outcome == "lost")
+        """Count what an adapter did in its line's rollout."""
+        if asked.choice is not None and not self.is_ending:
+            self._telemetry.note(asked.adapter.line, asked.choice, text, tokens, seconds, outcome)
 
     def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""

@@ -6,7 +6,7 @@ What belongs here: the wiring, and errors of the framework in OpenAI's form. Wha
 import json
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,6 +20,7 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers, doorway
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Metrics
+from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.gateway.refusal import Refusal
 from sovereign_pipeline.serving.gateway.routes import Gateway, api, health
 from sovereign_pipeline.serving.gateway.streams import CallerGone
@@ -38,6 +39,7 @@ def create_gateway(
     journal: Journal,
     telemetry: Telemetry,
     hosts: Collection[str],
+    condition: Callable[[], Condition] = Condition,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
@@ -45,7 +47,7 @@ def create_gateway(
     )
     metrics = Metrics()
     answering = Answering(catalog, limits, metrics, journal, telemetry)
-    app.state.gateway = Gateway(catalog, answering, int(time.time()))
+    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()))
     app.include_router(health)
     app.include_router(api)
 

@@ -102,7 +102,9 @@ class ModelList(Sent):
 
 
 class Health(Sent):
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "degraded"] = "ok"
+    detail: str | None = None
+    """What is degraded."""
 
 
 def usage(prompt: int, completion: int) -> Usage:

@@ -4,6 +4,7 @@ What belongs here: from a request to a response. What does not: who may do it (`
 answer costs (`answering.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.gateway import metrics
 from sovereign_pipeline.serving.gateway.answering import Answering, Asked
 from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
 from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest
 from sovereign_pipeline.serving.gateway.responses import (
@@ -37,6 +39,8 @@ class Gateway:
 
     catalog: Catalog
     answering: Answering
+    condition: Callable[[], Condition]
+    """How it stands with the lines now."""
     started: int
     """Seconds since 1970: when every model here was 'created', as far as a caller is told."""
 
@@ -123,18 +127,24 @@ async def metrics_page(here: Here, caller: From) -> Response:
     return Response(page, media_type=metrics.CONTENT_TYPE)
 
 
-@health.get("/healthz", response_model=Health)
+@health.get("/healthz", response_model=Health, response_model_exclude_none=True)
 async def healthz() -> Health:
     """Whether this process answers."""
     return Health()
 
 
-@health.get("/readyz", response_model=Health)
+@health.get("/readyz", response_model=Health, response_model_exclude_none=True)
 async def readyz(here: Here) -> Health:
-    """Whether requests are answered: the engine computes, answers can be noted, and nobody is ending it."""
-    if here.answering.is_ready and await here.engine.is_well():
-        return Health()
-    raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
+    """Whether requests are answered: the engine computes, a line is served where one is in production, answers can be
+    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest."""
+    if not here.answering.is_ready or not await here.engine.is_well():
+        raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
+    condition = here.condition()
+    if not condition.answers:
+        raise Refusal(503, "No line is served, though one is in production.", "no_line_served", retry_after=10)
+    if condition.is_behind:
+        return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
+    return Health()
 
 
 async def _answer(

@@ -28,6 +28,7 @@ from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher
@@ -129,18 +130,27 @@ async def _serve(
         replace(given, threads=threads) if threads is not None else given,
         base_model_digest=base.digest,
     )
-    deployment = Deployment(engine, sources, report)
 
     def loaded() -> set[str]:
         """Digests of what is both verified and in the engine."""
         return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
 
+    def answering() -> set[str]:
+        return flags.answering()
+
+    deployment = Deployment(engine, sources, report, answering)
     flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     telemetry = Telemetry(counts_directory(settings))
     watcher = Watcher(settings, institution, flags, telemetry, report)
     app = create_gateway(
-        catalog, parts.callers, institution.serving.limits, parts.journal, telemetry, settings.ui_hosts
+        catalog,
+        parts.callers,
+        institution.serving.limits,
+        parts.journal,
+        telemetry,
+        settings.ui_hosts,
+        lambda: condition_of(deployment.deployed, loaded(), flags),
     )
     ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)

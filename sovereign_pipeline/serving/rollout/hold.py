@@ -44,6 +44,10 @@ class Measure:
     total: str
     """Fields of `Counted`."""
 
+    @property
+    def in_words(self) -> str:
+        return self.name.replace("_", " ")
+
     def of(self, users: Mapping[str, Counted]) -> dict[str, Sums]:
         found = {user: (getattr(each, self.count), getattr(each, self.total)) for user, each in users.items()}
         return {user: Sums(count, self.sign * total) for user, (count, total) in found.items() if count}
@@ -51,9 +55,10 @@ class Measure:
 
 MEASURES = (
     Measure("lost", True, 1, "answers", "lost"),
+    Measure("given_up", True, 1, "answers", "given_up"),
     Measure("empty", True, 1, "complete", "empty"),
     Measure("looping", True, 1, "complete", "looping"),
-    Measure("slower", False, 1, "complete", "log_seconds"),
+    Measure("slower", False, 1, "timed", "log_seconds"),
     Measure("longer", False, 1, "complete", "log_tokens"),
     Measure("shorter", False, -1, "complete", "log_tokens"),
 )
@@ -83,12 +88,12 @@ class Compared:
     def in_words(self) -> str:
         """The difference, as people read it."""
         if self.found is None:
-            return f"{self.measure.name}: too few users"
+            return f"{self.measure.in_words}: too few users"
         estimate, most = self.found.estimate, upper_limit(self.found, ALPHA)
         if self.measure.is_share:
-            return f"{self.measure.name}: {estimate:+.1%}, at most {most:+.1%} (margin {self.margin:.1%})"
+            return f"{self.measure.in_words}: {estimate:+.1%}, at most {most:+.1%} (margin {self.margin:.1%})"
         told = [math.expm1(each) for each in (estimate, most, self.margin)]
-        return f"{self.measure.name}: {told[0]:+.0%}, at most {told[1]:+.0%} (margin {told[2]:.0%})"
+        return f"{self.measure.in_words}: {told[0]:+.0%}, at most {told[1]:+.0%} (margin {told[2]:.0%})"
 
 
 @dataclass(frozen=True)

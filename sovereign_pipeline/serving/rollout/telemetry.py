@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -27,18 +28,30 @@ LAST = 20
 """Answers of the staged adapter in a row by which a broken one is known."""
 
 
+Ended = Literal["complete", "cancelled", "lost"]
+"""How an answer ended; `cancelled` by its caller."""
+
+
 class Counted(Frozen):
     """What was counted of one user's answers by one arm."""
 
     answers: int = 0
     lost: int = 0
     """Begun and not completed by the engine."""
+    given_up: int = 0
+    """The caller went away before the end."""
     complete: int = 0
     empty: int = 0
     looping: int = 0
     log_seconds: float = 0.0
-    """Sum over complete answers, as is the next."""
+    """Sum over complete answers, and those given up with the time until then: one that is too slow is given up."""
     log_tokens: float = 0.0
+    """Sum over complete answers."""
+
+    @property
+    def timed(self) -> int:
+        """How many answers `log_seconds` is over."""
+        return self.complete + self.given_up
 
     def plus(self, other: "Counted") -> "Counted":
         mine, others = self.model_dump(), other.model_dump()
@@ -65,7 +78,8 @@ class _Counting:
 
     def add(self, choice: Choice, counted: Counted) -> None:
         failed = counted.lost or counted.empty
-        self.failed[choice.arm] = self.failed[choice.arm] + 1 if failed else 0
+        if not counted.given_up:  # it says neither that the adapter answers nor that it does not
+            self.failed[choice.arm] = self.failed[choice.arm] + 1 if failed else 0
         users = self.drawn[choice.arm]
         if choice.drawn and (choice.user in users or len(users) < MOST_USERS):
             users[choice.user] = users.get(choice.user, Counted()).plus(counted)
@@ -84,11 +98,11 @@ class Telemetry:
         self._countings: dict[Path, _Counting] = {}
         self._changing = threading.Lock()
 
-    def note(self, line: str, choice: Choice, text: str, tokens: int, seconds: float, *, is_lost: bool) -> None:
-        """Count one answer that the engine ended; nothing is counted while nothing is tried."""
+    def note(self, line: str, choice: Choice, text: str, tokens: int, seconds: float, ended: Ended) -> None:
+        """Count one answer; nothing is counted while nothing is tried."""
         if choice.staged is None:
             return
-        counted = _counted(text, tokens, seconds, is_lost)
+        counted = _counted(text, tokens, seconds, ended)
         path = directory_of(self.directory, line, choice.staged, choice.began) / f"{self._process}.json"
         with self._changing:
             self._countings.setdefault(path, _Counting()).add(choice, counted)
@@ -130,15 +144,18 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
     return Tally(drawn=drawn, is_broken=is_broken)
 
 
-def _counted(text: str, tokens: int, seconds: float, is_lost: bool) -> Counted:
-    if is_lost:
+def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:
+    log_seconds = math.log(max(seconds, 1e-3))
+    if ended == "lost":
         return Counted(answers=1, lost=1)
+    if ended == "cancelled":
+        return Counted(answers=1, given_up=1, log_seconds=log_seconds)
     return Counted(
         answers=1,
         complete=1,
         empty=not text.strip(),
         looping=loops(text),
-        log_seconds=math.log(max(seconds, 1e-3)),
+        log_seconds=log_seconds,
         log_tokens=math.log(max(tokens, 1)),
     )
 

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline_tests.conftest import LADDER
@@ -119,8 +121,9 @@ class Bench:
     tokens: list[Token] = field(default_factory=list)
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
+    condition: Condition = field(default_factory=Condition)
 
-    @property
+    @cached_property
     def telemetry(self) -> Telemetry:
         return Telemetry(self.directory / "rollout")
 
@@ -166,7 +169,13 @@ class Bench:
         catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(self.levels), self.choose)
         limits = Limits.model_validate(self.limits)
         return create_gateway(
-            catalog, self.callers or Callers(tokens), limits, Journal(self.journal), self.telemetry, HOSTS
+            catalog,
+            self.callers or Callers(tokens),
+            limits,
+            Journal(self.journal),
+            self.telemetry,
+            HOSTS,
+            lambda: self.condition,
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import socket
 import threading
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from sovereign_pipeline.serving.flags.in_force import Choice
+from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
 from sovereign_pipeline_tests.waiting import wait_until
@@ -104,6 +107,27 @@ def test_an_engine_that_is_lost_in_a_stream_is_an_error(bench: Bench, running: S
     bench.engine.lost_after = 0
     with pytest.raises(openai.InternalServerError):
         client.chat.completions.create(model="lamps", messages=ASK, stream=True)
+
+
+def test_what_a_caller_gives_up_is_counted_with_its_time(
+    bench: Bench, running: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A staged adapter that is too slow is not one that answered nothing."""
+    bench.serve(adapter("lamps"))
+    staged = bench.serve(adapter("lamps", "1.1.0"), in_production=False)
+    choice = Choice(staged.adapter, staged.digest, "staged", True, "0" * 64, staged.adapter, None, 1)
+    monkeypatch.setattr(bench, "choose", lambda *_: choice)
+    bench.engine.silent_after = 0
+    impatient = client_of(running(), bench.token()).with_options(timeout=0.5)
+    for stream in (False, True):
+        with pytest.raises(openai.APITimeoutError):
+            impatient.chat.completions.create(model="lamps", messages=ASK, stream=stream)
+    wait_until(lambda: bench.engine.given_up == 2, lambda: "the answers were not given up")
+    bench.telemetry.write()
+    (path,) = bench.telemetry.directory.rglob("*.json")
+    (counted,) = Tally.model_validate_json(path.read_bytes()).drawn["staged"].values()
+    assert (counted.answers, counted.given_up, counted.timed, counted.complete, counted.lost) == (2, 2, 2, 0, 0)
+    assert 0.05 < math.exp(counted.log_seconds / 2) < 30
 
 
 def test_a_caller_that_goes_away_frees_the_engine(bench: Bench, running: Start) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.tokens import Tokens
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -197,3 +198,16 @@ def test_health_names_nothing_and_readiness_follows_the_engine(bench: Bench, cli
     answer = anybody.get("/readyz")
     assert answer.status_code == 503 and "lamps" not in answer.text
     assert anybody.get("/healthz").status_code == 200
+
+
+def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, client: Client) -> None:
+    bench.serve(adapter("lamps"))
+    anybody = client()
+    bench.condition = Condition(is_behind=True)
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
+    bench.condition = Condition(answers=False)
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_line_served"
+    assert "lamps" not in answer.text
+    assert anybody.get("/healthz").json() == {"status": "ok"}

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -97,12 +98,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
 
     second = served_office.in_production()  # another version, which takes the first one's place
 
-    def answers_the_second() -> bool:
-        with contextlib.suppress(openai.InternalServerError):  # 503: it is being loaded
-            return bool(ask().system_fingerprint == second.id)
-        return False
-
-    wait_until(answers_the_second, served.log.read_text)
+    wait_until(lambda: ask().system_fingerprint == second.id, served.log.read_text)
     assert "lamps-1.0.0" not in names(client)
 
     running = ask(stream=True)
@@ -125,6 +121,38 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
             content = path.read_text()
             assert "zirconium" not in content and joined not in content and text not in content, path
     assert "Traceback" not in served.log.read_text()
+
+
+@pytest.mark.slow
+def test_no_request_fails_while_the_version_changes(served: Served, served_office: ServedOffice) -> None:
+    """Two promotions between two looks of the gateway, and a rollback, while callers ask."""
+    office = served_office.office
+    text, _ = add_token(served.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
+    client, told, failed, is_over = served.client(text), [], [], threading.Event()
+    wait_until(lambda: names(client) == ["lamps"], served.log.read_text)
+
+    def ask_again_and_again() -> None:
+        while not is_over.is_set():
+            try:
+                answer = client.chat.completions.create(model="lamps", messages=ASK, max_tokens=8)
+                told.append(answer.system_fingerprint)
+            except openai.APIError as error:
+                failed.append(str(error))
+
+    callers = [threading.Thread(target=ask_again_and_again) for _ in range(3)]
+    for each in callers:
+        each.start()
+    try:
+        second, third = served_office.in_production(), served_office.in_production()
+        wait_until(lambda: told[-1] == third.id, served.log.read_text)
+        rollback(served.settings, "lamps", None, office.officers["omar"], "It answers in verse.")
+        wait_until(lambda: told[-1] == second.id, served.log.read_text)
+    finally:
+        is_over.set()
+        for each in callers:
+            each.join(60)
+    assert not failed
+    assert told[0] == "lamps-1.0.0"
 
 
 @pytest.mark.slow

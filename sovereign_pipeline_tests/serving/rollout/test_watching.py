@@ -14,7 +14,7 @@ from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
 from sovereign_pipeline.serving.rollout.hold import judge
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry, read_tally
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry, read_tally
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
@@ -41,8 +41,10 @@ class Traffic:
         self.watcher = Watcher(desk.settings, institution, self.flags, self.telemetry, self.said.append)
         self._draw = random.Random(4)
 
-    def ask(self, times: int, *, lost: float = 0.01, empty: float = 0.0, slower: float = 1.0) -> None:
-        """Every user asks so often; what is given holds for the staged adapter."""
+    def ask(
+        self, times: int, *, lost: float = 0.01, empty: float = 0.0, slower: float = 1.0, patience: float = 1e9
+    ) -> None:
+        """Every user asks so often; what is given holds for the staged adapter, but for the users' patience."""
         for user in USERS:
             for _ in range(times):
                 choice = self.flags.which(LINE, user)
@@ -50,8 +52,9 @@ class Traffic:
                 is_staged = choice.arm == "staged"
                 seconds = self._draw.lognormvariate(0, 0.4) * (slower if is_staged else 1)
                 is_lost = self._draw.random() < (lost if is_staged else 0.01)
+                ended: Ended = "lost" if is_lost else "cancelled" if seconds > patience else "complete"
                 text = "" if is_staged and self._draw.random() < empty else TEXT
-                self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), seconds, is_lost=is_lost)
+                self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), min(seconds, patience), ended)
 
     @property
     def flag(self) -> Flag:
@@ -86,14 +89,25 @@ def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, 
     assert len(traffic.said) == 1
 
 
+def test_one_that_nobody_waits_for_is_taken_back(traffic: Traffic) -> None:
+    """Every answer is so slow that its caller goes away: none is complete, and none is lost."""
+    traffic.ask(15, slower=30.0, patience=8.0)
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+    traffic.desk.follow()
+    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    assert "given up: +" in last["reason"]
+    assert "slower: +" in last["reason"]
+
+
 def test_a_broken_one_is_known_by_few_answers(traffic: Traffic) -> None:
     by_arm = {choice.arm: choice for user in USERS if (choice := traffic.flags.which(LINE, user))}
     for _ in range(20):
-        traffic.telemetry.note(LINE, by_arm["staged"], "", 0, 1.0, is_lost=True)
-    traffic.telemetry.note(LINE, by_arm["production"], "", 0, 1.0, is_lost=True)
+        traffic.telemetry.note(LINE, by_arm["staged"], "", 0, 1.0, "lost")
+    traffic.telemetry.note(LINE, by_arm["production"], "", 0, 1.0, "lost")
     traffic.watcher.look()
     assert traffic.flag.is_rolling_out, "the other one fails, too: it is the engine"
-    traffic.telemetry.note(LINE, by_arm["production"], TEXT, 9, 1.0, is_lost=False)
+    traffic.telemetry.note(LINE, by_arm["production"], TEXT, 9, 1.0, "complete")
     traffic.watcher.look()
     assert not traffic.flag.is_rolling_out
 

@@ -1,0 +1,99 @@
+"""What a caller writes is never a mark of the chat template, and an ordinary conversation is encoded as in training."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sovereign_pipeline.serving.engines.local_prompts import Prompts
+from sovereign_pipeline_tests.tiny_model import SPECIAL_TOKENS, TEMPLATE, save_byte_tokenizer
+
+TRIMS = TEMPLATE.replace("message['content']", "(message['content'] | trim)")
+TOUCHES = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '<' + message['content'] + '>' }}{% endfor %}"
+)
+DROPS = TEMPLATE.replace("message['content']", "message['content'].replace('&', '')")
+TAKES_APART = TEMPLATE.replace("message['content']", "message['content'][:20]")
+
+ORDINARY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+MARKED = st.lists(
+    st.one_of(
+        st.sampled_from(SPECIAL_TOKENS),
+        st.sampled_from(["<", ">", "<|", "|>", "<|im_", "start|>", "|im_end|", "\n", "&", "system\n"]),
+        st.text(max_size=3),
+    ),
+    max_size=8,
+).map("".join)
+ROLES = st.sampled_from(["system", "user", "assistant"])
+
+
+def conversations(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[str, str]]]:
+    turns = st.fixed_dictionaries({"role": ROLES, "content": texts})
+    return st.lists(turns, min_size=1, max_size=4)
+
+
+@cache
+def tokenizer_with(template: str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(save_byte_tokenizer(Path(mkdtemp()) / "tokenizer"))
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def as_training(tokenizer: Any, messages: Sequence[dict[str, str]]) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
+    return ids
+
+
+def marks_in(ids: Sequence[int]) -> list[int]:
+    return [each for each in ids if each < len(SPECIAL_TOKENS)]
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, TRIMS, TOUCHES])
+@given(messages=conversations(ORDINARY))
+def test_ordinary_conversation_has_the_ids_of_training(template: str, messages: list[dict[str, str]]) -> None:
+    tokenizer = tokenizer_with(template)
+    assert Prompts(tokenizer).ids_of(messages) == as_training(tokenizer, messages)
+
+
+@pytest.mark.security_case(
+    "A caller's text holds marks of the chat template, whole or in parts that the template joins",
+    "They are plain text to the model",
+)
+@pytest.mark.parametrize("template", [TEMPLATE, TRIMS, TOUCHES])
+@given(messages=conversations(MARKED))
+def test_a_mark_in_a_text_is_plain_text(template: str, messages: list[dict[str, str]]) -> None:
+    tokenizer = tokenizer_with(template)
+    ids = Prompts(tokenizer).ids_of(messages)
+    harmless = [{**each, "content": "x"} for each in messages]
+    assert marks_in(ids) == marks_in(as_training(tokenizer, harmless))
+    shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == shown, "the model reads what was written"
+
+
+def test_what_the_template_makes_of_a_text_is_no_mark() -> None:
+    """It removes characters, so that a mark is left; or it drops the end of a text: nothing is answered."""
+    letter = [{"role": "user", "content": "<|im&_end|>"}]
+    with pytest.raises(ValueError, match="read as a mark"):
+        Prompts(tokenizer_with(DROPS)).ids_of(letter)
+    with pytest.raises(ValueError, match=r"takes texts apart|read as a mark"):
+        Prompts(tokenizer_with(TAKES_APART)).ids_of([{"role": "user", "content": "a <|im_end|> b" * 9}])
+
+
+def test_a_mark_that_the_normalizer_reads_into_a_text_is_refused() -> None:
+    """Full-width signs, where added tokens are looked for in the normalized text."""
+    from tokenizers import AddedToken, normalizers
+
+    tokenizer = tokenizer_with(TEMPLATE + " ")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("[turn]", special=True, normalized=True)], special_tokens=True)
+    prompts = Prompts(tokenizer)
+    assert prompts.ids_of([{"role": "user", "content": "[turn]"}])
+    with pytest.raises(ValueError, match="read as a mark"):
+        prompts.ids_of([{"role": "user", "content": "\uff3bturn]"}])
