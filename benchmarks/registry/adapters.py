@@ -84,6 +84,7 @@ class Office:
                 "incumbent": incumbent.id if incumbent else None,
                 "evidence": {"record": adapter.record_digest},
                 "approvals": needed,
+                "policy": {},
                 "reason": "Benchmark.",
                 "expires": (START + datetime.timedelta(days=3650)).isoformat(),
             }
