@@ -10,6 +10,7 @@ from sovereign_pipeline.commands.examination import examine
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import OF_TRUST, POLICY_CHANGED
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
@@ -46,8 +47,9 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
 
 
 def decided(registry: Registry) -> list[AuditEntry]:
-    """The entries of the ledger but those of registrations and artifacts."""
-    return [each for each in audit_log.entries(registry) if each.action not in (REGISTERED, SEALED, LISTED)]
+    """The entries of the ledger but those of registrations, artifacts, rules and the trust root."""
+    others = (REGISTERED, SEALED, LISTED, POLICY_CHANGED, *OF_TRUST)
+    return [each for each in audit_log.entries(registry) if each.action not in others]
 
 
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
@@ -91,6 +93,24 @@ def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) 
     adapter = holders.bench.register()
     with holders.registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"):
         open_recalls(session, holders.registry.settings, adapter.id)
+
+
+@pytest.mark.parametrize("table", ["adapter_dataset", "held_dataset"])
+def test_whoever_takes_an_adapter_off_its_dataset_frees_it_of_no_recall(holders: Holders, table: str) -> None:
+    """Its row in the registry states the dataset."""
+    holders.register()
+    recall(holders.registry, Question(document="R-00011"))
+    adapter = holders.register(rows=letters(5, 17))
+    rows = {"adapter_dataset": f"adapter = '{adapter.id}'", "held_dataset": f"digest = '{adapter.dataset_digest}'"}
+    with holders.registry.writing() as session:
+        session.execute(text(f"DELETE FROM {table} WHERE {rows[table]}"))
+    settings = holders.registry.settings
+    for asked in (lambda one: open_recalls(one, settings, adapter.id), lambda one: recalls_in_force(one, settings)):
+        with (
+            holders.registry.reading() as session,
+            pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"),
+        ):
+            asked(session)
 
 
 def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Holders) -> None:

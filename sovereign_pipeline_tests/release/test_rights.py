@@ -9,15 +9,23 @@ import pytest
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, transitions_of
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
-from sovereign_pipeline.release.requests import REQUESTED
-from sovereign_pipeline.release.standing import DECIDED, Decision, Standing, assert_signed, standing_of, standings
+from sovereign_pipeline.release.standing import (
+    DECIDED,
+    Decision,
+    Standing,
+    all_standings,
+    assert_signed,
+    standing_of,
+    standings,
+)
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.officers import actor_of
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, read_statement, sign_statement
 from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
 NOW = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
@@ -151,3 +159,37 @@ def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
     enter_transition(office, other, {**content, "adapter": other.id})
     with pytest.raises(IntegrityError, match="not what request"), office.registry.reading() as session:
         assert_signed(session, office.trust, "lamps")
+
+
+def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    columns = "sequence, adapter_id, transition, before, after, request_id, made_at, statement"
+    forged = "1, :adapter, 'approve', 'registered', 'production', :request, '2027-01-01 00:00:00', :statement"
+    change(
+        office.registry.engine,
+        f"INSERT INTO transition (line, {columns}) VALUES ('ropes', {forged})",
+        {"adapter": adapter.id, "request": asked.request.id, "statement": b"{}"},
+    )
+    office.decide(asked, "omar")
+    office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "approved"}
+    with office.registry.reading() as session:
+        assert lines_in(session, {"approved"}) == ["lamps", "ropes"]
+        with pytest.raises(IntegrityError, match="transition 1 of line ropes was put in"):
+            assert_signed(session, office.trust, "ropes")
+
+
+def test_a_forged_request_hides_none_of_another_line(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    change(
+        office.registry.engine,
+        "INSERT INTO release_request (id, line, adapter_id, transition, entered_at, statement) "
+        "VALUES (:id, 'ropes', :adapter, 'approve', '2027-01-01 00:00:00', :statement)",
+        {"id": "f" * 64, "adapter": adapter.id, "statement": b"{}"},
+    )
+    with office.registry.reading() as session:
+        found, refused = all_standings(session, office.trust)
+    assert [each.request.id for each in found] == [asked.request.id]
+    assert "no adapter" in refused["ropes"].message
