@@ -193,10 +193,11 @@ def adapters_production(
 ) -> None:
     """Show which adapter of a line is in production, or was at a moment; a day means its end."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.history import production_of
+    from sovereign_pipeline.ledger.states import in_production
 
     asked = moment(at) if at is not None else None
-    found = production_of(open_registry(Settings.from_environment()), line, asked)
+    with open_registry(Settings.from_environment()).reading() as session:
+        found = in_production(session, line, asked)
     if as_json:
         print_json({"line": line, "at": asked.isoformat() if asked else None, "adapter": found})
     else:

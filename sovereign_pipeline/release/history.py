@@ -1,9 +1,8 @@
-"""Questions with one answer: what was in production when, who let an adapter there and on what evidence, what changed.
+"""Questions with one answer: who let an adapter into production and on what evidence, what changed.
 
 What belongs here: answers from what is on record. What does not: printing them (`commands/`).
 """
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.states import in_production
 from sovereign_pipeline.ledger.tables import Transition, row_as_dict
 from sovereign_pipeline.release.standing import Standing, signed_transitions
 from sovereign_pipeline.signing.trust import Trust
@@ -31,12 +29,6 @@ COMPARED = (
     "evaluation",
 )
 """Columns in which two versions are compared."""
-
-
-def production_of(registry: Registry, line: str, at: datetime.datetime | None = None) -> str | None:
-    """The adapter of a line that was in production at a moment, or is now; None for none."""
-    with registry.reading() as session:
-        return in_production(session, line, at)
 
 
 def history_of(session: Session, trust: Trust, line: str, adapter_id: str | None = None) -> list[dict[str, Any]]:

@@ -19,10 +19,9 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, states, transitions_of
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, states, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.requests import REQUESTED
 from sovereign_pipeline.release.transitions import SUPERSEDE
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
