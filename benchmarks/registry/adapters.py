@@ -268,6 +268,7 @@ def main() -> None:
             fill(registry, Office(settings), given.adapters)
             registry.engine.dispose()
         environment = {VARIABLES[field]: settings.to_environment()[VARIABLES[field]] for field in VARIABLES}
+        environment["PYTHONDONTWRITEBYTECODE"] = ""  # an installation has its modules compiled
         machine = machine_facts()
         out = [
             f"{given.adapters:,} adapters of {LINES} lines; {machine['processor']}, {machine['cores']} cores, "
