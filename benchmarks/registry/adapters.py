@@ -27,7 +27,7 @@ from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterBaseModel, AdapterDataset, HeldDataset
 from sovereign_pipeline.ledger.rows_on_record import enter_adapter
-from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of
 from sovereign_pipeline.ledger.tables import (
     Adapter,
     BaseModelRow,
@@ -40,7 +40,6 @@ from sovereign_pipeline.ledger.tables import (
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import ask, open_recall
-from sovereign_pipeline.release.requests import REQUESTED
 from sovereign_pipeline.release.standing import DECIDED
 from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
@@ -84,6 +83,7 @@ class Office:
                 "incumbent": incumbent.id if incumbent else None,
                 "evidence": {"record": adapter.record_digest},
                 "approvals": needed,
+                "policy": {},
                 "reason": "Benchmark.",
                 "expires": (START + datetime.timedelta(days=3650)).isoformat(),
             }
@@ -268,6 +268,7 @@ def main() -> None:
             fill(registry, Office(settings), given.adapters)
             registry.engine.dispose()
         environment = {VARIABLES[field]: settings.to_environment()[VARIABLES[field]] for field in VARIABLES}
+        environment["PYTHONDONTWRITEBYTECODE"] = ""  # an installation has its modules compiled
         machine = machine_facts()
         out = [
             f"{given.adapters:,} adapters of {LINES} lines; {machine['processor']}, {machine['cores']} cores, "

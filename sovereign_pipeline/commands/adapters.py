@@ -33,6 +33,7 @@ from sovereign_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.release.cadence import Due
 
 adapters = typer.Typer(
     no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state."
@@ -100,15 +101,13 @@ def adapters_verify(
 def adapters_due(as_json: AsJson = False) -> None:
     """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.orchestration.due_reviews import fate_of, run_of
-    from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.release.cadence import due_reviews
 
     settings = Settings.from_environment()
     today = datetime.datetime.now(datetime.UTC).date()
     reviews = due_reviews(open_registry(settings), settings, today)
-    instance = open_instance(settings)
-    rows = [{**asdict(due), "run": fate_of(run_of(instance, due))} for due in reviews]
+    fates = _fates(settings, reviews) if any(due.key is not None for due in reviews) else {}
+    rows = [{**asdict(due), "run": fates.get(due.line)} for due in reviews]
     if as_json:
         print_json(rows)
         return
@@ -123,6 +122,15 @@ def adapters_due(as_json: AsJson = False) -> None:
         for row in rows
     ]
     print_rows(shown, False, "Reviews")
+
+
+def _fates(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
+    """Line -> what became of the run that its review asked for. Dagster takes long to import."""
+    from sovereign_pipeline.orchestration.due_reviews import fate_of, run_of
+    from sovereign_pipeline.orchestration.instance import open_instance
+
+    instance = open_instance(settings)
+    return {due.line: fate_of(run_of(instance, due)) for due in reviews}
 
 
 @adapters.command("mlflow")

@@ -31,6 +31,7 @@ from sovereign_pipeline.commands.terminal import (
     print_rows,
     tell_progress,
 )
+from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,23 +98,30 @@ def adapters_retire(
 
 
 def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
-    """List every request with its approvals, and why it ended."""
+    """List every request with its approvals, and why it ended.
+
+    Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
+    """
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.standing import standings
+    from sovereign_pipeline.ledger.rows_on_record import HINT
+    from sovereign_pipeline.release.standing import all_standings
     from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     trust = trust_root(settings)
     with open_registry(settings).reading() as session:
-        rows = [_facts(each) for each in standings(session, trust, line)]
+        found, refused = all_standings(session, trust, line)
+    rows = [_facts(each) for each in found]
     if as_json:
         print_json(rows)
-        return
-    mark_demonstration(trust)
-    shown = [
-        {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
-    ]
-    print_rows(shown, False, "Requests")
+    else:
+        mark_demonstration(trust)
+        shown = [
+            {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
+        ]
+        print_rows(shown, False, "Requests")
+    if refused:
+        raise IntegrityError(" ".join(f"Line {each}: {error.message}" for each, error in refused.items()), HINT)
 
 
 def adapters_approve(
@@ -185,10 +193,11 @@ def adapters_production(
 ) -> None:
     """Show which adapter of a line is in production, or was at a moment; a day means its end."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.history import production_of
+    from sovereign_pipeline.ledger.states import in_production
 
     asked = moment(at) if at is not None else None
-    found = production_of(open_registry(Settings.from_environment()), line, asked)
+    with open_registry(Settings.from_environment()).reading() as session:
+        found = in_production(session, line, asked)
     if as_json:
         print_json({"line": line, "at": asked.isoformat() if asked else None, "adapter": found})
     else:

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from sqlalchemy import Row, String, cast, select
@@ -27,7 +27,8 @@ STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
 """States in which an adapter is neither served, nor compared with, nor continued from."""
 
-STATE_CHANGED = "state changed"
+REQUESTED, STATE_CHANGED = "release requested", "state changed"
+"""Actions of the entries of requests and of transitions."""
 
 TransitionRow = Transition | Row[Any]
 """A transition as an object or, where there are thousands, as a row."""
@@ -77,6 +78,23 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
             if at is None or moment <= at:
                 found[row.adapter_id] = _state(row.after)
     return found
+
+
+def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
+    """Lines with an adapter in one of these states, as a glance: a line whose transitions are not on record is among
+    them, so that whoever looks closer refuses that one and no other."""
+    found = set[str]()
+    try:
+        state = states(session)
+    except IntegrityError:
+        state = {}
+        for line in session.scalars(select(Transition.line).distinct()).all():
+            try:
+                state |= states(session, line)
+            except IntegrityError:
+                found.add(line)
+    ids = [each for each, reached in state.items() if reached in wanted]
+    return sorted({*found, *session.scalars(select(Adapter.line).where(Adapter.id.in_(ids)).distinct())})
 
 
 def state_of(session: Session, adapter: Adapter) -> State:

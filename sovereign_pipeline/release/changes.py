@@ -19,7 +19,7 @@ from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
-from sovereign_pipeline.release.standing import Standing, approval_statements
+from sovereign_pipeline.release.standing import Standing
 from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
 from sovereign_pipeline.signing.officers import pipeline_signer
 from sovereign_pipeline.signing.predicates import TRANSITION
@@ -49,7 +49,7 @@ def make_transition(
         workplace.store.open(workplace.store.ref_of(digest))
     before = transitions_of(session, adapter.line)
     _assert_staged_long_enough(workplace, asked, before, adapter)
-    signer, approvals = pipeline_signer(workplace.settings, trust), approval_statements(session, standing)
+    signer, approvals = pipeline_signer(workplace.settings, trust), list(standing.approval_statements)
     incumbent = predicate["incumbent"] if asked.takes_production else None
     _note_new_key(session, signer.keyid)
     moves: list[tuple[Adapter, str, State, State]] = []

@@ -6,9 +6,10 @@ What belongs here: questions, and the SQL that answers them. What does not: fill
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import exists, select, text
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, exists, or_, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.errors import IntegrityError
@@ -46,12 +47,25 @@ class Question:
         return " of ".join(f"{names.get(name, name)} {value}" for name, value in zip(self.given, shown, strict=True))
 
 
-def assert_complete(session: Session) -> None:
-    """Raises IntegrityError naming the registered adapters that the index does not know: an answer would lack them."""
-    known = exists().where(AdapterBaseModel.adapter == Adapter.id)
-    lacking = list(session.scalars(select(Adapter.id).where(~known).order_by(Adapter.id)))
-    if lacking:
-        raise _incomplete(lacking)
+def assert_complete(session: Session, adapter_id: str | None = None) -> None:
+    """Assert that the index knows of every registered adapter, or of one, the base model and the datasets that its row
+    states: an answer would lack it. Raises IntegrityError naming those that it does not know."""
+    on_base = exists().where(
+        AdapterBaseModel.base_model == Adapter.base_model_digest, AdapterBaseModel.adapter == Adapter.id
+    )
+    preferred = or_(Adapter.preference_dataset_digest.is_(None), _on(Adapter.preference_dataset_digest))
+    lacking = select(Adapter.id).where(~and_(on_base, _on(Adapter.dataset_digest), preferred)).order_by(Adapter.id)
+    if adapter_id is not None:
+        lacking = lacking.where(Adapter.id == adapter_id)
+    if found := list(session.scalars(lacking)):
+        raise _incomplete(found)
+
+
+def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Whether the index has an adapter on this dataset."""
+    return exists().where(
+        HeldDataset.digest == digest, AdapterDataset.dataset == HeldDataset.id, AdapterDataset.adapter == Adapter.id
+    )
 
 
 def holders(session: Session, question: Question) -> dict[str, bool]:
@@ -74,8 +88,7 @@ def holders_query(question: Question) -> str:
 
 def holds(session: Session, adapter_id: str, question: Question) -> bool:
     """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know."""
-    if session.scalars(select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter_id).limit(1)).first() is None:
-        raise _incomplete([adapter_id])
+    assert_complete(session, adapter_id)
     if question.base_model is not None:
         return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
     own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)

@@ -1,9 +1,8 @@
-"""Questions with one answer: what was in production when, who let an adapter there and on what evidence, what changed.
+"""Questions with one answer: who let an adapter into production and on what evidence, what changed.
 
 What belongs here: answers from what is on record. What does not: printing them (`commands/`).
 """
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.states import in_production
-from sovereign_pipeline.ledger.tables import ReleaseRequest, Transition, row_as_dict
-from sovereign_pipeline.release.standing import assert_signed, standing_of
+from sovereign_pipeline.ledger.tables import Transition, row_as_dict
+from sovereign_pipeline.release.standing import Standing, signed_transitions
 from sovereign_pipeline.signing.trust import Trust
 
 COMPARED = (
@@ -33,19 +31,13 @@ COMPARED = (
 """Columns in which two versions are compared."""
 
 
-def production_of(registry: Registry, line: str, at: datetime.datetime | None = None) -> str | None:
-    """The adapter of a line that was in production at a moment, or is now; None for none."""
-    with registry.reading() as session:
-        return in_production(session, line, at)
-
-
 def history_of(session: Session, trust: Trust, line: str, adapter_id: str | None = None) -> list[dict[str, Any]]:
     """Each transition of a line, or of one of its adapters: when, by whose request, with whose approval, on what.
 
     Raises IntegrityError naming a transition that was not signed, asked for and approved as it says.
     """
-    rows = assert_signed(session, trust, line)
-    return [_as_dict(session, trust, row) for row in rows if adapter_id in (None, row.adapter_id)]
+    rows = signed_transitions(session, trust, line)
+    return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
 
 
 def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
@@ -68,8 +60,7 @@ def _differing(name: str, one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
     return {} if one == other else {name: (one, other)}
 
 
-def _as_dict(session: Session, trust: Trust, row: Transition) -> dict[str, Any]:
-    standing = standing_of(session, trust, session.get_one(ReleaseRequest, row.request_id))
+def _as_dict(row: Transition, standing: Standing) -> dict[str, Any]:
     predicate = standing.predicate
     return {
         "sequence": row.sequence,

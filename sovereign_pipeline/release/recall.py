@@ -213,7 +213,9 @@ def _answer(session: Session, asked: Question) -> Answer:
     assert_complete(session)  # first: what is unknown to an index that lacks adapters may be theirs
     question = _exact(session, asked)
     found = holders(session, question)
-    state = states(session)
+    state: dict[str, State] = {}
+    for line in sorted({line_of(each) for each in found}):  # what is wrong with another line hides none of these
+        state |= states(session, line)
     held = (Holder(each, line_of(each), state[each], directly) for each, directly in sorted(found.items()))
     return Answer(question, tuple(held))
 

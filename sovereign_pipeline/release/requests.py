@@ -21,7 +21,7 @@ from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import rules_digest, trust_named
-from sovereign_pipeline.ledger.states import State, in_production, state_of
+from sovereign_pipeline.ledger.states import REQUESTED, State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
@@ -35,7 +35,6 @@ from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust
 
-REQUESTED = "release requested"
 FEWEST_DIGITS = 4
 """Of an id, by which a request is named. Fewer may fit the only one there is, whichever was meant."""
 _DIGITS = re.compile(f"[0-9a-f]{{{FEWEST_DIGITS},64}}")

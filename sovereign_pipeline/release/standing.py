@@ -1,6 +1,7 @@
 """How far a request is: who asked, who agreed, whether it has ended.
 
-Every signature is verified at its place in the log.
+Every signature is verified at its place in the log, and counts where the trust root lets its officer decide about that
+transition at that level. What is on record about a line is read once, whatever number of requests it has.
 
 What belongs here: reading requests, decisions and transitions back from rows that anybody may have written. What does
 not: entering any of them (`decisions.py`, `changes.py`).
@@ -8,6 +9,7 @@ not: entering any of them (`decisions.py`, `changes.py`).
 
 import datetime
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,11 +19,10 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.states import STATE_CHANGED, facts_of, states, transitions_of
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, states, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.requests import REQUESTED
-from sovereign_pipeline.release.transitions import ARROWS, SUPERSEDE
+from sovereign_pipeline.release.transitions import SUPERSEDE
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
@@ -46,6 +47,8 @@ class Standing:
     predicate: Mapping[str, Any]
     """What was asked, as it was signed."""
     requester: Officer
+    requester_may: bool
+    """Whether the requester may decide about it: needed where nobody else approves it."""
     approvals: tuple[Officer, ...]
     """Those that count, in the order in which they were given."""
     withdrawn: frozenset[str]
@@ -54,19 +57,41 @@ class Standing:
     """Why nothing is decided of it any more; None while it is open."""
     is_made: bool
     """Whether its transition was made."""
+    approval_statements: tuple[str, ...]
+    """SHA-256 of the signed approvals that count, sorted."""
 
     @property
     def is_complete(self) -> bool:
         needed: int = self.predicate["approvals"]
-        return len(self.approvals) >= needed
+        return len(self.approvals) >= needed and (needed > 0 or self.requester_may)
 
 
-def standings(session: Session, trust: Trust, line: str | None = None) -> list[Standing]:
-    """Every request, the oldest first, with how far it is."""
-    query = select(ReleaseRequest).order_by(ReleaseRequest.entered_at, ReleaseRequest.id)
-    if line is not None:
-        query = query.where(ReleaseRequest.line == line)
-    return [standing_of(session, trust, row) for row in session.scalars(query)]
+def standings(session: Session, trust: Trust, line: str) -> list[Standing]:
+    """Every request of a line, the oldest first, with how far it is."""
+    on_record, now = _read(session, line), datetime.datetime.now(datetime.UTC)
+    return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
+
+
+def all_standings(
+    session: Session, trust: Trust, line: str | None = None
+) -> tuple[list[Standing], dict[str, IntegrityError]]:
+    """The requests of every line, or of one, the oldest first, and line -> what is wrong where they cannot be read: it
+    hides nothing of another line."""
+    lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
+    found: list[Standing] = []
+    refused: dict[str, IntegrityError] = {}
+    for each in [line] if line is not None else list(lines):
+        try:
+            found += standings(session, trust, each)
+        except IntegrityError as error:
+            refused[each] = error
+    return sorted(found, key=lambda each: (each.request.entered_at, each.request.id)), refused
+
+
+def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None) -> Standing:
+    """How far a request is, every signature verified at its place in the log. `now`: else the time of this machine."""
+    on_record = _read(session, row.line, row.id)
+    return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
 def assert_signed(session: Session, trust: Trust, line: str) -> list[Transition]:
@@ -74,53 +99,31 @@ def assert_signed(session: Session, trust: Trust, line: str) -> list[Transition]
 
     Returns them, the oldest first. Raises IntegrityError naming the first that was not.
     """
+    return [row for row, _ in signed_transitions(session, trust, line)]
+
+
+def signed_transitions(session: Session, trust: Trust, line: str) -> list[tuple[Transition, Standing]]:
+    """Every transition of a line with the request that it was made by, the oldest first. Raises as `assert_signed`."""
     rows = transitions_of(session, line)
+    on_record, now = _read(session, line), datetime.datetime.now(datetime.UTC)
+    known: dict[str, Standing] = {}
+    moves: Counter[tuple[str, bool]] = Counter()
     for row in rows:
-        adapter = session.get_one(Adapter, row.adapter_id)
-        entry = _entry(session, STATE_CHANGED, row.request_id, row.statement_sha256)
-        verified = verify_statement(
-            row.statement,
-            trust,
-            PIPELINE,
-            predicate_type=TRANSITION,
-            sha256=adapter.record_manifest_sha256,
-            at_index=entry.sequence - 1,
-        )
-        predicate = verified.statement.predicate
-        stated = {name: predicate[name] for name in ("line", "sequence", "adapter", "transition", "from", "to")}
-        if stated != {name: facts_of(row)[name] for name in stated}:
-            raise _differs(f"Transition {row.sequence} of line {line}", "row")
-        standing = standing_of(session, trust, session.get_one(ReleaseRequest, row.request_id))
-        _assert_as_asked(session, row, rows, standing)
-        given = set(approval_statements(session, standing))
-        if not {*predicate["approvals"]} <= given or not standing.is_complete:
-            raise IntegrityError(
-                f"Transition {row.sequence} of line {line}: the approvals that it names are not on record.", HINT
-            )
-    return rows
-
-
-def _assert_as_asked(session: Session, row: Transition, rows: Sequence[Transition], standing: Standing) -> None:
-    """Assert that a transition is the one that its request asked for, once, and that officers agreed who may.
-
-    Whoever has the pipeline's key can sign any transition, and name any request that officers ever made.
-    """
-    asked, adapter = standing.predicate, session.get_one(Adapter, standing.request.adapter_id)
-    what = f"Transition {row.sequence} of line {row.line}"
-    arrow = next((each for each in ARROWS if each.name == asked["transition"]), None)
-    if arrow is None or (asked["line"], asked["to"]) != (row.line, arrow.after) or asked["from"] not in arrow.before:
-        raise IntegrityError(f"{what}: there is no such transition as its request asks for.", HINT)
-    own = (asked["adapter"], arrow.name, asked["from"], arrow.after)
-    replaces = arrow.takes_production and asked["incumbent"] is not None
-    expected = [(asked["incumbent"], SUPERSEDE, "production", "superseded"), own] if replaces else [own]
-    of_request = (each for each in rows if each.request_id == standing.request.id)
-    if [(each.adapter_id, each.transition, each.before, each.after) for each in of_request] != expected:
-        raise IntegrityError(f"{what}: its request, {standing.request.id[:12]}, asks for something else.", HINT)
-    deciding = standing.approvals if asked["approvals"] else (standing.requester,)
-    unable = [each.person for each in deciding if not each.key.allows(arrow.name, adapter.classification)]
-    if unable or asked["classification"] != adapter.classification:
-        who = f"{', '.join(unable)} may not" if unable else "nobody did"
-        raise IntegrityError(f"{what}: {who} decide about '{arrow.name}' at {adapter.classification}.", HINT)
+        where = f"Transition {row.sequence} of line {line}"
+        statements = _assert_row_signed(on_record, trust, row, where)
+        asked = on_record.requests.get(row.request_id)
+        if asked is None:
+            raise IntegrityError(f"{where}: the request that it names is not on record.", HINT)
+        if asked.id not in known:
+            known[asked.id] = _standing(on_record, trust, asked, now)
+        standing = known[asked.id]
+        moves[asked.id, row.transition == SUPERSEDE] += 1
+        if not _was_asked_for(row, standing.predicate) or moves[asked.id, row.transition == SUPERSEDE] > 1:
+            raise IntegrityError(f"{where}: it is not what request {asked.id[:12]} asks for.", HINT)
+        is_approved = statements <= {*standing.approval_statements} and standing.is_complete
+        if not is_approved or len(statements) < standing.predicate["approvals"]:
+            raise IntegrityError(f"{where}: the approvals that it names are not on record.", HINT)
+    return [(row, known[row.request_id]) for row in rows]
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
@@ -131,92 +134,183 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
     return superseded[-1] if not open_recalls(session, settings, superseded[-1]) else None
 
 
-def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None) -> Standing:
-    """How far a request is, every signature verified at its place in the log. `now`: else the time of this machine."""
-    entry = _entry(session, REQUESTED, row.id, None)
-    adapter = session.get_one(Adapter, row.adapter_id)
+@dataclass(frozen=True)
+class _Held:
+    """What statements about an adapter are held to."""
+
+    record_manifest_sha256: str
+    classification: str
+
+
+@dataclass(frozen=True)
+class _OnRecord:
+    """What the registry holds about a line's requests, or about one of them."""
+
+    requests: Mapping[str, ReleaseRequest]
+    """By id, the oldest first."""
+    decisions: Mapping[str, Sequence[ReleaseDecision]]
+    """Request -> the oldest first."""
+    made: Mapping[str, Transition]
+    """Request -> the first transition that was made by it."""
+    adapters: Mapping[str, _Held]
+    entries: Mapping[tuple[str, str], Sequence[tuple[int, str | None]]]
+    """Action and request -> number of the entry, and the statement that it names; the oldest first."""
+
+    def index_of(self, action: str, request: str, statement: str | None = None) -> int:
+        """The place in the log of something about a request. Raises IntegrityError where no entry names it."""
+        for sequence, named in self.entries.get((action, request), ()):
+            if statement is None or named == statement:
+                return sequence - 1
+        raise IntegrityError(
+            f"The registry: of request {request[:12]} there is a row that no entry of the audit log ('{action}') "
+            f"names.",
+            HINT,
+        )
+
+
+def _read(session: Session, line: str, request: str | None = None) -> _OnRecord:
+    """What is on record about every request of a line, or about one."""
+    requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
+    decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
+    made = select(Transition).where(Transition.line == line)
+    named = AuditEntry.subjects["request"].as_string()
+    entries = select(AuditEntry.action, named, AuditEntry.sequence, AuditEntry.subjects["statement"].as_string()).where(
+        AuditEntry.action.in_([REQUESTED, STATE_CHANGED, *DECIDED.values()]),
+        AuditEntry.subjects["line"].as_string() == line,
+    )
+    if request is not None:
+        requests, made = requests.where(ReleaseRequest.id == request), made.where(Transition.request_id == request)
+        decisions, entries = decisions.where(ReleaseRequest.id == request), entries.where(named == request)
+    adapters = select(Adapter.id, Adapter.record_manifest_sha256, Adapter.classification).where(Adapter.line == line)
+    by_request = defaultdict[str, list[ReleaseDecision]](list)
+    for decision in session.scalars(decisions.order_by(ReleaseDecision.entered_at, ReleaseDecision.keyid)):
+        by_request[decision.request_id].append(decision)
+    first: dict[str, Transition] = {}
+    for transition in session.scalars(made.order_by(Transition.sequence)):
+        first.setdefault(transition.request_id, transition)
+    entered = defaultdict[tuple[str, str], list[tuple[int, str | None]]](list)
+    for action, about, sequence, statement in session.execute(entries.order_by(AuditEntry.sequence)):
+        entered[action, about].append((sequence, statement))
+    return _OnRecord(
+        {row.id: row for row in session.scalars(requests.order_by(ReleaseRequest.entered_at, ReleaseRequest.id))},
+        by_request,
+        first,
+        {name: _Held(*facts) for name, *facts in session.execute(adapters)},
+        entered,
+    )
+
+
+def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
+    adapter = _adapter(on_record, row.adapter_id, f"Request {row.id[:12]}")
     verified = verify_statement(
         row.statement,
         trust,
         OFFICER,
         predicate_type=REQUEST,
         sha256=adapter.record_manifest_sha256,
-        at_index=entry.sequence - 1,
+        at_index=on_record.index_of(REQUESTED, row.id),
     )
     if hashlib.sha256(row.statement).hexdigest() != row.id:
         raise _differs(f"Request {row.id[:12]}", "id")
     predicate, requester = verified.statement.predicate, _officer(verified.key)
     if (predicate["line"], predicate["adapter"], predicate["transition"]) != (row.line, row.adapter_id, row.transition):
         raise _differs(f"Request {row.id[:12]}", "row")
-    decided = {each: _decided(session, trust, row, each) for each in DECIDED}
-    withdrawn = {officer.person for officer in decided["withdraw"]}
-    approvals = tuple(officer for officer in decided["approve"] if officer.person not in {*withdrawn, requester.person})
-    ended = _ended(session, row, predicate, decided, requester, withdrawn, now or datetime.datetime.now(datetime.UTC))
-    is_made = session.scalars(select(Transition.sequence).where(Transition.request_id == row.id)).first() is not None
-    return Standing(row, predicate, requester, approvals, frozenset(withdrawn), ended, is_made)
+
+    def may(officer: Officer) -> bool:
+        """By the word of the request, and by the adapter itself."""
+        levels = {predicate["classification"], adapter.classification}
+        return all(officer.key.allows(row.transition, level) for level in levels)
+
+    decided = _decided(on_record, trust, row)
+    withdrawn = {officer.person for officer, _ in decided["withdraw"]}
+    rejected = [officer.person for officer, _ in decided["reject"] if may(officer)]
+    counting: dict[str, Officer] = {}
+    statements: list[str] = []
+    for officer, statement in decided["approve"]:
+        if officer.person not in {*withdrawn, requester.person} and may(officer):
+            counting.setdefault(officer.person, officer)  # once, whatever keys a person has
+            statements.append(statement)
+    made = on_record.made.get(row.id)
+    if made is not None:
+        on_record.index_of(STATE_CHANGED, row.id, made.statement_sha256)
+    return Standing(
+        request=row,
+        predicate=predicate,
+        requester=requester,
+        requester_may=may(requester),
+        approvals=tuple(counting.values()),
+        withdrawn=frozenset(withdrawn),
+        ended=_ended(predicate, made, rejected, requester.person if requester.person in withdrawn else None, now),
+        is_made=made is not None,
+        approval_statements=tuple(sorted(statements)),
+    )
 
 
 def _ended(
-    session: Session,
-    row: ReleaseRequest,
     predicate: Mapping[str, Any],
-    decided: Mapping[Decision, Sequence[Officer]],
-    requester: Officer,
-    withdrawn: set[str],
+    made: Transition | None,
+    rejected: Sequence[str],
+    withdrawn_by: str | None,
     now: datetime.datetime,
 ) -> str | None:
-    made = session.scalars(select(Transition).where(Transition.request_id == row.id)).first()
     if made is not None:
         return f"the transition was made on {made.made_at:%Y-%m-%d}"
-    if decided["reject"]:
-        return f"{decided['reject'][0].person} rejected it"
-    if requester.person in withdrawn:
-        return f"{requester.person} withdrew it"
+    if rejected:
+        return f"{rejected[0]} rejected it"
+    if withdrawn_by is not None:
+        return f"{withdrawn_by} withdrew it"
     expires = datetime.datetime.fromisoformat(predicate["expires"])
     return f"it expired on {expires:%Y-%m-%d}" if now >= expires else None
 
 
-def _decided(session: Session, trust: Trust, row: ReleaseRequest, decision: Decision) -> list[Officer]:
-    """Who decided so, in the order of the log; each once, whatever keys a person has."""
-    query = select(ReleaseDecision).where(ReleaseDecision.request_id == row.id, ReleaseDecision.decision == decision)
-    found: dict[str, Officer] = {}
-    for given in session.scalars(query.order_by(ReleaseDecision.entered_at, ReleaseDecision.keyid)):
-        entry = _entry(session, DECIDED[decision], row.id, hashlib.sha256(given.statement).hexdigest())
+def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[Officer, str]]]:
+    """Decision -> the officers who signed it, each with the SHA-256 of the statement, in the order of the log."""
+    found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
+    for given in on_record.decisions.get(row.id, ()):
+        statement = hashlib.sha256(given.statement).hexdigest()
+        action = next((action for decision, action in DECIDED.items() if decision == given.decision), given.decision)
+        at_index = on_record.index_of(action, row.id, statement)
         verified = verify_statement(
-            given.statement, trust, OFFICER, predicate_type=APPROVAL, sha256=row.id, at_index=entry.sequence - 1
+            given.statement, trust, OFFICER, predicate_type=APPROVAL, sha256=row.id, at_index=at_index
         )
-        if verified.statement.predicate["decision"] != decision or verified.key.keyid != given.keyid:
+        if verified.statement.predicate["decision"] != given.decision or verified.key.keyid != given.keyid:
             raise _differs(f"A decision about request {row.id[:12]}", "row")
-        officer = _officer(verified.key)
-        found.setdefault(officer.person, officer)
-    return list(found.values())
+        found[given.decision].append((_officer(verified.key), statement))
+    return found
 
 
-def _entry(session: Session, action: str, request_id: str, statement: str | None) -> AuditEntry:
-    """The entry of something about a request. Raises IntegrityError where there is none."""
-    query = select(AuditEntry).where(
-        AuditEntry.action == action, AuditEntry.subjects["request"].as_string() == request_id
+def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, where: str) -> set[str]:
+    """Assert that the pipeline signed a transition as its row has it. Returns the approvals that it names."""
+    verified = verify_statement(
+        row.statement,
+        trust,
+        PIPELINE,
+        predicate_type=TRANSITION,
+        sha256=_adapter(on_record, row.adapter_id, where).record_manifest_sha256,
+        at_index=on_record.index_of(STATE_CHANGED, row.request_id, row.statement_sha256),
     )
-    if statement is not None:
-        query = query.where(AuditEntry.subjects["statement"].as_string() == statement)
-    entry = session.scalars(query.order_by(AuditEntry.sequence)).first()
-    if entry is None:
-        raise IntegrityError(
-            f"The registry: of request {request_id[:12]} there is a row that no entry of the audit log ('{action}') "
-            f"names.",
-            HINT,
+    predicate, facts = verified.statement.predicate, facts_of(row)
+    if any(predicate[name] != facts[name] for name in ("line", "sequence", "adapter", "transition", "from", "to")):
+        raise _differs(where, "row")
+    return {*predicate["approvals"]}
+
+
+def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
+    """Whether a transition is the one of its request, or takes production from what the request names."""
+    if row.transition == SUPERSEDE:
+        return (
+            row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"
         )
-    return entry
+    asked = tuple(predicate[name] for name in ("adapter", "transition", "from", "to"))
+    return (row.adapter_id, row.transition, row.before, row.after) == asked
 
 
-def approval_statements(session: Session, standing: Standing) -> list[str]:
-    """SHA-256 of the signed approvals that count, sorted."""
-    keyids = {each.key.keyid for each in standing.approvals}
-    query = select(ReleaseDecision).where(
-        ReleaseDecision.request_id == standing.request.id, ReleaseDecision.decision == "approve"
-    )
-    given = [each for each in session.scalars(query) if each.keyid in keyids]
-    return sorted(hashlib.sha256(each.statement).hexdigest() for each in given)
+def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
+    """Raises IntegrityError for one that is not of the line."""
+    adapter = on_record.adapters.get(adapter_id)
+    if adapter is None:
+        raise IntegrityError(f"{where}: its line has no adapter {adapter_id}.", HINT)
+    return adapter
 
 
 def _officer(key: TrustedKey) -> Officer:

@@ -4,8 +4,7 @@ What belongs here: that glance. What does not: what may be served, which `deploy
 """
 
 from sovereign_pipeline.ledger.database import is_there, open_registry
-from sovereign_pipeline.ledger.states import states
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.ledger.states import lines_in
 from sovereign_pipeline.settings import Settings
 
 
@@ -14,5 +13,4 @@ def lines_in_production(settings: Settings) -> list[str]:
     if not is_there(settings):
         return []
     with open_registry(settings).reading() as session:
-        adapters = [id for id, state in states(session).items() if state == "production"]
-        return sorted(session.get_one(Adapter, id).line for id in adapters)
+        return lines_in(session, {"production"})

@@ -271,7 +271,7 @@ def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_
     with pytest.raises(NotFoundError, match=r"pipeline\.key: the pipeline's key is not here"):
         office.ask("retire", adapter)
     with office.registry.reading() as session:
-        assert standings(session, office.trust) == []
+        assert standings(session, office.trust, "lamps") == []
 
 
 def test_a_retired_adapter_stays_retired(office: Office) -> None:
@@ -322,7 +322,7 @@ def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) 
     office.decide(asked, "omar")
     revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 2, office.roots[:2])
     with pytest.raises(IntegrityError, match="revoked from entry 2"), office.registry.reading() as session:
-        standings(session, office.trust)
+        standings(session, office.trust, "lamps")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,24 @@ def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) 
         open_recalls(session, holders.registry.settings, adapter.id)
 
 
+@pytest.mark.parametrize("table", ["adapter_dataset", "held_dataset"])
+def test_whoever_takes_an_adapter_off_its_dataset_frees_it_of_no_recall(holders: Holders, table: str) -> None:
+    """Its row in the registry states the dataset."""
+    holders.register()
+    recall(holders.registry, Question(document="R-00011"))
+    adapter = holders.register(rows=letters(5, 17))
+    rows = {"adapter_dataset": f"adapter = '{adapter.id}'", "held_dataset": f"digest = '{adapter.dataset_digest}'"}
+    with holders.registry.writing() as session:
+        session.execute(text(f"DELETE FROM {table} WHERE {rows[table]}"))
+    settings = holders.registry.settings
+    for asked in (lambda one: open_recalls(one, settings, adapter.id), lambda one: recalls_in_force(one, settings)):
+        with (
+            holders.registry.reading() as session,
+            pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"),
+        ):
+            asked(session)
+
+
 def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Holders) -> None:
     adapter = holders.register()
     recall(holders.registry, Question(document="R-00011"))

@@ -13,8 +13,8 @@ from sqlalchemy import func, select
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.states import states
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.states import lines_in
+from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.serving.flags.files import lines_with_flags, sequences
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.journal import on_record
@@ -70,9 +70,7 @@ class Keeper:
 def lines_to_follow(registry: Registry, settings: Settings) -> list[str]:
     """Lines that have a flag, or an adapter that is staged or in production."""
     with registry.reading() as session:
-        used = [id for id, state in states(session).items() if state in ("staged", "production")]
-        lines = {session.get_one(Adapter, each).line for each in used}
-    return sorted(lines | {*lines_with_flags(settings)})
+        return sorted({*lines_in(session, {"staged", "production"}), *lines_with_flags(settings)})
 
 
 def _content(path: Path) -> bytes:

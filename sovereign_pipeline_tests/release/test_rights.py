@@ -1,0 +1,195 @@
+"""What counts for a request by the trust root, whoever put it on record: the log's key enters anything."""
+
+import datetime
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
+from sovereign_pipeline.ledger.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.release.standing import (
+    DECIDED,
+    Decision,
+    Standing,
+    all_standings,
+    assert_signed,
+    standing_of,
+    standings,
+)
+from sovereign_pipeline.signing.keys import FileSigner, generate
+from sovereign_pipeline.signing.officers import actor_of
+from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
+from sovereign_pipeline.signing.statements import Statement, Subject, read_statement, sign_statement
+from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.release.conftest import Office
+
+NOW = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def clerk(office: Office) -> FileSigner:
+    """An officer who may stage what is public, and nothing else."""
+    key = generate()
+    add_officer(
+        office.bench.settings.data / "trust", key.public_pem, "Dana Aziz", ["stage"], ["PUBLIC"], office.roots[:2]
+    )
+    return key
+
+
+def enter_decision(office: Office, standing: Standing, decision: Decision, key: FileSigner) -> None:
+    """What this program refuses to enter."""
+    row = standing.request
+    content = {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": ""}
+    bundle = sign_statement(key, Statement((Subject("request.sigstore.json", row.id),), APPROVAL, content))
+    with office.registry.writing() as session:
+        session.add(
+            ReleaseDecision(request_id=row.id, keyid=key.keyid, decision=decision, entered_at=NOW, statement=bundle)
+        )
+        subjects = {"line": row.line, "request": row.id, "statement": hashlib.sha256(bundle).hexdigest()}
+        append(session, actor_of(key.keyid), DECIDED[decision], subjects)
+
+
+def enter_request(office: Office, adapter: Adapter, key: FileSigner, content: Mapping[str, Any]) -> str:
+    subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
+    bundle = sign_statement(key, Statement((subject,), REQUEST, content))
+    request = hashlib.sha256(bundle).hexdigest()
+    with office.registry.writing() as session:
+        session.add(
+            ReleaseRequest(
+                id=request,
+                line=adapter.line,
+                adapter_id=adapter.id,
+                transition=content["transition"],
+                entered_at=NOW,
+                statement=bundle,
+            )
+        )
+        append(session, actor_of(key.keyid), REQUESTED, {"line": adapter.line, "request": request})
+    return request
+
+
+def enter_transition(office: Office, adapter: Adapter, content: Mapping[str, Any]) -> None:
+    """Signed with the pipeline's key."""
+    subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
+    row = Transition(
+        line=adapter.line,
+        sequence=content["sequence"],
+        adapter_id=adapter.id,
+        transition=content["transition"],
+        before=content["from"],
+        after=content["to"],
+        request_id=content["request"],
+        made_at=NOW,
+        statement=sign_statement(office.pipeline, Statement((subject,), TRANSITION, content)),
+    )
+    with office.registry.writing() as session:
+        session.add(row)
+        append(session, f"pipeline:{office.pipeline.keyid}", STATE_CHANGED, facts_of(row))
+
+
+def standing_now(office: Office, standing: Standing) -> Standing:
+    with office.registry.reading() as session:
+        return standing_of(session, office.trust, standing.request)
+
+
+def test_an_approval_of_an_officer_without_the_right_counts_for_nothing(office: Office, clerk: FileSigner) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    enter_decision(office, asked, "approve", clerk)
+    assert standing_now(office, asked).approvals == ()
+    standing = office.decide(asked, "omar")
+    assert [each.person for each in standing.approvals] == ["Omar Nasser"]
+    assert office.states() == {adapter.id: "registered"}
+    office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "approved"}
+
+
+def test_a_rejection_of_an_officer_without_the_right_counts_for_nothing(office: Office, clerk: FileSigner) -> None:
+    asked = office.ask("approve", office.adapter())
+    enter_decision(office, asked, "reject", clerk)
+    assert standing_now(office, asked).ended is None
+
+
+def test_a_transition_that_such_an_approval_completed_is_refused(office: Office, clerk: FileSigner) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    office.decide(asked, "omar")
+    enter_decision(office, asked, "approve", clerk)
+    with office.registry.reading() as session:
+        rows = session.query(ReleaseDecision).all()
+    content = {
+        "line": adapter.line,
+        "sequence": 1,
+        "adapter": adapter.id,
+        "transition": "approve",
+        "from": "registered",
+        "to": "approved",
+        "request": asked.request.id,
+        "approvals": sorted(hashlib.sha256(row.statement).hexdigest() for row in rows),
+    }
+    enter_transition(office, adapter, content)
+    with pytest.raises(IntegrityError, match="approvals that it names"), office.registry.reading() as session:
+        assert_signed(session, office.trust, "lamps")
+
+
+def test_a_request_that_needs_nobody_else_counts_by_its_requesters_right_alone(
+    office: Office, clerk: FileSigner
+) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    content = {**asked.predicate, "transition": "retire", "to": "retired", "approvals": 0}
+    request = enter_request(office, adapter, clerk, content)
+    with office.registry.reading() as session:
+        standing = next(each for each in standings(session, office.trust, "lamps") if each.request.id == request)
+    assert not standing.is_complete
+
+
+def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
+    """With the pipeline's key alone, approvals of one thing are not approvals of another."""
+    adapter, other = office.adapter(), office.adapter()
+    office.move("approve", adapter)
+    with office.registry.reading() as session:
+        (made,) = transitions_of(session, "lamps")
+    content = {**read_statement(made.statement).predicate, "sequence": 2}
+    enter_transition(office, other, {**content, "adapter": other.id})
+    with pytest.raises(IntegrityError, match="not what request"), office.registry.reading() as session:
+        assert_signed(session, office.trust, "lamps")
+
+
+def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    columns = "sequence, adapter_id, transition, before, after, request_id, made_at, statement"
+    forged = "1, :adapter, 'approve', 'registered', 'production', :request, '2027-01-01 00:00:00', :statement"
+    change(
+        office.registry.engine,
+        f"INSERT INTO transition (line, {columns}) VALUES ('ropes', {forged})",
+        {"adapter": adapter.id, "request": asked.request.id, "statement": b"{}"},
+    )
+    office.decide(asked, "omar")
+    office.decide(asked, "ines")
+    assert office.states() == {adapter.id: "approved"}
+    with office.registry.reading() as session:
+        assert lines_in(session, {"approved"}) == ["lamps", "ropes"]
+        with pytest.raises(IntegrityError, match="transition 1 of line ropes was put in"):
+            assert_signed(session, office.trust, "ropes")
+
+
+def test_a_forged_request_hides_none_of_another_line(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    change(
+        office.registry.engine,
+        "INSERT INTO release_request (id, line, adapter_id, transition, entered_at, statement) "
+        "VALUES (:id, 'ropes', :adapter, 'approve', '2027-01-01 00:00:00', :statement)",
+        {"id": "f" * 64, "adapter": adapter.id, "statement": b"{}"},
+    )
+    with office.registry.reading() as session:
+        found, refused = all_standings(session, office.trust)
+    assert [each.request.id for each in found] == [asked.request.id]
+    assert "no adapter" in refused["ropes"].message
