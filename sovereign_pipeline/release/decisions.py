@@ -18,6 +18,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.tables import ReleaseDecision
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.registry.mlflow_states import follow_after_act
 from sovereign_pipeline.release.changes import arrow_of, make_transition
 from sovereign_pipeline.release.requests import Proposal, assert_policy_as_shown, enter_request, find_request
@@ -32,12 +33,14 @@ from sovereign_pipeline.signing.statements import Statement, Subject, sign_state
 def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: Proposal) -> Standing:
     """Put a signed request on record; where nobody else must approve, the transition is made with it.
 
-    Raises SignInError where the trust root does not let the officer do so.
+    The whole ledger is computed again before, since entries decide. Raises IntegrityError where it is not whole, and
+    SignInError where the trust root does not let the officer do so.
     """
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
         assert_may(officer, proposal.arrow.name, [proposal.adapter.classification])
+    verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
         assert_policy_as_shown(workplace.settings, proposal)
@@ -62,6 +65,8 @@ def decide(
 ) -> Standing:
     """Enter what an officer decides of a request. Approvals enough make the transition, in the same transaction.
 
+    The whole ledger is computed again before, since entries decide.
+
     `now`: for whether the request has expired; else the time of this machine.
 
     Raises ConflictError once the request has ended or was overtaken, or for a second decision of the same person, and
@@ -69,6 +74,7 @@ def decide(
     """
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
+    verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
         row = find_request(session, request_id)

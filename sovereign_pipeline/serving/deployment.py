@@ -26,6 +26,7 @@ from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
+from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
@@ -39,6 +40,9 @@ from sovereign_pipeline.signing.trust import Trust, load_trust
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """After so long everything is verified again although no entry was added: files and rows can be changed without one."""
+
+TIMES_AS_LONG = 20
+"""The ledger is left alone for so many times the seconds that computing it again took."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Sources:
         self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
         self._registry: Registry | None = None
         self._newest_trust: Trust | None = None
+        self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:
         """What is another value once the ledger grew or the trust root was changed. Raises as `find` does."""
@@ -98,7 +103,19 @@ class Sources:
         Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or RegistryUnreached where
         there is nothing to read.
         """
-        return find_deployable(self._opened(), self._store, self._trust(), answering)
+        registry = self._opened()
+        self._verify_ledger(registry)
+        return find_deployable(registry, self._store, self._trust(), answering)
+
+    def _verify_ledger(self, registry: Registry) -> None:
+        """Compute the ledger again at the start, and as often as it costs little: whoever owns the database can change
+        the columns of an entry that is not the newest, and what may be served is read from columns."""
+        began = time.monotonic()
+        if began < self._verify_ledger_at:
+            return
+        verify_registry(registry)
+        took = time.monotonic() - began
+        self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def with_fingerprint(self, verified: Verified) -> Deployable:
         """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""

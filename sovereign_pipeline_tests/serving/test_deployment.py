@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.errors import EngineLost, EngineRefused, IntegrityError
 from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
@@ -224,6 +225,24 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
     waive_recall(served_office.office.registry, recalled.id, adapter.id, key, "Retrained next week.")
     deploying.look()
     assert deploying.engine.names == [adapter.id]
+
+
+@pytest.mark.security_case(
+    "Whoever owns the database removes a recall, and takes its entry's action away after another act followed",
+    "Nothing is served, and no officer decides, until it is put right",
+)
+def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: ServedOffice) -> None:
+    adapter, office = served_office.in_production(), served_office.office
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
+    add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
+    change(office.registry.engine, "DELETE FROM recall_adapter")
+    change(office.registry.engine, "DELETE FROM recall")
+    change(office.registry.engine, "UPDATE audit_entry SET action = 'noted' WHERE action = 'recall opened'")
+    deploying = Deploying(served_office)
+    assert "was changed" in deploying.look().refused["registry"]
+    assert deploying.engine.names == []
+    with pytest.raises(IntegrityError, match="was changed"):
+        office.ask("retire", adapter)
 
 
 @pytest.mark.security_case(
