@@ -73,7 +73,7 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
     institution.write()
     say_where(institution.settings, section)
     # Off the volumes of these tests, which mount all of the test's directory.
-    nowhere = ("vault", "review_secrets", "keys", "corpus")
+    nowhere = ("vault", "review_secrets", "keys", "corpus", "serving")
     settings = institution.settings.model_copy(update={name: Path("/nowhere") / name for name in nowhere})
     raised: list[BaseException] = []
 
