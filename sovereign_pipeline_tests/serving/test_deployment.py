@@ -4,17 +4,15 @@ import asyncio
 import datetime
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused, IntegrityError
+from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
+from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import conversations
 from sovereign_pipeline.serving.training_side import Job, compute, compute_apart
@@ -22,65 +20,13 @@ from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
+from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.engines.conformance import Running
 from sovereign_pipeline_tests.serving.engines.test_local import process_of, until
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 pytestmark = pytest.mark.slow
-
-
-class NotedEngine:
-    """An engine that computes nothing, and notes what it is told to load."""
-
-    def __init__(self) -> None:
-        self.adapters: dict[str, Deployable] = {}
-        self.loads: list[str] = []
-        self.refuses: set[str] = set()
-        self.is_lost = False
-        self.before_unloading: Callable[[str], None] = lambda _: None
-
-    async def load(self, adapter: Deployable) -> None:
-        if self.is_lost:
-            raise EngineLost("gone")
-        if adapter.adapter in self.refuses:
-            raise EngineRefused(f"{adapter.adapter} does not fit.")
-        self.adapters[adapter.digest] = adapter
-        self.loads.append(adapter.adapter)
-
-    async def unload(self, digest: str) -> None:
-        self.before_unloading(digest)
-        self.adapters.pop(digest, None)
-
-    def loaded(self) -> Mapping[str, str]:
-        return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
-
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
-        raise NotImplementedError
-
-    async def is_well(self) -> bool:
-        return not self.is_lost
-
-    async def close(self) -> None:
-        return None
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(self.loaded().values())
-
-
-class Deploying:
-    """A deployment that looks when it is told to."""
-
-    def __init__(self, served: ServedOffice) -> None:
-        self.said: list[str] = []
-        self.engine = NotedEngine()
-        self.sources = Sources(served.office.bench.settings, compute=compute)
-        self.answering: set[str] = set()
-        self.deployment = Deployment(self.engine, self.sources, self.said.append, lambda: self.answering)
-
-    def look(self) -> Deployed:
-        return asyncio.run(self.deployment.look())
 
 
 @pytest.fixture
