@@ -60,8 +60,8 @@ def options(
 
 def main() -> None:
     """Entry point."""
-    gc.set_threshold(ALLOCATIONS)
     keep_private()
+    gc.set_threshold(ALLOCATIONS)
     go_offline()
     try:
         run_program(app, print_error)

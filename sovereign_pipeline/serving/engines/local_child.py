@@ -30,8 +30,8 @@ Message = dict[str, Any]
 
 def main() -> None:
     """Arguments: the socket's number, the parent's process id, and the settings as JSON."""
-    number, parent, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     keep_private()
+    number, parent, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     die_with_parent(parent)
     silence()
     link = Link(socket.socket(fileno=number))
