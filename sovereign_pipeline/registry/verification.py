@@ -286,7 +286,8 @@ def _checked(artifact: Artifact) -> Iterator[Read]:
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
-    sizes.append((artifact.path / MANIFEST_FILE).stat().st_size)
+    beside = (MANIFEST_FILE, *artifact.bundles)  # the manifest and the signatures, which no manifest lists
+    sizes += [(artifact.path / name).stat().st_size for name in beside]
     yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes), unsigned=not artifact.bundles)
     if not apart:
         return
