@@ -96,5 +96,5 @@ def test_what_an_officer_waived_continues_and_still_shows_that_the_gate_did_not_
     check = check_of_doubt(result)
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert (check.metadata["waived by"].value, check.metadata["waiver"].value) == ("Demonstration Officer 1", "accept")
-    assert "Waived by A. Officer: More letters come in March." in check.description
+    assert "Waived by Demonstration Officer 1: More letters come in March." in check.description
     assert workplace.store.current("lamps", "training_dataset") is not None

@@ -18,7 +18,8 @@ from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
 from sovereign_pipeline.ledger.states import in_production, transitions_of
 from sovereign_pipeline.ledger.tables import ReleaseDecision
 from sovereign_pipeline.release import changes
-from sovereign_pipeline.release.decisions import decide
+from sovereign_pipeline.release.decisions import decide, request
+from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.predicates import APPROVAL
@@ -75,7 +76,7 @@ def test_what_a_requester_approved_past_this_program_does_not_count(office: Offi
     )
     with office.registry.writing() as session:
         session.add(row)
-        named = {"request": about, "statement": hashlib.sha256(signed).hexdigest()}
+        named = {"line": "lamps", "request": about, "statement": hashlib.sha256(signed).hexdigest()}
         append(session, "nobody", "release approved", named)
     once = office.decide(asked, "omar")
     assert ([each.person for each in once.approvals], once.ended) == (["Omar Nasser"], None)
@@ -267,9 +268,13 @@ def test_what_takes_an_adapter_back_needs_one_officer(office: Office, transition
 
 def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_all(office: Office) -> None:
     adapter = office.adapter()
+    workplace = office.bench.institution.workplace_as_written()
+    proposal = propose(
+        office.registry, workplace, adapter.id, "retire", "It is old.", datetime.datetime.now(datetime.UTC)
+    )
     (office.bench.settings.keys / "pipeline.key").unlink()
     with pytest.raises(NotFoundError, match=r"pipeline\.key: the pipeline's key is not here"):
-        office.ask("retire", adapter)
+        request(office.registry, workplace, office.officers["layla"], proposal)
     with office.registry.reading() as session:
         assert standings(session, office.trust, "lamps") == []
 

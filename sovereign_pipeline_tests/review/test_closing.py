@@ -29,7 +29,8 @@ def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) 
         reviews.vote(operator, reviews.asked(operator)[0].pair, 1)
     counts = progress(reviews.registry, reviews.review, dict.fromkeys(reviews.operators, 4))
     assert [(each.ballots, each.pairs, each.guesses) for each in counts] == [(1, 4, 0)] * 5
-    said = repr([entry.subjects for entry in entries(reviews.registry)] + counts)
+    about_artifacts = {"artifact sealed", "adapter registered"}
+    said = repr([each.subjects for each in entries(reviews.registry) if each.action not in about_artifacts] + counts)
     assert not any(word in said for word in ("preference", "tie", "'a'", "'b'", "accuracy"))
     with pytest.raises(Exception, match="no review of its current registered adapter was closed"):
         reviews.materialize()

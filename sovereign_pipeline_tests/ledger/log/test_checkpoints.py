@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,9 @@ def _killed_after(acts: int, environment: dict[str, str], out: Path) -> int:
 def test_a_full_disk_stops_the_act_and_loses_nothing(bench: Bench) -> None:
     registry = bench.open_registry()
     light(registry, 1)
+    registry.engine.dispose()
+    with closing(sqlite3.connect(registry.settings.home / "registry.db")) as connection:
+        connection.execute("VACUUM")  # or the pages that migrations left free would be used first
     with registry.engine.connect() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")

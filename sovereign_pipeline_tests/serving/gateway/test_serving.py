@@ -73,7 +73,11 @@ def served(served_office: ServedOffice) -> Iterator[Served]:
 
 
 def names(client: OpenAI) -> list[str]:
-    return [each.id for each in client.models.list()]
+    """None of them as long as the gateway has not yet compared the caller's token with the ledger."""
+    try:
+        return [each.id for each in client.models.list()]
+    except openai.AuthenticationError:
+        return []
 
 
 @pytest.mark.slow
