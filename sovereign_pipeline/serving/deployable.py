@@ -8,7 +8,7 @@ named with the reason, and hinders no other line.
 What belongs here: that decision. What does not: loading (`deployment.py`).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -46,6 +46,8 @@ class Verified:
     deployable: Deployable
     """Its fingerprint is yet to be given."""
     artifact: Artifact
+    record: ArtifactRef
+    state: State
     base_model: Artifact
     instruction: str
     """With which its training rows begin; empty for none."""
@@ -74,16 +76,21 @@ def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust, answ
             try:
                 held = list(_held(session, registry.settings, trust, line, answering))
             except NOT_VERIFIED as error:
-                refused[line] = _named(line, error)
+                refused[line] = named(line, error)
                 continue
             for adapter, state in held:
                 try:
                     _assert_not_recalled(session, registry.settings, adapter)
-                    verified.append(_verified(store, adapter, state))
+                    verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
-                    refused[adapter.id] = _named(adapter.id, error)
-    verified.sort(key=lambda each: (each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter))
-    return Found(tuple(verified), refused)
+                    refused[adapter.id] = named(adapter.id, error)
+    return Found(in_order(verified), refused)
+
+
+def in_order(verified: Iterable[Verified]) -> tuple[Verified, ...]:
+    """Those in production first, those in reserve last."""
+    of = [(each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter, each) for each in verified]
+    return tuple(each for *_, each in sorted(of, key=lambda entry: entry[:3]))
 
 
 def _held(
@@ -98,7 +105,8 @@ def _held(
             yield rows[name], state
 
 
-def _named(name: str, error: Exception) -> SovereignError:
+def named(name: str, error: Exception) -> SovereignError:
+    """What was raised while something was verified, as an error that says of what."""
     if isinstance(error, SovereignError):
         return error
     return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")
@@ -114,7 +122,8 @@ def _assert_not_recalled(session: Session, settings: Settings, adapter: Adapter)
         )
 
 
-def _verified(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
+def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
+    """Verify an adapter from its record to every byte of its weights. Raises one of NOT_VERIFIED."""
     record_ref = ArtifactRef(
         kind="registered_adapter",
         line=adapter.line,
@@ -153,7 +162,7 @@ def _verified(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
         pinned=state in ("production", "superseded"),
         in_reserve=state == "superseded",
     )
-    return Verified(deployable, weights, base_model, instruction)
+    return Verified(deployable, weights, record_ref, state, base_model, instruction)
 
 
 def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRecord, artifact: Artifact) -> None:

@@ -1,7 +1,8 @@
 """Keeping an engine to what the ledger says: what may be served is loaded, what may not is unloaded, again and again.
 
-Where the registry cannot be reached, what was verified and loaded before goes on being served, and nothing is added.
-Where it can be reached and does not verify, what it says is not believed, and what rests on it is unloaded.
+Where the registry cannot be reached, what was verified and loaded before goes on being served, and nothing is added;
+an engine that was just started gets what was verified last (`last_verified.py`). Where it can be reached and does not
+verify, what it says is not believed, and what rests on it is unloaded.
 
 What belongs here: that loop. What does not: what may be served (`deployable.py`).
 """
@@ -9,7 +10,7 @@ What belongs here: that loop. What does not: what may be served (`deployable.py`
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,9 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.fingerprints import Fingerprint
+from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.kept_fingerprints import FingerprintStore
+from sovereign_pipeline.serving.last_verified import find_last_verified, forget, note
 from sovereign_pipeline.serving.training_side import Job, compute_apart
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST, trust_root
@@ -71,6 +74,10 @@ class RegistryUnreached(Exception):
     """The registry's database does not answer."""
 
 
+UNREACHED = (SQLAlchemyError, OSError, RegistryUnreached)
+"""What is raised where there is no registry to read."""
+
+
 class Sources:
     """What decides what is served: registry, store and trust root of one installation."""
 
@@ -91,11 +98,12 @@ class Sources:
 
     def moved(self) -> tuple[int, ...]:
         """What is another value once the ledger grew or the trust root was changed. Raises as `find` does."""
-        trust, registry = self._trust(), self._opened()
-        assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
-        with registry.reading() as session:
-            entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
-        return (entries, trust.root_version, trust.targets_version)
+        with self._forgetting():
+            trust, registry = self._trust(), self._opened()
+            assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
+            with registry.reading() as session:
+                entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
+            return (entries, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> Found:
         """What may be served; see `find_deployable`.
@@ -103,9 +111,26 @@ class Sources:
         Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or RegistryUnreached where
         there is nothing to read.
         """
-        registry = self._opened()
-        self._verify_ledger(registry)
-        return find_deployable(registry, self._store, self._trust(), answering)
+        with self._forgetting():
+            registry = self._opened()
+            self._verify_ledger(registry)
+            found = find_deployable(registry, self._store, self._trust(), answering)
+        note(self._settings, found)
+        return found
+
+    def find_last(self) -> Found:
+        """What may be served while the registry is down. Raises SovereignError and OSError."""
+        flags = Flags(self._settings, seen_file(self._settings)).flags()
+        return find_last_verified(self._settings, self._store, flags)
+
+    @contextlib.contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """Keep nothing for a start without a registry that was reached and is not believed."""
+        try:
+            yield
+        except SovereignError:
+            forget(self._settings)
+            raise
 
     def _verify_ledger(self, registry: Registry) -> None:
         """Compute the ledger again at the start, and as often as it costs little: whoever owns the database can change
@@ -124,9 +149,14 @@ class Sources:
     def base_to_serve(self) -> ServingBase:
         """The base model of most adapters that may be served, those in production first.
 
-        Raises NotFoundError where there is none, and as `find` does.
+        Raises NotFoundError where there is none, and as `find` does where none was verified before, either.
         """
-        found = self.find()
+        try:
+            found = self.find()
+        except UNREACHED:
+            found = self.find_last()
+            if not found.verified:
+                raise
         by_digest: dict[str, list[Verified]] = {}
         for each in found.verified:
             by_digest.setdefault(each.deployable.base_model_digest, []).append(each)
@@ -207,15 +237,31 @@ class Deployment:
             if not self._is_due(moved):
                 return self.deployed
             found = await asyncio.to_thread(partial(self._sources.find, self._answering()))
-        except (SQLAlchemyError, OSError, RegistryUnreached) as error:
-            self._is_complete = False
-            refused = {**self.deployed.refused, "registry": f"it is not reached ({type(error).__name__})"}
-            return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
+        except UNREACHED as error:
+            return await self._go_on_without({"registry": f"it is not reached ({type(error).__name__})"})
         except SovereignError as error:
             self._is_complete = False
             await self._unload_all_but(set())
             return self._say(Deployed(refused={"registry": error.message}))
         return await self._deploy(found, moved)
+
+    async def _go_on_without(self, why: Mapping[str, str]) -> Deployed:
+        """Go on with what the engine has; one that was started meanwhile gets what was verified last."""
+        self._is_complete = False
+        served = {each.digest for each in self.deployed.served}
+        if served and served == set(self._engine.loaded()):
+            refused = {**self.deployed.refused, **why}
+            return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
+        try:
+            found = await asyncio.to_thread(self._sources.find_last)
+        except (SovereignError, OSError) as error:
+            await self._unload_all_but(set())
+            said = {"last verified": error.message if isinstance(error, SovereignError) else place_of(error)}
+            return self._say(Deployed(refused={**said, **why}, is_registry_reached=False))
+        await self._deploy(found, None)
+        self._is_complete = False
+        refused = {**self.deployed.refused, **why}
+        return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
 
     def _is_due(self, moved: tuple[int, ...]) -> bool:
         if not self._is_complete or moved != self._moved:
@@ -224,7 +270,7 @@ class Deployment:
             return True  # the engine was started again without it, or with what was unloaded meanwhile
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
-    async def _deploy(self, found: Found, moved: tuple[int, ...]) -> Deployed:
+    async def _deploy(self, found: Found, moved: tuple[int, ...] | None) -> Deployed:
         """Unload what may not be served any more, and load what may: what answers users meanwhile is among it, so
         no promotion leaves a gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})

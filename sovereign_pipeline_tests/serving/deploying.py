@@ -52,10 +52,11 @@ class NotedEngine:
 class Deploying:
     """A deployment that looks when it is told to."""
 
-    def __init__(self, served: ServedOffice) -> None:
+    def __init__(self, served: ServedOffice, **changes: str) -> None:
+        """changes: of the office's settings."""
         self.said: list[str] = []
         self.engine = NotedEngine()
-        self.sources = Sources(served.office.bench.settings, compute=compute)
+        self.sources = Sources(served.office.bench.settings.model_copy(update=changes), compute=compute)
         self.answering: set[str] = set()
         self.deployment = Deployment(self.engine, self.sources, self.said.append, lambda: self.answering)
 

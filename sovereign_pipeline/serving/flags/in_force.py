@@ -69,6 +69,11 @@ class Seen(Frozen):
     lines: dict[str, SeenChange] = Field(default={})
 
 
+def seen_file(settings: Settings) -> Path:
+    """Where a gateway remembers what it has seen; outside the home, whose writers could put it back."""
+    return settings.serving / "flags-seen.json"
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which adapter answers a user."""
@@ -109,7 +114,7 @@ class Flags:
 
     def __init__(self, settings: Settings, seen_file: Path, loaded: Loaded | None = None) -> None:
         """
-        seen_file: where this gateway remembers what it has seen; outside the home, whose writers could put it back.
+        seen_file: where this gateway remembers what it has seen.
         loaded: None where nothing is asked of an engine.
         """
         self._settings = settings

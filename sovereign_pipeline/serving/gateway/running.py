@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from socket import socket
 
-from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.loops.auto import auto_loop_factory
 
 from sovereign_pipeline.errors import InputError
@@ -20,9 +19,9 @@ from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
-from sovereign_pipeline.serving.deployment import Deployment, RegistryUnreached, ServingBase, Sources
+from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.flags.in_force import Flags
+from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
@@ -94,7 +93,7 @@ async def _base_of(sources: Sources) -> ServingBase:
     """The base model to load. Raises InputError where the registry does not say what may be served."""
     try:
         return await asyncio.to_thread(sources.base_to_serve)
-    except (SQLAlchemyError, RegistryUnreached) as error:
+    except UNREACHED as error:
         raise InputError(
             f"The registry is not reached ({type(error).__name__}), and it says what may be served.",
             "Start its database, and then the gateway.",
@@ -139,7 +138,7 @@ async def _serve(
         return flags.answering()
 
     deployment = Deployment(engine, sources, report, answering)
-    flags = Flags(settings, serving_directory(settings) / "flags-seen.json", loaded)
+    flags = Flags(settings, seen_file(settings), loaded)
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     telemetry = Telemetry(counts_directory(settings))
     watcher = Watcher(settings, institution, flags, telemetry, report)

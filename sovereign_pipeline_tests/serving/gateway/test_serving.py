@@ -36,8 +36,9 @@ ASK: Any = [{"role": "user", "content": "zirconium"}]
 class Served:
     """The command, in a process of its own."""
 
-    def __init__(self, office: ServedOffice) -> None:
-        self.settings = office.office.bench.settings
+    def __init__(self, office: ServedOffice, **changes: str) -> None:
+        """changes: of the office's settings."""
+        self.settings = office.office.bench.settings.model_copy(update=changes)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         program = "from sovereign_pipeline.cli import main; main()"
@@ -117,7 +118,12 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     revoke_token(served.settings, office.registry, token.id, "root")
     with pytest.raises(openai.AuthenticationError):
         ask()
+    other, _ = add_token(served.settings, office.registry, "Omar Nasser", granted, 1, "root")
     served.stop()
+    away = Served(served_office, registry_url="postgresql://127.0.0.1:1/registry")
+    client = away.client(other)
+    assert ask().system_fingerprint == "lamps-1.0.0"
+    away.stop()
     assert (served.settings.serving / "answers").is_dir()
     kept = [served.log, *served.settings.serving.rglob("*")]
     for path in kept:
