@@ -88,6 +88,9 @@ class Settings(Frozen):
     serving_proxy_secret: Path | None = None
     """A file with the secret that the proxy sends as X-Proxy-Secret; without it no header is believed."""
 
+    otlp_url: str | None = None
+    """Where spans of the gateway's answers are sent, such as http://127.0.0.1:4318/v1/traces; None makes none."""
+
     pages_url: str = "http://127.0.0.1:8700"
     """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
 

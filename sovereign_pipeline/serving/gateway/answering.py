@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from opentelemetry.trace import Tracer
+
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
@@ -22,6 +24,7 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
 from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.refusal import Refusal, ending, engine_lost, no_such_model, too_slow
+from sovereign_pipeline.serving.gateway.tracing import state_use, traced
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 
 ID_BYTES = 16
@@ -39,6 +42,10 @@ class Asked:
     sampling: Sampling
     choice: Choice | None = None
     """What the line's flag said, where it decided."""
+    model: str = ""
+    """The name by which it was asked for."""
+    traceparent: str | None = None
+    """The caller's span, as the caller's header has it."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
 
@@ -76,6 +83,7 @@ class Exchange:
     def __init__(self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness") -> None:
         self.prompt_tokens = answer.prompt_tokens
         self.answer_tokens = 0
+        self.first_seconds: float | None = None
         self.finish: Literal["stop", "length"] | None = None
         self.texts: list[str] = []
         self._answer = answer
@@ -89,7 +97,8 @@ class Exchange:
         async for piece in self._answer.pieces:
             now = time.monotonic()
             if self.answer_tokens == 0:
-                self._first.observe(now - self._began)
+                self.first_seconds = now - self._began
+                self._first.observe(self.first_seconds)
             elif piece.tokens:
                 self._each.observe((now - last) / piece.tokens)
             last = now
@@ -108,7 +117,13 @@ class Answering:
     """Everything that a gateway answers, while it answers."""
 
     def __init__(
-        self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal, telemetry: Telemetry
+        self,
+        catalog: Catalog,
+        limits: Limits,
+        metrics: Metrics,
+        journal: Journal,
+        telemetry: Telemetry,
+        tracer: Tracer,
     ) -> None:
         self.limits = limits
         self.metrics = metrics
@@ -117,12 +132,23 @@ class Answering:
         self._catalog = catalog
         self._journal = journal
         self._telemetry = telemetry
+        self._tracer = tracer
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
     @asynccontextmanager
     async def exchange(self, asked: Asked) -> AsyncIterator[Exchange]:
-        """An answer, counted and noted however it ends. Raises Refusal where there is none, or none any more."""
+        """An answer, counted, noted and traced however it ends. Raises Refusal where there is none, or no more."""
+        with traced(self._tracer, asked.model, asked.adapter, asked.sampling, asked.traceparent) as span:
+            async with self._begun(asked) as exchange:
+                try:
+                    yield exchange
+                finally:
+                    used = (exchange.prompt_tokens, exchange.answer_tokens)
+                    state_use(span, *used, exchange.finish, exchange.first_seconds)
+
+    @asynccontextmanager
+    async def _begun(self, asked: Asked) -> AsyncIterator[Exchange]:
         if self.is_ending:
             raise ending()
         if not self._journal.is_whole():

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 
 from sovereign_pipeline.policy.serving import Limits
@@ -40,13 +41,14 @@ def create_gateway(
     telemetry: Telemetry,
     hosts: Collection[str],
     condition: Callable[[], Condition] = Condition,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal, telemetry)
+    answering = Answering(catalog, limits, metrics, journal, telemetry, tracer or NoOpTracer())
     app.state.gateway = Gateway(catalog, answering, condition, int(time.time()))
     app.include_router(health)
     app.include_router(api)

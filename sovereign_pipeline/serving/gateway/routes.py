@@ -152,7 +152,15 @@ async def _answer(
 ) -> Response:
     found = here.catalog.find(sent.model, caller, sent.user)
     sampling = sent.sampling(here.answering.limits)
-    asked = Asked(caller, found.adapter, sent.conversation(found.adapter), sampling, found.choice)
+    asked = Asked(
+        caller,
+        found.adapter,
+        sent.conversation(found.adapter),
+        sampling,
+        found.choice,
+        sent.model,
+        request.headers.get("traceparent"),
+    )
     if sent.stream:
         return EventStream(here.answering, asked, kind, sent.model, sent.wants_usage)
     answer = await whole_answer(here.answering, asked, kind, sent.model, request.receive)

@@ -29,6 +29,7 @@ from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
+from sovereign_pipeline.serving.gateway.tracing import Collector
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
@@ -141,6 +142,7 @@ async def _serve(
     flags = Flags(settings, seen_file(settings), loaded)
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     telemetry = Telemetry(counts_directory(settings))
+    collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)
     app = create_gateway(
         catalog,
@@ -150,6 +152,7 @@ async def _serve(
         telemetry,
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
+        collector.tracer if collector is not None else None,
     )
     ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
@@ -181,4 +184,8 @@ async def _serve(
     ]
     port = held.getsockname()[1]
     report(f"gateway http://{LOOPBACK}:{port}   Ctrl-C ends")
-    await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
+    try:
+        await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
+    finally:
+        if collector is not None:
+            await asyncio.to_thread(collector.close)

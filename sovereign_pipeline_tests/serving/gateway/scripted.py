@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import Tracer
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.classification import ClassificationLadder
@@ -122,6 +123,7 @@ class Bench:
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
+    tracer: Tracer | None = None
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -176,6 +178,7 @@ class Bench:
             self.telemetry,
             HOSTS,
             lambda: self.condition,
+            self.tracer,
         )
 
 
