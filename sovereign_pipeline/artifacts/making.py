@@ -8,7 +8,7 @@ import datetime
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -57,7 +57,7 @@ class Identity:
     @property
     def fingerprint(self) -> str:
         inputs = {kind: ref.digest for kind, ref in self.inputs.items()}
-        return digest_of({**asdict(self), "inputs": inputs})
+        return digest_of({**{each.name: getattr(self, each.name) for each in fields(self)}, "inputs": inputs})
 
 
 def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Identity:

@@ -7,6 +7,8 @@ consumer also records the hash of the whole manifest, so the circumstances canno
 What belongs here: the fields of a manifest and its canonical bytes. What does not: directories (`store.py`).
 """
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +105,44 @@ class Manifest(Frozen):
     @classmethod
     def from_file(cls, path: Path) -> "Manifest":
         """Read and validate. Raises IntegrityError unless the file is in exactly the canonical form."""
-        try:
-            content = path.read_bytes()
-            manifest = cls.model_validate_json(content)
-        except (OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{path}: the manifest is missing or unreadable ({type(error).__name__}).",
-                "Restore the artifact from a copy.",
-            ) from None
+        return read_manifest(path).manifest
+
+
+@dataclass(frozen=True)
+class ReadManifest:
+    """A manifest as it lies in a file."""
+
+    manifest: Manifest
+    digest: str
+    """The artifact's."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+MOST_DIGESTS = 50_000
+_digests: dict[str, str] = {}
+"""SHA-256 of a manifest's bytes in canonical form -> the artifact's digest. The same bytes give the same one."""
+
+
+def read_manifest(path: Path) -> ReadManifest:
+    """Read and validate. Raises IntegrityError unless the file is in exactly the canonical form."""
+    try:
+        content = path.read_bytes()
+        manifest = Manifest.model_validate_json(content)
+    except (OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{path}: the manifest is missing or unreadable ({type(error).__name__}).",
+            "Restore the artifact from a copy.",
+        ) from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    digest = _digests.get(sha256)
+    if digest is None:
         if manifest.to_bytes() != content:
             raise IntegrityError(
                 f"{path}: the manifest was changed after it was written.", "Restore the artifact from a copy."
             )
-        return manifest
+        digest = manifest.digest
+        if len(_digests) >= MOST_DIGESTS:
+            _digests.clear()
+        _digests[sha256] = digest
+    return ReadManifest(manifest, digest, sha256)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.confined import ARTIFACTS, CONFINED, confined_files, make_private
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest, read_manifest
 from sovereign_pipeline.artifacts.seals import Seals
 from sovereign_pipeline.errors import CorpusWithheld, IntegrityError, NotFoundError
 
@@ -123,13 +123,13 @@ class ArtifactStore:
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
         """The manifest, and the files with the artifact's signatures."""
         path = self.path_of(ref.digest) / MANIFEST_FILE
-        manifest = Manifest.from_file(path)
-        if manifest.digest != ref.digest or file_sha256(path) != ref.manifest_sha256:
+        read = read_manifest(path)
+        if (read.digest, read.sha256) != (ref.digest, ref.manifest_sha256):
             raise IntegrityError(
                 f"{path}: this is not the manifest that was recorded when the artifact was used.",
                 "Restore the artifact from a copy.",
             )
-        return manifest, self.seals.bundles(path.parent, ref, manifest)
+        return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
         """The reference to one input of an artifact, with the hash of the manifest that was read then."""
@@ -145,8 +145,8 @@ class ArtifactStore:
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
             raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
-        manifest = Manifest.from_file(path)
-        return ArtifactRef(kind=manifest.kind, line=manifest.line, digest=digest, manifest_sha256=file_sha256(path))
+        read = read_manifest(path)
+        return ArtifactRef(kind=read.manifest.kind, line=read.manifest.line, digest=digest, manifest_sha256=read.sha256)
 
     def path_of(self, digest: str) -> Path:
         return self.root / digest

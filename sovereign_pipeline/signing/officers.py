@@ -4,6 +4,7 @@ What belongs here: where these lie, whose a key is, and whether an act counts th
 reading a trust root (`trust.py`), and what officers act on.
 """
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ def trust_root(settings: Settings) -> Trust:
 
 
 def _stamp(directory: Path) -> Stamp:
-    found = ((path.name, path.lstat()) for path in sorted(directory.iterdir()))
+    with os.scandir(directory) as entries:
+        found = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
     return tuple((name, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for name, each in found)
 
 

@@ -36,6 +36,7 @@ from sovereign_pipeline.signing.model_directory import verify_listed
 from sovereign_pipeline.signing.officers import PIPELINE, pipeline_signer, trust_root
 from sovereign_pipeline.signing.predicates import PROVENANCE
 from sovereign_pipeline.signing.statements import signed_by, verify_statement
+from sovereign_pipeline.signing.trusted import Trust
 
 REMOVE = "Restore the artifact from a copy, or remove its directory, and find out who changed it."
 
@@ -94,13 +95,16 @@ class LedgerSeals:
                 REMOVE,
             )
         content, trust = _read(path), trust_root(self._settings)
-        with _naming(path):
-            index = self._index(content, ref)
-            verified = verify_statement(
-                content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
-            )
-        if verified.statement.predicate != provenance_of(manifest):
-            raise IntegrityError(f"{path}: it says something else than the manifest.", REMOVE)
+        said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
+        if not _counted.has(trust, said):
+            with _naming(path):
+                index = self._index(content, trust, ref)
+                verified = verify_statement(
+                    content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
+                )
+            if verified.statement.predicate != provenance_of(manifest):
+                raise IntegrityError(f"{path}: it says something else than the manifest.", REMOVE)
+            _counted.keep(trust, said, index)
         return bundles_of(manifest)
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
@@ -109,26 +113,64 @@ class LedgerSeals:
         for each in attestations_of(directory, manifest):
             path = directory / each.bundle
             content = _read(path)
+            said = (each.predicate_type, each.sha256, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
+            if _counted.has(trust, said):
+                continue
             with _naming(path):
-                index = self._index(content, ref)
+                index = self._index(content, trust, ref)
                 verified = verify_statement(
                     content, trust, PIPELINE, predicate_type=each.predicate_type, sha256=each.sha256, at_index=index
                 )
             if verified.statement.predicate != each.predicate:
                 raise IntegrityError(f"{path}: it says something else than {each.file}.", REMOVE)
+            _counted.keep(trust, said, index)
         for weights in weights_of(manifest):
             path = directory / weights.bundle
             content = _read(path)
-            index = self._index(_read(directory / PROVENANCE_BUNDLE), ref)
+            index = self._index(_read(directory / PROVENANCE_BUNDLE), trust, ref)
             with _naming(path):
                 verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
-    def _index(self, bundle: bytes, ref: ArtifactRef) -> int | None:
+    def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
         """Where the ledger names the artifact, if that decides: for what a key signed that is revoked by now."""
         keyid = signed_by(bundle)
-        if trust_root(self._settings).counts(PIPELINE, keyid, None):
+        if trust.counts(PIPELINE, keyid, None):
             return None
         return self._entries.index_of(ref)
+
+
+Said = tuple[str, ...]
+"""What a signature is, what it must be about, and its bytes: everything but the trust root that decides the verdict."""
+
+
+class _Counted:
+    """Signatures that count under one trust root, so that a process verifies the same bytes once.
+
+    A trust root that was read anew is another object: nothing is known under it. What a revoked key signed counts by
+    its entry in the ledger and is never kept.
+    """
+
+    MOST = 50_000
+
+    def __init__(self) -> None:
+        self._under: tuple[Trust | None, set[Said]] = (None, set())
+
+    def has(self, trust: Trust, said: Said) -> bool:
+        known, counted = self._under
+        return known is trust and said in counted
+
+    def keep(self, trust: Trust, said: Said, index: int | None) -> None:
+        """`index`: where the ledger was asked for the artifact; None where that did not decide."""
+        if index is not None:
+            return
+        known, counted = self._under  # together, for another thread may replace them
+        if known is not trust or len(counted) >= self.MOST:
+            counted = set()
+            self._under = (trust, counted)
+        counted.add(said)
+
+
+_counted = _Counted()
 
 
 def _sha256(manifest: Manifest) -> str:
