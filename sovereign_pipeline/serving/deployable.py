@@ -152,6 +152,7 @@ def _verified(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
         files=_files(weights),
         pinned=state in ("production", "superseded"),
         in_reserve=state == "superseded",
+        registered_at=adapter.registered_at,
     )
     return Verified(deployable, weights, base_model, instruction)
 

@@ -21,9 +21,10 @@ from sovereign_pipeline.serving.gateway.doorway import Callers, doorway
 from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Metrics
+from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.gateway.refusal import Refusal
-from sovereign_pipeline.serving.gateway.routes import Gateway, api, health
+from sovereign_pipeline.serving.gateway.routes import Gateway, api, health, pages
 from sovereign_pipeline.serving.gateway.streams import CallerGone
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
@@ -42,6 +43,7 @@ def create_gateway(
     given: GivenAnswers,
     hosts: Collection[str],
     condition: Callable[[], Condition] = Condition,
+    standing: Standing = NOTHING_BESIDES,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
@@ -49,9 +51,10 @@ def create_gateway(
     )
     metrics = Metrics()
     answering = Answering(catalog, limits, metrics, journal, telemetry, given)
-    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()))
+    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()), standing)
     app.include_router(health)
     app.include_router(api)
+    app.include_router(pages)
 
     def refuse(refusal: Refusal) -> Response:
         if not refusal.is_counted:

@@ -54,6 +54,10 @@ def feedback_lost() -> Refusal:
     return Refusal(503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60)
 
 
+def no_such_page() -> Refusal:
+    return Refusal(404, "There is no such page here.", "not_found")
+
+
 def not_admitted() -> Refusal:
     return Refusal(
         401,

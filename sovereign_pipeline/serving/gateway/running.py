@@ -29,10 +29,11 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.pages.overview import Reviews, Standing
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
-from sovereign_pipeline.serving.rollout.watching import Watcher
+from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.settings import VARIABLES, Settings
 
@@ -41,6 +42,8 @@ SECONDS_BETWEEN_COMPARISONS = 5.0
 """Of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOURS = 60.0
 """Between two looks for an hour of answers that is over."""
+SECONDS_BETWEEN_REVIEWS = 600.0
+"""Between two looks for reviews that are due."""
 SECONDS_BETWEEN_HOLDS = 30.0
 """Between two looks at what is counted of staged adapters."""
 
@@ -144,6 +147,8 @@ async def _serve(
     catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
     telemetry = Telemetry(counts_directory(settings))
     watcher = Watcher(settings, institution, flags, telemetry, report)
+    ledger = _Ledger(settings)
+    reviews = Reviews(settings, lambda: ledger.registry)
     app = create_gateway(
         catalog,
         parts.callers,
@@ -153,8 +158,16 @@ async def _serve(
         GivenAnswers(serving_directory(settings) / "given-answers.db"),
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
+        Standing(
+            engine="local",
+            base_model=base.name,
+            flags=flags.flags,
+            behind=flags.problems,
+            hold=lambda flag: state_of(telemetry.directory, flag, institution),
+            rules=lambda line: institution.rollout_of(line).hold,
+            review=reviews.of,
+        ),
     )
-    ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
 
     async def keep_flags() -> None:
@@ -168,6 +181,9 @@ async def _serve(
     async def enter_hours() -> None:
         await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
 
+    async def look_up_reviews() -> None:
+        await asyncio.to_thread(reviews.look)
+
     async def watch_holds() -> None:
         await asyncio.to_thread(watcher.look)
 
@@ -180,8 +196,11 @@ async def _serve(
         repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
         repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
+        repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
     ]
     port = held.getsockname()[1]
-    report(f"gateway http://{LOOPBACK}:{port}   Ctrl-C ends")
+    address = f"http://{LOOPBACK}:{port}"
+    report(f"gateway {address}   Ctrl-C ends")
+    report(f"try a line at {address}/ and see what is served at {address}/admin")
     await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])

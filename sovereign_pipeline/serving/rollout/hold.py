@@ -87,15 +87,31 @@ class Compared:
         """By one look."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
-    def in_words(self) -> str:
+    def figures(self) -> "Figures":
         """The difference, as people read it."""
+        margin = f"{self.margin:.1%}" if self.measure.is_share else f"{math.expm1(self.margin):.0%}"
         if self.found is None:
-            return f"{self.measure.in_words}: too few users"
+            return Figures(None, None, margin)
         estimate, most = self.found.estimate, upper_limit(self.found, ALPHA)
         if self.measure.is_share:
-            return f"{self.measure.in_words}: {estimate:+.1%}, at most {most:+.1%} (margin {self.margin:.1%})"
-        told = [math.expm1(each) for each in (estimate, most, self.margin)]
-        return f"{self.measure.in_words}: {told[0]:+.0%}, at most {told[1]:+.0%} (margin {told[2]:.0%})"
+            return Figures(f"{estimate:+.1%}", f"{most:+.1%}", margin)
+        return Figures(f"{math.expm1(estimate):+.0%}", f"{math.expm1(most):+.0%}", margin)
+
+    def in_words(self) -> str:
+        """The difference as a sentence."""
+        told = self.figures()
+        if told.difference is None:
+            return f"{self.measure.in_words}: too few users"
+        return f"{self.measure.in_words}: {told.difference}, at most {told.at_most} (margin {told.margin})"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A comparison in numbers; the difference and its upper limit are None while there are too few users."""
+
+    difference: str | None
+    at_most: str | None
+    margin: str
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
@@ -123,6 +124,7 @@ class Bench:
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
+    standing: Standing = NOTHING_BESIDES
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -179,6 +181,7 @@ class Bench:
             GivenAnswers(self.directory / "given-answers.db"),
             HOSTS,
             lambda: self.condition,
+            self.standing,
         )
 
 
