@@ -61,6 +61,7 @@ def tokens_add(
     line: Annotated[list[str] | None, typer.Option(help="A line that they may use; else every one.")] = None,
     versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="They may see at /admin how it stands with lines.")] = False,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +70,7 @@ def tokens_add(
     institution = load_institution(settings.data)
     institution.ladder.rank(clearance)
     lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
-    grant = Grant(clearance, lines, versions, metrics)
+    grant = Grant(clearance, lines, versions, metrics, admin)
     actor = People(settings).commitment_of(account())
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
     if as_json:
@@ -118,5 +119,6 @@ def _facts(token: Token) -> dict[str, Any]:
         "lines": ", ".join(token.lines) if token.lines is not None else "every line",
         "versions": token.versions,
         "metrics": token.metrics,
+        "admin": token.admin,
         "expires": token.expires_at.isoformat(timespec="seconds"),
     }

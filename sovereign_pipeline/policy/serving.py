@@ -24,6 +24,9 @@ class Role(RecipeModel):
     metrics: bool = False
     """Whether they may read the gateway's metrics, which name every line."""
 
+    admin: bool = False
+    """Whether they may see, at `/admin`, how it stands with the adapters that they may use."""
+
 
 class Limits(RecipeModel):
     """What the gateway takes on, and when it refuses."""

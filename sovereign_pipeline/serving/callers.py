@@ -5,9 +5,19 @@ What belongs here: grants, and comparing them with an adapter. What does not: ho
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.serving.engines.engine import Deployable
+
+
+class Classified(Protocol):
+    """Something of a line, at a level."""
+
+    @property
+    def line(self) -> str: ...
+
+    @property
+    def classification(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -19,8 +29,9 @@ class Grant:
     """None: every line."""
     versions: bool = False
     metrics: bool = False
+    admin: bool = False
 
-    def reaches(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+    def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Whether the adapter's line and level are within it. A level that the ladder no longer has is above all."""
         if self.clearance not in ladder or adapter.classification not in ladder:
             return False
@@ -38,13 +49,22 @@ class Caller:
     groups: frozenset[str] = frozenset()
     """What the institution's proxy names as roles, those that grant nothing among them."""
 
-    def may_use(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+    def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(grant.reaches(adapter, ladder) for grant in self.grants)
 
-    def may_name(self, adapter: Deployable, ladder: ClassificationLadder) -> bool:
+    def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Whether the caller may ask for this version by its id."""
         return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
     def may_read_metrics(self) -> bool:
         return any(grant.metrics for grant in self.grants)
+
+    def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
+        """Whether the caller may see how it stands with an adapter."""
+        return any(grant.admin and grant.reaches(adapter, ladder) for grant in self.grants)
+
+    @property
+    def may_administer(self) -> bool:
+        """Whether there is a page about what is served for the caller."""
+        return any(grant.admin for grant in self.grants)

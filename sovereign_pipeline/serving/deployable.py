@@ -161,6 +161,7 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
         files=_files(weights),
         pinned=state in ("production", "superseded"),
         in_reserve=state == "superseded",
+        registered_at=adapter.registered_at,
     )
     return Verified(deployable, weights, record_ref, state, base_model, instruction)
 

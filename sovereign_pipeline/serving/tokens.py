@@ -54,6 +54,7 @@ class Token(Frozen):
     lines: tuple[str, ...] | None
     versions: bool
     metrics: bool
+    admin: bool = False
     created_at: datetime.datetime
     expires_at: datetime.datetime
     revoked_at: datetime.datetime | None = None
@@ -66,7 +67,7 @@ class Token(Frozen):
     @property
     def grant(self) -> Grant:
         lines = frozenset(self.lines) if self.lines is not None else None
-        return Grant(self.clearance, lines, self.versions, self.metrics)
+        return Grant(self.clearance, lines, self.versions, self.metrics, self.admin)
 
     def state(self, now: datetime.datetime) -> str:
         if self.revoked_at is not None:
@@ -74,7 +75,8 @@ class Token(Frozen):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """What the entry of the ledger says of it."""
+        """What the entry of the ledger says of it; what a token of an earlier release could not give, of those alone
+        that give it."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -82,6 +84,7 @@ class Token(Frozen):
             "lines": list(self.lines) if self.lines is not None else None,
             "versions": self.versions,
             "metrics": self.metrics,
+            **({"admin": True} if self.admin else {}),
             "created": self.created_at.isoformat(),
             "expires": self.expires_at.isoformat(),
         }
@@ -140,6 +143,7 @@ def add_token(
             lines=tuple(sorted(grant.lines)) if grant.lines is not None else None,
             versions=grant.versions,
             metrics=grant.metrics,
+            admin=grant.admin,
             created_at=now,
             expires_at=now + datetime.timedelta(days=days),
         )

@@ -3,6 +3,7 @@
 What belongs here: types that gateway, deployment and every engine share. What does not: how an engine computes.
 """
 
+import datetime
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ class Deployable:
     """Whether its weights stay in memory, whatever else is loaded: of one in production."""
     in_reserve: bool = False
     """Whether it is loaded only so that an officer can go back to it at once; nobody may name it."""
+    registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
     """What the training side computes with it, which the engine must reproduce at each load; None compares nothing."""
 

@@ -19,11 +19,13 @@ from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers, doorway
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Metrics
+from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.gateway.refusal import Refusal
-from sovereign_pipeline.serving.gateway.routes import Gateway, api, health
+from sovereign_pipeline.serving.gateway.routes import Gateway, api, health, pages
 from sovereign_pipeline.serving.gateway.streams import CallerGone
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
@@ -39,8 +41,10 @@ def create_gateway(
     limits: Limits,
     journal: Journal,
     telemetry: Telemetry,
+    given: GivenAnswers,
     hosts: Collection[str],
     condition: Callable[[], Condition] = Condition,
+    standing: Standing = NOTHING_BESIDES,
     tracer: Tracer | None = None,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
@@ -48,10 +52,11 @@ def create_gateway(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal, telemetry, tracer or NoOpTracer())
-    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()))
+    answering = Answering(catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer())
+    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()), standing)
     app.include_router(health)
     app.include_router(api)
+    app.include_router(pages)
 
     def refuse(refusal: Refusal) -> Response:
         if not refusal.is_counted:

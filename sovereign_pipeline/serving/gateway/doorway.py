@@ -21,7 +21,7 @@ from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
 """What anybody on this machine may ask: nothing that names a line, an adapter or a caller."""
 SECONDS_FOR_A_BODY = 30
 LONGEST_AUTHORIZATION = 500
@@ -52,9 +52,9 @@ class Callers:
 
     def of(self, scope: Scope) -> Caller:
         """Raises Refusal (401) for nobody, and IntegrityError where the tokens cannot be believed."""
-        user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
-        if user is not None:
-            return self._named(scope, user)
+        named = self.named(scope)
+        if named is not None:
+            return named
         sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
         if kind.lower() != b"bearer" or len(token) > LONGEST_AUTHORIZATION:
@@ -64,14 +64,21 @@ class Callers:
             raise not_admitted()
         return caller
 
-    def _named(self, scope: Scope, user: str) -> Caller:
-        assert self._proxy is not None
+    def named(self, scope: Scope) -> Caller | None:
+        """Whom the institution's proxy names; None for nobody."""
+        user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
+        if self._proxy is None or user is None:
+            return None
         named = self._proxy.named(scope, self._roles_header) or ""
         groups = frozenset(each.strip() for each in named.split(",")) - {""}
         roles = [self._roles[name] for name in sorted(groups) if name in self._roles]
         grants = tuple(
             Grant(
-                role.clearance, frozenset(role.lines) if role.lines is not None else None, role.versions, role.metrics
+                role.clearance,
+                frozenset(role.lines) if role.lines is not None else None,
+                role.versions,
+                role.metrics,
+                role.admin,
             )
             for role in roles
         )
@@ -79,7 +86,9 @@ class Callers:
 
 
 def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
-    """An application whose requests have a caller (`state["caller"]`) and a body of bounded length, read whole.
+    """An application whose requests have a caller and a body of bounded length, read whole.
+
+    `state["caller"]` is who sent a request; None for nobody, on open paths alone.
 
     Whatever fails behind it ends in an error of OpenAI's form, and in a log without any text of a request.
     """
@@ -94,12 +103,14 @@ def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int]
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+                given = message.get("headers", [])
+                missing = [each for each in HEADERS if each[0] not in {name.lower() for name, _ in given}]
+                message = {**message, "headers": [*given, *missing]}
             await send(message)
 
         try:
-            if scope["path"] not in OPEN_PATHS:
-                scope.setdefault("state", {})["caller"] = callers.of(scope)
+            is_open = scope["path"] in OPEN_PATHS
+            scope.setdefault("state", {})["caller"] = callers.named(scope) if is_open else callers.of(scope)
             await app(scope, await _read(scope, receive, body_bytes), sending)
         except Refusal as refusal:
             refused(refusal.status)

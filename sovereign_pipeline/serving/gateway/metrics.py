@@ -4,10 +4,26 @@ The labels are bounded: a line and an adapter are those that answered; a request
 belongs here: the counters. What does not: who may read them (`routes.py`).
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from sovereign_pipeline.serving.rollout.feedback import Feedback
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted of one adapter."""
+
+    complete: int = 0
+    lost: int = 0
+    cancelled: int = 0
+    up: int = 0
+    down: int = 0
+
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -23,6 +39,12 @@ class Metrics:
         of_adapter = ("line", "adapter")
         self._requests = Counter(
             "sovereign_gateway_requests", "Requests, by outcome.", (*of_adapter, "outcome"), registry=self._registry
+        )
+        self._feedback = Counter(
+            "sovereign_gateway_feedback",
+            "What callers said of answers.",
+            (*of_adapter, "thumb", "reason", "severity"),
+            registry=self._registry,
         )
         self._tokens = Counter(
             "sovereign_gateway_tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"), registry=self._registry
@@ -70,6 +92,19 @@ class Metrics:
         self._whole.labels(line, adapter).observe(seconds)
         self._tokens.labels(line, adapter, "prompt").inc(prompt)
         self._tokens.labels(line, adapter, "answer").inc(answer)
+
+    def said(self, line: str, adapter: str, feedback: Feedback) -> None:
+        """What a caller said of an answer: every label is of a fixed list."""
+        self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
+
+    def counts(self) -> dict[str, Counts]:
+        """Adapter -> what was counted of it, for people."""
+        found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for counter, label in ((self._requests, "outcome"), (self._feedback, "thumb")):
+            for sample in (each for metric in counter.collect() for each in metric.samples):
+                if sample.name.endswith("_total") and sample.labels["adapter"]:
+                    found[sample.labels["adapter"]][sample.labels[label]] += int(sample.value)
+        return {adapter: Counts(**of) for adapter, of in found.items()}
 
     def page(self, *, is_well: bool, loaded: int, waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
         """The page that Prometheus reads."""

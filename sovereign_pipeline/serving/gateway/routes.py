@@ -4,6 +4,8 @@ What belongs here: from a request to a response. What does not: who may do it (`
 answer costs (`answering.py`).
 """
 
+import asyncio
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,13 +19,16 @@ from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.gateway import metrics
 from sovereign_pipeline.serving.gateway.answering import Answering, Asked
 from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.pages.overview import AdminState, Standing, overview
+from sovereign_pipeline.serving.gateway.pages.shells import Name, shell
 from sovereign_pipeline.serving.gateway.readiness import Condition
-from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
-from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest
+from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model, no_such_page
+from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest, FeedbackRequest
 from sovereign_pipeline.serving.gateway.responses import (
     ChatCompletion,
     Completion,
     ErrorBody,
+    FeedbackTaken,
     Health,
     Kind,
     Level,
@@ -43,6 +48,8 @@ class Gateway:
     """How it stands with the lines now."""
     started: int
     """Seconds since 1970: when every model here was 'created', as far as a caller is told."""
+    standing: Standing
+    """What `/admin` shows besides."""
 
     @property
     def engine(self) -> Engine:
@@ -52,6 +59,12 @@ class Gateway:
 def gateway_of(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
+
+
+def named_caller(request: Request) -> Caller | None:
+    """Whom the proxy names on a page that anybody may have."""
+    caller: Caller | None = request.state.caller
+    return caller
 
 
 def caller_of(request: Request) -> Caller:
@@ -66,7 +79,7 @@ From = Annotated[Caller, Depends(caller_of)]
 MEANINGS: dict[int | str, str] = {
     400: "The request asks for something that is not there.",
     401: "No valid token was sent.",
-    404: "The model does not exist, or the caller may not use it.",
+    404: "The model or answer does not exist, or the caller may not use it.",
     408: "The request took too long to come.",
     413: "The request is too long.",
     429: "Too many requests; Retry-After says when.",
@@ -80,6 +93,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
+pages = APIRouter(include_in_schema=False)
 health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
 api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)
 
@@ -94,6 +108,13 @@ async def chat(request: Request, here: Here, caller: From, asked: ChatRequest) -
 async def completions(request: Request, here: Here, caller: From, asked: CompletionRequest) -> Response:
     """Answer a prompt, as the one message of a conversation."""
     return await _answer(request, here, caller, asked, "text")
+
+
+@api.post("/v1/feedback", response_model=FeedbackTaken)
+async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
+    """Say something of an answer that you got: the last word stands."""
+    await here.answering.take_feedback(caller, said.answer, said.feedback)
+    return FeedbackTaken(id=said.id)
 
 
 @api.get("/v1/models", response_model=ModelList)
@@ -116,7 +137,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
 async def metrics_page(here: Here, caller: From) -> Response:
     """Counters for Prometheus, for callers who may read them: they name every line."""
     if not caller.may_read_metrics:
-        raise Refusal(404, "There is no such page here.", "not_found")
+        raise no_such_page()
     places = here.answering.places
     page = here.answering.metrics.page(
         is_well=await here.engine.is_well(),
@@ -125,6 +146,30 @@ async def metrics_page(here: Here, caller: From) -> Response:
         running=places.running,
     )
     return Response(page, media_type=metrics.CONTENT_TYPE)
+
+
+@api.get("/admin/state", response_model=AdminState)
+async def admin_state(here: Here, caller: From) -> AdminState:
+    """How it stands with what the caller may use, for callers who may see it."""
+    if not caller.may_administer:
+        raise no_such_page()
+    async with here.answering.rates.request(caller):
+        computes, now = await here.engine.is_well(), datetime.datetime.now(datetime.UTC)
+        return await asyncio.to_thread(overview, caller, here.catalog, here.answering, here.standing, computes, now)
+
+
+@pages.get("/")
+async def chat_page() -> Response:
+    """Try a line: the page asks for everything else with the caller's token."""
+    return _page("chat")
+
+
+@pages.get("/admin")
+async def admin_page(caller: Annotated[Caller | None, Depends(named_caller)]) -> Response:
+    """The page alone; there is none for whom the proxy names and who may not see what it shows."""
+    if caller is not None and not caller.may_administer:
+        raise no_such_page()
+    return _page("admin")
 
 
 @health.get("/healthz", response_model=Health, response_model_exclude_none=True)
@@ -169,3 +214,8 @@ async def _answer(
 
 def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
     return ModelFacts(id=name, created=here.started, metadata=Level(classification=adapter.classification))
+
+
+def _page(name: Name) -> Response:
+    page = shell(name)
+    return Response(page.content, media_type="text/html", headers=dict(page.headers))

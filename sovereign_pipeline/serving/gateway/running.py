@@ -26,12 +26,14 @@ from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.pages.overview import Reviews, Standing
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.gateway.tracing import Collector
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
-from sovereign_pipeline.serving.rollout.watching import Watcher
+from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.settings import VARIABLES, Settings
 
@@ -40,6 +42,8 @@ SECONDS_BETWEEN_COMPARISONS = 5.0
 """Of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOURS = 60.0
 """Between two looks for an hour of answers that is over."""
+SECONDS_BETWEEN_REVIEWS = 600.0
+"""Between two looks for reviews that are due."""
 SECONDS_BETWEEN_HOLDS = 30.0
 """Between two looks at what is counted of staged adapters."""
 
@@ -144,17 +148,28 @@ async def _serve(
     telemetry = Telemetry(counts_directory(settings))
     collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)
+    ledger = _Ledger(settings)
+    reviews = Reviews(settings, lambda: ledger.registry)
     app = create_gateway(
         catalog,
         parts.callers,
         institution.serving.limits,
         parts.journal,
         telemetry,
+        GivenAnswers(serving_directory(settings) / "given-answers.db"),
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
+        Standing(
+            engine="local",
+            base_model=base.name,
+            flags=flags.flags,
+            behind=flags.problems,
+            hold=lambda flag: state_of(telemetry.directory, flag, institution),
+            rules=lambda line: institution.rollout_of(line).hold,
+            review=reviews.of,
+        ),
         collector.tracer if collector is not None else None,
     )
-    ledger = _Ledger(settings)
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
 
     async def keep_flags() -> None:
@@ -168,6 +183,9 @@ async def _serve(
     async def enter_hours() -> None:
         await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
 
+    async def look_up_reviews() -> None:
+        await asyncio.to_thread(reviews.look)
+
     async def watch_holds() -> None:
         await asyncio.to_thread(watcher.look)
 
@@ -180,10 +198,13 @@ async def _serve(
         repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
         repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
+        repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
     ]
     port = held.getsockname()[1]
-    report(f"gateway http://{LOOPBACK}:{port}   Ctrl-C ends")
+    address = f"http://{LOOPBACK}:{port}"
+    report(f"gateway {address}   Ctrl-C ends")
+    report(f"try a line at {address}/ and see what is served at {address}/admin")
     try:
         await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
     finally:

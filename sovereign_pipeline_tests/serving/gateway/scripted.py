@@ -21,7 +21,9 @@ from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
@@ -123,6 +125,7 @@ class Bench:
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
+    standing: Standing = NOTHING_BESIDES
     tracer: Tracer | None = None
 
     @cached_property
@@ -137,6 +140,7 @@ class Bench:
 
     def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
         """A flag that gives everybody what is in production."""
+        user = hashlib.sha256(user.encode()).hexdigest()
         for each in self.served:
             if each.line == line and each.is_in_production:
                 return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
@@ -176,8 +180,10 @@ class Bench:
             limits,
             Journal(self.journal),
             self.telemetry,
+            GivenAnswers(self.directory / "given-answers.db"),
             HOSTS,
             lambda: self.condition,
+            self.standing,
             self.tracer,
         )
 

@@ -81,7 +81,9 @@ def test_what_is_not_loaded_is_said_to_who_may_use_it_alone(bench: Bench, client
     "header",
     [None, "", "Bearer", "Bearer ", "Basic dTpw", "Bearer sk-other", "Token sk-other", "Bearer " + "x" * 5000],
 )
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/metrics", "/nowhere", "/docs", "/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/chat/completions", "/metrics", "/nowhere", "/docs", "/admin/state"]
+)
 def test_nobody_without_a_token_learns_anything(bench: Bench, client: Client, header: str | None, path: str) -> None:
     bench.serve(adapter("lamps"))
     bench.token()

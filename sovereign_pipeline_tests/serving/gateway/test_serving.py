@@ -1,6 +1,7 @@
 """`sovereign serve`, as an administrator starts it: a real engine, a real registry, and the official client."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def names(client: OpenAI) -> list[str]:
 @pytest.mark.slow
 def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_office: ServedOffice) -> None:
     office = served_office.office
-    granted = Grant("SECRET", None, versions=True)
+    granted = Grant("SECRET", None, versions=True, admin=True)
     text, token = add_token(served.settings, office.registry, "Layla Haddad", granted, 1, "root")
     client = served.client(text)
     wait_until(lambda: names(client) == ["lamps", "lamps-1.0.0"], served.log.read_text)
@@ -100,6 +101,15 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     assert whole.choices[0].finish_reason == "length" and whole.system_fingerprint == "lamps-1.0.0"
     with pytest.raises(openai.BadRequestError, match="tokens"):
         client.chat.completions.create(model="lamps", messages=[{"role": "user", "content": "x " * 20_000}])
+
+    asked_for = urllib.request.Request(f"{served.url}/admin/state", headers={"Authorization": f"Bearer {text}"})
+    with urllib.request.urlopen(asked_for) as state:
+        (line,) = json.load(state)["lines"]
+    assert [(each["adapter"], each["stage"], each["is_loaded"]) for each in line["adapters"]] == [
+        ("lamps-1.0.0", "production", True)
+    ]
+    assert line["rollout"]["production"] == line["review"]["adapter"] == "lamps-1.0.0"
+    assert line["adapters"][0]["days"] == 0 and line["adapters"][0]["complete"] == 2
 
     second = served_office.in_production()  # another version, which takes the first one's place
 
@@ -128,7 +138,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     kept = [served.log, *served.settings.serving.rglob("*")]
     for path in kept:
         if path.is_file():
-            content = path.read_text()
+            content = path.read_text(errors="replace")
             assert "zirconium" not in content and joined not in content and text not in content, path
     assert "Traceback" not in served.log.read_text()
 

@@ -1,0 +1,116 @@
+"""What `/admin` tells whom."""
+
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.pages.overview import Standing
+from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.pages.lamps import DAYS, try_out
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench
+
+ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
+
+
+def lines_of(client: Any) -> dict[str, Any]:
+    return {each["line"]: each for each in client.get("/admin/state").json()["lines"]}
+
+
+def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, client: Client) -> None:
+    try_out(bench)
+    del bench.engine.adapters[bench.served[1].digest]
+    viewer = client(bench.token("INTERNAL", admin=True))
+    answered = viewer.post("/v1/chat/completions", json=ASK).json()
+    viewer.post("/v1/feedback", json={"id": answered["id"], "thumb": "down", "severity": 3})
+    bench.engine.lost_after = 1
+    viewer.post("/v1/chat/completions", json=ASK)
+    state = viewer.get("/admin/state").json()
+    assert state["engine"] == {"name": "scripted", "base_model": "tiny", "computes": True}
+    (line,) = state["lines"]
+    production, staged = line["adapters"]
+    assert (production["adapter"], production["stage"], production["is_loaded"]) == ("lamps-1.0.0", "production", True)
+    assert (production["complete"], production["lost"], production["thumbs_down"]) == (1, 1, 1)
+    assert production["digest"] == bench.served[0].digest[:12] and production["days"] == 40
+    assert (staged["adapter"], staged["stage"], staged["is_loaded"]) == ("lamps-1.1.0", "staged", False)
+    assert line["is_behind"] and line["rollout"]["share"] == 0.1 and line["rollout"]["groups"] == ["pilot-desk"]
+    assert line["review"]["state"] == "due" and line["review"]["adapter"] == "lamps-1.1.0"
+    hold = line["hold"]
+    assert (hold["outcome"], hold["severe"], hold["rated"]) == ("open", 1, [24, 36])
+    needed = {each["what"]: (int(each["there"]), each["needed"]) for each in hold["needed"]}
+    assert needed["Days"] == (DAYS, 7) and needed["Users of the staged adapter"] == (12, 20)
+    disliked = next(each for each in hold["compared"] if each["measure"] == "disliked")
+    assert disliked["difference"] == "+11.1%" and disliked["margin"] == "2.0%"
+
+
+@pytest.mark.security_case(
+    "A caller asks for /admin without the right, or with a clearance below an adapter's level",
+    "404 as for a page that does not exist; an adapter above the clearance, its flag and its hold are not told of",
+)
+def test_it_tells_nobody_of_what_is_beyond_their_reach(bench: Bench, client: Client) -> None:
+    try_out(bench, staged_level="CONFIDENTIAL")
+    for rights in ({}, {"metrics": True, "versions": True}):
+        without = client(bench.token("SECRET", **rights))
+        missing = without.get("/admin/nothing")
+        refused = without.get("/admin/state")
+        assert refused.status_code == missing.status_code == 404 and refused.content == missing.content
+    low = client(bench.token("INTERNAL", admin=True)).get("/admin/state")
+    (line,) = low.json()["lines"]
+    assert [each["adapter"] for each in line["adapters"]] == ["lamps-1.0.0"]
+    assert line["rollout"] is line["hold"] is line["review"] is None
+    assert "1.1.0" not in low.text and "buoys" not in low.text
+    high = lines_of(client(bench.token("SECRET", admin=True)))
+    assert set(high) == {"lamps", "buoys"} and high["lamps"]["hold"] is not None
+    assert set(lines_of(client(bench.token("SECRET", admin=True, lines=("buoys",))))) == {"buoys"}
+
+
+def test_the_right_holds_for_the_lines_of_its_own_role_and_there_is_no_page_without_it(
+    bench: Bench, client: Client
+) -> None:
+    secret = b"a secret of the proxy, thirty-two characters long"
+    roles = {"desk": Role(clearance="SECRET"), "office": Role(clearance="SECRET", lines=("lamps",), admin=True)}
+    try_out(bench)
+    bench.callers = Callers(
+        Tokens(bench.directory / "tokens.json"),
+        Proxy(frozenset({"10.0.0.9"}), secret),
+        "X-Remote-User",
+        "X-Remote-Roles",
+        roles,
+    )
+    proxied = client(client=("10.0.0.9", 5000))
+    sent = {"X-Remote-User": "layla", "X-Proxy-Secret": secret.decode()}
+    seen = {
+        role: [proxied.get(path, headers={**sent, "X-Remote-Roles": role}).status_code for path in ("/admin", "/")]
+        for role in ("desk", "office", "")
+    }
+    assert seen == {"desk": [404, 200], "office": [200, 200], "": [404, 200]}
+    both = proxied.get("/admin/state", headers={**sent, "X-Remote-Roles": "desk,office"}).json()
+    assert [each["line"] for each in both["lines"]] == ["lamps"]
+
+
+def test_one_adapter_that_a_flag_names_and_nobody_serves_is_told(bench: Bench, client: Client) -> None:
+    try_out(bench)
+    bench.served = [each for each in bench.served if each.adapter != "lamps-1.1.0"]
+    (line,) = client(bench.token("INTERNAL", admin=True)).get("/admin/state").json()["lines"]
+    assert [(each["adapter"], each["is_loaded"]) for each in line["adapters"]] == [
+        ("lamps-1.0.0", True),
+        ("lamps-1.1.0", False),
+    ]
+
+
+def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Client) -> None:
+    flag = try_out(bench)
+
+    def damaged(_: Flag) -> None:
+        raise IntegrityError("zirconium", "Remove the file.")
+
+    bench.standing = Standing(flags=lambda: {"lamps": flag}, hold=damaged)
+    answer = client(bench.token("SECRET", admin=True)).get("/admin/state")
+    lines = {each["line"]: each for each in answer.json()["lines"]}
+    assert (lines["lamps"]["hold"], lines["lamps"]["is_hold_readable"]) == (None, False)
+    assert lines["buoys"]["is_hold_readable"] and "zirconium" not in answer.text
