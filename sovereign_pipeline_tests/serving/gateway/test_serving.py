@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from openai import OpenAI
 
@@ -37,7 +38,7 @@ ASK: Any = [{"role": "user", "content": "zirconium"}]
 class Served:
     """The command, in a process of its own."""
 
-    def __init__(self, office: ServedOffice, **changes: str) -> None:
+    def __init__(self, office: ServedOffice, **changes: object) -> None:
         """changes: of the office's settings."""
         self.settings = office.office.bench.settings.model_copy(update=changes)
         self.port = free_port()
@@ -58,6 +59,12 @@ class Served:
 
     def client(self, token: str) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=120)
+
+    def kill_engine(self) -> None:
+        (engine,) = (
+            each for each in psutil.Process(self.process.pid).children() if "local_child" in str(each.cmdline())
+        )
+        engine.kill()
 
     def stop(self) -> None:
         self.process.terminate()
@@ -144,35 +151,60 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
 
 
 @pytest.mark.slow
-def test_no_request_fails_while_the_version_changes(served: Served, served_office: ServedOffice) -> None:
-    """Two promotions between two looks of the gateway, and a rollback, while callers ask."""
-    office = served_office.office
-    text, _ = add_token(served.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
-    client, told, failed, is_over = served.client(text), [], [], threading.Event()
-    wait_until(lambda: names(client) == ["lamps"], served.log.read_text)
+def test_no_request_fails_while_the_version_changes(
+    served: Served, served_office: ServedOffice, tmp_path: Path
+) -> None:
+    """Two promotions between two looks, and a rollback, while callers ask two gateways, each with an engine of its own.
 
-    def ask_again_and_again() -> None:
+    They share the home, and of it the flags alone; then the engine of one of them is killed.
+    """
+    office = served_office.office
+    other = Served(served_office, serving=tmp_path / "other")
+    gateways, clients = (served, other), []
+    told: tuple[list[str], list[str]] = ([], [])
+    failed: list[str] = []
+    is_over = threading.Event()
+    for each in gateways:
+        text, _ = add_token(each.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
+        clients.append(each.client(text))
+    wait_until(lambda: all(names(client) == ["lamps"] for client in clients), served.log.read_text)
+
+    def ask(number: int) -> str:
+        answer = clients[number].chat.completions.create(model="lamps", messages=ASK, max_tokens=8)
+        return str(answer.system_fingerprint)
+
+    def ask_again_and_again(number: int) -> None:
         while not is_over.is_set():
             try:
-                answer = client.chat.completions.create(model="lamps", messages=ASK, max_tokens=8)
-                told.append(answer.system_fingerprint)
+                told[number].append(ask(number))
             except openai.APIError as error:
                 failed.append(str(error))
 
-    callers = [threading.Thread(target=ask_again_and_again) for _ in range(3)]
-    for each in callers:
-        each.start()
+    callers = [threading.Thread(target=ask_again_and_again, args=(number,)) for number in (0, 0, 1, 1)]
+    for caller in callers:
+        caller.start()
     try:
         second, third = served_office.in_production(), served_office.in_production()
-        wait_until(lambda: told[-1] == third.id, served.log.read_text)
+        wait_until(lambda: all(each[-1] == third.id for each in told), served.log.read_text)
         rollback(served.settings, "lamps", None, office.officers["omar"], "It answers in verse.")
-        wait_until(lambda: told[-1] == second.id, served.log.read_text)
+        wait_until(lambda: all(each[-1] == second.id for each in told), served.log.read_text)
     finally:
         is_over.set()
-        for each in callers:
-            each.join(60)
+        for caller in callers:
+            caller.join(60)
     assert not failed
-    assert told[0] == "lamps-1.0.0"
+    assert [each[0] for each in told] == ["lamps-1.0.0"] * 2
+
+    other.kill_engine()
+
+    def is_back() -> bool:
+        with contextlib.suppress(openai.APIError):
+            return ask(1) == second.id
+        return False
+
+    wait_until(is_back, served.log.read_text)
+    assert ask(0) == second.id
+    other.stop()
 
 
 @pytest.mark.slow
