@@ -63,16 +63,19 @@ prepare: setup
 demo: prepare
 	@$(BIN)/sovereign run $(LINES)
 
+# Tests start hundreds of processes, each of which would compile the program anew where bytecode is not written.
+IN_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+
 test: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile
 
 test-fast: setup
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser and not postgresql and not gpu"
+	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser and not postgresql and not gpu"
 
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov sovereign_pipeline --cov-report term --cov-report html
+	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile --cov sovereign_pipeline --cov-report term --cov-report html
 
 docs: setup
 	@PYTHONPATH=$(CURDIR) $(BIN)/python docs/make.py

@@ -17,19 +17,27 @@ from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry, LedgerNode
 
 APPENDED = "appended to the ledger"
 """In `Session.info`: exact bytes of the entries that a transaction added."""
+KNOWN = "hashes of the ledger's tree"
+"""In `Session.info`: those that were looked up. A session sees one state, and no act changes a complete subtree."""
 AT_ONCE = 5_000
 """Rows that are written together when many are."""
 
 
+_NEWEST = select(func.max(LedgerEntry.sequence))
+_BESIDE = select(func.count(AuditEntry.sequence), func.min(AuditEntry.sequence), func.max(AuditEntry.sequence))
+_PLACE = tuple_(LedgerNode.level, LedgerNode.position)
+_NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
+
+
 def size_of(session: Session) -> int:
     """How many entries there are."""
-    return session.scalar(select(func.max(LedgerEntry.sequence))) or 0
+    return session.scalar(_NEWEST) or 0
 
 
 def assert_no_entry_beside(session: Session) -> None:
     """Raise IntegrityError for an entry in columns that is no leaf: the checkpoints cover leaves alone."""
-    sequence, size = AuditEntry.sequence, size_of(session)
-    count, first, last = session.execute(select(func.count(sequence), func.min(sequence), func.max(sequence))).one()
+    size = size_of(session)
+    count, first, last = session.execute(_BESIDE).one()
     if count and (count > size or first < 1 or last > size):
         raise IntegrityError(
             f"The audit log has {count} entries, numbered {first} to {last}, and the ledger's tree has {size}: "
@@ -87,12 +95,11 @@ def _row(node: Node, hash: bytes) -> dict[str, int | bytes]:
 
 def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
     """In the order in which they are asked for."""
-    if not nodes:
-        return {}
-    place = tuple_(LedgerNode.level, LedgerNode.position)
-    rows = session.execute(select(LedgerNode.level, LedgerNode.position, LedgerNode.hash).where(place.in_(list(nodes))))
-    found = {(level, position): hash for level, position, hash in rows}
-    missing = [node for node in nodes if node not in found]
+    known: dict[Node, bytes] = session.info.setdefault(KNOWN, {})
+    if asked := [node for node in nodes if node not in known]:
+        rows = session.execute(_NODES.where(_PLACE.in_(asked)))
+        known |= {(level, position): hash for level, position, hash in rows}
+    missing = [node for node in asked if node not in known]
     if missing:
         raise damaged(missing[0], "is missing")
-    return {node: found[node] for node in nodes}
+    return {node: known[node] for node in nodes}
