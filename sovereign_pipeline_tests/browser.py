@@ -13,6 +13,26 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 
+LOWEST_CONTRAST = """() => {
+  const luminance = color => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => value / 255)
+      .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    const color = getComputedStyle(element).backgroundColor;
+    return color === 'rgba(0, 0, 0, 0)' && element.parentElement ? ground(element.parentElement) : color;
+  };
+  const ratio = element => {
+    const pair = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  };
+  const written = [...document.body.querySelectorAll('*')]
+    .filter(element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()));
+  return Math.min(...written.map(ratio));
+}"""
+"""Of the text of a page and what is behind it."""
+
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:

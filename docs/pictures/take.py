@@ -1,7 +1,9 @@
-"""Take the pictures of README and docs: `.venv/bin/python docs/pictures/take.py [dagster] [report] [review]`.
+"""Take the pictures of README and docs: `.venv/bin/python docs/pictures/take.py [dagster] [report] [review]
+[serving]`.
 
 Without an argument it takes all. It needs Debian's `chromium` and lines that were run (`make demo`), and starts and
-stops servers on free ports. The review is opened in a copy of the installation: the registry keeps no trace of it.
+stops servers on free ports. The review is opened in a copy of the installation: the registry keeps no trace of it. The
+gateway's pages need no line: a gateway of the tests replays an answer, and shows a rollout that was made up.
 """
 
 import shutil
@@ -24,10 +26,19 @@ from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline_tests.serving.gateway.conftest import Running
+from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench
 
 HERE = Path(__file__).resolve().parent
 LINE = "permits-desk"
 LARGEST_PAIR = 1300  # pixels
+QUESTION = "We ask for a permit to moor a barge at quay four from 3 to 9 June."
+ANSWER = (
+    "With reference to your letter of 28 May 2024, |the Department of Marine and Aviation advises as follows.\n|The "
+    "permit is granted on 28 June 2024 at quay four. |The permit is to be carried out by a licensed vessel of the "
+)
+"""As docs/serving.md has it."""
 REVIEWED = {"en": "permits-desk", "ar": "circulars-ar"}
 ASSET_PAGES = {
     "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", 1500, 760),
@@ -37,7 +48,7 @@ ASSET_PAGES = {
 
 def main() -> None:
     executable = shutil.which("chromium") or sys.exit("Install Debian's chromium first.")
-    wanted = sys.argv[1:] or ["dagster", "report", "review"]
+    wanted = sys.argv[1:] or ["dagster", "report", "review", "serving"]
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as copy:
@@ -48,6 +59,8 @@ def main() -> None:
             take_report(browser)
         if "review" in wanted:
             take_review(browser, Path(copy))
+        if "serving" in wanted:
+            take_serving(browser, Path(copy))
         browser.close()
 
 
@@ -122,6 +135,30 @@ def take_review(browser: Any, copy: Path) -> None:
         page.screenshot(path=HERE / f"review-page-{language}.png", full_page=True)
     server.should_exit = True
     thread.join()
+
+
+def take_serving(browser: Any, directory: Path) -> None:
+    """The chat page with the answer of docs/serving.md, and the overview with a hold that is open."""
+    bench = Bench(directory / "serving")
+    bench.engine.words = ANSWER.split("|")
+    try_out(bench, LINE, staged_level="CONFIDENTIAL", level="CONFIDENTIAL")
+    running = Running(bench)
+    page = new_page(browser, 1100, 480, locale="en")
+    sign_in(page, f"{running.url}/", bench.token("CONFIDENTIAL", admin=True))
+    page.fill("#question", QUESTION)
+    page.press("#question", "Enter")
+    page.get_by_role("button", name="Bad answer").click()
+    page.screenshot(path=HERE / "chat-page.png")
+    sign_in(page, f"{running.url}/admin", bench.token("CONFIDENTIAL", admin=True))
+    page.wait_for_selector("section")
+    page.locator("body").screenshot(path=HERE / "admin-page.png")
+    running.stop()
+
+
+def sign_in(page: Any, url: str, token: str) -> None:
+    page.goto(url)
+    page.fill("#token", token)
+    page.press("#token", "Enter")
 
 
 def print_to_stderr(text: str) -> None:

@@ -127,6 +127,7 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
         {"lines": None},
         {"versions": True},
         {"metrics": True},
+        {"admin": True},
         {"who": "Omar Nasser"},
         {"expires_at": NOW + datetime.timedelta(days=9000)},
     ],

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.ledger.tables import Guess
+from sovereign_pipeline_tests.browser import LOWEST_CONTRAST
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.operators import (
     DESKTOP,
@@ -168,23 +169,3 @@ def test_texts_run_in_their_own_direction_and_every_choice_has_a_name_and_enough
     assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG 2.2, success criterion 1.4.3
     page.keyboard.press("1")
     assert page.evaluate("document.activeElement.name") == "a.helpfulness"
-
-
-LOWEST_CONTRAST = """() => {
-  const luminance = color => {
-    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => value / 255)
-      .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = element => {
-    const color = getComputedStyle(element).backgroundColor;
-    return color === 'rgba(0, 0, 0, 0)' && element.parentElement ? ground(element.parentElement) : color;
-  };
-  const ratio = element => {
-    const pair = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
-    return (pair[0] + 0.05) / (pair[1] + 0.05);
-  };
-  const written = [...document.body.querySelectorAll('*')]
-    .filter(element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim()));
-  return Math.min(...written.map(ratio));
-}"""

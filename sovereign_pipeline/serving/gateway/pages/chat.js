@@ -136,6 +136,7 @@ function rating(facts) {
   });
   const down = pressed("Bad answer", () => {
     report.hidden = !report.hidden;
+    if (!report.hidden) report.scrollIntoView({ block: "nearest" });
   });
   row.append(up, down, result);
   box.append(row, report);

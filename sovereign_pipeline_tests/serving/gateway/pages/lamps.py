@@ -54,22 +54,19 @@ def state_of(flag: Flag) -> State | None:
     return judge(flag, Tally(drawn={"staged": worse, "production": others}, severe=1), Hold(), NOW)
 
 
-def try_out(bench: Bench, staged_level: str = "INTERNAL") -> Flag:
-    """Serve `lamps` with a staged adapter, and `buoys`."""
+def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", staged_level: str = "INTERNAL") -> Flag:
+    """Serve a line with a staged adapter, and `buoys`."""
     registered = NOW - datetime.timedelta(days=40)
-    production = bench.serve(replace(adapter("lamps"), registered_at=registered))
-    staged = bench.serve(
-        replace(adapter("lamps", "1.1.0", staged_level), registered_at=registered), in_production=False
-    )
+    production = bench.serve(replace(adapter(line, level=level), registered_at=registered))
+    staged = bench.serve(replace(adapter(line, "1.1.0", staged_level), registered_at=registered), in_production=False)
     bench.serve(adapter("buoys", level="SECRET"))
     flag = flag_of(production, staged)
-    due = Due("lamps", "lamps-1.1.0", NOW.date(), "due", (), False, True, None)
+    due = Due(line, f"{line}-1.1.0", NOW.date(), "due", (), False, True, None)
     bench.standing = Standing(
-        engine="scripted",
-        base_model="tiny",
-        flags=lambda: {"lamps": flag},
-        behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"},
+        engine="local",
+        base_model="smollm2-135m-instruct",
+        flags=lambda: {line: flag},
         hold=state_of,
-        review={"lamps": due}.get,
+        review={line: due}.get,
     )
     return flag

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from sovereign_pipeline_tests.browser import open_browser
+from sovereign_pipeline_tests.browser import LOWEST_CONTRAST, open_browser
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
@@ -125,6 +125,7 @@ def test_a_line_is_tried_and_what_anybody_writes_is_shown_as_text(
     counts = served.app.state.gateway.answering.metrics.counts()
     assert counts["lamps-1.0.0"].down == 1
     somebody.picture("chat-en")
+    assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG 2.2, success criterion 1.4.3
     somebody.assert_fits_a_phone("chat-phone")
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
     page.reload()
@@ -206,6 +207,7 @@ def test_an_administrator_sees_how_it_stands_within_their_reach(
         expect(card).to_contain_text(told)
     expect(page.get_by_role("heading", name="Hold of the staged adapter")).to_contain_text("open")
     somebody.picture("admin-en")
+    assert page.evaluate(LOWEST_CONTRAST) >= 4.5
     somebody.assert_fits_a_phone("admin-phone")
     page.click("#language")
     expect(card).to_contain_text("فترة تجربة المحوّل")

@@ -1,5 +1,6 @@
 """What `/admin` tells whom."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ def lines_of(client: Any) -> dict[str, Any]:
 
 def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, client: Client) -> None:
     try_out(bench)
+    bench.standing = replace(bench.standing, behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"})
     del bench.engine.adapters[bench.served[1].digest]
     viewer = client(bench.token("INTERNAL", admin=True))
     answered = viewer.post("/v1/chat/completions", json=ASK).json()
@@ -31,7 +33,7 @@ def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, 
     bench.engine.lost_after = 1
     viewer.post("/v1/chat/completions", json=ASK)
     state = viewer.get("/admin/state").json()
-    assert state["engine"] == {"name": "scripted", "base_model": "tiny", "computes": True}
+    assert state["engine"] == {"name": "local", "base_model": "smollm2-135m-instruct", "computes": True}
     (line,) = state["lines"]
     production, staged = line["adapters"]
     assert (production["adapter"], production["stage"], production["is_loaded"]) == ("lamps-1.0.0", "production", True)
