@@ -63,7 +63,7 @@ def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.database import open_registry
 
     registry = open_registry(Settings.from_environment())
-    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)])
+    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
     trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
     facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
     if as_json:
@@ -275,20 +275,30 @@ def issue_add(
     out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
 
 
-def with_marks(registry: "Registry", rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged."""
+def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
+    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged.
+
+    `adapter_id`: the only row is that of this adapter, so that nothing is verified that is about others.
+    """
     from sovereign_pipeline.ledger.purges import purge_dates
     from sovereign_pipeline.ledger.tables import row_as_dict
     from sovereign_pipeline.release.issues import issues_by_adapter
-    from sovereign_pipeline.release.recall import question_of, recalls_in_force
+    from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
 
     with registry.reading() as session:
-        recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
-        issues = issues_by_adapter(session, registry.settings)
+        if adapter_id is None:
+            recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
+        else:
+            recalls = {adapter_id: open_recalls(session, registry.settings, adapter_id)}
+        issues = issues_by_adapter(session, registry.settings, adapter_id)
         purged = purge_dates(session)
     trust = trust_root_if_any(registry.settings) if issues else None
+    marked = {*recalls, *issues, *purged}
+    plain: dict[str, Any] = {"recalls": [], "known_issues": [], "weights_purged": None}
     return [
-        {
+        {**row, **plain}
+        if row["id"] not in marked
+        else {
             **row,
             "recalls": [
                 {"id": each.id, "recalled": str(question_of(each)), "reason": each.reason}

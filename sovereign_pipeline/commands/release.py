@@ -110,7 +110,7 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     trust = trust_root(settings)
     with open_registry(settings).reading() as session:
-        found, refused = all_standings(session, trust, line)
+        found, refused = all_standings(session, settings, trust, line)
     rows = [_facts(each) for each in found]
     if as_json:
         print_json(rows)
@@ -167,7 +167,7 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     registry, trust = open_registry(settings), trust_root(settings)
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
-        rows = history_of(session, trust, adapter.line, adapter_id)
+        rows = history_of(session, registry.settings, trust, adapter.line, adapter_id)
     if as_json:
         print_json(rows)
         return
@@ -239,7 +239,7 @@ def _decide(
     settings = Settings.from_environment()
     registry, trust = open_registry(settings), trust_root(settings)
     with registry.reading() as session:
-        standing = standing_of(session, trust, find_request(session, request_id))
+        standing = standing_of(session, settings, trust, find_request(session, request_id))
     workplace = open_workplace(settings, standing.request.line, tell_progress)
     let_ledger_catch_up(registry, workplace)
     asked = _question({"requested by": standing.requester.person, **standing.predicate})
@@ -274,9 +274,7 @@ def _print_standing(standing: "Standing") -> None:
     if standing.ended is not None:
         out.print(f"[green]✓[/] {asked}: {escape(standing.ended)}")
         return
-    out.print(
-        f"[green]✓[/] {asked}: {len(standing.approvals)} of {predicate['approvals']} approvals; request {row.id[:12]}"
-    )
+    out.print(f"[green]✓[/] {asked}: {len(standing.approvals)} of {standing.needed} approvals; request {row.id[:12]}")
     out.print(f"Next: [bold]sovereign adapters approve {row.id[:12]} --key FILE[/], by another officer")
 
 
@@ -288,7 +286,7 @@ def _facts(standing: "Standing") -> dict[str, Any]:
         "transition": predicate["transition"],
         "requested_by": standing.requester.person,
         "approved_by": [each.person for each in standing.approvals],
-        "needed": predicate["approvals"],
+        "needed": standing.needed,
         "expires": predicate["expires"],
         "ended": standing.ended,
     }

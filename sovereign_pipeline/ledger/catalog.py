@@ -32,20 +32,22 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
     """What a table shows of each adapter, quick for thousands; ordered and refused as by `list_adapters`."""
-    query = select(*BRIEF).order_by(Adapter.registered_at, Adapter.id)
+    query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
     if line is not None:
-        query = query.where(Adapter.line == line)
+        query = query.where(_COLUMNS.line == line)
+    names = [column.name for column in _BRIEF]
     with registry.reading() as session:
         rows = session.execute(query).all()
         assert_entered(session, [row.id for row in rows])
         state = states(session, line)
-        return [{**row._mapping, "state": state[row.id]} for row in rows]
+        return [dict(zip(names, row, strict=True), state=state[row.id]) for row in rows]
 
 
-BRIEF = (
-    *(Adapter.id, Adapter.classification, Adapter.method, Adapter.adapter_digest, Adapter.dataset_digest),
-    *(Adapter.base_model, Adapter.registered_at, Adapter.review_date),
-)
+_COLUMNS = Adapter.__table__.c
+_BRIEF = [
+    *(_COLUMNS.id, _COLUMNS.classification, _COLUMNS.method, _COLUMNS.adapter_digest, _COLUMNS.dataset_digest),
+    *(_COLUMNS.base_model, _COLUMNS.registered_at, _COLUMNS.review_date),
+]
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:

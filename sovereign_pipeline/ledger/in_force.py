@@ -106,13 +106,19 @@ def assert_rules_kept(session: Session, settings: Settings) -> None:
         sha256 = entry.subjects["now"]
         if sha256 is None:
             continue
-        path = rule_file(settings, sha256)
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise IntegrityError(
-                f"{path}: the copy of {entry.subjects['file']}, in force since entry {entry.sequence}, is missing or "
-                f"was changed.",
-                "Restore it from a copy.",
-            )
+        kept_rule(settings, entry.subjects["file"], sha256, entry.sequence)
+
+
+def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
+    """The copy of a rule that an entry names. Raises IntegrityError where it is missing or was changed."""
+    path = rule_file(settings, sha256)
+    content = path.read_bytes() if path.is_file() else None
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        raise IntegrityError(
+            f"{path}: the copy of {file}, in force since entry {sequence}, is missing or was changed.",
+            "Restore it from a copy.",
+        )
+    return content
 
 
 def rules_digest(settings: Settings, line: str) -> dict[str, str]:

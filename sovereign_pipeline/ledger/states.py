@@ -7,12 +7,10 @@ each needs (`release/`).
 import datetime
 import hashlib
 import itertools
-import json
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from sqlalchemy import Row, String, cast, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.errors import IntegrityError
@@ -74,9 +72,9 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
     by_line = {each: list(rows) for each, rows in itertools.groupby(made, key=lambda row: str(row.line))}
     _assert_on_record(session, line, by_line)
     for rows in by_line.values():
-        for row, moment in zip(rows, _moments(rows), strict=True):
-            if at is None or moment <= at:
-                found[row.adapter_id] = _state(row.after)
+        if at is not None:
+            rows = [row for row, moment in zip(rows, _moments(rows), strict=True) if moment <= at]
+        found |= {row.adapter_id: _state(row.after) for row in rows}
     return found
 
 
@@ -114,42 +112,26 @@ def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
 
 def _assert_on_record(session: Session, line: str | None, found: Mapping[str, Sequence[TransitionRow]]) -> None:
     """Compare every transition of one line, or of all, with its entry. `found`: line -> the oldest first."""
-    written = {each: [json.dumps(facts_of(row)) for row in rows] for each, rows in found.items()}
-    lines = {entry: each for each, of_line in written.items() for entry in of_line}
-    entries = select(cast(AuditEntry.subjects, String)).where(AuditEntry.action == STATE_CHANGED)
+    entries = select(AuditEntry.__table__.c.subjects).where(AuditEntry.action == STATE_CHANGED)
     if line is not None:
         entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
-    entered: dict[str, list[str]] = {}
-    for entry in map(_without_row, session.scalars(entries.order_by(AuditEntry.sequence))):
-        entered.setdefault(lines.get(entry) or json.loads(entry)["line"], []).append(entry)
+    entered: dict[str, list[dict[str, Any]]] = {}
+    for subjects in session.scalars(entries.order_by(AuditEntry.sequence)):
+        subjects.pop(ROWS, None)
+        entered.setdefault(subjects["line"], []).append(subjects)
     for each in dict.fromkeys([*found, *entered]):
-        _assert_entered(each, found.get(each, []), written.get(each, []), entered.get(each, []))
+        _assert_entered(each, found.get(each, []), entered.get(each, []))
         _assert_one_follows_the_other(each, found.get(each, []))
 
 
-def _assert_entered(line: str, rows: Sequence[TransitionRow], written: Sequence[str], entered: Sequence[str]) -> None:
-    """`written`: the entries of the rows, as this program writes them; most are so, and are compared as text."""
-    for number, (row, text, entry) in enumerate(zip(rows, written, entered, strict=False), start=1):
-        if (text != entry and facts_of(row) != _facts_in(entry)) or row.sequence != number:
+def _assert_entered(line: str, rows: Sequence[TransitionRow], entered: Sequence[dict[str, Any]]) -> None:
+    for number, (row, entry) in enumerate(zip(rows, entered, strict=False), start=1):
+        if facts_of(row) != entry or row.sequence != number:
             raise _not_on_record(line, number, "differs from its entry in the audit log")
     if len(rows) > len(entered):
         raise _not_on_record(line, len(entered) + 1, "was put in past this program: no entry of the audit log names it")
     if len(rows) < len(entered):
         raise _not_on_record(line, len(rows) + 1, "is gone; the audit log names it")
-
-
-def _without_row(entry: str) -> str:
-    """The text of an entry without its own row's digest, where that stands last, as this program writes it."""
-    return _ROW.sub("}", entry)
-
-
-def _facts_in(entry: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(entry)
-    facts.pop(ROWS, None)
-    return facts
-
-
-_ROW = re.compile(rf', "{ROWS}": {{"{Transition.__tablename__}": {{"[^"]*": "[0-9a-f]{{64}}"}}}}}}\Z')
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:

@@ -45,7 +45,7 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     index_adapter(registry, workplace.store, adapter)
     version = _mirror_adapter(workplace, registry, adapter)
     with registry.reading() as session:
-        issues = [issue.text for issue in issues_by_adapter(session, registry.settings).get(adapter.id, ())]
+        issues = [issue.text for issue in issues_by_adapter(session, registry.settings, adapter.id).get(adapter.id, ())]
         recalls = [recall.id for recall in open_recalls(session, registry.settings, adapter.id)]
     return {
         "adapter": adapter.id,

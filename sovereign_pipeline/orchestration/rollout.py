@@ -132,7 +132,7 @@ def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
         open_requests = [
             f"Request {each.request.id[:12]} for {each.request.adapter_id} has {len(each.approvals)} of "
             f"{each.predicate['approvals']} approvals."
-            for each in standings(session, trust, workplace.line.line)
+            for each in standings(session, workplace.settings, trust, workplace.line.line)
             if each.ended is None and each.request.transition == ASKED[role]
         ]
     return (

@@ -5,8 +5,10 @@ officers there are and what each may approve, which the trust root says (`data/t
 (`release/transitions.py`).
 """
 
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, TypeGuard, get_args
 
+import yaml
 from pydantic import Field
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
@@ -51,3 +53,21 @@ class Release(RecipeModel):
         """How many officers besides the requester a transition needs at a classification level."""
         chosen = {**APPROVALS_BY_DEFAULT, **self.approvals, **self.approvals_by_level.get(level, {})}
         return chosen[transition]
+
+
+def is_transition(name: str) -> TypeGuard[TransitionName]:
+    """Whether rules are about a transition of this name."""
+    return name in get_args(TransitionName)
+
+
+@lru_cache(maxsize=64)
+def release_in(content: bytes) -> Release:
+    """The rules of a copy of `institution.yaml`, which may have keys that only another version knows.
+
+    Raises ValueError where there is none to read.
+    """
+    try:
+        section = yaml.safe_load(content).get("release") or {}
+        return Release.model_validate({name: section[name] for name in Release.model_fields if name in section})
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
+        raise ValueError("no rules") from None

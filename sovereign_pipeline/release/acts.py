@@ -10,7 +10,7 @@ What belongs here: that form. What does not: what an act is about, and its rows 
 
 import datetime
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.in_force import TRUST_NAMES, trust_named
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
+from sovereign_pipeline.ledger.log.tree import AT_ONCE
 from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
@@ -103,10 +104,17 @@ def enter_act(
     append(session, actor_of(signer.keyid), act.action, entered)
 
 
-def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: Iterable[Acted]) -> None:
+def assert_acts_on_record(
+    session: Session, settings: Settings, act: Act, rows: Iterable[Acted], adapter_id: str | None = None
+) -> None:
     """Assert that every row of a kind of act is in an entry, that none is gone, and that each was signed by an officer
-    who may do so. Raises IntegrityError naming those that are not."""
+    who may do so. Raises IntegrityError naming those that are not.
+
+    `adapter_id`: `rows` are only those of this adapter, of a kind of act that is about one; None: they are all.
+    """
     query = select(AuditEntry).where(AuditEntry.action == act.action).order_by(AuditEntry.sequence)
+    if adapter_id is not None:
+        query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
     entries: dict[str, AuditEntry] = {}
     for entry in session.scalars(query):
         entries.setdefault(act.named(entry.subjects), entry)  # a second entry of one name is nobody's
@@ -117,9 +125,11 @@ def assert_acts_on_record(session: Session, settings: Settings, act: Act, rows: 
     wrong = [name for name in dict.fromkeys([*found, *entries]) if not _is_entered(found.get(name), entries.get(name))]
     if wrong:
         raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
+    about = _about(session, {adapter for row in found.values() for adapter in row.adapters})
     for name, row in found.items():
         if row.statement is not None and trust is not None:
-            _assert_signed(session, trust, act, name, row, entries[name])
+            of_row = {each: about[each] for each in row.adapters if each in about}
+            _assert_signed(of_row, trust, act, name, row, entries[name])
         elif not _was_taken_over(session, act, row, entries[name]):
             raise IntegrityError(
                 f"The registry: {name}: no officer signed it, so it counts for nothing.",
@@ -136,9 +146,12 @@ def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
     return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor)
 
 
-def _assert_signed(session: Session, trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry) -> None:
+def _assert_signed(
+    about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry
+) -> None:
     assert row.statement is not None
-    about = _about(session, row.adapters)
+    if not about:
+        raise IntegrityError(f"The registry: {name} is about no adapter that is registered.", HINT)
     try:
         verified = verify_act(
             row.statement,
@@ -166,11 +179,15 @@ def _was_taken_over(session: Session, act: Act, row: Acted, entry: AuditEntry) -
     return key in taken.subjects["unsigned"].get(act.table, ())
 
 
-def _about(session: Session, adapters: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Adapter -> its level and the SHA-256 of its record's manifest."""
-    columns = (Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
-    rows = session.execute(select(*columns).where(Adapter.id.in_(adapters)).order_by(Adapter.id))
-    return {adapter: (level, manifest) for adapter, level, manifest in rows}
+def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Adapter -> its level and the SHA-256 of its record's manifest, in the order of their ids."""
+    query = select(Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
+    ids = sorted(adapters)
+    found: dict[str, tuple[str, str]] = {}
+    for first in range(0, len(ids), AT_ONCE):
+        rows = session.execute(query.where(Adapter.id.in_(ids[first : first + AT_ONCE])))
+        found |= {adapter: (level, manifest) for adapter, level, manifest in rows}
+    return {each: found[each] for each in ids if each in found}
 
 
 def _written(at: datetime.datetime) -> str:

@@ -90,7 +90,7 @@ def audit_adapter(
     _assert_no_finding(examine_all(registry, store, settings, ledger.newest))
     lines = dict.fromkeys(line_of(each) for each in _with_parents(registry, store, adapter_id))
     with registry.reading() as session:
-        requests, transitions = _signed(session, trust, lines)
+        requests, transitions = _signed(session, settings, trust, lines)
     lineage = verify_adapter(registry, store, settings, adapter_id, progress)
     return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, lineage)
 
@@ -110,7 +110,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
         waiting = record.parent_adapter.adapter if record.parent_adapter is not None else None
 
 
-def _signed(session: Session, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
+def _signed(session: Session, settings: Settings, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
     """Every request with its decisions, and every transition, verified by signature."""
-    requests = sum(len(standings(session, trust, line)) for line in lines)
-    return requests, sum(len(assert_signed(session, trust, line)) for line in lines)
+    requests = sum(len(standings(session, settings, trust, line)) for line in lines)
+    return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)

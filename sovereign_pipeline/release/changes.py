@@ -19,6 +19,7 @@ from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
+from sovereign_pipeline.release.rules_on_record import rules_on_record
 from sovereign_pipeline.release.standing import Standing
 from sovereign_pipeline.release.transitions import SUPERSEDE, Arrow, arrow
 from sovereign_pipeline.signing.officers import pipeline_signer
@@ -40,7 +41,7 @@ def make_transition(
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
     assert_not_recalled(session, registry.settings, adapter, asked)
-    _assert_enough_by_the_rules_of_now(workplace, standing, asked, adapter)
+    _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
             f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
@@ -102,10 +103,12 @@ def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
 
 
 def _assert_enough_by_the_rules_of_now(
-    workplace: Workplace, standing: Standing, asked: Arrow, adapter: Adapter
+    session: Session, registry: Registry, standing: Standing, asked: Arrow, adapter: Adapter
 ) -> None:
-    """What a request says of itself is its requester's word."""
-    needed = workplace.institution.release.approvals_for(asked.name, adapter.classification)
+    """What a request says of itself is its requester's word. The rules of now are on record since the transaction's
+    first entry; those that this process has read may be older."""
+    rules = rules_on_record(session, registry.settings)
+    needed = rules.approvals_for(None, asked.name, [adapter.classification])
     stated = (standing.predicate["classification"], standing.predicate["approvals"])
     if stated[0] != adapter.classification or stated[1] < needed:
         raise ConflictError(

@@ -46,11 +46,11 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
         assert_policy_as_shown(workplace.settings, proposal)
         row = enter_request(session, trust, signer, officer, proposal)
         if proposal.approvals == 0:
-            make_transition(session, registry, workplace, trust, standing_of(session, trust, row))
+            make_transition(session, registry, workplace, trust, standing_of(session, workplace.settings, trust, row))
     if proposal.approvals == 0:
         follow_after_act(registry, workplace.settings, row.line, workplace.progress)
     with registry.reading() as session:
-        return standing_of(session, trust, row)
+        return standing_of(session, workplace.settings, trust, row)
 
 
 def decide(
@@ -78,7 +78,7 @@ def decide(
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
         row = find_request(session, request_id)
-        standing = standing_of(session, trust, row, now)
+        standing = standing_of(session, workplace.settings, trust, row, now)
         if standing.ended is not None:
             raise ConflictError(f"Request {row.id[:12]} has ended: {standing.ended}.", "Request anew.")
         _assert_may_decide(standing, officer, decision)
@@ -105,11 +105,11 @@ def decide(
             **trust_named(trust),
         }
         append(session, entry_actor(officer), DECIDED[decision], subjects)
-        standing = standing_of(session, trust, row, now)
+        standing = standing_of(session, workplace.settings, trust, row, now)
         is_made = standing.ended is None and standing.is_complete
         if is_made:
             make_transition(session, registry, workplace, trust, standing)
-            standing = standing_of(session, trust, row, now)
+            standing = standing_of(session, workplace.settings, trust, row, now)
     if is_made:
         follow_after_act(registry, workplace.settings, row.line, workplace.progress)
     return standing

@@ -12,6 +12,7 @@ from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Transition, row_as_dict
 from sovereign_pipeline.release.standing import Standing, signed_transitions
+from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
 
 COMPARED = (
@@ -31,12 +32,14 @@ COMPARED = (
 """Columns in which two versions are compared."""
 
 
-def history_of(session: Session, trust: Trust, line: str, adapter_id: str | None = None) -> list[dict[str, Any]]:
+def history_of(
+    session: Session, settings: Settings, trust: Trust, line: str, adapter_id: str | None = None
+) -> list[dict[str, Any]]:
     """Each transition of a line, or of one of its adapters: when, by whose request, with whose approval, on what.
 
     Raises IntegrityError naming a transition that was not signed, asked for and approved as it says.
     """
-    rows = signed_transitions(session, trust, line)
+    rows = signed_transitions(session, settings, trust, line)
     return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
 
 

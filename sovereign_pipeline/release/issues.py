@@ -58,19 +58,22 @@ def words_of_issue(text: str) -> str:
     return text
 
 
-def issues_by_adapter(session: Session, settings: Settings) -> dict[str, list[KnownIssue]]:
-    """Adapter -> its known issues, the oldest first; the others have none.
+def issues_by_adapter(
+    session: Session, settings: Settings, adapter_id: str | None = None
+) -> dict[str, list[KnownIssue]]:
+    """Adapter -> its known issues, the oldest first; the others have none. `adapter_id`: of this one alone.
 
     Raises IntegrityError for one that no officer signed, or whose row is not that of its entry.
     """
-    issues = list(session.scalars(select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)))
+    query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
+    issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))
     rows = (
         Acted(
             (each.adapter_id, each.number), each.officer, each.statement, each.added_at, _said(each), [each.adapter_id]
         )
         for each in issues
     )
-    assert_acts_on_record(session, settings, ADDING, rows)
+    assert_acts_on_record(session, settings, ADDING, rows, adapter_id)
     found = defaultdict[str, list[KnownIssue]](list)
     for issue in issues:
         found[issue.adapter_id].append(issue)

@@ -83,7 +83,7 @@ def plan_purge(
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
         state = _assert_ended(session, adapter)
-        assert_signed(session, trust_root(settings), adapter.line)
+        assert_signed(session, settings, trust_root(settings), adapter.line)
         if adapter_id in purge_dates(session):
             raise ConflictError(f"The weights of {adapter_id} were purged already.")
         needed = _needed(session, store, progress)

@@ -22,6 +22,7 @@ from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, states, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.recall import open_recalls
+from sovereign_pipeline.release.rules_on_record import RulesOnRecord, rules_on_record
 from sovereign_pipeline.release.transitions import SUPERSEDE
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
@@ -49,6 +50,9 @@ class Standing:
     requester: Officer
     requester_may: bool
     """Whether the requester may decide about it: needed where nobody else approves it."""
+    needed: int
+    """How many officers besides the requester must approve: what was asked, and no fewer than by the rules that were
+    in force by record, then and when the transition was made."""
     approvals: tuple[Officer, ...]
     """Those that count, in the order in which they were given."""
     withdrawn: frozenset[str]
@@ -62,18 +66,17 @@ class Standing:
 
     @property
     def is_complete(self) -> bool:
-        needed: int = self.predicate["approvals"]
-        return len(self.approvals) >= needed and (needed > 0 or self.requester_may)
+        return len(self.approvals) >= self.needed and (self.needed > 0 or self.requester_may)
 
 
-def standings(session: Session, trust: Trust, line: str) -> list[Standing]:
+def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
     """Every request of a line, the oldest first, with how far it is."""
-    on_record, now = _read(session, line), datetime.datetime.now(datetime.UTC)
+    on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
 
 
 def all_standings(
-    session: Session, trust: Trust, line: str | None = None
+    session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
     """The requests of every line, or of one, the oldest first, and line -> what is wrong where they cannot be read: it
     hides nothing of another line."""
@@ -82,30 +85,34 @@ def all_standings(
     refused: dict[str, IntegrityError] = {}
     for each in [line] if line is not None else list(lines):
         try:
-            found += standings(session, trust, each)
+            found += standings(session, settings, trust, each)
         except IntegrityError as error:
             refused[each] = error
     return sorted(found, key=lambda each: (each.request.entered_at, each.request.id)), refused
 
 
-def standing_of(session: Session, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None) -> Standing:
+def standing_of(
+    session: Session, settings: Settings, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None
+) -> Standing:
     """How far a request is, every signature verified at its place in the log. `now`: else the time of this machine."""
-    on_record = _read(session, row.line, row.id)
+    on_record = _read(session, settings, row.line, row.id)
     return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
-def assert_signed(session: Session, trust: Trust, line: str) -> list[Transition]:
+def assert_signed(session: Session, settings: Settings, trust: Trust, line: str) -> list[Transition]:
     """Assert that every transition of a line was signed, asked for and approved as it says.
 
     Returns them, the oldest first. Raises IntegrityError naming the first that was not.
     """
-    return [row for row, _ in signed_transitions(session, trust, line)]
+    return [row for row, _ in signed_transitions(session, settings, trust, line)]
 
 
-def signed_transitions(session: Session, trust: Trust, line: str) -> list[tuple[Transition, Standing]]:
+def signed_transitions(
+    session: Session, settings: Settings, trust: Trust, line: str
+) -> list[tuple[Transition, Standing]]:
     """Every transition of a line with the request that it was made by, the oldest first. Raises as `assert_signed`."""
     rows = transitions_of(session, line)
-    on_record, now = _read(session, line), datetime.datetime.now(datetime.UTC)
+    on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
     moves: Counter[tuple[str, bool]] = Counter()
     for row in rows:
@@ -121,7 +128,7 @@ def signed_transitions(session: Session, trust: Trust, line: str) -> list[tuple[
         if not _was_asked_for(row, standing.predicate) or moves[asked.id, row.transition == SUPERSEDE] > 1:
             raise IntegrityError(f"{where}: it is not what request {asked.id[:12]} asks for.", HINT)
         is_approved = statements <= {*standing.approval_statements} and standing.is_complete
-        if not is_approved or len(statements) < standing.predicate["approvals"]:
+        if not is_approved or len(statements) < standing.needed:
             raise IntegrityError(f"{where}: the approvals that it names are not on record.", HINT)
     return [(row, known[row.request_id]) for row in rows]
 
@@ -155,6 +162,7 @@ class _OnRecord:
     adapters: Mapping[str, _Held]
     entries: Mapping[tuple[str, str], Sequence[tuple[int, str | None]]]
     """Action and request -> number of the entry, and the statement that it names; the oldest first."""
+    rules: RulesOnRecord
 
     def index_of(self, action: str, request: str, statement: str | None = None) -> int:
         """The place in the log of something about a request. Raises IntegrityError where no entry names it."""
@@ -168,7 +176,7 @@ class _OnRecord:
         )
 
 
-def _read(session: Session, line: str, request: str | None = None) -> _OnRecord:
+def _read(session: Session, settings: Settings, line: str, request: str | None = None) -> _OnRecord:
     """What is on record about every request of a line, or about one."""
     requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
     decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
@@ -197,18 +205,20 @@ def _read(session: Session, line: str, request: str | None = None) -> _OnRecord:
         first,
         {name: _Held(*facts) for name, *facts in session.execute(adapters)},
         entered,
+        rules_on_record(session, settings),
     )
 
 
 def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
     adapter = _adapter(on_record, row.adapter_id, f"Request {row.id[:12]}")
+    asked_at = on_record.index_of(REQUESTED, row.id)
     verified = verify_statement(
         row.statement,
         trust,
         OFFICER,
         predicate_type=REQUEST,
         sha256=adapter.record_manifest_sha256,
-        at_index=on_record.index_of(REQUESTED, row.id),
+        at_index=asked_at,
     )
     if hashlib.sha256(row.statement).hexdigest() != row.id:
         raise _differs(f"Request {row.id[:12]}", "id")
@@ -216,9 +226,10 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
     if (predicate["line"], predicate["adapter"], predicate["transition"]) != (row.line, row.adapter_id, row.transition):
         raise _differs(f"Request {row.id[:12]}", "row")
 
+    levels = {predicate["classification"], adapter.classification}
+
     def may(officer: Officer) -> bool:
         """By the word of the request, and by the adapter itself."""
-        levels = {predicate["classification"], adapter.classification}
         return all(officer.key.allows(row.transition, level) for level in levels)
 
     decided = _decided(on_record, trust, row)
@@ -231,13 +242,16 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
             counting.setdefault(officer.person, officer)  # once, whatever keys a person has
             statements.append(statement)
     made = on_record.made.get(row.id)
+    decisive = [asked_at]
     if made is not None:
-        on_record.index_of(STATE_CHANGED, row.id, made.statement_sha256)
+        decisive.append(on_record.index_of(STATE_CHANGED, row.id, made.statement_sha256))
+    by_rules = [on_record.rules.approvals_for(each, row.transition, levels) for each in decisive]
     return Standing(
         request=row,
         predicate=predicate,
         requester=requester,
         requester_may=may(requester),
+        needed=max(predicate["approvals"], *by_rules),
         approvals=tuple(counting.values()),
         withdrawn=frozenset(withdrawn),
         ended=_ended(predicate, made, rejected, requester.person if requester.person in withdrawn else None, now),

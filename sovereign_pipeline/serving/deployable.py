@@ -98,7 +98,7 @@ def _held(
 ) -> Iterator[tuple[Adapter, State]]:
     """The adapters of a line that are served or kept in reserve, by rows and signatures that verify."""
     rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
-    before = production_before(session, settings, assert_signed(session, trust, line))
+    before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
         is_kept = name == before or (state == "superseded" and rows[name].adapter_digest in answering)
         if state in SERVED or is_kept:

@@ -35,10 +35,12 @@ from sovereign_pipeline.serving.fingerprints import Fingerprint
 from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.kept_fingerprints import FingerprintStore
 from sovereign_pipeline.serving.last_verified import find_last_verified, forget, note
+from sovereign_pipeline.serving.newest_trust import FILE, assert_none_newer_seen
+from sovereign_pipeline.serving.tokens import serving_directory
 from sovereign_pipeline.serving.training_side import Job, compute_apart
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.signing.officers import TRUST, trust_root
-from sovereign_pipeline.signing.trust import Trust, load_trust
+from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.signing.trust import Trust
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
@@ -87,13 +89,17 @@ class Sources:
         progress: Progress = silent,
         compute: Callable[[Job], Fingerprint] = compute_apart,
     ) -> None:
-        """Raises RecipeError for an institution file that is not valid. `compute`: the training side."""
+        """`compute`: the training side.
+
+        Raises RecipeError for an institution file that is not valid, and InputError where other accounts can enter the
+        gateway's directory.
+        """
         self._settings, self._progress = settings, progress
         self._store = open_store(settings)
         institution = load_institution(settings.data)
         self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
         self._registry: Registry | None = None
-        self._newest_trust: Trust | None = None
+        self._seen_trust = serving_directory(settings) / FILE
         self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:
@@ -120,6 +126,7 @@ class Sources:
 
     def find_last(self) -> Found:
         """What may be served while the registry is down. Raises SovereignError and OSError."""
+        assert_none_newer_seen(self._seen_trust, trust_root(self._settings))
         flags = Flags(self._settings, seen_file(self._settings)).flags()
         return find_last_verified(self._settings, self._store, flags)
 
@@ -172,16 +179,11 @@ class Sources:
         return ServingBase(name, directory, first.deployable.base_model_digest)
 
     def _trust(self) -> Trust:
-        """The trust root: the one on record, or one that follows it, and none before the newest that was read here.
-
-        An older one knows nothing of keys that were revoked since.
-        """
-        trust, newest = trust_root(self._settings), self._newest_trust
+        """The trust root: the one on record, or one that follows it, and none before the newest that was read here."""
+        trust = trust_root(self._settings)
         with self._opened().reading() as session:
             assert_not_put_back(session, self._settings, trust)
-        if newest is not None and trust.root_sha256 == newest.root_sha256:
-            load_trust(self._settings.data / TRUST, at_least=(newest.root_version, newest.targets_version))
-        self._newest_trust = trust
+        assert_none_newer_seen(self._seen_trust, trust)
         return trust
 
     def _opened(self) -> Registry:

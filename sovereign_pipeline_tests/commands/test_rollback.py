@@ -51,7 +51,7 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
     given = call("request", second.id, "roll_back", "--reason", "It was right.", "--key", str(key))
     assert given.exit_code == 0, given.output
     with office.registry.reading() as session:
-        made = [each["transition"] for each in history_of(session, office.trust, "lamps")]
+        made = [each["transition"] for each in history_of(session, office.registry.settings, office.trust, "lamps")]
     assert made[-4:] == ["supersede", "roll_back", "supersede", "roll_back"]
     given = call("rollback", "lamps", "--reason", "It was not.", "--key", str(key))
     assert "the ledger says so too" in given.output

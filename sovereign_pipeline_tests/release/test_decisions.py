@@ -175,10 +175,8 @@ def test_a_promotion_supersedes_what_was_in_production(office: Office, database:
     office.move("roll_back", first)
     assert office.states() == {first.id: "production", second.id: "superseded"}
     with office.registry.reading() as session:
-        assert [each.transition for each in assert_signed(session, office.trust, "lamps")][-2:] == [
-            "supersede",
-            "roll_back",
-        ]
+        rows = assert_signed(session, office.registry.settings, office.trust, "lamps")
+    assert [each.transition for each in rows][-2:] == ["supersede", "roll_back"]
 
 
 def test_what_was_in_production_at_a_moment(office: Office) -> None:
@@ -276,7 +274,7 @@ def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_
     with pytest.raises(NotFoundError, match=r"pipeline\.key: the pipeline's key is not here"):
         request(office.registry, workplace, office.officers["layla"], proposal)
     with office.registry.reading() as session:
-        assert standings(session, office.trust, "lamps") == []
+        assert standings(session, office.registry.settings, office.trust, "lamps") == []
 
 
 def test_a_retired_adapter_stays_retired(office: Office) -> None:
@@ -327,7 +325,7 @@ def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) 
     office.decide(asked, "omar")
     revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 2, office.roots[:2])
     with pytest.raises(IntegrityError, match="revoked from entry 2"), office.registry.reading() as session:
-        standings(session, office.trust, "lamps")
+        standings(session, office.registry.settings, office.trust, "lamps")
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def forge(
 
 def assert_refused(office: Office, why: str) -> None:
     with office.registry.reading() as session, pytest.raises(IntegrityError, match=why):
-        assert_signed(session, office.trust, "lamps")
+        assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 
 @pytest.mark.security_case(
@@ -70,7 +70,7 @@ def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Of
     staging = office.ask("stage", adapter)
     staging = office.decide(staging, "omar")
     with office.registry.reading() as session:
-        assert len(assert_signed(session, office.trust, "lamps")) == 2
+        assert len(assert_signed(session, office.registry.settings, office.trust, "lamps")) == 2
     forge(office, adapter, "promote", "staged", "production", staging, 3)
     assert_refused(office, "it is not what request")
 

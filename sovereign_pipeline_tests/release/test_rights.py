@@ -9,6 +9,7 @@ import pytest
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.in_force import INSTITUTION, rule_file, rules
 from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.standing import (
@@ -94,7 +95,7 @@ def enter_transition(office: Office, adapter: Adapter, content: Mapping[str, Any
 
 def standing_now(office: Office, standing: Standing) -> Standing:
     with office.registry.reading() as session:
-        return standing_of(session, office.trust, standing.request)
+        return standing_of(session, office.registry.settings, office.trust, standing.request)
 
 
 def test_an_approval_of_an_officer_without_the_right_counts_for_nothing(office: Office, clerk: FileSigner) -> None:
@@ -134,7 +135,7 @@ def test_a_transition_that_such_an_approval_completed_is_refused(office: Office,
     }
     enter_transition(office, adapter, content)
     with pytest.raises(IntegrityError, match="approvals that it names"), office.registry.reading() as session:
-        assert_signed(session, office.trust, "lamps")
+        assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 
 def test_a_request_that_needs_nobody_else_counts_by_its_requesters_right_alone(
@@ -145,8 +146,57 @@ def test_a_request_that_needs_nobody_else_counts_by_its_requesters_right_alone(
     content = {**asked.predicate, "transition": "retire", "to": "retired", "approvals": 0}
     request = enter_request(office, adapter, clerk, content)
     with office.registry.reading() as session:
-        standing = next(each for each in standings(session, office.trust, "lamps") if each.request.id == request)
+        standing = next(
+            each
+            for each in standings(session, office.registry.settings, office.trust, "lamps")
+            if each.request.id == request
+        )
     assert not standing.is_complete
+
+
+@pytest.mark.security_case(
+    "An officer signs a request that asks for no approval, and the pipeline's key makes its transition",
+    "Nothing of that line is believed: the rules on record say how many officers approve",
+)
+def test_a_request_lowers_no_number_of_approvals(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.ask("approve", adapter)
+    request = enter_request(office, adapter, office.officers["layla"], {**asked.predicate, "approvals": 0})
+    with office.registry.reading() as session:
+        row = session.get_one(ReleaseRequest, request)
+        forged = standing_of(session, office.registry.settings, office.trust, row)
+    assert (forged.needed, forged.is_complete) == (2, False)
+    content = {"line": adapter.line, "sequence": 1, "adapter": adapter.id, "transition": "approve"}
+    states = {"from": "registered", "to": "approved"}
+    enter_transition(office, adapter, {**content, **states, "request": request, "approvals": []})
+    with pytest.raises(IntegrityError, match="approvals that it names"), office.registry.reading() as session:
+        assert_signed(session, office.registry.settings, office.trust, "lamps")
+
+
+def test_rules_that_change_later_change_nothing_that_was_done(office: Office) -> None:
+    adapter = office.adapter()
+    office.move("approve", adapter)
+    office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 3}}
+    office.bench.institution.write()
+    later = office.adapter()
+    assert office.ask("approve", later).needed == 3
+    with office.registry.reading() as session:
+        rows = assert_signed(session, office.registry.settings, office.trust, "lamps")
+    assert [row.transition for row in rows] == ["approve"]
+
+
+@pytest.mark.security_case(
+    "The kept copy of the institution's rules is changed, so that fewer officers would do",
+    "Requests of every line are refused, and the copy is named",
+)
+def test_a_copy_of_the_rules_that_was_changed_is_named(office: Office) -> None:
+    asked = office.ask("approve", office.adapter())
+    with office.registry.reading() as session:
+        (rule,) = (each for each in rules(session) if each.file == INSTITUTION)
+    copy = rule_file(office.registry.settings, str(rule.sha256))
+    copy.write_text(copy.read_text() + "\n")
+    with pytest.raises(IntegrityError, match=f"{rule.sha256}.yaml: the copy of institution.yaml"):
+        standing_now(office, asked)
 
 
 def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
@@ -158,7 +208,7 @@ def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
     content = {**read_statement(made.statement).predicate, "sequence": 2}
     enter_transition(office, other, {**content, "adapter": other.id})
     with pytest.raises(IntegrityError, match="not what request"), office.registry.reading() as session:
-        assert_signed(session, office.trust, "lamps")
+        assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 
 def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) -> None:
@@ -177,7 +227,7 @@ def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) ->
     with office.registry.reading() as session:
         assert lines_in(session, {"approved"}) == ["lamps", "ropes"]
         with pytest.raises(IntegrityError, match="transition 1 of line ropes was put in"):
-            assert_signed(session, office.trust, "ropes")
+            assert_signed(session, office.registry.settings, office.trust, "ropes")
 
 
 def test_a_forged_request_hides_none_of_another_line(office: Office) -> None:
@@ -190,6 +240,6 @@ def test_a_forged_request_hides_none_of_another_line(office: Office) -> None:
         {"id": "f" * 64, "adapter": adapter.id, "statement": b"{}"},
     )
     with office.registry.reading() as session:
-        found, refused = all_standings(session, office.trust)
+        found, refused = all_standings(session, office.registry.settings, office.trust)
     assert [each.request.id for each in found] == [asked.request.id]
     assert "no adapter" in refused["ropes"].message

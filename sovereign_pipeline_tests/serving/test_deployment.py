@@ -219,8 +219,11 @@ def test_older_and_foreign_trust_roots_are_not_believed(
     deploying.look()
     trust.rename(tmp_path / "newest")
     shutil.copytree(tmp_path / "older", trust)
-    assert "are older than root" in deploying.look().refused["registry"]
+    assert "is older than root" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
+    restarted = Deploying(served_office)
+    assert "is older than root" in restarted.look().refused["registry"], "a gateway that starts again remembers, too"
+    assert restarted.engine.names == []
     shutil.rmtree(trust)
     foreign = [generate() for _ in range(3)]
     create_trust(trust, foreign, {"pipeline": [office.pipeline.public_pem], "log": []})

@@ -8,6 +8,7 @@ asked.
 What belongs here: what is in force, and what was seen. What does not: writing a change.
 """
 
+import datetime
 import hashlib
 import hmac
 import json
@@ -236,8 +237,7 @@ class Flags:
         seen = read_seen(self._seen_file)
         trust = load_trust(self._settings.data / TRUST, seen.root_sha256, at_least=seen.trust)
         flag = verified_flag(change, line, trust)
-        if change.request is not None:
-            _assert_by_officer(change.request, flag, trust)
+        _assert_by_officer(change, flag, trust)
         newest = SeenChange(sequence=change.sequence, sha256=change.sha256)
         for before in (seen.lines.get(line), self._on_record.get(line)):
             if before is not None and _is_older(newest, before):
@@ -305,16 +305,36 @@ def _is_older(one: SeenChange, before: SeenChange) -> bool:
     return one.sequence < before.sequence or (one.sequence == before.sequence and one.sha256 != before.sha256)
 
 
-def _assert_by_officer(request: bytes, flag: Flag, trust: Trust) -> None:
-    """The officer who rolled back may do so. Raises IntegrityError."""
-    for way in flag.adapters.values():
-        try:
-            verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=way.record_manifest)
-        except IntegrityError:
-            continue
-        asked = verified.statement.predicate
-        if verified.key.allows(str(asked.get("transition")), way.classification):
-            return
+def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
+    """Assert that a rollback is what an officer asked for who may do so, and that nothing else calls itself one.
+
+    Raises IntegrityError.
+    """
+    if change.request is None and flag.cause != "rollback":
+        return
+    request = change.request if flag.cause == "rollback" else None
+    if request is not None and any(_is_asked_for(request, flag, adapter, trust) for adapter in flag.adapters):
+        return
     raise IntegrityError(
         f"The flag of line {flag.line}, change {flag.sequence}: no officer who may do so asked for it.", SIGN_ANEW
     )
+
+
+def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
+    """Whether an officer signed exactly what a flag says about one of its adapters, and may do so without others."""
+    named = flag.adapters[adapter]
+    try:
+        verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
+    except IntegrityError:
+        return False
+    asked = verified.statement.predicate
+    try:
+        transition, levels = asked["transition"], {named.classification, asked["classification"]}
+        is_in_time = flag.at < datetime.datetime.fromisoformat(asked["expires"])
+        is_about_this = (asked["line"], asked["adapter"], asked["approvals"]) == (flag.line, adapter, 0)
+        went_back = transition == "roll_back" and flag.production == adapter and not flag.is_rolling_out
+        taken_back = transition == "unstage" and (flag.production, flag.staged) == (asked["incumbent"], None)
+    except (KeyError, TypeError, ValueError):
+        return False
+    may = all(verified.key.allows(transition, level) for level in levels)
+    return may and is_in_time and is_about_this and (went_back or taken_back)

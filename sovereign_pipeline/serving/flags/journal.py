@@ -95,11 +95,11 @@ def _make_transition(
     officer = officer_of(trust, signed_by(bundle))
     adapter = _adapter_of(session, bundle, trust, flag)
     row = enter_signed_request(session, trust, officer, adapter, _arrow(bundle, trust, adapter), bundle)
-    standing = standing_of(session, trust, row)
+    standing = standing_of(session, workplace.settings, trust, row)
     assert_may(officer, arrow_of(standing.predicate).name, [adapter.classification])
     if not standing.is_complete:
         raise ConflictError(
-            f"Request {row.id[:12]} needs {standing.predicate['approvals']} approvals, and a rollback has none.",
+            f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.",
             "Approve it.",
         )
     try:

@@ -88,7 +88,7 @@ def _flag(
     session: Session, registry: Registry, workplace: Workplace, trust: Trust, before: Flag | None, sequence: int
 ) -> Flag:
     line = workplace.line.line
-    rows = assert_signed(session, trust, line)
+    rows = assert_signed(session, registry.settings, trust, line)
     state = states(session, line)
     production = next((each for each, at in state.items() if at == "production"), None)
     staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)

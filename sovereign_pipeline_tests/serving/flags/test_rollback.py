@@ -1,14 +1,19 @@
 """Going back without the registry, and how the ledger follows."""
 
+import datetime
+import hashlib
+
 import pytest
 
 from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.release.history import history_of
-from sovereign_pipeline.serving.flags.files import REQUEST_FILE, root_of, sequences
+from sovereign_pipeline.serving.flags.files import REQUEST_FILE, root_of, sequences, write_change
 from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
-from sovereign_pipeline.serving.flags.rollback import rollback
+from sovereign_pipeline.serving.flags.rollback import current_flag, rollback
 from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.predicates import REQUEST
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 
@@ -23,7 +28,7 @@ def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> N
     assert desk.office.states() == {first.id: "production", second.id: "superseded"}
     assert flag.production == first.id
     with desk.office.registry.reading() as session:
-        last = history_of(session, desk.office.trust, LINE)[-1]
+        last = history_of(session, desk.office.registry.settings, desk.office.trust, LINE)[-1]
     assert (last["transition"], last["requested_by"], last["reason"]) == (
         "roll_back",
         "Omar Nasser",
@@ -104,3 +109,43 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
     with pytest.raises(IntegrityError, match="the officer's request"):
         desk.follow()
     assert desk.office.states()[second.id] == "production"
+
+
+@pytest.mark.security_case(
+    "The pipeline's key signs a rollback by hand, beside what an officer signed for something else",
+    "no gateway takes it",
+)
+@pytest.mark.parametrize(
+    "beside", ["nothing", "approval", "rollback to another", "request of a clerk", "expired", "what it says"]
+)
+def test_a_rollback_made_by_hand_is_not_believed(desk: Desk, beside: str) -> None:
+    first, second = desk.in_production(), desk.in_production()
+    clerk = generate()
+    rights = ["roll_back"], ["SECRET"]
+    add_officer(desk.settings.data / "trust", clerk.public_pem, "Sami Aziz", *rights, desk.office.roots[:2])
+    flag, officer = current_flag(desk.settings, LINE, desk.office.trust), desk.office.officers["omar"]
+    (way,) = flag.back
+    assert (way.adapter, flag.production) == (first.id, second.id)
+    now = datetime.datetime.now(datetime.UTC)
+    asked = {**way.request, "reason": "No.", "expires": (now + datetime.timedelta(days=1)).isoformat()}
+    told = {"sequence": flag.sequence + 1, "cause": "rollback", "production": first.id, "back": (), "at": now}
+    if beside == "approval":
+        asked |= {"transition": "approve"}
+    elif beside == "rollback to another":
+        told["production"] = second.id
+    elif beside == "request of a clerk":
+        officer = clerk
+    elif beside == "expired":
+        asked["expires"] = (now - datetime.timedelta(seconds=1)).isoformat()
+    subject = Subject("registered_adapter/manifest.json", first.record_manifest_sha256)
+    request = sign_statement(officer, Statement((subject,), REQUEST, asked)) if beside != "nothing" else None
+    told["request"] = hashlib.sha256(request).hexdigest() if request is not None else None
+    gateway = desk.gateway()
+    assert [each.adapter for each in [gateway.which(LINE, "anybody")] if each] == [second.id]
+    write_change(desk.settings, desk.office.pipeline, flag.model_copy(update=told), request)
+    started = desk.gateway()
+    if beside == "what it says":
+        assert [each.adapter for each in [started.which(LINE, "anybody")] if each] == [first.id]
+        return
+    assert started.which(LINE, "anybody") is None
+    assert "no officer who may do so asked for it" in started.problems()[LINE]
