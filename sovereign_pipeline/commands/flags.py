@@ -84,6 +84,8 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
             "days": f"{state.days:.1f}",
             "users": f"{state.users[0]} staged, {state.users[1]} production",
             "answers": f"{state.answers[0]} staged, {state.answers[1]} production",
+            "feedback": f"of {state.rated[0]} answers staged, {state.rated[1]} production",
+            "severity 1": str(state.severe),
             **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
         }
     print_facts(facts, as_json)

@@ -166,5 +166,7 @@ def _table(state: "State") -> str:
         f"| days | {state.days:.1f} |",
         f"| users | {state.users[0]} staged, {state.users[1]} production |",
         f"| answers | {state.answers[0]} staged, {state.answers[1]} production |",
+        f"| feedback | of {state.rated[0]} answers staged, {state.rated[1]} production |",
+        f"| reports of severity 1 | {state.severe} |",
     ]
     return "\n".join(["| | staged against production |", "|---|---|", *numbers, *rows])

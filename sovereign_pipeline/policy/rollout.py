@@ -49,10 +49,13 @@ class Hold(RecipeModel):
     shorter: Margin = 0.5
     """Largest accepted fall in the same, counted the other way: 0.5 where the other one's are half as long again."""
 
+    disliked: Margin = 0.02
+    """Largest accepted rise in the share of answers that get the thumb down."""
+
     def margin_of(self, measure: str) -> float:
         """The margin of a measure: of shares as it is, of the others as a logarithm of the ratio."""
         margin: float = getattr(self, measure)
-        return margin if measure in ("lost", "given_up", "empty", "looping") else math.log1p(margin)
+        return margin if measure in ("lost", "given_up", "empty", "looping", "disliked") else math.log1p(margin)
 
 
 class Rollout(RecipeModel):

@@ -4,11 +4,13 @@ What belongs here: the course of one answer. What does not: HTTP (`routes.py`, `
 """
 
 import asyncio
+import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Literal, Self
 
@@ -16,14 +18,26 @@ from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.flags.flag import Arm
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
 from sovereign_pipeline.serving.gateway.metrics import Metrics
-from sovereign_pipeline.serving.gateway.refusal import Refusal, ending, engine_lost, no_such_model, too_slow
+from sovereign_pipeline.serving.gateway.refusal import (
+    Refusal,
+    ending,
+    engine_lost,
+    feedback_lost,
+    no_such_answer,
+    no_such_model,
+    too_slow,
+)
+from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 
+_LOG = logging.getLogger(__name__)
 ID_BYTES = 16
 Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
 """What is called as a context is left, with the error that it is left by."""
@@ -108,7 +122,13 @@ class Answering:
     """Everything that a gateway answers, while it answers."""
 
     def __init__(
-        self, catalog: Catalog, limits: Limits, metrics: Metrics, journal: Journal, telemetry: Telemetry
+        self,
+        catalog: Catalog,
+        limits: Limits,
+        metrics: Metrics,
+        journal: Journal,
+        telemetry: Telemetry,
+        given: GivenAnswers,
     ) -> None:
         self.limits = limits
         self.metrics = metrics
@@ -117,6 +137,7 @@ class Answering:
         self._catalog = catalog
         self._journal = journal
         self._telemetry = telemetry
+        self._given = given
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
@@ -144,6 +165,7 @@ class Answering:
                 exchange = Exchange(asked, answer, self.metrics, began, stillness)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
+                self._remember(asked)
                 yield exchange
         except asyncio.CancelledError:
             if exchange is None and is_computed:
@@ -155,6 +177,20 @@ class Answering:
             if exchange is None and not isinstance(error, EngineRefused):
                 self._compare(asked, "", 0, time.monotonic() - began, "lost")
             raise refusal from None
+
+    async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
+        """Count what a caller says of an answer. Raises Refusal where that caller got no such answer."""
+        async with self.rates.request(caller):
+            try:
+                given = self._given.take(id, caller, feedback)
+            except (sqlite3.Error, OSError) as error:
+                _LOG.warning("feedback cannot be noted (%s)", type(error).__name__)
+                raise feedback_lost() from None
+        if given is None:
+            raise no_such_answer()
+        self.metrics.said(given.line, given.adapter, feedback)
+        if given.choice is not None:
+            self._telemetry.rate(given.line, given.choice, feedback, given.before)
 
     @property
     def is_ready(self) -> bool:
@@ -196,6 +232,18 @@ class Answering:
         digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
         self._compare(asked, "".join(exchange.texts), exchange.answer_tokens, seconds, outcome)
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
+
+    def _remember(self, asked: Asked) -> None:
+        """So that its caller can say something of it. Who names a version is told apart from users that are drawn, and
+        what they say of the staged adapter counts for its rollout too."""
+        line, adapter, caller = asked.adapter.line, asked.adapter.adapter, asked.caller
+        choice = asked.choice
+        if choice is None:
+            of_line = self._catalog.choose(line, caller.key, caller.groups)
+            if of_line is not None:
+                arm: Arm = "staged" if adapter == of_line.staged else "production"
+                choice = replace(of_line, adapter=adapter, digest=asked.adapter.digest, arm=arm, drawn=False)
+        self._given.remember(asked.id, caller, line, adapter, choice)
 
     def _compare(self, asked: Asked, text: str, tokens: int, seconds: float, outcome: Outcome) -> None:
         """Count what an adapter did in its line's rollout."""

@@ -18,6 +18,7 @@ from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers, doorway
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.readiness import Condition
@@ -38,6 +39,7 @@ def create_gateway(
     limits: Limits,
     journal: Journal,
     telemetry: Telemetry,
+    given: GivenAnswers,
     hosts: Collection[str],
     condition: Callable[[], Condition] = Condition,
 ) -> FastAPI:
@@ -46,7 +48,7 @@ def create_gateway(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal, telemetry)
+    answering = Answering(catalog, limits, metrics, journal, telemetry, given)
     app.state.gateway = Gateway(catalog, answering, condition, int(time.time()))
     app.include_router(health)
     app.include_router(api)

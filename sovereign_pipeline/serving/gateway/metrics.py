@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sovereign_pipeline.serving.rollout.feedback import Feedback
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FIRST = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 EACH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -23,6 +25,12 @@ class Metrics:
         of_adapter = ("line", "adapter")
         self._requests = Counter(
             "sovereign_gateway_requests", "Requests, by outcome.", (*of_adapter, "outcome"), registry=self._registry
+        )
+        self._feedback = Counter(
+            "sovereign_gateway_feedback",
+            "What callers said of answers.",
+            (*of_adapter, "thumb", "reason", "severity"),
+            registry=self._registry,
         )
         self._tokens = Counter(
             "sovereign_gateway_tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"), registry=self._registry
@@ -70,6 +78,10 @@ class Metrics:
         self._whole.labels(line, adapter).observe(seconds)
         self._tokens.labels(line, adapter, "prompt").inc(prompt)
         self._tokens.labels(line, adapter, "answer").inc(answer)
+
+    def said(self, line: str, adapter: str, feedback: Feedback) -> None:
+        """What a caller said of an answer: every label is of a fixed list."""
+        self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
 
     def page(self, *, is_well: bool, loaded: int, waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
         """The page that Prometheus reads."""

@@ -45,6 +45,15 @@ def no_such_model() -> Refusal:
     return Refusal(404, "This model does not exist, or you may not use it.", "model_not_found", param="model")
 
 
+def no_such_answer() -> Refusal:
+    """The same for one that was never given, that another caller got, and that is too old."""
+    return Refusal(404, "You were given no such answer, or it is too old.", "answer_not_found", param="id")
+
+
+def feedback_lost() -> Refusal:
+    return Refusal(503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60)
+
+
 def not_admitted() -> Refusal:
     return Refusal(
         401,

@@ -13,6 +13,7 @@ from sovereign_pipeline.dataset.formats import user_message
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.gateway.refusal import Refusal
+from sovereign_pipeline.serving.rollout.feedback import Feedback, Reason, Severity, Thumb
 
 LONGEST_NAME = 200
 MOST_MESSAGES = 1_000
@@ -184,6 +185,32 @@ class CompletionRequest(Request):
     def conversation(self, adapter: Deployable) -> list[dict[str, str]]:
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         return with_instruction([{"role": "user", "content": text}], adapter)
+
+
+class FeedbackRequest(Given):
+    """`POST /v1/feedback`: what a caller says of an answer that it got. There is no field for text."""
+
+    id: Annotated[str, Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$")]
+    """Of the answer."""
+    thumb: Thumb
+    reason: Reason | None = None
+    severity: Severity = 0
+    """0: no harm. 1: the worst, it must not happen again; 2: serious; 3: minor."""
+
+    @model_validator(mode="after")
+    def _what_is_good_does_no_harm(self) -> "FeedbackRequest":
+        if self.thumb == "up" and (self.reason is not None or self.severity):
+            raise ValueError("reason and severity go with thumb: down")
+        return self
+
+    @property
+    def answer(self) -> str:
+        """The answer's id, without what says its kind."""
+        return self.id.partition("-")[2]
+
+    @property
+    def feedback(self) -> Feedback:
+        return Feedback(thumb=self.thumb, reason=self.reason, severity=self.severity)
 
 
 def with_instruction(messages: list[dict[str, str]], adapter: Deployable) -> list[dict[str, str]]:

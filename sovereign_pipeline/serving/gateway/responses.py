@@ -101,6 +101,13 @@ class ModelList(Sent):
     data: list[ModelFacts]
 
 
+class FeedbackTaken(Sent):
+    """What was said of an answer is counted."""
+
+    id: str
+    object: Literal["feedback"] = "feedback"
+
+
 class Health(Sent):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None

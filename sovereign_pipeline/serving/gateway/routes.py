@@ -19,11 +19,12 @@ from sovereign_pipeline.serving.gateway.answering import Answering, Asked
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
-from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest
+from sovereign_pipeline.serving.gateway.requests import ChatRequest, CompletionRequest, FeedbackRequest
 from sovereign_pipeline.serving.gateway.responses import (
     ChatCompletion,
     Completion,
     ErrorBody,
+    FeedbackTaken,
     Health,
     Kind,
     Level,
@@ -66,7 +67,7 @@ From = Annotated[Caller, Depends(caller_of)]
 MEANINGS: dict[int | str, str] = {
     400: "The request asks for something that is not there.",
     401: "No valid token was sent.",
-    404: "The model does not exist, or the caller may not use it.",
+    404: "The model or answer does not exist, or the caller may not use it.",
     408: "The request took too long to come.",
     413: "The request is too long.",
     429: "Too many requests; Retry-After says when.",
@@ -94,6 +95,13 @@ async def chat(request: Request, here: Here, caller: From, asked: ChatRequest) -
 async def completions(request: Request, here: Here, caller: From, asked: CompletionRequest) -> Response:
     """Answer a prompt, as the one message of a conversation."""
     return await _answer(request, here, caller, asked, "text")
+
+
+@api.post("/v1/feedback", response_model=FeedbackTaken)
+async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
+    """Say something of an answer that you got: the last word stands."""
+    await here.answering.take_feedback(caller, said.answer, said.feedback)
+    return FeedbackTaken(id=said.id)
 
 
 @api.get("/v1/models", response_model=ModelList)

@@ -27,6 +27,7 @@ from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
@@ -149,6 +150,7 @@ async def _serve(
         institution.serving.limits,
         parts.journal,
         telemetry,
+        GivenAnswers(serving_directory(settings) / "given-answers.db"),
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
     )

@@ -21,6 +21,7 @@ from sovereign_pipeline.serving.rollout.comparison import (
     sample_ratio_p,
     upper_limit,
 )
+from sovereign_pipeline.serving.rollout.feedback import WORST
 from sovereign_pipeline.serving.rollout.telemetry import LAST, Counted, Tally, sums
 
 ALPHA = 0.05
@@ -61,6 +62,7 @@ MEASURES = (
     Measure("slower", False, 1, "timed", "log_seconds"),
     Measure("longer", False, 1, "complete", "log_tokens"),
     Measure("shorter", False, -1, "complete", "log_tokens"),
+    Measure("disliked", True, 1, "answers", "disliked"),
 )
 
 
@@ -109,6 +111,10 @@ class State:
     """Staged, production; whom the hash drew."""
     answers: tuple[int, int]
     days: float
+    rated: tuple[int, int] = (0, 0)
+    """Answers of which callers said something."""
+    severe: int = 0
+    """Reports of severity 1 about the staged adapter."""
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> State | None:
@@ -124,10 +130,12 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> Stat
         )
         for each in MEASURES
     )
-    users, answers = (len(staged), len(production)), (sums(staged).answers, sums(production).answers)
+    users, of_staged, of_production = (len(staged), len(production)), sums(staged), sums(production)
+    answers = (of_staged.answers, of_production.answers)
     days = (now - flag.began_at) / datetime.timedelta(days=1)
     outcome, because = _outcome(flag, tally, rules, compared, users, answers, days)
-    return State(flag.line, flag.staged, outcome, because, compared, users, answers, days)
+    rated = (of_staged.rated, of_production.rated)
+    return State(flag.line, flag.staged, outcome, because, compared, users, answers, days, rated, tally.severe)
 
 
 def _outcome(
@@ -155,9 +163,17 @@ def _outcome(
         )
         if there < needed
     ]
+    severe = [reports_in_words(tally.severe)] if tally.severe else []
     if missing:
-        return "open", f"missing: {', '.join(missing)}"
+        return "open", "; ".join([f"missing: {', '.join(missing)}", *severe])
+    if severe:
+        return "inconclusive", severe[0]
     if (p := sample_ratio_p(*users, flag.share)) < SAMPLE_RATIO_ALPHA:
         return "inconclusive", f"{users[0]} and {users[1]} users are not as {flag.share:.0%} was drawn (p = {p:.1g})"
     open_ = [each.in_words() for each in compared if not each.is_as_good]
     return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "as good in all that is compared")
+
+
+def reports_in_words(severe: int) -> str:
+    """Reports of the worst severity: one is enough that nothing is promoted by itself."""
+    return f"{severe} report{'s' if severe > 1 else ''} of severity {WORST}"

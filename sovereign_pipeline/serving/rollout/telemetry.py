@@ -20,6 +20,7 @@ from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
+from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.settings import Settings
 
 MOST_USERS = 50_000
@@ -47,6 +48,10 @@ class Counted(Frozen):
     """Sum over complete answers, and those given up with the time until then: one that is too slow is given up."""
     log_tokens: float = 0.0
     """Sum over complete answers."""
+    rated: int = 0
+    """Of which callers said something."""
+    disliked: int = 0
+    """With the thumb down."""
 
     @property
     def timed(self) -> int:
@@ -66,6 +71,8 @@ class Tally(Frozen):
     is_broken: bool = False
     """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
     not."""
+    severe: int = 0
+    """Reports of severity 1 about the staged adapter, whoever asked."""
 
 
 @dataclass
@@ -75,18 +82,30 @@ class _Counting:
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, int] = field(default_factory=lambda: {"staged": 0, "production": 0})
     """Arm -> how many of its newest answers were lost or empty, in a row."""
+    severe: int = 0
 
     def add(self, choice: Choice, counted: Counted) -> None:
         failed = counted.lost or counted.empty
         if not counted.given_up:  # it says neither that the adapter answers nor that it does not
             self.failed[choice.arm] = self.failed[choice.arm] + 1 if failed else 0
+        self._count(choice, counted)
+
+    def rate(self, choice: Choice, said: Feedback, before: Feedback | None) -> None:
+        was_worst, was_disliked = (False, False) if before is None else (before.is_worst, before.thumb == "down")
+        if choice.arm == "staged" and said.is_worst and not was_worst:
+            self.severe += 1  # and stays, whatever is said later
+        disliked = int(said.thumb == "down") - int(was_disliked)
+        self._count(choice, Counted(rated=int(before is None), disliked=disliked))
+
+    def _count(self, choice: Choice, counted: Counted) -> None:
         users = self.drawn[choice.arm]
         if choice.drawn and (choice.user in users or len(users) < MOST_USERS):
             users[choice.user] = users.get(choice.user, Counted()).plus(counted)
 
     def tally(self) -> Tally:
         is_broken = self.failed["staged"] >= LAST and self.failed["production"] == 0
-        return Tally(drawn={arm: dict(users) for arm, users in self.drawn.items()}, is_broken=is_broken)
+        drawn = {arm: dict(users) for arm, users in self.drawn.items()}
+        return Tally(drawn=drawn, is_broken=is_broken, severe=self.severe)
 
 
 class Telemetry:
@@ -103,9 +122,19 @@ class Telemetry:
         if choice.staged is None:
             return
         counted = _counted(text, tokens, seconds, ended)
-        path = directory_of(self.directory, line, choice.staged, choice.began) / f"{self._process}.json"
         with self._changing:
-            self._countings.setdefault(path, _Counting()).add(choice, counted)
+            self._counting_of(line, choice.staged, choice.began).add(choice, counted)
+
+    def rate(self, line: str, choice: Choice, said: Feedback, before: Feedback | None) -> None:
+        """Count what a caller says of an answer, in the comparison that it was part of. before: what they had said."""
+        if choice.staged is None:
+            return
+        with self._changing:
+            self._counting_of(line, choice.staged, choice.began).rate(choice, said, before)
+
+    def _counting_of(self, line: str, staged: str, began: int) -> _Counting:
+        path = directory_of(self.directory, line, staged, began) / f"{self._process}.json"
+        return self._countings.setdefault(path, _Counting())
 
     def write(self) -> None:
         """Put what was counted on disk."""
@@ -129,7 +158,7 @@ def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
 def read_tally(directory: Path, flag: Flag) -> Tally:
     """What every gateway counted of a flag's comparison. Raises IntegrityError for a file that is none of theirs."""
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
-    is_broken = False
+    is_broken, severe = False, 0
     if flag.staged is None:
         return Tally(drawn=drawn)
     for path in sorted(directory_of(directory, flag.line, flag.staged, flag.began).glob("*.json")):
@@ -137,11 +166,11 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
             tally = Tally.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
-        is_broken = is_broken or tally.is_broken
+        is_broken, severe = is_broken or tally.is_broken, severe + tally.severe
         for arm, users in tally.drawn.items():
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
-    return Tally(drawn=drawn, is_broken=is_broken)
+    return Tally(drawn=drawn, is_broken=is_broken, severe=severe)
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:

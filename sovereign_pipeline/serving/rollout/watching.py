@@ -18,7 +18,7 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.rollback import stop
-from sovereign_pipeline.serving.rollout.hold import State, judge
+from sovereign_pipeline.serving.rollout.hold import State, judge, reports_in_words
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, directory_of, read_tally
 from sovereign_pipeline.settings import Settings
 
@@ -75,7 +75,8 @@ class Watcher:
 
 
 def state_of(directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """How far a hold is; once it was judged, that judgement stays, whatever is counted later, unless it does harm."""
+    """How far a hold is; once it was judged, that judgement stays, whatever is counted later, unless it does harm
+    or the worst is reported."""
     rules = institution.rollout_of(flag.line).hold
     state = judge(flag, read_tally(directory, flag), rules, datetime.datetime.now(datetime.UTC))
     if state is None or state.outcome == "abort":
@@ -87,6 +88,9 @@ def state_of(directory: Path, flag: Flag, institution: Institution) -> State | N
         return state
     except (OSError, ValidationError):
         raise IntegrityError(f"{path}: the judgement of a hold cannot be read.", "Find out who changed it.") from None
+    if judged.outcome == "promote" and state.severe:  # reported since
+        told = f"{reports_in_words(state.severe)} (judged to promote on {judged.at:%Y-%m-%d})"
+        return replace(state, outcome="inconclusive", because=told)
     return replace(state, outcome=judged.outcome, because=f"{judged.because} (judged on {judged.at:%Y-%m-%d})")
 
 

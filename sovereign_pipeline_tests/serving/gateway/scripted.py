@@ -20,6 +20,7 @@ from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
@@ -135,6 +136,7 @@ class Bench:
 
     def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
         """A flag that gives everybody what is in production."""
+        user = hashlib.sha256(user.encode()).hexdigest()
         for each in self.served:
             if each.line == line and each.is_in_production:
                 return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
@@ -174,6 +176,7 @@ class Bench:
             limits,
             Journal(self.journal),
             self.telemetry,
+            GivenAnswers(self.directory / "given-answers.db"),
             HOSTS,
             lambda: self.condition,
         )

@@ -122,7 +122,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     kept = [served.log, *served.settings.serving.rglob("*")]
     for path in kept:
         if path.is_file():
-            content = path.read_text()
+            content = path.read_text(errors="replace")
             assert "zirconium" not in content and joined not in content and text not in content, path
     assert "Traceback" not in served.log.read_text()
 

@@ -13,6 +13,7 @@ from sovereign_pipeline.serving.flags import in_force
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
+from sovereign_pipeline.serving.rollout.feedback import Feedback, Severity
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry, read_tally
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
@@ -42,7 +43,14 @@ class Traffic:
         self._draw = random.Random(4)
 
     def ask(
-        self, times: int, *, lost: float = 0.01, empty: float = 0.0, slower: float = 1.0, patience: float = 1e9
+        self,
+        times: int,
+        *,
+        lost: float = 0.01,
+        empty: float = 0.0,
+        slower: float = 1.0,
+        patience: float = 1e9,
+        disliked: float = 0.0,
     ) -> None:
         """Every user asks so often; what is given holds for the staged adapter, but for the users' patience."""
         for user in USERS:
@@ -55,6 +63,14 @@ class Traffic:
                 ended: Ended = "lost" if is_lost else "cancelled" if seconds > patience else "complete"
                 text = "" if is_staged and self._draw.random() < empty else TEXT
                 self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), min(seconds, patience), ended)
+                if is_staged and self._draw.random() < disliked:
+                    self.telemetry.rate(LINE, choice, Feedback(thumb="down", reason="wrong"), None)
+
+    def report(self, severity: Severity) -> None:
+        """Somebody says how bad an answer of the staged adapter is."""
+        choices = (self.flags.which(LINE, user) for user in USERS)
+        choice = next(each for each in choices if each is not None and each.arm == "staged")
+        self.telemetry.rate(LINE, choice, Feedback(thumb="down", severity=severity), None)
 
     @property
     def flag(self) -> Flag:
@@ -71,7 +87,7 @@ def traffic(desk: Desk, tmp_path: Path) -> Traffic:
     return Traffic(desk, tmp_path / "rollout")
 
 
-@pytest.mark.parametrize("fault", [{"lost": 0.3}, {"empty": 0.3}, {"slower": 3.0}])
+@pytest.mark.parametrize("fault", [{"lost": 0.3}, {"empty": 0.3}, {"slower": 3.0}, {"disliked": 0.3}])
 def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, fault: dict[str, float]) -> None:
     traffic.ask(3)
     traffic.watcher.look()
@@ -141,6 +157,24 @@ def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
     assert "answers of the staged adapter" in few.because
 
 
+def test_one_report_of_the_worst_is_enough_that_it_is_not_judged_as_good(traffic: Traffic) -> None:
+    traffic.ask(12)
+    traffic.report(2)
+    now = datetime.datetime.now(datetime.UTC)
+
+    def outcome(days: int) -> tuple[str, str]:
+        traffic.telemetry.write()
+        tally = read_tally(traffic.telemetry.directory, traffic.flag)
+        state = judge(traffic.flag, tally, Hold(lost=0.05), now + datetime.timedelta(days=days))
+        assert state is not None
+        return state.outcome, state.because
+
+    assert outcome(7)[0] == "promote"
+    traffic.report(1)
+    assert outcome(7) == ("inconclusive", "1 report of severity 1")
+    assert outcome(5) == ("open", "missing: 2 days; 1 report of severity 1")
+
+
 def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
     traffic.ask(12)
     institution = traffic.desk.office.bench.workplace().institution
@@ -159,6 +193,12 @@ def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch
     assert state is not None
     assert state.outcome == "promote"
     assert "judged on" in state.because
+    traffic.report(1)
+    watcher.look()
+    state = state_of(traffic.telemetry.directory, old, institution)
+    assert state is not None
+    assert state.outcome == "inconclusive"
+    assert state.because.startswith("1 report of severity 1 (judged to promote on ")
     traffic.ask(20, lost=0.6)
     watcher.look()
     assert "is taken back" in traffic.said[-1]
