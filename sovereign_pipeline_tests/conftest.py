@@ -88,7 +88,7 @@ def nothing_waits_for_the_disk() -> Iterator[None]:
     For this process alone; a child flushes as ever.
     """
     flush = os.fsync
-    os.fsync = lambda descriptor: None
+    os.fsync = lambda fd: None
     yield
     os.fsync = flush
 

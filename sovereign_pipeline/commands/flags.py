@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import (
+    AdapterId,
     AsJson,
     KeyFile,
     LineName,
@@ -72,7 +73,7 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
 
     settings = Settings.from_environment()
     flag = current_flag(settings, line, trust_root(settings))
-    state = state_of(counts_directory(settings), flag, load_institution(settings.data))
+    state = state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
     if state is None:
         facts = {"line": line, "outcome": "none", "because": flag.in_words()}
     else:
@@ -81,6 +82,7 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
             "staged": state.staged,
             "outcome": state.outcome,
             "because": state.because,
+            "expected": state.expected,
             "days": f"{state.days:.1f}",
             "users": f"{state.users[0]} staged, {state.users[1]} production",
             "answers": f"{state.answers[0]} staged, {state.answers[1]} production",
@@ -90,6 +92,46 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
         }
     print_facts(facts, as_json)
     raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
+
+
+def adapters_accept_hold(
+    adapter_id: AdapterId,
+    reason: Reason,
+    key: KeyFile = None,
+    token: Token = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Accept that the hold of a staged adapter was inconclusive, so that it may be promoted. Nobody is asked again.
+
+    What is accepted is printed before your key signs it.
+    """
+    from sovereign_pipeline.ledger.catalog import find_adapter
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.states import in_production
+    from sovereign_pipeline.release.holds import accept_hold, hold_to_accept
+    from sovereign_pipeline.signing.officers import trust_root
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    adapter = find_adapter(registry, adapter_id)
+    workplace = open_workplace(settings, adapter.line, tell_progress)
+    let_ledger_catch_up(registry, workplace)
+    with registry.reading() as session:
+        incumbent = in_production(session, adapter.line)
+        judged = hold_to_accept(session, settings, trust_root(settings), adapter, incumbent).signed.judgement
+    question = {
+        "adapter": adapter_id,
+        "classification": adapter.classification,
+        "compared with": incumbent,
+        "hold": f"{judged.outcome}: {judged.because}",
+        "answers": f"{judged.answers[0]} staged, {judged.answers[1]} production",
+        "severity 1": judged.severe,
+        "accept because": reason,
+    }
+    signer = officers_signer(settings, key, token, passphrase_file, question)
+    accept_hold(registry, workplace, signer, adapter_id, reason)
+    out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
 
 
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:

@@ -13,7 +13,13 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.flags import adapters_hold, adapters_rollback, let_flag_follow, let_ledger_catch_up
+from sovereign_pipeline.commands.flags import (
+    adapters_accept_hold,
+    adapters_hold,
+    adapters_rollback,
+    let_flag_follow,
+    let_ledger_catch_up,
+)
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -52,6 +58,7 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("retire")(adapters_retire)
     adapters.command("rollback")(adapters_rollback)
     adapters.command("hold")(adapters_hold)
+    adapters.command("accept-hold")(adapters_accept_hold)
     adapters.command("history")(adapters_history)
     adapters.command("production")(adapters_production)
     adapters.command("diff")(adapters_diff)
@@ -297,4 +304,6 @@ def _shown(value: Any) -> Any:
         return short(value)
     if isinstance(value, list):
         return ", ".join(str(_shown(each)) for each in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items() if each is not None)
     return value

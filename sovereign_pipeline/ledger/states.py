@@ -25,8 +25,8 @@ STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
 """States in which an adapter is neither served, nor compared with, nor continued from."""
 
-REQUESTED, STATE_CHANGED = "release requested", "state changed"
-"""Actions of the entries of requests and of transitions."""
+REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
+"""Actions of the entries of requests, of transitions, and of the changes of a line's flag."""
 
 TransitionRow = Transition | Row[Any]
 """A transition as an object or, where there are thousands, as a row."""

@@ -5,6 +5,7 @@ that, what is missing, and the table of the hold. What does not: deciding (`rele
 (`serving/flags/`). Nothing of an engine is loaded.
 """
 
+import base64
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.orchestration.assets import refusal
 from sovereign_pipeline.orchestration.jobs import ROLLOUT_JOB
+from sovereign_pipeline.orchestration.pages.plots import hold_png
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
@@ -118,7 +120,14 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
     }
     state = _hold(workplace.settings, flag) if role == "staged" else None
     if state is not None:
-        metadata |= {"hold": f"{state.outcome}: {state.because}", "compared": dg.MetadataValue.md(_table(state))}
+        told = f"{state.outcome}: {state.because}"
+        metadata |= {
+            "hold": f"{told}. {state.expected}" if state.expected else told,
+            "compared": dg.MetadataValue.md(_table(state)),
+        }
+        if drawn := _bounds(state):
+            picture = base64.b64encode(hold_png(drawn)).decode()
+            metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
     return dg.MaterializeResult(data_version=dg.DataVersion(flag.adapters[adapter].digest), metadata=metadata)
 
 
@@ -145,7 +154,7 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
     from sovereign_pipeline.serving.rollout.watching import state_of
 
-    return state_of(counts_directory(settings), flag, load_institution(settings.data))
+    return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
 
 
 def _result_of(settings: Settings, line: str) -> str:
@@ -158,6 +167,18 @@ def _result_of(settings: Settings, line: str) -> str:
     except SovereignError:
         return "unknown"
     return state.outcome if state is not None else "none"
+
+
+def _bounds(state: "State") -> list[tuple[str, float, float]]:
+    """Measure, difference and upper limit, in margins; of what enough users were counted for."""
+    from sovereign_pipeline.serving.rollout.comparison import upper_limit
+    from sovereign_pipeline.serving.rollout.hold import ALPHA
+
+    return [
+        (each.measure.in_words, each.found.estimate / each.margin, upper_limit(each.found, ALPHA) / each.margin)
+        for each in state.compared
+        if each.found is not None
+    ]
 
 
 def _table(state: "State") -> str:

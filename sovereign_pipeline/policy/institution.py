@@ -89,10 +89,12 @@ class Institution(RecipeModel):
 
     @model_validator(mode="after")
     def _levels_of_release_are_known(self) -> "Institution":
-        for level in self.release.approvals_by_level:
+        named = [("approvals_by_level", each) for each in self.release.approvals_by_level]
+        named += [("promote_without_hold", each) for each in self.release.promote_without_hold]
+        for field, level in named:
             if level not in self.classification:
                 raise ValueError(
-                    f"release.approvals_by_level: '{level}' is no classification level; "
+                    f"release.{field}: '{level}' is no classification level; "
                     f"{nearest_known(level, self.classification)}"
                 )
         return self

@@ -46,6 +46,11 @@ class Release(RecipeModel):
     staged_hours: int = Field(default=0, ge=0)
     """Hours for which an adapter must have been staged before it may be promoted."""
 
+    promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
+    """Classification levels at which an adapter is promoted without a hold among users. At every other level `promote`
+    needs that the hold was judged to promote, or that an officer accepted it once; but for a line's first adapter,
+    which nothing can be compared with."""
+
     blind_review: Literal["required", "not_required"] = "required"
     """Whether an adapter must have passed a blind review, or an officer waived its gate, before it is approved."""
 

@@ -24,6 +24,7 @@ from sovereign_pipeline.ledger.in_force import rules_digest, trust_named
 from sovereign_pipeline.ledger.states import REQUESTED, State, in_production, state_of
 from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
 from sovereign_pipeline.registry.verification import verify_adapter
+from sovereign_pipeline.release.holds import hold_evidence
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.review.stages import BLIND_REVIEW
@@ -109,7 +110,8 @@ def propose(
 
 
 def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, asked: Arrow) -> dict[str, Any]:
-    """What a transition rests on, by digest. Raises GateRefused where a blind review is needed and did not pass."""
+    """What a transition rests on, by digest. Raises GateRefused where a blind review is needed and did not pass,
+    and for a promotion whose hold does not let it through."""
     evidence: dict[str, Any] = {
         "record": adapter.record_digest,
         "adapter": adapter.adapter_digest,
@@ -119,6 +121,8 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
     }
     if asked.needs_evidence:
         evidence["blind_review"] = _blind_review(workplace, registry, adapter)
+    if asked.name == "promote":
+        evidence["hold"] = hold_evidence(registry, workplace, adapter)
     return evidence
 
 

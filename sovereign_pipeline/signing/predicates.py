@@ -24,6 +24,8 @@ KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
 EARLY_CLOSING = f"{PREDICATES}early-closing/v1"
 REVIEW = f"{PREDICATES}review/v1"
 FLAG = f"{PREDICATES}flag/v1"
+HOLD = f"{PREDICATES}hold/v1"
+HOLD_ACCEPTANCE = f"{PREDICATES}hold-acceptance/v1"
 PURGE = f"{PREDICATES}purge/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
@@ -47,6 +49,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
     EARLY_CLOSING: frozenset({"line", "review", "ballots", "ballots_sha256", "reason"}),
     REVIEW: frozenset({"adapter", "number", "text", "at"}),
     FLAG: frozenset({"line", "sequence", "production", "staged", "cause", "reason"}),
+    HOLD: frozenset({"line", "adapter", "incumbent", "outcome", "because", "bounds", "observations"}),
+    HOLD_ACCEPTANCE: frozenset({"adapter", "judgement", "outcome", "reason", "at"}),
     PURGE: frozenset({"line", "adapter", "files", "reason"}),
     BUNDLE: frozenset({"files"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),

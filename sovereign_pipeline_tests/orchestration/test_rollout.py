@@ -10,6 +10,7 @@ import pytest
 from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.rollout import rollouts
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline_tests.orchestration.conftest import metadata, reasons
 from sovereign_pipeline_tests.serving.flags.conftest import Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
@@ -80,3 +81,18 @@ def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterIns
     assert choice is not None
     assert choice.adapter == adapter.id
     assert asked(desk, instance) == asked(desk, instance)
+
+
+def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) -> None:
+    desk.in_production()
+    desk.rules(share=0.5)
+    desk.staged()
+    flags, telemetry = desk.gateway(), Telemetry(counts_directory(desk.settings))
+    for user in range(20):
+        choice = flags.which("lamps", f"user-{user}")
+        assert choice is not None
+        telemetry.note("lamps", choice, "The lamp is mended.", 5, 1 + user / 10, "complete")
+    telemetry.write()
+    shown = metadata(materialize(desk, instance, "staged_adapter"), "staged_adapter")
+    assert shown["hold, drawn"].value.startswith("![hold](data:image/png;base64,iVBOR")
+    assert "At the rate so far it could be there on" in shown["hold"].value

@@ -19,7 +19,7 @@ from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import FileSigner
 from sovereign_pipeline.signing.trust import Trust, load_trust
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
-from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 from sovereign_pipeline_tests.release.holders import Ask, Holders
 from sovereign_pipeline_tests.trusted import demonstration_key, trust_demonstration
@@ -85,7 +85,7 @@ def office(institution: DemoInstitution) -> Office:
     roots = tuple(demonstration_key(f"root-{number}") for number in numbers)
     officers = tuple(demonstration_key(f"officer-{number}") for number in numbers)
     pipeline = demonstration_key("pipeline")
-    institution.rules["release"] = {"blind_review": "not_required"}
+    institution.rules["release"] = {"blind_review": "not_required", "promote_without_hold": list(LADDER)}
     settings = institution.settings
     trust = settings.data / "trust"
     log = log_key.new_log()

@@ -1,11 +1,13 @@
-"""Pictures of a training.
+"""Pictures of a training and of a hold.
 
-What belongs here: drawing what a training log says. What does not: where a picture is shown (`models.py`).
+What belongs here: drawing what a training log or a comparison says. What does not: where a picture is shown
+(`models.py`, `rollout.py`).
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sovereign_pipeline.corpus.document import read_jsonl
 
@@ -43,9 +45,36 @@ def loss_curve_png(training_log: Path) -> bytes:
             axes[1, 0].set_ylabel("reward")
             axes[1, 0].legend(loc="upper left", frameon=False)
         axes[-1, 0].set_xlabel("step")
-        figure.tight_layout()
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", metadata={"Software": None})
-        return picture.getvalue()
+        return _png(figure)
     finally:
         pyplot.close(figure)
+
+
+def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
+    """PNG of a hold. bounds: measure, how much worse the staged adapter is, and its upper limit, both in margins."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110)
+    try:
+        for place, (_, estimate, at_most) in enumerate(reversed(bounds)):
+            colour = "tab:green" if at_most < 1 else "tab:orange" if estimate < 1 else "tab:red"
+            axes.plot([estimate, at_most], [place, place], color=colour, linewidth=2)
+            axes.plot([estimate], [place], marker="o", color=colour)
+        axes.axvline(1, color="tab:red", linestyle="--", linewidth=0.9)
+        axes.axvline(0, color="grey", linewidth=0.8)
+        axes.set_yticks(range(len(bounds)), [name for name, _, _ in reversed(bounds)])
+        axes.set_xscale("symlog", linthresh=2)
+        axes.set_xlabel("worse than production, in margins (line: up to the upper limit; 1: the margin)")
+        return _png(figure)
+    finally:
+        pyplot.close(figure)
+
+
+def _png(figure: Any) -> bytes:
+    figure.tight_layout()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()

@@ -14,9 +14,11 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.registry.mlflow_states import follow_after_act
 from sovereign_pipeline.release.changes import arrow_of, make_transition
+from sovereign_pipeline.release.holds import enter_judgements
 from sovereign_pipeline.release.requests import assert_still_so, enter_signed_request
 from sovereign_pipeline.release.standing import standing_of
 from sovereign_pipeline.serving.flags.files import Change, read_change, sequences, verified_flag
@@ -28,7 +30,6 @@ from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import signed_by, verify_statement
 from sovereign_pipeline.signing.trust import Trust
 
-FLAG_CHANGED = "flag changed"
 OVERTAKEN = "overtaken"
 """In the entry of a change whose transition was not made, since others decided meanwhile."""
 
@@ -42,7 +43,8 @@ def on_record(session: Session) -> dict[str, SeenChange]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Flag]:
-    """Enter every change of the line's flag that has no entry yet, the oldest first. Returns them.
+    """Enter every change of the line's flag that has no entry yet, the oldest first, and then every judgement of a
+    hold. Returns the changes.
 
     Raises IntegrityError for a change that was not signed as it says, or differs from its entry, and what making a
     transition raises.
@@ -61,6 +63,7 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Fla
         flag = verified_flag(change, line, trust)
         enter(registry, workplace, trust, change, flag)
         entered.append(flag)
+    enter_judgements(registry, settings, line, trust)
     return entered
 
 
@@ -139,6 +142,8 @@ def _told(change: Change, flag: Flag) -> dict[str, Any]:
         "statement": change.sha256,
         "production": flag.production,
         "staged": flag.staged,
+        "staged_by": flag.staged_by,
+        "began": flag.began,
         "share": f"{flag.share:g}",
         "groups": list(flag.groups),
         "stopped": flag.stopped,

@@ -15,6 +15,7 @@ from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import lines_in
 from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.release.hold_judgements import judgement_files
 from sovereign_pipeline.serving.flags.files import lines_with_flags, sequences
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.journal import on_record
@@ -63,7 +64,10 @@ class Keeper:
 
     def _facts(self) -> Seen:
         rules = self._settings.data / "institution.yaml"
-        numbers = [(line, tuple(sequences(self._settings, line))) for line in lines_with_flags(self._settings)]
+        numbers = [
+            (line, tuple(sequences(self._settings, line)), len(judgement_files(self._settings, line)))
+            for line in lines_with_flags(self._settings)
+        ]
         return (_content(rules), *numbers)
 
 

@@ -164,7 +164,7 @@ async def _serve(
             base_model=base.name,
             flags=flags.flags,
             behind=flags.problems,
-            hold=lambda flag: state_of(telemetry.directory, flag, institution),
+            hold=lambda flag: state_of(settings, telemetry.directory, flag, institution),
             rules=lambda line: institution.rollout_of(line).hold,
             review=reviews.of,
         ),

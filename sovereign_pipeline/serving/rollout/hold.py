@@ -8,7 +8,7 @@ not: taking it back (`watching.py`), and promoting, which officers do.
 import datetime
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sovereign_pipeline.policy.rollout import Hold
@@ -27,6 +27,9 @@ from sovereign_pipeline.serving.rollout.telemetry import LAST, Counted, Tally, s
 ALPHA = 0.05
 """How often a staged adapter that is worse by exactly a margin is taken back for it, and how often let through."""
 SAMPLE_RATIO_ALPHA = 0.001
+LOOK_AT_REPORTS = "Waiting changes nothing: look at what was reported."
+MOST_DAYS = 36_500
+"""So far ahead a date is told."""
 FEWEST_USERS = 10
 """Of the smaller arm, from which on the variance between users can be believed."""
 
@@ -87,6 +90,14 @@ class Compared:
         """By one look."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
+    @property
+    def more_needed(self) -> float | None:
+        """How many times as many answers could show it as good; None where none can, as it stands."""
+        if self.found is None or self.found.estimate >= self.margin:
+            return None
+        ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
+        return max(1.0, ratio**2)
+
     def figures(self) -> "Figures":
         """The difference, as people read it."""
         margin = f"{self.margin:.1%}" if self.measure.is_share else f"{math.expm1(self.margin):.0%}"
@@ -131,6 +142,8 @@ class State:
     """Answers of which callers said something."""
     severe: int = 0
     """Reports of severity 1 about the staged adapter."""
+    expected: str = ""
+    """When what is missing could be there; empty where nothing is."""
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> State | None:
@@ -151,7 +164,8 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> Stat
     days = (now - flag.began_at) / datetime.timedelta(days=1)
     outcome, because = _outcome(flag, tally, rules, compared, users, answers, days)
     rated = (of_staged.rated, of_production.rated)
-    return State(flag.line, flag.staged, outcome, because, compared, users, answers, days, rated, tally.severe)
+    state = State(flag.line, flag.staged, outcome, because, compared, users, answers, days, rated, tally.severe)
+    return replace(state, expected=expected(state, rules, flag.began_at))
 
 
 def _outcome(
@@ -188,6 +202,39 @@ def _outcome(
         return "inconclusive", f"{users[0]} and {users[1]} users are not as {flag.share:.0%} was drawn (p = {p:.1g})"
     open_ = [each.in_words() for each in compared if not each.is_as_good]
     return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "as good in all that is compared")
+
+
+def expected(state: State, rules: Hold, began_at: datetime.datetime) -> str:
+    """When what is missing could be there, if users go on asking as they did."""
+    if state.outcome == "open":
+        times = [
+            (rules.days, state.days),
+            *((rules.users, there) for there in state.users),
+            *((rules.answers, there) for there in state.answers),
+        ]
+        if any(not there for _, there in times[1:]):
+            return "No date can be told: one of the two has answered nobody yet."
+        days = max(rules.days, *(state.days * needed / there for needed, there in times[1:]))
+        return f"At the rate so far it could be there on {_day(began_at, days)}."
+    if state.outcome != "inconclusive":
+        return ""
+    if state.severe:
+        return LOOK_AT_REPORTS
+    factors = [each.more_needed for each in state.compared if not each.is_as_good]
+    if not factors:
+        return "Waiting changes nothing: find out why users are not as they were drawn."
+    if any(each is None for each in factors):
+        return "Waiting changes nothing: as it stands, it is worse by its margin or more."
+    factor = max(each for each in factors if each is not None)
+    answers = math.ceil(min(state.answers) * factor)
+    return (
+        f"About {answers:,} answers of each could settle it, at the rate so far in a hold until "
+        f"{_day(began_at, state.days * factor)}: raise `rollout.hold.answers` and stage it anew."
+    )
+
+
+def _day(began_at: datetime.datetime, days: float) -> str:
+    return f"{began_at + datetime.timedelta(days=min(days, MOST_DAYS)):%Y-%m-%d}"
 
 
 def reports_in_words(severe: int) -> str:

@@ -1,90 +1,22 @@
 """A staged adapter that does harm is taken back by itself, and one that does well is judged once."""
 
 import datetime
-import random
-from pathlib import Path
 
 import pytest
 
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.serving.flags import in_force
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.flags.in_force import Flags
-from sovereign_pipeline.serving.flags.journal import FLAG_CHANGED
-from sovereign_pipeline.serving.rollout.feedback import Feedback, Severity
 from sovereign_pipeline.serving.rollout.hold import judge
-from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry, read_tally
+from sovereign_pipeline.serving.rollout.telemetry import read_tally
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
-from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.flags.conftest import LINE
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office
-
-USERS = [f"user-{number}" for number in range(100)]
-TEXT = "The harbour office answers within ten days, as Article 4 has it."
-
-
-@pytest.fixture(autouse=True)
-def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_LOOKS", 0.0)
-
-
-class Traffic:
-    """A gateway whose users ask, and what it counts."""
-
-    def __init__(self, desk: Desk, directory: Path) -> None:
-        self.desk = desk
-        self.flags: Flags = desk.gateway()
-        self.telemetry = Telemetry(directory)
-        self.said: list[str] = []
-        institution = desk.office.bench.workplace().institution
-        self.watcher = Watcher(desk.settings, institution, self.flags, self.telemetry, self.said.append)
-        self._draw = random.Random(4)
-
-    def ask(
-        self,
-        times: int,
-        *,
-        lost: float = 0.01,
-        empty: float = 0.0,
-        slower: float = 1.0,
-        patience: float = 1e9,
-        disliked: float = 0.0,
-    ) -> None:
-        """Every user asks so often; what is given holds for the staged adapter, but for the users' patience."""
-        for user in USERS:
-            for _ in range(times):
-                choice = self.flags.which(LINE, user)
-                assert choice is not None
-                is_staged = choice.arm == "staged"
-                seconds = self._draw.lognormvariate(0, 0.4) * (slower if is_staged else 1)
-                is_lost = self._draw.random() < (lost if is_staged else 0.01)
-                ended: Ended = "lost" if is_lost else "cancelled" if seconds > patience else "complete"
-                text = "" if is_staged and self._draw.random() < empty else TEXT
-                self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), min(seconds, patience), ended)
-                if is_staged and self._draw.random() < disliked:
-                    self.telemetry.rate(LINE, choice, Feedback(thumb="down", reason="wrong"), None)
-
-    def report(self, severity: Severity) -> None:
-        """Somebody says how bad an answer of the staged adapter is."""
-        choices = (self.flags.which(LINE, user) for user in USERS)
-        choice = next(each for each in choices if each is not None and each.arm == "staged")
-        self.telemetry.rate(LINE, choice, Feedback(thumb="down", severity=severity), None)
-
-    @property
-    def flag(self) -> Flag:
-        flag = self.flags.flag(LINE)
-        assert flag is not None
-        return flag
-
-
-@pytest.fixture
-def traffic(desk: Desk, tmp_path: Path) -> Traffic:
-    desk.in_production()
-    desk.rules(share=0.5)
-    desk.staged()
-    return Traffic(desk, tmp_path / "rollout")
+from sovereign_pipeline_tests.serving.rollout.traffic import TEXT, USERS, Traffic
+from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
+from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
 
 
 @pytest.mark.parametrize("fault", [{"lost": 0.3}, {"empty": 0.3}, {"slower": 3.0}, {"disliked": 0.3}])
@@ -189,13 +121,13 @@ def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch
     assert ": promote: " in traffic.said[-1]
     traffic.ask(3, lost=0.08)
     watcher.look()
-    state = state_of(traffic.telemetry.directory, old, institution)
+    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
     assert state is not None
     assert state.outcome == "promote"
     assert "judged on" in state.because
     traffic.report(1)
     watcher.look()
-    state = state_of(traffic.telemetry.directory, old, institution)
+    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
     assert state is not None
     assert state.outcome == "inconclusive"
     assert state.because.startswith("1 report of severity 1 (judged to promote on ")

@@ -1,0 +1,257 @@
+"""What a promotion rests on: the judgement of the adapter's hold, on record, and accepted where it was inconclusive.
+
+What belongs here: entering judgements, accepting one, and refusing a promotion without. What does not: the files
+(`hold_judgements.py`), and judging (`serving/rollout/`).
+"""
+
+import datetime
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import trust_named
+from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transitions_of
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.release.hold_judgements import LOOK, Signed, judgement_files, read_bundle, read_judgement
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import actor_of, assert_may, entry_actor, officer_of, trust_root, verify_act
+from sovereign_pipeline.signing.officers_words import on_one_line
+from sovereign_pipeline.signing.predicates import HOLD_ACCEPTANCE
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, signed_by
+from sovereign_pipeline.signing.trust import Trust
+
+JUDGED, ACCEPTED = "hold judged", "hold accepted"
+JUDGEMENT_FILE = "judgement.sigstore.json"
+"""How the subject of an acceptance is called."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The judgement that counts for a staged adapter."""
+
+    signed: Signed
+    accepted_by: str | None
+    """The officer who accepted it, where one did."""
+    acceptance: str | None
+    """SHA-256 of what that officer signed."""
+
+    @property
+    def lets_through(self) -> bool:
+        return self.signed.judgement.outcome == "promote" or self.acceptance is not None
+
+
+def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
+    """Enter every judgement of a line that has no entry yet, the oldest first. Raises IntegrityError for one that the
+    pipeline did not sign as it lies there."""
+    files = judgement_files(settings, line)
+    with registry.reading() as session:
+        known = {_key(entry.subjects) for entry in _entries(session, JUDGED, line)}
+        records = _records(session, line)
+    for path in files:
+        adapter, began = path.parent.name[:-9], path.parent.name[-8:]
+        if adapter not in records or (adapter, began, path.name[:4]) in known:
+            continue
+        signed = read_judgement(path, trust, records[adapter])
+        judged = signed.judgement
+        with registry.writing() as session:
+            told = {
+                **judged.model_dump(mode="json", include={"line", "adapter", "incumbent", "began", "number"}),
+                "outcome": judged.outcome,
+                "because": judged.because,
+                "observations": judged.observations,
+                "judged_at": judged.at.isoformat(),
+                "statement": signed.sha256,
+            }
+            append(session, f"pipeline:{signed_by(signed.bundle)}", JUDGED, told)
+
+
+def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held | None:
+    """The newest judgement about the comparison that goes on, with its acceptance; None while there is none.
+
+    Raises IntegrityError where a file is not what is on record.
+    """
+    staged_by = _staged_by(session, adapter)
+    began = _comparison(session, adapter)
+    found: Held | None = None
+    for entry in _entries(session, JUDGED, adapter.line):
+        if entry.subjects["adapter"] != adapter.id or began not in (None, entry.subjects["began"]):
+            continue
+        signed = _on_record(settings, trust, adapter, entry)
+        if (signed.judgement.incumbent, signed.judgement.staged_by) == (incumbent, staged_by):
+            found = _accepted(session, trust, adapter, signed)
+    return found
+
+
+def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
+    """What a promotion rests on, by digest. Raises GateRefused while the hold is open, was inconclusive and is not
+    accepted, or the adapter was taken back."""
+    settings = workplace.settings
+    with registry.reading() as session:
+        incumbent = in_production(session, adapter.line)
+        if (why := _taken_back(session, adapter)) is not None:
+            raise GateRefused(f"{adapter.id} was taken back: {why}", "Stage it anew, or another version.")
+        if incumbent is None:
+            return {"needed": False, "because": "Nothing is in production that it could be compared with."}
+        if adapter.classification in workplace.institution.release.promote_without_hold:
+            return {"needed": False, "because": "The institution promotes without a hold at this level."}
+        held = hold_of(session, settings, trust_root(settings), adapter, incumbent)
+    if held is None:
+        raise GateRefused(
+            f"{adapter.id}: its hold is open.",
+            f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
+        )
+    judged = held.signed.judgement
+    if not held.lets_through:
+        raise GateRefused(
+            f"{adapter.id}: its hold was inconclusive: {judged.because}.",
+            f"{judged.expected} Or an officer accepts it, once: `sovereign adapters accept-hold {adapter.id}`.".strip(),
+        )
+    return {
+        "needed": True,
+        "outcome": judged.outcome,
+        "judgement": held.signed.sha256,
+        "observations": judged.observations,
+        "acceptance": held.acceptance,
+    }
+
+
+def accept_hold(registry: Registry, workplace: Workplace, signer: Signer, adapter_id: str, reason: str) -> Held:
+    """Accept an inconclusive hold, signed, with an entry of the ledger; nobody is asked again about this judgement.
+
+    Raises SignInError where the trust root does not let the officer promote at the adapter's level, and ConflictError
+    where there is nothing to accept.
+    """
+    settings = workplace.settings
+    trust, adapter = trust_root(settings), find_adapter(registry, adapter_id)
+    officer = officer_of(trust, signer.keyid)
+    assert_may(officer, "promote", [adapter.classification])
+    verify_registry(registry)
+    with registry.writing() as session:
+        assert_in_force(session, settings, trust)
+        held = hold_to_accept(session, settings, trust, adapter, in_production(session, adapter.line))
+        said = {
+            "line": adapter.line,
+            "adapter": adapter.id,
+            "judgement": held.signed.sha256,
+            "outcome": held.signed.judgement.outcome,
+            "reason": on_one_line(reason),
+            "at": datetime.datetime.now(datetime.UTC).isoformat(),
+        }
+        subject = Subject(JUDGEMENT_FILE, held.signed.sha256)
+        bundle = sign_statement(signer, Statement((subject,), HOLD_ACCEPTANCE, said))
+        write_atomically(held.signed.acceptance, bundle)  # one of a transaction that failed counts for nothing
+        held.signed.acceptance.chmod(0o644)
+        signature = hashlib.sha256(bundle).hexdigest()
+        append(session, entry_actor(officer), ACCEPTED, {**said, "statement": signature, **trust_named(trust)})
+    return Held(held.signed, officer.person, signature)
+
+
+def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held:
+    """The inconclusive judgement that nobody has accepted yet. Raises ConflictError where there is none."""
+    held = hold_of(session, settings, trust, adapter, incumbent)
+    if held is None:
+        raise ConflictError(f"{adapter.id}: no judgement of a hold is on record that could be accepted.", LOOK)
+    if held.signed.judgement.outcome == "promote":
+        raise ConflictError(f"{adapter.id}: its hold was judged to promote; there is nothing to accept.")
+    if held.acceptance is not None:
+        raise ConflictError(f"{adapter.id}: {held.accepted_by} accepted this already, and nobody is asked again.")
+    return held
+
+
+def _accepted(session: Session, trust: Trust, adapter: Adapter, signed: Signed) -> Held:
+    """A judgement with what an officer signed about it."""
+    for entry in _entries(session, ACCEPTED, adapter.line):
+        if entry.subjects["judgement"] != signed.sha256:
+            continue
+        bundle = read_bundle(signed.acceptance)
+        signature = hashlib.sha256(bundle).hexdigest()
+        verified = verify_act(
+            bundle,
+            trust,
+            "promote",
+            [adapter.classification],
+            predicate_type=HOLD_ACCEPTANCE,
+            sha256=signed.sha256,
+            at_index=entry.sequence - 1,
+        )
+        said = verified.statement.predicate
+        if signature != entry.subjects["statement"] or actor_of(verified.key.keyid) != entry.actor:
+            raise _differs(str(signed.acceptance))
+        if (said["adapter"], said["judgement"]) != (adapter.id, signed.sha256):
+            raise _differs(str(signed.acceptance))
+        return Held(signed, verified.key.person, signature)
+    return Held(signed, None, None)
+
+
+def _on_record(settings: Settings, trust: Trust, adapter: Adapter, entry: AuditEntry) -> Signed:
+    told = entry.subjects
+    files = judgement_files(settings, adapter.line, adapter.id, told["began"])
+    path = next((each for each in files if each.name.startswith(f"{told['number']:04d}.")), None)
+    if path is None:
+        raise IntegrityError(
+            f"The judgement {told['number']} of the hold of {adapter.id} is on record, and its file is not there.",
+            "Put it back from a backup of the home, or stage the adapter anew.",
+        )
+    signed = read_judgement(path, trust, adapter.record_manifest_sha256, entry.sequence - 1)
+    if signed.sha256 != told["statement"] or signed.judgement.outcome != told["outcome"]:
+        raise _differs(str(path))
+    return signed
+
+
+def _staged_by(session: Session, adapter: Adapter) -> int | None:
+    rows = transitions_of(session, adapter.line)
+    staged = [row.sequence for row in rows if row.adapter_id == adapter.id and row.after == "staged"]
+    return staged[-1] if staged else None
+
+
+def _comparison(session: Session, adapter: Adapter) -> int | None:
+    """The change of the flag since which the adapter is compared. None: changes of before do not say."""
+    newest = _newest_flag(session, adapter)
+    return newest.get("began") if newest is not None else None
+
+
+def _taken_back(session: Session, adapter: Adapter) -> str | None:
+    """Why nobody gets the adapter any more, though it is staged."""
+    newest = _newest_flag(session, adapter)
+    return newest["stopped"] if newest is not None else None
+
+
+def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
+    """What the newest change of the line's flag says, if it is about this adapter as it is staged now."""
+    found = [entry.subjects for entry in _entries(session, FLAG_CHANGED, adapter.line)][-1:]
+    if not found or found[0]["staged"] != adapter.id:
+        return None
+    if found[0].get("staged_by", _staged_by(session, adapter)) != _staged_by(session, adapter):
+        return None
+    return dict(found[0])
+
+
+def _records(session: Session, line: str) -> dict[str, str]:
+    """Adapter of the line -> SHA-256 of the manifest of its record."""
+    query = select(Adapter.id, Adapter.record_manifest_sha256).where(Adapter.line == line)
+    return {adapter: manifest for adapter, manifest in session.execute(query)}
+
+
+def _key(subjects: dict[str, Any]) -> tuple[str, str, str]:
+    return subjects["adapter"], f"{subjects['began']:08d}", f"{subjects['number']:04d}"
+
+
+def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
+    query = select(AuditEntry).where(AuditEntry.action == action, AuditEntry.subjects["line"].as_string() == line)
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+
+
+def _differs(what: str) -> IntegrityError:
+    return IntegrityError(f"{what}: it is not what the audit log has.", "Find out who changed it.")

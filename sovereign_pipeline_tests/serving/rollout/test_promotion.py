@@ -1,0 +1,186 @@
+"""A promotion rests on the signed judgement of the hold: refused while it is open, or inconclusive and not accepted."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError, SignInError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.release.hold_judgements import judgement_files, read_judgement, write_judgement
+from sovereign_pipeline.release.holds import ACCEPTED, JUDGED, accept_hold
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.flags.rollback import stop
+from sovereign_pipeline.serving.rollout.watching import Watcher
+from sovereign_pipeline.signing.keys import generate, write_key
+from sovereign_pipeline.signing.trust_changes import add_officer
+from sovereign_pipeline_tests.serving.flags.conftest import LINE
+from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
+from sovereign_pipeline_tests.serving.flags.conftest import office as office
+from sovereign_pipeline_tests.serving.rollout.traffic import Traffic
+from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
+from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
+
+
+class Held:
+    """A line whose staged adapter is in a hold."""
+
+    def __init__(self, traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.traffic, self.desk, self.office = traffic, traffic.desk, traffic.desk.office
+        self._monkeypatch = monkeypatch
+        self.rules(blind_review="not_required")
+        with self.office.registry.reading() as session:
+            self.staged: Adapter = session.get_one(Adapter, self.traffic.flag.staged)
+
+    def rules(self, **release: object) -> None:
+        self.office.bench.institution.rules["release"] = release
+        self.office.bench.workplace()
+
+    def judge(self, lost: float = 0.05) -> None:
+        """Eight days later a gateway looks, and the ledger follows."""
+        institution = self.office.bench.workplace().institution
+        rules = institution.rollout.model_copy(update={"hold": Hold(lost=lost)})
+        institution = institution.model_copy(update={"rollout": rules})
+        began_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=8)
+        old: Flag = self.traffic.flag.model_copy(update={"began_at": began_at})
+        telemetry, flags = self.traffic.telemetry, self.traffic.flags
+        with self._monkeypatch.context() as patch:
+            patch.setattr(flags, "flags", lambda: {LINE: old})
+            Watcher(self.desk.settings, institution, flags, telemetry, self.traffic.said.append).look()
+        self.desk.follow()
+
+    def accept(self, officer: str = "ines") -> None:
+        signer = self.office.officers[officer]
+        workplace = self.office.bench.workplace()
+        accept_hold(self.office.registry, workplace, signer, self.staged.id, "Few ask; the desk read fifty answers.")
+
+    def told(self, action: str) -> list[dict[str, object]]:
+        return [dict(each.subjects) for each in entries(self.office.registry) if each.action == action]
+
+    @property
+    def judgement(self) -> Path:
+        return judgement_files(self.desk.settings, LINE)[-1]
+
+
+@pytest.fixture
+def held(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(traffic, monkeypatch)
+
+
+def test_an_open_hold_refuses_a_promotion_until_it_is_judged(held: Held) -> None:
+    with pytest.raises(GateRefused, match="its hold is open"):
+        held.office.ask("promote", held.staged)
+    held.traffic.ask(12)
+    held.judge()
+    (judged,) = held.told(JUDGED)
+    assert (judged["adapter"], judged["outcome"]) == (held.staged.id, "promote")
+    standing = held.office.ask("promote", held.staged)
+    evidence = standing.predicate["evidence"]["hold"]
+    assert evidence["judgement"] == judged["statement"]
+    assert evidence["observations"] == judged["observations"]
+    held.office.decide(standing, "omar")
+    assert held.office.decide(standing, "ines").is_made
+    assert held.office.states()[held.staged.id] == "production"
+
+
+def test_approvals_are_bound_to_the_judgement(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    standing = held.office.ask("promote", held.staged)
+    held.office.decide(standing, "omar")
+    held.traffic.report(1)
+    held.judge()
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["promote", "inconclusive"]
+    with pytest.raises(GateRefused, match="1 report of severity 1"):
+        held.office.decide(standing, "ines")
+    held.accept()
+    with pytest.raises(ConflictError, match="other evidence"):
+        held.office.decide(standing, "ines")
+    assert held.office.states()[held.staged.id] == "staged"
+
+
+def test_an_inconclusive_hold_is_accepted_once(held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held.traffic.ask(12)
+    held.judge(lost=0.001)
+    with pytest.raises(GateRefused, match="inconclusive: lost") as refused:
+        held.office.ask("promote", held.staged)
+    assert "accept-hold" in refused.value.hint
+    assert "answers of each could settle it" in refused.value.hint or "Waiting changes nothing" in refused.value.hint
+    key = tmp_path / "ines.key"
+    write_key(key, held.office.officers["ines"], None)
+    for variable in ("home", "data", "vault"):
+        monkeypatch.setenv(f"SOVEREIGN_{variable.upper()}", str(held.office.bench.institution.root / variable))
+    given = CliRunner().invoke(
+        app, ["adapters", "accept-hold", held.staged.id, "--reason", "Fifty were read.", "--key", str(key)]
+    )
+    assert given.exit_code == 0, given.output
+    assert "inconclusive: lost" in given.output
+    (accepted,) = held.told(ACCEPTED)
+    assert accepted["reason"] == "Fifty were read."
+    with pytest.raises(ConflictError, match="nobody is asked again"):
+        held.accept("omar")
+    held.judge(lost=0.001)  # looked at again: the judgement stays, and so does the acceptance
+    evidence = held.office.ask("promote", held.staged).predicate["evidence"]["hold"]
+    assert (evidence["outcome"], evidence["acceptance"]) == ("inconclusive", accepted["statement"])
+
+
+def test_only_who_may_promote_accepts(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge(lost=0.001)
+    reviewer = generate()
+    trust = held.desk.settings.data / "trust"
+    add_officer(trust, reviewer.public_pem, "Huda Salem", ["review"], ["*"], held.office.roots[:2])
+    workplace = held.office.bench.workplace()
+    with pytest.raises(SignInError, match="may not decide about 'promote'"):
+        accept_hold(held.office.registry, workplace, reviewer, held.staged.id, "It is good.")
+    assert not held.told(ACCEPTED)
+
+
+def test_what_was_taken_back_is_not_promoted(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    stop(held.desk.settings, LINE, held.staged.id, "empty: +30 %")
+    held.desk.follow()
+    for levels in ([], [held.staged.classification]):
+        held.rules(blind_review="not_required", promote_without_hold=levels)
+        with pytest.raises(GateRefused, match="was taken back: empty"):
+            held.office.ask("promote", held.staged)
+
+
+def test_policy_switches_the_hold_off_for_a_level(held: Held) -> None:
+    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
+    standing = held.office.ask("promote", held.staged)
+    assert standing.predicate["evidence"]["hold"]["needed"] is False
+
+
+def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    held.desk.rules(share=0.3)
+    held.desk.follow()
+    with pytest.raises(GateRefused, match="its hold is open"):
+        held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case("The signed judgement of a hold is changed, removed, or signed by somebody else", "refused")
+def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge(lost=0.001)
+    settings, manifest = held.desk.settings, held.staged.record_manifest_sha256
+    path = held.judgement
+    inconclusive = read_judgement(path, held.office.trust, manifest).judgement
+    assert inconclusive.outcome == "inconclusive"
+    good = inconclusive.model_copy(update={"outcome": "promote"})
+    write_judgement(settings, held.office.pipeline, good, manifest)
+    with pytest.raises(IntegrityError, match="not what the audit log has"):
+        held.office.ask("promote", held.staged)
+    write_judgement(settings, held.office.officers["omar"], good, manifest)
+    with pytest.raises(IntegrityError):
+        held.office.ask("promote", held.staged)
+    path.unlink()
+    with pytest.raises(IntegrityError, match="its file is not there"):
+        held.office.ask("promote", held.staged)
