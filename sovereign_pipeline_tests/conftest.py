@@ -87,10 +87,9 @@ def nothing_waits_for_the_disk() -> Iterator[None]:
 
     For this process alone; a child flushes as ever.
     """
-    flush = os.fsync
-    os.fsync = lambda fd: None
-    yield
-    os.fsync = flush
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 LADDER = ["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]
