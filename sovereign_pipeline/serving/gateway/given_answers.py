@@ -28,7 +28,8 @@ MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
 """Answers after which the oldest rows are removed."""
-LOCK_SECONDS = 2.0
+LOCK_SECONDS = 0.2
+"""Answers of everybody wait meanwhile, and another gateway needs the file for a millisecond."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (

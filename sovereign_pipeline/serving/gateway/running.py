@@ -28,7 +28,7 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.gateway.pages.overview import Reviews, Standing
+from sovereign_pipeline.serving.gateway.pages.overview import Holds, Reviews, Standing
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.gateway.tracing import Collector
@@ -149,6 +149,7 @@ async def _serve(
     collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)
     ledger = _Ledger(settings)
+    holds = Holds(lambda flag: state_of(settings, telemetry.directory, flag, institution))
     reviews = Reviews(settings, lambda: ledger.registry)
     app = create_gateway(
         catalog,
@@ -164,7 +165,7 @@ async def _serve(
             base_model=base.name,
             flags=flags.flags,
             behind=flags.problems,
-            hold=lambda flag: state_of(settings, telemetry.directory, flag, institution),
+            hold=holds.of,
             rules=lambda line: institution.rollout_of(line).hold,
             review=reviews.of,
         ),
@@ -204,7 +205,8 @@ async def _serve(
     port = held.getsockname()[1]
     address = f"http://{LOOPBACK}:{port}"
     report(f"gateway {address}   Ctrl-C ends")
-    report(f"try a line at {address}/ and see what is served at {address}/admin")
+    report(f"try a line at {address}/")
+    report(f"see what is served at {address}/admin")
     try:
         await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
     finally:

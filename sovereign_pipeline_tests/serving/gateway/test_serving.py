@@ -116,12 +116,14 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
         ("lamps-1.0.0", "production", True)
     ]
     assert line["rollout"]["production"] == line["review"]["adapter"] == "lamps-1.0.0"
+    log = served.log.read_text()
+    assert f"try a line at {served.url}/\n" in log and f"see what is served at {served.url}/admin\n" in log
     assert line["adapters"][0]["days"] == 0 and line["adapters"][0]["complete"] == 2
 
     second = served_office.in_production()  # another version, which takes the first one's place
 
     wait_until(lambda: ask().system_fingerprint == second.id, served.log.read_text)
-    assert "lamps-1.0.0" not in names(client)
+    wait_until(lambda: "lamps-1.0.0" not in names(client), served.log.read_text)
 
     running = ask(stream=True)
     begun = next(iter(running))

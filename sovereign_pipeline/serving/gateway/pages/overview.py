@@ -5,6 +5,8 @@ tell of it. What belongs here: that selection. What does not: the page (`admin.h
 """
 
 import datetime
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +26,8 @@ from sovereign_pipeline.settings import Settings
 
 Stage = Literal["production", "staged", "before"]
 DIGITS = 12
+SECONDS_A_HOLD_IS_SHOWN = 30.0
+"""As often as holds are looked at (`running.py`)."""
 
 
 def _none(_: object) -> None:
@@ -47,6 +51,27 @@ class Standing:
 
 
 NOTHING_BESIDES = Standing()
+
+
+class Holds:
+    """How far the hold of each line is. Judging one with very many users takes seconds of the processor, which answers
+    need: so it is done once for everybody who looks within `SECONDS_A_HOLD_IS_SHOWN`."""
+
+    def __init__(self, judge: Callable[[Flag], State | None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._judge = judge
+        self._clock = clock
+        self._judged: dict[str, tuple[Flag, float, State | None]] = {}
+        self._judging = threading.Lock()
+
+    def of(self, flag: Flag) -> State | None:
+        """Raises as judging does."""
+        with self._judging:
+            known = self._judged.get(flag.line)
+            if known is not None and known[0] == flag and self._clock() - known[1] < SECONDS_A_HOLD_IS_SHOWN:
+                return known[2]
+            state = self._judge(flag)
+            self._judged[flag.line] = (flag, self._clock(), state)
+            return state
 
 
 class Reviews:

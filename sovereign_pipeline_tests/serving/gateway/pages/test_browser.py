@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.tokens import Tokens
 from sovereign_pipeline_tests.browser import LOWEST_CONTRAST, open_browser
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
@@ -189,6 +193,28 @@ def test_arabic_runs_from_right_to_left_and_the_language_can_change(
     assert page.get_attribute("html", "dir") == "ltr"
     assert page.eval_on_selector_all(".text", directions) == ["rtl", "rtl"], "texts keep their own direction"
     expect(page.get_by_role("button", name="Good answer")).to_be_visible()
+    assert somebody.complaints == []
+
+
+def test_whom_the_proxy_names_is_asked_for_no_token(
+    bench: Bench, running: Start, person: Callable[[str], Person]
+) -> None:
+    secret = "a secret of the proxy, thirty-two characters long"
+    proxy = Proxy(frozenset({"127.0.0.1"}), secret.encode())
+    roles = {"desk": Role(clearance="INTERNAL")}
+    tokens = Tokens(bench.directory / "tokens.json")
+    bench.callers = Callers(tokens, proxy, "X-Remote-User", "X-Remote-Roles", roles)
+    bench.serve(adapter("lamps"))
+    served, somebody = running(), person("en")
+    page = somebody.page
+    page.set_extra_http_headers({"X-Remote-User": "layla", "X-Remote-Roles": "desk", "X-Proxy-Secret": secret})
+    page.goto(f"{served.url}/")
+    page.fill("#question", "Is it lit?")
+    page.press("#question", "Enter")
+    expect(page.locator(".answered .text")).to_have_text("The lamp is mended.")
+    page.get_by_role("button", name="Good answer").click()
+    expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
+    expect(page.locator("#sign-in")).to_be_hidden()
     assert somebody.complaints == []
 
 

@@ -10,10 +10,11 @@ from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.pages.overview import Standing
+from sovereign_pipeline.serving.gateway.pages.overview import SECONDS_A_HOLD_IS_SHOWN, Holds, Standing
+from sovereign_pipeline.serving.rollout.hold import State
 from sovereign_pipeline.serving.tokens import Tokens
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.pages.lamps import DAYS, try_out
+from sovereign_pipeline_tests.serving.gateway.pages.lamps import DAYS, state_of, try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench
 
 ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
@@ -103,6 +104,24 @@ def test_one_adapter_that_a_flag_names_and_nobody_serves_is_told(bench: Bench, c
         ("lamps-1.0.0", True),
         ("lamps-1.1.0", False),
     ]
+
+
+def test_a_hold_is_judged_once_for_everybody_who_looks(bench: Bench) -> None:
+    """Judging one with 50,000 users takes seconds of the processor, which answers need."""
+    flag, now, judged = try_out(bench), [0.0], list[int]()
+
+    def judge(given: Flag) -> State | None:
+        judged.append(given.sequence)
+        return state_of(given)
+
+    holds = Holds(judge, lambda: now[0])
+    first = holds.of(flag)
+    assert first is not None and holds.of(flag) is first
+    changed = flag.model_copy(update={"sequence": 5})
+    assert holds.of(changed) is not first, "another flag is another hold"
+    now[0] = SECONDS_A_HOLD_IS_SHOWN
+    holds.of(changed)
+    assert judged == [4, 5, 5]
 
 
 def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Client) -> None:
