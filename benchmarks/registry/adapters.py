@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from benchmarks.harness import machine_facts, run, say
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterBaseModel, AdapterDataset, HeldDataset
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterBaseModel, AdapterDataset, HeldAdapter, HeldDataset
 from sovereign_pipeline.ledger.rows_on_record import enter_adapter
 from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of
 from sovereign_pipeline.ledger.tables import (
@@ -191,6 +191,8 @@ def _index(session: Session, count: int) -> None:
     """What the adapters hold, so that recalls can be asked."""
     known = min(DATASETS, count)
     session.execute(insert(HeldDataset), [{"id": each, "digest": digest("d", each)} for each in range(known)])
+    counts = [{"adapter": _id(each), "datasets": 1, "base_models": 1} for each in range(count)]
+    session.execute(insert(HeldAdapter), counts)
     own = [{"dataset": each % known, "adapter": _id(each), "directly": True} for each in range(count)]
     session.execute(insert(AdapterDataset), own)
     bases = [{"base_model": digest("b", 0), "adapter": _id(each), "directly": True} for each in range(count)]

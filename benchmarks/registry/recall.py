@@ -28,6 +28,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterDataset,
     DatasetDocument,
     DatasetSource,
+    HeldAdapter,
     HeldDataset,
     HeldDocument,
 )
@@ -60,7 +61,8 @@ def fill(registry: Registry, rows: int) -> None:
     _enter(registry, Dataset, map(_dataset, range(DATASETS)))
     _enter(registry, Adapter, map(_adapter, range(ADAPTERS)))
     _enter(registry, HeldDocument, ({"id": n, "name": f"R-{n:07d}"} for n in range(1, DOCUMENTS + 1)))
-    _enter(registry, HeldDataset, ({"id": n, "digest": digest("d", n)} for n in range(DATASETS)))
+    _enter(registry, HeldDataset, ({"id": n, "digest": digest("d", n), "sources": 1} for n in range(DATASETS)))
+    _enter(registry, HeldAdapter, ({"adapter": _id(n), "datasets": 2, "base_models": 1} for n in range(ADAPTERS)))
     _enter(registry, DatasetSource, ({"source": f"source-{n % SOURCES}", "dataset": n} for n in range(DATASETS)))
     own = ({"dataset": n % DATASETS, "adapter": _id(n), "directly": True} for n in range(ADAPTERS))
     _enter(registry, AdapterDataset, own)
@@ -73,6 +75,10 @@ def fill(registry: Registry, rows: int) -> None:
     _run(registry, "DROP INDEX ix_dataset_document_dataset")
     _enter(registry, DatasetDocument, _pairs(rows))
     _run(registry, "CREATE INDEX ix_dataset_document_dataset ON dataset_document (dataset, document)")
+    of_document = "SELECT COUNT(*) FROM dataset_document WHERE dataset_document.document = document.id"
+    _run(registry, f"UPDATE document SET datasets = ({of_document})")
+    of_dataset = "SELECT COUNT(*) FROM dataset_document WHERE dataset_document.dataset = held_dataset.id"
+    _run(registry, f"UPDATE held_dataset SET documents = ({of_dataset})")
     _run(registry, "ANALYZE")
 
 

@@ -1,7 +1,7 @@
 """Tables of an adapter's life after registration: the index of what it holds, recalls, known issues, reviews.
 
-The index is derived: the artifacts are the authority, so its rows may be replaced (`release/holdings.py`). All other
-tables only grow.
+The index is derived: the artifacts are the authority, so its rows may be replaced (`release/holdings.py`). It counts
+its own rows, so that one which is gone is missed (`release/held.py`). All other tables only grow.
 """
 
 import datetime
@@ -25,6 +25,8 @@ class HeldDocument(Table):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(unique=True)
     """The id as it stands in the datasets' rows."""
+    datasets: Mapped[int] = mapped_column(server_default="0")
+    """How many datasets have a row of it."""
 
 
 class HeldDataset(Table):
@@ -36,6 +38,21 @@ class HeldDataset(Table):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
     """Of the artifact. It need not be registered: a base model may have been made here of an unregistered one."""
+    documents: Mapped[int] = mapped_column(server_default="0")
+    """How many documents it has rows of."""
+    sources: Mapped[int] = mapped_column(server_default="0")
+    """From how many sources it was made."""
+
+
+class HeldAdapter(Table):
+    """Index: how many rows it has of an adapter."""
+
+    __tablename__ = "held_adapter"
+    __table_args__ = (DERIVED,)
+
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    datasets: Mapped[int]
+    base_models: Mapped[int]
 
 
 class DatasetDocument(Table):

@@ -1,4 +1,7 @@
-"""Asking the index of what registered adapters hold. An index that lacks an adapter answers nothing.
+"""Asking the index of what registered adapters hold. An index that lacks an adapter, or a row, answers nothing.
+
+Each row that an answer could rest on is counted where it is looked for, and how many there were is kept beside. Whoever
+takes a row away and changes the count too is found by rebuilding the index.
 
 What belongs here: questions, and the SQL that answers them. What does not: filling the index from the artifacts
 (`holdings.py`), and what follows from an answer (`recall.py`).
@@ -8,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from sovereign_pipeline.artifacts.hashing import short
@@ -18,11 +21,12 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterDataset,
     DatasetDocument,
     DatasetSource,
+    HeldAdapter,
     HeldDataset,
     HeldDocument,
 )
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.wording import and_more, counted
+from sovereign_pipeline.wording import and_more
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,21 @@ class Question:
 
 def assert_complete(session: Session, adapter_id: str | None = None) -> None:
     """Assert that the index knows of every registered adapter, or of one, the base model and the datasets that its row
-    states: an answer would lack it. Raises IntegrityError naming those that it does not know."""
+    states, and has as many as were entered: an answer would lack it.
+
+    Raises IntegrityError naming those that it does not know.
+    """
     on_base = exists().where(
         AdapterBaseModel.base_model == Adapter.base_model_digest, AdapterBaseModel.adapter == Adapter.id
     )
     preferred = or_(Adapter.preference_dataset_digest.is_(None), _on(Adapter.preference_dataset_digest))
-    lacking = select(Adapter.id).where(~and_(on_base, _on(Adapter.dataset_digest), preferred)).order_by(Adapter.id)
+    known = and_(on_base, _on(Adapter.dataset_digest), preferred, _has_all_rows())
+    lacking = select(Adapter.id).where(~known).order_by(Adapter.id)
     if adapter_id is not None:
         lacking = lacking.where(Adapter.id == adapter_id)
     if found := list(session.scalars(lacking)):
-        raise _incomplete(found)
+        raise _incomplete(f"adapter {each}" for each in found)
+    _assert_sources_counted(session)
 
 
 def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
@@ -68,8 +77,52 @@ def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     )
 
 
+def _has_all_rows() -> ColumnElement[bool]:
+    """Whether the index has as many rows of an adapter as were entered, and each dataset that they name."""
+    datasets = (
+        select(func.count())
+        .select_from(AdapterDataset)
+        .join(HeldDataset, HeldDataset.id == AdapterDataset.dataset)
+        .where(AdapterDataset.adapter == HeldAdapter.adapter)
+    )
+    of_adapter = AdapterBaseModel.adapter == HeldAdapter.adapter
+    base_models = select(func.count()).select_from(AdapterBaseModel).where(of_adapter)
+    return exists().where(
+        HeldAdapter.adapter == Adapter.id,
+        HeldAdapter.datasets == datasets.scalar_subquery(),
+        HeldAdapter.base_models == base_models.scalar_subquery(),
+    )
+
+
+def _assert_sources_counted(session: Session) -> None:
+    of_dataset = select(DatasetSource.dataset, func.count()).group_by(DatasetSource.dataset)
+    found = {dataset: count for dataset, count in session.execute(of_dataset)}
+    for dataset, digest, sources in session.execute(select(HeldDataset.id, HeldDataset.digest, HeldDataset.sources)):
+        if found.get(dataset, 0) != sources:
+            raise _incomplete([f"sources of dataset {short(digest)}"])
+
+
+def _assert_document_counted(session: Session, name: str) -> None:
+    """Assert that no row about a document is gone. Raises IntegrityError."""
+    known = select(HeldDocument.id, HeldDocument.datasets).where(HeldDocument.name == name)
+    row = session.execute(known).one_or_none()
+    if row is None:  # its own row may be the one that is gone
+        of_documents = session.scalar(select(func.sum(HeldDocument.datasets)))
+        if of_documents != session.scalar(select(func.sum(HeldDataset.documents))):
+            raise _incomplete(["documents"])
+        return
+    pairs = select(func.count()).select_from(DatasetDocument).where(DatasetDocument.document == row.id)
+    if session.scalar(pairs) != row.datasets:
+        raise _incomplete([f"datasets of document {name}"])
+
+
 def holders(session: Session, question: Question) -> dict[str, bool]:
-    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored."""
+    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored.
+
+    Raises IntegrityError where a row about it is gone.
+    """
+    if question.document is not None:
+        _assert_document_counted(session, question.document)
     return {
         adapter: bool(directly) for adapter, directly in session.execute(text(holders_query(question)), question.given)
     }
@@ -87,8 +140,11 @@ def holders_query(question: Question) -> str:
 
 
 def holds(session: Session, adapter_id: str, question: Question) -> bool:
-    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know."""
+    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know, and
+    where a row about it is gone."""
     assert_complete(session, adapter_id)
+    if question.document is not None:
+        _assert_document_counted(session, question.document)
     if question.base_model is not None:
         return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
     own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
@@ -120,10 +176,9 @@ def _datasets_query(question: Question) -> str:
     return of_document if question.source is None else f"{of_document} AND dataset IN ({of_source})"
 
 
-def _incomplete(adapters: Iterable[str]) -> IntegrityError:
-    named = list(adapters)
+def _incomplete(rows: Iterable[str]) -> IntegrityError:
     return IntegrityError(
-        f"The index of what adapters hold lacks {counted(len(named), 'adapter')}: {and_more(named)}.",
+        f"The index of what adapters hold lacks rows: {and_more(rows)}.",
         "Rebuild it from the artifacts.",
         act="rebuild_index",
     )

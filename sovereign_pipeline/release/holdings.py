@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, select
+from sqlalchemy import delete, exists, func, insert, select, update
 from sqlalchemy.orm import Session, load_only
 
 from sovereign_pipeline.artifacts.hashing import short
@@ -34,6 +34,7 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterDataset,
     DatasetDocument,
     DatasetSource,
+    HeldAdapter,
     HeldDataset,
     HeldDocument,
 )
@@ -109,6 +110,7 @@ def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], 
     with registry.writing() as session:
         differing += [f"adapter {name}" for name, each in holdings.items() if _enter_adapter(session, name, each)]
         differing += _remove_others(session)
+        _count_documents_again(session)
         known = session.scalar(select(func.count()).select_from(HeldDocument)) or 0
     return Rebuilt(len(adapters), len(datasets), known, tuple(differing))
 
@@ -158,22 +160,39 @@ def _enter_dataset(session: Session, digest: str, documents: set[str], sources: 
     """Let the index say this of a dataset. Returns whether it said something else before."""
     dataset = session.scalar(select(HeldDataset.id).where(HeldDataset.digest == digest))
     if dataset is not None:
-        if _entered(session, dataset) == (documents, sources):
+        if _entered(session, dataset) == (documents, sources, len(documents), len(sources)):
             return False
         _remove_rows(session, dataset)
+        session.execute(delete(HeldDataset).where(HeldDataset.id == dataset))
+        is_new = False
     else:
-        dataset = 1 + (session.scalar(select(func.max(HeldDataset.id))) or 0)
-        session.execute(insert(HeldDataset).values(id=dataset, digest=digest))
+        dataset, is_new = 1 + (session.scalar(select(func.max(HeldDataset.id))) or 0), True
+    row = {"id": dataset, "digest": digest, "documents": len(documents), "sources": len(sources)}
+    _insert(session, HeldDataset, [row])
     numbers = sorted(_numbers_of(session, documents))
     _insert(session, DatasetDocument, [{"document": number, "dataset": dataset} for number in numbers])
+    if is_new:  # not counted anew: a row that is gone would be missed no more
+        in_it = select(DatasetDocument.document).where(DatasetDocument.dataset == dataset)
+        more = {"datasets": HeldDocument.datasets + 1}
+        session.execute(update(HeldDocument).where(HeldDocument.id.in_(in_it)).values(more))
     _insert(session, DatasetSource, [{"source": source, "dataset": dataset} for source in sorted(sources)])
     return True
 
 
-def _entered(session: Session, dataset: int) -> tuple[set[str], set[str]]:
+def _entered(session: Session, dataset: int) -> tuple[set[str], set[str], int, int]:
+    """What the index says of a dataset: documents and sources, and how many of each there were."""
     of_dataset = select(DatasetDocument.document).where(DatasetDocument.dataset == dataset)
     names = session.scalars(select(HeldDocument.name).where(HeldDocument.id.in_(of_dataset)))
-    return set(names), set(session.scalars(select(DatasetSource.source).where(DatasetSource.dataset == dataset)))
+    sources = session.scalars(select(DatasetSource.source).where(DatasetSource.dataset == dataset))
+    counts = session.execute(select(HeldDataset.documents, HeldDataset.sources).where(HeldDataset.id == dataset)).one()
+    return set(names), set(sources), counts.documents, counts.sources
+
+
+def _count_documents_again(session: Session) -> None:
+    """Let each document's count be that of its rows, once every dataset's are what its artifact says."""
+    in_all = select(func.count()).select_from(DatasetDocument).where(DatasetDocument.document == HeldDocument.id)
+    counted = in_all.scalar_subquery()
+    session.execute(update(HeldDocument).where(HeldDocument.datasets != counted).values(datasets=counted))
 
 
 def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
@@ -198,13 +217,17 @@ def _enter_adapter(session: Session, adapter: str, holdings: _Holdings) -> bool:
     }
     of_datasets = select(AdapterDataset).where(AdapterDataset.adapter == adapter)
     of_bases = select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter)
+    counts = select(HeldAdapter.datasets, HeldAdapter.base_models).where(HeldAdapter.adapter == adapter)
     said = (
         {row.dataset: row.directly for row in session.scalars(of_datasets)},
         {row.base_model: row.directly for row in session.scalars(of_bases)},
+        session.execute(counts).one_or_none(),
     )
-    if said == (datasets, holdings.base_models):
+    entered = (len(datasets), len(holdings.base_models))
+    if said == (datasets, holdings.base_models, entered):
         return False
     _remove_adapter(session, adapter)
+    _insert(session, HeldAdapter, [{"adapter": adapter, "datasets": entered[0], "base_models": entered[1]}])
     rows = [{"dataset": each, "adapter": adapter, "directly": directly} for each, directly in datasets.items()]
     _insert(session, AdapterDataset, rows)
     bases = holdings.base_models.items()
@@ -215,7 +238,8 @@ def _enter_adapter(session: Session, adapter: str, holdings: _Holdings) -> bool:
 
 def _remove_others(session: Session) -> list[str]:
     """Remove what no registered adapter leads to. Returns its names."""
-    indexed = {*session.scalars(select(AdapterDataset.adapter)), *session.scalars(select(AdapterBaseModel.adapter))}
+    columns = (AdapterDataset.adapter, AdapterBaseModel.adapter, HeldAdapter.adapter)
+    indexed = {each for column in columns for each in session.scalars(select(column))}
     of_none = sorted(indexed - set(session.scalars(select(Adapter.id))))
     for adapter in of_none:
         _remove_adapter(session, adapter)
@@ -232,6 +256,7 @@ def _remove_others(session: Session) -> list[str]:
 def _remove_adapter(session: Session, adapter: str) -> None:
     session.execute(delete(AdapterDataset).where(AdapterDataset.adapter == adapter))
     session.execute(delete(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter))
+    session.execute(delete(HeldAdapter).where(HeldAdapter.adapter == adapter))
 
 
 def _remove_rows(session: Session, dataset: int) -> None:

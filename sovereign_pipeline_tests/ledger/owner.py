@@ -16,8 +16,10 @@ LIFECYCLE = (
     *("recall_waiver", "recall_adapter", "recall", "known_issue", "adapter_review"),
     *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
 )
+COUNTS = (("document", "datasets"), ("held_dataset", "documents"), ("held_dataset", "sources"))
 SIGNED = ("recall", "recall_waiver", "known_issue", "adapter_review")
 UNDONE = {
+    "0010": ("DROP TABLE held_adapter", *(f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in COUNTS)),
     "0009": tuple(f"ALTER TABLE {table} DROP COLUMN statement" for table in SIGNED),
     "0008": tuple(f"DROP TABLE {table}" for table in LIFECYCLE),
     "0007": ("DROP TABLE transition", "DROP TABLE release_decision", "DROP TABLE release_request"),

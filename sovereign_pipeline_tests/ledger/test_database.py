@@ -33,6 +33,7 @@ RELEASE_TABLES = ("release_request", "release_decision", "transition")
 REVIEW_TABLES = ("audit_entry", "blind_review", "sign_in_link", "sign_in_use", "ballot", "guess", "review_closing")
 LIFECYCLE_TABLES = (
     *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
+    "held_adapter",
     *(each.__tablename__ for each in (Recall, RecallAdapter, RecallWaiver, KnownIssue, AdapterReview)),
 )
 

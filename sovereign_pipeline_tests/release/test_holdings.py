@@ -8,6 +8,7 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.release.held import Question, assert_complete, holders, holders_query, holds
 from sovereign_pipeline.release.holdings import rebuild
+from sovereign_pipeline.release.recall import ask
 from sovereign_pipeline_tests.release.holders import Holders, letters
 
 pytestmark = pytest.mark.slow
@@ -83,8 +84,7 @@ def test_an_index_that_was_changed_is_what_the_artifacts_say_again_and_the_diffe
         session.execute(text("INSERT INTO dataset_document (document, dataset) VALUES (900, 9)"))
         session.execute(text("INSERT INTO adapter_dataset (dataset, adapter, directly) VALUES (9, 'x-1.0.0', true)"))
         session.execute(text("DELETE FROM adapter_base_model WHERE adapter = :id"), {"id": second.id})
-    assert held_by(registry, document="R-00011") == {}
-    with registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {second.id}"):
+    with registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks rows: adapter {second.id}"):
         assert_complete(session)
     done = rebuild(registry, store, silent)
     assert (done.adapters, done.datasets, done.documents) == (2, 2, 16)
@@ -94,10 +94,42 @@ def test_an_index_that_was_changed_is_what_the_artifacts_say_again_and_the_diffe
     assert rebuild(registry, store, silent).differing == ()
 
 
+@pytest.mark.security_case(
+    "A row of the recall index is deleted, so that an adapter seems not to hold what is recalled",
+    "Nothing is answered until the index is rebuilt",
+)
+@pytest.mark.parametrize(
+    ("deleted", "question", "lacks"),
+    [
+        ("dataset_document WHERE document = :number", Question(document="R-00008"), "datasets of document R-00008"),
+        ("document WHERE name = 'R-00008'", Question(document="R-00008"), "documents"),
+        ("dataset_source WHERE dataset = 1", Question(source="letters"), "sources of dataset"),
+        ("adapter_dataset WHERE NOT directly", Question(document="R-00008"), "adapter buoys-1.0.0"),
+        ("held_dataset WHERE id = 1", Question(base_model="b" * 64), "adapter buoys-1.0.0, adapter lamps-1.0.0"),
+    ],
+    ids=["pair", "document", "source", "parent's dataset", "dataset"],
+)
+def test_a_row_that_is_gone_is_missed(holders: Holders, deleted: str, question: Question, lacks: str) -> None:
+    first = holders.register()
+    child = holders.register("buoys", letters(100, 112), start_from=first.id)
+    registry = holders.registry
+    with registry.reading() as session:
+        number = session.scalar(text("SELECT id FROM document WHERE name = 'R-00008'"))
+    with registry.writing() as session:
+        session.execute(text(f"DELETE FROM {deleted.replace(':number', str(number))}"))
+    with pytest.raises(IntegrityError, match=f"lacks rows: {lacks}"):
+        ask(registry, question)
+    with registry.reading() as session, pytest.raises(IntegrityError, match=lacks.split(",")[0]):
+        holds(session, child.id, question)
+    rebuild(registry, holders.bench.store, silent)
+    assert held_by(registry, document="R-00008") == {first.id: True, child.id: False}
+    assert rebuild(registry, holders.bench.store, silent).differing == ()
+
+
 def test_a_registry_without_an_index_gets_one_from_its_artifacts(holders: Holders) -> None:
     adapter = holders.bench.register()  # as earlier releases did
     registry = holders.registry
-    with registry.reading() as session, pytest.raises(IntegrityError, match="lacks 1 adapter: lamps-1"):
+    with registry.reading() as session, pytest.raises(IntegrityError, match="lacks rows: adapter lamps-1"):
         assert_complete(session)
     assert len(rebuild(registry, holders.bench.store, silent).differing) == 2
     assert held_by(registry, document="R-00011") == {adapter.id: True}

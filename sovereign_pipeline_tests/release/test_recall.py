@@ -93,7 +93,10 @@ def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) 
     recall(holders.registry, Question(document="R-00011"))
     holders.bench.recipe["training"]["sft"] = {"learning_rate": 1e-4}
     adapter = holders.bench.register()
-    with holders.registry.reading() as session, pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"):
+    with (
+        holders.registry.reading() as session,
+        pytest.raises(IntegrityError, match=f"lacks rows: adapter {adapter.id}"),
+    ):
         open_recalls(session, holders.registry.settings, adapter.id)
 
 
@@ -110,7 +113,7 @@ def test_whoever_takes_an_adapter_off_its_dataset_frees_it_of_no_recall(holders:
     for asked in (lambda one: open_recalls(one, settings, adapter.id), lambda one: recalls_in_force(one, settings)):
         with (
             holders.registry.reading() as session,
-            pytest.raises(IntegrityError, match=f"lacks 1 adapter: {adapter.id}"),
+            pytest.raises(IntegrityError, match=f"lacks rows: adapter {adapter.id}"),
         ):
             asked(session)
 
@@ -120,7 +123,10 @@ def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Ho
     recall(holders.registry, Question(document="R-00011"))
     with holders.registry.writing() as session:
         session.execute(text("DELETE FROM dataset_document"))
-    assert in_force(holders) == {adapter.id: ["recall-1"]}
+    with holders.registry.reading() as session:
+        assert [each.id for each in open_recalls(session, holders.registry.settings, adapter.id)] == ["recall-1"]
+        with pytest.raises(IntegrityError, match="lacks rows: datasets of document R-00011"):
+            recalls_in_force(session, holders.registry.settings)
 
 
 def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, database: str) -> None:
