@@ -14,11 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+from pydantic import ValidationError
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
-from sovereign_pipeline.policy.serving import Vllm
+from sovereign_pipeline.policy.serving import Serving, Vllm
 from sovereign_pipeline.serving.engines import vllm_server
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline.settings import PROJECT_ROOT
@@ -269,6 +271,19 @@ def test_interpreter_without_vllm_is_named(tiny: TinyAdapters, runner: asyncio.R
         runner.run(VllmEngine.start(tiny.base, missing))
     with pytest.raises(EngineRefused, match="cannot be loaded"):
         runner.run(VllmEngine.start(tmp_path, given))
+
+
+def test_institution_names_the_engine(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="engine: vllm needs 'vllm'"):
+        Serving(engine="vllm")
+    serving = Serving(engine="vllm", vllm=settings(tmp_path).options)
+    engine = runner.run(start_engine(serving, tiny.base, "", threads=3))
+    try:
+        assert isinstance(engine, VllmEngine) and runner.run(engine.is_well())
+        started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
+        assert started["environment"]["OMP_NUM_THREADS"] == "3"
+    finally:
+        runner.run(engine.close())
 
 
 def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) -> None:
