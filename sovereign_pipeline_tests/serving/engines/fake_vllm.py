@@ -7,6 +7,7 @@ request is noted in a file. Loading is by name alone, and a directory that is no
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -103,6 +104,7 @@ def main() -> None:
             web.post("/v1/completions", server.complete),
         ]
     )
+    subprocess.Popen(["sleep", "600"])  # vLLM is several processes, and this one does not look after the others
     socket = given[given.index("--uds") + 1]
     web.run_app(application, path=socket, print=None, handler_cancellation=True)
 

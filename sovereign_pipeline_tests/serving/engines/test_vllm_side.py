@@ -297,7 +297,7 @@ def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) 
     os.close(writing)
     children = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
     os.close(reading)
-    assert len(children) == 2
+    assert len(children) == 3
     os.kill(gateway, signal.SIGKILL)
     os.waitpid(gateway, 0)
     _, alive = psutil.wait_procs(children, timeout=10)
@@ -306,6 +306,6 @@ def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) 
 
 async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:
     await VllmEngine.start(base, settings(directory))
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process().children(recursive=True)  # keeper, server, and the server's own
     os.write(writing, " ".join(str(each.pid) for each in children).encode())
     await asyncio.sleep(600)
