@@ -11,12 +11,13 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup lock prepare demo test test-fast coverage docs check up bench bench-corpus bench-training bench-evaluation clean
+.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-evaluation clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
 	@echo "make test    all tests"
 	@echo "make test-fast   tests that load no model, under two minutes"
+	@echo "make test-vllm   the tests of both engines, with vLLM in an environment of its own"
 	@echo "make coverage   all tests, and which lines they did not run"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
@@ -72,6 +73,19 @@ test: setup
 
 test-fast: setup
 	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser and not postgresql and not gpu"
+
+# vLLM has an environment of its own (3.4 GB): its versions are others than the pipeline's. The conformance tests run over both
+# engines; some minutes on two idle cores.
+VLLM := .venv-vllm
+$(VLLM)/.ready: requirements/vllm.txt
+	@echo "Installing vLLM into $(VLLM), every file checked against its hash (some minutes the first time) …"
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/pip install --quiet --progress-bar off --disable-pip-version-check --no-deps --require-hashes --requirement $< || { \
+		echo "torch and torchvision are CPU builds here: name a folder of wheels or PyTorch's own index in pip's configuration."; exit 1; }
+	@touch $@
+
+test-vllm: setup $(VLLM)/.ready
+	@OMP_NUM_THREADS=1 SOVEREIGN_TEST_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest sovereign_pipeline_tests/serving/engines
 
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct

@@ -42,6 +42,23 @@ hypothesis.settings.register_profile("explore", print_blob=True, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+VLLM_PYTHON = "SOVEREIGN_TEST_VLLM"
+"""Variable with the interpreter of vLLM's environment; without it no test is run that needs vLLM."""
+
+
+def pytest_report_header() -> str | None:
+    return None if VLLM_PYTHON in os.environ else "tests marked vllm are left out: `make test-vllm` runs them"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs vLLM, which has an environment of its own."""
+    if VLLM_PYTHON in os.environ:
+        return
+    left_out = [item for item in items if item.get_closest_marker("vllm")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_configure() -> None:
     """Forget variables of whoever runs the suite: no test may touch their database. The home holds the base model.
 

@@ -13,7 +13,7 @@ TEMPLATE = (
 )
 
 
-def save_tiny_model(directory: Path, texts: Iterable[str], max_length: int = 512) -> Path:
+def save_tiny_model(directory: Path, texts: Iterable[str], max_length: int = 512, heads: int = 4) -> Path:
     """The tokenizer is trained on the given texts. Vocabulary 400, hidden size 64, 2 layers."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -39,8 +39,8 @@ def save_tiny_model(directory: Path, texts: Iterable[str], max_length: int = 512
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
             max_position_embeddings=max_length,
             tie_word_embeddings=True,
             initializer_range=0.2,  # wide enough for an adapter to move the logits within a few steps

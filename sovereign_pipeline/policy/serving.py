@@ -1,10 +1,12 @@
-"""`serving` of `institution.yaml`: what callers of the gateway may use, and how much of it.
+"""`serving` of `institution.yaml`: what callers of the gateway may use, how much of it, and which engine computes it.
 
-What belongs here: roles that the institution's proxy names, and limits. What does not: tokens (`serving/tokens.py`),
-and which adapters there are.
+What belongs here: roles that the institution's proxy names, limits, and the engine's options. What does not: tokens
+(`serving/tokens.py`), and which adapters there are.
 """
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
@@ -68,8 +70,44 @@ class Limits(RecipeModel):
     """How long answers that run go on after the gateway was told to end."""
 
 
+class Vllm(RecipeModel):
+    """How a vLLM server is run that the gateway starts."""
+
+    python: str = Field(examples=["/opt/vllm/bin/python"])
+    """The interpreter of the environment in which vLLM 0.32 or later is installed: not the pipeline's own."""
+
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """In which it computes. In float32 it must reproduce the likeliest tokens of the training side exactly; in bfloat16
+    the log-probabilities within 0.15."""
+
+    adapters: int = Field(default=8, ge=1)
+    """Adapters in the device's memory at once; others are read again when they are asked for. Memory for all of them is
+    taken at the start."""
+
+    rank: Literal[8, 16, 32, 64, 128, 256] = 16
+    """The largest rank of an adapter that is served; each takes the memory of this one."""
+
+    context: int | None = Field(default=None, ge=64)
+    """Tokens of prompt and answer at most. Null: what the base model takes."""
+
+    answers: int = Field(default=16, ge=1)
+    """Answers that are computed at once."""
+
+    step_tokens: int = Field(default=2048, ge=32)
+    """Tokens of prompts that are computed at once. On a processor 512, else nothing is heard of it for too long."""
+
+    cpu_cache_gib: int = Field(default=2, ge=1)
+    """GiB for the prompts and answers under way, where it computes on the processor."""
+
+    gpu_memory: float = Field(default=0.9, gt=0, lt=1)
+    """The share of each GPU's memory that it takes."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs over which the base model is spread."""
+
+
 class Serving(RecipeModel):
-    """What callers of the gateway may use, and how much of it."""
+    """What callers of the gateway may use, how much of it, and which engine computes it."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
     """Role, as the institution's proxy names it -> what its callers may use. A role that is not named here gives
@@ -77,3 +115,15 @@ class Serving(RecipeModel):
 
     limits: Limits = Limits()
     """What the gateway takes on, and when it refuses."""
+
+    engine: Literal["local", "vllm"] = "local"
+    """What computes answers: `local`, on the processor and in float32, or `vllm`."""
+
+    vllm: Vllm | None = None
+    """How vLLM is run; needed where `engine` is vllm."""
+
+    @model_validator(mode="after")
+    def _vllm_is_described(self) -> "Serving":
+        if self.engine == "vllm" and self.vllm is None:
+            raise ValueError("engine: vllm needs 'vllm', with the interpreter of its environment as 'python'")
+        return self

@@ -5,6 +5,7 @@ facts of the record (`record.py`).
 """
 
 import datetime
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,6 +37,8 @@ from sovereign_pipeline.registry.record import (
     read_record,
 )
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+from sovereign_pipeline.training.servable import refused_by_vllm
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, tuned_model
 
 
 def register(
@@ -46,8 +49,8 @@ def register(
     Every gate is asserted again, the whole identity of every artifact of the lineage is compared with today's, files
     outside the store included, and every byte is read but unscrubbed text that is withheld here. Raises StaleInput or
     GateRefused when the chain may not be used, IntegrityError when bytes changed, artifacts do not belong together or
-    the parent adapter is another one, and InputError for a known base model under another name. Nothing is written on
-    any error.
+    the parent adapter is another one, and InputError for a known base model under another name and for an adapter that
+    the institution's engine does not serve. Nothing is written on any error.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -75,6 +78,7 @@ def register(
             line=record.line,
         )
     assert_parent_is_registered(registry, record, artifact)
+    _assert_servable(workplace, store.open(inputs["aligned_adapter"]))
     gate_records = [_gate_row(store, each) for each in (*record.gates, *own_gates)]
     adapter_manifest = store.read_manifest(inputs["aligned_adapter"])
     created_at = {
@@ -120,6 +124,20 @@ def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artif
             f"{artifact.path / RECORD_FILE}: the parent adapter is {parent.adapter}, {short(parent.digest)}, and "
             f"another adapter is registered by that id.",
             "Restore the registry from a copy.",
+        )
+
+
+def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
+    """Raise InputError for an adapter that nobody could be served with: it would be reviewed and approved in vain."""
+    vllm, tuned = workplace.institution.serving.vllm, tuned_model(aligned)
+    if workplace.institution.serving.engine != "vllm" or vllm is None or tuned.holds != "adapter":
+        return
+    reasons = refused_by_vllm(json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes()), vllm.rank)
+    if reasons:
+        raise InputError(
+            f"Line {workplace.line.line}: vLLM, which serving.engine names, does not serve this adapter: "
+            f"{'; '.join(reasons)}.",
+            "Change training.sft and train again, or let serving.engine of institution.yaml be local.",
         )
 
 

@@ -57,6 +57,11 @@ class Caller:
         return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
+    def cache_group(self) -> str:
+        """What tells callers of one clearance from those of another, for what an engine keeps of prompts."""
+        return "\n".join(sorted({grant.clearance for grant in self.grants}))
+
+    @property
     def may_read_metrics(self) -> bool:
         return any(grant.metrics for grant in self.grants)
 

@@ -139,7 +139,8 @@ def _base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
 def _train(upstream: tuple[str, ...]) -> Any:
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         seed = digest_of([inputs[kind].ref.digest for kind in upstream])
-        files = {"adapter/adapter_model.safetensors": seed * 20, "adapter/adapter_config.json": '{"peft_type": "LORA"}'}
+        config = {"peft_type": "LORA"} | ({"use_dora": True} if workplace.line.training.sft.dora else {})
+        files = {"adapter/adapter_model.safetensors": seed * 20, "adapter/adapter_config.json": json.dumps(config)}
         if workplace.line.training.sft.adapter == "none":
             files = {f"model/{name}": seed * 20 for name in SHARDS} | {"model/config.json": "{}"}
         for name, content in files.items():

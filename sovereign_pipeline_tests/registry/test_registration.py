@@ -104,6 +104,17 @@ def test_one_base_model_has_one_name(bench: Bench) -> None:
         assert [adapter.id for adapter in session.scalars(select(Adapter))] == [first.id]
 
 
+def test_what_the_engine_does_not_serve_is_refused_with_the_reason(bench: Bench) -> None:
+    bench.recipe["training"]["sft"] = {**bench.recipe["training"].get("sft", {}), "dora": True}
+    bench.institution.rules["serving"] = {"engine": "vllm", "vllm": {"python": "/opt/vllm/bin/python"}}
+    with pytest.raises(InputError, match=r"serving\.engine names, does not serve this adapter: it does not do DoRA"):
+        bench.register()
+    with bench.open_registry().reading() as session:
+        assert not session.scalars(select(Adapter)).all()
+    bench.institution.rules["serving"]["engine"] = "local"
+    assert bench.register().version == "1.0.0"
+
+
 @given(
     st.lists(st.tuples(*[st.integers(0, 30)] * 3), min_size=1, max_size=8), st.sampled_from(["base", "data", "none"])
 )

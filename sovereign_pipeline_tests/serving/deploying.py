@@ -35,7 +35,9 @@ class NotedEngine:
     def loaded(self) -> Mapping[str, str]:
         return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
 
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
         raise NotImplementedError
 
     async def is_well(self) -> bool:

@@ -11,7 +11,7 @@ from sovereign_pipeline.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Mark, difference, problem_of
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_ignored_adapter(runner: asyncio.Runner, engine: LocalEngine, adapter: D
 
 
 def test_wrong_base(runner: asyncio.Runner, adapter: Deployable, tiny: TinyAdapters, tmp_path: Path) -> None:
-    engine = runner.run(LocalEngine.start(_other_base(tiny, tmp_path), LocalSettings(threads=1)))
+    engine = runner.run(LocalEngine.start(other_base(tiny, tmp_path), LocalSettings(threads=1)))
     try:
         assert "the base model is another one" in refusal(runner, engine, adapter)
     finally:
@@ -103,16 +103,3 @@ def test_no_number_is_no_likeness(adapter: Deployable) -> None:
 
 def _with_nan(mark: Mark) -> Mark:
     return mark.model_copy(update={"adapter": tuple((float("nan"),) * len(each) for each in mark.adapter)})
-
-
-def _other_base(tiny: TinyAdapters, directory: Path) -> Path:
-    """The tiny base with one layer changed a little; tokenizer and template are the same."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(tiny.base)
-    with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight.mul_(1.05)
-    model.save_pretrained(directory / "other")
-    AutoTokenizer.from_pretrained(tiny.base).save_pretrained(directory / "other")
-    return directory / "other"

@@ -22,10 +22,12 @@ class TinyAdapters:
     """A base model and what is made from it, in one directory."""
 
     root: Path
+    heads: int = 4
+    """Of the base model's attention; vLLM has none that are narrower than 32, half of this model."""
 
     @cached_property
     def base(self) -> Path:
-        return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3)
+        return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3, heads=self.heads)
 
     def directory(
         self, name: str, seed: int = 0, base: Path | None = None, spread: float | None = None, **config: Any
@@ -72,3 +74,16 @@ class TinyAdapters:
 def change_config(directory: Path, **changes: Any) -> None:
     path = directory / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def other_base(tiny: TinyAdapters, directory: Path) -> Path:
+    """The tiny base with one layer changed a little; tokenizer and template are the same."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.base)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.05)
+    model.save_pretrained(directory / "other")
+    AutoTokenizer.from_pretrained(tiny.base).save_pretrained(directory / "other")
+    return directory / "other"

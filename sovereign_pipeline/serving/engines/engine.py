@@ -99,8 +99,13 @@ class Engine(Protocol):
     def loaded(self) -> Mapping[str, str]:
         """Digest -> adapter's id, of everything that can be asked now."""
 
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
         """Begin an answer to a conversation of `role` and `content`, rendered with the base model's chat template.
+
+        cache_group: what an engine keeps of prompts speeds up only answers of the same group. Whoever may time
+        answers could else find out what others asked.
 
         Raises EngineRefused for an adapter that is not loaded and for a prompt that is too long, and EngineLost.
         """

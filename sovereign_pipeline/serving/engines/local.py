@@ -1,10 +1,10 @@
 """The local engine: transformers and PEFT in a process of its own, which is spoken to over a socket.
 
 The gateway's loop answers while the process computes. The process gets no key, and no variable of this one but those
-named here; it ends with this process. A process that died or hangs is started again, and what was loaded is loaded
-again, with the same bytes and the same fingerprint.
+named here; it ends with this process.
 
-What belongs here: the process, and what is asked of it. What does not: computing (`local_child.py`).
+What belongs here: the process, and what is asked of it. What does not: replacing one that is gone (`supervised.py`),
+and computing (`local_child.py`).
 """
 
 import asyncio
@@ -22,17 +22,13 @@ from typing import Any, Self
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.engines.supervised import INHERITED_VARIABLES, SupervisedEngine
 from sovereign_pipeline.serving.fingerprints import Mark, difference
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 
-INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 LONGEST_MESSAGE = 64 << 20
 """Bytes of one line of JSON."""
 SECONDS_BETWEEN_LOOKS = 1.0
-WELL_SECONDS = 10.0
-"""An engine that has answered nothing for so long is not well; one step takes less."""
-LONGEST_PAUSE = 30.0
-"""Seconds before a process that ends again and again is started anew."""
 
 Message = dict[str, Any]
 
@@ -61,18 +57,14 @@ class LocalSettings:
     """A process that has not loaded its base model by then is killed."""
 
 
-class LocalEngine:
+class LocalEngine(SupervisedEngine["_Child"]):
     """The local engine of one base model. See `Engine`."""
 
+    name = "local engine"
+
     def __init__(self, base: Path, settings: LocalSettings, base_model_digest: str) -> None:
-        self._base, self._settings, self._digest = base, settings, base_model_digest
-        self._adapters: dict[str, Deployable] = {}
-        self._child: _Child | None = None
-        self._closing = False
-        self._supervisor: asyncio.Task[None] | None = None
-        self._loading = asyncio.Lock()
-        self.starts = 0
-        """How often the process was started."""
+        super().__init__(base_model_digest, settings.hang_seconds)
+        self._base, self._settings = base, settings
 
     @classmethod
     async def start(cls, base: Path, settings: LocalSettings | None = None, *, base_model_digest: str = "") -> Self:
@@ -85,29 +77,13 @@ class LocalEngine:
         Raises EngineRefused for a base model that it does not do, and EngineLost.
         """
         engine = cls(base, settings or LocalSettings(), base_model_digest)
-        engine._child = await engine._start_child()
-        engine._supervisor = asyncio.create_task(engine._supervise(engine._child))
+        await engine._begin()
         return engine
 
-    async def load(self, adapter: Deployable) -> None:
-        async with self._loading:
-            child = self._running()
-            known = self._adapters.get(adapter.digest)
-            if known is not None and replace(adapter, files=known.files) == known:
-                return
-            self._adapters[adapter.digest] = await self._load_into(child, adapter)
-
-    async def unload(self, digest: str) -> None:
-        async with self._loading:
-            if self._adapters.pop(digest, None) is not None and self._child is not None:
-                self._child.send({"op": "unload", "digest": digest})
-
-    def loaded(self) -> Mapping[str, str]:
-        if self._child is None or self._child.is_gone:
-            return {}
-        return {digest: adapter.adapter for digest, adapter in self._adapters.items()}
-
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
+        """Nothing of one answer is kept for another, so there is nothing for groups to share."""
         child = self._running()
         if digest not in self._adapters:
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
@@ -120,30 +96,8 @@ class LocalEngine:
             raise
         return Answer(begun["prompt_tokens"], pieces)
 
-    async def is_well(self) -> bool:
-        if self._child is None or self._child.is_gone:
-            return False
-        return time.monotonic() - self._child.heard_at < min(WELL_SECONDS, self._settings.hang_seconds)
-
-    async def close(self) -> None:
-        self._closing = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
-        if self._child is not None:
-            await self._child.end()
-            self._child = None
-
-    def _running(self) -> "_Child":
-        if self._child is None or self._child.is_gone:
-            state = "was closed" if self._closing else "is starting again"
-            raise EngineLost(f"The local engine {state}.", "Ask again in a moment.")
-        return self._child
-
-    async def _load_into(self, child: "_Child", adapter: Deployable) -> Deployable:
-        """Load an adapter. Returns it with the digests of the bytes that were loaded. Raises EngineRefused."""
-        self._assert_of_this_base(child, adapter)
+    async def _load_into(self, process: "_Child", adapter: Deployable) -> Deployable:
+        self._assert_of_this_base(process, adapter)
         fingerprint = adapter.fingerprint
         message = {
             "op": "load",
@@ -154,63 +108,19 @@ class LocalEngine:
             "conversations": fingerprint.conversations if fingerprint is not None else (),
             "marks": [mark.model_dump() for mark in fingerprint.marks] if fingerprint is not None else (),
         }
-        loaded = await child.one_answer(message)
+        loaded = await process.one_answer(message)
         if fingerprint is not None:
             marks = [Mark.model_validate(mark) for mark in loaded["marks"]]
             problem = difference(fingerprint, marks)
             if problem is not None:
-                child.send({"op": "unload", "digest": adapter.digest})
-                raise EngineRefused(
-                    f"{adapter.adapter}: the local engine does not compute what the training side does: {problem}.",
-                    "Find out what differs before this adapter is served.",
-                )
+                process.send({"op": "unload", "digest": adapter.digest})
+                raise self._not_as_trained(adapter, problem)
         return replace(adapter, files=loaded["files"])
 
-    def _assert_of_this_base(self, child: "_Child", adapter: Deployable) -> None:
-        if adapter.base_model_digest and self._digest and adapter.base_model_digest != self._digest:
-            raise EngineRefused(
-                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, and this engine "
-                f"has {self._digest[:12]}.",
-                "Start another engine with its base model.",
-            )
-        if adapter.template_sha256 != child.template_sha256:
-            raise EngineRefused(
-                f"{adapter.adapter} was trained with the chat template {adapter.template_sha256[:12]}, and this engine "
-                f"has {child.template_sha256[:12]}.",
-                "Restore the base model's files.",
-            )
+    async def _unload_from(self, process: "_Child", digest: str) -> None:
+        process.send({"op": "unload", "digest": digest})
 
-    async def _supervise(self, child: "_Child") -> None:
-        """Watch the process, and start another one when it is gone, until this engine is closed."""
-        pause, started = 0.0, time.monotonic()
-        while True:
-            await child.watch(self._settings.hang_seconds)
-            self._child = None
-            await child.end()
-            lived = time.monotonic() - started
-            pause = 0.0 if lived > LONGEST_PAUSE else min(LONGEST_PAUSE, max(1.0, 2 * pause))
-            await asyncio.sleep(pause)
-            started = time.monotonic()
-            try:
-                child = await self._start_child()
-            except (EngineLost, EngineRefused):
-                continue  # `watch` ends at once for the process that is gone
-            async with self._loading:
-                await self._load_again(child)
-                self._child = child
-
-    async def _load_again(self, child: "_Child") -> None:
-        """What is not the same any more is not loaded; whoever deploys sees it missing, and says why."""
-        for digest, adapter in list(self._adapters.items()):
-            try:
-                await self._load_into(child, adapter)
-            except EngineRefused:
-                del self._adapters[digest]
-            except EngineLost:
-                return
-
-    async def _start_child(self) -> "_Child":
-        self.starts += 1
+    async def _start_process(self) -> "_Child":
         try:
             child = await _Child.start(self._base, self._settings)
         except OSError as error:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.serving.engines.adapter_files import read_adapter
 from sovereign_pipeline.serving.engines.local_rows import Rows
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -121,7 +122,7 @@ class Model:
 
     def load(self, digest: str, directory: Path, files: Mapping[str, str], pinned: bool, in_use: InUse) -> None:
         """Take an adapter into memory. Raises EngineRefused."""
-        content = _read(directory, files)
+        content = read_adapter(directory, files)
         known = Known(directory, {name: sha256(each).hexdigest() for name, each in content.items()}, pinned)
         if digest not in self._in_memory:
             self._load(digest, content)
@@ -134,7 +135,7 @@ class Model:
         """Let the adapter be in memory now. Raises EngineRefused where it cannot be read again as it was."""
         known = self._known[digest]
         if digest not in self._in_memory:
-            self._load(digest, _read(known.directory, known.files))
+            self._load(digest, read_adapter(known.directory, known.files))
         self._touch(digest)
         self._make_room(in_use)
 
@@ -200,20 +201,6 @@ def _with_room_for_adapters(model: Any) -> Any:
     linear = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     config = LoraConfig(r=1, target_modules=[linear], task_type="CAUSAL_LM")
     return get_peft_model(model, config, adapter_name=NO_ONES).eval()
-
-
-def _read(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    """Configuration and weights, read once, so that what was hashed is what is loaded. Raises EngineRefused."""
-    found: dict[str, bytes] = {}
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        path = directory / name
-        try:
-            found[name] = path.read_bytes()
-        except OSError as error:
-            raise EngineRefused(f"{path} cannot be read ({type(error).__name__}).", "Restore it from a copy.") from None
-        if files and files.get(name) != sha256(found[name]).hexdigest():
-            raise EngineRefused(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
-    return found
 
 
 def _assert_done_here(content: bytes) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.errors import EngineRefused
 from sovereign_pipeline.processes import die_with_parent, keep_private, silence
-from sovereign_pipeline.serving.engines.local_prompts import Prompts
-from sovereign_pipeline.serving.engines.local_texts import TextPieces
+from sovereign_pipeline.serving.engines.prompts import Prompts
+from sovereign_pipeline.serving.engines.texts import TextPieces
 
 if TYPE_CHECKING:
     from sovereign_pipeline.serving.engines.local_adapters import InUse, Model

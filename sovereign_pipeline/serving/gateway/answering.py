@@ -182,7 +182,9 @@ class Answering:
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
                 stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
                 is_computed = True
-                answer = await self._catalog.engine.answer(asked.adapter.digest, asked.messages, asked.sampling)
+                answer = await self._catalog.engine.answer(
+                    asked.adapter.digest, asked.messages, asked.sampling, asked.caller.cache_group
+                )
                 exchange = Exchange(asked, answer, self.metrics, began, stillness)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))

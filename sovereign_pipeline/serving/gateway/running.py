@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from socket import socket
 
@@ -20,7 +20,7 @@ from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
-from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
@@ -128,12 +128,7 @@ async def _serve(
     sources = Sources(settings, report)
     base = await _base_of(sources)
     report(f"loading the base model {base.name}")
-    given = LocalSettings()
-    engine = await LocalEngine.start(
-        base.directory,
-        replace(given, threads=threads) if threads is not None else given,
-        base_model_digest=base.digest,
-    )
+    engine = await start_engine(institution.serving, base.directory, base.digest, threads)
 
     def loaded() -> set[str]:
         """Digests of what is both verified and in the engine."""
@@ -161,7 +156,7 @@ async def _serve(
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
         Standing(
-            engine="local",
+            engine=institution.serving.engine,
             base_model=base.name,
             flags=flags.flags,
             behind=flags.problems,

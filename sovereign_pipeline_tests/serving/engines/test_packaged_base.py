@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.base_models.verified import chat_template
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.engines.local_prompts import Prompts
+from sovereign_pipeline.serving.engines.prompts import Prompts
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, Running
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters

@@ -48,6 +48,7 @@ class AskedOf:
     digest: str
     messages: list[dict[str, str]]
     sampling: Sampling
+    cache_group: str
 
 
 @dataclass
@@ -80,10 +81,12 @@ class ScriptedEngine:
     def loaded(self) -> Mapping[str, str]:
         return self.adapters
 
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
         if self.refuses is not None:
             raise EngineRefused(self.refuses)
-        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling))
+        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling, cache_group))
         return Answer(PROMPT_TOKENS, self._pieces())
 
     async def _pieces(self) -> AsyncIterator[Piece]:

@@ -23,7 +23,7 @@ ASK: dict[str, Any] = {
 class Faulty(ScriptedEngine):
     """Fails as a bug does: with the prompt in the message."""
 
-    async def answer(self, digest: str, messages: Any, sampling: Any) -> Any:
+    async def answer(self, digest: str, messages: Any, sampling: Any, cache_group: str = "") -> Any:
         raise ValueError(str(messages))
 
 

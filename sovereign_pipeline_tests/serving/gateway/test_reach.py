@@ -213,3 +213,11 @@ def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, clien
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_line_served"
     assert "lamps" not in answer.text
     assert anybody.get("/healthz").json() == {"status": "ok"}
+
+
+def test_the_engine_is_told_callers_of_one_clearance_from_those_of_another(bench: Bench, client: Client) -> None:
+    bench.serve(adapter("lamps"))
+    for clearance in ("SECRET", "CONFIDENTIAL", "SECRET"):
+        asked = {"model": "lamps", "messages": [{"role": "user", "content": "x"}]}
+        assert client(bench.token(clearance)).post("/v1/chat/completions", json=asked).status_code == 200
+    assert [each.cache_group for each in bench.engine.asked] == ["SECRET", "CONFIDENTIAL", "SECRET"]

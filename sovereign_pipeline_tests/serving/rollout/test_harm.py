@@ -57,8 +57,10 @@ class Faulty:
     def loaded(self) -> Mapping[str, str]:
         return self.engine.loaded()
 
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
-        answer = await self.engine.answer(digest, messages, sampling)
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
+        answer = await self.engine.answer(digest, messages, sampling, cache_group)
         return answer if digest != self.digest else replace(answer, pieces=self._harmed(answer))
 
     async def _harmed(self, answer: Answer) -> AsyncIterator[Piece]:

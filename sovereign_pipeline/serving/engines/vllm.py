@@ -1,0 +1,347 @@
+"""The vLLM engine: a real vLLM server that is started, watched and replaced.
+
+Each adapter is given to it as a copy of the verified bytes, under a name that nothing else ever has. vLLM has so many
+places for adapters; of those that are not in production it puts out the one that was used longest ago, and reads it
+again from that copy. Unloading one frees no place in it, so nothing here rests on that.
+
+What belongs here: loading and answering. What does not: the server (`vllm_server.py`).
+"""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import aiohttp
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.serving.engines.adapter_files import read_adapter
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.engines.prompts import Prompts
+from sovereign_pipeline.serving.engines.supervised import SupervisedEngine
+from sovereign_pipeline.serving.engines.texts import TextPieces
+from sovereign_pipeline.serving.engines.vllm_adapters import (
+    Shapes,
+    assert_served,
+    base_shapes,
+    name_of,
+    without_effect,
+    write_adapter,
+)
+from sovereign_pipeline.serving.engines.vllm_fingerprints import measure
+from sovereign_pipeline.serving.engines.vllm_server import LOAD, UNLOAD, VllmServer, VllmSettings, lost
+from sovereign_pipeline.serving.fingerprints import Fingerprint, Mark, difference
+
+NO_EFFECT = "no-effect"
+"""The name of the adapter that does nothing: its rows are the base model's."""
+COLDEST = 0.01
+"""vLLM draws at no lower temperature than this; below it the likeliest token is taken."""
+SECONDS_TO_LEAVE = 60.0
+"""So long the copy of an adapter stays after it was unloaded and its last answer ended."""
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What is read of the base model's files once."""
+
+    prompts: Prompts
+    decode: Callable[[list[int]], str]
+    template_sha256: str
+    end_of_turn: tuple[int, ...]
+    context: int
+    shapes: Shapes
+
+    @classmethod
+    def read(cls, directory: Path, context: int | None) -> Self:
+        """Raises EngineRefused for a directory that is no base model with a chat template."""
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+            config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            longest = int(config.get("text_config", config)["max_position_embeddings"])
+            end_of_turn = _end_of_turn(directory, config, tokenizer)
+        except (OSError, ValueError, KeyError) as error:
+            raise EngineRefused(
+                f"{directory} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
+            ) from error
+        if tokenizer.chat_template is None:
+            raise EngineRefused(
+                f"{directory}: the tokenizer has no chat template.", "Use an instruction-tuned base model."
+            )
+        decoder = AutoTokenizer.from_pretrained(directory, local_files_only=True)  # the other one has its own thread
+        return cls(
+            prompts=Prompts(tokenizer),
+            decode=lambda ids: str(decoder.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+            template_sha256=sha256(str(tokenizer.chat_template).encode()).hexdigest(),
+            end_of_turn=end_of_turn,
+            context=min(longest, context or longest),
+            shapes=base_shapes(directory),
+        )
+
+
+class VllmEngine(SupervisedEngine[VllmServer]):
+    """A vLLM server of one base model. See `Engine`."""
+
+    name = "vLLM engine"
+
+    def __init__(self, directory: Path, base: _Base, settings: VllmSettings, base_model_digest: str) -> None:
+        super().__init__(base_model_digest, settings.hang_seconds)
+        self._directory, self.base, self._settings = directory, base, settings
+        self._rendering = ThreadPoolExecutor(1)  # a tokenizer is for one thread at a time
+        self._answering: Counter[str] = Counter()
+        """Name -> answers under way."""
+        self._leaving: dict[str, float] = {}
+        """Name of an adapter that was unloaded -> when it was used last."""
+
+    @classmethod
+    async def start(cls, base: Path, settings: VllmSettings, *, base_model_digest: str = "") -> Self:
+        """The engine, once its base model is in memory.
+
+        Args:
+            base: a verified model directory.
+            base_model_digest: over its files; adapters of another one are refused.
+
+        Raises EngineRefused where vLLM does not start with it, and EngineLost.
+        """
+        read = await asyncio.to_thread(_Base.read, base, settings.options.context)
+        engine = cls(base, read, settings, base_model_digest)
+        await engine._begin()
+        return engine
+
+    async def close(self) -> None:
+        await super().close()
+        self._rendering.shutdown(wait=False)
+
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
+        server = self._running()
+        name = self._name(server, digest)
+        prompt = await self._render(messages)
+        room = self.base.context - len(prompt)
+        if room < 1:
+            raise EngineRefused(
+                f"The conversation has {len(prompt)} tokens, and {self.base.context} are the most with the answer.",
+                "Shorten it.",
+            )
+        body = {
+            "model": name,
+            "prompt": prompt,
+            "max_tokens": min(room, sampling.max_tokens),
+            "stop_token_ids": self.base.end_of_turn,
+            "return_token_ids": True,
+            "cache_salt": server.salt(cache_group),
+            **_drawing(sampling),
+        }
+        self._answering[name] += 1
+        try:
+            response = await server.stream(body)
+        except BaseException:
+            self.end(name)
+            raise
+        return Answer(len(prompt), _Pieces(self, server, name, response, sampling.stop))
+
+    async def _start_process(self) -> VllmServer:
+        self._answering.clear()
+        self._leaving.clear()
+        return await VllmServer.start(self._directory, self.base.context, self._settings, self.base.template_sha256)
+
+    async def _load_into(self, process: VllmServer, adapter: Deployable) -> Deployable:
+        self._assert_of_this_base(process, adapter)
+        content = await asyncio.to_thread(read_adapter, adapter.directory, adapter.files)
+        assert_served(adapter.digest, content, self.base.shapes, self._settings.options.rank)
+        self._remove_those_that_left(process)
+        name, before = name_of(adapter.digest, content), process.names.get(adapter.digest)
+        if NO_EFFECT not in process.kept:
+            await self._give(process, NO_EFFECT, without_effect(content))
+            process.kept.add(NO_EFFECT)
+        if name != before:
+            await self._give(process, name, content)
+        try:
+            await self._compare(process, name, adapter)
+        except BaseException:
+            await self._take_back(process, name)
+            raise
+        if before is not None and before != name:
+            await self._take_back(process, before)
+        process.names[adapter.digest] = name
+        (process.kept.add if adapter.pinned else process.kept.discard)(name)
+        return replace(adapter, files={file: sha256(data).hexdigest() for file, data in content.items()})
+
+    async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
+        """Let the server load an adapter, in the place of one that is not kept."""
+        directory = server.directory / "adapters" / name
+        await asyncio.to_thread(write_adapter, directory, content)
+        self._leaving.pop(name, None)
+        await server.use(server.kept)
+        await server.post(LOAD, {"lora_name": name, "lora_path": str(directory)})
+
+    async def marks(self, digest: str, fingerprint: Fingerprint) -> list[Mark]:
+        """What is computed now with a loaded adapter where the training side computed its fingerprint."""
+        server = self._running()
+        return await self._measure(server, self._name(server, digest), fingerprint)
+
+    def _name(self, server: VllmServer, digest: str) -> str:
+        """Raises EngineRefused for an adapter that is not loaded, or was taken back when it was loaded anew."""
+        name = server.names.get(digest)
+        if digest not in self._adapters or name is None:
+            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+        return name
+
+    async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
+        turns = [[{"role": "user", "content": each}] for each in fingerprint.conversations]
+        prompts = [await self._render(each) for each in turns]
+        return await measure(server, name, NO_EFFECT, prompts, fingerprint.marks)
+
+    async def _compare(self, server: VllmServer, name: str, adapter: Deployable) -> None:
+        """Raise EngineRefused where the server does not compute what the training side does."""
+        if adapter.fingerprint is None:
+            return
+        marks = await self._measure(server, name, adapter.fingerprint)
+        problem = difference(adapter.fingerprint, marks, self._settings.options.precision)
+        if problem is not None:
+            raise self._not_as_trained(adapter, problem)
+
+    async def _unload_from(self, process: VllmServer, digest: str) -> None:
+        name = process.names.pop(digest, None)
+        if name is not None:
+            await self._take_back(process, name)
+
+    async def _take_back(self, server: VllmServer, name: str) -> None:
+        """Let the name be unknown to the server; answers that began with it end with it."""
+        server.kept.discard(name)
+        for digest in [digest for digest, known in server.names.items() if known == name]:
+            del server.names[digest]
+        self._leaving[name] = time.monotonic()
+        with contextlib.suppress(EngineRefused, EngineLost):
+            await server.post(UNLOAD, {"lora_name": name})
+
+    def _remove_those_that_left(self, server: VllmServer) -> None:
+        """Remove copies that no answer can need any more: vLLM may read one again while it is in use."""
+        before = time.monotonic() - SECONDS_TO_LEAVE
+        for name, since in list(self._leaving.items()):
+            if self._answering[name] == 0 and since < before:
+                del self._leaving[name]
+                shutil.rmtree(server.directory / "adapters" / name, ignore_errors=True)
+
+    async def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._rendering, self.base.prompts.ids_of, messages)
+        except Exception as error:  # a template is a program that anybody wrote
+            raise EngineRefused(
+                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
+                "Let user and assistant take turns, and leave out what is no text.",
+            ) from None
+
+    def end(self, name: str) -> None:
+        """An answer of this adapter is over."""
+        if self._answering[name] > 0:
+            self._answering[name] -= 1
+        if name in self._leaving:
+            self._leaving[name] = time.monotonic()
+
+
+class _Pieces(AsyncIterator[Piece]):
+    """The pieces of one answer. Closing them gives it up, whether or not one was taken.
+
+    They are made of vLLM's tokens, not of its text: that begins with the prompt where a character is not whole, and
+    stops where tokens end.
+    """
+
+    def __init__(
+        self, engine: VllmEngine, server: VllmServer, name: str, response: aiohttp.ClientResponse, stops: Sequence[str]
+    ) -> None:
+        self._engine, self._server, self._name, self._response = engine, server, name, response
+        self._base = engine.base
+        self._texts = TextPieces(self._base.decode, stops)
+        self._unsent = 0
+        self._is_over = False
+
+    async def __anext__(self) -> Piece:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            piece = await self._next_piece()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece.finish is not None:
+            await self.aclose()
+        return piece
+
+    async def aclose(self) -> None:
+        """Give the answer up: the server sees that nobody listens, and computes it no further."""
+        if not self._is_over:
+            self._is_over = True
+            self._response.close()
+            self._engine.end(self._name)
+
+    async def _next_piece(self) -> Piece:
+        """Raises EngineLost where the stream ends without a reason."""
+        while True:
+            event = await self._next_event()
+            choice = event["choices"][0] if event.get("choices") else {}
+            text, finish = self._taken(choice.get("token_ids") or (), choice.get("finish_reason"))
+            if text or finish is not None:
+                tokens, self._unsent = self._unsent, 0
+                return Piece(text, tokens, finish)
+
+    def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
+        """The text that is certain with these tokens, and why the answer ends with them, if it does."""
+        text = ""
+        for token in tokens:
+            self._unsent += 1
+            if token in self._base.end_of_turn:
+                return text + self._texts.rest(), "stop"
+            text += self._texts.add(token)
+            if self._texts.is_stopped:
+                return text, "stop"
+        if finish is None:
+            return text, None
+        if finish not in ("stop", "length"):
+            raise lost()
+        return text + self._texts.rest(), "stop" if finish == "stop" else "length"
+
+    async def _next_event(self) -> dict[str, Any]:
+        while True:
+            try:
+                line = await self._response.content.readline()
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise lost() from error
+            if not line or self._server.is_gone:
+                raise lost()
+            if not line.startswith(b"data: {"):
+                continue
+            self._server.heard_at = time.monotonic()
+            event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+            if "error" in event:
+                raise lost()
+            return event
+
+
+def _drawing(sampling: Sampling) -> dict[str, Any]:
+    """How tokens are drawn, in vLLM's words."""
+    if sampling.temperature < COLDEST or sampling.top_p <= 0:
+        return {"temperature": 0}
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    return drawn if sampling.seed is None else {**drawn, "seed": sampling.seed}
+
+
+def _end_of_turn(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
+    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    own = directory / "generation_config.json"
+    generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
+    configured = generation.get("eos_token_id")
+    listed = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))

@@ -1,0 +1,171 @@
+"""The vLLM engine with a real vLLM server: what every engine must do, and what becomes of its processes.
+
+`make test-vllm` installs vLLM and runs these; the whole suite leaves them out, and says so.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.policy.serving import Vllm
+from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.vllm import VllmEngine
+from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
+from sovereign_pipeline_tests.conftest import VLLM_PYTHON
+from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+
+ADAPTERS = 4
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyAdapters:
+    return TinyAdapters(tmp_path_factory.mktemp("tiny"), heads=2)
+
+
+def settings(**options: Any) -> VllmSettings:
+    given = {"python": os.environ[VLLM_PYTHON], "precision": "float32", "rank": 8, "cpu_cache_gib": 1, **options}
+    return VllmSettings(Vllm(**{"adapters": ADAPTERS, "step_tokens": 512, **given}), threads=1, hang_seconds=60)
+
+
+@pytest.fixture(scope="module")
+def running(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[Running]:
+    adapters = [tiny.adapter(f"lamps-1.0.{number}", seed=number) for number in range(3)]
+    engine = runner.run(VllmEngine.start(tiny.base, settings()))
+    for adapter in adapters:
+        runner.run(engine.load(adapter))
+    yield Running(engine, adapters, runner)
+    runner.run(engine.close())
+
+
+class TestConformance(EngineConformance):
+    """Of every engine."""
+
+
+def processes_of(running: Running, name: str) -> list[psutil.Process]:
+    """Those of the server whose name holds this."""
+    return [each for each in psutil.Process().children(recursive=True) if name in " ".join(each.cmdline())]
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 400) -> None:
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.1)
+
+
+def fingerprinted(tiny: TinyAdapters, name: str, seed: int) -> Deployable:
+    adapter = tiny.adapter(name, seed=seed)
+    return replace(adapter, fingerprint=tiny.fingerprint(adapter))
+
+
+def refusal(running: Running, adapter: Deployable) -> str:
+    with pytest.raises(EngineRefused) as refused:
+        running.do(running.engine.load(adapter))
+    assert adapter.digest not in running.engine.loaded()
+    return refused.value.message
+
+
+def changed(tiny: TinyAdapters, adapter: Deployable, directory: Path) -> Deployable:
+    """Another directory under the adapter's name and digest, with files as recorded: nothing else would notice."""
+    return replace(adapter, directory=directory, files=tiny.deployable(adapter.adapter, directory).files)
+
+
+def test_processes_have_no_key_and_listen_on_loopback_alone(running: Running) -> None:
+    found = processes_of(running, "VLLM::") + processes_of(running, "api_server")
+    assert len(found) >= 3
+    for each in found:
+        assert not [name for name in each.environ() if name.startswith("SOVEREIGN") or "proxy" in name.lower()]
+        assert {connection.laddr.ip for connection in each.net_connections("inet")} <= {"127.0.0.1"}
+
+
+def test_more_adapters_than_places_answer_as_each_alone(running: Running, tiny: TinyAdapters) -> None:
+    many = [tiny.adapter(f"many-1.0.{number}", seed=20 + number) for number in range(2 * ADAPTERS)]
+    for adapter in many:
+        running.do(running.engine.load(adapter))
+    asked = Running(running.engine, many, running.runner)
+    alone = [asked.alone(number, LETTERS[0]).text for number in range(len(many))]
+    assert len(set(alone)) > ADAPTERS
+    mixed = asked.together(*(asked.ask(number, LETTERS[0]) for number in range(len(many))))
+    assert [told.text for told in mixed] == alone
+    for adapter in many:
+        running.do(running.engine.unload(adapter.digest))
+
+
+def test_base_rows_are_the_base_model_once_every_place_was_used(running: Running, tiny: TinyAdapters) -> None:
+    """vLLM frees no place when it unloads, and gives a row of the base model the adapter of the last one."""
+    marked = fingerprinted(tiny, "after-1.0.0", 41)
+
+    async def load_while_others_answer() -> None:
+        asked = [asyncio.create_task(running.ask(n % 3, letter)) for n, letter in enumerate(LETTERS)]
+        await running.engine.load(marked)
+        await asyncio.gather(*asked)
+
+    running.do(load_while_others_answer())
+    assert marked.digest in running.engine.loaded()
+    running.do(running.engine.unload(marked.digest))
+
+
+def test_planted_faults_are_told_apart(running: Running, tiny: TinyAdapters, tmp_path: Path) -> None:
+    """Wrong adapter, wrong scale, an adapter without effect, another base model, another template."""
+    adapter = fingerprinted(tiny, "planted-1.0.0", 51)
+    assert "the adapter is another one" in refusal(running, changed(tiny, adapter, tiny.directory("wrong", seed=5)))
+    scaled = tiny.directory("scaled", seed=51)
+    change_config(scaled, lora_alpha=9)
+    assert "or its scale is" in refusal(running, changed(tiny, adapter, scaled))
+    idle = tiny.directory("idle", init_lora_weights=True)
+    assert "the adapter has no effect" in refusal(running, changed(tiny, adapter, idle))
+    of_other_base = tiny.fingerprint(adapter, other_base(tiny, tmp_path))
+    assert "the base model is another one" in refusal(running, replace(adapter, fingerprint=of_other_base))
+    assert adapter.fingerprint is not None
+    first, *others = adapter.fingerprint.marks
+    marks = (first.model_copy(update={"prompt": (*first.prompt, 5)}), *others)
+    otherwise = replace(adapter, fingerprint=adapter.fingerprint.model_copy(update={"marks": marks}))
+    assert "rendered into other tokens" in refusal(running, otherwise)
+    running.do(running.engine.load(adapter))
+    running.do(running.engine.unload(adapter.digest))
+
+
+def test_adapter_without_effect_passes_nowhere_although_vllm_takes_it(running: Running, tiny: TinyAdapters) -> None:
+    renamed = tiny.adapter("renamed-1.0.0")
+    change_config(renamed.directory, target_modules=["query_key_value"])
+    assert "match no module" in refusal(running, tiny.deployable("renamed-1.0.0", renamed.directory))
+    assert "DoRA" in refusal(running, tiny.adapter("dora-1.0.0", use_dora=True))
+
+
+@pytest.mark.parametrize(
+    ("process", "fault"),
+    [("VLLM::EngineCore", signal.SIGKILL), ("VLLM::Worker", signal.SIGSTOP)],
+    ids=["dies", "hangs"],
+)
+def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, fault: signal.Signals) -> None:
+    before = running.alone(0, LETTERS[0]).text
+
+    async def break_it() -> None:
+        starts = running.engine.starts  # type: ignore[attr-defined]
+        messages = [{"role": "user", "content": LETTERS[0]}]
+        answer = await running.engine.answer(running.adapters[0].digest, messages, Sampling(max_tokens=400))
+        await anext(answer.pieces)
+        for each in processes_of(running, process):
+            each.send_signal(fault)
+        with pytest.raises(EngineLost):
+            async for _ in answer.pieces:
+                pass
+
+        async def is_back() -> bool:
+            return running.engine.starts > starts and len(running.engine.loaded()) == 3  # type: ignore[attr-defined]
+
+        await until(is_back)
+
+    running.do(break_it())
+    assert running.alone(0, LETTERS[0]).text == before
+    assert len(processes_of(running, process)) == 1

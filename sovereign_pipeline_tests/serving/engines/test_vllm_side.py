@@ -1,0 +1,311 @@
+"""The vLLM engine's own side, with a process in vLLM's place: what it is sent, and what is made of what it sends."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import ValidationError
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.policy.serving import Serving, Vllm
+from sovereign_pipeline.serving.engines import vllm_server
+from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.starting import start_engine
+from sovereign_pipeline.serving.engines.vllm import VllmEngine
+from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
+
+pytestmark = pytest.mark.slow
+
+MESSAGES = [{"role": "user", "content": "harbour lamp"}]
+Noted = tuple[str, Any]
+
+
+@dataclass
+class Side:
+    """An engine that runs, with one adapter."""
+
+    engine: VllmEngine
+    adapter: Deployable
+    runner: asyncio.Runner
+    noted: Path
+
+    def asked(self, path: str) -> list[Any]:
+        lines = [json.loads(line) for line in self.noted.read_text(encoding="utf-8").splitlines()]
+        return [body for at, body in lines if at == path]
+
+    def completions(self) -> list[Any]:
+        return [body for body in self.asked("/v1/completions") if body.get("stream")]
+
+    async def text(self, tokens: int = 8, group: str = "", **sampling: Any) -> str:
+        asked = Sampling(max_tokens=tokens, **sampling)
+        answer = await self.engine.answer(self.adapter.digest, MESSAGES, asked, group)
+        return "".join([piece.text async for piece in answer.pieces])
+
+    def process(self) -> psutil.Process:
+        keepers = [each for each in psutil.Process().children() if "vllm_keeper" in " ".join(each.cmdline())]
+        return keepers[0]
+
+
+def settings(directory: Path, **options: Any) -> VllmSettings:
+    """vLLM's interpreter is a script that runs the stand-in with the same arguments."""
+    script = directory / "vllm-python"
+    module = "sovereign_pipeline_tests.serving.engines.fake_vllm"
+    command = f'exec {sys.executable} -m {module} {directory / "noted"} "$@"'
+    script.write_text(f"#!/bin/sh\nPYTHONPATH={PROJECT_ROOT} {command}\n")
+    script.chmod(0o700)
+    given = Vllm(**{"python": str(script), "precision": "float32", "adapters": 2, "rank": 8, **options})
+    return VllmSettings(given, threads=1, hang_seconds=3, start_seconds=60)
+
+
+@pytest.fixture(scope="module")
+def side(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
+    directory = tmp_path_factory.mktemp("side")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_server, "SECONDS_BETWEEN_PROBES", 0.2)
+        engine = runner.run(VllmEngine.start(tiny.base, settings(directory)))
+        adapter = replace(tiny.adapter("lamps-1.0.0"), pinned=True)
+        runner.run(engine.load(adapter))
+        yield Side(engine, adapter, runner, directory / "noted")
+        runner.run(engine.close())
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.05)
+
+
+def test_an_answer_is_relayed(side: Side) -> None:
+    assert side.runner.run(side.text()) == "FGHI"
+    body = side.completions()[-1]
+    assert body["max_tokens"] == 8 and body["temperature"] == 0
+    assert all(isinstance(each, int) for each in body["prompt"])
+
+
+@pytest.mark.security_case(
+    "A caller times answers to learn what others of a higher clearance asked before",
+    "What vLLM keeps of prompts is kept apart by clearance, with a salt that nobody can guess",
+)
+def test_groups_share_no_cached_prompt(side: Side) -> None:
+    for group in ("SECRET", "PUBLIC", "SECRET"):
+        side.runner.run(side.text(group=group))
+    secret, public, again = (body["cache_salt"] for body in side.completions()[-3:])
+    assert secret == again != public
+    assert len(secret.partition(":")[0]) == 64
+
+
+def test_name_says_nothing_and_is_of_these_bytes_alone(side: Side, tiny: TinyAdapters) -> None:
+    loads = side.asked("/v1/load_lora_adapter")
+    assert [load["lora_name"] == "no-effect" for load in loads[:2]] == [True, False]
+    assert loads[1]["lora_name"].startswith(side.adapter.digest) and "lamps" not in loads[1]["lora_path"]
+    other = tiny.directory("other-bytes", seed=3)
+    changed = replace(side.adapter, directory=other, files=tiny.deployable("x", other).files)
+    side.runner.run(side.engine.load(changed))
+    assert side.asked("/v1/load_lora_adapter")[-1]["lora_name"] != loads[1]["lora_name"]
+    assert side.asked("/v1/unload_lora_adapter")[-1] == {"lora_name": loads[1]["lora_name"]}
+    side.runner.run(side.engine.load(side.adapter))
+
+
+def test_base_model_is_asked_for_once_before_there_is_an_adapter(side: Side) -> None:
+    side.runner.run(side.text())
+    arguments = side.asked("started")[0]["arguments"]
+    base = arguments[arguments.index("--served-model-name") + 1]
+    models = [body["model"] for body in side.asked("/v1/completions")]
+    assert len(base) == 32 and models[0] == base and base not in models[1:]
+
+
+def test_adapter_in_production_is_used_again_and_again(side: Side) -> None:
+    async def is_used() -> bool:
+        probes = [body for body in side.asked("/v1/completions") if not body.get("stream")]
+        return {body["model"][:9] for body in probes[-2:]} == {"no-effect", side.adapter.digest[:9]}
+
+    side.runner.run(until(is_used))
+
+
+@pytest.mark.security_case(
+    "Another account of the machine asks vLLM itself, past clearances and states",
+    "Its socket lies in a directory that only the gateway's account may enter; its API listens at no address",
+)
+def test_socket_lies_in_a_private_directory_and_the_process_has_no_key(side: Side) -> None:
+    started = side.asked("started")[-1]
+    socket = Path(started["arguments"][started["arguments"].index("--uds") + 1])
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+    names = set(started["environment"])
+    assert not [name for name in names if name.startswith("SOVEREIGN") or "proxy" in name.lower()]
+    assert started["environment"]["HF_HUB_OFFLINE"] == "1"
+    children = side.process().children(recursive=True)
+    assert children and not [each for child in children for each in child.net_connections("inet")]
+
+
+@pytest.mark.parametrize("tokens", [41, 42, 46], ids=["ends without a reason", "error event", "aborted"])
+def test_a_stream_that_does_not_end_as_it_should_is_lost(side: Side, tokens: int) -> None:
+    with pytest.raises(EngineLost):
+        side.runner.run(side.text(tokens))
+
+
+def test_given_up_answer_is_given_up_in_vllm(side: Side) -> None:
+    async def give_up() -> None:
+        answer = await side.engine.answer(side.adapter.digest, MESSAGES, Sampling(max_tokens=44))
+        await anext(answer.pieces)
+        await answer.pieces.aclose()  # type: ignore[attr-defined]
+
+        async def is_given_up() -> bool:
+            return 44 in side.asked("given up")
+
+        await until(is_given_up, 10)
+
+    side.runner.run(give_up())
+
+
+@pytest.mark.parametrize(
+    ("drawn", "sent"),
+    [
+        ({"temperature": 0.7, "top_p": 0.9, "seed": 5}, {"temperature": 0.7, "top_p": 0.9, "seed": 5, "top_k": 0}),
+        ({"temperature": 1e-300, "seed": 5}, {"temperature": 0}),
+        ({"temperature": 1.5, "top_p": 0.0}, {"temperature": 0}),
+    ],
+    ids=["drawn", "coldest", "narrowest"],
+)
+def test_how_tokens_are_drawn(side: Side, drawn: dict[str, Any], sent: dict[str, Any]) -> None:
+    side.runner.run(side.text(**drawn))
+    body = side.completions()[-1]
+    assert {name: body[name] for name in ("temperature", "top_p", "top_k", "seed") if name in body} == sent
+
+
+def test_stop_text_ends_the_answer_in_vllm_too(side: Side) -> None:
+    assert side.runner.run(side.text(44, stop=("H",))) == "FG"
+
+    async def is_given_up() -> bool:
+        return 44 in side.asked("given up")
+
+    side.runner.run(until(is_given_up, 10))
+
+
+@pytest.mark.parametrize("tokens", [43, 45], ids=["dies", "hangs"])
+def test_server_that_dies_or_hangs_is_replaced(side: Side, tokens: int) -> None:
+    async def break_it() -> None:
+        starts = side.engine.starts
+        with pytest.raises(EngineLost):
+            await side.text(tokens)
+
+        async def is_back() -> bool:
+            return side.engine.starts == starts + 1 and len(side.engine.loaded()) == 1
+
+        await until(is_back)
+        assert await side.text() == "FGHI"
+        assert await side.engine.is_well()
+
+    side.runner.run(break_it())
+
+
+def test_unloaded_adapter_is_unknown(side: Side, tiny: TinyAdapters) -> None:
+    extra = tiny.adapter("extra-1.0.0", seed=9)
+    side.runner.run(side.engine.load(extra))
+    side.runner.run(side.engine.unload(extra.digest))
+    assert side.asked("/v1/unload_lora_adapter")[-1]["lora_name"].startswith(extra.digest)
+    with pytest.raises(EngineRefused, match="is not loaded"):
+        side.runner.run(side.engine.answer(extra.digest, MESSAGES, Sampling(max_tokens=1)))
+
+
+def refusal(side: Side, adapter: Deployable) -> str:
+    with pytest.raises(EngineRefused) as refused:
+        side.runner.run(side.engine.load(adapter))
+    assert adapter.digest not in side.engine.loaded()
+    return refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules that are saved whole"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "match no module"),
+        ({"r": 16}, "serving.vllm.rank"),
+    ],
+    ids=["dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "embeddings", "rank"],
+)
+def test_adapter_that_vllm_does_not_serve_is_refused(
+    side: Side, tiny: TinyAdapters, config: dict[str, Any], reason: str
+) -> None:
+    assert reason in refusal(side, tiny.adapter(f"odd-{next(iter(config))}-1.0.0", **config))
+
+
+def test_adapter_that_matches_no_module_is_refused(side: Side, tiny: TinyAdapters) -> None:
+    """vLLM takes it and answers as the base model."""
+    renamed = tiny.adapter("renamed-1.0.0")
+    change_config(renamed.directory, target_modules=["query_key_value"])
+    assert "match no module" in refusal(side, tiny.deployable("renamed-1.0.0", renamed.directory))
+    narrow = tiny.adapter("narrow-1.0.0", r=2)
+    change_config(narrow.directory, r=4)
+    assert "match no module" in refusal(side, tiny.deployable("narrow-1.0.0", narrow.directory))
+
+
+def test_bytes_template_and_base_model_must_be_the_recorded_ones(side: Side, tiny: TinyAdapters) -> None:
+    forged = tiny.adapter("forged-1.0.0")
+    change_config(forged.directory, lora_alpha=16)
+    assert "not the recorded ones" in refusal(side, forged)
+    assert "chat template" in refusal(side, replace(tiny.adapter("template-1.0.0"), template_sha256="0" * 64))
+
+
+def test_interpreter_without_vllm_is_named(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
+    given = settings(tmp_path, python=sys.executable)
+    with pytest.raises(EngineRefused, match="No module named 'vllm'"):
+        runner.run(VllmEngine.start(tiny.base, given))
+    missing = settings(tmp_path, python=str(tmp_path / "nothing"))
+    with pytest.raises(EngineRefused, match="No such file"):
+        runner.run(VllmEngine.start(tiny.base, missing))
+    with pytest.raises(EngineRefused, match="cannot be loaded"):
+        runner.run(VllmEngine.start(tmp_path, given))
+
+
+def test_institution_names_the_engine(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="engine: vllm needs 'vllm'"):
+        Serving(engine="vllm")
+    serving = Serving(engine="vllm", vllm=settings(tmp_path).options)
+    engine = runner.run(start_engine(serving, tiny.base, "", threads=3))
+    try:
+        assert isinstance(engine, VllmEngine) and runner.run(engine.is_well())
+        started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
+        assert started["environment"]["OMP_NUM_THREADS"] == "3"
+    finally:
+        runner.run(engine.close())
+
+
+def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) -> None:
+    """The gateway here is a fork that is killed: nothing of it can clean up."""
+    reading, writing = os.pipe()
+    gateway = os.fork()
+    if gateway == 0:
+        with contextlib.suppress(BaseException):
+            asyncio.run(_start_and_stay(tiny.base, tmp_path, writing))
+        os._exit(1)
+    os.close(writing)
+    children = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
+    os.close(reading)
+    assert len(children) == 3
+    os.kill(gateway, signal.SIGKILL)
+    os.waitpid(gateway, 0)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:
+    await VllmEngine.start(base, settings(directory))
+    children = psutil.Process().children(recursive=True)  # keeper, server, and the server's own
+    os.write(writing, " ".join(str(each.pid) for each in children).encode())
+    await asyncio.sleep(600)

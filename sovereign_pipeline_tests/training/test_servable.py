@@ -1,0 +1,48 @@
+"""What vLLM refuses, by an adapter's configuration: as PEFT writes it, and with what is not known here."""
+
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.training.servable import refused_by_vllm
+
+
+def written_by_peft(**changes: Any) -> dict[str, Any]:
+    from peft import LoraConfig
+
+    written: dict[str, Any] = LoraConfig(
+        **{"r": 16, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **changes}
+    ).to_dict()
+    return written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 8}}, {"init_lora_weights": "gaussian"}],
+    ids=["usual", "rslora", "pattern", "gaussian"],
+)
+def test_what_training_writes_is_served(changes: dict[str, Any]) -> None:
+    assert refused_by_vllm(written_by_peft(**changes), 16) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"use_dora": True}, "it does not do DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "it does not do modules that are saved whole"),
+        ({"bias": "all"}, "it does not do bias"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights pissa changed the base model"),
+        ({"rank_pattern": {"q_proj": 32}}, "its rank is 32, and serving.vllm.rank allows 16"),
+    ],
+    ids=["dora", "modules_to_save", "bias", "pissa", "rank"],
+)
+def test_each_thing_that_is_refused_has_its_reason(changes: dict[str, Any], reason: str) -> None:
+    assert refused_by_vllm(written_by_peft(**changes), 16) == [reason]
+
+
+def test_what_is_not_known_is_refused_unless_it_says_nothing() -> None:
+    config = {"peft_type": "LORA", "r": 8, "yet_to_be_invented": True, "another": None}
+    assert refused_by_vllm(config, 16) == ["it does not do yet_to_be_invented"]
+    assert refused_by_vllm({"peft_type": "IA3"}, 16) == ["it serves LoRA alone, and this is IA3"]
