@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
+from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
@@ -28,3 +29,9 @@ def served_office(
     tiny: TinyAdapters,
 ) -> ServedOffice:
     return ServedOffice(office, tiny)
+
+
+@pytest.fixture
+def deploying(served_office: ServedOffice) -> Deploying:
+    served_office.office.bench.institution.write()
+    return Deploying(served_office)

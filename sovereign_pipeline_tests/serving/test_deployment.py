@@ -12,10 +12,9 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.serving.deployment import Deployment, RegistryUnreached, Sources
+from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import conversations
-from sovereign_pipeline.serving.flags.publishing import follow
 from sovereign_pipeline.serving.training_side import Job, compute, compute_apart
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust, revoke
@@ -25,16 +24,9 @@ from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.engines.conformance import Running
 from sovereign_pipeline_tests.serving.engines.test_local import process_of, until
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte
 
 pytestmark = pytest.mark.slow
-NOT_REACHED = "postgresql://127.0.0.1:1/registry"
-
-
-@pytest.fixture
-def deploying(served_office: ServedOffice) -> Deploying:
-    served_office.office.bench.institution.write()
-    return Deploying(served_office)
 
 
 def test_production_and_staged_are_loaded_and_nothing_else(served_office: ServedOffice, deploying: Deploying) -> None:
@@ -126,7 +118,7 @@ def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffi
 )
 def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: ServedOffice, deploying: Deploying) -> None:
     changed, other = served_office.in_production(), served_office.in_production("buoys")
-    _change_last_byte(served_office.weights_of(changed))
+    change_last_byte(served_office.weights_of(changed))
     deployed = deploying.look()
     assert deploying.engine.names == [other.id]
     assert set(deployed.refused) == {changed.id}
@@ -277,82 +269,6 @@ def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffic
     assert deploying.engine.names == [adapter.id]
 
 
-def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verified_last(
-    served_office: ServedOffice, deploying: Deploying
-) -> None:
-    office = served_office.office
-    first, second = served_office.in_production(), served_office.in_production()
-    deploying.look()
-    follow(office.registry, office.bench.workplace())
-    started = Deploying(served_office, registry_url=NOT_REACHED)
-    assert started.sources.base_to_serve().digest == first.base_model_digest
-    deployed = started.look()
-    assert [(each.adapter, each.in_reserve) for each in deployed.served] == [(second.id, False), (first.id, True)]
-    assert (deployed.is_registry_reached, list(deployed.refused)) == (False, ["registry"])
-    assert started.look().served == deployed.served
-    started.engine.adapters.clear()  # the engine was lost meanwhile
-    assert [each.adapter for each in started.look().served] == [second.id, first.id]
-    assert started.engine.names == [first.id, second.id]
-    _change_last_byte(served_office.weights_of(second))
-    changed = Deploying(served_office, registry_url=NOT_REACHED).look()
-    assert [each.adapter for each in changed.served] == [first.id]
-    assert "the bytes are not the recorded ones" in changed.refused[second.id]
-
-
-@pytest.mark.security_case(
-    "An adapter is recalled, and the gateway starts again while the registry is down",
-    "It is not served",
-)
-@pytest.mark.security_case(
-    "Whoever can write to the gateway's directory notes an adapter that no officer let serve",
-    "It is not served: no flag names it",
-)
-def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice, deploying: Deploying) -> None:
-    office = served_office.office
-    settings = office.bench.settings
-    recalled, registered = served_office.in_production(), served_office.adapter()
-    follow(office.registry, office.bench.workplace())
-    deploying.look()
-    noted = settings.serving / "last-verified.json"
-    assert recalled.id in noted.read_text()
-    forged = noted.read_text()
-    for old, new in {
-        recalled.id: registered.id,
-        recalled.record_digest: registered.record_digest,
-        recalled.record_manifest_sha256: registered.record_manifest_sha256,
-        recalled.manifest_sha256: registered.manifest_sha256,
-    }.items():
-        forged = forged.replace(old, new)
-    recall(office.registry, Question(source="letters"), office.officers["layla"])
-    deploying.look()
-    assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
-    noted.write_text(forged)
-    forging = Deploying(served_office, registry_url=NOT_REACHED)
-    assert "does not name it" in forging.look().refused[registered.id]
-    assert forging.engine.names == []
-    noted.write_text("{")
-    assert "cannot be read" in Deploying(served_office, registry_url=NOT_REACHED).look().refused["last verified"]
-
-
-@pytest.mark.security_case(
-    "A registry that is not believed is taken away, and the gateway started again",
-    "Nothing is served",
-)
-def test_nothing_is_kept_of_a_registry_that_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
-    office = served_office.office
-    served_office.in_production()
-    follow(office.registry, office.bench.workplace())
-    deploying.look()
-    trust = office.bench.settings.data / "trust"
-    trust.rename(trust.with_name("away"))
-    deploying.look()
-    trust.with_name("away").rename(trust)
-    started = Deploying(served_office, registry_url=NOT_REACHED)
-    assert started.look().served == ()
-    with pytest.raises(RegistryUnreached):
-        started.sources.base_to_serve()
-
-
 @pytest.mark.security_case(
     "An older registry is put back, in which a retired adapter is in production",
     "Everything is unloaded",
@@ -415,7 +331,7 @@ def test_changed_adapter_is_not_served_after_the_engine_died(
         running = Running(engine, deployed.served, runner)
         told = running.together(running.ask(0, "lamp"), running.ask(1, "lamp"))
         assert told[0].text != told[1].text
-        _change_last_byte(served_office.weights_of(first))
+        change_last_byte(served_office.weights_of(first))
         starts = engine.starts
         process_of(running).kill()
 
@@ -436,12 +352,6 @@ def test_training_side_computes_the_same_in_a_process_of_its_own(tiny: TinyAdapt
     adapter = tiny.adapter("apart-1.0.0", seed=3)
     job = Job(tiny.base, adapter.digest, adapter.directory, conversations("Answer this letter."))
     assert compute_apart(job) == compute(job)
-
-
-def _change_last_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def _break_database(path: Path) -> None:

@@ -87,3 +87,10 @@ def other_base(tiny: TinyAdapters, directory: Path) -> Path:
     model.save_pretrained(directory / "other")
     AutoTokenizer.from_pretrained(tiny.base).save_pretrained(directory / "other")
     return directory / "other"
+
+
+def change_last_byte(path: Path) -> None:
+    """As one bit of a disk that turned."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)

@@ -1,0 +1,90 @@
+"""A gateway that starts while the registry is down serves what it verified last and its flags name, nothing else."""
+
+import pytest
+
+from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.serving.deployment import RegistryUnreached
+from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline_tests.officers import recall
+from sovereign_pipeline_tests.serving.deploying import Deploying
+from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.tiny_adapters import change_last_byte
+
+pytestmark = pytest.mark.slow
+NOT_REACHED = "postgresql://127.0.0.1:1/registry"
+
+
+def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verified_last(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    office = served_office.office
+    first, second = served_office.in_production(), served_office.in_production()
+    deploying.look()
+    follow(office.registry, office.bench.workplace())
+    started = Deploying(served_office, registry_url=NOT_REACHED)
+    assert started.sources.base_to_serve().digest == first.base_model_digest
+    deployed = started.look()
+    assert [(each.adapter, each.in_reserve) for each in deployed.served] == [(second.id, False), (first.id, True)]
+    assert (deployed.is_registry_reached, list(deployed.refused)) == (False, ["registry"])
+    assert started.look().served == deployed.served
+    started.engine.adapters.clear()  # the engine was lost meanwhile
+    assert [each.adapter for each in started.look().served] == [second.id, first.id]
+    assert started.engine.names == [first.id, second.id]
+    change_last_byte(served_office.weights_of(second))
+    changed = Deploying(served_office, registry_url=NOT_REACHED).look()
+    assert [each.adapter for each in changed.served] == [first.id]
+    assert "the bytes are not the recorded ones" in changed.refused[second.id]
+
+
+@pytest.mark.security_case(
+    "An adapter is recalled, and the gateway starts again while the registry is down",
+    "It is not served",
+)
+@pytest.mark.security_case(
+    "Whoever can write to the gateway's directory notes an adapter that no officer let serve",
+    "It is not served: no flag names it",
+)
+def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice, deploying: Deploying) -> None:
+    office = served_office.office
+    settings = office.bench.settings
+    recalled, registered = served_office.in_production(), served_office.adapter()
+    follow(office.registry, office.bench.workplace())
+    deploying.look()
+    noted = settings.serving / "last-verified.json"
+    assert recalled.id in noted.read_text()
+    forged = noted.read_text()
+    for old, new in {
+        recalled.id: registered.id,
+        recalled.record_digest: registered.record_digest,
+        recalled.record_manifest_sha256: registered.record_manifest_sha256,
+        recalled.manifest_sha256: registered.manifest_sha256,
+    }.items():
+        forged = forged.replace(old, new)
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
+    deploying.look()
+    assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
+    noted.write_text(forged)
+    forging = Deploying(served_office, registry_url=NOT_REACHED)
+    assert "does not name it" in forging.look().refused[registered.id]
+    assert forging.engine.names == []
+    noted.write_text("{")
+    assert "cannot be read" in Deploying(served_office, registry_url=NOT_REACHED).look().refused["last verified"]
+
+
+@pytest.mark.security_case(
+    "A registry that is not believed is taken away, and the gateway started again",
+    "Nothing is served",
+)
+def test_nothing_is_kept_of_a_registry_that_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
+    office = served_office.office
+    served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    deploying.look()
+    trust = office.bench.settings.data / "trust"
+    trust.rename(trust.with_name("away"))
+    deploying.look()
+    trust.with_name("away").rename(trust)
+    started = Deploying(served_office, registry_url=NOT_REACHED)
+    assert started.look().served == ()
+    with pytest.raises(RegistryUnreached):
+        started.sources.base_to_serve()
