@@ -3,6 +3,7 @@
 What belongs here: reading. What does not: entering anything (`registry/registration.py`, `review/`).
 """
 
+import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, assert_entered, assert_on_record
 from sovereign_pipeline.ledger.states import ENDED, state_of, states
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, row_as_dict
+from sovereign_pipeline.wording import and_more
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
@@ -129,15 +131,18 @@ def is_registered(registry: Registry, record_digest: str) -> bool:
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
     """The row of an adapter, as its entry has it.
 
-    Raises NotFoundError that lists the known adapters, and IntegrityError for a row that was put in or changed.
+    Raises NotFoundError that names some known adapters, those with an id like it first, and IntegrityError for a row
+    that was put in or changed.
     """
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
             assert_on_record(session, adapter)
             return adapter
-        known = ", ".join(session.scalars(select(Adapter.id).order_by(Adapter.id))) or "none"
-    raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {known}.")
+        known = session.scalars(select(Adapter.id).order_by(Adapter.id)).all()
+    nearest = difflib.get_close_matches(adapter_id, known)
+    told = and_more([*nearest, *(each for each in known if each not in nearest)]) or "none"
+    raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {told}.")
 
 
 def line_of(adapter_id: str) -> str:

@@ -22,6 +22,9 @@ def test_adapters_are_listed_with_every_field(bench: Bench) -> None:
     assert rows[0]["registered_at"].endswith("+00:00")
     assert rows[0]["adapter_sha256"] != rows[0]["adapter_digest"]
     assert list_adapters(bench.open_registry(), "other-line") == []
+    with pytest.raises(NotFoundError) as unknown:
+        show_adapter(bench.open_registry(), "lamps-1.0.11")
+    assert unknown.value.hint == "Known adapters: lamps-1.0.1, lamps-1.0.0."
 
 
 def test_the_incumbent_of_a_candidate_has_the_highest_version_of_other_weights(bench: Bench) -> None:
