@@ -106,7 +106,7 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
-    known = ", ".join(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
+    known = and_more(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
     problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
     raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these, or more of its digits: {known}.")
 
