@@ -1,4 +1,5 @@
-"""The process between the gateway and its vLLM server: when either is gone, it kills the server with all its processes.
+"""The process between the gateway and its vLLM server: when either is gone, it kills the server with all its processes,
+and removes the directory with the copies of adapters.
 
 A vLLM server is several processes, and one that is killed leaves the others behind. They are one process group here.
 What belongs here: that alone, with no library that this process would keep in memory.
@@ -6,6 +7,7 @@ What belongs here: that alone, with no library that this process would keep in m
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,8 @@ from sovereign_pipeline.processes import die_with_parent, keep_private
 
 
 def main() -> None:
-    """Arguments: the number of a pipe that closes when the gateway is gone, and the server's command."""
-    pipe, command = int(sys.argv[1]), sys.argv[2:]
+    """Arguments: the number of a pipe that closes when the gateway is gone, the directory, and the server's command."""
+    pipe, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     keep_private()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(
@@ -24,9 +26,12 @@ def main() -> None:
         stdin=subprocess.DEVNULL,
         env=environment,
         preexec_fn=partial(die_with_parent, os.getpid()),  # this process has one thread
+        start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
-    os.killpg(0, signal.SIGKILL)  # this process too
+    os.killpg(server.pid, signal.SIGKILL)  # still its own: nobody has waited for it
+    server.wait()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -105,6 +104,7 @@ class VllmServer:
                 "-m",
                 "sovereign_pipeline.serving.engines.vllm_keeper",
                 str(reading),
+                str(self.directory),
                 *_command(base, self._base_name, context, settings, self._socket),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -186,9 +186,7 @@ class VllmServer:
             os.close(self._pipe)
             self._pipe = None
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            await self._process.wait()
+            await self._process.wait()  # the keeper sees the pipe close, and kills the rest
         for task in self._tasks:
             task.cancel()
         await self._session.close()

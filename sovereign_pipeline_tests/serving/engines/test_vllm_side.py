@@ -302,6 +302,8 @@ def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) 
     os.waitpid(gateway, 0)
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+    started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
+    assert not Path(started["environment"]["HOME"]).exists()  # with the copies of adapters
 
 
 async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:
