@@ -11,7 +11,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-evaluation clean
+.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-evaluation bench-serving clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -27,6 +27,7 @@ help:
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
 	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/evaluation-benchmark.md"
+	@echo "make bench-serving   gateway, rollback, local engine and a soak, beside nginx and LiteLLM: docs/serving-benchmark.md"
 
 setup: $(READY)
 
@@ -135,6 +136,18 @@ bench-evaluation: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.evaluation.run --data "$(DATA)" --out "$(RESULTS)"
 	@cat "$(RESULTS)/evaluation.md"
+
+# Needs nginx (WITHOUT=nginx leaves it out). LiteLLM's proxy has a virtual environment of its own. About 40 minutes on two
+# idle cores, 20 of them the soak (SOAK_MINUTES).
+LITELLM := $(SOVEREIGN_HOME)/litellm
+SOAK_MINUTES ?= 20
+bench-serving: setup
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@test -x $(LITELLM)/bin/litellm || { $(PYTHON) -m venv $(LITELLM) && \
+		$(LITELLM)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/serving/litellm-requirements.txt; }
+	@$(BIN)/python -W ignore -m benchmarks.serving.run --out "$(RESULTS)" --litellm $(LITELLM)/bin/litellm \
+		--soak-minutes $(SOAK_MINUTES) $(if $(WITHOUT),--without $(WITHOUT))
+	@cat "$(RESULTS)/serving.md"
 
 clean:
 	rm -rf $(VENV)
