@@ -119,7 +119,8 @@ def adapters_accept_hold(
     let_ledger_catch_up(registry, workplace)
     with registry.reading() as session:
         incumbent = in_production(session, adapter.line)
-        judged = hold_to_accept(session, settings, trust_root(settings), adapter, incumbent).signed.judgement
+        shown = hold_to_accept(session, settings, trust_root(settings), adapter, incumbent).signed
+    judged = shown.judgement
     question = {
         "adapter": adapter_id,
         "classification": adapter.classification,
@@ -130,7 +131,7 @@ def adapters_accept_hold(
         "accept because": reason,
     }
     signer = officers_signer(settings, key, token, passphrase_file, question)
-    accept_hold(registry, workplace, signer, adapter_id, reason)
+    accept_hold(registry, workplace, signer, adapter_id, reason, shown.sha256)
     out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
 
 

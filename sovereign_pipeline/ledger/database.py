@@ -93,6 +93,10 @@ class Registry:
             return checkpoints.newest(session, self.settings)
 
 
+class RegistryNewer(InputError):
+    """The registry is there, and was made by a newer version of this program."""
+
+
 def open_registry(settings: Settings) -> Registry:
     """Connect, and migrate the database to the newest version; safe when several processes do so at once.
 
@@ -218,7 +222,7 @@ def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
     config = _config()
     scripts = ScriptDirectory.from_config(config)
     if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
-        raise InputError(
+        raise RegistryNewer(
             f"The registry is at migration {revision}, which this version does not know.",
             "Install the version that made it, or a newer one.",
         )

@@ -23,7 +23,15 @@ from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transi
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.release.hold_judgements import LOOK, Signed, judgement_files, read_bundle, read_judgement
+from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.release.hold_judgements import (
+    LOOK,
+    Judgement,
+    Signed,
+    judgement_files,
+    read_bundle,
+    read_judgement,
+)
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, entry_actor, officer_of, trust_root, verify_act
@@ -100,7 +108,7 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     settings = workplace.settings
     with registry.reading() as session:
         incumbent = in_production(session, adapter.line)
-        if (why := _taken_back(session, adapter)) is not None:
+        if (why := taken_back(session, adapter)) is not None:
             raise GateRefused(f"{adapter.id} was taken back: {why}", "Stage it anew, or another version.")
         if incumbent is None:
             return {"needed": False, "because": "Nothing is in production that it could be compared with."}
@@ -113,6 +121,12 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
             f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
         )
     judged = held.signed.judgement
+    short = _short_of(judged, workplace.institution.rollout_of(adapter.line).hold)
+    if judged.outcome == "promote" and short:
+        raise GateRefused(
+            f"{adapter.id}: its hold was judged by laxer rules than are in force, in {', '.join(short)}.",
+            "Stage it anew, or another version.",
+        )
     if not held.lets_through:
         raise GateRefused(
             f"{adapter.id}: its hold was inconclusive: {judged.because}.",
@@ -127,7 +141,21 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     }
 
 
-def accept_hold(registry: Registry, workplace: Workplace, signer: Signer, adapter_id: str, reason: str) -> Held:
+def _short_of(judged: Judgement, rules: Hold) -> list[str]:
+    """In what a judgement does not show what the rules in force ask for."""
+    there = {"days": judged.days, "users": min(judged.users), "answers": min(judged.answers)}
+    at_most = {each.measure: each.at_most for each in judged.bounds}
+    short = [name for name, number in there.items() if number < getattr(rules, name)]
+    for measure in sorted({*Hold.model_fields} - {*there}):
+        most = at_most.get(measure)
+        if most is None or most >= rules.margin_of(measure):
+            short.append(measure)
+    return short
+
+
+def accept_hold(
+    registry: Registry, workplace: Workplace, signer: Signer, adapter_id: str, reason: str, shown: str
+) -> Held:
     """Accept an inconclusive hold, signed, with an entry of the ledger; nobody is asked again about this judgement.
 
     Raises SignInError where the trust root does not let the officer promote at the adapter's level, and ConflictError
@@ -141,6 +169,8 @@ def accept_hold(registry: Registry, workplace: Workplace, signer: Signer, adapte
     with registry.writing() as session:
         assert_in_force(session, settings, trust)
         held = hold_to_accept(session, settings, trust, adapter, in_production(session, adapter.line))
+        if held.signed.sha256 != shown:
+            raise ConflictError(f"{adapter.id}: its hold was judged anew meanwhile.", "Look at it, and accept it then.")
         said = {
             "line": adapter.line,
             "adapter": adapter.id,
@@ -222,7 +252,7 @@ def _comparison(session: Session, adapter: Adapter) -> int | None:
     return newest.get("began") if newest is not None else None
 
 
-def _taken_back(session: Session, adapter: Adapter) -> str | None:
+def taken_back(session: Session, adapter: Adapter) -> str | None:
     """Why nobody gets the adapter any more, though it is staged."""
     newest = _newest_flag(session, adapter)
     return newest["stopped"] if newest is not None else None

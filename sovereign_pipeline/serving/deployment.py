@@ -22,7 +22,7 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
@@ -126,7 +126,7 @@ class Sources:
 
     def find_last(self) -> Found:
         """What may be served while the registry is down. Raises SovereignError and OSError."""
-        assert_none_newer_seen(self._seen_trust, trust_root(self._settings))
+        assert_none_newer_seen(self._seen_trust, trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings, seen_file(self._settings)).flags()
         return find_last_verified(self._settings, self._store, flags)
 
@@ -183,13 +183,15 @@ class Sources:
         trust = trust_root(self._settings)
         with self._opened().reading() as session:
             assert_not_put_back(session, self._settings, trust)
-        assert_none_newer_seen(self._seen_trust, trust)
+        assert_none_newer_seen(self._seen_trust, trust, is_on_record=True)
         return trust
 
     def _opened(self) -> Registry:
         if self._registry is None:
             try:
                 self._registry = open_registry(self._settings)
+            except RegistryNewer:  # it is reached: what it says is not known here, so nothing is served
+                raise
             except InputError as error:
                 raise RegistryUnreached(error.message) from None
         return self._registry

@@ -100,13 +100,18 @@ def _row(store: ArtifactStore, noted: Noted) -> Adapter:
 
 def _assert_named(verified: Verified, flag: Flag | None) -> None:
     adapter = verified.deployable
-    way = flag.adapters.get(adapter.adapter) if flag is not None else None
+    way = flag.adapters.get(adapter.adapter) if flag is not None and adapter.adapter in _in_use(flag) else None
     facts = (adapter.digest, verified.record.manifest_sha256, adapter.classification)
     if way is None or (way.digest, way.record_manifest, way.classification) != facts:
         raise IntegrityError(
             f"{adapter.adapter}: the registry is not reached, and the flag of line {adapter.line} does not name it.",
             "Start the registry's database.",
         )
+
+
+def _in_use(flag: Flag) -> set[str | None]:
+    """What users get, and what an officer can go back to: not what was just taken back."""
+    return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
 def _file(settings: Settings) -> Path:
@@ -128,5 +133,18 @@ def _read(settings: Settings) -> LastVerified:
 def _write(settings: Settings, now: LastVerified) -> None:
     path = _file(settings)
     content = json.dumps(now.model_dump(mode="json"), indent=1) + "\n"
-    if not path.exists() or path.read_text() != content:
-        write_atomically(path, content)
+    try:
+        if not path.exists() or path.read_text() != content:
+            write_atomically(path, content)
+    except OSError:  # of this file: it must not pass for a registry that is not reached
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Keep nothing where nothing can be written: what was noted before may have been refused since."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: what was verified cannot be noted ({error.strerror}).", "Let the gateway write its directory."
+        ) from None

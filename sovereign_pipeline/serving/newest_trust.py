@@ -31,7 +31,7 @@ class SeenTrust(Frozen):
     targets_version: int
 
 
-def assert_none_newer_seen(path: Path, trust: Trust) -> None:
+def assert_none_newer_seen(path: Path, trust: Trust, *, is_on_record: bool) -> None:
     """Assert that no newer version of a trust root was relied on here, and remember this one.
 
     Raises IntegrityError for an older one, and for a file that cannot be read.
@@ -40,6 +40,12 @@ def assert_none_newer_seen(path: Path, trust: Trust) -> None:
         seen = _read(path)
         if seen is not None and seen.root_sha256 == trust.root_sha256:
             _assert_not_older(trust, seen)
+        elif seen is not None and not is_on_record:
+            raise IntegrityError(
+                f"The trust root here begins with the root {trust.root_sha256}, and this gateway relied on the root "
+                f"{seen.root_sha256} before.",
+                "Start the registry's database: the ledger says which one is right.",
+            )
         now = SeenTrust(
             root_sha256=trust.root_sha256, root_version=trust.root_version, targets_version=trust.targets_version
         )

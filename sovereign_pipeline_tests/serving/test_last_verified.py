@@ -1,10 +1,20 @@
 """A gateway that starts while the registry is down serves what it verified last and its flags name, nothing else."""
 
+import errno
+import shutil
+from pathlib import Path
+
 import pytest
 
+from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.serving import last_verified
 from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline.serving.flags.rollback import rollback
+from sovereign_pipeline.signing.keys import generate
+from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
@@ -88,3 +98,79 @@ def test_nothing_is_kept_of_a_registry_that_is_not_believed(served_office: Serve
     assert started.look().served == ()
     with pytest.raises(RegistryUnreached):
         started.sources.base_to_serve()
+
+
+@pytest.mark.security_case(
+    "An adapter is recalled, and the gateway cannot write into its directory",
+    "It is unloaded, and a gateway that starts then serves nothing",
+)
+def test_a_note_that_cannot_be_written_lets_nothing_be_served(
+    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = served_office.office
+    served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    deploying.look()
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(last_verified, "write_atomically", full)
+    assert deploying.look().served == ()
+    assert deploying.engine.names == []
+    assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
+
+
+@pytest.mark.security_case(
+    "A newer release recalls an adapter, and a gateway of this one starts again",
+    "It serves nothing: a registry that it does not know is not one that is down",
+)
+def test_a_newer_registry_is_not_one_that_is_down(served_office: ServedOffice, deploying: Deploying) -> None:
+    office = served_office.office
+    served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    deploying.look()
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
+    change(office.registry.engine, "UPDATE alembic_version SET version_num = 'r0099'")
+    started = Deploying(served_office)
+    with pytest.raises(InputError, match="does not know"):
+        started.sources.base_to_serve()
+    assert started.look().served == ()
+
+
+@pytest.mark.security_case(
+    "An officer takes an adapter back while the registry is down, and the gateway starts again",
+    "It is not served",
+)
+def test_what_was_taken_back_meanwhile_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
+    office = served_office.office
+    first, staged = served_office.in_production(), served_office.staged()
+    follow(office.registry, office.bench.workplace())
+    assert len(deploying.look().served) == 2
+    rollback(office.bench.settings, "lamps", None, office.officers["layla"], "It does harm.")
+    deployed = Deploying(served_office, registry_url=NOT_REACHED).look()
+    assert [each.adapter for each in deployed.served] == [first.id]
+    assert "does not name it" in deployed.refused[staged.id]
+
+
+@pytest.mark.security_case(
+    "Another institution's trust root is put in while the registry is down, and then an older one of the right root",
+    "Neither is believed",
+)
+def test_a_foreign_trust_root_makes_no_older_one_the_newest(
+    served_office: ServedOffice, deploying: Deploying, tmp_path: Path
+) -> None:
+    office = served_office.office
+    served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    trust = office.bench.settings.data / "trust"
+    shutil.copytree(trust, tmp_path / "older")
+    add_officer(trust, generate().public_pem, "Huda Salem", ["review"], ["*"], office.roots[:2])
+    assert deploying.look().served
+    shutil.rmtree(trust)
+    create_trust(trust, [generate() for _ in range(3)], {"pipeline": [office.pipeline.public_pem], "log": []})
+    assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
+    shutil.rmtree(trust)
+    shutil.copytree(tmp_path / "older", trust)
+    assert Deploying(served_office).look().served == ()

@@ -146,7 +146,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         try:
             response = await server.stream(body)
         except BaseException:
-            self.end(name)
+            self.end(server, name)
             raise
         return Answer(len(prompt), _Pieces(self, server, name, response, sampling.stop))
 
@@ -221,9 +221,13 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         server.kept.discard(name)
         for digest in [digest for digest, known in server.names.items() if known == name]:
             del server.names[digest]
-        self._leaving[name] = time.monotonic()
+        self._leave(server, name)
         with contextlib.suppress(EngineRefused, EngineLost):
             await server.post(UNLOAD, {"lora_name": name})
+
+    def _leave(self, server: VllmServer, name: str) -> None:
+        self._leaving[name] = time.monotonic()
+        asyncio.get_running_loop().call_later(SECONDS_TO_LEAVE + 0.1, self._remove_those_that_left, server)
 
     def _remove_those_that_left(self, server: VllmServer) -> None:
         """Remove copies that no answer can need any more: vLLM may read one again while it is in use."""
@@ -244,12 +248,12 @@ class VllmEngine(SupervisedEngine[VllmServer]):
                 "Let user and assistant take turns, and leave out what is no text.",
             ) from None
 
-    def end(self, name: str) -> None:
+    def end(self, server: VllmServer, name: str) -> None:
         """An answer of this adapter is over."""
         if self._answering[name] > 0:
             self._answering[name] -= 1
         if name in self._leaving:
-            self._leaving[name] = time.monotonic()
+            self._leave(server, name)
 
 
 class _Pieces(AsyncIterator[Piece]):
@@ -285,7 +289,7 @@ class _Pieces(AsyncIterator[Piece]):
         if not self._is_over:
             self._is_over = True
             self._response.close()
-            self._engine.end(self._name)
+            self._engine.end(self._server, self._name)
 
     async def _next_piece(self) -> Piece:
         """Raises EngineLost where the stream ends without a reason."""

@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from sovereign_pipeline.processes import die_with_parent, keep_private
 
@@ -29,9 +31,24 @@ def main() -> None:
         start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
+    shared = _shared_memory(server.pid)  # before nobody tells of it any more: it holds what callers wrote
     os.killpg(server.pid, signal.SIGKILL)  # still its own: nobody has waited for it
     server.wait()
+    for path in shared:
+        with suppress(OSError):
+            path.unlink()
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _shared_memory(group: int) -> set[Path]:
+    """The files in memory that a group of processes has mapped; their own tracker is killed with them."""
+    found: set[Path] = set()
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it is gone meanwhile
+            if os.getpgid(int(each.name)) == group:
+                maps = (each / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
+                found |= {Path(line.split(maxsplit=5)[5]) for line in maps if " /dev/shm/" in line}
+    return found
 
 
 if __name__ == "__main__":

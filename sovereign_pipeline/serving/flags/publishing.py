@@ -19,6 +19,7 @@ from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.ledger.tables import Adapter, Transition
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.release.holds import taken_back
 from sovereign_pipeline.release.requests import Proposal, evidence_of
 from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.release.transitions import arrow
@@ -99,7 +100,6 @@ def _flag(
     named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
     staged_by = staging.sequence if staging is not None else None
     now = datetime.datetime.now(datetime.UTC)
-    goes_on = before is not None and before.staged is not None and before.staged_by == staged_by
     flag = Flag(
         line=line,
         sequence=sequence,
@@ -108,7 +108,7 @@ def _flag(
         staged_by=staged_by,
         share=rules.share if staged is not None else 0,
         groups=tuple(sorted(rules.groups)) if staged is not None else (),
-        stopped=before.stopped if goes_on and before is not None else None,
+        stopped=taken_back(session, session.get_one(Adapter, staged)) if staged is not None else None,
         began=sequence,
         began_at=now,
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),

@@ -28,10 +28,12 @@ class Collector:
 
     def __init__(self, url: str) -> None:
         """url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError for what is no such address."""
+        import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -39,8 +41,14 @@ class Collector:
                 f"{VARIABLES['otlp_url']}: {url} is no address of a collector.",
                 "Write http://127.0.0.1:4318/v1/traces.",
             )
-        self._provider = TracerProvider(resource=Resource({"service.name": SERVICE}), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=url, timeout=SECONDS_TO_SEND)
+        self._provider = TracerProvider(
+            sampler=ALWAYS_ON,  # else a caller's traceparent decides whether there is a span
+            resource=Resource({"service.name": SERVICE}),
+            shutdown_on_exit=False,
+        )
+        session = requests.Session()
+        session.trust_env = False  # no proxy and no .netrc: what is named is what is reached
+        exporter = OTLPSpanExporter(endpoint=url, timeout=SECONDS_TO_SEND, session=session)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
     @property

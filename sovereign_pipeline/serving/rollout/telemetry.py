@@ -71,8 +71,12 @@ class Tally(Frozen):
     is_broken: bool = False
     """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
     not."""
-    severe: int = 0
-    """Reports of severity 1 about the staged adapter, whoever asked."""
+    reported: tuple[str, ...] = ()
+    """Hashed users who reported severity 1 about the staged adapter: one counts once, whatever is said later."""
+
+    @property
+    def severe(self) -> int:
+        return len(self.reported)
 
 
 @dataclass
@@ -82,7 +86,7 @@ class _Counting:
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, int] = field(default_factory=lambda: {"staged": 0, "production": 0})
     """Arm -> how many of its newest answers were lost or empty, in a row."""
-    severe: int = 0
+    reported: set[str] = field(default_factory=set)
 
     def add(self, choice: Choice, counted: Counted) -> None:
         failed = counted.lost or counted.empty
@@ -91,9 +95,9 @@ class _Counting:
         self._count(choice, counted)
 
     def rate(self, choice: Choice, said: Feedback, before: Feedback | None) -> None:
-        was_worst, was_disliked = (False, False) if before is None else (before.is_worst, before.thumb == "down")
-        if choice.arm == "staged" and said.is_worst and not was_worst:
-            self.severe += 1  # and stays, whatever is said later
+        was_disliked = before is not None and before.thumb == "down"
+        if choice.arm == "staged" and said.is_worst:
+            self.reported.add(choice.user)  # and stays, whatever is said later
         disliked = int(said.thumb == "down") - int(was_disliked)
         self._count(choice, Counted(rated=int(before is None), disliked=disliked))
 
@@ -105,7 +109,7 @@ class _Counting:
     def tally(self) -> Tally:
         is_broken = self.failed["staged"] >= LAST and self.failed["production"] == 0
         drawn = {arm: dict(users) for arm, users in self.drawn.items()}
-        return Tally(drawn=drawn, is_broken=is_broken, severe=self.severe)
+        return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(self.reported)))
 
 
 class Telemetry:
@@ -158,7 +162,7 @@ def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
 def read_tally(directory: Path, flag: Flag) -> Tally:
     """What every gateway counted of a flag's comparison. Raises IntegrityError for a file that is none of theirs."""
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
-    is_broken, severe = False, 0
+    is_broken, reported = False, set[str]()
     if flag.staged is None:
         return Tally(drawn=drawn)
     for path in sorted(directory_of(directory, flag.line, flag.staged, flag.began).glob("*.json")):
@@ -166,11 +170,11 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
             tally = Tally.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
-        is_broken, severe = is_broken or tally.is_broken, severe + tally.severe
+        is_broken, reported = is_broken or tally.is_broken, reported.union(tally.reported)
         for arm, users in tally.drawn.items():
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
-    return Tally(drawn=drawn, is_broken=is_broken, severe=severe)
+    return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(reported)))
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:

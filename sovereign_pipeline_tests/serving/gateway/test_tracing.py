@@ -105,6 +105,25 @@ def test_each_answer_is_a_span_of_what_it_used(bench: Bench, client: Client, rec
         assert text.encode() not in sent
 
 
+@pytest.mark.security_case(
+    "A proxy is named in the environment, and a caller asks for no trace",
+    "Spans go to the collector alone, and each answer has one",
+)
+def test_neither_environment_nor_caller_decides_where_spans_go(
+    bench: Bench, client: Client, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
+    collector = Collector(received.url)
+    bench.tracer = collector.tracer
+    bench.serve(adapter("lamps"))
+    untraced = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
+    client(bench.token()).post("/v1/chat/completions", json=ASK, headers=untraced)
+    collector.close()
+    assert len(received.spans()) == 1
+
+
 def test_a_collector_that_is_down_hinders_no_answer(bench: Bench, client: Client) -> None:
     collector = Collector("http://127.0.0.1:1/v1/traces")
     bench.tracer = collector.tracer

@@ -1,11 +1,13 @@
 """A promotion rests on the signed judgement of the hold: refused while it is open, or inconclusive and not accepted."""
 
 import datetime
+import shutil
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
@@ -13,8 +15,10 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.release.hold_judgements import judgement_files, read_judgement, write_judgement
 from sovereign_pipeline.release.holds import ACCEPTED, JUDGED, accept_hold
+from sovereign_pipeline.serving.flags.files import root_of
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.rollback import stop
+from sovereign_pipeline.serving.rollout.feedback import Severity
 from sovereign_pipeline.serving.rollout.watching import Watcher
 from sovereign_pipeline.signing.keys import generate, write_key
 from sovereign_pipeline.signing.trust_changes import add_officer
@@ -53,10 +57,13 @@ class Held:
             Watcher(self.desk.settings, institution, flags, telemetry, self.traffic.said.append).look()
         self.desk.follow()
 
-    def accept(self, officer: str = "ines") -> None:
+    def accept(self, officer: str = "ines", shown: str | None = None) -> None:
+        """shown: SHA-256 of the judgement that the officer saw; None: the newest."""
         signer = self.office.officers[officer]
         workplace = self.office.bench.workplace()
-        accept_hold(self.office.registry, workplace, signer, self.staged.id, "Few ask; the desk read fifty answers.")
+        reason = "Few ask; the desk read fifty answers."
+        shown = shown or file_sha256(self.judgement)
+        accept_hold(self.office.registry, workplace, signer, self.staged.id, reason, shown)
 
     def told(self, action: str) -> list[dict[str, object]]:
         return [dict(each.subjects) for each in entries(self.office.registry) if each.action == action]
@@ -136,7 +143,7 @@ def test_only_who_may_promote_accepts(held: Held) -> None:
     add_officer(trust, reviewer.public_pem, "Huda Salem", ["review"], ["*"], held.office.roots[:2])
     workplace = held.office.bench.workplace()
     with pytest.raises(SignInError, match="may not decide about 'promote'"):
-        accept_hold(held.office.registry, workplace, reviewer, held.staged.id, "It is good.")
+        accept_hold(held.office.registry, workplace, reviewer, held.staged.id, "It is good.", "")
     assert not held.told(ACCEPTED)
 
 
@@ -184,3 +191,63 @@ def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
     path.unlink()
     with pytest.raises(IntegrityError, match="its file is not there"):
         held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "A hold is judged anew while an officer who accepts it types a passphrase",
+    "Refused: what is accepted is what was shown",
+)
+def test_what_is_accepted_is_what_was_shown(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge(lost=0.001)
+    shown = file_sha256(held.judgement)
+    held.traffic.report(1)
+    held.judge(lost=0.001)
+    with pytest.raises(ConflictError, match="judged anew"):
+        held.accept(shown=shown)
+    assert not held.told(ACCEPTED)
+
+
+@pytest.mark.security_case(
+    "The rules of a hold are loosened until a gateway has judged by them, and put back",
+    "The promotion is refused",
+)
+def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
+    held.traffic.ask(12, lost=0.1)
+    held.judge(lost=1)
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
+    with pytest.raises(GateRefused, match="laxer rules than are in force, in lost"):
+        held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "The flag that stopped an adapter for harm is removed from the home",
+    "The adapter stays stopped, by the ledger, and is not promoted",
+)
+def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    stop(held.desk.settings, LINE, held.staged.id, "empty: +30 %")
+    stopped = held.desk.follow()
+    shutil.rmtree(root_of(held.desk.settings) / LINE / f"{stopped.sequence:08d}")
+    again = held.desk.follow()
+    assert (again.sequence, again.stopped) == (stopped.sequence + 1, "empty: +30 %")
+    with pytest.raises(GateRefused, match="was taken back"):
+        held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "A user takes back what they reported and reports it again, to hold a promotion up for ever",
+    "One user counts once, and what an officer accepted stays accepted",
+)
+def test_one_user_counts_once_however_often_they_report(held: Held) -> None:
+    held.traffic.ask(12)
+    held.traffic.report(1)
+    held.judge(lost=0.001)
+    held.accept()
+    severities: tuple[Severity, ...] = (2, 1, 2, 1)
+    for severity in severities:
+        held.traffic.report(severity)
+    held.judge(lost=0.001)
+    assert len(held.told(JUDGED)) == 1
+    held.office.ask("promote", held.staged)
