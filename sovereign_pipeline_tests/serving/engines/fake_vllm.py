@@ -19,6 +19,14 @@ WORDS = [[40, 41], [42], [43]]
 """Tokens of three pieces; of the tiny tokenizer, each is a character."""
 
 
+STAYS = """
+import mmap, sys, time
+with open(sys.argv[1], "r+b") as file:
+    mapped = mmap.mmap(file.fileno(), 0)
+time.sleep(600)
+"""
+
+
 class Server:
     def __init__(self, noted: Path, base: str) -> None:
         self.noted = noted
@@ -95,7 +103,9 @@ def main() -> None:
     noted, given = Path(sys.argv[1]), sys.argv[2:]
     base = given[given.index("--served-model-name") + 1]
     server, application = Server(noted, base), web.Application(handler_args=None)
-    server.note("started", {"arguments": given, "environment": dict(os.environ)})
+    shared = Path("/dev/shm", f"of-a-stand-in-{os.getpid()}")  # between its processes vLLM passes prompts in such files
+    shared.write_bytes(bytes(4096))
+    server.note("started", {"arguments": given, "environment": dict(os.environ), "shared": str(shared)})
     application.add_routes(
         [
             web.get("/health", server.health),
@@ -104,7 +114,7 @@ def main() -> None:
             web.post("/v1/completions", server.complete),
         ]
     )
-    subprocess.Popen(["sleep", "600"])  # vLLM is several processes, and this one does not look after the others
+    subprocess.Popen([sys.executable, "-c", STAYS, str(shared)])  # vLLM is several processes; none looks after others
     socket = given[given.index("--uds") + 1]
     web.run_app(application, path=socket, print=None, handler_cancellation=True)
 

@@ -18,13 +18,14 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Serving, Vllm
-from sovereign_pipeline.serving.engines import vllm_server
+from sovereign_pipeline.serving.engines import vllm, vllm_server
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
+from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -210,11 +211,15 @@ def test_server_that_dies_or_hangs_is_replaced(side: Side, tokens: int) -> None:
     side.runner.run(break_it())
 
 
-def test_unloaded_adapter_is_unknown(side: Side, tiny: TinyAdapters) -> None:
+def test_unloaded_adapter_is_unknown(side: Side, tiny: TinyAdapters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "SECONDS_TO_LEAVE", 0.1)
     extra = tiny.adapter("extra-1.0.0", seed=9)
     side.runner.run(side.engine.load(extra))
     side.runner.run(side.engine.unload(extra.digest))
-    assert side.asked("/v1/unload_lora_adapter")[-1]["lora_name"].startswith(extra.digest)
+    name = side.asked("/v1/unload_lora_adapter")[-1]["lora_name"]
+    assert name.startswith(extra.digest)
+    loaded_from = next(body["lora_path"] for body in side.asked("/v1/load_lora_adapter") if body["lora_name"] == name)
+    wait_until(lambda: side.runner.run(asyncio.sleep(0.1)) or not Path(loaded_from).exists(), lambda: "a copy is there")
     with pytest.raises(EngineRefused, match="is not loaded"):
         side.runner.run(side.engine.answer(extra.digest, MESSAGES, Sampling(max_tokens=1)))
 
@@ -304,6 +309,7 @@ def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) 
     assert not alive
     started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
     assert not Path(started["environment"]["HOME"]).exists()  # with the copies of adapters
+    assert not Path(started["shared"]).exists()  # with prompts
 
 
 async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:
