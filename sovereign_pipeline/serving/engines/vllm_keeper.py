@@ -20,8 +20,8 @@ from sovereign_pipeline.processes import die_with_parent, keep_private
 
 def main() -> None:
     """Arguments: the number of a pipe that closes when the gateway is gone, the directory, and the server's command."""
-    pipe, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     keep_private()
+    pipe, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(
         command,
