@@ -152,7 +152,9 @@ class RelayedEngine:
     def loaded(self) -> Mapping[str, str]:
         return self.adapters
 
-    async def answer(self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling) -> Answer:
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
         return Answer(7, self._pieces(sampling.max_tokens))
 
     async def _pieces(self, tokens: int) -> AsyncIterator[Piece]:
