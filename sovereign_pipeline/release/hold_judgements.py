@@ -9,13 +9,13 @@ rests on (`holds.py`), and judging (`serving/rollout/`).
 import datetime
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from sovereign_pipeline.bounded_files import read_bounded
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
@@ -114,7 +114,7 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
 
     Raises IntegrityError that says what is not so.
     """
-    bundle = read_bundle(path)
+    bundle = read_bounded(path, LARGEST_BUNDLE, LOOK)
     verified = verify_statement(bundle, trust, PIPELINE, predicate_type=HOLD, sha256=record_manifest, at_index=at_index)
     try:
         judgement = Judgement.model_validate_json(json.dumps(dict(verified.statement.predicate)))
@@ -124,16 +124,3 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
     if said != (path.parent.parent.name, path.parent.name, path.name):
         raise IntegrityError(f"{path}: it was signed as the judgement of another hold.", "Find out who put it there.")
     return Signed(judgement, bundle, path)
-
-
-def read_bundle(path: Path) -> bytes:
-    """Raises IntegrityError where the file cannot be read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
-            content = stream.read(LARGEST_BUNDLE + 1)
-    except OSError as error:
-        raise IntegrityError(f"{path}: the file cannot be read ({type(error).__name__}).", LOOK) from None
-    if len(content) > LARGEST_BUNDLE:
-        raise IntegrityError(f"{path}: the file is too large for a judgement.", LOOK)
-    return content

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.bounded_files import read_bounded
 from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter
@@ -29,10 +30,10 @@ from sovereign_pipeline.release.hold_judgements import (
     Judgement,
     Signed,
     judgement_files,
-    read_bundle,
     read_judgement,
 )
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, entry_actor, officer_of, trust_root, verify_act
 from sovereign_pipeline.signing.officers_words import on_one_line
@@ -205,7 +206,7 @@ def _accepted(session: Session, trust: Trust, adapter: Adapter, signed: Signed) 
     for entry in _entries(session, ACCEPTED, adapter.line):
         if entry.subjects["judgement"] != signed.sha256:
             continue
-        bundle = read_bundle(signed.acceptance)
+        bundle = read_bounded(signed.acceptance, LARGEST_BUNDLE, LOOK)
         signature = hashlib.sha256(bundle).hexdigest()
         verified = verify_act(
             bundle,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sovereign_pipeline.bounded_files import read_bounded
 from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.locks import held_within
 from sovereign_pipeline.serving.flags.flag import Flag, document
@@ -74,11 +75,12 @@ def sequences(settings: Settings, line: str) -> list[int]:
 def read_change(settings: Settings, line: str, sequence: int) -> Change:
     """The bytes of a change. Raises IntegrityError where they are not whole."""
     directory = root_of(settings) / line / f"{sequence:08d}"
+    request = directory / REQUEST_FILE
     return Change(
         sequence,
-        _read(directory / FLAGS_FILE),
-        _read(directory / SIGNATURE_FILE),
-        _read(directory / REQUEST_FILE) if (directory / REQUEST_FILE).exists() else None,
+        read_bounded(directory / FLAGS_FILE, LARGEST_FILE, SIGN_ANEW),
+        read_bounded(directory / SIGNATURE_FILE, LARGEST_FILE, SIGN_ANEW),
+        read_bounded(request, LARGEST_FILE, SIGN_ANEW) if request.exists() else None,
     )
 
 
@@ -146,18 +148,6 @@ def _names(directory: Path) -> list[str]:
         return [each.name for each in os.scandir(directory)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as stream:
-            content = stream.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise IntegrityError(f"{path}: the file cannot be read ({type(error).__name__}).", SIGN_ANEW) from None
-    if len(content) > LARGEST_FILE:
-        raise IntegrityError(f"{path}: the file is too large for a flag.", SIGN_ANEW)
-    return content
 
 
 def _write(path: Path, content: bytes) -> None:

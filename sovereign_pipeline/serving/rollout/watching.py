@@ -56,7 +56,7 @@ class Watcher:
             except SovereignError as error:
                 wrong.append(error.message)
         if wrong:
-            raise IntegrityError(" ".join(wrong), "Put it right; nothing is promoted meanwhile.")
+            raise IntegrityError(" ".join(wrong), "Put it right: until then no harm is seen.")
 
     def _look_at(self, flag: Flag) -> None:
         state = state_of(self._settings, self._telemetry.directory, flag, self._institution)

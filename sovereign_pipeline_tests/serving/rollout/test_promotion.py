@@ -36,6 +36,7 @@ class Held:
     def __init__(self, traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
         self.traffic, self.desk, self.office = traffic, traffic.desk, traffic.desk.office
         self._monkeypatch = monkeypatch
+        self.office.bench.institution.rules["rollout"]["hold"] = {"lost": 0.05}
         self.rules(blind_review="not_required")
         with self.office.registry.reading() as session:
             self.staged: Adapter = session.get_one(Adapter, self.traffic.flag.staged)
