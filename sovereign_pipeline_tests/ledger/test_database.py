@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 from alembic import command
@@ -21,7 +20,7 @@ from sovereign_pipeline.ledger.catalog import list_datasets
 from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, head_revision, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
 from sovereign_pipeline.ledger.tables import Adapter, Table
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -167,8 +166,7 @@ def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, da
         "open_registry(Settings.from_environment())\n"
     )
     environment = {**os.environ, "SOVEREIGN_HOME": str(bench.settings.home)}
-    root = Path(__file__).resolve().parents[2]
-    started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=root) for _ in range(3)]
+    started = [subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=PROJECT_ROOT) for _ in range(3)]
     assert [process.wait(timeout=SECONDS) for process in started] == [0, 0, 0]
 
 

@@ -18,7 +18,7 @@ from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.log import log_key, merkle, notes
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import wait_until
@@ -222,7 +222,7 @@ def test_writers_at_once_lose_nothing_and_keep_the_newest_checkpoint(registry: R
 KILLED = """
 import sys
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.ledger.lamps import light
 registry = open_registry(Settings.from_environment())
 for lamp in range(1_000_000):
@@ -247,10 +247,14 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_had_acknowledged(registry
 
 def _killed_after(acts: int, environment: dict[str, str], out: Path) -> int:
     """How many acts a process had acknowledged when it was killed."""
-    root = Path(__file__).resolve().parents[2]
     with out.open("w") as stream:
-        process = subprocess.Popen([sys.executable, "-c", KILLED], env=environment, cwd=root, stdout=stream)
-    wait_until(lambda: len(out.read_text().split()) > acts, lambda: "nothing was written")
+        process = subprocess.Popen([sys.executable, "-c", KILLED], env=environment, cwd=PROJECT_ROOT, stdout=stream)
+
+    def has_acknowledged_enough() -> bool:
+        assert process.poll() is None, "the writer ended by itself"
+        return len(out.read_text().split()) > acts
+
+    wait_until(has_acknowledged_enough, lambda: "nothing was written")
     process.send_signal(signal.SIGKILL)
     process.wait()
     return out.read_text().count("\n")
