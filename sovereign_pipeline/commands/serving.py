@@ -62,6 +62,9 @@ def tokens_add(
     versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="They may see at /admin how it stands with lines.")] = False,
+    users: Annotated[
+        bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
+    ] = False,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +73,7 @@ def tokens_add(
     institution = load_institution(settings.data)
     institution.ladder.rank(clearance)
     lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
-    grant = Grant(clearance, lines, versions, metrics, admin)
+    grant = Grant(clearance, lines, versions, metrics, admin, users)
     actor = People(settings).commitment_of(account())
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
     if as_json:
@@ -120,5 +123,6 @@ def _facts(token: Token) -> dict[str, Any]:
         "versions": token.versions,
         "metrics": token.metrics,
         "admin": token.admin,
+        "users": token.users,
         "expires": token.expires_at.isoformat(timespec="seconds"),
     }

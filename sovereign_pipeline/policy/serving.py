@@ -29,6 +29,10 @@ class Role(RecipeModel):
     admin: bool = False
     """Whether they may see, at `/admin`, how it stands with the adapters that they may use."""
 
+    users: bool = False
+    """Whether they speak for several people, as a front end does, and say by `user` of a request for whom. Of everybody
+    else `user` is not looked at: each is one user of a rollout."""
+
 
 class Limits(RecipeModel):
     """What the gateway takes on, and when it refuses."""
@@ -59,6 +63,10 @@ class Limits(RecipeModel):
 
     tokens_per_minute: float = Field(default=60_000, gt=0)
     """Of one caller, of prompts and answers, over time; as many may come at once."""
+
+    new_users_per_day: int = Field(default=100, ge=0)
+    """Users whom one caller that speaks for several may bring into comparisons of rollouts on a day (UTC). More of them
+    keep one adapter each too, and what they ask is not compared."""
 
     first_token_seconds: float = Field(default=60, gt=0)
     """How long the engine may take for the first token, and between two."""

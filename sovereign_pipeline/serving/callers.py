@@ -30,6 +30,8 @@ class Grant:
     versions: bool = False
     metrics: bool = False
     admin: bool = False
+    users: bool = False
+    """Whether it speaks for several people, and says by `user` for whom. Everybody else is one user."""
 
     def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Whether the adapter's line and level are within it. A level that the ladder no longer has is above all."""
@@ -64,6 +66,10 @@ class Caller:
     @property
     def may_read_metrics(self) -> bool:
         return any(grant.metrics for grant in self.grants)
+
+    def speaks_for_users(self, line: str) -> bool:
+        """Whether the `user` of the caller's requests to a line says who asks."""
+        return any(grant.users and (grant.lines is None or line in grant.lines) for grant in self.grants)
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Whether the caller may see how it stands with an adapter."""

@@ -55,6 +55,7 @@ class Token(Frozen):
     versions: bool
     metrics: bool
     admin: bool = False
+    users: bool = False
     created_at: datetime.datetime
     expires_at: datetime.datetime
     revoked_at: datetime.datetime | None = None
@@ -67,7 +68,7 @@ class Token(Frozen):
     @property
     def grant(self) -> Grant:
         lines = frozenset(self.lines) if self.lines is not None else None
-        return Grant(self.clearance, lines, self.versions, self.metrics, self.admin)
+        return Grant(self.clearance, lines, self.versions, self.metrics, self.admin, self.users)
 
     def state(self, now: datetime.datetime) -> str:
         if self.revoked_at is not None:
@@ -84,7 +85,7 @@ class Token(Frozen):
             "lines": list(self.lines) if self.lines is not None else None,
             "versions": self.versions,
             "metrics": self.metrics,
-            **({"admin": True} if self.admin else {}),
+            **{name: True for name in ("admin", "users") if getattr(self, name)},
             "created": self.created_at.isoformat(),
             "expires": self.expires_at.isoformat(),
         }
@@ -144,6 +145,7 @@ def add_token(
             versions=grant.versions,
             metrics=grant.metrics,
             admin=grant.admin,
+            users=grant.users,
             created_at=now,
             expires_at=now + datetime.timedelta(days=days),
         )

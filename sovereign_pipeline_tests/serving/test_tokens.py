@@ -128,6 +128,7 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
         {"versions": True},
         {"metrics": True},
         {"admin": True},
+        {"users": True},
         {"who": "Omar Nasser"},
         {"expires_at": NOW + datetime.timedelta(days=9000)},
     ],

@@ -100,6 +100,8 @@ class Exchange:
         self.first_seconds: float | None = None
         self.finish: Literal["stop", "length"] | None = None
         self.texts: list[str] = []
+        self.is_at_caller = False
+        """Whether the caller is yet to take what was computed."""
         self._answer = answer
         self._stillness = stillness
         self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
@@ -120,7 +122,9 @@ class Exchange:
             self.texts.append(piece.text)
             self.finish = piece.finish
             self._stillness.end()
+            self.is_at_caller = True
             yield piece
+            self.is_at_caller = False
             self._stillness.end()
             if piece.finish is not None:
                 return
@@ -241,7 +245,8 @@ class Answering:
         """What counts and notes an answer as it ends, before the engine is told to give an unfinished one up."""
 
         def leave(kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-            given_up = kind is not None and not issubclass(kind, Exception) and not limit.expired()
+            by_caller = exchange.is_at_caller or not limit.expired()
+            given_up = kind is not None and not issubclass(kind, Exception) and by_caller
             outcome: Outcome = "complete" if exchange.finish else "cancelled" if given_up else "lost"
             self._note(asked, exchange, outcome, time.monotonic() - began)
 

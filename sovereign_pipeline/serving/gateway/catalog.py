@@ -5,7 +5,7 @@ What belongs here: looking names up; none is used as a path. What does not: whic
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sovereign_pipeline.policy.classification import ClassificationLadder
@@ -39,18 +39,23 @@ class Catalog:
     """What was verified last."""
     ladder: ClassificationLadder
     choose: Choose
+    counts: Callable[[str, str], bool]
+    """Whether what a caller, by its key, asks for a user is compared in a rollout."""
 
     def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
-        """user: whom a caller asks for, by the caller's word.
+        """user: whom a caller asks for, by the word of one that speaks for several.
 
         Raises Refusal: 404 for what the caller may not know of, 503 for what is not loaded now.
         """
+        user = user or None
         found = self.visible(caller, user).get(model)
         if found is None:
             raise no_such_model()
         if found.adapter.digest not in self.engine.loaded():
             raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
-        return found
+        if found.choice is None or user is None or not caller.speaks_for_users(found.adapter.line):
+            return found
+        return found if self.counts(caller.key, user) else replace(found, choice=self._apart(found, caller))
 
     def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
         """Name -> adapter, of everything that a caller may ask for."""
@@ -60,9 +65,9 @@ class Catalog:
             for each in served.values()
             if not each.in_reserve and caller.may_name(each, self.ladder)
         }
-        key = caller.key if user is None else f"{caller.key}\n{user}"
         for line in self.lines():
-            choice = self.choose(line, key, caller.groups)
+            is_for_user = user is not None and caller.speaks_for_users(line)
+            choice = self.choose(line, f"{caller.key}\n{user}" if is_for_user else caller.key, caller.groups)
             if choice is None:
                 continue
             for digest in (choice.digest, choice.otherwise):
@@ -71,6 +76,13 @@ class Catalog:
                     names[line] = Visible(adapter, choice if digest == choice.digest else None)
                     break
         return names
+
+    def _apart(self, found: Visible, caller: Caller) -> Choice | None:
+        """The same adapter, for one user too many: not compared, and what is reported is the caller's own word."""
+        own = self.choose(found.adapter.line, caller.key, caller.groups)
+        if found.choice is None or own is None:
+            return None
+        return replace(found.choice, drawn=False, user=own.user)
 
     def lines(self) -> frozenset[str]:
         return frozenset(each.line for each in self.served())

@@ -79,6 +79,7 @@ class Callers:
                 role.versions,
                 role.metrics,
                 role.admin,
+                role.users,
             )
             for role in roles
         )

@@ -11,25 +11,22 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.feedback import Feedback
+from sovereign_pipeline.serving.shared_database import SharedDatabase
 
 _LOG = logging.getLogger(__name__)
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
 """Answers after which the oldest rows are removed."""
-LOCK_SECONDS = 0.2
-"""Answers of everybody wait meanwhile, and another gateway needs the file for a millisecond."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (
@@ -60,9 +57,8 @@ class GivenAnswers:
     """The answers that the gateways of one installation gave."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self._database = SharedDatabase(path, TABLE)
         self._clock = clock
-        self._connection: sqlite3.Connection | None = None
         self._added = 0
         self._is_failing = False
 
@@ -77,7 +73,7 @@ class GivenAnswers:
             json.dumps(dataclasses.asdict(choice)) if choice is not None else None,
         )
         try:
-            with self._writing() as connection:
+            with self._database.writing() as connection:
                 connection.execute(
                     "INSERT INTO answer (digest, at, line, adapter, choice) VALUES (?, ?, ?, ?, ?)", values
                 )
@@ -97,7 +93,7 @@ class GivenAnswers:
         Raises sqlite3.Error or OSError where it cannot be noted.
         """
         digest = _digest(id, caller)
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             found = connection.execute(
                 "SELECT line, adapter, choice, feedback FROM answer WHERE digest = ? AND at >= ?",
                 (digest, self._clock() - DAYS * 86_400),
@@ -112,33 +108,6 @@ class GivenAnswers:
             Choice(**json.loads(choice)) if choice is not None else None,
             Feedback.model_validate_json(before) if before is not None else None,
         )
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; a connection that failed is given up, so that the next one finds what was put right."""
-        connection = self._connection = self._connection or _connected(self._path)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            self._connection = None
-            connection.close()
-            raise
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # else each answer would wait for the disk
-        connection.execute(TABLE)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:

@@ -98,7 +98,7 @@ class Request(Given):
     seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     user: Name | None = None
-    """Accepted, and not kept: who calls is who the token was made for."""
+    """For whom a caller asks that speaks for several people; of everybody else it is not looked at. Not kept."""
     n: One | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None

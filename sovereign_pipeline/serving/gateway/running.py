@@ -32,6 +32,7 @@ from sovereign_pipeline.serving.gateway.pages.overview import Holds, Reviews, St
 from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.gateway.tracing import Collector
+from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
@@ -139,7 +140,8 @@ async def _serve(
 
     deployment = Deployment(engine, sources, report, answering)
     flags = Flags(settings, seen_file(settings), loaded)
-    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which)
+    spoken_for = SpokenFor(serving_directory(settings) / "spoken-for.db", institution.serving.limits.new_users_per_day)
+    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts)
     telemetry = Telemetry(counts_directory(settings))
     collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)

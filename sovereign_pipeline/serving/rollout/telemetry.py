@@ -7,6 +7,7 @@ the files, and adding them up. What does not: comparing.
 import math
 import secrets
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,7 @@ class Tally(Frozen):
     """Arm -> hashed user -> what was counted; of users whom the hash drew."""
     is_broken: bool = False
     """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
-    not."""
+    not. Answers that are empty count only if they are not all of one user, who could ask for nothing else."""
     reported: tuple[str, ...] = ()
     """Hashed users who reported severity 1 about the staged adapter: one counts once, whatever is said later."""
 
@@ -79,19 +80,33 @@ class Tally(Frozen):
         return len(self.reported)
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """An answer that was lost or empty."""
+
+    user: str
+    is_lost: bool
+
+
+def _row() -> deque[_Failed]:
+    return deque(maxlen=LAST)
+
+
 @dataclass
 class _Counting:
     """A tally that grows."""
 
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
-    failed: dict[Arm, int] = field(default_factory=lambda: {"staged": 0, "production": 0})
-    """Arm -> how many of its newest answers were lost or empty, in a row."""
+    failed: dict[Arm, deque[_Failed]] = field(default_factory=lambda: {"staged": _row(), "production": _row()})
+    """Arm -> the newest of its answers that were lost or empty, in a row."""
     reported: set[str] = field(default_factory=set)
 
     def add(self, choice: Choice, counted: Counted) -> None:
-        failed = counted.lost or counted.empty
-        if not counted.given_up:  # it says neither that the adapter answers nor that it does not
-            self.failed[choice.arm] = self.failed[choice.arm] + 1 if failed else 0
+        in_a_row = self.failed[choice.arm]
+        if counted.lost or counted.empty:
+            in_a_row.append(_Failed(choice.user, is_lost=bool(counted.lost)))
+        elif not counted.given_up:  # which says neither that the adapter answers nor that it does not
+            in_a_row.clear()
         self._count(choice, counted)
 
     def rate(self, choice: Choice, said: Feedback, before: Feedback | None) -> None:
@@ -107,7 +122,9 @@ class _Counting:
             users[choice.user] = users.get(choice.user, Counted()).plus(counted)
 
     def tally(self) -> Tally:
-        is_broken = self.failed["staged"] >= LAST and self.failed["production"] == 0
+        newest = self.failed["staged"]
+        is_of_several = len({each.user for each in newest}) > 1 or all(each.is_lost for each in newest)
+        is_broken = len(newest) == LAST and is_of_several and not self.failed["production"]
         drawn = {arm: dict(users) for arm, users in self.drawn.items()}
         return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(self.reported)))
 

@@ -25,6 +25,7 @@ from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
 from sovereign_pipeline.serving.gateway.readiness import Condition
+from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline_tests.conftest import LADDER
@@ -135,6 +136,10 @@ class Bench:
     def telemetry(self) -> Telemetry:
         return Telemetry(self.directory / "rollout")
 
+    @cached_property
+    def spoken_for(self) -> SpokenFor:
+        return SpokenFor(self.directory / "spoken-for.db", Limits.model_validate(self.limits).new_users_per_day)
+
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
         adapter = replace(adapter, pinned=in_production)
         self.served.append(adapter)
@@ -175,7 +180,9 @@ class Bench:
 
     def app(self) -> FastAPI:
         tokens = Tokens(self.directory / "tokens.json")
-        catalog = Catalog(self.engine, lambda: self.served, ClassificationLadder(self.levels), self.choose)
+        catalog = Catalog(
+            self.engine, lambda: self.served, ClassificationLadder(self.levels), self.choose, self.spoken_for.counts
+        )
         limits = Limits.model_validate(self.limits)
         return create_gateway(
             catalog,

@@ -1,6 +1,5 @@
 """What a caller may say of an answer, of whose answers, and what follows of it."""
 
-import dataclasses
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway import given_answers
 from sovereign_pipeline.serving.gateway.given_answers import DAYS, GivenAnswers
 from sovereign_pipeline.serving.rollout.feedback import Feedback
-from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
+from sovereign_pipeline_tests.serving.gateway.trying_out import trying as trying
 
 ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
 DOWN = {"thumb": "down", "reason": "invented", "severity": 2}
@@ -28,44 +27,6 @@ def answer(caller: TestClient, **changes: Any) -> str:
 
 def say(caller: TestClient, id: str, **said: Any) -> Any:
     return caller.post("/v1/feedback", json={"id": id, **said})
-
-
-@dataclasses.dataclass
-class TryingOut(Bench):
-    """Everybody whose key ends with an even digit gets the staged adapter."""
-
-    drawn: bool = True
-
-    def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
-        production, staged = (each for each in self.served if each.line == line)
-        arm = staged if int(user[-1], 16) % 2 == 0 else production
-        name: Any = "staged" if arm is staged else "production"
-        return Choice(arm.adapter, arm.digest, name, self.drawn, f"hashed {user}", staged.adapter, production.digest, 3)
-
-    def client(self, token: str) -> TestClient:
-        return TestClient(self.app(), base_url=HERE, headers={"Authorization": f"Bearer {token}"})
-
-    def tally(self) -> Tally:
-        self.telemetry.write()
-        (path,) = (self.directory / "rollout" / "lamps").glob("lamps-1.1.0-00000003/*.json")
-        return Tally.model_validate_json(path.read_bytes())
-
-
-@pytest.fixture
-def trying(tmp_path: Path) -> TryingOut:
-    bench = TryingOut(tmp_path / "serving")
-    bench.serve(adapter("lamps"))
-    bench.serve(adapter("lamps", "1.1.0"), in_production=False)
-    return bench
-
-
-def callers_of_arms(bench: TryingOut) -> dict[str, str]:
-    """Arm -> a token whose holder gets it."""
-    tokens: dict[str, str] = {}
-    while len(tokens) < 2:
-        text = bench.token(versions=True, metrics=True)
-        tokens["staged" if int(bench.tokens[-1].sha256[-1], 16) % 2 == 0 else "production"] = text
-    return tokens
 
 
 @pytest.mark.security_case(
@@ -134,7 +95,7 @@ def test_feedback_is_as_limited_as_any_request(bench: Bench, client: Client) -> 
 
 
 def test_a_rollout_counts_it_by_arm_and_the_last_word_stands(trying: TryingOut) -> None:
-    for token in callers_of_arms(trying).values():
+    for token in trying.callers_of_arms().values():
         caller = trying.client(token)
         ids = [answer(caller) for _ in range(3)]
         assert say(caller, ids[0], **DOWN).status_code == say(caller, ids[1], thumb="up").status_code == 200
@@ -152,7 +113,7 @@ def test_a_rollout_counts_it_by_arm_and_the_last_word_stands(trying: TryingOut) 
 def test_a_report_of_the_worst_counts_whoever_asked_and_stays(trying: TryingOut, drawn: bool) -> None:
     """Also from a member of a group, and from an officer who names the version: neither is compared."""
     trying.drawn = drawn
-    tokens = callers_of_arms(trying)
+    tokens = trying.callers_of_arms(versions=True)
     caller = trying.client(tokens["production"])
     of_production, of_staged = answer(caller), answer(caller, model="lamps-1.1.0")
     for id in (of_production, of_staged):

@@ -104,9 +104,15 @@ class Gateway:
             runner.run(faulty.load(each))
         faulty.digest, faulty.fault = flag.adapters[self.staged].digest, None
         bench = Bench(home)
-        self._token = bench.token()
+        self._token = bench.token(users=True)
         self._app = create_gateway(
-            Catalog(faulty, lambda: served, ClassificationLadder(tuple(LADDER)), traffic.flags.which),
+            Catalog(
+                faulty,
+                lambda: served,
+                ClassificationLadder(tuple(LADDER)),
+                traffic.flags.which,
+                bench.spoken_for.counts,
+            ),
             Callers(Tokens(home / "tokens.json")),
             Limits.model_validate(NO_LIMITS),
             Journal(bench.journal),
