@@ -137,6 +137,14 @@ class EngineLost(SovereignError):
     """An engine is gone, or was stopped, before an answer was complete."""
 
 
+class ScannerLost(SovereignError):
+    """A text could not be searched for personal data."""
+
+
+class TextTooLong(SovereignError):
+    """A text is longer than what is searched for personal data."""
+
+
 class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 

@@ -72,6 +72,21 @@ class WorkerPool:
                 "Free memory on this machine, and run the line again.",
             ) from None
 
+    def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
+        """Hand one thing out, for whoever waits in another way than `over`. The workers are started by the thread that
+        calls this first, and end with it.
+
+        Raises BrokenProcessPool, as the future does, when a worker was killed: then the pool is of no more use.
+        """
+        return self._pool.submit(work, item)
+
+    def kill(self) -> None:
+        """End the workers now, whatever they do; what was handed out is lost."""
+        pool: Any = self._pool
+        for worker in list((pool._processes or {}).values()):
+            worker.kill()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def _wait_for(self, future: "Future[Result]") -> Result:
         """Raises BrokenProcessPool when a worker was killed.
 

@@ -131,6 +131,7 @@ def load_institution(data: Path) -> Institution:
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     named = [(f"sensitive_by_line.{line}", line) for line in institution.sensitive_by_line]
+    named += [(f"serving.lines.{line}", line) for line in institution.serving.lines]
     for name, role in institution.serving.roles.items():
         named += [(f"serving.roles.{name}.lines.{line}", line) for line in role.lines or ()]
     for key, line in named:

@@ -52,10 +52,14 @@ class Hold(RecipeModel):
     disliked: Margin = 0.02
     """Largest accepted rise in the share of answers that get the thumb down."""
 
+    personal_data: Margin = 0.02
+    """Largest accepted rise in the share of answers that hold personal data which the caller did not give. Compared
+    where the line's answers are searched: `serving.lines.<line>.privacy.answers`."""
+
     def margin_of(self, measure: str) -> float:
         """The margin of a measure: of shares as it is, of the others as a logarithm of the ratio."""
         margin: float = getattr(self, measure)
-        return margin if measure in ("lost", "given_up", "empty", "looping", "disliked") else math.log1p(margin)
+        return math.log1p(margin) if measure in ("slower", "longer", "shorter") else margin
 
 
 class Rollout(RecipeModel):

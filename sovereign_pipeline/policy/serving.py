@@ -1,7 +1,7 @@
 """`serving` of `institution.yaml`: what callers of the gateway may use, how much of it, and which engine computes it.
 
-What belongs here: roles that the institution's proxy names, limits, and the engine's options. What does not: tokens
-(`serving/tokens.py`), and which adapters there are.
+What belongs here: roles that the institution's proxy names, limits, what is done with a line's texts as they pass, and
+the engine's options. What does not: tokens (`serving/tokens.py`), and which adapters there are.
 """
 
 from typing import Literal
@@ -78,6 +78,31 @@ class Limits(RecipeModel):
     """How long answers that run go on after the gateway was told to end."""
 
 
+Reaction = Literal["report", "replace", "stop"]
+"""What is done with personal data in a text that passes: it is counted, a placeholder takes its place, or the request
+or answer is stopped."""
+
+
+class Screened(RecipeModel):
+    """What is done with personal data in a line's requests and answers. What counts as such is what `sensitive` and the
+    line's `privacy` say; a kind that is kept in documents is kept here."""
+
+    requests: Reaction | None = None
+    """`report` counts it. `replace` gives the engine placeholders, and the caller their own text back where one stands
+    in the answer. `stop` refuses the request. Null: requests are not searched."""
+
+    answers: Reaction | None = None
+    """The same in answers, but for what the caller's own request says. `replace` and `stop` hold back the newest 120
+    characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
+
+
+class ServedLine(RecipeModel):
+    """What is done with one line's requests and answers as they pass through the gateway."""
+
+    privacy: Screened = Screened()
+    """The search for personal data."""
+
+
 class Vllm(RecipeModel):
     """How a vLLM server is run that the gateway starts."""
 
@@ -124,11 +149,25 @@ class Serving(RecipeModel):
     limits: Limits = Limits()
     """What the gateway takes on, and when it refuses."""
 
+    lines: dict[str, ServedLine] = Field(
+        default={}, examples=[{"permits-desk": {"privacy": {"requests": "replace", "answers": "stop"}}}]
+    )
+    """Line -> what is done with its requests and answers. A gateway reads this, and the line's `privacy`, as it
+    starts."""
+
+    scanners: int = Field(default=1, ge=1, le=64)
+    """Processes that search texts for personal data, where a line has them searched. Each holds the detectors: 0.5 GiB,
+    and 0.3 more with a name model."""
+
     engine: Literal["local", "vllm"] = "local"
     """What computes answers: `local`, on the processor and in float32, or `vllm`."""
 
     vllm: Vllm | None = None
     """How vLLM is run; needed where `engine` is vllm."""
+
+    def searches_answers(self, line: str) -> bool:
+        """Whether the answers of a line are searched for personal data."""
+        return line in self.lines and self.lines[line].privacy.answers is not None
 
     @model_validator(mode="after")
     def _vllm_is_described(self) -> "Serving":

@@ -122,7 +122,9 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
             f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
         )
     judged = held.signed.judgement
-    short = _short_of(judged, workplace.institution.rollout_of(adapter.line).hold)
+    institution = workplace.institution
+    rules, is_searched = institution.rollout_of(adapter.line).hold, institution.serving.searches_answers(adapter.line)
+    short = _short_of(judged, rules, is_searched=is_searched)
     if judged.outcome == "promote" and short:
         raise GateRefused(
             f"{adapter.id}: its hold was judged by laxer rules than are in force, in {', '.join(short)}.",
@@ -142,12 +144,14 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     }
 
 
-def _short_of(judged: Judgement, rules: Hold) -> list[str]:
-    """In what a judgement does not show what the rules in force ask for."""
+def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
+    """In what a judgement does not show what the rules in force ask for. is_searched: whether the line's answers are
+    searched for personal data."""
     there = {"days": judged.days, "users": min(judged.users), "answers": min(judged.answers)}
     at_most = {each.measure: each.at_most for each in judged.bounds}
     short = [name for name, number in there.items() if number < getattr(rules, name)]
-    for measure in sorted({*Hold.model_fields} - {*there}):
+    not_compared = () if is_searched else ("personal_data",)
+    for measure in sorted({*Hold.model_fields} - {*there, *not_compared}):
         most = at_most.get(measure)
         if most is None or most >= rules.margin_of(measure):
             short.append(measure)

@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from opentelemetry.trace import Tracer
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
@@ -34,11 +34,17 @@ from sovereign_pipeline.serving.gateway.refusal import (
     feedback_lost,
     no_such_answer,
     no_such_model,
+    personal_data_sent,
+    scanner_lost,
+    too_long_to_search,
     too_slow,
 )
+from sovereign_pipeline.serving.gateway.requests import with_instruction
+from sovereign_pipeline.serving.gateway.responses import Finish
 from sovereign_pipeline.serving.gateway.tracing import state_use, traced
 from sovereign_pipeline.serving.rollout.feedback import Feedback
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry
+from sovereign_pipeline.serving.scanning.screen import Screen, Screens
 
 _LOG = logging.getLogger(__name__)
 ID_BYTES = 16
@@ -52,7 +58,8 @@ class Asked:
 
     caller: Caller
     adapter: Deployable
-    messages: Sequence[Mapping[str, str]]
+    sent: Sequence[Mapping[str, str]]
+    """The messages as the caller sent them."""
     sampling: Sampling
     choice: Choice | None = None
     """What the line's flag said, where it decided."""
@@ -61,6 +68,11 @@ class Asked:
     traceparent: str | None = None
     """The caller's span, as the caller's header has it."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
+
+    @property
+    def messages(self) -> list[Mapping[str, str]]:
+        """With the line's instruction where there is no other."""
+        return with_instruction(self.sent, self.adapter)
 
 
 class _Stillness:
@@ -94,14 +106,18 @@ class _Stillness:
 class Exchange:
     """An answer that has begun: its prompt's length, and its pieces."""
 
-    def __init__(self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness") -> None:
+    def __init__(
+        self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness", screen: Screen
+    ) -> None:
         self.prompt_tokens = answer.prompt_tokens
         self.answer_tokens = 0
         self.first_seconds: float | None = None
-        self.finish: Literal["stop", "length"] | None = None
+        self.finish: Finish | None = None
         self.texts: list[str] = []
+        """What was passed on."""
         self.is_at_caller = False
         """Whether the caller is yet to take what was computed."""
+        self.screen = screen
         self._answer = answer
         self._stillness = stillness
         self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
@@ -119,14 +135,17 @@ class Exchange:
                 self._each.observe((now - last) / piece.tokens)
             last = now
             self.answer_tokens += piece.tokens
-            self.texts.append(piece.text)
-            self.finish = piece.finish
+            text = await self.screen.take(piece.text)
+            if piece.finish is not None and not self.screen.is_stopped:
+                text += await self.screen.end()
+            self.texts.append(text)
+            self.finish = "content_filter" if self.screen.is_stopped else piece.finish
             self._stillness.end()
             self.is_at_caller = True
-            yield piece
+            yield Piece(text, piece.tokens, piece.finish)
             self.is_at_caller = False
             self._stillness.end()
-            if piece.finish is not None:
+            if self.finish is not None:
                 return
         raise EngineLost("The engine ended an answer without saying why.")
 
@@ -143,6 +162,7 @@ class Answering:
         telemetry: Telemetry,
         given: GivenAnswers,
         tracer: Tracer,
+        screens: Screens,
     ) -> None:
         self.limits = limits
         self.metrics = metrics
@@ -153,6 +173,7 @@ class Answering:
         self._telemetry = telemetry
         self._given = given
         self._tracer = tracer
+        self._screens = screens
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
@@ -183,13 +204,17 @@ class Answering:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(asked.caller))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
+                screen = await self._screened(asked)
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
                 stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
                 is_computed = True
                 answer = await self._catalog.engine.answer(
-                    asked.adapter.digest, asked.messages, asked.sampling, asked.caller.cache_group
+                    asked.adapter.digest,
+                    with_instruction(screen.messages, asked.adapter),
+                    asked.sampling,
+                    asked.caller.cache_group,
                 )
-                exchange = Exchange(asked, answer, self.metrics, began, stillness)
+                exchange = Exchange(asked, answer, self.metrics, began, stillness, screen)
                 stack.push_async_callback(_close, answer)
                 stack.push(self._noting(asked, exchange, began, limit))
                 self._remember(asked)
@@ -198,12 +223,25 @@ class Answering:
             if exchange is None and is_computed:
                 self._compare(asked, "", 0, time.monotonic() - began, "cancelled")
             raise
-        except (EngineRefused, EngineLost, TimeoutError) as error:
+        except (EngineRefused, EngineLost, ScannerLost, TimeoutError) as error:
             refusal = self._refusal(asked, error)
             refusal.is_counted = exchange is not None
-            if exchange is None and not isinstance(error, EngineRefused):
+            if exchange is None and not isinstance(error, EngineRefused | ScannerLost):
                 self._compare(asked, "", 0, time.monotonic() - began, "lost")
             raise refusal from None
+
+    async def _screened(self, asked: Asked) -> Screen:
+        """The request as the line lets it pass. Raises Refusal and ScannerLost."""
+        line, adapter = asked.adapter.line, asked.adapter.adapter
+        screen = self._screens.of(line, asked.sent)
+        try:
+            may_pass = await screen.take_request()
+        except TextTooLong:
+            raise too_long_to_search() from None
+        self.metrics.found(line, adapter, "request", screen.in_request)
+        if not may_pass:
+            raise personal_data_sent(screen.in_request)
+        return screen
 
     async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
         """Count what a caller says of an answer. Raises Refusal where that caller got no such answer."""
@@ -257,8 +295,13 @@ class Answering:
         used = exchange.prompt_tokens + exchange.answer_tokens
         self.rates.charge(asked.caller, used)
         self.metrics.ended(line, adapter, outcome, seconds, exchange.prompt_tokens, exchange.answer_tokens)
-        digest = digest_of_answer(asked.id, adapter, asked.messages, "".join(exchange.texts))
-        self._compare(asked, "".join(exchange.texts), exchange.answer_tokens, seconds, outcome)
+        text, screen = "".join(exchange.texts), exchange.screen
+        self.metrics.found(line, adapter, "answer", screen.in_answer)
+        self.metrics.unsearched(line, adapter, screen.failures)
+        digest = digest_of_answer(asked.id, adapter, asked.messages, text)
+        ended: Ended = "stopped" if screen.is_stopped else outcome
+        holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
+        self._compare(asked, text, exchange.answer_tokens, seconds, ended, holds_personal_data)
         self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
 
     def _remember(self, asked: Asked) -> None:
@@ -273,13 +316,25 @@ class Answering:
                 choice = replace(of_line, adapter=adapter, digest=asked.adapter.digest, arm=arm, drawn=False)
         self._given.remember(asked.id, caller, line, adapter, choice)
 
-    def _compare(self, asked: Asked, text: str, tokens: int, seconds: float, outcome: Outcome) -> None:
-        """Count what an adapter did in its line's rollout."""
+    def _compare(
+        self,
+        asked: Asked,
+        text: str,
+        tokens: int,
+        seconds: float,
+        ended: Ended,
+        holds_personal_data: bool | None = None,
+    ) -> None:
+        """Count what an adapter did in its line's rollout. holds_personal_data: None where it was not searched."""
         if asked.choice is not None and not self.is_ending:
-            self._telemetry.note(asked.adapter.line, asked.choice, text, tokens, seconds, outcome)
+            line = asked.adapter.line
+            self._telemetry.note(line, asked.choice, text, tokens, seconds, ended, holds_personal_data)
 
-    def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | TimeoutError) -> Refusal:
+    def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | ScannerLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""
+        if isinstance(error, ScannerLost):
+            _LOG.warning(error.message)
+            return scanner_lost()
         if isinstance(error, EngineLost):
             return engine_lost()
         if isinstance(error, TimeoutError):

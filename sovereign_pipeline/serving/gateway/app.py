@@ -28,6 +28,7 @@ from sovereign_pipeline.serving.gateway.refusal import Refusal
 from sovereign_pipeline.serving.gateway.routes import Gateway, api, health, pages
 from sovereign_pipeline.serving.gateway.streams import CallerGone
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
+from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -46,13 +47,14 @@ def create_gateway(
     condition: Callable[[], Condition] = Condition,
     standing: Standing = NOTHING_BESIDES,
     tracer: Tracer | None = None,
+    screens: Screens = NOTHING_SEARCHED,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer())
+    answering = Answering(catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer(), screens)
     app.state.gateway = Gateway(catalog, answering, condition, int(time.time()), standing)
     app.include_router(health)
     app.include_router(api)

@@ -7,10 +7,12 @@ belongs here: the counters. What does not: who may read them (`routes.py`).
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 
 
@@ -44,6 +46,18 @@ class Metrics:
             "sovereign_gateway_feedback",
             "What callers said of answers.",
             (*of_adapter, "thumb", "reason", "severity"),
+            registry=self._registry,
+        )
+        self._personal_data = Counter(
+            "sovereign_gateway_personal_data",
+            "Values of personal data that were found in requests and answers.",
+            (*of_adapter, "where", "kind"),
+            registry=self._registry,
+        )
+        self._unsearched = Counter(
+            "sovereign_gateway_unsearched",
+            "Requests and answers that could not be searched for personal data, and passed all the same.",
+            of_adapter,
             registry=self._registry,
         )
         self._tokens = Counter(
@@ -96,6 +110,15 @@ class Metrics:
     def said(self, line: str, adapter: str, feedback: Feedback) -> None:
         """What a caller said of an answer: every label is of a fixed list."""
         self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
+
+    def found(self, line: str, adapter: str, where: Literal["request", "answer"], found: Mapping[Kind, int]) -> None:
+        """Personal data: every label is of a fixed list."""
+        for kind, count in found.items():
+            self._personal_data.labels(line, adapter, where, kind).inc(count)
+
+    def unsearched(self, line: str, adapter: str, times: int) -> None:
+        if times:
+            self._unsearched.labels(line, adapter).inc(times)
 
     def counts(self) -> dict[str, Counts]:
         """Adapter -> what was counted of it, for people."""

@@ -5,7 +5,7 @@ message never quotes what was sent.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -70,6 +70,26 @@ def not_admitted() -> Refusal:
 def engine_lost() -> Refusal:
     return Refusal(
         503, "The engine was lost before the answer was complete. Send it again.", "engine_lost", retry_after=5
+    )
+
+
+def scanner_lost() -> Refusal:
+    return Refusal(
+        503, "What passes cannot be searched for personal data now, so it does not pass.", "scanner_lost", retry_after=5
+    )
+
+
+def too_long_to_search() -> Refusal:
+    return Refusal(400, "The request is too long to be searched for personal data.", "too_long", param="messages")
+
+
+def personal_data_sent(kinds: Iterable[str]) -> Refusal:
+    """The kinds are told, and no value."""
+    return Refusal(
+        400,
+        f"The request holds personal data ({', '.join(sorted(kinds))}), which this model does not take. Leave it out.",
+        "content_filter",
+        param="messages",
     )
 
 

@@ -5,6 +5,7 @@ so no caller believes that a penalty or a tool was applied. What belongs here: t
 for them. What does not: which adapter answers (`catalog.py`).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -166,11 +167,11 @@ class ChatRequest(Request):
     def asked_tokens(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
-    def conversation(self, adapter: Deployable) -> list[dict[str, str]]:
-        """The messages that an engine gets: with the line's instruction where there is no other."""
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages by role and content."""
         roles = {"developer": "system"}
-        messages = [{"role": roles.get(each.role, each.role), "content": each.text} for each in self.messages]
-        return with_instruction(messages, adapter)
+        return [{"role": roles.get(each.role, each.role), "content": each.text} for each in self.messages]
 
 
 class CompletionRequest(Request):
@@ -182,9 +183,10 @@ class CompletionRequest(Request):
     best_of: One | None = None
     logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
 
-    def conversation(self, adapter: Deployable) -> list[dict[str, str]]:
+    @property
+    def conversation(self) -> list[dict[str, str]]:
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return with_instruction([{"role": "user", "content": text}], adapter)
+        return [{"role": "user", "content": text}]
 
 
 class FeedbackRequest(Given):
@@ -213,12 +215,12 @@ class FeedbackRequest(Given):
         return Feedback(thumb=self.thumb, reason=self.reason, severity=self.severity)
 
 
-def with_instruction(messages: list[dict[str, str]], adapter: Deployable) -> list[dict[str, str]]:
+def with_instruction(messages: Sequence[Mapping[str, str]], adapter: Deployable) -> list[Mapping[str, str]]:
     """The line's instruction stands before the first user's turn, as in training, where no message is a system's."""
     if adapter.instruction is None or any(each["role"] == "system" for each in messages):
-        return messages
+        return [*messages]
     first = next((number for number, each in enumerate(messages) if each["role"] == "user"), None)
     if first is None:
-        return messages
+        return [*messages]
     turn = {"role": "user", "content": user_message(adapter.instruction, messages[first]["content"])}
     return [*messages[:first], turn, *messages[first + 1 :]]

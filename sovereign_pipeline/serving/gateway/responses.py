@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from sovereign_pipeline.serving.engines.engine import Deployable
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "content_filter"]
+"""The last: it was stopped, for personal data that was found in it."""
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 

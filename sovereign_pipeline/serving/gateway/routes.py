@@ -200,7 +200,7 @@ async def _answer(
     asked = Asked(
         caller,
         found.adapter,
-        sent.conversation(found.adapter),
+        sent.conversation,
         sampling,
         found.choice,
         sent.model,

@@ -35,6 +35,7 @@ from sovereign_pipeline.serving.gateway.tracing import Collector
 from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
+from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.settings import VARIABLES, Settings
 
@@ -128,6 +129,7 @@ async def _serve(
 ) -> None:
     sources = Sources(settings, report)
     base = await _base_of(sources)
+    screens = start_screens(settings, institution, report)
     report(f"loading the base model {base.name}")
     engine = await start_engine(institution.serving, base.directory, base.digest, threads)
 
@@ -167,6 +169,7 @@ async def _serve(
             review=reviews.of,
         ),
         collector.tracer if collector is not None else None,
+        screens,
     )
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
 
@@ -207,5 +210,6 @@ async def _serve(
     try:
         await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
     finally:
+        screens.close()
         if collector is not None:
             await asyncio.to_thread(collector.close)

@@ -66,6 +66,7 @@ MEASURES = (
     Measure("longer", False, 1, "complete", "log_tokens"),
     Measure("shorter", False, -1, "complete", "log_tokens"),
     Measure("disliked", True, 1, "answers", "disliked"),
+    Measure("personal_data", True, 1, "searched", "personal_data"),
 )
 
 
@@ -146,8 +147,9 @@ class State:
     """When what is missing could be there; empty where nothing is."""
 
 
-def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> State | None:
-    """How far the hold of a flag's staged adapter is; None where nobody gets it."""
+def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
+    """How far the hold of a flag's staged adapter is; None where nobody gets it. is_searched: whether the line's
+    answers are searched for personal data: without that, it is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})
@@ -158,6 +160,7 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime) -> Stat
             difference(each.of(staged), each.of(production), is_share=each.is_share),
         )
         for each in MEASURES
+        if is_searched or each.name != "personal_data"
     )
     users, of_staged, of_production = (len(staged), len(production)), sums(staged), sums(production)
     answers = (of_staged.answers, of_production.answers)

@@ -30,8 +30,8 @@ LAST = 20
 """Answers of the staged adapter in a row by which a broken one is known."""
 
 
-Ended = Literal["complete", "cancelled", "lost"]
-"""How an answer ended; `cancelled` by its caller."""
+Ended = Literal["complete", "cancelled", "lost", "stopped"]
+"""How an answer ended; `cancelled` by its caller, `stopped` for the personal data in it."""
 
 
 class Counted(Frozen):
@@ -53,6 +53,10 @@ class Counted(Frozen):
     """Of which callers said something."""
     disliked: int = 0
     """With the thumb down."""
+    searched: int = 0
+    """Of which the whole was searched for personal data."""
+    personal_data: int = 0
+    """In which some was found that the caller did not give."""
 
     @property
     def timed(self) -> int:
@@ -138,11 +142,23 @@ class Telemetry:
         self._countings: dict[Path, _Counting] = {}
         self._changing = threading.Lock()
 
-    def note(self, line: str, choice: Choice, text: str, tokens: int, seconds: float, ended: Ended) -> None:
-        """Count one answer; nothing is counted while nothing is tried."""
+    def note(
+        self,
+        line: str,
+        choice: Choice,
+        text: str,
+        tokens: int,
+        seconds: float,
+        ended: Ended,
+        holds_personal_data: bool | None = None,
+    ) -> None:
+        """Count one answer; nothing is counted while nothing is tried. holds_personal_data: None where that is not
+        known."""
         if choice.staged is None:
             return
         counted = _counted(text, tokens, seconds, ended)
+        if holds_personal_data is not None:
+            counted = counted.plus(Counted(searched=1, personal_data=int(holds_personal_data)))
         with self._changing:
             self._counting_of(line, choice.staged, choice.began).add(choice, counted)
 
@@ -200,6 +216,8 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:
         return Counted(answers=1, lost=1)
     if ended == "cancelled":
         return Counted(answers=1, given_up=1, log_seconds=log_seconds)
+    if ended == "stopped":  # it says nothing of the adapter's lengths and times
+        return Counted(answers=1)
     return Counted(
         answers=1,
         complete=1,

@@ -96,8 +96,8 @@ def state_of(settings: Settings, directory: Path, flag: Flag, institution: Insti
 
 
 def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tally) -> State | None:
-    rules = institution.rollout_of(flag.line).hold
-    state = judge(flag, tally, rules, datetime.datetime.now(datetime.UTC))
+    rules, now = institution.rollout_of(flag.line).hold, datetime.datetime.now(datetime.UTC)
+    state = judge(flag, tally, rules, now, is_searched=institution.serving.searches_answers(flag.line))
     if state is None or state.outcome == "abort":
         return state
     judged = judgement_of(settings, flag)

@@ -27,6 +27,7 @@ from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, S
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
+from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline_tests.conftest import LADDER
 
@@ -131,6 +132,7 @@ class Bench:
     condition: Condition = field(default_factory=Condition)
     standing: Standing = NOTHING_BESIDES
     tracer: Tracer | None = None
+    screens: Screens = NOTHING_SEARCHED
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -195,6 +197,7 @@ class Bench:
             lambda: self.condition,
             self.standing,
             self.tracer,
+            self.screens,
         )
 
 

@@ -225,6 +225,19 @@ def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
     "The flag that stopped an adapter for harm is removed from the home",
     "The adapter stays stopped, by the ledger, and is not promoted",
 )
+def test_a_judgement_from_before_answers_were_searched_shows_nothing_of_them(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    rules = held.office.bench.institution.rules
+    rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "report"}}}}
+    held.office.bench.workplace()
+    with pytest.raises(GateRefused, match="laxer rules than are in force, in personal_data"):
+        held.office.ask("promote", held.staged)
+    rules["serving"] = {"lines": {LINE: {"privacy": {"requests": "report"}}}}
+    held.office.bench.workplace()
+    assert held.office.ask("promote", held.staged)
+
+
 def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()

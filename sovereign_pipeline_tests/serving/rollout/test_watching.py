@@ -37,6 +37,17 @@ def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, 
     assert len(traffic.said) == 1
 
 
+def test_one_that_discloses_personal_data_is_taken_back_where_answers_are_searched(traffic: Traffic) -> None:
+    traffic.ask(12, discloses=0.3)
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out, "nothing says that the line's answers are searched"
+    traffic.desk.office.bench.institution.rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "replace"}}}}
+    institution = traffic.desk.office.bench.workplace().institution
+    Watcher(traffic.desk.settings, institution, traffic.flags, traffic.telemetry, traffic.said.append).look()
+    assert not traffic.flag.is_rolling_out
+    assert traffic.said[0].partition("taken back: ")[2].startswith("personal data: +")
+
+
 def test_one_that_nobody_waits_for_is_taken_back(traffic: Traffic) -> None:
     """Every answer is so slow that its caller goes away: none is complete, and none is lost."""
     traffic.ask(15, slower=30.0, patience=8.0)

@@ -45,8 +45,10 @@ class Traffic:
         slower: float = 1.0,
         patience: float = 1e9,
         disliked: float = 0.0,
+        discloses: float | None = None,
     ) -> None:
-        """Every user asks so often; what is given holds for the staged adapter, but for the users' patience."""
+        """Every user asks so often; what is given holds for the staged adapter, but for the users' patience.
+        discloses: personal data; None where answers are not searched."""
         for user in USERS:
             for _ in range(times):
                 choice = self.flags.which(LINE, user)
@@ -56,7 +58,10 @@ class Traffic:
                 is_lost = self._draw.random() < (lost if is_staged else 0.01)
                 ended: Ended = "lost" if is_lost else "cancelled" if seconds > patience else "complete"
                 text = "" if is_staged and self._draw.random() < empty else TEXT
-                self.telemetry.note(LINE, choice, text, 12 + self._draw.randrange(9), min(seconds, patience), ended)
+                tokens, found = 12 + self._draw.randrange(9), None
+                if discloses is not None:
+                    found = is_staged and self._draw.random() < discloses
+                self.telemetry.note(LINE, choice, text, tokens, min(seconds, patience), ended, found)
                 if is_staged and self._draw.random() < disliked:
                     self.telemetry.rate(LINE, choice, Feedback(thumb="down", reason="wrong"), None)
 

@@ -19,6 +19,7 @@ const MEASURES = {
   longer: "longer",
   shorter: "shorter",
   disliked: "thumbs down",
+  personal_data: "personal data in answers",
 };
 
 const lines = document.getElementById("lines");

@@ -91,6 +91,7 @@ async function answer(asked) {
       const [choice] = event.choices;
       text.textContent += choice.delta.content || "";
       if (choice.finish_reason === "length") facts.end = "cut at the longest length";
+      if (choice.finish_reason === "content_filter") facts.end = "ended before personal data";
       if (atEnd()) turn.scrollIntoView({ block: "end" });
     }
   } catch (error) {

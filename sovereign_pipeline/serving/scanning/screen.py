@@ -1,0 +1,198 @@
+"""What is done with personal data in one request and its answer, as the line says.
+
+A part of an answer is passed on when the text around it was searched: the newest 120 characters are held back, and a
+search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole.
+
+What belongs here: the course of one exchange. What does not: the search (`scanner.py`), and what the caller is told
+(`gateway/`).
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sovereign_pipeline.errors import ScannerLost, TextTooLong
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.serving import Screened
+from sovereign_pipeline.serving.scanning.findings import Finding
+from sovereign_pipeline.serving.scanning.own_text import OwnText
+from sovereign_pipeline.serving.scanning.placeholders import Placeholders, PuttingBack
+from sovereign_pipeline.serving.scanning.scanner import HINT, MOST_CHARACTERS, Scanner
+
+_LOG = logging.getLogger(__name__)
+HELD_BACK = 120
+"""Characters of an answer that are held back: an identifier that is longer may pass in part before it is known."""
+BETWEEN_SEARCHES = 60
+READ_BEFORE = 600
+"""Characters before what is passed on that are searched with it, for their labels and names."""
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Screens:
+    """What is done with the texts of each line."""
+
+    scanner: Scanner | None = None
+    """None where no line has anything searched."""
+    lines: Mapping[str, Screened] | None = None
+
+    def of(self, line: str, messages: Messages) -> "Screen":
+        """For one exchange. messages: as the caller sent them."""
+        return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner)
+
+    def close(self) -> None:
+        if self.scanner is not None:
+            self.scanner.close()
+
+
+NOTHING_SEARCHED = Screens()
+
+
+class Screen:
+    """One request and its answer."""
+
+    def __init__(self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None) -> None:
+        self.rules = rules
+        self.messages: Messages = messages
+        """As the engine gets them, once the request was searched."""
+        self.in_request: Counter[Kind] = Counter()
+        self.in_answer: Counter[Kind] = Counter()
+        self.is_answer_searched = False
+        """Whether the whole answer, as far as it was passed on, was searched."""
+        self.is_stopped = False
+        """Whether the answer ends here, for what was found in it."""
+        self.failures = 0
+        """Searches that failed where that stops nothing."""
+        self._line, self._scanner = line, scanner
+        self._sent = [each["content"] for each in messages]
+        self._own = OwnText(self._sent)
+        self._raw = ""
+        self._passed = 0
+        """Characters of `_raw` that were passed on."""
+        self._searched = 0
+        self._counted: set[tuple[Kind, str]] = set()
+
+    async def take_request(self) -> bool:
+        """Search the request. Returns whether it may be answered. Raises ScannerLost and TextTooLong."""
+        if self.rules.requests is None:
+            return True
+        try:
+            found = await self._find(self._sent)
+        except (ScannerLost, TextTooLong) as error:
+            if self.rules.requests != "report":
+                raise
+            self._fail(error)
+            return True
+        self.in_request = Counter(kind for kind, _ in {(each.kind, each.value) for of in found for each in of})
+        if self.rules.requests == "stop":
+            return not self.in_request
+        if self.rules.requests == "replace":
+            contents = [
+                self._placeholders.in_place(text, of, may_be_put_back=True)
+                for text, of in zip(self._sent, found, strict=True)
+            ]
+            self.messages = [{**each, "content": text} for each, text in zip(self.messages, contents, strict=True)]
+        return True
+
+    async def take(self, text: str) -> str:
+        """One more piece of the answer. Returns what is passed on now; nothing more once `is_stopped`.
+
+        Raises ScannerLost: nothing that was not searched was passed on.
+        """
+        self._raw += text
+        if self.rules.answers not in ("replace", "stop"):
+            return self._putting_back.feed(text)
+        if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
+            return ""
+        return self._putting_back.feed(await self._search(is_end=False))
+
+    async def end(self) -> str:
+        """The rest of the answer. Raises ScannerLost."""
+        if self.rules.answers in ("replace", "stop"):
+            rest = self._putting_back.feed(await self._search(is_end=True))
+            self.is_answer_searched = True
+            return rest + self._putting_back.end()
+        if self.rules.answers == "report":
+            try:
+                (found,) = await self._find([self._raw])
+            except (ScannerLost, TextTooLong) as error:
+                self._fail(error)
+            else:
+                self._count([self._at(0, each, self._raw) for each in found if not self._is_own(each, self._raw)])
+                self.is_answer_searched = True
+        return self._putting_back.end()
+
+    @cached_property
+    def _placeholders(self) -> Placeholders:
+        return Placeholders(self._sent)
+
+    @cached_property
+    def _putting_back(self) -> PuttingBack:
+        return PuttingBack(self._placeholders.originals)
+
+    async def _search(self, *, is_end: bool) -> str:
+        """Search what came since, and return what of it may be passed on."""
+        begin = _word_begins(self._raw, self._passed - READ_BEFORE)
+        text = self._raw[begin:]
+        (found,) = await self._find([text])
+        self._searched = len(self._raw)
+        of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
+        upto = len(self._raw) if is_end else _word_begins(self._raw, len(self._raw) - HELD_BACK)
+        for each in of_others:
+            if each.start < upto < each.end:
+                upto = each.start
+        upto = max(upto, self._passed)
+        new = [each for each in of_others if self._passed < each.end <= upto]
+        # What is known only by what came later has passed. Where the text was cut, nothing is known by its label.
+        late = [
+            each for each in of_others if each.end <= self._passed and (not begin or each.start >= begin + HELD_BACK)
+        ]
+        self._count([*late, *new])
+        if (late or new) and self.rules.answers == "stop":
+            self.is_stopped = self.is_answer_searched = True
+            upto = self._passed if late else max(self._passed, new[0].start)
+            new = []
+        begun, self._passed = self._passed, upto
+        return self._placeholders.in_place(self._raw[begun:upto], _within(new, begun), may_be_put_back=False)
+
+    def _is_own(self, found: Finding, text: str) -> bool:
+        return self._own.holds(text[found.start : found.end])
+
+    def _at(self, begin: int, found: Finding, text: str) -> Finding:
+        """At its place in the answer. Parts of an answer are searched one by one, so what is written tells values
+        apart."""
+        written = text[found.start : found.end]
+        return Finding(begin + found.start, begin + found.end, found.kind, written)
+
+    def _count(self, found: Sequence[Finding]) -> None:
+        """Each value once."""
+        for each in found:
+            if (each.kind, each.value) not in self._counted:
+                self._counted.add((each.kind, each.value))
+                self.in_answer[each.kind] += 1
+
+    async def _find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        if self._scanner is None:
+            raise ScannerLost("Nothing searches for personal data here.", HINT)
+        if sum(map(len, texts)) > MOST_CHARACTERS:
+            raise TextTooLong(f"More than {MOST_CHARACTERS:,} characters are not searched, and do not pass.")
+        return await self._scanner.find(self._line, texts)
+
+    def _fail(self, error: ScannerLost | TextTooLong) -> None:
+        self.failures += 1
+        _LOG.warning(error.message)
+
+
+def _within(found: Sequence[Finding], begin: int) -> list[Finding]:
+    return [Finding(max(0, each.start - begin), each.end - begin, each.kind, each.value) for each in found]
+
+
+def _word_begins(text: str, position: int) -> int:
+    """Where the word begins that stands at a position; the position itself within a very long one."""
+    if position <= 0:
+        return 0
+    place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))
+    return place + 1 if place >= 0 else position

@@ -1,0 +1,249 @@
+"""Personal data in what passes: counted, replaced or stopped, whole and in pieces; and nothing passes unsearched."""
+
+import asyncio
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+from starlette.testclient import TestClient
+
+from sovereign_pipeline.policy.serving import Reaction
+from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
+from sovereign_pipeline.serving.scanning import scanner as scanning
+from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS, Scanner
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
+from sovereign_pipeline_tests.serving.gateway.conftest import client as client
+from sovereign_pipeline_tests.serving.gateway.conftest import running as running
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
+
+MAIL, PHONE, NAME = "salma@coast.example", "9234 1187", "Salma Zadjali"
+SENT = f"Ms {NAME} asks for a lamp. Her phone is {PHONE}, her mail {MAIL}."
+FILLER = "The lamp at the end of the quay is lit each night from dusk until dawn. "
+PERSONAL = (MAIL, PHONE, NAME, "Zadjali", "salma@")
+
+
+def say(caller: TestClient, *, stream: bool = False, content: str = SENT, **changes: Any) -> Any:
+    sent = {"model": LINE, "messages": [{"role": "user", "content": content}], "stream": stream, **changes}
+    return caller.post("/v1/chat/completions", json=sent)
+
+
+def text_of(response: Any, stream: bool) -> str:
+    if not stream:
+        return str(response.json()["choices"][0]["message"]["content"])
+    events = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+    choices = [json.loads(each)["choices"] for each in events if "choices" in each]
+    return "".join(each[0]["delta"].get("content", "") for each in choices if each)
+
+
+def finish_of(response: Any, stream: bool) -> str:
+    if not stream:
+        return str(response.json()["choices"][0]["finish_reason"])
+    assert response.text.endswith("data: [DONE]\n\n")
+    return str(json.loads(response.text.split("data: ")[-2])["choices"][0]["finish_reason"])
+
+
+def in_pieces(text: str, size: int = 3) -> list[str]:
+    return [text[place : place + size] for place in range(0, len(text), size)]
+
+
+def serve(bench: Bench, screening: Screening, requests: Reaction | None, answers: Reaction | None) -> None:
+    bench.serve(adapter(LINE, instruction="Answer politely."))
+    bench.screens = screening(requests, answers)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_engine_gets_placeholders_and_the_caller_their_own_text_back(
+    bench: Bench, client: Client, screening: Screening, stream: bool
+) -> None:
+    serve(bench, screening, "replace", None)
+    bench.engine.words = in_pieces("NAME_1 is heard, NAME_2 is not. Write to EMAIL_1 or to PHONE_1")
+    caller = client(bench.token(metrics=True))
+    answer = say(caller, stream=stream)
+    (asked,) = bench.engine.asked
+    content = asked.messages[0]["content"]
+    assert content.startswith("Answer politely.") and not [each for each in PERSONAL if each in content]
+    assert "Ms NAME_1 asks for a lamp" in content and "PHONE_1, her mail EMAIL_1" in content
+    assert text_of(answer, stream) == f"{NAME} is heard, NAME_2 is not. Write to {MAIL} or to {PHONE}"
+    page = caller.get("/metrics").text
+    for kind in ("NAME", "PHONE", "EMAIL"):
+        labels = f'adapter="lamps-1.0.0",kind="{kind}",line="lamps",where="request"'
+        assert f"sovereign_gateway_personal_data_total{{{labels}}} 1.0" in page
+
+
+def test_what_is_kept_of_an_answer_is_a_digest_over_what_the_caller_sent_and_got(
+    bench: Bench, client: Client, screening: Screening
+) -> None:
+    serve(bench, screening, "replace", "replace")
+    bench.engine.words = ["NAME_1 is heard."]
+    answer = say(client(bench.token())).json()
+    (file,) = bench.journal.glob("*.jsonl")
+    ((noted,), _) = read_hour(file)
+    sent = [{"role": "user", "content": f"Answer politely.\n\n{SENT}"}]
+    assert noted.digest == digest_of_answer(answer["id"][9:], "lamps-1.0.0", sent, f"{NAME} is heard.")
+    written = b"".join(path.read_bytes() for path in bench.directory.rglob("*") if path.is_file())
+    assert not [each for each in PERSONAL if each.encode() in written]
+
+
+def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
+    bench: Bench, client: Client, screening: Screening
+) -> None:
+    serve(bench, screening, "replace", None)
+    bench.engine.words = ["NAME_1, NAME_2 and NAME_12."]
+    answer = say(client(bench.token()), content=f"NAME_1 wrote to Ms {NAME}. PHONE_{PHONE.replace(' ', '')}")
+    assert "NAME_1 wrote to Ms NAME_2. PHONE_PHONE_1" in bench.engine.asked[0].messages[0]["content"]
+    assert text_of(answer, False) == f"NAME_1, {NAME} and NAME_12."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.security_case(
+    "An adapter answers with personal data of somebody else, in pieces of three characters", "placeholders are sent"
+)
+def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
+    bench: Bench, client: Client, screening: Screening, stream: bool
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.words = in_pieces(f"{FILLER * 3}Ms {NAME} has {PHONE} and {MAIL}. {FILLER * 5}Ask Mr Hamood Al-Kindi.")
+    caller = client(bench.token(metrics=True))
+    answer = say(caller, stream=stream, content="Who asked about Mr Hamood Al-Kindi?")
+    text = text_of(answer, stream)
+    assert not [each for each in PERSONAL if each in answer.text]
+    assert text == f"{FILLER * 3}Ms NAME_1 has PHONE_1 and EMAIL_1. {FILLER * 5}Ask Mr Hamood Al-Kindi."
+    assert finish_of(answer, stream) == "stop"
+    assert 'kind="NAME",line="lamps",where="answer"} 1.0' in caller.get("/metrics").text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.security_case(
+    "An adapter answers with personal data where the line stops such answers",
+    "the answer ends before it, with finish_reason content_filter, and the engine is told to end",
+)
+def test_an_answer_ends_before_what_is_found(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
+    serve(bench, screening, None, "stop")
+    bench.engine.words = in_pieces(f"{FILLER * 3}Write to {MAIL}. {FILLER * 20}")
+    answer = say(client(bench.token()), stream=stream, content="Whom?")
+    assert text_of(answer, stream) == f"{FILLER * 3}Write to "
+    assert finish_of(answer, stream) == "content_filter"
+    assert bench.engine.given_up == 1 and bench.engine.running == 0
+
+
+def test_personal_data_in_a_request_that_is_stopped_reaches_no_engine(
+    bench: Bench, client: Client, screening: Screening, running: Any
+) -> None:
+    serve(bench, screening, "stop", None)
+    with (
+        OpenAI(base_url=f"{running().url}/v1", api_key=bench.token(), max_retries=0) as asking,
+        pytest.raises(BadRequestError) as refused,
+    ):
+        asking.chat.completions.create(model=LINE, messages=[{"role": "user", "content": SENT}])
+    assert refused.value.code == "content_filter" and "EMAIL, NAME, PHONE" in refused.value.message
+    assert not bench.engine.asked and not [each for each in PERSONAL if each in str(refused.value)]
+    assert say(client(bench.token()), content="Is the lamp lit?").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_only_counted_passes_as_it_is(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
+    serve(bench, screening, "report", "report")
+    bench.engine.words = in_pieces(f"Write to {MAIL} or to others@coast.example.")
+    caller = client(bench.token(metrics=True))
+    assert text_of(say(caller, stream=stream), stream) == "".join(bench.engine.words)
+    assert bench.engine.asked[0].messages[0]["content"].endswith(SENT)
+    page = caller.get("/metrics").text
+    assert 'kind="EMAIL",line="lamps",where="request"} 1.0' in page
+    assert 'kind="EMAIL",line="lamps",where="answer"} 1.0' in page, "the caller's own is no disclosure"
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("Is it Salma, of the Zadjali family?", NAME),
+        ("A number such as 9234, or 1187.", PHONE),
+        (f"Somebody at {MAIL.partition('@')[2]}", MAIL),
+    ],
+    ids=["name", "phone", "mail"],
+)
+def test_parts_of_a_value_in_the_request_do_not_let_it_pass(
+    bench: Bench, client: Client, screening: Screening, asked: str, written: str
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.words = [f"It is Ms {written}." if written == NAME else f"It is {written}."]
+    assert written not in say(client(bench.token()), content=asked).text
+
+
+def worker_of(scanner: Scanner) -> Any:
+    assert scanner._pool is not None
+    (worker,) = scanner._pool._pool._processes.values()
+    return worker
+
+
+@pytest.mark.security_case(
+    "The process that searches for personal data hangs",
+    "503 where texts are replaced or stopped, and no engine is asked; what is only counted passes",
+)
+def test_what_cannot_be_searched_does_not_pass(
+    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(bench, screening, "replace", "stop")
+    monkeypatch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
+    os.kill(worker_of(scanner).pid, signal.SIGSTOP)
+    caller = client(bench.token())
+    for stream in (False, True):
+        refused = say(caller, stream=stream)
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
+        assert "Retry-After" in refused.headers
+    assert not bench.engine.asked
+    bench.screens = screening("report", "report")
+    counting = client(bench.token(metrics=True))
+    assert text_of(say(counting), False) == "The lamp is mended."
+    page = counting.get("/metrics").text
+    assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
+
+
+@pytest.mark.security_case(
+    "The process that searches for personal data is killed while an answer is streamed",
+    "an error event, and nothing that was not searched",
+)
+def test_a_stream_ends_where_searching_ended(
+    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.words = in_pieces(f"{FILLER * 6}Ms {NAME}.")
+    find, searched = scanner.find, 0
+
+    async def find_once(line: str, texts: Any) -> Any:
+        nonlocal searched
+        if searched:
+            worker_of(scanner).kill()
+        searched += 1
+        return await find(line, texts)
+
+    monkeypatch.setattr(scanner, "find", find_once)
+    answer = say(client(bench.token()), stream=True, content="Who?")
+    assert answer.text.rstrip().rpartition("data: ")[2].startswith('{"error":{"message":"What passes cannot be')
+    assert "[DONE]" not in answer.text and 0 < len(text_of(answer, True)) < len(FILLER) * 3
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, size: int) -> None:
+    text = f"{FILLER * 2}Ms {NAME}, {MAIL}, phone {PHONE}. {FILLER * 9}His IBAN is OM81 0180 0000 0129 9123 456. "
+    screen = screening(None, "replace").of(LINE, [{"role": "user", "content": "Who?"}])
+
+    async def passed() -> str:
+        return "".join([await screen.take(each) for each in in_pieces(text * 2, size)]) + await screen.end()
+
+    got = asyncio.run(passed())
+    plain = text.replace(NAME, "NAME_1").replace(MAIL, "EMAIL_1").replace(PHONE, "PHONE_1")
+    assert got == plain.replace("OM81 0180 0000 0129 9123 456", "IBAN_1") * 2
+    assert screen.in_answer == {"NAME": 1, "EMAIL": 1, "PHONE": 1, "IBAN": 1}
+
+
+def test_a_request_that_is_too_long_to_be_searched_is_refused(
+    bench: Bench, client: Client, screening: Screening
+) -> None:
+    serve(bench, screening, "replace", None)
+    refused = say(client(bench.token()), content="lamp " * (MOST_CHARACTERS // 5 + 1))
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "too_long" and not bench.engine.asked
