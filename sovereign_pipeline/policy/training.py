@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
+from sovereign_pipeline.policy.trl_trainers import TRAINERS, TrlArgument, check_arguments
 
 FULL_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 2e-4
@@ -136,9 +137,10 @@ class Preference(Tuning):
     Dropout is off, as in TRL's trainers: policy and reference would differ by it before anything is learned.
     """
 
-    method: Literal["dpo", "ipo", "kto"] = "dpo"
+    method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
-    single replies with binary feedback."""
+    single replies with binary feedback. `trl` learns from pairs with a trainer of the TRL library, named in
+    `trainer`; its loss and its forward pass are then TRL's, and the record says so."""
 
     beta: float = Field(default=0.1, gt=0)
     """How strongly the model is held to the reference. 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024,
@@ -153,6 +155,18 @@ class Preference(Tuning):
 
     undesirable_weight: float = Field(default=1.0, gt=0)
     """`kto`'s λ_U; see `desirable_weight`."""
+
+    trainer: str | None = Field(default=None, examples=["orpo"])
+    """`trl`'s trainer: `orpo` (Hong et al. 2024), `cpo` (Xu et al. 2024; with `loss_type: simpo` Meng et al. 2024), or
+    `dpo` for those of TRL's DPO losses that are not built in here. `orpo` and `cpo` are experimental in TRL and have no
+    reference; `dpo` has the SFT adapter as the reference, as a frozen copy beside the one that is trained."""
+
+    arguments: dict[str, TrlArgument] = Field(default={}, examples=[{"beta": 0.1}])
+    """`trl`'s arguments, by the names in TRL; what is left out has TRL's default. All trainers: `adam_beta1`,
+    `adam_beta2`, `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
+    `label_smoothing`, `loss_type`, `simpo_gamma`. `dpo`: `beta`, `discopop_tau`, `f_alpha_divergence_coef`,
+    `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Every other one is
+    refused: this recipe decides it, or it names a path, the hub, a reporting service, the network or a device."""
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +183,29 @@ class Preference(Tuning):
         if self.method == "kto" and self.batch_size < 2:
             raise ValueError("kto compares replies across a batch, so batch_size must be at least 2")
         return self
+
+    @model_validator(mode="after")
+    def _trl_has_a_trainer(self) -> "Preference":
+        if self.method != "trl":
+            named = _changed(self, "trainer", "arguments")
+            if named:
+                raise ValueError(f"{', '.join(named)} belongs to method trl")
+            return self
+        named = _changed(self, "beta", "packing")
+        if named:
+            raise ValueError(f"method trl has no {', '.join(named)}; beta is one of the arguments, and TRL pads rows")
+        check_arguments(self.trainer, self.arguments)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The method for records; with method trl the trainer's name is part of it, such as `trl-orpo`."""
+        return self.method if self.trainer is None else f"{self.method}-{self.trainer}"
+
+    @property
+    def has_copied_reference(self) -> bool:
+        """Whether the trainer holds a frozen copy of what it starts from in memory, beside what it trains."""
+        return self.trainer is not None and TRAINERS[self.trainer].has_reference
 
 
 class Checkpoints(RecipeModel):
@@ -262,7 +299,12 @@ class Training(RecipeModel):
             raise ValueError("start_from continues to train an adapter, and adapter: none has none")
         if self.devices.sharding == "fsdp2" and self.devices.count > 1 and self.sft.adapter == "qlora":
             raise ValueError("a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device")
-        if self.devices.count > 1 and self.preference is not None:
+        preference = self.preference
+        if preference is not None and preference.has_copied_reference and self.sft.adapter != "lora":
+            twice, narrow = "would hold the whole model twice", "would train the adapter in bfloat16"
+            what = twice if self.sft.adapter == "none" else narrow
+            raise ValueError(f"trainer {preference.trainer} of TRL {what} with adapter: {self.sft.adapter}; use lora")
+        if self.devices.count > 1 and preference is not None:
             raise ValueError("preferences are learned on one device; several are for lines with SFT alone")
         return self
 

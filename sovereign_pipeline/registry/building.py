@@ -159,10 +159,10 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Such as `sft-lora`, `sft-qlora+dpo` or, tuned in full, `sft-full`."""
+    """Such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+trl-orpo` or, tuned in full, `sft-full`."""
     sft, preference = line.training.sft, line.training.preference
     return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (
-        f"+{preference.method}" if preference is not None else ""
+        f"+{preference.name}" if preference is not None else ""
     )
 
 

@@ -11,7 +11,7 @@ from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, Train
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft, Tuning
 
-Method = Literal["sft", "dpo", "ipo", "kto"]
+Method = Literal["sft", "dpo", "ipo", "kto", "trl"]
 
 
 class TrainingJob(Frozen):
@@ -63,6 +63,11 @@ class TrainingJob(Frozen):
     def tuning(self) -> Tuning:
         """The section with length and batches of this method's training."""
         return self.sft if self.method == "sft" or self.preference is None else self.preference
+
+    @property
+    def packs(self) -> bool:
+        """Whether several replies share a row in one pass; TRL pads them instead."""
+        return self.tuning.packing and self.method != "trl"
 
     @property
     def learning_rate(self) -> float:

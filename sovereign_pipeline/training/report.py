@@ -4,13 +4,14 @@ What belongs here: the records and the names of their files. What does not: fill
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.policy.trl_trainers import TrlArgument
 from sovereign_pipeline.training.job import Method
 
 REPORT_FILE = "report.json"
@@ -40,10 +41,22 @@ class BaseModelIdentity(Frozen):
     chat_template_sha256: str
 
 
+class TrlNumerics(Frozen):
+    """That a trainer of TRL ran: loss, forward pass and padding are TRL's, not this package's."""
+
+    trainer: str
+    """The class, with its module."""
+    stability: Literal["stable", "experimental"]
+    arguments: dict[str, TrlArgument | None]
+    """As they were in effect, TRL's defaults included."""
+
+
 class TrainingSummary(Frozen):
     """The part of the report that is also the summary in the artifact's manifest."""
 
     method: Method
+    trl: TrlNumerics | None = None
+    """Of method `trl`. For the other methods the key is absent, as in reports of earlier releases."""
     adapter: str
     """`lora`, `qlora`, or `none` for full tuning."""
     steps: int
@@ -80,6 +93,13 @@ class TrainingSummary(Frozen):
     """Digest of the row ids in the order of the training."""
     libraries: Libraries
     base_model: BaseModelIdentity
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if self.trl is None:
+            written.pop("trl", None)
+        return written
 
 
 class TrainingReport(TrainingSummary):

@@ -152,10 +152,12 @@ def _aligned_config(line: Line) -> Config:
     holding = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
     held = line.training.sft.model_dump(mode="json", include=holding)
     preference = _preference(line.training)
+    # Keys of one method only are no part of the others' identity, which was there before them.
+    absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
     return {
         "seed": line.training.seed,
         "sft": held,
-        "preference": preference.model_dump(mode="json") if preference is not None else None,
+        "preference": preference.model_dump(mode="json", exclude=absent) if preference is not None else None,
         "devices": line.training.devices.model_dump(mode="json"),
     }
 

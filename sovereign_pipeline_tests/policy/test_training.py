@@ -50,3 +50,62 @@ def test_a_section_survives_being_written_and_read(adapter: str) -> None:
 def test_what_cannot_go_together_is_refused(sections: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         training(**sections)
+
+
+def trl(trainer: str = "orpo", **arguments: Any) -> dict[str, Any]:
+    return {"preference": {"method": "trl", "trainer": trainer, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"preference": {"method": "trl"}}, "method trl needs a trainer: cpo, dpo, orpo"),
+        (trl("orp"), "did you mean 'orpo'"),
+        (trl("online_dpo"), "learns from replies that it generates"),
+        (trl("async_grpo"), "needs a server"),
+        (trl("gkd"), "the teacher, which a line does not have"),
+        (trl("tpo"), "needs a third reply"),
+        (trl("kto"), "method: kto is built in"),
+        *(
+            (trl(**{name: "x"}), f"no argument '{name}'")
+            for name in ("output_dir", "report_to", "hub_token", "run_name")
+        ),
+        *(
+            (trl("orpo", **{name: True}), f"no argument '{name}'")
+            for name in ("push_to_hub", "trust_remote_code", "use_vllm")
+        ),
+        (trl(model_init_kwargs="{}"), "no argument 'model_init_kwargs'"),
+        (trl(deepspeed="zero.json"), "no argument 'deepspeed'"),
+        (trl(seed=3), "'seed' is decided by training.seed"),
+        (trl(bf16=True), "decided by training.sft.precision"),
+        (trl(learning_rate=1e-5), "decided by training.preference.learning_rate"),
+        (trl(max_length=64), "decided by training.preference.max_length"),
+        (trl(bata=0.1), "did you mean 'beta'"),
+        (trl(loss_type="simpo"), "no argument 'loss_type'"),
+        (trl("cpo", loss_type="simp"), "no loss_type of trainer cpo; did you mean 'simpo'"),
+        (trl(beta="0.1"), "'beta' must be a number above 0"),
+        (trl(beta=-0.1), "'beta' must be a number above 0"),
+        (trl(beta=True), "'beta' must be a number above 0"),
+        (trl(beta=[0.1]), "'beta' must be a number above 0"),
+        (trl(weight_decay=float("nan")), "weight_decay"),
+        (trl("dpo", use_weighting=1), "'use_weighting' must be true or false"),
+        (trl("dpo", loss_weights=0.5), "'loss_weights' must be a list of numbers"),
+        ({"preference": {"trainer": "orpo"}}, "trainer belongs to method trl"),
+        ({"preference": {"method": "kto", "arguments": {"beta": 0.1}}}, "arguments belongs to method trl"),
+        ({"preference": {"method": "trl", "trainer": "orpo", "beta": 0.3}}, "method trl has no beta"),
+        ({"preference": {"method": "trl", "trainer": "orpo", "packing": False}}, "method trl has no packing"),
+        ({"sft": {"adapter": "none"}, **trl("dpo")}, "would hold the whole model twice"),
+        ({"sft": {"adapter": "qlora"}, **trl("dpo")}, "would train the adapter in bfloat16"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_trainer_of_trl_is_given_nothing_but_what_shapes_its_loss(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        training(**sections)
+
+
+def test_a_trainer_of_trl_and_its_arguments_survive_being_written_and_read() -> None:
+    line = training(**trl("dpo", loss_type=["sigmoid", "bco_pair"], loss_weights=[1, 0.5], beta=1, use_weighting=True))
+    assert line.preference is not None and line.preference.name == "trl-dpo"
+    read = Training.model_validate_json(line.model_dump_json())
+    assert read == line and read.model_dump_json() == line.model_dump_json()

@@ -70,9 +70,9 @@ class Chain:
         self.trainings += 1
 
 
-def with_preference(workplace: Workplace) -> Workplace:
+def with_preference(workplace: Workplace, **changes: Any) -> Workplace:
     recipe = workplace.line.model_dump(mode="json")
-    recipe["training"]["preference"] = {"learning_rate": 1e-3, "max_steps": 2, "gradient_accumulation": 2}
+    recipe["training"]["preference"] = {"learning_rate": 1e-3, "max_steps": 2, "gradient_accumulation": 2, **changes}
     recipe["sources"].append({**recipe["sources"][0], "name": "pairs", "role": "preferences"})
     return replace(workplace, line=Line.model_validate(recipe))
 

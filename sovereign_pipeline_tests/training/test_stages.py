@@ -5,10 +5,12 @@ import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import ArtifactStore
@@ -16,6 +18,9 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import GateRefused, IntegrityError, RecipeError
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline.registry.building import method_of
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
@@ -56,6 +61,30 @@ def test_both_adapters_are_made_pass_their_gates_and_are_found_again(
     assert descriptor["parameters"] == 400 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128 + 2 * 64) + 64
     chain.make(chain.aligned)
     assert chain.trainings == 2
+
+
+def test_a_trainer_of_trl_makes_an_adapter_that_passes_the_same_gates(
+    institution: DemoInstitution, directory: Path
+) -> None:
+    trl = {"method": "trl", "trainer": "cpo", "arguments": {"loss_type": "simpo"}, "batch_size": 2}
+    chain = Chain(with_preference(institution.workplace(), **trl))
+    verdicts = chain.make(chain.aligned)
+    assert verdicts.keys() == {gate.name for gate in ALIGNED_ADAPTER.gates}
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    manifest = chain.workplace.store.open(chain.refs["aligned_adapter"]).manifest
+    assert manifest.summary["trl"]["trainer"] == "trl.experimental.cpo.CPOTrainer"
+    assert manifest.producer.config["preference"]["arguments"] == {"loss_type": "simpo"}
+    assert method_of(chain.workplace.line) == "sft-lora+trl-cpo"
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"), [("dpo", "1dba721a5a51"), ("ipo", "452c1a3ceeac"), ("kto", "025abb4b9163")]
+)
+def test_a_recipe_of_before_makes_the_adapter_of_before(method: str, digest: str) -> None:
+    """Its part in the identity, as 0.2.0 had it. Another digest would train every institution's adapters anew."""
+    training = {"base_model": "tiny", "instruction": "A.", "preference": {"method": method}}
+    line = SimpleNamespace(training=Training.model_validate(training))
+    assert digest_of(ALIGNED_ADAPTER.config(cast(Line, line)))[:12] == digest
 
 
 def test_without_preferences_the_sft_adapter_is_passed_through(institution: DemoInstitution, directory: Path) -> None:

@@ -213,8 +213,8 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
 
 
 def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Copies of all LoRA-B matrices among named tensors, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B." in name}
+    """Copies of the trained adapter's LoRA-B matrices among named tensors, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B.default" in name}
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:

@@ -86,7 +86,7 @@ def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
     """
     directory = job.output / ADAPTER_DIRECTORY
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
-    model.save_pretrained(str(directory), save_embedding_layers=False, state_dict=state)
+    model.save_pretrained(str(directory), selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_bytes())
@@ -149,9 +149,10 @@ def _load_base(job: TrainingJob) -> Any:
 
         add_fused_lm_head(model)
         return model
-    from sovereign_pipeline.training.loop.attention import use_row_by_row
+    if job.method != "trl":  # its rows are padded, so they have a mask
+        from sovereign_pipeline.training.loop.attention import use_row_by_row
 
-    use_row_by_row(model)
+        use_row_by_row(model)
     return model
 
 

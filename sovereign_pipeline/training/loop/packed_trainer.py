@@ -1,46 +1,33 @@
-"""transformers' Trainer with losses on packed rows, whole checkpoints, and guarded steps.
+"""transformers' Trainer with losses on packed rows.
 
-The one module of this package besides `attention.py` that imports torch or transformers at its top: import it inside
-the functions that need it. What belongs here: the Trainer, its callbacks and its arguments. What does not: the
-formulas (`losses.py`), the batches (`batches.py`), and what happens before and after the steps (`trainer.py`).
+It imports torch and transformers at its top: import it inside the functions that need it. What does not belong: the
+formulas (`losses.py`), the batches (`batches.py`), checkpoints and callbacks (`guarded_trainer.py`), and what happens
+before and after the steps (`trainer.py`).
 """
 
-import time
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import Trainer
 
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.batches import Batches
-from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.loop.devices import (
-    check_sharded,
-    let_accelerate_shard_on_cpu,
-    meet,
-    sharding_arguments,
-)
+from sovereign_pipeline.training.loop.devices import check_sharded, let_accelerate_shard_on_cpu, meet
 from sovereign_pipeline.training.loop.forward import Batch, reply_log_probabilities, token_log_probabilities
+from sovereign_pipeline.training.loop.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.loop.guards import check_step
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.losses import kto_loss, pair_loss
-from sovereign_pipeline.training.loop.plan import Plan
-from sovereign_pipeline.training.sizing.sizing import Device, optimizer_in_effect
 
 
 def packed_trainer(job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> "PackedTrainer":
     """The Trainer of a job, ready to train."""
     trainer = PackedTrainer(job, model, batches)
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
-    trainer.add_callback(PlanCheck(trainer))
-    trainer.add_callback(StopOnRequest(trainer, hooks))
-    trainer.add_callback(StepProgress(trainer, hooks))
+    trainer.add_hooks(hooks)
     return trainer
 
 
-class PackedTrainer(Trainer):  # type: ignore[misc]
+class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     """A Trainer whose losses are read off packed rows."""
 
     loss_is_scaled_for_ga = True  # by the number of tokens or replies in the whole step, in compute_loss
@@ -54,11 +41,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def __init__(self, job: TrainingJob, model: Any, batches: Batches) -> None:
         self._job = job
-        self.plan: Plan = batches.plan
-        self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
-        self.first_step = 0
-        """The step that this process's training started after."""
-        self.stop_requested = False
+        self.prepare(job, batches.plan)
         meet(job, on_cpu=not torch.cuda.is_available())
         super().__init__(
             model=model,
@@ -73,10 +56,6 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         if self._job.devices.count > 1 and self.args.use_cpu:
             let_accelerate_shard_on_cpu()
         super().create_accelerator_and_postprocess()
-
-    def any_process(self, is_true: bool) -> bool:
-        """Whether it is true in any of the processes; every one of them must ask."""
-        return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -133,113 +112,3 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
 
     def _note(self, name: str, values: Any) -> None:
         self._noted.setdefault(name, []).extend(values.tolist())
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        wait_for_all = self.accelerator.wait_for_everyone
-        first = self.is_world_process_zero()
-        with self.checkpoint_directory.writing(self.state.global_step, first, wait_for_all) as directory:
-            self.save_model(str(directory), _internal_call=True)
-            self._save_optimizer_and_scheduler(str(directory))
-            self._save_rng_state(str(directory))
-            if first:
-                self.state.save_to_json(str(directory / "trainer_state.json"))
-
-
-class PlanCheck(TrainerCallback):  # type: ignore[misc]
-    """Refuses a training whose number of steps is not the plan's: it would train other batches."""
-
-    def __init__(self, trainer: PackedTrainer) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        plan = self._trainer.plan
-        if state.max_steps != plan.steps:
-            raise TrainingFailed(
-                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
-                f"{state.max_steps}. It would train other batches.",
-                "Install the pinned versions (requirements/). If they are installed, report this.",
-            )
-        self._trainer.first_step = state.global_step
-
-
-class StopOnRequest(TrainerCallback):  # type: ignore[misc]
-    """Ends the training after the present step, with a checkpoint, when any process was requested to stop."""
-
-    def __init__(self, trainer: PackedTrainer, hooks: TrainerHooks) -> None:
-        self._trainer = trainer
-        self._hooks = hooks
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if state.global_step >= self._trainer.plan.steps:
-            control.should_save = False  # the result itself follows
-        elif self._trainer.any_process(self._hooks.should_stop()):
-            self._trainer.stop_requested = control.should_save = control.should_training_stop = True
-
-
-class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """Reports each step to the trainer's process."""
-
-    def __init__(self, trainer: PackedTrainer, hooks: TrainerHooks) -> None:
-        self._trainer = trainer
-        self._hooks = hooks
-        self._started = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        self._started = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
-        if "loss" not in logs:
-            return
-        plan, step, first = self._trainer.plan, state.global_step, self._trainer.first_step
-        elapsed = time.monotonic() - self._started
-        self._hooks.on_step(
-            Step(
-                step=step,
-                steps=plan.steps,
-                loss=logs["loss"],
-                tokens_per_second=(plan.tokens_until(step) - plan.tokens_until(first)) / elapsed,
-                seconds_left=elapsed / (step - first) * (plan.steps - step),
-            )
-        )
-
-
-def training_arguments(job: TrainingJob) -> TrainingArguments:
-    """transformers' arguments for a job. The plan holds epochs and order, so there is one pass in that order."""
-    tuning = job.tuning
-    schedulers = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-    arguments = TrainingArguments(
-        output_dir=str(job.output.with_name("trainer")),
-        per_device_train_batch_size=tuning.batch_size,
-        gradient_accumulation_steps=tuning.gradient_accumulation,
-        learning_rate=job.learning_rate,
-        lr_scheduler_type=schedulers[tuning.scheduler],
-        warmup_steps=tuning.warmup_steps,
-        num_train_epochs=1,
-        optim=_optimizer(job),
-        max_grad_norm=1.0,
-        seed=job.seed,
-        data_seed=job.seed,
-        train_sampling_strategy="sequential",
-        bf16=job.sft.precision == "bfloat16",
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=job.sft.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps",
-        save_steps=job.checkpoints.every_steps,
-        remove_unused_columns=False,
-        report_to="none",
-        disable_tqdm=True,
-        **sharding_arguments(job),
-    )
-    # Where a process sees several GPUs, transformers would make a batch as many times larger and spread it over them.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def _optimizer(job: TrainingJob) -> str:
-    """transformers' name for the recipe's optimizer on this machine; see Sft."""
-    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
-    return names[optimizer_in_effect(job.sft, device, job.devices.count)]

@@ -24,6 +24,8 @@ class Plan:
     """Units in one pass."""
     units_a_step: int
     """batch_size × gradient_accumulation × devices."""
+    padded: bool = False
+    """Rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
     left_out: int = 0
     """1 when the last unit would be alone in its batch and the method needs two; else 0."""
 
@@ -43,6 +45,13 @@ class Plan:
     def largest_forward(self) -> Forward:
         """The most tokens, and the most supervised tokens, of any pass."""
         batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
+        if self.padded:
+            tokens = max(
+                sum(len(row.completions) for unit in batch for row in unit)
+                * max(row.longest for unit in batch for row in unit)
+                for batch in batches
+            )
+            return Forward(tokens=tokens, supervised=tokens)
         return Forward(
             tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
             supervised=max(sum(row.supervised for unit in batch for row in unit) for batch in batches),
@@ -69,7 +78,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         order += shuffled
         epoch += 1
     whole = _whole_batches(job, wanted)
-    return Plan(order[:whole], tuning.batch_size, units_a_step, wanted - whole)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, job.method == "trl", wanted - whole)
 
 
 def _whole_batches(job: TrainingJob, wanted: int) -> int:

@@ -13,6 +13,7 @@ from sovereign_pipeline.training.report import (
     Libraries,
     LoggedStep,
     TrainingReport,
+    TrlNumerics,
 )
 
 
@@ -37,6 +38,7 @@ def training_report(
     cuda = torch.cuda.is_available()
     return TrainingReport(
         method=job.method,
+        trl=_trl_numerics(job, trainer),
         adapter=job.sft.adapter,
         steps=plan.steps,
         rows=len(rows.rows),
@@ -60,7 +62,7 @@ def training_report(
         trained_in="float32",
         attention=trainer.model.config.get_text_config()._attn_implementation,
         gradient_checkpointing=job.sft.gradient_checkpointing,
-        packing=job.tuning.packing,
+        packing=job.packs,
         seed=job.seed,
         data_order_sha256=plan.order_digest,
         device=torch.cuda.get_device_name() if cuda else "cpu",
@@ -74,6 +76,15 @@ def training_report(
         probe_loss_before=probe_loss_before,
         probe_loss_after=probe_loss_after,
     )
+
+
+def _trl_numerics(job: TrainingJob, trainer: Any) -> TrlNumerics | None:
+    if job.method != "trl":
+        return None
+    from sovereign_pipeline.training.loop.trl_trainer import trl_numerics
+
+    assert job.preference is not None
+    return trl_numerics(job.preference, trainer.args)
 
 
 def _base_held_as(job: TrainingJob) -> str:

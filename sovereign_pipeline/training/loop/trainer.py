@@ -70,14 +70,19 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     trainable = check_trainable(model, job.sft.adapter)
     with passes_in(job.sft.precision, model.device.type):
         hooks.progress("checking packed rows and measuring the loss before the first step")
-        if job.tuning.packing and len(rows.rows) > 1:
+        if job.packs and len(rows.rows) > 1:
             check_rows_are_kept_apart(model, rows.rows, job.sft.precision, job.tuning.max_length)
         probe = start_probe(model, plan.rows, hooks.progress)
         before_references = time.monotonic()
-        batches = Batches(job, plan, model, hooks.progress, check_stop)
+        batches = None if job.method == "trl" else Batches(job, plan, model, hooks.progress, check_stop)
     after_references = time.monotonic()
     start = lora_b(model.named_parameters())
-    trainer = packed_trainer(job, model, batches, hooks)
+    if batches is not None:
+        trainer: Any = packed_trainer(job, model, batches, hooks)
+    else:
+        from sovereign_pipeline.training.loop.trl_trainer import trl_trainer
+
+        trainer = trl_trainer(job, model, plan, tokenizer, hooks)
     checkpoint = trainer.checkpoint_directory.newest(hooks.progress)
     if checkpoint is not None:
         hooks.progress(f"resuming from {checkpoint.name}")
@@ -96,6 +101,8 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     probe.check_moved(loss_after, job.method)
     if job.sft.adapter != "none":
         check_adapter_moved(lora_b(state.items()), start)
+    if job.method == "trl":
+        trainer.check_reference_kept()
     hooks.progress(f"saving the {'model' if job.sft.adapter == 'none' else 'adapter'} and its report")
     job.output.mkdir()
     (save_model if job.sft.adapter == "none" else save_adapter)(model, state, job)

@@ -63,7 +63,8 @@ class Forward:
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
-        return cls(tokens, round(tokens * SUPERVISED_SHARE))
+        padded = preference is not None and preference.method == "trl"  # with logits at every position
+        return cls(tokens, tokens if padded else round(tokens * SUPERVISED_SHARE))
 
 
 @dataclass(frozen=True)
