@@ -5,6 +5,7 @@ Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """
 
 import gc
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -17,8 +18,8 @@ from sovereign_pipeline.loopback import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 
-ALLOCATIONS = 100_000
-"""Between two collections of garbage: imports allocate much, and leave little of it."""
+ALLOCATIONS = 250_000
+"""Between two collections of garbage: imports allocate much, and leave little of it. A short command ends before."""
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
@@ -139,7 +140,7 @@ def up(
 
     settings = Settings.from_environment()
     if pages_port is not None:
-        settings = settings.model_copy(update={"pages_url": f"http://{LOOPBACK}:{pages_port}"})
+        settings = replace(settings, pages_url=f"http://{LOOPBACK}:{pages_port}")
     register_lines(open_instance(settings), settings)
     ports = Ports(port, mlflow_port, review_port, settings.pages_port, gateway_port)
     serve_until_interrupted(settings, ports, out.print)

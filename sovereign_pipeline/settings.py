@@ -4,15 +4,14 @@ What belongs here: paths and process-wide environment. What does not: anything a
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
-
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.frozen import Frozen
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +31,12 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
 }
 
 
-class Settings(Frozen):
+NOT_GIVEN: Any = object()
+"""What follows from the home."""
+
+
+@dataclass(frozen=True)
+class Settings:  # no pydantic model: every process would build it anew, in 30 ms
     """Paths and addresses of one installation. Each field has a variable: `home` is SOVEREIGN_HOME, and so on."""
 
     home: Path
@@ -41,29 +45,29 @@ class Settings(Frozen):
     data: Path
     """What the institution edits: `institution.yaml`, `lines/`, `sources/`, …"""
 
-    vault: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-vault")
+    vault: Path = NOT_GIVEN
     """Encrypted names; outside `home`, and never readable by the training side."""
 
-    review_secrets: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-review")
+    review_secrets: Path = NOT_GIVEN
     """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
 
-    keys: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-keys")
+    keys: Path = NOT_GIVEN
     """The keys that sign the ledger's checkpoints and the pipeline's transitions; outside `home`, for the accounts that
     write to the registry."""
 
-    corpus: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-corpus")
+    corpus: Path = NOT_GIVEN
     """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""
 
-    suites: Path = Field(default_factory=lambda given: given["home"] / "suites")
+    suites: Path = NOT_GIVEN
     """The mirror of published suites, a folder each; cards of them are under `data/suites`."""
 
-    registry_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'registry.db'}")
+    registry_url: str = NOT_GIVEN
     """The database of registry and ledger."""
 
     ledger_copy: Path | None = None
     """A file on other media that gets each entry of the ledger before its act is done; None keeps no such copy."""
 
-    mlflow_url: str = Field(default_factory=lambda given: f"sqlite:///{given['home'] / 'mlflow' / 'mlflow.db'}")
+    mlflow_url: str = NOT_GIVEN
     """The database of MLflow's tracking server and model registry."""
 
     review_user_header: str | None = None
@@ -72,7 +76,7 @@ class Settings(Frozen):
     review_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
     """Addresses from which that header, and X-Forwarded-Proto, are believed; in the variable with spaces between."""
 
-    serving: Path = Field(default_factory=lambda given: given["home"].parent / f"{given['home'].name}-serving")
+    serving: Path = NOT_GIVEN
     """Hashed tokens of the gateway's callers, and its journal of digests; outside `home`, for the account that
     serves."""
 
@@ -98,48 +102,46 @@ class Settings(Frozen):
     """Host names under which a browser reaches the web UIs of Dagster and MLflow, the artifact pages, the review
     page and the gateway; in the variable with spaces between. Behind a proxy: the names that it serves."""
 
+    def __post_init__(self) -> None:
+        """Fill in what follows from the home, and make every path absolute."""
+        home = self.home.absolute()
+        of_home: Mapping[str, Path | str] = {
+            **{field: home.parent / f"{home.name}-{field}" for field in ("vault", "keys", "corpus", "serving")},
+            "review_secrets": home.parent / f"{home.name}-review",
+            "suites": home / "suites",
+            "registry_url": f"sqlite:///{home / 'registry.db'}",
+            "mlflow_url": f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+        }
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is NOT_GIVEN:
+                value = of_home[each.name]
+            object.__setattr__(self, each.name, value.absolute() if isinstance(value, Path) else value)
+
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
         """From the variables; an override wins over the process's environment, and an empty value is none."""
         environ = {**os.environ, **(overrides or {})}
-        given = {field: environ[variable] for field, variable in VARIABLES.items() if environ.get(variable)}
-        return cls.model_validate({"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data", **given})
+        given: dict[str, Any] = {"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data"}
+        for each in fields(cls):
+            if text := environ.get(VARIABLES[each.name]):
+                given[each.name] = _FROM_TEXT[each.type](text)
+        return cls(**given)
 
     def to_environment(self) -> dict[str, str]:
         """The variables from which a child process gets these settings, whatever its own environment says."""
-        given = {field: getattr(self, field) for field in VARIABLES}
         return {
             # A space: no address at all, which an empty value would not be.
-            VARIABLES[field]: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
-            for field, value in given.items()
+            variable: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
+            for name, variable in VARIABLES.items()
+            for value in [getattr(self, name)]
         }
-
-    @field_validator(
-        "home",
-        "data",
-        "vault",
-        "review_secrets",
-        "keys",
-        "corpus",
-        "suites",
-        "ledger_copy",
-        "serving",
-        "serving_proxy_secret",
-    )
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        return path.absolute() if path is not None else None
-
-    @field_validator("review_proxies", "serving_proxies", "ui_hosts", mode="before")
-    @classmethod
-    def _set_of_words(cls, given: object) -> object:
-        return given.split() if isinstance(given, str) else given
 
     @property
     def secret_directories(self) -> dict[str, Path]:
         """Variable -> directory, of those that no trainer is given."""
         secret = ("vault", "review_secrets", "keys", "corpus", "serving")
-        return {VARIABLES[field]: getattr(self, field) for field in secret}
+        return {VARIABLES[name]: getattr(self, name) for name in secret}
 
     @property
     def artifacts(self) -> Path:
@@ -208,8 +210,17 @@ def corpus_withheld() -> Iterator[None]:
             os.environ[CORPUS_VARIABLE] = given
 
 
-VARIABLES: Mapping[str, str] = {field: f"SOVEREIGN_{field.upper()}" for field in Settings.model_fields}
+VARIABLES: Mapping[str, str] = {each.name: f"SOVEREIGN_{each.name.upper()}" for each in fields(Settings)}
 """Field -> the variable that sets it."""
+
+_FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
+    str: str,
+    str | None: str,
+    Path: Path,
+    Path | None: Path,
+    frozenset[str]: lambda text: frozenset(text.split()),
+}
+"""Type of a field -> its value, from a variable."""
 
 
 def go_offline() -> None:

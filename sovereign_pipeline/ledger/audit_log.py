@@ -12,6 +12,7 @@ import datetime
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger import rows_added
 from sovereign_pipeline.ledger.log import merkle, tree
 from sovereign_pipeline.ledger.log.checkpoints import Readable
@@ -43,7 +43,8 @@ Sign = Callable[[bytes], bytes]
 """Bytes -> their signature."""
 
 
-class Checkpoint(Frozen):
+@dataclass(frozen=True)
+class Checkpoint:
     """The newest entry of a log at some time."""
 
     sequence: int

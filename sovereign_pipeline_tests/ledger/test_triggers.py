@@ -1,5 +1,7 @@
 """A table that no longer refuses changes is named when the registry is opened."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
@@ -117,7 +119,7 @@ def test_a_service_that_may_read_and_insert_alone_acts_and_can_change_nothing(be
     as_owner(owner, "DROP ROLE IF EXISTS service", "CREATE ROLE service LOGIN", *grants.split("; "))
     try:
         url = make_url(postgresql).set(username="service").render_as_string(hide_password=False)
-        registry = open_registry(bench.settings.model_copy(update={"registry_url": url}))
+        registry = open_registry(replace(bench.settings, registry_url=url))
         light(registry, 1, 2)
         assert len(exact_bytes(owner)) == 2
         for table in ("audit_entry", "ledger_entry"):

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_a_checkpoint_is_held_against_the_bytes_and_not_the_stored_hashes(regist
 
 def with_copy(bench: Bench, copy: Path) -> Registry:
     copy.touch()
-    registry = open_registry(bench.settings.model_copy(update={"ledger_copy": copy}))
+    registry = open_registry(replace(bench.settings, ledger_copy=copy))
     light(registry, 1, 2, 3)
     return registry
 

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,6 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     (gateway,) = services._gateway(settings, ports, told.append)
     assert gateway.name == "gateway" and gateway.address == "http://127.0.0.1:5"
     assert not gateway.runs_stages and len(told) == 1
-    broken = settings.model_copy(update={"registry_url": "nonsense"})
+    broken = replace(settings, registry_url="nonsense")
     assert services._gateway(broken, ports, told.append) == []
     assert told[1].startswith("no gateway: The registry cannot be opened")

@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def copy(office: Office, tmp_path: Path) -> Copy:
     settings, elsewhere = office.bench.settings, tmp_path / "elsewhere"
     shutil.copytree(settings.home, elsewhere / "home")
     shutil.copytree(settings.data / "trust", elsewhere / "data" / "trust")
-    there = Settings.model_validate({"home": elsewhere / "home", "data": elsewhere / "data"})
+    there = Settings(home=elsewhere / "home", data=elsewhere / "data")
     connection = sqlite3.connect(there.home / "registry.db")  # the last to close it takes its write-ahead log away
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -112,9 +113,9 @@ def test_a_directory_that_cannot_be_written_to_is_verified(copy: Copy) -> None:
 
 def test_a_copy_with_its_write_ahead_log_is_read_with_it(office: Office, tmp_path: Path) -> None:
     _busy(office)
-    there = office.bench.settings.model_copy(update={"home": tmp_path / "copy", "registry_url": "sqlite:///"})
+    there = replace(office.bench.settings, home=tmp_path / "copy")
     shutil.copytree(office.bench.settings.home, there.home, ignore=shutil.ignore_patterns("*-shm"))
-    there = there.model_copy(update={"registry_url": f"sqlite:///{there.home / 'registry.db'}"})
+    there = replace(there, registry_url=f"sqlite:///{there.home / 'registry.db'}")
     assert (there.home / "registry.db-wal").stat().st_size > 0
 
     assert Copy(there, office.trust.root_sha256).verify().transitions == 3

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
@@ -54,11 +56,11 @@ class NotedEngine:
 class Deploying:
     """A deployment that looks when it is told to."""
 
-    def __init__(self, served: ServedOffice, **changes: str) -> None:
+    def __init__(self, served: ServedOffice, **changes: Any) -> None:
         """changes: of the office's settings."""
         self.said: list[str] = []
         self.engine = NotedEngine()
-        self.sources = Sources(served.office.bench.settings.model_copy(update=changes), compute=compute)
+        self.sources = Sources(replace(served.office.bench.settings, **changes), compute=compute)
         self.answering: set[str] = set()
         self.deployment = Deployment(self.engine, self.sources, self.said.append, lambda: self.answering)
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,7 @@ for lamp in range(1_000_000):
 def test_a_writer_that_is_killed_loses_nothing_that_it_had_acknowledged(registry: Registry, tmp_path: Path) -> None:
     copy = tmp_path / "copy.jsonl"
     copy.touch()
-    settings = registry.settings.model_copy(update={"ledger_copy": copy})
+    settings = replace(registry.settings, ledger_copy=copy)
     environment = {**os.environ, **settings.to_environment()}
     acknowledged = sum(_killed_after(5 + number, environment, tmp_path / f"{number}.out") for number in range(4))
     again = open_registry(settings)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def with_copy(bench: Bench, copy: Path) -> Registry:
-    return open_registry(bench.settings.model_copy(update={"ledger_copy": copy}))
+    return open_registry(replace(bench.settings, ledger_copy=copy))
 
 
 @pytest.fixture

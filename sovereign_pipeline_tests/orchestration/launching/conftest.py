@@ -1,6 +1,7 @@
 """What the tests of launchers share: a job on disk, an interpreter that prints while it loads, a step that launches."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
     institution.write()
     say_where(institution.settings, section)
     # Off the volumes of these tests, which mount all of the test's directory.
-    nowhere = ("vault", "review_secrets", "keys", "corpus", "serving")
-    settings = institution.settings.model_copy(update={name: Path("/nowhere") / name for name in nowhere})
+    secret = ("vault", "review_secrets", "keys", "corpus", "serving")
+    nowhere: dict[str, Any] = {name: Path("/nowhere") / name for name in secret}
+    settings = replace(institution.settings, **nowhere)
     raised: list[BaseException] = []
 
     @dg.asset

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ ASK: Any = [{"role": "user", "content": "zirconium"}]
 class Served:
     """The command, in a process of its own."""
 
-    def __init__(self, office: ServedOffice, **changes: object) -> None:
+    def __init__(self, office: ServedOffice, **changes: Any) -> None:
         """changes: of the office's settings."""
-        self.settings = office.office.bench.settings.model_copy(update=changes)
+        self.settings = replace(office.office.bench.settings, **changes)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         program = "from sovereign_pipeline.cli import main; main()"
@@ -220,7 +221,7 @@ def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/registry"])
 def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str) -> None:
     institution.write()
-    settings = institution.settings.model_copy(update={"registry_url": url})
+    settings = replace(institution.settings, registry_url=url)
     demonstration_trust(settings.data / "trust", settings.keys)
     with pytest.raises(InputError, match="The registry is not reached"):
         serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
@@ -232,12 +233,12 @@ def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str)
 )
 def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tmp_path: Path) -> None:
     workplace = institution.workplace()
-    settings = institution.settings.model_copy(update={"serving_user_header": "X-Remote-User"})
+    settings = replace(institution.settings, serving_user_header="X-Remote-User")
     tokens = Tokens(tmp_path / "tokens.json")
 
     def refused(secret: Path | None, message: str) -> None:
         with pytest.raises(InputError, match=message):
-            callers_of(settings.model_copy(update={"serving_proxy_secret": secret}), workplace.institution, tokens)
+            callers_of(replace(settings, serving_proxy_secret=secret), workplace.institution, tokens)
 
     refused(None, "no secret says that the proxy sent it")
     path = tmp_path / "secret"
@@ -249,4 +250,4 @@ def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tm
     path.chmod(0o640)
     refused(path, "other accounts can read")
     path.chmod(0o600)
-    assert callers_of(settings.model_copy(update={"serving_proxy_secret": path}), workplace.institution, tokens)
+    assert callers_of(replace(settings, serving_proxy_secret=path), workplace.institution, tokens)
