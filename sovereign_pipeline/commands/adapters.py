@@ -289,7 +289,7 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str
         if adapter_id is None:
             recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
         else:
-            recalls = {adapter_id: open_recalls(session, registry.settings, adapter_id)}
+            recalls = {adapter_id: open_recalls(session, registry.settings, adapter_id, rows[0]["state"])}
         issues = issues_by_adapter(session, registry.settings, adapter_id)
         purged = purge_dates(session)
     trust = trust_root_if_any(registry.settings) if issues else None

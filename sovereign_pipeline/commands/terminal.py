@@ -69,12 +69,15 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
     """A long table without a frame: framing it would take longer than all else."""
-    names = [name.replace("_", " ") for name in rows[0]]
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    form = "  ".join(f"{{:<{max(map(len, column))}}}" for column in zip(names, *cells, strict=True))
-    lines = [form.format(*line).rstrip() for line in (names, *cells)]
-    shown = [line if line.isprintable() else "".join(filter(str.isprintable, line)) for line in lines]
-    out.file.write("\n".join([f"{title}: {len(rows):,}", *shown, ""]))
+    padded = []
+    for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
+        cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
+        width = max(map(len, cells))
+        padded.append([cell.ljust(width) for cell in cells])
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    if not "".join(lines).isprintable():
+        lines = ["".join(filter(str.isprintable, line)) for line in lines]
+    out.file.write("\n".join([f"{title}: {len(rows):,}", *lines, ""]))
 
 
 def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:

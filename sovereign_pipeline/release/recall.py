@@ -150,23 +150,21 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
     return recall
 
 
-def open_recalls(session: Session, settings: Settings, adapter_id: str) -> list[Recall]:
+def open_recalls(session: Session, settings: Settings, adapter_id: str, state: State | None = None) -> list[Recall]:
     """The recalls that hold for an adapter, the oldest first; while there is one, it may not be released.
 
-    Raises IntegrityError for an adapter that the index does not know, where there are recalls: it may hold anything;
-    and for a row of a recall or a waiver that is not that of its entry in the audit log.
+    `state`: the adapter's, where it was looked up already. Raises IntegrityError for an adapter that the index does not
+    know, where there are recalls: it may hold anything; and for a row of a recall or a waiver that is not that of its
+    entry in the audit log.
     """
-    if states(session, line_of(adapter_id)).get(adapter_id) == "retired":
+    if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
-    _assert_on_record(session, settings)
+    recalls = [each for each in _on_record(session, settings) if adapter_id not in each.waived]
+    is_registered = session.get(Adapter, adapter_id) is not None
     return [
-        recall
-        for recall in session.scalars(_RECALLS)
-        if session.get(RecallWaiver, (recall.id, adapter_id)) is None
-        and (
-            session.get(RecallAdapter, (recall.id, adapter_id)) is not None
-            or (session.get(Adapter, adapter_id) is not None and holds(session, adapter_id, question_of(recall)))
-        )
+        each.recall
+        for each in recalls
+        if adapter_id in each.named or (is_registered and holds(session, adapter_id, question_of(each.recall)))
     ]
 
 
@@ -177,20 +175,17 @@ def recalls_in_force(
 
     `state`: of the adapters that are asked for; None for all.
     """
-    _assert_on_record(session, settings)
-    found = defaultdict[str, list[Recall]](list)
-    recalls = list(session.scalars(_RECALLS))
+    recalls = _on_record(session, settings)
     if not recalls:
         return {}
     assert_complete(session)
     state = states(session) if state is None else state
-    for recall in recalls:
-        named = set(session.scalars(select(RecallAdapter.adapter_id).where(RecallAdapter.recall_id == recall.id)))
-        waived = set(session.scalars(select(RecallWaiver.adapter_id).where(RecallWaiver.recall_id == recall.id)))
-        held = sorted(named.union(holders(session, question_of(recall))) - waived)
-        for adapter in held:
+    found = defaultdict[str, list[Recall]](list)
+    for each in recalls:
+        held = {*each.named, *holders(session, question_of(each.recall))} - each.waived
+        for adapter in sorted(held):
             if state.get(adapter, "retired") != "retired":
-                found[adapter].append(recall)
+                found[adapter].append(each.recall)
     return dict(found)
 
 
@@ -240,11 +235,26 @@ def _exact(session: Session, asked: Question) -> Question:
     )
 
 
-def _assert_on_record(session: Session, settings: Settings) -> None:
-    """Every recall, what it named, and every waiver was signed and is in an entry, and none is gone."""
-    named = defaultdict[str, list[str]](list)
+@dataclass(frozen=True)
+class _Recalled:
+    """A recall with the adapters that it named and those for which it was waived."""
+
+    recall: Recall
+    named: set[str]
+    waived: set[str]
+
+
+def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
+    """Every recall, the oldest first.
+
+    Raises IntegrityError unless each, what it named, and every waiver was signed and is in an entry, and none is gone.
+    """
+    recalls, waivers = list(session.scalars(_RECALLS)), list(session.scalars(select(RecallWaiver)))
+    named, waived = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for row in session.scalars(select(RecallAdapter)):
-        named[row.recall_id].append(row.adapter_id)
+        named[row.recall_id].add(row.adapter_id)
+    for waiver in waivers:
+        waived[waiver.recall_id].add(waiver.adapter_id)
     opened = (
         Acted(
             (each.id,),
@@ -252,11 +262,11 @@ def _assert_on_record(session: Session, settings: Settings) -> None:
             each.statement,
             each.opened_at,
             _said(each, sorted(named[each.id])),
-            named[each.id],
+            sorted(named[each.id]),
         )
-        for each in session.scalars(_RECALLS)
+        for each in recalls
     )
-    waived = (
+    not_held = (
         Acted(
             (each.recall_id, each.adapter_id),
             each.officer,
@@ -265,10 +275,11 @@ def _assert_on_record(session: Session, settings: Settings) -> None:
             _said_of_waiver(each),
             [each.adapter_id],
         )
-        for each in session.scalars(select(RecallWaiver))
+        for each in waivers
     )
     assert_acts_on_record(session, settings, OPENING, opened)
-    assert_acts_on_record(session, settings, WAIVING, waived)
+    assert_acts_on_record(session, settings, WAIVING, not_held)
+    return [_Recalled(each, named[each.id], waived[each.id]) for each in recalls]
 
 
 def _said(recall: Recall, adapters: list[str]) -> dict[str, Any]:
