@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -141,6 +142,7 @@ class _Child:
 
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
         self._process, self._writer = process, writer
+        self._handle = os.pidfd_open(process.pid)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Queue[Message | Exception]] = {}
         self._reader: asyncio.Task[None] | None = None
@@ -229,11 +231,13 @@ class _Child:
         """Kill the process; what is under way in it is lost."""
         self._lose_all()
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            # Not `Process.kill`: it collects a process that is dead already, which asyncio then looks for in vain.
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         self._writer.close()
         if self._reader is not None:
             self._reader.cancel()
         await self._process.wait()
+        os.close(self._handle)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
