@@ -128,6 +128,8 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
         if drawn := _bounds(state):
             picture = base64.b64encode(hold_png(drawn)).decode()
             metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
+    if role == "staged" and (shadow := _shadow_table(workplace.settings, flag)) is not None:
+        metadata["shadow, seen by nobody"] = dg.MetadataValue.md(shadow)
     return dg.MaterializeResult(data_version=dg.DataVersion(flag.adapters[adapter].digest), metadata=metadata)
 
 
@@ -157,16 +159,32 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
     return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
 
 
+def _shadow_table(settings: Settings, flag: "Flag") -> str | None:
+    """What was counted of answers that the staged adapter gave and nobody saw; None where it gives none."""
+    from sovereign_pipeline.serving.rollout.shadow_counts import figures, likeness, numbers
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
+
+    tally = shadow_of(counts_directory(settings), flag)
+    if tally is None:
+        return None
+    rows = [f"| {each.in_words} | {each.shadow} | {each.given} |" for each in figures(tally)]
+    return "\n".join([f"{numbers(tally)}; {likeness(tally)}.", "", "| | shadow | as given |", "|---|---|---|", *rows])
+
+
 def _result_of(settings: Settings, line: str) -> str:
-    """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
+    """The hold's outcome, and of how many digits the number of shadow answers is, so that a run shows each once. What
+    cannot be read is shown by the run itself."""
     from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
     from sovereign_pipeline.signing.officers import trust_root
 
     try:
-        state = _hold(settings, current_flag(settings, line, trust_root(settings)))
+        flag = current_flag(settings, line, trust_root(settings))
+        state, shadow = _hold(settings, flag), shadow_of(counts_directory(settings), flag)
     except SovereignError:
         return "unknown"
-    return state.outcome if state is not None else "none"
+    outcome = state.outcome if state is not None else "none"
+    return outcome if shadow is None else f"{outcome}:{len(str(shadow.shadow.answers))}"
 
 
 def _bounds(state: "State") -> list[tuple[str, float, float]]:

@@ -146,6 +146,7 @@ def _told(change: Change, flag: Flag) -> dict[str, Any]:
         "began": flag.began,
         "share": f"{flag.share:g}",
         "groups": list(flag.groups),
+        **({"shadow": f"{flag.shadow:g}"} if flag.shadow else {}),
         "stopped": flag.stopped,
         "cause": flag.cause,
         "reason": flag.reason,

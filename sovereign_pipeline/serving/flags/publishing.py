@@ -108,6 +108,7 @@ def _flag(
         staged_by=staged_by,
         share=rules.share if staged is not None else 0,
         groups=tuple(sorted(rules.groups)) if staged is not None else (),
+        shadow=rules.shadow if staged is not None else 0,
         stopped=taken_back(session, session.get_one(Adapter, staged)) if staged is not None else None,
         began=sequence,
         began_at=now,
@@ -126,15 +127,22 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
     """With why it changes, and since when it compares the same adapters in the same way."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
-    decided = (flag.production, flag.staged, flag.staged_by, flag.back)
-    if rows and (before is None or decided != (before.production, before.staged, before.staged_by, before.back)):
+    if rows and (before is None or _decided(flag) != _decided(before)):
         last = rows[-1]
         told = {"cause": "transition", "reason": f"Transition {last.sequence}: {last.transition} {last.adapter_id}."}
         return flag.model_copy(update=told)
     if before is not None and not flag.says_the_same(before):
-        told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
+        told = {
+            "cause": "policy",
+            "reason": "The institution's share, groups or shadow, or what assigns users, changed.",
+        }
         return flag.model_copy(update=told)
     return flag
+
+
+def _decided(flag: Flag) -> tuple[object, ...]:
+    """What officers decide of it; the ways back name the institution's rules, too."""
+    return (flag.production, flag.staged, flag.staged_by, [way.adapter for way in flag.back])
 
 
 def _ways_back(

@@ -33,7 +33,7 @@ from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.gateway.tracing import Collector
 from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory, shadow_of
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
@@ -143,7 +143,9 @@ async def _serve(
     deployment = Deployment(engine, sources, report, answering)
     flags = Flags(settings, seen_file(settings), loaded)
     spoken_for = SpokenFor(serving_directory(settings) / "spoken-for.db", institution.serving.limits.new_users_per_day)
-    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts)
+    catalog = Catalog(
+        engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts, flags.shadow
+    )
     telemetry = Telemetry(counts_directory(settings))
     collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)
@@ -165,6 +167,7 @@ async def _serve(
             flags=flags.flags,
             behind=flags.problems,
             hold=holds.of,
+            shadow=lambda flag: shadow_of(telemetry.directory, flag),
             rules=lambda line: institution.rollout_of(line).hold,
             review=reviews.of,
         ),

@@ -22,6 +22,7 @@ from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.feedback import Feedback
+from sovereign_pipeline.serving.rollout.shadow_counts import ShadowCounts, ShadowTally, read_shadow
 from sovereign_pipeline.settings import Settings
 
 MOST_USERS = 50_000
@@ -138,6 +139,7 @@ class Telemetry:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.shadow = ShadowCounts()
         self._process = secrets.token_hex(8)
         self._countings: dict[Path, _Counting] = {}
         self._changing = threading.Lock()
@@ -180,6 +182,7 @@ class Telemetry:
         for path, tally in tallies.items():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(path, tally.model_dump_json() + "\n")
+        self.shadow.write()
 
 
 def counts_directory(settings: Settings) -> Path:
@@ -208,6 +211,13 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
     return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(reported)))
+
+
+def shadow_of(directory: Path, flag: Flag) -> ShadowTally | None:
+    """What every gateway counted of the shadow answers in a flag's comparison; raises as `read_shadow`."""
+    if flag.staged is None:
+        return None
+    return read_shadow(directory_of(directory, flag.line, flag.staged, flag.began), flag)
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:

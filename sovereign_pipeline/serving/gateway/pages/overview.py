@@ -22,6 +22,7 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.metrics import Counts
 from sovereign_pipeline.serving.gateway.responses import Sent
 from sovereign_pipeline.serving.rollout.hold import Compared, State
+from sovereign_pipeline.serving.rollout.shadow_counts import ShadowTally, figures
 from sovereign_pipeline.settings import Settings
 
 Stage = Literal["production", "staged", "before"]
@@ -46,6 +47,7 @@ class Standing:
     behind: Callable[[], Mapping[str, str]] = dict
     """Line -> why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
+    shadow: Callable[[Flag], ShadowTally | None] = _none
     rules: Callable[[str], Hold] = lambda line: Hold()
     review: Callable[[str], Due | None] = _none
 
@@ -152,6 +154,24 @@ class HoldFacts(Sent):
     compared: list[ComparedFacts]
 
 
+class BothFacts(Sent):
+    what: str
+    shadow: str
+    given: str
+
+
+class ShadowFacts(Sent):
+    """What was counted of answers that nobody sees."""
+
+    drawn: int
+    compared: int
+    lost: int
+    dropped: int
+    likeliest: int
+    equal: int
+    both: list[BothFacts]
+
+
 class LineFacts(Sent):
     line: str
     adapters: list[AdapterFacts]
@@ -161,6 +181,7 @@ class LineFacts(Sent):
     rollout: RolloutFacts | None
     review: ReviewFacts | None
     hold: HoldFacts | None
+    shadow: ShadowFacts | None
     is_hold_readable: bool
 
 
@@ -200,7 +221,7 @@ def overview(
             continue
         sees_all = len(seen) == len(rows)
         adapters = [_adapter(each, each.digest in loaded, counts.get(each.adapter, Counts()), now) for each in seen]
-        state, is_readable = _hold_of(standing, flag) if flag is not None and sees_all else (None, True)
+        counted = _counted(standing, flag) if flag is not None and sees_all else _Counted()
         due = standing.review(line)
         is_seen = due is not None and any(each.adapter == due.adapter for each in seen)
         lines.append(
@@ -212,20 +233,30 @@ def overview(
                 is_behind=line in behind,
                 rollout=_rollout(flag) if flag is not None and sees_all else None,
                 review=_review(due) if due is not None and is_seen else None,
-                hold=_hold(state, standing.rules(line)) if state is not None else None,
-                is_hold_readable=is_readable,
+                hold=_hold(counted.hold, standing.rules(line)) if counted.hold is not None else None,
+                shadow=_shadow(counted.shadow) if counted.shadow is not None else None,
+                is_hold_readable=counted.is_readable,
             )
         )
     engine = EngineFacts(name=standing.engine, base_model=standing.base_model, computes=computes)
     return AdminState(at=now.isoformat(timespec="seconds"), engine=engine, lines=lines)
 
 
-def _hold_of(standing: Standing, flag: Flag) -> tuple[State | None, bool]:
-    """And whether what was counted can be read: the log of whoever watches holds says why not."""
+@dataclass(frozen=True)
+class _Counted:
+    """What was counted of a staged adapter."""
+
+    hold: State | None = None
+    shadow: ShadowTally | None = None
+    is_readable: bool = True
+
+
+def _counted(standing: Standing, flag: Flag) -> _Counted:
+    """Not readable: the log of whoever watches holds says why."""
     try:
-        return standing.hold(flag), True
+        return _Counted(standing.hold(flag), standing.shadow(flag))
     except SovereignError:
-        return None, False
+        return _Counted(is_readable=False)
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
@@ -296,6 +327,18 @@ def _hold(state: State, rules: Hold) -> HoldFacts:
         rated=state.rated,
         severe=state.severe,
         compared=[_compared(each) for each in state.compared],
+    )
+
+
+def _shadow(tally: ShadowTally) -> ShadowFacts:
+    return ShadowFacts(
+        drawn=tally.drawn,
+        compared=tally.shadow.answers,
+        lost=tally.lost,
+        dropped=tally.dropped,
+        likeliest=tally.likeliest,
+        equal=tally.equal,
+        both=[BothFacts(what=each.name, shadow=each.shadow, given=each.given) for each in figures(tally)],
     )
 
 
