@@ -3,27 +3,42 @@
 
 Without an argument it takes all. It needs Debian's `chromium` and lines that were run (`make demo`), and starts and
 stops servers on free ports. The review is opened in a copy of the installation: the registry keeps no trace of it. The
-gateway's pages need no line: a gateway of the tests replays an answer, and shows a rollout that was made up.
+gateway's pages need no line: a gateway of the tests replays an answer, and shows a rollout that was made up. Every
+picture has few colours and at most 150 kB.
 """
 
+import datetime
+import io
+import random
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from uvicorn import Server
 
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
+from sovereign_pipeline.orchestration.pages.plots import hold_png
+from sovereign_pipeline.orchestration.rollout import bounds_of
+from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
+from sovereign_pipeline.serving.flags.flag import Flag
+from sovereign_pipeline.serving.gateway.pages.overview import Standing
+from sovereign_pipeline.serving.rollout.hold import judge
+from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
@@ -39,6 +54,13 @@ ANSWER = (
     "permit is granted on 28 June 2024 at quay four. |The permit is to be carried out by a licensed vessel of the "
 )
 """As docs/serving.md has it."""
+ARABIC_LINE = "circulars-ar"
+ARABIC_QUESTION = "متى يُعاد فتح الرصيف القديم أمام القوارب الصغيرة؟"
+ARABIC_ANSWER = (
+    "إشارةً إلى خطابكم، |يُعاد فتح الرصيف القديم أمام القوارب الصغيرة بعد انتهاء أعمال الصيانة. "
+    "|يُرجى مراجعة إدارة الموانئ."
+)
+LARGEST_FILE = 150_000
 REVIEWED = {"en": "permits-desk", "ar": "circulars-ar"}
 ASSET_PAGES = {
     "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", 1500, 760),
@@ -80,7 +102,7 @@ def take_dagster(browser: Any) -> None:
             page.goto(f"http://127.0.0.1:{port}{path}")
             page.wait_for_load_state("networkidle")
             page.wait_for_timeout(8_000)  # the graph moves into its place
-            page.screenshot(path=HERE / name)
+            save(page.screenshot(), name)
     finally:
         server.terminate()
         server.wait()
@@ -95,7 +117,7 @@ def take_report(browser: Any) -> None:
     bottom = page.locator("figure").first.bounding_box()
     height = int(bottom["y"] + bottom["height"]) + 24
     top = {"x": 0, "y": 0, "width": 1100, "height": height}
-    page.screenshot(path=HERE / "evaluation-report.png", full_page=True, clip=top)
+    save(page.screenshot(full_page=True, clip=top), "evaluation-report.png")
 
 
 def new_page(browser: Any, width: int, height: int, **context: Any) -> Any:
@@ -111,11 +133,7 @@ def free_port() -> int:
 
 def take_review(browser: Any, copy: Path) -> None:
     """Open a review of each line in a copy of the installation, and show the first operator's pair that is short."""
-    here = Settings.from_environment()
-    settings = Settings(home=copy / "home", data=here.data, vault=copy / "vault")
-    shutil.copytree(here.artifacts, settings.artifacts)
-    shutil.copyfile(here.home / "registry.db", settings.home / "registry.db")
-    settings.models.symlink_to(here.models)
+    settings = copied(Settings.from_environment(), copy)
     engine, port = open_registry(settings), free_port()
     server = Server(server_config(settings, engine, port))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -132,27 +150,104 @@ def take_review(browser: Any, copy: Path) -> None:
             if page.evaluate("document.documentElement.scrollHeight") < LARGEST_PAIR:
                 break
         page.keyboard.type("33333")
-        page.screenshot(path=HERE / f"review-page-{language}.png", full_page=True)
+        save(page.screenshot(full_page=True), f"review-page-{language}.png")
     server.should_exit = True
     thread.join()
 
 
+def copied(here: Settings, directory: Path) -> Settings:
+    """An installation with the same lines and keys: opening a review signs, and enters people and acts."""
+    settings = Settings(home=directory / "home", data=here.data, corpus=here.corpus)
+    if not here.registry_url.startswith("sqlite"):
+        sys.exit("The pictures of a review are taken with a registry in SQLite.")
+    left = shutil.ignore_patterns("models", "dagster", "mlflow", "logs", "registry.db*")
+    shutil.copytree(here.home, settings.home, ignore=left)
+    shutil.copytree(here.keys, settings.keys)
+    paths = [each.removeprefix("sqlite:///") for each in (here.registry_url, settings.registry_url)]
+    with closing(sqlite3.connect(paths[0])) as source, closing(sqlite3.connect(paths[1])) as target:
+        source.backup(target)
+    settings.models.symlink_to(here.models)
+    return settings
+
+
 def take_serving(browser: Any, directory: Path) -> None:
-    """The chat page with the answer of docs/serving.md, and the overview with a hold that is open."""
+    """The chat page with the answer of docs/serving.md, the overview with a hold that is open, and the hold's plot."""
     bench = Bench(directory / "serving")
     bench.engine.words = ANSWER.split("|")
-    try_out(bench, LINE, staged_level="CONFIDENTIAL", level="CONFIDENTIAL")
+    flag = try_out(bench, LINE, staged_level="CONFIDENTIAL", level="CONFIDENTIAL")
     running = Running(bench)
     page = new_page(browser, 1100, 480, locale="en")
-    sign_in(page, f"{running.url}/", bench.token("CONFIDENTIAL", admin=True))
-    page.fill("#question", QUESTION)
-    page.press("#question", "Enter")
-    page.get_by_role("button", name="Bad answer").click()
-    page.screenshot(path=HERE / "chat-page.png")
-    sign_in(page, f"{running.url}/admin", bench.token("CONFIDENTIAL", admin=True))
+    token = bench.token("CONFIDENTIAL", admin=True)
+    chat(page, running.url, token, QUESTION, "Bad answer")
+    save(page.screenshot(), "chat-page.png")
+    sign_in(page, f"{running.url}/admin", token)
     page.wait_for_selector("section")
-    page.locator("body").screenshot(path=HERE / "admin-page.png")
+    save(page.locator("body").screenshot(), "admin-page.png")
+    worse = "disliked: +11.1%, at most +16.8% (margin 2.0%)"
+    stopped = flag.model_copy(update={"stopped": worse, "sequence": flag.sequence + 1})
+    here = running.app.state.gateway
+    taken_back = Standing("local", "smollm2-135m-instruct", lambda: {LINE: stopped})
+    running.app.state.gateway = replace(here, standing=taken_back)
+    sign_in(page, f"{running.url}/admin", token)
+    page.get_by_text(worse).wait_for()
+    save(page.locator("section").screenshot(), "admin-taken-back.png")
     running.stop()
+    save(hold_png(bounds_of(drawn_hold(flag))), "hold.png")
+
+    arabic = Bench(directory / "serving-ar")
+    arabic.engine.words = ARABIC_ANSWER.split("|")
+    try_out(arabic, ARABIC_LINE)
+    running = Running(arabic)
+    page = new_page(browser, 1100, 480, locale="ar")
+    chat(page, running.url, arabic.token("INTERNAL"), ARABIC_QUESTION, "جواب جيد")
+    save(page.screenshot(), "chat-page-ar.png")
+    running.stop()
+
+
+def chat(page: Any, url: str, token: str, question: str, thumb: str) -> None:
+    sign_in(page, f"{url}/", token)
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+    page.get_by_role("button", name=thumb).click()
+
+
+def drawn_hold(flag: Flag) -> Any:
+    """After a week in which thirty users of each adapter asked thirty times: the staged one's answers are disliked."""
+    draw = random.Random(7)
+
+    def counted(disliked: float) -> Counted:
+        total = Counted()
+        for _ in range(30):
+            total = total.plus(
+                Counted(
+                    answers=1,
+                    complete=1,
+                    looping=draw.random() < 0.01,
+                    disliked=draw.random() < disliked,
+                    log_seconds=draw.gauss(0.7, 0.4),
+                    log_tokens=draw.gauss(4.2, 0.3),
+                )
+            )
+        return total
+
+    arms = {
+        "production": {f"{number:064x}": counted(0.02) for number in range(30)},
+        "staged": {f"{number:064x}": counted(0.025) for number in range(30, 60)},
+    }
+    week = flag.began_at + datetime.timedelta(days=7)
+    return judge(flag, Tally.model_validate({"drawn": arms}), Hold(), week)
+
+
+def save(picture: bytes, name: str) -> None:
+    """With as many colours as fit."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    for colours in (256, 128, 64, 32):
+        written = io.BytesIO()
+        image.quantize(colours, dither=Image.Dither.NONE).save(written, "png", optimize=True)
+        if len(written.getvalue()) <= LARGEST_FILE:
+            (HERE / name).write_bytes(written.getvalue())
+            return
+    sys.exit(f"{name} has more than {LARGEST_FILE} bytes: make it smaller.")
 
 
 def sign_in(page: Any, url: str, token: str) -> None:

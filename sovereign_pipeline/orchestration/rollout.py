@@ -125,7 +125,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
             "hold": f"{told}. {state.expected}" if state.expected else told,
             "compared": dg.MetadataValue.md(_table(state)),
         }
-        if drawn := _bounds(state):
+        if drawn := bounds_of(state):
             picture = base64.b64encode(hold_png(drawn)).decode()
             metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
     if role == "staged" and (shadow := _shadow_table(workplace.settings, flag)) is not None:
@@ -187,7 +187,7 @@ def _result_of(settings: Settings, line: str) -> str:
     return outcome if shadow is None else f"{outcome}:{len(str(shadow.shadow.answers))}"
 
 
-def _bounds(state: "State") -> list[tuple[str, float, float]]:
+def bounds_of(state: "State") -> list[tuple[str, float, float]]:
     """Measure, difference and upper limit, in margins; of what enough users were counted for."""
     from sovereign_pipeline.serving.rollout.comparison import upper_limit
     from sovereign_pipeline.serving.rollout.hold import ALPHA

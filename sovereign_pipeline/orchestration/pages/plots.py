@@ -67,6 +67,9 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         axes.axvline(0, color="grey", linewidth=0.8)
         axes.set_yticks(range(len(bounds)), [name for name, _, _ in reversed(bounds)])
         axes.set_xscale("symlog", linthresh=2)
+        low, high = axes.get_xlim()
+        ticks = [each for each in (-100, -10, -2, -1, 0, 1, 2, 10, 100) if low <= each <= high]
+        axes.set_xticks(ticks, [f"{each:g}" for each in ticks])  # its own are powers of ten
         axes.set_xlabel("worse than production, in margins (line: up to the upper limit; 1: the margin)")
         return _png(figure)
     finally:
