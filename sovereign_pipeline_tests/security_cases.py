@@ -32,6 +32,7 @@ ROOMS = {
     "commands": "Command line",
     "release": "Release and recall",
     "serving": "Serving",
+    "audit": "Evidence packages",
     "end_to_end": "The whole chain",
     "": "Processes and files",
 }

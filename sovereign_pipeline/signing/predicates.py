@@ -28,6 +28,7 @@ HOLD = f"{PREDICATES}hold/v1"
 HOLD_ACCEPTANCE = f"{PREDICATES}hold-acceptance/v1"
 PURGE = f"{PREDICATES}purge/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
+EVIDENCE = f"{PREDICATES}evidence/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
@@ -53,6 +54,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     HOLD_ACCEPTANCE: frozenset({"adapter", "judgement", "outcome", "reason", "at"}),
     PURGE: frozenset({"line", "adapter", "files", "reason"}),
     BUNDLE: frozenset({"files"}),
+    EVIDENCE: frozenset({"adapters", "classification", "entries", "made_at"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
 }

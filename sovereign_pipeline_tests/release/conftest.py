@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,7 +80,15 @@ class Office:
 
 @pytest.fixture
 def office(institution: DemoInstitution) -> Office:
-    """Its trust root is none of a demonstration; its keys are those that were made once for all tests."""
+    return open_office(institution)
+
+
+def open_office(institution: DemoInstitution, bench: Bench | None = None, witnesses: Sequence[str] = ()) -> Office:
+    """Its trust root is none of a demonstration; its keys are those that were made once for all tests.
+
+    Args:
+        bench: else a small one. witnesses: public keys (name+id+key) of the log's witnesses.
+    """
     numbers = (1, 2, 3)
     roots = tuple(demonstration_key(f"root-{number}") for number in numbers)
     officers = tuple(demonstration_key(f"officer-{number}") for number in numbers)
@@ -90,14 +98,18 @@ def office(institution: DemoInstitution) -> Office:
     trust = settings.data / "trust"
     log = log_key.new_log()
     log_key.keep(settings, log)
-    (institution.root / "log.pub").write_text(f"{log.verifier}\n")
-    of_log = read_public_file(institution.root / "log.pub")
-    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [of_log]})
+
+    def pem(verifier: object) -> str:
+        (institution.root / "key.pub").write_text(f"{verifier}\n")
+        return read_public_file(institution.root / "key.pub")
+
+    of_witnesses = {"witness": [pem(each) for each in witnesses]} if witnesses else {}
+    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [pem(log.verifier)], **of_witnesses})
     for name, officer in zip(OFFICERS, officers, strict=True):
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
     trust_demonstration(settings)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
-    return Office(small_bench(institution), roots, by_name, pipeline)
+    return Office(bench or small_bench(institution), roots, by_name, pipeline)
 
 
 @pytest.fixture

@@ -1,0 +1,57 @@
+"""Which files of an artifact may leave the house in an evidence package: those without text of a document.
+
+A file is shown where it stands in this list, so that a new kind of artifact shows its manifest and signatures alone.
+What belongs here: that list, and reading these files verified. What does not: which artifacts a package needs
+(`gathering.py`).
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+from sovereign_pipeline.artifacts.attested import bundles_of
+from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.signing.bundles import SUFFIX
+
+SHOWN: Mapping[str, frozenset[str]] = {
+    "raw_corpus": frozenset({"sources.json"}),
+    "leakage_safe_split": frozenset({"proof.json"}),
+    "training_dataset": frozenset({"card.json"}),
+    "preference_dataset": frozenset({"card.json"}),
+    "base_model": frozenset({"base_model.json"}),
+    "evaluation_report": frozenset({"report.json"}),
+    "gate_record": frozenset({"verdict.json"}),
+    "gate_acceptance": frozenset({"acceptance.json", "acceptance.sigstore.json"}),
+    "registered_adapter": frozenset({"record.json", "bill_of_materials.json"}),
+    "review_plan": frozenset({"plan.json"}),
+    "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
+}
+"""Kind of artifact -> its files with counts, digests and verdicts, and no text."""
+
+
+def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+    """Name and content of an artifact's manifest, its signatures, and the files of it that may be shown.
+
+    Raises IntegrityError for a file that is not the one of the manifest, and for an artifact that nobody signed.
+    """
+    path = store.path_of(ref.digest)
+    if not store.is_signed(ref):
+        raise IntegrityError(
+            f"{path}: an earlier release made this {ref.kind}, before there were signatures, so nothing proves it.",
+            "Run the line again, and give evidence of the adapter that comes of it.",
+        )
+    yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
+    shown = SHOWN.get(manifest.kind, frozenset())
+    attested = {name.removesuffix(SUFFIX) for name in bundles_of(manifest)}
+    for entry in manifest.files:
+        if entry.path not in shown:
+            continue
+        content = (path / entry.path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise IntegrityError(f"{path / entry.path}: the bytes are not the recorded ones.", "Restore the file.")
+        yield entry.path, content
+    listed = {entry.path for entry in manifest.files}
+    for name in sorted(attested):
+        if name in shown or name not in listed:  # of the manifest, and of directories with weights
+            yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()

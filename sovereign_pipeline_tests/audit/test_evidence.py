@@ -1,0 +1,155 @@
+"""What an evidence package holds, what it never holds, and when none is written."""
+
+import datetime
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import cryptography
+import pytest
+from typer.testing import CliRunner
+
+from sovereign_pipeline.audit.evidence import GIVEN, answered
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk, written
+from sovereign_pipeline_tests.conftest import PROMPTS, QUESTIONS, DemoInstitution
+from sovereign_pipeline_tests.release.conftest import open_office
+
+TODAY = datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
+    said: list[str] = []
+    assert desk.package.refusal(TODAY, said=said) is None
+    told = "\n".join(said)
+    source = hashlib.sha256((desk.office.bench.institution.source).read_bytes()).hexdigest()
+    for answer in (
+        f"source file       {source}  letters: sources/letters.jsonl",
+        f"{FIRST} promote -> production, asked by Layla Haddad, approved by Ines Farah, Omar Nasser: It is needed.",
+        f"{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: The suite is being enlarged.",
+        f"{FIRST}, and {SECOND} for 25 % of the users",
+        f"{FIRST} against tiny: 10 won, 0 lost, 0 tied; 20 ballots",
+        f"known issue added by Layla Haddad, {FIRST}: It takes candles for lamps.",
+        f"recall waived by Omar Nasser, {FIRST}: The desk asked for a day.",
+        "the witness court.example/witness saw these",
+        "What this cannot know:",
+    ):
+        assert answer in told, f"{answer}\n{told}"
+
+
+def test_it_says_what_answered_before_and_after(desk: Desk) -> None:
+    said: list[str] = []
+    assert desk.package.refusal("2001-01-01", said=said) is None
+    assert "  at 2001-01-01 00:00: nothing" in said
+    assert desk.package.refusal("2101-01-01T09:00", said=said) is None
+    assert f"  at 2101-01-01 09:00: {FIRST}, and {SECOND} for 25 % of the users" in said
+
+
+def test_no_text_and_no_name_of_the_corpus_is_in_it(desk: Desk) -> None:
+    rows = desk.office.bench.institution.rows
+    texts = {str(row[name]) for row in rows for name in ("request", "response", "subject", "author", "case")}
+    texts |= {word for row in rows for word in row["request"].split() if any(map(str.isdigit, word))}
+    texts |= {str(item["question"]) for item in QUESTIONS} | {str(item["prompt"]) for item in PROMPTS}
+    texts |= {"wording of answer", "هذه هي الصيغة"}
+    texts = {text for text in texts if len(text) > 4}
+    assert len(texts) > 400
+    whole = b"\0".join(desk.package.files.values()).decode()
+    decoded = json.dumps(whole)  # whether a text stands there as it is, or escaped
+    assert [text for text in texts if text in whole or json.dumps(text)[1:-1] in decoded] == []
+    assert not [
+        name for name in desk.package.files if name.endswith(("documents.jsonl", "train.jsonl", "answers.jsonl"))
+    ]
+
+
+def test_the_verifier_runs_where_there_is_nothing_but_cryptography(desk: Desk, tmp_path: Path) -> None:
+    site = Path(cryptography.__file__).parent.parent
+    for name in ("cryptography", "cffi", "pycparser", *(path.name for path in site.glob("_cffi_backend*"))):
+        if (site / name).exists():
+            (tmp_path / name).symlink_to(site / name)
+    run = f"import runpy, sys; sys.path.append({str(tmp_path)!r}); sys.argv = sys.argv[1:]; "
+    command = [sys.executable, "-I", "-S", "-c", run + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+    script = str(desk.root / "package" / "verify.py")
+
+    def ends(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([*command, script, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = ends(desk.package.root_sha256)
+    assert (code, "everything that the package holds was checked, and holds" in said) == (0, True), said
+    code, said = ends("0" * 64)
+    assert (code, "not the one that you were given" in said) == (1, True), said
+    assert ends("no digest")[0] == 2
+    assert ends(desk.package.root_sha256, "--on", "yesterday")[0] == 2
+    assert ends(desk.package.root_sha256, "--seen", "100000")[0] == 1
+
+
+def test_the_command_writes_it_for_a_line_on_a_day_as_folder_and_archive(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, path in (("HOME", "home"), ("DATA", "data"), ("VAULT", "vault")):
+        monkeypatch.setenv(f"SOVEREIGN_{variable}", str(desk.office.bench.institution.root / path))
+    folder = tmp_path / "package"
+    asked = ["evidence", "--line", "lamps", "--on", TODAY, "--out", str(folder), "--zip", "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    facts: dict[str, Any] = json.loads(done.stdout)
+    assert (facts["adapters"], facts["classification"]) == ([FIRST, SECOND], "PUBLIC")
+    with zipfile.ZipFile(tmp_path / "package.zip") as archive:
+        packed = {name.removeprefix("package/"): archive.read(name) for name in archive.namelist()}
+    assert packed == {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    last = entries(desk.office.registry)[-1]
+    assert (last.action, last.subjects) == (GIVEN, {"adapters": [FIRST, SECOND], "on": TODAY})
+
+    again = CliRunner().invoke(app, asked)
+    assert (again.exception.exit_status if isinstance(again.exception, InputError) else None) == 2, (
+        "no folder is written over"
+    )
+    for wrong in (["evidence", "--out", str(tmp_path / "x")], ["evidence", FIRST, "--line", "lamps", "--out", "x"]):
+        assert isinstance(CliRunner().invoke(app, wrong).exception, InputError)
+    assert not list(tmp_path.glob(".package*")), "nothing is left beside it"
+
+
+def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
+    once, again = desk.before.files, desk.package.files
+    differing = {name for name in once.keys() & again.keys() if once[name] != again[name]}
+    of_the_log = {name for name in differing if name.startswith("log/")}
+    assert differing - of_the_log == {"index.json", "index.json.sigstore.json"}
+
+
+def test_a_day_on_which_nothing_answered_gives_none(desk: Desk) -> None:
+    long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+    with desk.office.registry.reading() as session, pytest.raises(NotFoundError, match="nothing answered on 2001"):
+        answered(session, "lamps", "2001-01-01", long_ago, long_ago)
+
+
+def test_none_is_written_before_witnesses_have_seen_what_it_needs(desk: Desk, tmp_path: Path) -> None:
+    settings = desk.office.bench.settings
+    notes = sorted((settings.ledger / "witnessed").glob("*.note"), key=lambda path: int(path.stem))
+    newest = notes[-1].read_bytes()
+    notes[-1].unlink()
+    try:
+        with pytest.raises(IntegrityError, match="its witnesses have seen"):
+            written(desk.office, tmp_path / "package", [FIRST])
+    finally:
+        notes[-1].write_bytes(newest)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_none_is_written_of_what_does_not_hold(institution: DemoInstitution, tmp_path: Path) -> None:
+    office = open_office(institution)
+    adapter = office.adapter()
+    office.move("approve", adapter)
+    assert written(office, tmp_path / "good", [adapter.id]).refusal() is None
+    revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 0, office.roots[:2])
+    with pytest.raises(IntegrityError, match=r"does not hold, so no package was written: .* is revoked from index 0"):
+        written(office, tmp_path / "bad", [adapter.id])
+    assert [path.name for path in tmp_path.iterdir() if "bad" in path.name] == []

@@ -1,0 +1,209 @@
+"""The verifier of a package finds whatever was changed in it, also where index and signature were made anew."""
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.audit import verify
+from sovereign_pipeline.audit.shown_files import SHOWN
+from sovereign_pipeline.signing.keys import FileSigner, keyid_of
+from sovereign_pipeline.signing.trust_changes import create_trust
+from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
+from sovereign_pipeline_tests.audit.packages import INDEX, SIGNATURE, Package, changed
+from sovereign_pipeline_tests.trusted import demonstration_key
+
+UNREFERRED = ("README.md", "verify.py")
+"""What nobody but the index vouches for: who has the pipeline's key can give another one."""
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FileSigner:
+    return demonstration_key("pipeline")
+
+
+def _mutations(package: Package, before: Package, places: int) -> Iterator[tuple[str, str, bytes | None]]:
+    """What is done to which file of a package: other bytes, or None where it is gone; and files that are put in."""
+    for name, content in package.files.items():
+        for place in (len(content) // 2, 0, len(content) - 1)[:places] if content else ():
+            yield f"{name}: byte {place}", name, changed(content, place)
+        yield f"{name}: missing", name, None
+        if before.files.get(name, content) != content:
+            yield f"{name}: older", name, before.files[name]
+    for folder in sorted({str(Path(name).parent) for name in package.files}):
+        yield f"{folder}: one more", f"{folder}/9.root.json" if folder == "trust" else f"{folder}/more", b"{}"
+
+
+def test_every_file_with_another_byte_missing_extra_or_older_is_found(desk: Desk) -> None:
+    tried = [(what, desk.package.but({name: new})) for what, name, new in _mutations(desk.package, desk.before, 3)]
+    assert [what for what, made in tried if made.refusal() is None] == []
+    assert len(tried) > 4 * len(desk.package.files) > 1000
+
+
+def test_every_one_is_found_where_the_index_was_made_anew_without_a_key(desk: Desk) -> None:
+    tried = _mutations(desk.smaller, desk.before, 1)
+    made = [(what, desk.smaller.indexed({name: new})) for what, name, new in tried if name not in (INDEX, SIGNATURE)]
+    assert [what for what, each in made if each.refusal() is None] == []
+    assert len(made) > 300
+
+
+def test_every_one_is_found_where_the_pipeline_itself_signed_the_index_anew(desk: Desk, pipeline: FileSigner) -> None:
+    vouched_for_by_the_index = (INDEX, SIGNATURE, *UNREFERRED)
+    tried = _mutations(desk.smaller, desk.before, 1)
+    made = [
+        (what, desk.smaller.indexed({name: new}, pipeline))
+        for what, name, new in tried
+        if name not in vouched_for_by_the_index
+    ]
+    assert [what for what, each in made if each.refusal() is None] == []
+    assert len(made) > 300
+    assert desk.smaller.indexed({}, pipeline).refusal() is None
+
+
+def _entries(package: Package, action: str, **subjects: object) -> list[tuple[str, dict[str, Any]]]:
+    """File and content of the entries of an act."""
+    found = []
+    for name, content in package.files.items():
+        if not name.startswith("log/entries/"):
+            continue
+        entry = json.loads(base64.b64decode(content.decode().split("\n")[1].removeprefix("extra ")))
+        if entry["action"] == action and all(entry["subjects"].get(each) == subjects[each] for each in subjects):
+            found.append((name, entry))
+    return sorted(found, key=lambda each: int(each[1]["sequence"]))
+
+
+def _statement(entry: dict[str, Any]) -> str:
+    return f"statements/{entry['subjects']['statement']}.sigstore.json"
+
+
+@pytest.mark.security_case(
+    "The approval of another adapter is put in the place of one that is missing", "refused by name"
+)
+def test_another_adapters_approval_does_not_count(desk: Desk, pipeline: FileSigner) -> None:
+    of_first = _statement(_entries(desk.package, "release approved", adapter=FIRST)[0][1])
+    of_second = _statement(_entries(desk.package, "release approved", adapter=SECOND)[0][1])
+    files = desk.package.files
+    made = desk.package.indexed({of_first: files[of_second]}, pipeline)
+    assert f"{of_first}: it is not the statement that entry" in str(made.refusal())
+
+
+@pytest.mark.security_case("The proof of another entry is put in the place of one", "refused by name")
+def test_the_proof_of_another_entry_is_refused(desk: Desk, pipeline: FileSigner) -> None:
+    names = sorted(name for name in desk.package.files if name.startswith("log/entries/"))
+    made = desk.package.indexed({names[3]: desk.package.files[names[4]]}, pipeline)
+    assert f"{names[3]}: this is not the proof of entry" in str(made.refusal())
+
+
+@pytest.mark.security_case("Trust files of before an officer was added are put back", "refused as older ones")
+def test_older_trust_files_are_refused(desk: Desk, pipeline: FileSigner, tmp_path: Path) -> None:
+    office, older = desk.office, tmp_path / "older"
+    keys = {"pipeline": [office.pipeline.public_pem]}
+    create_trust(older, office.roots, keys)
+    files = {f"trust/{path.name}": path.read_bytes() for path in older.iterdir()}
+    other = desk.package.indexed(files, pipeline)
+    assert "its SHA-256 is" in str(other.refusal()), "another first root is not the one on paper"
+    targets = {"trust/targets.json": files["trust/targets.json"]}  # signed by the same root keys
+    put_back = desk.package.indexed(targets, pipeline)
+    assert put_back.refusal() is not None
+
+
+@pytest.mark.security_case("A transition, or an entry about the trust root, is left out of evidence", "refused")
+@pytest.mark.parametrize("action", ["state changed", "flag changed", "release requested", "trust root named"])
+def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: FileSigner, action: str) -> None:
+    name, entry = _entries(desk.package, action)[0]
+    left_out: dict[str, bytes | None] = {name: None}
+    if "statement" in entry["subjects"]:
+        left_out[_statement(entry)] = None
+    if action == "flag changed":
+        left_out[f"flags/lamps/{entry['subjects']['change']}.json"] = None
+    made = desk.package.indexed(left_out, pipeline)
+    assert made.refusal() is not None
+
+
+@pytest.mark.security_case("A JSON key stands twice in a file of evidence", "refused")
+def test_a_key_that_stands_twice_is_refused(desk: Desk) -> None:
+    twice = desk.package.files[INDEX].replace(b'"adapters"', b'"adapters": ["other-1.0.0"], "adapters"', 1)
+    assert desk.package.but({INDEX: twice}).refusal() == "index.json: a key stands twice in it"
+
+
+@pytest.mark.security_case("One root key stands under two ids in the root, which needs two of them", "refused")
+def test_one_key_under_two_ids_is_not_two(tmp_path: Path, desk: Desk, pipeline: FileSigner) -> None:
+    signer = demonstration_key("root-1")
+    root = json.loads(desk.package.files["trust/1.root.json"])
+    keyid = keyid_of(signer.public_pem)
+    signed, twin = root["signed"], "0" * 64
+    signed["keys"] = {keyid: signed["keys"][keyid], twin: signed["keys"][keyid]}
+    signed["roles"]["root"] = {"keyids": [keyid, twin], "threshold": 2}
+    sig = signer.sign(verify.tuf_canonical(signed).encode()).hex()
+    root["signatures"] = [{"keyid": each, "sig": sig} for each in (keyid, twin)]
+    content = json.dumps(root).encode()
+    made = desk.package.indexed({"trust/1.root.json": content, "trust/root.json": content}, pipeline)
+    made = Package(made.files, verify.sha256(content))  # even whoever has this root on paper refuses it
+    assert "stands under an id that is not its own" in str(made.refusal())
+
+
+@pytest.mark.security_case("A package is dated after its trust root expired", "refused")
+def test_a_trust_root_that_had_expired_is_refused(desk: Desk, pipeline: FileSigner) -> None:
+    late = desk.package.indexed({}, pipeline, made_at="2036-01-01T00:00:00+00:00")
+    assert "expired on" in str(late.refusal())
+
+
+@pytest.mark.security_case("A package is dated before what it holds", "refused")
+def test_a_package_is_not_older_than_its_entries(desk: Desk, pipeline: FileSigner) -> None:
+    early = desk.package.indexed({}, pipeline, made_at="2020-01-01T00:00:00+00:00")
+    assert "is younger than the package" in str(early.refusal())
+
+
+@pytest.mark.security_case("Evidence of another adapter is given under an adapter's name", "refused")
+def test_evidence_of_another_adapter_is_refused(desk: Desk, pipeline: FileSigner) -> None:
+    rows = {each: f"registry/{each}.json" for each in (FIRST, SECOND)}
+    exchanged = {rows[FIRST]: desk.package.files[rows[SECOND]], rows[SECOND]: desk.package.files[rows[FIRST]]}
+    made = desk.package.indexed(exchanged, pipeline)
+    assert "no entry of the log registered this row" in str(made.refusal())
+
+
+@pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")
+def test_a_checkpoint_without_its_witness_is_refused(desk: Desk, pipeline: FileSigner) -> None:
+    note = desk.package.files["log/checkpoint"].decode()
+    bare = "".join(line for line in note.splitlines(keepends=True) if "court.example" not in line)
+    files: dict[str, bytes | None] = {
+        name: content.decode().replace(note, bare).encode()
+        for name, content in desk.package.files.items()
+        if name.startswith("log/")
+    }
+    made = desk.package.indexed(files, pipeline)
+    assert made.refusal() == "log/checkpoint: 0 of 1 witnesses cosigned it"
+
+
+@pytest.mark.security_case("A link, or an empty folder, is put into evidence", "refused")
+def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    assert verify.read_folder(tmp_path) == {"file": b"x"}
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with pytest.raises(verify.Refused, match="no links"):
+        verify.read_folder(tmp_path)
+    (tmp_path / "link").unlink()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(verify.Refused, match="no empty directories"):
+        verify.read_folder(tmp_path)
+
+
+def test_an_older_package_is_found_by_who_has_seen_more(desk: Desk) -> None:
+    assert desk.before.refusal() is None
+    seen = desk.package.index["entries"]
+    assert f"and you have seen {seen}" in str(desk.before.refusal(seen=seen))
+    assert desk.package.refusal(seen=seen) is None
+
+
+def test_it_shares_no_code_with_the_program(desk: Desk) -> None:
+    lines = desk.package.files["verify.py"].decode().splitlines()
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported - {*sys.stdlib_module_names} == {"cryptography"}
+
+
+def test_both_sides_show_the_same_files() -> None:
+    assert {kind: set(files) for kind, files in SHOWN.items()} == verify.SHOWN
