@@ -43,7 +43,7 @@ def main() -> None:
         adapters = local_engine.make_adapters(Path(name))
         result["local_engine"] = asyncio.run(local_engine.measure(adapters, given.threads, given.rounds, 24))
     say("soak")
-    result["soak"] = soak.measure(given.soak_minutes, 8, 20)
+    result["soak"] = soak.measure(given.soak_minutes, 8, 40)
     result["load_after"] = os.getloadavg()[0]
     write_result(given.out, "serving", result, page(result))
 

@@ -1,11 +1,13 @@
 """A soak: clients ask without a pause while the engine's process is killed again and again.
 
-    python -m benchmarks.serving.soak [--minutes 20] [--clients 8] [--seconds-between-kills 20]
+    python -m benchmarks.serving.soak [--minutes 20] [--clients 8] [--seconds-between-kills 40]
 
 A gateway in a process of its own, with its local engine and three adapters of a tiny model. What must hold: every
 request is answered whole, or its caller is told that it is not (an error event, or a status). *Lost without a word* is
-a stream that just ends, or a connection that breaks. Memory is the gateway's: the median of the last tenth of the time
-against that of the second tenth, and the same of the gateway's open files. Bounded by time, on loopback alone.
+a stream that just ends, or a connection that breaks. An engine that lived for fewer than 30 s is started again after a
+pause that grows, and callers are refused meanwhile. Memory and open files are the gateway's: the median of each tenth
+of the time. The first tenth is a start; growth is what the last has more than the second. Bounded by time, on loopback
+alone.
 """
 
 import argparse
@@ -16,8 +18,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 LINES = ("lamps", "piers", "boats")
 TOKENS = 40
 LONGEST_MINUTES = 60
+TENTHS = 10
 SECONDS_AFTER_A_REFUSAL = 0.2
 LOST = "lost without a word"
 
@@ -98,12 +102,6 @@ def measure(minutes: float, clients: int, seconds_between_kills: float) -> dict[
             token = (Path(name) / "token").read_text()
             soak = Soak(port, token, next(listening), 60 * minutes)
             asyncio.run(soak.run(clients, seconds_between_kills))
-    tenth = max(1, len(soak.resident) // 10)
-    early, late = (
-        [statistics.median(each) / (1 << 20) for each in (soak.resident[tenth : 2 * tenth], soak.resident[-tenth:])]
-        if len(soak.resident) >= 10
-        else [soak.resident[0] / (1 << 20), soak.resident[-1] / (1 << 20)]
-    )
     return {
         "minutes": minutes,
         "clients": clients,
@@ -111,9 +109,17 @@ def measure(minutes: float, clients: int, seconds_between_kills: float) -> dict[
         "outcomes": dict(sorted(soak.outcomes.items())),
         "requests": soak.outcomes.total(),
         "lost": soak.outcomes[LOST],
-        "mib": [round(early, 1), round(late, 1)],
-        "files": [soak.files[min(tenth, len(soak.files) - 1)], soak.files[-1]],
+        "mib": [round(each / (1 << 20), 1) for each in _tenths(soak.resident)],
+        "files": _tenths(soak.files),
     }
+
+
+def _tenths(samples: Sequence[int]) -> list[float]:
+    """The median of each tenth of the time; of fewer samples, each."""
+    if len(samples) < TENTHS:
+        return list(samples)
+    ends = [round(len(samples) * number / TENTHS) for number in range(TENTHS + 1)]
+    return [statistics.median(samples[begin:end]) for begin, end in pairwise(ends)]
 
 
 def told(result: Mapping[str, Any]) -> str:
@@ -121,9 +127,13 @@ def told(result: Mapping[str, Any]) -> str:
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in result["outcomes"].items())
     return (
         f"{result['minutes']:g} minutes, {result['clients']} clients, {result['kills']} kills of the engine: "
-        f"{result['requests']} requests ({outcomes}); {result['lost']} lost without a word. Memory of the gateway "
-        f"{result['mib'][0]} → {result['mib'][1]} MiB, open files {result['files'][0]} → {result['files'][1]}."
+        f"{result['requests']} requests ({outcomes}); {result['lost']} lost without a word. Each tenth of the time, "
+        f"the gateway's memory: {_curve(result['mib'])} MiB; its open files: {_curve(result['files'])}."
     )
+
+
+def _curve(medians: Sequence[float]) -> str:
+    return ", ".join(f"{each:g}" for each in medians)
 
 
 def _make(directory: Path) -> None:
@@ -150,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--seconds-between-kills", type=float, default=20)
+    parser.add_argument("--seconds-between-kills", type=float, default=40)
     parser.add_argument("--gateway", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.gateway:
