@@ -23,7 +23,7 @@ from sovereign_pipeline.commands.terminal import (
     print_facts,
     tell_progress,
 )
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,7 +91,10 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
             "severity 1": str(state.severe),
             **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
         }
-    shadow = shadow_of(counts_directory(settings), flag)
+    try:
+        shadow = shadow_of(counts_directory(settings), flag)
+    except IntegrityError as error:  # it decides nothing, so it hides no hold
+        facts["shadow"], shadow = f"{error.message} {error.hint}", None
     if shadow is not None:
         facts |= {"shadow": numbers(shadow), "shadow, likeness": likeness(shadow)}
         facts |= {f"shadow, {each.in_words}": f"{each.shadow}, as given {each.given}" for each in figures(shadow)}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from sovereign_pipeline.errors import ConflictError, SovereignError
+from sovereign_pipeline.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.orchestration.assets import refusal
@@ -164,7 +164,10 @@ def _shadow_table(settings: Settings, flag: "Flag") -> str | None:
     from sovereign_pipeline.serving.rollout.shadow_counts import figures, likeness, numbers
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
 
-    tally = shadow_of(counts_directory(settings), flag)
+    try:
+        tally = shadow_of(counts_directory(settings), flag)
+    except IntegrityError as error:  # it decides nothing, so it hides no hold
+        return f"{error.message} {error.hint}"
     if tally is None:
         return None
     rows = [f"| {each.in_words} | {each.shadow} | {each.given} |" for each in figures(tally)]

@@ -107,7 +107,7 @@ def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) ->
     pair = compared("Is the lamp lit?", *answers, is_likeliest=True)
     for _ in range(10):
         telemetry.shadow.add(directory_of(telemetry.directory, "lamps", flag.staged, flag.began), pair)
-    telemetry.write()
+    telemetry.shadow.write()
     shown = metadata(materialize(desk, instance, "staged_adapter"), "staged_adapter")
     assert "0 of 10 equal; 75% before the first other word" in shown["shadow, seen by nobody"].value
     assert "| other script | 0.0% | 0.0% |" in shown["shadow, seen by nobody"].value

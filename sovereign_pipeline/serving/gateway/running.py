@@ -193,6 +193,9 @@ async def _serve(
     async def watch_holds() -> None:
         await asyncio.to_thread(watcher.look)
 
+    async def write_shadow() -> None:
+        await asyncio.to_thread(telemetry.shadow.write)
+
     problem = await tried(compare_tokens)
     if problem:
         _LOG.warning("tokens: %s", problem)
@@ -200,6 +203,7 @@ async def _serve(
     beside = [
         deployment.keep,
         repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
+        repeated("shadow", write_shadow, SECONDS_BETWEEN_HOLDS),
         repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),

@@ -140,6 +140,7 @@ class Telemetry:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.shadow = ShadowCounts()
+        """Apart: nothing that is wrong with it may keep a hold from being looked at."""
         self._process = secrets.token_hex(8)
         self._countings: dict[Path, _Counting] = {}
         self._changing = threading.Lock()
@@ -182,7 +183,6 @@ class Telemetry:
         for path, tally in tallies.items():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(path, tally.model_dump_json() + "\n")
-        self.shadow.write()
 
 
 def counts_directory(settings: Settings) -> Path:

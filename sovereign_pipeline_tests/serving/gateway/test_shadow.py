@@ -71,7 +71,7 @@ class Shadowing(TryingOut):
 
     @property
     def counted(self) -> ShadowTally:
-        self.telemetry.write()
+        self.telemetry.shadow.write()
         files = list((self.directory / "rollout" / "lamps").glob(f"lamps-1.1.0-{BEGAN:08d}.shadow/*.json"))
         return ShadowTally.model_validate_json(files[0].read_bytes()) if files else ShadowTally()
 

@@ -75,7 +75,7 @@ function drawnLine(line) {
   head.append(madeText("h2", line.line));
   if (line.is_behind) head.append(said("A newer flag is not in force: the log says why", "span", "badge bad"));
   card.append(head, facts(line), adapters(line.adapters));
-  if (!line.is_hold_readable) card.append(said("What was counted for the hold cannot be read: the log says why", "p", "notice"));
+  if (!line.is_readable) card.append(said("What was counted of the staged adapter cannot be read: sovereign adapters hold says why", "p", "notice"));
   if (line.hold) card.append(...hold(line.hold));
   if (line.shadow) card.append(...shadow(line.shadow));
   return card;

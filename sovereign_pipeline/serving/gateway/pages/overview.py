@@ -182,7 +182,7 @@ class LineFacts(Sent):
     review: ReviewFacts | None
     hold: HoldFacts | None
     shadow: ShadowFacts | None
-    is_hold_readable: bool
+    is_readable: bool
 
 
 class AdminState(Sent):
@@ -235,7 +235,7 @@ def overview(
                 review=_review(due) if due is not None and is_seen else None,
                 hold=_hold(counted.hold, standing.rules(line)) if counted.hold is not None else None,
                 shadow=_shadow(counted.shadow) if counted.shadow is not None else None,
-                is_hold_readable=counted.is_readable,
+                is_readable=counted.is_readable,
             )
         )
     engine = EngineFacts(name=standing.engine, base_model=standing.base_model, computes=computes)
@@ -249,14 +249,20 @@ class _Counted:
     hold: State | None = None
     shadow: ShadowTally | None = None
     is_readable: bool = True
+    """Whether all of it could be read: `sovereign adapters hold` says what could not."""
 
 
 def _counted(standing: Standing, flag: Flag) -> _Counted:
-    """Not readable: the log of whoever watches holds says why."""
+    hold, shadow, is_readable = None, None, True
     try:
-        return _Counted(standing.hold(flag), standing.shadow(flag))
+        hold = standing.hold(flag)
     except SovereignError:
-        return _Counted(is_readable=False)
+        is_readable = False
+    try:
+        shadow = standing.shadow(flag)
+    except SovereignError:
+        is_readable = False
+    return _Counted(hold, shadow, is_readable)
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:

@@ -137,5 +137,9 @@ def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Cli
     bench.standing = Standing(flags=lambda: {"lamps": flag}, hold=damaged)
     answer = client(bench.token("SECRET", admin=True)).get("/admin/state")
     lines = {each["line"]: each for each in answer.json()["lines"]}
-    assert (lines["lamps"]["hold"], lines["lamps"]["is_hold_readable"]) == (None, False)
-    assert lines["buoys"]["is_hold_readable"] and "zirconium" not in answer.text
+    assert (lines["lamps"]["hold"], lines["lamps"]["is_readable"]) == (None, False)
+    assert lines["buoys"]["is_readable"] and "zirconium" not in answer.text
+
+    bench.standing = Standing(flags=lambda: {"lamps": flag}, hold=state_of, shadow=damaged)
+    (line, _) = client(bench.token("SECRET", admin=True)).get("/admin/state").json()["lines"][::-1]
+    assert (line["shadow"], line["is_readable"]) == (None, False) and line["hold"]["outcome"] == "open"
