@@ -1047,7 +1047,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
         roots |= {each["acceptance"]["digest"] for each in row["gate_records"] if each.get("acceptance")}
         for kind, digest in sorted(lineage_of(artifacts, row["record_digest"]).items()):
             manifest = artifacts[digest].manifest
-            told.setdefault(row["id"], []).append(f"{kind:<17} {digest}  {manifest['classification']}")
+            told.setdefault(row["id"], []).append(f"{kind:<18} {digest}  {manifest['classification']}")
             parents = [name.removeprefix("start_from:") for name in manifest["external_inputs"]]
             with_parents += [rows[each] for each in parents if each in rows and rows[each] not in with_parents]
             if manifest["kind"] == "raw_corpus":
@@ -1056,7 +1056,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
                 if {each["sha256"] for each in sources} - {*manifest["external_inputs"].values()}:
                     raise Refused(f"{where}: it names a file that the corpus was not read from")
                 of_row = told.setdefault(row["id"], [])
-                of_row += [f"source file       {each['sha256']}  {each['name']}: {each['path']}" for each in sources]
+                of_row += [f"source file        {each['sha256']}  {each['name']}: {each['path']}" for each in sources]
     results = {*roots}
     for digest, artifact in artifacts.items():
         judged = {*artifact.manifest["inputs"].values()} & results
@@ -1086,7 +1086,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
         raise Refused(f"log/entries/{extra[0]}.tlog-proof: nothing in the package refers to it")
     for row in asked:
         say(f"\n{row['id']}, {row['classification']}, weights {row['adapter_sha256']}, was made of:")
-        say(f"  {'record':<17} {row['record_digest']}  {row['classification']}; {len(row['gate_records'])} gates")
+        say(f"  {'record':<18} {row['record_digest']}  {row['classification']}; {len(row['gate_records'])} gates")
         for each in told[row["id"]]:
             say(f"  {each}")
     for line in lines:

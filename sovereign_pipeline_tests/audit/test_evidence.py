@@ -31,7 +31,7 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
     told = "\n".join(said)
     source = hashlib.sha256((desk.office.bench.institution.source).read_bytes()).hexdigest()
     for answer in (
-        f"source file       {source}  letters: sources/letters.jsonl",
+        f"source file        {source}  letters: sources/letters.jsonl",
         f"{FIRST} promote -> production, asked by Layla Haddad, approved by Ines Farah, Omar Nasser: It is needed.",
         f"{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: The suite is being enlarged.",
         f"{FIRST}, and {SECOND} for 25 % of the users",
