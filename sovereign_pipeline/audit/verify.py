@@ -785,6 +785,8 @@ def check_verdict(
 class Change:
     """A change of an adapter's state."""
 
+    sequence: int
+    """Of its entry in the log."""
     at: datetime.datetime
     adapter: str
     transition: str
@@ -878,12 +880,17 @@ def read_changes(package: Package, trust: Trust, log: Log, rows: Mapping[str, An
             raise Refused(f"{where}: it leaves two adapters in production")
         by = ", ".join(sorted(approvals)) or "nobody besides"
         words = f"asked by {asked.key.person}, approved by {by}: {wanted['reason']}"
-        changes.append(Change(moment(said["at"]), said["adapter"], said["transition"], said["to"], words))
+        changes.append(
+            Change(entry["sequence"], moment(said["at"]), said["adapter"], said["transition"], said["to"], words)
+        )
     return changes
 
 
-def read_flags(package: Package, trust: Trust, log: Log, line: str) -> list[dict[str, Any]]:
-    """Every change of the line's flag, from the first: who gets which adapter from when on."""
+def read_flags(package: Package, trust: Trust, log: Log, line: str, changes: list[Change]) -> list[dict[str, Any]]:
+    """Every change of the line's flag, from the first: who gets which adapter from when on.
+
+    It names adapters alone that a transition had put there before, so that the pipeline's key alone lets none answer.
+    """
     flags = []
     for number, entry in enumerate(log.of("flag changed", line=line), start=1):
         said, path = entry["subjects"], f"flags/{line}/{entry['subjects']['change']}.json"
@@ -891,6 +898,10 @@ def read_flags(package: Package, trust: Trust, log: Log, line: str) -> list[dict
         same = all(flag[name] == said[name] for name in ("line", "production", "staged", "stopped", "cause", "request"))
         if not same or (flag["sequence"], said["change"]) != (number, number):
             raise Refused(f"{path}: a change is missing before it, or its entry differs from what was signed")
+        for arm in ("production", "staged"):
+            put = (change for change in changes if (change.adapter, change.after) == (flag[arm], arm))
+            if flag[arm] is not None and not any(change.sequence < entry["sequence"] for change in put):
+                raise Refused(f"{path}: nobody let {flag[arm]} be {arm}")
         flags.append(flag)
     return flags
 
@@ -1048,8 +1059,14 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
         for kind, digest in sorted(lineage_of(artifacts, row["record_digest"]).items()):
             manifest = artifacts[digest].manifest
             told.setdefault(row["id"], []).append(f"{kind:<18} {digest}  {manifest['classification']}")
-            parents = [name.removeprefix("start_from:") for name in manifest["external_inputs"]]
-            with_parents += [rows[each] for each in parents if each in rows and rows[each] not in with_parents]
+            for name, parent in manifest["external_inputs"].items():
+                if not name.startswith("start_from:"):
+                    continue
+                of_parent = rows.get(name.removeprefix("start_from:"))
+                if of_parent is None or of_parent["adapter_digest"] != parent:
+                    raise Refused(f"{row['id']}: the package lacks the adapter that it was continued from")
+                with_parents += [of_parent] if of_parent not in with_parents else []
+                told.setdefault(row["id"], []).append(f"continued from     {parent}  {of_parent['id']}")
             if manifest["kind"] == "raw_corpus":
                 where = f"artifacts/{digest}/sources.json"
                 sources = parsed(package.take(where), where)
@@ -1071,7 +1088,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
     say("✓ each manifest names its inputs, down to the source files; no level is below that of an input")
     lines = sorted({row["line"] for row in asked})
     changes = {line: read_changes(package, trust, log, rows, line) for line in lines}
-    flags = {line: read_flags(package, trust, log, line) for line in lines}
+    flags = {line: read_flags(package, trust, log, line, changes[line]) for line in lines}
     holds = [each for line in lines for each in read_holds(package, trust, log, rows, line)]
     acts = read_acts(package, trust, log, rows)
     say(f"✓ {sum(map(len, changes.values()))} transitions, each asked for and approved; none is missing between")
@@ -1084,7 +1101,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
         raise Refused(f"{lost[0]}: nothing in the package refers to it")
     if extra := sorted({*log.entries} - log.looked_at):
         raise Refused(f"log/entries/{extra[0]}.tlog-proof: nothing in the package refers to it")
-    for row in asked:
+    for row in with_parents:
         say(f"\n{row['id']}, {row['classification']}, weights {row['adapter_sha256']}, was made of:")
         say(f"  {'record':<18} {row['record_digest']}  {row['classification']}; {len(row['gate_records'])} gates")
         for each in told[row["id"]]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,23 @@ from sovereign_pipeline.audit.evidence import GIVEN, answered
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.signing.trust_changes import revoke
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk, written
 from sovereign_pipeline_tests.conftest import PROMPTS, QUESTIONS, DemoInstitution
+from sovereign_pipeline_tests.registry.bench import (
+    ALIGNED_ADAPTER,
+    BASE_MODEL,
+    CHAIN,
+    EVALUATION_REPORT,
+    PREFERENCE_DATASET,
+    PRIVATE_SCORES,
+    SFT_ADAPTER,
+    SPLIT,
+    TRAINING_DATASET,
+    Bench,
+)
 from sovereign_pipeline_tests.release.conftest import open_office
 
 TODAY = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -142,6 +157,31 @@ def test_none_is_written_before_witnesses_have_seen_what_it_needs(desk: Desk, tm
     finally:
         notes[-1].write_bytes(newest)
     assert list(tmp_path.iterdir()) == []
+
+
+def _continuing(bench: Bench, parent: Adapter) -> None:
+    """Let the line's next adapter be continued from one that is registered."""
+    start = {f"start_from:{parent.id}": parent.adapter_digest}
+    sft = replace(SFT_ADAPTER, external=lambda workplace: start)
+    aligned = replace(ALIGNED_ADAPTER, inputs=(sft, PREFERENCE_DATASET, BASE_MODEL))
+    scores = replace(PRIVATE_SCORES, inputs=(BASE_MODEL, aligned, SPLIT))
+    report = replace(EVALUATION_REPORT, inputs=(scores,))
+    record = registered_adapter_stage((aligned, report, TRAINING_DATASET, PREFERENCE_DATASET, BASE_MODEL))
+    bench.chain = (*CHAIN[:6], sft, aligned, scores, report, record)
+
+
+def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: DemoInstitution, tmp_path: Path) -> None:
+    office = open_office(institution)
+    first = office.adapter()
+    _continuing(office.bench, first)
+    second = office.adapter()
+    package = written(office, tmp_path / "package", [second.id])
+    said: list[str] = []
+    assert package.refusal(said=said) is None
+    assert f"  continued from     {first.adapter_digest}  {FIRST}" in said
+    assert f"artifacts/{first.record_digest}/record.json" in package.files
+    without = package.indexed({f"registry/{first.id}.json": None}, office.pipeline)
+    assert without.refusal() == f"{SECOND}: the package lacks the adapter that it was continued from"
 
 
 def test_none_is_written_of_what_does_not_hold(institution: DemoInstitution, tmp_path: Path) -> None:

@@ -124,6 +124,15 @@ def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: File
     assert made.refusal() is not None
 
 
+@pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer let through", "refused")
+def test_a_flag_alone_lets_no_adapter_answer(desk: Desk) -> None:
+    package = verify.read_package({**desk.package.files})
+    trust = verify.read_trust(package, desk.package.root_sha256)
+    log = verify.read_log(package, trust)
+    with pytest.raises(verify.Refused, match=f"nobody let {FIRST} be production"):
+        verify.read_flags(package, trust, log, "lamps", [])
+
+
 @pytest.mark.security_case("A JSON key stands twice in a file of evidence", "refused")
 def test_a_key_that_stands_twice_is_refused(desk: Desk) -> None:
     twice = desk.package.files[INDEX].replace(b'"adapters"', b'"adapters": ["other-1.0.0"], "adapters"', 1)
