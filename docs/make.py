@@ -9,6 +9,7 @@ from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, WORD
 from sovereign_pipeline.commands.reference import command_line_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
+from sovereign_pipeline.serving.transcripts.transcripts_cli import app as transcripts_app
 from sovereign_pipeline.signing.trust_cli import app as trust_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_file_forms import FILES
@@ -26,7 +27,12 @@ def pages() -> dict[Path, str]:
     """Path of each generated file -> what it must hold."""
     return {
         DOCS / "command-line.md": command_line_markdown(
-            {"sovereign": app, "sovereign-trust": trust_app, "sovereign-vault": vault_app}
+            {
+                "sovereign": app,
+                "sovereign-transcripts": transcripts_app,
+                "sovereign-trust": trust_app,
+                "sovereign-vault": vault_app,
+            }
         ),
         DOCS / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
         DOCS / "recipe.md": recipe_markdown(),

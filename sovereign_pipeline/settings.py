@@ -178,6 +178,11 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
         return self.home / "vault.pub"
 
     @property
+    def transcripts_public_key(self) -> Path:
+        """The only key of transcripts that a gateway holds: it can add to them and never read them."""
+        return self.home / "transcripts.pub"
+
+    @property
     def pages_port(self) -> int:
         """Raises InputError for an address without a port that there can be."""
         try:

@@ -100,11 +100,27 @@ class Screened(RecipeModel):
     characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
 
 
+class Transcripts(RecipeModel):
+    """What is kept of a line's answers, sealed to `transcripts_key`."""
+
+    days: int = Field(default=30, ge=1, le=3_650)
+    """After which a file is removed."""
+
+    megabytes: int = Field(default=500, ge=1)
+    """Of all files of the line; the oldest are removed. One gateway that is asked a lot keeps less than `days`."""
+
+    preferences: bool = False
+    """Whether what callers say of answers is kept with them, so that preferences for training can be made of it."""
+
+
 class ServedLine(RecipeModel):
     """What is done with one line's requests and answers as they pass through the gateway."""
 
     privacy: Screened = Screened()
     """The search for personal data."""
+
+    transcripts: Transcripts | None = None
+    """Encrypted transcripts, as prompts for reviews. Null: none is kept."""
 
 
 class Vllm(RecipeModel):
@@ -159,6 +175,10 @@ class Serving(RecipeModel):
     """Line -> what is done with its requests and answers. A gateway reads this, and the line's `privacy`, as it
     starts."""
 
+    transcripts_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Fingerprint of the public key to which transcripts are sealed, as `sovereign-vault keygen` prints it; the key is
+    `$SOVEREIGN_HOME/transcripts.pub`. Needed where a line has `transcripts`."""
+
     scanners: int = Field(default=1, ge=1, le=64)
     """Processes that search texts for personal data, where a line has them searched. Each holds the detectors: 0.5 GiB,
     and 0.3 more with a name model."""
@@ -168,6 +188,12 @@ class Serving(RecipeModel):
 
     vllm: Vllm | None = None
     """How vLLM is run; needed where `engine` is vllm."""
+
+    @model_validator(mode="after")
+    def _transcripts_have_a_key(self) -> "Serving":
+        if self.transcripts_key is None and any(each.transcripts is not None for each in self.lines.values()):
+            raise ValueError("transcripts need 'transcripts_key', the fingerprint of the public key")
+        return self
 
     def searches_answers(self, line: str) -> bool:
         """Whether the answers of a line are searched for personal data."""

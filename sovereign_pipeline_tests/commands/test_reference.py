@@ -11,14 +11,17 @@ from typer.testing import CliRunner
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.reference import leaves
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
+from sovereign_pipeline.serving.transcripts.transcripts_cli import app as transcripts_app
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.signing.trust_cli import app as trust_app
 
-COMMANDS = {
-    path: command
-    for name, program in (("sovereign", app), ("sovereign-trust", trust_app), ("sovereign-vault", vault_app))
-    for path, command in leaves(get_command(program), name)
+PROGRAMS = {
+    "sovereign": app,
+    "sovereign-transcripts": transcripts_app,
+    "sovereign-trust": trust_app,
+    "sovereign-vault": vault_app,
 }
+COMMANDS = {path: command for name, program in PROGRAMS.items() for path, command in leaves(get_command(program), name)}
 
 
 @pytest.fixture(scope="module")

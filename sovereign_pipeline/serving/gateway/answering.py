@@ -1,31 +1,30 @@
 """One answer from admission to its end: limits, engine, time-outs, and what is counted and noted of it.
 
-What belongs here: the course of one answer. What does not: HTTP (`routes.py`, `streams.py`).
+What belongs here: the course of one answer. What does not: its pieces (`exchange.py`), and HTTP (`routes.py`,
+`streams.py`).
 """
 
 import asyncio
 import logging
-import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Self
 
 from opentelemetry.trace import Tracer
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong, place_of
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.engines.engine import Answer
 from sovereign_pipeline.serving.flags.flag import Arm
-from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.catalog import Catalog
-from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
-from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer
+from sovereign_pipeline.serving.gateway.exchange import Asked, Exchange, Stillness
+from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers, digest_of_given
+from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer, utc_now
 from sovereign_pipeline.serving.gateway.metrics import Metrics
 from sovereign_pipeline.serving.gateway.refusal import (
     Refusal,
@@ -38,118 +37,21 @@ from sovereign_pipeline.serving.gateway.refusal import (
     scanner_lost,
     too_long_to_search,
     too_slow,
+    transcripts_lost,
 )
 from sovereign_pipeline.serving.gateway.requests import with_instruction
-from sovereign_pipeline.serving.gateway.responses import Finish
 from sovereign_pipeline.serving.gateway.tracing import state_use, traced
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.serving.rollout.shadow import Shadowing, Shadows
 from sovereign_pipeline.serving.rollout.shadow_counts import AnswerOf
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry, directory_of
 from sovereign_pipeline.serving.scanning.screen import Screen, Screens
+from sovereign_pipeline.serving.transcripts.keeping import TranscriptFiles
+from sovereign_pipeline.serving.transcripts.records import Rating, Transcript, Turn
 
 _LOG = logging.getLogger(__name__)
-ID_BYTES = 16
 Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
 """What is called as a context is left, with the error that it is left by."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be answered by which adapter, for whom."""
-
-    caller: Caller
-    adapter: Deployable
-    sent: Sequence[Mapping[str, str]]
-    """The messages as the caller sent them."""
-    sampling: Sampling
-    choice: Choice | None = None
-    """What the line's flag said, where it decided."""
-    model: str = ""
-    """The name by which it was asked for."""
-    traceparent: str | None = None
-    """The caller's span, as the caller's header has it."""
-    id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
-
-    @property
-    def messages(self) -> list[Mapping[str, str]]:
-        """With the line's instruction where there is no other."""
-        return with_instruction(self.sent, self.adapter)
-
-
-class _Stillness:
-    """Ends an answer of which nothing was heard or taken for so long. One timer, however many tokens there are."""
-
-    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
-        self._limit = limit
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-
-    def end(self) -> None:
-        """Something was heard, or taken."""
-        self._since = self._loop.time()
-
-    def __enter__(self) -> Self:
-        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        until = self._since + self._seconds
-        if self._loop.time() < until:
-            self._timer = self._loop.call_at(until, self._look)
-        elif not self._limit.expired():
-            self._limit.reschedule(self._loop.time())
-
-
-class Exchange:
-    """An answer that has begun: its prompt's length, and its pieces."""
-
-    def __init__(
-        self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: "_Stillness", screen: Screen
-    ) -> None:
-        self.prompt_tokens = answer.prompt_tokens
-        self.answer_tokens = 0
-        self.first_seconds: float | None = None
-        self.finish: Finish | None = None
-        self.texts: list[str] = []
-        """What was passed on."""
-        self.is_at_caller = False
-        """Whether the caller is yet to take what was computed."""
-        self.screen = screen
-        self._answer = answer
-        self._stillness = stillness
-        self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
-        self._began = began
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Ends after the piece with `finish`; an engine that ends without one is lost."""
-        last = self._began
-        async for piece in self._answer.pieces:
-            now = time.monotonic()
-            if self.answer_tokens == 0:
-                self.first_seconds = now - self._began
-                self._first.observe(self.first_seconds)
-            elif piece.tokens:
-                self._each.observe((now - last) / piece.tokens)
-            last = now
-            self.answer_tokens += piece.tokens
-            text = await self.screen.take(piece.text)
-            if piece.finish is not None and not self.screen.is_stopped:
-                text += await self.screen.end()
-            self.texts.append(text)
-            self.finish = "content_filter" if self.screen.is_stopped else piece.finish
-            self._stillness.end()
-            self.is_at_caller = True
-            yield Piece(text, piece.tokens, piece.finish)
-            self.is_at_caller = False
-            self._stillness.end()
-            if self.finish is not None:
-                return
-        raise EngineLost("The engine ended an answer without saying why.")
 
 
 class Answering:
@@ -165,6 +67,7 @@ class Answering:
         given: GivenAnswers,
         tracer: Tracer,
         screens: Screens,
+        transcripts: TranscriptFiles,
     ) -> None:
         self.limits = limits
         self.metrics = metrics
@@ -182,6 +85,7 @@ class Answering:
             telemetry.shadow,
             lambda adapter, outcome: metrics.shadowed(adapter.line, adapter.adapter, outcome),
         )
+        self.transcripts = transcripts
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
 
@@ -207,6 +111,8 @@ class Answering:
                 "journal_full",
                 retry_after=60,
             )
+        if not self.transcripts.is_whole(asked.adapter.line):
+            raise transcripts_lost()
         began, exchange, is_computed = time.monotonic(), None, False
         try:
             async with AsyncExitStack() as stack:
@@ -214,7 +120,7 @@ class Answering:
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 screen = await self._screened(asked)
                 await stack.enter_async_context(self.places.place(asked.adapter.line))
-                stillness = stack.enter_context(_Stillness(limit, self.limits.first_token_seconds))
+                stillness = stack.enter_context(Stillness(limit, self.limits.first_token_seconds))
                 is_computed = True
                 answer = await self._catalog.engine.answer(
                     asked.adapter.digest,
@@ -261,6 +167,8 @@ class Answering:
                 raise feedback_lost() from None
         if given is None:
             raise no_such_answer()
+        rating = Rating(given=digest_of_given(id, caller).hex(), at=utc_now(), feedback=feedback)
+        self.transcripts.rate(given.line, rating)
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self._telemetry.rate(given.line, given.choice, feedback, given.before)
@@ -311,7 +219,10 @@ class Answering:
         ended: Ended = "stopped" if screen.is_stopped else outcome
         holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
         self._compare(asked, text, exchange.answer_tokens, seconds, ended, holds_personal_data)
-        self._journal.note(Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest))
+        transcript = self._transcribe(asked, screen) if outcome == "complete" else None
+        self._journal.note(
+            Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
+        )
         if outcome == "complete":
             try:
                 self._shadow(asked, screen, AnswerOf(text, exchange.answer_tokens, seconds))
@@ -339,6 +250,22 @@ class Answering:
                 lambda: self._catalog.shadow_for(line, caller) == found,
             )
         )
+
+    def _transcribe(self, asked: Asked, screen: Screen) -> str | None:
+        """Keep a complete answer, where its line asks for it. Returns the digest of what was sealed."""
+        if not self.transcripts.keeps(asked.adapter.line):
+            return None
+        record = Transcript(
+            given=digest_of_given(asked.id, asked.caller).hex(),
+            line=asked.adapter.line,
+            adapter=asked.adapter.adapter,
+            classification=asked.adapter.classification,
+            at=utc_now(),
+            messages=tuple(Turn.model_validate(dict(each)) for each in screen.messages),
+            answer="".join(screen.with_placeholders),
+            originals=screen.originals,
+        )
+        return self.transcripts.keep(record)
 
     def _remember(self, asked: Asked) -> None:
         """So that its caller can say something of it. Who names a version is told apart from users that are drawn, and

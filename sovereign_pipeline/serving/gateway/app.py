@@ -29,6 +29,7 @@ from sovereign_pipeline.serving.gateway.routes import Gateway, api, health, page
 from sovereign_pipeline.serving.gateway.streams import CallerGone
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
+from sovereign_pipeline.serving.transcripts.keeping import NOTHING_KEPT, TranscriptFiles
 from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -48,13 +49,16 @@ def create_gateway(
     standing: Standing = NOTHING_BESIDES,
     tracer: Tracer | None = None,
     screens: Screens = NOTHING_SEARCHED,
+    transcripts: TranscriptFiles = NOTHING_KEPT,
 ) -> FastAPI:
     """Build the application. `state.gateway.answering` is told when it is to end."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = Metrics()
-    answering = Answering(catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer(), screens)
+    answering = Answering(
+        catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer(), screens, transcripts
+    )
     app.state.gateway = Gateway(catalog, answering, condition, int(time.time()), standing)
     app.include_router(health)
     app.include_router(api)

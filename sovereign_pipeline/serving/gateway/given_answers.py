@@ -66,7 +66,7 @@ class GivenAnswers:
         """Before any of it is sent. Where the disk refuses, the answer is given all the same, and nothing can be said
         of it: the log says so, once."""
         values = (
-            _digest(id, caller),
+            digest_of_given(id, caller),
             self._clock(),
             line,
             adapter,
@@ -92,7 +92,7 @@ class GivenAnswers:
 
         Raises sqlite3.Error or OSError where it cannot be noted.
         """
-        digest = _digest(id, caller)
+        digest = digest_of_given(id, caller)
         with self._database.writing() as connection:
             found = connection.execute(
                 "SELECT line, adapter, choice, feedback FROM answer WHERE digest = ? AND at >= ?",
@@ -115,6 +115,6 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM answer WHERE number <= (SELECT max(number) FROM answer) - ?", (MOST_ANSWERS,))
 
 
-def _digest(id: str, caller: Caller) -> bytes:
-    """An id has 128 random bits, so nobody finds it, or a caller, by trying."""
+def digest_of_given(id: str, caller: Caller) -> bytes:
+    """What tells an answer to a caller apart. An id has 128 random bits, so nobody finds it, or a caller, by trying."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()

@@ -50,6 +50,8 @@ class Answered(Frozen):
     outcome: Outcome
     tokens: int
     digest: str
+    transcript: str | None = None
+    """SHA-256 of the sealed transcript; None where none is kept."""
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, str]], text: str) -> str:
@@ -99,7 +101,7 @@ class Journal:
 
     def _append(self, answered: Answered) -> None:
         hour = self._clock().strftime(HOUR)
-        content = f"\n{answered.model_dump_json()}\n".encode()
+        content = f"\n{answered.model_dump_json(exclude_none=True)}\n".encode()
         handle = os.open(self._directory / f"{hour}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "wb", buffering=0) as stream:
             if stream.write(content) != len(content):
@@ -126,7 +128,9 @@ def read_hour(path: Path) -> tuple[list[Answered], int]:
 
 
 def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int) -> dict[str, Any]:
-    """What the entry of one line's hour says."""
+    """What the entry of one line's hour says. Of transcripts, only where some are kept."""
+    sealed = [each.transcript for each in answered if each.transcript is not None]
+    kept = {"transcripts": len(sealed), "transcripts_digest": hashlib.sha256("\n".join(sealed).encode()).hexdigest()}
     return {
         "line": line,
         "hour": f"{hour}:00Z",
@@ -136,6 +140,7 @@ def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int
         "tokens": sum(each.tokens for each in answered),
         "digest": hashlib.sha256("\n".join(each.digest for each in answered).encode()).hexdigest(),
         "unreadable": unreadable,
+        **(kept if sealed else {}),
     }
 
 

@@ -93,6 +93,15 @@ def personal_data_sent(kinds: Iterable[str]) -> Refusal:
     )
 
 
+def transcripts_lost() -> Refusal:
+    return Refusal(
+        503,
+        "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
+        "transcripts_full",
+        retry_after=60,
+    )
+
+
 def too_slow() -> Refusal:
     return Refusal(504, "The answer took too long and was given up.", "answer_timeout")
 

@@ -8,7 +8,7 @@ import secrets
 import time
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 from sovereign_pipeline.serving.engines.engine import Deployable
 
@@ -42,9 +42,21 @@ class Usage(Sent):
 
 
 class Level(Sent):
-    """The answer's classification level: that of the adapter."""
+    """The answer's classification level: that of the adapter. And whether an encrypted transcript is kept."""
 
     classification: str
+    transcript: Literal["kept"] | None = None
+
+    @model_serializer
+    def _what_there_is(self) -> dict[str, str]:
+        """All values are texts, as clients have it."""
+        kept = {} if self.transcript is None else {"transcript": self.transcript}
+        return {"classification": self.classification, **kept}
+
+
+def level_of(adapter: Deployable, is_kept: bool) -> Level:
+    """What is stated of an adapter's answers. is_kept: as encrypted transcripts."""
+    return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
 class AnswerMessage(Sent):
@@ -120,7 +132,7 @@ def usage(prompt: int, completion: int) -> Usage:
 
 
 def whole(
-    kind: Kind, id: str, model: str, adapter: Deployable, text: str, finish: Finish, used: Usage
+    kind: Kind, id: str, model: str, adapter: Deployable, level: Level, text: str, finish: Finish, used: Usage
 ) -> ChatCompletion | Completion:
     """An answer that is sent at once."""
     facts: dict[str, Any] = {
@@ -129,7 +141,7 @@ def whole(
         "model": model,
         "usage": used,
         "system_fingerprint": adapter.adapter,
-        "metadata": Level(classification=adapter.classification),
+        "metadata": level,
     }
     if kind == "chat":
         choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=finish)
@@ -140,7 +152,7 @@ def whole(
 class Chunks:
     """The events of one streamed answer."""
 
-    def __init__(self, kind: Kind, id: str, model: str, adapter: Deployable, with_usage: bool) -> None:
+    def __init__(self, kind: Kind, id: str, model: str, adapter: Deployable, level: Level, with_usage: bool) -> None:
         self._kind = kind
         self._with_usage = with_usage
         self._facts = {
@@ -149,7 +161,7 @@ class Chunks:
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": adapter.adapter,
-            "metadata": {"classification": adapter.classification},
+            "metadata": level.model_dump(),
         }
         mark = secrets.token_hex(16)
         before, _, after = self._event({"content": mark}, None).partition(b'"' + mark.encode() + b'"')

@@ -17,8 +17,9 @@ from fastapi.security import HTTPBearer
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.gateway import metrics
-from sovereign_pipeline.serving.gateway.answering import Answering, Asked
+from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog
+from sovereign_pipeline.serving.gateway.exchange import Asked
 from sovereign_pipeline.serving.gateway.pages.overview import AdminState, Standing, overview
 from sovereign_pipeline.serving.gateway.pages.shells import Name, shell
 from sovereign_pipeline.serving.gateway.readiness import Condition
@@ -31,9 +32,9 @@ from sovereign_pipeline.serving.gateway.responses import (
     FeedbackTaken,
     Health,
     Kind,
-    Level,
     ModelFacts,
     ModelList,
+    level_of,
 )
 from sovereign_pipeline.serving.gateway.streams import EventStream, headers_of, whole_answer
 
@@ -209,11 +210,12 @@ async def _answer(
     if sent.stream:
         return EventStream(here.answering, asked, kind, sent.model, sent.wants_usage)
     answer = await whole_answer(here.answering, asked, kind, sent.model, request.receive)
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(asked))
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.answering, asked))
 
 
 def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
-    return ModelFacts(id=name, created=here.started, metadata=Level(classification=adapter.classification))
+    level = level_of(adapter, here.answering.transcripts.keeps(adapter.line))
+    return ModelFacts(id=name, created=here.started, metadata=level)
 
 
 def _page(name: Name) -> Response:

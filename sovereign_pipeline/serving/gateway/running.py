@@ -37,6 +37,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_direc
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
+from sovereign_pipeline.serving.transcripts.keeping import transcript_files
 from sovereign_pipeline.settings import VARIABLES, Settings
 
 _LOG = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ async def _serve(
 ) -> None:
     sources = Sources(settings, report)
     base = await _base_of(sources)
+    transcripts = transcript_files(settings, institution)
     screens = start_screens(settings, institution, report)
     report(f"loading the base model {base.name}")
     engine = await start_engine(institution.serving, base.directory, base.digest, threads)
@@ -173,6 +175,7 @@ async def _serve(
         ),
         collector.tracer if collector is not None else None,
         screens,
+        transcripts,
     )
     keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
 
@@ -186,6 +189,9 @@ async def _serve(
 
     async def enter_hours() -> None:
         await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
+
+    async def remove_transcripts() -> None:
+        await asyncio.to_thread(transcripts.remove_oldest)
 
     async def look_up_reviews() -> None:
         await asyncio.to_thread(reviews.look)
@@ -208,6 +214,7 @@ async def _serve(
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),
         repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
+        repeated("transcripts", remove_transcripts, SECONDS_BETWEEN_HOURS),
     ]
     port = held.getsockname()[1]
     address = f"http://{LOOPBACK}:{port}"

@@ -15,14 +15,26 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from sovereign_pipeline.errors import place_of
-from sovereign_pipeline.serving.gateway.answering import Answering, Asked
+from sovereign_pipeline.serving.gateway.answering import Answering
+from sovereign_pipeline.serving.gateway.exchange import Asked
 from sovereign_pipeline.serving.gateway.refusal import Refusal, fault
-from sovereign_pipeline.serving.gateway.responses import ChatCompletion, Chunks, Completion, Kind, event, usage, whole
+from sovereign_pipeline.serving.gateway.responses import (
+    ChatCompletion,
+    Chunks,
+    Completion,
+    Kind,
+    Level,
+    event,
+    level_of,
+    usage,
+    whole,
+)
 
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
+TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
 
 
 SECONDS_FOR_THE_END = 3.0
@@ -33,12 +45,17 @@ class CallerGone(Exception):
     """Nobody listens any more."""
 
 
-def headers_of(asked: Asked) -> dict[str, str]:
-    """Which adapter answered, and at which level."""
+def headers_of(answering: Answering, asked: Asked) -> dict[str, str]:
+    """Which adapter answered, at which level, and whether an encrypted transcript is kept."""
     return {
         ADAPTER_HEADER: asked.adapter.adapter,
         LEVEL_HEADER: _in_a_header(asked.adapter.classification),
+        **({TRANSCRIPT_HEADER: "kept"} if answering.transcripts.keeps(asked.adapter.line) else {}),
     }
+
+
+def _level(answering: Answering, asked: Asked) -> Level:
+    return level_of(asked.adapter, answering.transcripts.keeps(asked.adapter.line))
 
 
 async def whole_answer(
@@ -52,7 +69,8 @@ async def whole_answer(
                 pass
             assert exchange.finish is not None  # else the pieces end with an error
             used = usage(exchange.prompt_tokens, exchange.answer_tokens)
-            return whole(kind, id_of(kind, asked), model, asked.adapter, "".join(exchange.texts), exchange.finish, used)
+            level, text = _level(answering, asked), "".join(exchange.texts)
+            return whole(kind, id_of(kind, asked), model, asked.adapter, level, text, exchange.finish, used)
 
     return await _while_connected(receive, compute())
 
@@ -63,7 +81,7 @@ class EventStream(Response):
     def __init__(self, answering: Answering, asked: Asked, kind: Kind, model: str, with_usage: bool) -> None:
         self._answering = answering
         self._asked = asked
-        self._chunks = Chunks(kind, id_of(kind, asked), model, asked.adapter, with_usage)
+        self._chunks = Chunks(kind, id_of(kind, asked), model, asked.adapter, _level(answering, asked), with_usage)
         self._begun = False
         self.background = None
 
@@ -96,7 +114,7 @@ class EventStream(Response):
 
     async def _begin(self, send: Send) -> None:
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-        headers |= headers_of(self._asked)
+        headers |= headers_of(self._answering, self._asked)
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         self._begun = True
         await send({"type": "http.response.start", "status": 200, "headers": pairs})

@@ -18,10 +18,9 @@ from sovereign_pipeline.privacy.placeholders import PLACEHOLDER, kind_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 from sovereign_pipeline.privacy.word_lists import WordLists
+from sovereign_pipeline.serving.letters import is_arabic, language_of
 
 FIELD = "request"
-_ARABIC = re.compile(r"[\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]")
-_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 _IN_ARABIC_LETTERS = ("ar", "fa", "ur", "ps")
 _WHOLE_PLACEHOLDER = re.compile(rf"(?:{'|'.join(KINDS)})_\d{{1,3}}(?!\d)")
 _NO_LETTER = "…"
@@ -39,9 +38,8 @@ class LineDetectors:
 
     def language_of(self, text: str) -> str:
         """The language by whose detectors a text is read: the first of the recipe that is written in its letters."""
-        is_arabic = len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
-        known = (*self.privacy.name_models, *self.privacy.patterns_only)
-        return next((each for each in known if (each in _IN_ARABIC_LETTERS) == is_arabic), "ar" if is_arabic else "en")
+        known, in_arabic = (*self.privacy.name_models, *self.privacy.patterns_only), is_arabic(text)
+        return next((each for each in known if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text))
 
 
 @dataclass(frozen=True)

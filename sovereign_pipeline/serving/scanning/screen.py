@@ -64,6 +64,8 @@ class Screen:
         """Whether the whole answer, as far as it was passed on, was searched."""
         self.is_stopped = False
         """Whether the answer ends here, for what was found in it."""
+        self.with_placeholders: list[str] = []
+        """What was passed on, before the caller's own text was put back."""
         self.failures = 0
         """Searches that failed where that stops nothing."""
         self._line, self._scanner = line, scanner
@@ -110,15 +112,15 @@ class Screen:
         """
         self._raw += text
         if self.rules.answers not in ("replace", "stop"):
-            return self._putting_back.feed(text)
+            return self._pass(text)
         if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
             return ""
-        return self._putting_back.feed(await self._search(is_end=False))
+        return self._pass(await self._search(is_end=False))
 
     async def end(self) -> str:
         """The rest of the answer. Raises ScannerLost."""
         if self.rules.answers in ("replace", "stop"):
-            rest = self._putting_back.feed(await self._search(is_end=True))
+            rest = self._pass(await self._search(is_end=True))
             self.is_answer_searched = True
             return rest + self._putting_back.end()
         if self.rules.answers == "report":
@@ -130,6 +132,15 @@ class Screen:
                 self._count([self._at(0, each, self._raw) for each in found if not self._is_own(each, self._raw)])
                 self.is_answer_searched = True
         return self._putting_back.end()
+
+    @property
+    def originals(self) -> dict[str, str]:
+        """Placeholder of the request -> what the caller wrote there."""
+        return dict(self._placeholders.originals)
+
+    def _pass(self, text: str) -> str:
+        self.with_placeholders.append(text)
+        return self._putting_back.feed(text)
 
     @cached_property
     def _placeholders(self) -> Placeholders:

@@ -29,6 +29,7 @@ from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
+from sovereign_pipeline.serving.transcripts.keeping import NOTHING_KEPT, TranscriptFiles
 from sovereign_pipeline_tests.conftest import LADDER
 
 HERE = "http://127.0.0.1:8800"
@@ -133,6 +134,7 @@ class Bench:
     standing: Standing = NOTHING_BESIDES
     tracer: Tracer | None = None
     screens: Screens = NOTHING_SEARCHED
+    transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -207,6 +209,7 @@ class Bench:
             self.standing,
             self.tracer,
             self.screens,
+            self.transcripts,
         )
 
 

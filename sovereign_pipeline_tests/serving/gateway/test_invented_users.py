@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.answering import Asked
+from sovereign_pipeline.serving.gateway.exchange import Asked
 from sovereign_pipeline.serving.gateway.refusal import Refusal
 from sovereign_pipeline.serving.rollout.spoken_for import SECONDS_OF_A_DAY, SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import LAST

@@ -18,15 +18,18 @@ const [model, turns, question, send, stop] = ["model", "turns", "question", "sen
   document.getElementById(id),
 );
 const levels = new Map();
+const kept = new Set();
 let messages = [];
 let running = null;
 
 async function enter() {
   const { data } = await (await ask("/v1/models")).json();
   levels.clear();
+  kept.clear();
   model.replaceChildren();
   for (const each of data) {
     levels.set(each.id, each.metadata.classification);
+    if (each.metadata.transcript) kept.add(each.id);
     model.append(made("option", each.id));
   }
   showLevel();
@@ -38,6 +41,7 @@ async function enter() {
 
 function showLevel() {
   document.getElementById("level").textContent = levels.get(model.value) || "";
+  document.getElementById("kept").hidden = !kept.has(model.value);
 }
 
 function beginAnew() {

@@ -1,0 +1,67 @@
+"""A gateway whose line keeps transcripts, and the machine that opens them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.policy.serving import Transcripts
+from sovereign_pipeline.serving.transcripts.keeping import TranscriptFiles
+from sovereign_pipeline.serving.transcripts.transcripts_cli import app
+from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
+
+LINE = "lamps"
+
+
+@dataclass
+class Kept:
+    """The line's gateway, and its private key elsewhere."""
+
+    bench: Bench
+    key: Path
+    caller: TestClient
+
+    def ask(self, content: str, *words: str, **changes: Any) -> str:
+        """The id of an answer with these words."""
+        self.bench.engine.words = words or ("The lamp is lit.",)
+        answer = self.response(content, **changes)
+        assert answer.status_code == 200
+        return str(answer.json()["id"])
+
+    def response(self, content: str, **changes: Any) -> Any:
+        sent = {"model": LINE, "messages": [{"role": "user", "content": content}], **changes}
+        return self.caller.post("/v1/chat/completions", json=sent)
+
+    def say(self, id: str, thumb: str) -> None:
+        assert self.caller.post("/v1/feedback", json={"id": id, "thumb": thumb}).status_code == 200
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted((self.bench.directory / "transcripts" / LINE).glob("*"))
+
+    def open(self, command: str, out: Path, *options: str, checked: bool = True) -> Result:
+        directory = self.bench.directory
+        of = ["--journal", str(self.bench.journal)] if checked else ["--unchecked"]
+        given = [str(directory / "transcripts"), "--line", LINE, "--key", str(self.key), "--out", str(out)]
+        return CliRunner().invoke(app, [command, *given, *of, *options])
+
+
+def keeping(directory: Path, key: Path, **rules: Any) -> TranscriptFiles:
+    recipient = str(pyrage.x25519.Identity.from_str(key.read_text()).to_public())
+    return TranscriptFiles(directory / "transcripts", recipient, {LINE: Transcripts(**rules)})
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    key = tmp_path / "offline" / "transcripts.key"
+    key.parent.mkdir()
+    key.write_text(str(pyrage.x25519.Identity.generate()))
+    bench = Bench(tmp_path / "serving")
+    bench.transcripts = keeping(bench.directory, key, preferences=True)
+    bench.serve(adapter(LINE, level="INTERNAL", instruction="Answer politely."))
+    caller = TestClient(bench.app(), base_url=HERE, headers={"Authorization": f"Bearer {bench.token()}"})
+    return Kept(bench, key, caller)
