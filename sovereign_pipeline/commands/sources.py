@@ -1,4 +1,5 @@
-"""`sovereign sources`: looking at an institution's own files before a recipe describes them."""
+"""`sovereign sources`: looking at an institution's own files before a recipe describes them, and taking in rated
+answers as one of them."""
 
 import re
 from dataclasses import asdict
@@ -9,7 +10,7 @@ import typer
 import yaml
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import AsJson, err, out, print_json, print_rows
+from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_json, print_rows
 from sovereign_pipeline.corpus.first_look.looking import (
     NOT_UTF8,
     ColumnFacts,
@@ -20,7 +21,11 @@ from sovereign_pipeline.corpus.first_look.looking import (
 )
 from sovereign_pipeline.corpus.first_look.suggestion import Suggestion, suggest
 from sovereign_pipeline.corpus.states import may_be_shown
+from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import Settings
 
@@ -29,12 +34,47 @@ MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 levels or languages: any other word may be the name of a person."""
 _NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
 
-sources = typer.Typer(no_args_is_help=True, help="Look at source files before a recipe describes them.")
+sources = typer.Typer(no_args_is_help=True, help="Look at source files, and take in rated answers.")
 
 
 @sources.callback()
 def group() -> None:
-    """Look at source files before a recipe describes them."""
+    """Look at source files before a recipe describes them, and take in rated answers."""
+
+
+@sources.command("take-rated")
+def sources_take_rated(
+    line: LineName,
+    file: Annotated[Path, typer.Argument(help="Rows that `sovereign-transcripts preferences` made.")],
+    reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take in rated answers as a source file of a line, with an entry of the ledger, and print what the recipe needs.
+
+    The line must let answers become preferences, and nothing is trained on them before its recipe names the file.
+    """
+    # Loads what compares texts.
+    from sovereign_pipeline.serving.transcripts.taking import take_rated
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    actor = People(settings).commitment_of(account())
+    recipe = load_line(settings.data, line, institution)
+    taken = take_rated(open_registry(settings), institution, recipe, file, actor, reason)
+    if as_json:
+        print_json({**asdict(taken), "path": taken.path.as_posix()})
+        return
+    out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
+    out.print("  To train on them, add to `sources` of the recipe:")
+    described = {
+        "name": taken.name,
+        "role": taken.role,
+        "path": taken.path.as_posix(),
+        "constants": dict.fromkeys(("author", "department", "subject"), ""),
+        "licence": FILL_IN,
+        "retention": FILL_IN,
+    }
+    typer.echo(yaml.safe_dump([described], sort_keys=False, allow_unicode=True), nl=False)
 
 
 @sources.command("look")

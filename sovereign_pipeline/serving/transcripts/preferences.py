@@ -10,7 +10,7 @@ What belongs here: these rows. What does not: opening transcripts (`reading.py`)
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -26,17 +26,14 @@ Role = Literal["preferences", "labels"]
 
 
 class RatedRow(Frozen):
-    """What both kinds of row have, under the names of a document's fields."""
+    """What both kinds of row have, under the names of a document's fields; the others are constants of the source."""
 
     id: str
     case: str
     """One question: its rows never cross the split."""
-    department: Literal[""] = ""
-    author: Literal[""] = ""
     date: str
     classification: str
     language: str
-    subject: Literal[""] = ""
     request: str
     response: str
 
@@ -118,7 +115,7 @@ def _label(rated: _Rated, first: _Rated) -> LabelRow:
     return LabelRow(**_facts(rated, first), label=rated.thumb == "up")
 
 
-def _facts(rated: _Rated, first: _Rated) -> dict[str, Any]:
+def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
     """first: of the same question, which names its case. A digest of the question would let it be guessed."""
     transcript = rated.transcript
     return {

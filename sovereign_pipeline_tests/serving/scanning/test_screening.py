@@ -4,8 +4,10 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
+import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 from starlette.testclient import TestClient
@@ -14,12 +16,15 @@ from sovereign_pipeline.policy.serving import Reaction
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
 from sovereign_pipeline.serving.scanning import scanner as scanning
 from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS, Scanner
+from sovereign_pipeline.serving.transcripts.preferences import preferences_of
+from sovereign_pipeline.serving.transcripts.reading import open_transcripts
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
 from sovereign_pipeline_tests.serving.gateway.conftest import client as client
 from sovereign_pipeline_tests.serving.gateway.conftest import running as running
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
+from sovereign_pipeline_tests.serving.transcripts.conftest import keeping
 
 MAIL, PHONE, NAME = "salma@coast.example", "9234 1187", "Salma Zadjali"
 SENT = f"Ms {NAME} asks for a lamp. Her phone is {PHONE}, her mail {MAIL}."
@@ -87,6 +92,30 @@ def test_what_is_kept_of_an_answer_is_a_digest_over_what_the_caller_sent_and_got
     assert noted.digest == digest_of_answer(answer["id"][9:], "lamps-1.0.0", sent, f"{NAME} is heard.")
     written = b"".join(path.read_bytes() for path in bench.directory.rglob("*") if path.is_file())
     assert not [each for each in PERSONAL if each.encode() in written]
+
+
+def test_a_transcript_has_placeholders_beside_what_they_stood_for(
+    bench: Bench, client: Client, screening: Screening, tmp_path: Path
+) -> None:
+    key = tmp_path / "transcripts.key"
+    key.write_text(str(pyrage.x25519.Identity.generate()))
+    serve(bench, screening, "replace", "replace")
+    bench.transcripts = keeping(bench.directory, key, preferences=True)
+    bench.engine.words = in_pieces("NAME_1 is heard, Mr Hamood Al-Kindi is not.")
+    caller = client(bench.token())
+    answer = say(caller).json()
+    assert answer["choices"][0]["message"]["content"] == f"{NAME} is heard, Mr NAME_2 is not."
+    assert caller.post("/v1/feedback", json={"id": answer["id"], "thumb": "up"}).status_code == 200
+    opened = open_transcripts(bench.directory / "transcripts", LINE, key.read_text(), None)
+    (kept,) = opened.transcripts
+    assert kept.messages[0].content == "Ms NAME_1 asks for a lamp. Her phone is PHONE_1, her mail EMAIL_1."
+    assert kept.answer == "NAME_1 is heard, Mr NAME_2 is not."
+    assert kept.originals == {"NAME_1": NAME, "PHONE_1": PHONE, "EMAIL_1": MAIL}
+    made = preferences_of(opened.transcripts, opened.said, "labels")
+    assert made.left_out == {"a placeholder that stands for nobody": 1} and not made.rows
+    rated = kept.model_copy(update={"answer": "NAME_1 is heard."})
+    (row,) = preferences_of([rated], opened.said, "labels").rows
+    assert (row.request, row.response) == (SENT, f"{NAME} is heard."), "a source is scrubbed from what was written"
 
 
 def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(

@@ -1,0 +1,147 @@
+"""From rated answers to the next preference dataset: with consent, on record, and through every stage of a source."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.cli import app
+from sovereign_pipeline.dataset.files import PREFERENCE_ROWS
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
+from sovereign_pipeline.errors import CeilingExceeded, ConflictError, InputError, SourceError
+from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.serving.transcripts.taking import TAKEN
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept
+from sovereign_pipeline_tests.split.chain import materialize
+
+MAIL = "salma@coast.example"
+CONSENT = {"transcripts_key": "0" * 64, "lines": {LINE: {"transcripts": {"preferences": True}}}}
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def made(kept: Kept, out: Path, role: str = "preferences") -> Path:
+    opened = kept.open("preferences", out, "--role", role)
+    assert opened.exit_code == 0, opened.output
+    return out
+
+
+def two_answers(kept: Kept, question: str, good: str, bad: str) -> None:
+    for answer, thumb in ((good, "up"), (bad, "down")):
+        id = kept.ask(question, answer)
+        kept.say(id, "down")
+        kept.say(id, thumb)
+
+
+def test_one_question_with_both_thumbs_makes_a_pair_and_else_there_are_labels(kept: Kept, tmp_path: Path) -> None:
+    two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
+    kept.say(kept.ask("Is the quay open?", "It is."), "up")
+    kept.ask("Is the crane free?", "It is.")
+    kept.say(kept.ask("Who signs?", "NAME_4 does."), "up")
+    opened = kept.open("preferences", tmp_path / "pairs.jsonl", "--role", "preferences")
+    assert "1 rows of 5 transcripts" in opened.output
+    for left_out in ("not rated: 1", "no answer with the other thumb: 1", "a placeholder that stands for nobody: 1"):
+        assert left_out in opened.output
+    (pair,) = rows_of(tmp_path / "pairs.jsonl")
+    assert (pair["request"], pair["response"], pair["rejected"], pair["classification"]) == (
+        "Is the lamp lit?",
+        "It is lit from dusk.",
+        "Who knows.",
+        "INTERNAL",
+    )
+    labels = rows_of(made(kept, tmp_path / "labels.jsonl", "labels"))
+    assert [(each["response"], each["label"]) for each in labels] == [
+        ("It is lit from dusk.", True),
+        ("Who knows.", False),
+        ("It is.", True),
+    ]
+    assert labels[0]["case"] == labels[1]["case"] != labels[2]["case"]
+
+
+def test_without_the_lines_consent_nothing_that_is_said_is_kept(kept: Kept) -> None:
+    kept.bench.transcripts.rules = {LINE: kept.bench.transcripts.rules[LINE].model_copy(update={"preferences": False})}
+    id = kept.ask("Is the lamp lit?")
+    (file,) = kept.files
+    before = file.read_bytes()
+    kept.say(id, "up")
+    assert file.read_bytes() == before
+
+
+def run(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
+    for variable in ("home", "data", "vault"):
+        monkeypatch.setenv(f"SOVEREIGN_{variable.upper()}", str(institution.root / variable))
+    return CliRunner().invoke(app, ["sources", "take-rated", LINE, *arguments])
+
+
+def test_rated_answers_go_through_every_stage_of_a_source(
+    kept: Kept, institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        question = f"Boat {number} of {MAIL} asks whether lamp {number} at quay {number} is lit after the storm."
+        two_answers(kept, question, f"Lamp {number} was lit again on the same evening.", f"No idea about {number}.")
+    file = made(kept, tmp_path / "pairs.jsonl")
+    institution.rules["serving"] = CONSENT
+    institution.write()
+    taken = run(institution, monkeypatch, str(file), "--reason", "The desk read them all.")
+    assert taken.exit_code == 0, taken.output
+    (entry,) = [each for each in entries(open_registry(institution.settings)) if each.action == TAKEN]
+    assert (entry.subjects["rows"], entry.subjects["classification"]) == (4, "INTERNAL")
+    assert entry.subjects["reason"] == "The desk read them all." and MAIL not in str(entry.subjects)
+
+    (source,) = yaml.safe_load(taken.output.partition("recipe:\n")[2])
+    institution.recipe["sources"].append({**source, "licence": "own", "retention": "1 year"})
+    institution.recipe["training"]["preference"] = {}
+    workplace = institution.workplace()
+    workplace.settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
+    dataset, verdicts = materialize(workplace, PREFERENCE_DATASET)
+    rows = [json.loads(line) for line in dataset.file(PREFERENCE_ROWS).read_text().splitlines()]
+    assert rows and all("EMAIL_1" in json.dumps(row) and MAIL not in json.dumps(row) for row in rows)
+    assert all(verdict.passed for verdict in verdicts.values())
+    assert dataset.manifest.classification == "INTERNAL"
+
+
+@pytest.mark.security_case(
+    "Rated answers are taken in without the line's consent, above its ceiling, or twice",
+    "refused, and nothing is entered",
+)
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("no consent", InputError),
+        ("above the ceiling", CeilingExceeded),
+        ("another form", SourceError),
+        ("no reason", InputError),
+        ("twice", ConflictError),
+    ],
+)
+def test_what_may_not_be_taken_in_is_refused(
+    kept: Kept,
+    institution: DemoInstitution,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    error: type[Exception],
+) -> None:
+    two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
+    file = made(kept, tmp_path / "pairs.jsonl")
+    consent = CONSENT if fault != "no consent" else {**CONSENT, "lines": {LINE: {"transcripts": {}}}}
+    institution.rules["serving"] = consent
+    institution.recipe["ceiling"] = "PUBLIC" if fault == "above the ceiling" else "SECRET"
+    institution.write()
+    if fault == "another form":
+        file.write_text(file.read_text().replace('"rejected"', '"zirconium"'))
+    if fault == "twice":
+        assert run(institution, monkeypatch, str(file), "--reason", "Read.").exit_code == 0
+    refused = run(institution, monkeypatch, str(file), "--reason", " " if fault == "no reason" else "Read.")
+    assert type(refused.exception) is error and "zirconium" not in str(refused.exception)
+    taken = [each for each in entries(open_registry(institution.settings)) if each.action == TAKEN]
+    assert len(taken) == (fault == "twice")
+    assert len(list((institution.settings.data / "sources").glob("rated/*"))) == len(taken)
