@@ -33,6 +33,7 @@ ROOMS = {
     "release": "Release and recall",
     "serving": "Serving",
     "audit": "Evidence packages",
+    "bundle": "The bundle for the air gap",
     "end_to_end": "The whole chain",
     "": "Processes and files",
 }

@@ -99,8 +99,12 @@ def public_pem_of(public: PublicKey) -> str:
 
 def keyid_of(pem: str) -> str:
     """SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, however the PEM wrote it."""
-    der = read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+    return hashlib.sha256(der_of(pem)).hexdigest()
+
+
+def der_of(pem: str) -> bytes:
+    """The key's SubjectPublicKeyInfo in DER."""
+    return read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def algorithm_of(pem: str) -> Algorithm:
