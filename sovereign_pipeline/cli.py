@@ -34,7 +34,7 @@ class Sovereign(LoadedWhenAsked):
         name: f"sovereign_pipeline.commands.{name}"
         for name in (
             *("lines", "sources", "privacy", "models", "suites", "datasets", "adapters", "recall", "gates", "review"),
-            *("audit", "bundle", "evidence", "init", "size"),
+            *("audit", "backup", "bundle", "evidence", "init", "size"),
         )
     } | {"serve": "sovereign_pipeline.commands.serving"}
 

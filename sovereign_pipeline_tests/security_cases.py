@@ -34,6 +34,7 @@ ROOMS = {
     "serving": "Serving",
     "audit": "Evidence packages",
     "bundle": "The bundle for the air gap",
+    "backup": "Backups",
     "end_to_end": "The whole chain",
     "": "Processes and files",
 }

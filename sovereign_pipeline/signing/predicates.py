@@ -29,6 +29,7 @@ HOLD_ACCEPTANCE = f"{PREDICATES}hold-acceptance/v1"
 PURGE = f"{PREDICATES}purge/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 EVIDENCE = f"{PREDICATES}evidence/v1"
+BACKUP = f"{PREDICATES}backup/v1"
 UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
@@ -55,6 +56,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     PURGE: frozenset({"line", "adapter", "files", "reason"}),
     BUNDLE: frozenset({"files"}),
     EVIDENCE: frozenset({"adapters", "classification", "entries", "made_at"}),
+    BACKUP: frozenset({"archive", "checkpoint"}),
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
 }

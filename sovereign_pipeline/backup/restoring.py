@@ -1,0 +1,257 @@
+"""Bringing a backup back: unpacked aside, verified, put on record, and only then put into place.
+
+A ledger that goes back is refused everywhere else, so what is lost must be stated: every checkpoint and second copy
+that is known here is held against the backup, the entries that it lacks are named, and their number is asked for. The
+restored ledger has the restore as its next entry. What belongs here: that. What does not: damaged artifacts of an
+installation that goes on (`repairing.py`).
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from sovereign_pipeline.artifacts.confined import make_private
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.backup import archive, description
+from sovereign_pipeline.backup.archive import DAMAGED, Listed
+from sovereign_pipeline.backup.description import ARCHIVE, Description
+from sovereign_pipeline.backup.snapshot import REGISTRY, ROOTS, database_file
+from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.log import log_key, notes, second_copy, tree
+from sovereign_pipeline.ledger.log.checkpoints import read_note
+from sovereign_pipeline.ledger.log.merkle import is_consistent
+from sovereign_pipeline.ledger.log.notes import Note, TreeHead
+from sovereign_pipeline.ledger.people import People
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.wording import and_more, counted
+
+RESTORED = "backup restored"
+"""Action of the entry of a restore."""
+STAGED = ".restoring"
+"""What follows the name of a directory while it is not yet verified."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came back."""
+
+    description: Description
+    entries: int
+    """Of the ledger, that of the restore among them."""
+    artifacts: int
+    lost: int
+    """Entries that were known here and are not in the backup."""
+    kept_aside: Path | None
+    """The second copy of the ledger that goes on otherwise, under its new name."""
+
+
+def restore(
+    settings: Settings,
+    directory: Path,
+    private_key: str,
+    reason: str,
+    progress: Progress,
+    *,
+    known: Sequence[Path] = (),
+    loses: int = 0,
+) -> Restored:
+    """Restore into directories that are not there yet, or are empty.
+
+    Args:
+        known: files with later checkpoints of the ledger: of the old home, of an auditor, of a witness.
+        loses: how many entries the operator knows that the backup lacks.
+
+    Raises ConflictError that names the lost entries unless they are stated, IntegrityError and InputError.
+    """
+    _refuse_full(settings)
+    made = description.read(directory, trust_root(settings))
+    with _removed_on_error(settings):
+        staged = extract(settings, directory, private_key, None, progress)
+        progress("verifying ledger and artifacts")
+        restored = _put_on_record(settings, staged, made, reason, known, loses)
+    _put_into_place(settings, staged)
+    return replace(restored, kept_aside=_second_copy_aside(settings)) if restored.lost else restored
+
+
+def _put_on_record(
+    settings: Settings, staged: Settings, made: Description, reason: str, known: Sequence[Path], loses: int
+) -> Restored:
+    """Verify what was unpacked, hold it against what is known here, and append the restore to its ledger."""
+    size = verified_ledger(staged, made)
+    count = verified_artifacts(staged)
+    registry = open_registry(staged)
+    newest = _newest_known(registry, settings, known)
+    lost = max(newest.size - size, 0) if newest is not None else 0
+    if lost != loses:
+        raise ConflictError(
+            _lost_entries(settings, size, lost, loses), "State their number once you know what they were."
+        )
+    subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
+    if newest is not None and lost:
+        subjects |= {"lost": [size + 1, newest.size], "lost_root": newest.root.hex()}
+    with registry.writing() as session:
+        append(session, People(staged).commitment_of(account()), RESTORED, subjects)
+    registry.engine.dispose()
+    return Restored(made, size + 1, count, lost, None)
+
+
+@contextmanager
+def _removed_on_error(settings: Settings) -> Iterator[None]:
+    """Leave nothing of what was unpacked beside the settings' directories, if it is not to be put into place."""
+    places = [_staged(getattr(settings, name)) for name in ROOTS]
+    places.append(_staged_database(settings, places[0]))
+    for path in places:
+        if os.path.lexists(path):
+            raise InputError(f"{path}: it was left by an earlier attempt.", "Remove it.")
+    try:
+        yield
+    except BaseException:
+        for path in places:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        raise
+
+
+def extract(settings: Settings, directory: Path, private_key: str, into: Path | None, progress: Progress) -> Settings:
+    """Unpack a backup. Returns settings that lead to what was unpacked; it has no second copy of the ledger.
+
+    Args:
+        into: a directory; None for directories beside those of the settings.
+    """
+    roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
+    database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
+    progress("decrypting and comparing")
+
+    def take(listed: Listed, blocks: Iterator[bytes]) -> None:
+        root, _, rest = listed.name.partition("/")
+        path = database if listed.name == REGISTRY else roots.get(root, Path(os.devnull)) / rest
+        if listed.name != REGISTRY and (root not in roots or not rest or ".." in PurePosixPath(rest).parts):
+            raise IntegrityError(f"{directory}: {listed.name!a} does not belong into a backup.", DAMAGED)
+        make_private(path.parent)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+            for block in blocks:
+                stream.write(block)
+
+    archive.read(directory / ARCHIVE, private_key, take)
+    for root in roots.values():
+        make_private(root)
+    return settings.model_copy(update={**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None})
+
+
+def verified_ledger(staged: Settings, made: Description) -> int:
+    """How many entries the ledger has. Raises IntegrityError where it is not the one of the description."""
+    registry = open_registry(staged)
+    report = verify_registry(registry)
+    head = made.head
+    if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
+        raise IntegrityError("The ledger in the backup is not the one that was signed when it was taken.", DAMAGED)
+    registry.engine.dispose()
+    return head.size
+
+
+def verified_artifacts(staged: Settings) -> int:
+    """How many artifacts there are, every byte of each verified. Raises IntegrityError naming the file."""
+    store = open_store(staged, staged.corpus)
+    digests = [path.parent.name for path in sorted(staged.artifacts.glob("*/manifest.json"))]
+    for digest in digests:
+        ref = store.ref_of(digest)
+        gone = purged_files(staged, digest)
+        if gone:
+            store.open_without(ref, gone)
+        else:
+            store.open(ref)
+    return len(digests)
+
+
+def purged_files(settings: Settings, digest: str) -> frozenset[str]:
+    """Paths of an artifact's files that were removed on record."""
+    from sovereign_pipeline.ledger.purges import files_purged
+
+    with open_registry(settings).reading() as session:
+        return frozenset(files_purged(session, trust_root(settings), digest))
+
+
+def _staged(root: Path) -> Path:
+    return root.with_name(root.name + STAGED)
+
+
+def _staged_database(settings: Settings, home: Path) -> Path:
+    database = database_file(settings)
+    if database.is_relative_to(settings.home):
+        return home / database.relative_to(settings.home)
+    return _staged(database)
+
+
+def _refuse_full(settings: Settings) -> None:
+    """Nothing is restored over what is there."""
+    for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
+
+
+def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
+    """The largest checkpoint that is known here. Raises IntegrityError for one of another course of events."""
+    found = [(path, read_note(path)) for path in known]
+    copy = settings.ledger_copy
+    if copy is not None and copy.exists() and (confirmed := second_copy.end_of(copy).confirmed) is not None:
+        found.append((copy, confirmed))
+    with registry.reading() as session:
+        verifier = log_key.verifier(session, registry.settings)
+        size = tree.size_of(session)
+        heads = []
+        for path, note in found:
+            head = _signed_head(path, note, verifier)
+            heads.append(head)
+            if 0 < head.size <= size and not is_consistent(
+                head.size,
+                size,
+                head.root,
+                tree.root_at(session, size),
+                tree.consistency_proof(session, head.size, size),
+            ):
+                raise IntegrityError(f"{path}: the backup holds other entries than this checkpoint covers.", DAMAGED)
+    return max(heads, key=lambda head: head.size, default=None)
+
+
+def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> TreeHead:
+    head = notes.parse_tree_head(note.text)
+    if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
+        raise IntegrityError(f"{path}: this checkpoint is not of the ledger in the backup.", "Name another file.")
+    return head
+
+
+def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
+    if not lost:
+        return f"No entry is known here that the backup lacks, and {loses} were stated."
+    copy = settings.ledger_copy
+    actions = second_copy.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
+    named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
+    return f"The backup ends at entry {size}, and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
+
+
+def _put_into_place(settings: Settings, staged: Settings) -> None:
+    for name in ROOTS:
+        getattr(staged, name).replace(getattr(settings, name))
+    database = database_file(settings)
+    if not database.is_relative_to(settings.home):
+        database_file(staged).replace(database)
+
+
+def _second_copy_aside(settings: Settings) -> Path | None:
+    """The copy goes on otherwise than the restored ledger: it is kept under another name, and a new one is begun."""
+    copy = settings.ledger_copy
+    if copy is None or not copy.exists():
+        return None
+    aside = copy.with_name(f"{copy.name}.before-restore-{second_copy.end_of(copy).size}")
+    copy.replace(aside)
+    copy.touch(mode=0o600)
+    return aside

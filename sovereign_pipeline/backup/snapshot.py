@@ -1,0 +1,134 @@
+"""Which files a backup holds, in a state that fits together while runs go on.
+
+Under the ledger's lock, which every act takes: registry, checkpoint and keys, copied aside. Afterwards the rest:
+references before the artifacts that they lead to, artifacts of the home before those of the corpus, since both are only
+ever added whole. Other databases are copied by SQLite's own backup. What belongs here: that order. What does not: the
+archive's form (`archive.py`).
+"""
+
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.backup.archive import Archive
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file, only_writer
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.wording import counted
+
+ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
+"""Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
+REGISTRY = "registry/registry.db"
+SQLITE = b"SQLite format 3\x00"
+OF_A_DATABASE = ("-wal", "-shm", "-journal")
+ASIDE = ".backup-"
+"""What the name of a folder with copies begins with."""
+PASSING = (".building", ".partial", ASIDE)
+"""What the name of a folder begins with that holds what is being made."""
+
+
+@dataclass
+class Snapshot:
+    """What is to be copied, and what was left out."""
+
+    settings: Settings
+    aside: Path
+    """A private directory for copies of what changes."""
+    links: list[Path] = field(default_factory=list)
+
+    def held_together(self) -> str:
+        """Copy registry, ledger and keys aside, while no act is done. Returns the checkpoint of the copy."""
+        database = database_file(self.settings)
+        with only_writer(self.settings):
+            _copy_database(database, self._aside(REGISTRY))
+            for name, directory in (("home/ledger", self.settings.ledger), ("keys", self.settings.keys)):
+                for path in _files(directory, self.links):
+                    to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
+                    shutil.copyfile(path, to)
+            return checkpoint_file(self.settings).read_text(encoding="utf-8")
+
+    def write(self, archive: Archive, progress: Progress) -> None:
+        """Add everything."""
+        for path in sorted(self.aside.rglob("*")):
+            if path.is_file():
+                archive.add(path.relative_to(self.aside).as_posix(), path)
+        done = {each.name for each in archive.listed}
+        database = database_file(self.settings)
+        for name, path in self._others():
+            if name in done or path == database:
+                continue
+            self._add(archive, name, path)
+            if len(archive.listed) % 1000 == 0:
+                progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
+
+    def _others(self) -> Iterator[tuple[str, Path]]:
+        """Name in the archive, and path. References to artifacts come first, and the corpus after the home."""
+        for field_name in ROOTS:
+            root: Path = getattr(self.settings, field_name)
+            paths = list(_files(root, self.links))
+            paths.sort(key=lambda path: (not {".index", ".current"} & {*path.relative_to(root).parts}, path))
+            for path in paths:
+                yield f"{field_name}/{path.relative_to(root).as_posix()}", path
+
+    def _add(self, archive: Archive, name: str, path: Path) -> None:
+        try:
+            if _is_database(path):
+                copy = self._aside(f"databases/{name}")
+                _copy_database(path, copy)
+                archive.add(name, copy)
+                copy.unlink()
+            else:
+                archive.add(name, path)
+        except FileNotFoundError:
+            if "artifacts" in path.parts:
+                raise  # an artifact is never removed; weights are, on record, and the next backup is without them
+
+    def _aside(self, name: str) -> Path:
+        path = self.aside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def database_file(settings: Settings) -> Path:
+    """The registry's file. Raises InputError for a registry on a server, which has a backup of its own."""
+    url = make_url(settings.registry_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise InputError(
+            "The registry is on a database server, which this backup does not reach.",
+            "Take the server's own backup first, then copy home, corpus, vault and keys (docs/administrator.md).",
+        )
+    return Path(url.database).absolute()
+
+
+def _files(root: Path, links: list[Path]) -> Iterator[Path]:
+    """Every file below a directory, but what is being made and the write-ahead logs of databases; links are noted."""
+    if not root.is_dir():
+        return
+    for entry in sorted(os.scandir(root), key=lambda each: each.name):
+        path = Path(entry.path)
+        if entry.is_symlink():
+            links.append(path)
+        elif entry.is_dir():
+            if not entry.name.startswith(PASSING):
+                yield from _files(path, links)
+        elif stat.S_ISREG(entry.stat().st_mode) and not entry.name.endswith(OF_A_DATABASE):
+            yield path
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(SQLITE)) == SQLITE
+
+
+def _copy_database(path: Path, to: Path) -> None:
+    """One state of a database, whoever writes to it meanwhile."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)

@@ -1,0 +1,91 @@
+"""Taking a backup, and verifying one.
+
+What belongs here: the acts. What does not: restoring (`restoring.py`) and repairing (`repairing.py`).
+"""
+
+import datetime
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.backup import archive, description
+from sovereign_pipeline.backup.description import ARCHIVE, Description
+from sovereign_pipeline.backup.restoring import extract, verified_artifacts, verified_ledger
+from sovereign_pipeline.backup.snapshot import ASIDE, Snapshot, database_file
+from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.ledger.people import People
+from sovereign_pipeline.privacy.vault.vault import fingerprint_of
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
+
+CREATED = "backup created"
+"""Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was written."""
+
+    description: Description
+    size: int
+    """Of the encrypted archive, in bytes."""
+    links: tuple[Path, ...]
+    """Links, which are not copied."""
+
+
+def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
+    """Write a backup into a folder that is not there yet, encrypted to a public key. It is an entry before.
+
+    Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
+    """
+    database_file(settings)
+    signer = pipeline_signer(settings, trust_root(settings))
+    registry = open_registry(settings)
+    if out.exists():
+        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.")
+    with registry.writing() as session:
+        actor = People(settings).commitment_of(account())
+        append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
+    out.mkdir(parents=True, mode=0o700)
+    try:
+        with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
+            snapshot = Snapshot(settings, Path(aside))
+            checkpoint = snapshot.held_together()
+            with archive.written(out / ARCHIVE, recipient) as opened:
+                snapshot.write(opened, progress)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        sha256 = file_sha256(out / ARCHIVE)
+        made = Description(created=now, archive=sha256, files=len(opened.listed), checkpoint=checkpoint)
+        description.write(out, made, signer)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return Taken(made, (out / ARCHIVE).stat().st_size, tuple(snapshot.links))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A backup that was verified."""
+
+    description: Description
+    entries: int
+    """Of the ledger in it, each computed again."""
+    artifacts: int
+    """Every file of which is as its manifest says."""
+
+
+def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
+    """Verify a backup whole: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
+
+    Raises IntegrityError, and PrivacyError for a key that does not open it.
+    """
+    made = description.read(directory, trust_root(settings))
+    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home.parent) as aside:
+        staged = extract(settings, directory, private_key, Path(aside), progress)
+        return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))
