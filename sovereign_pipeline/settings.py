@@ -92,6 +92,10 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
     serving_proxy_secret: Path | None = None
     """A file with the secret that the proxy sends as X-Proxy-Secret; without it no header is believed."""
 
+    vllm_python: Path | None = None
+    """The interpreter of the environment in which vLLM is installed. It is not in `institution.yaml`: whoever may edit
+    that file could else run a program as the gateway."""
+
     otlp_url: str | None = None
     """Where spans of the gateway's answers are sent, such as http://127.0.0.1:4318/v1/traces; None makes none."""
 

@@ -48,13 +48,12 @@ def main() -> None:
         precisions: tuple[Precision, ...] = ("float32", "bfloat16")
         for precision in precisions:
             options = Vllm(
-                python=str(arguments.python.absolute()),
                 precision=precision,
                 adapters=ADAPTERS,
                 context=1024,
                 step_tokens=512,
             )
-            settings = VllmSettings(options, threads=arguments.threads)
+            settings = VllmSettings(options, arguments.python.absolute(), threads=arguments.threads)
             result[precision] = asyncio.run(measure(adapters, settings, arguments.new_tokens))
             say(f"{precision}: {json.dumps(result[precision])}")
     result["machine"] = machine_facts()

@@ -39,7 +39,7 @@ def serve_lines(
     context: typer.Context,
     port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine; else half of the processor's cores.", min=1, max=1024)
+        int | None, typer.Option(help="Threads of each engine; else as `serving.threads` says.", min=1, max=1024)
     ] = None,
 ) -> None:
     """Serve the adapters in production, and those that are staged, by OpenAI's API on loopback, until Ctrl-C."""

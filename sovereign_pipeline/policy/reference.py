@@ -92,8 +92,9 @@ class _FilePage:
             yield f"{path}.{tag}", self._definition(reference)
         for option in field.get("anyOf", ()):
             yield from self._nested(option, path)
-        if isinstance(field.get("items"), dict):
-            yield from self._nested(field["items"], path)
+        for of_each in ("items", "additionalProperties"):
+            if isinstance(field.get(of_each), dict):
+                yield from self._nested(field[of_each], path)
 
     def _row(self, schema: Schema, key: str, field: Schema, path: str) -> str:
         description = field.get("description") or self._definition(field["$ref"])["description"]

@@ -4,9 +4,12 @@ What belongs here: roles that the institution's proxy names, limits, what is don
 the engine's options. What does not: tokens (`serving/tokens.py`), and which adapters there are.
 """
 
+from collections.abc import Collection
+from ipaddress import ip_address
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 
@@ -123,11 +126,64 @@ class ServedLine(RecipeModel):
     """Encrypted transcripts, as prompts for reviews. Null: none is kept."""
 
 
-class Vllm(RecipeModel):
-    """How a vLLM server is run that the gateway starts."""
+UNIX = "unix:"
+"""Begins the address of a socket."""
 
-    python: str = Field(examples=["/opt/vllm/bin/python"])
-    """The interpreter of the environment in which vLLM 0.32 or later is installed: not the pipeline's own."""
+
+def _is_here(url: str) -> bool:
+    """Whether an address is a socket's or a port's of this machine. Names are not looked up."""
+    if url.startswith(UNIX):
+        return url.startswith(f"{UNIX}/")
+    parts = _parts(url)
+    if parts is None or parts.scheme != "http" or not parts.port:
+        return False
+    try:
+        return ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _is_named(url: str, hosts: Collection[str]) -> bool:
+    parts = _parts(url)
+    return parts is not None and parts.scheme == "https" and parts.hostname in hosts
+
+
+def _parts(url: str) -> SplitResult | None:
+    """Of an address without a name, a password, a path or a question; None for another."""
+    try:
+        parts = urlsplit(url)
+        rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.password, parts.port == 0)
+    except ValueError:
+        return None
+    return None if any(rest) else parts
+
+
+class Local(RecipeModel):
+    """How the local engine keeps things in memory."""
+
+    adapters: int = Field(default=8, ge=1)
+    """Adapters in memory at once, besides those in production."""
+
+    cache_tokens: int = Field(default=16_384, ge=64)
+    """Tokens of all prompts and answers in memory at once."""
+
+
+class Vllm(RecipeModel):
+    """How a vLLM server is run, or where one is reached that others run.
+
+    The interpreter of its environment is the administrator's: SOVEREIGN_VLLM_PYTHON.
+    """
+
+    url: str | None = Field(default=None, examples=["unix:/run/vllm/api", "http://127.0.0.1:8000"])
+    """A server that others start and that this gateway alone gives adapters. Null: the gateway starts one. Of the keys
+    below, `precision`, `adapters`, `rank` and `context` must then say what the server was started with."""
+
+    hosts: tuple[str, ...] = Field(default=(), examples=[["gpu1.institution.example"]])
+    """Other machines that `url` may name, with https: prompts and answers leave this machine then."""
+
+    copies: str | None = Field(default=None, examples=["/srv/vllm-adapters"])
+    """A directory of the gateway's account in which the server of `url` reads adapters, by the directory's group. Null:
+    one that the gateway's account alone may enter, for a server that this account runs."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """In which it computes. In float32 it must reproduce the likeliest tokens of the training side exactly, and the
@@ -153,13 +209,49 @@ class Vllm(RecipeModel):
     """GiB for the prompts and answers under way, where it computes on the processor."""
 
     gpu_memory: float = Field(default=0.9, gt=0, lt=1)
-    """The share of each GPU's memory that it takes."""
+    """The share of each GPU's memory that it takes. Of several engines on one GPU, the shares must fit together."""
 
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs over which the base model is spread."""
 
+    @field_validator("copies")
+    @classmethod
+    def _is_absolute(cls, copies: str | None) -> str | None:
+        if copies is not None and not copies.startswith("/"):
+            raise ValueError("it must begin with /")
+        return copies
 
-class Serving(RecipeModel):
+    @model_validator(mode="after")
+    def _stays_here(self) -> "Vllm":
+        if self.url is not None and not _is_here(self.url) and not _is_named(self.url, self.hosts):
+            raise ValueError(
+                "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host that 'hosts' names"
+            )
+        return self
+
+
+class EngineChoice(RecipeModel):
+    """Which engine computes, and with how much of the machine."""
+
+    engine: Literal["local", "vllm"] = "local"
+    """What computes answers: `local`, on the processor and in float32, or `vllm`."""
+
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """Threads of the processor. Null: half of its cores. `sovereign serve --threads` wins over it."""
+
+    local: Local = Local()
+    """What the local engine keeps in memory."""
+
+    vllm: Vllm = Vllm()
+    """How vLLM is run."""
+
+    @property
+    def is_of_others(self) -> bool:
+        """Whether others start what computes, so that nobody here knows who else reaches it."""
+        return self.engine == "vllm" and self.vllm.url is not None
+
+
+class Serving(EngineChoice):
     """What callers of the gateway may use, how much of it, and which engine computes it."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
@@ -183,11 +275,11 @@ class Serving(RecipeModel):
     """Processes that search texts for personal data, where a line has them searched. Each holds the detectors: 0.5 GiB,
     and 0.3 more with a name model."""
 
-    engine: Literal["local", "vllm"] = "local"
-    """What computes answers: `local`, on the processor and in float32, or `vllm`."""
-
-    vllm: Vllm | None = None
-    """How vLLM is run; needed where `engine` is vllm."""
+    base_models: dict[str, EngineChoice] = Field(
+        default={}, examples=[{"smollm2-135m-instruct": {"engine": "local", "threads": 2}}]
+    )
+    """Base model, as lines name it -> its engine, where it is another one than for the others. A gateway has one engine
+    for each base model of the adapters that it serves."""
 
     @model_validator(mode="after")
     def _transcripts_have_a_key(self) -> "Serving":
@@ -199,8 +291,5 @@ class Serving(RecipeModel):
         """Whether the answers of a line are searched for personal data."""
         return line in self.lines and self.lines[line].privacy.answers is not None
 
-    @model_validator(mode="after")
-    def _vllm_is_described(self) -> "Serving":
-        if self.engine == "vllm" and self.vllm is None:
-            raise ValueError("engine: vllm needs 'vllm', with the interpreter of its environment as 'python'")
-        return self
+    def engine_of(self, base_model: str) -> EngineChoice:
+        return self.base_models.get(base_model, self)

@@ -129,10 +129,11 @@ def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artif
 
 def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
     """Raise InputError for an adapter that nobody could be served with: it would be reviewed and approved in vain."""
-    vllm, tuned = workplace.institution.serving.vllm, tuned_model(aligned)
-    if workplace.institution.serving.engine != "vllm" or vllm is None or tuned.holds != "adapter":
+    chosen = workplace.institution.serving.engine_of(workplace.line.training.base_model)
+    tuned = tuned_model(aligned)
+    if chosen.engine != "vllm" or tuned.holds != "adapter":
         return
-    reasons = refused_by_vllm(json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes()), vllm.rank)
+    reasons = refused_by_vllm(json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes()), chosen.vllm.rank)
     if reasons:
         raise InputError(
             f"Line {workplace.line.line}: vLLM, which serving.engine names, does not serve this adapter: "

@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
@@ -99,6 +100,8 @@ class Sources:
         institution = load_institution(settings.data)
         self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
         self._registry: Registry | None = None
+        self._base_models: dict[str, Artifact] = {}
+        """By digest, of everything that was found."""
         self._seen_trust = serving_directory(settings) / FILE
         self._verify_ledger_at = 0.0
 
@@ -122,13 +125,18 @@ class Sources:
             self._verify_ledger(registry)
             found = find_deployable(registry, self._store, self._trust(), answering)
         note(self._settings, found)
-        return found
+        return self._with_bases(found)
 
     def find_last(self) -> Found:
         """What may be served while the registry is down. Raises SovereignError and OSError."""
         assert_none_newer_seen(self._seen_trust, trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings, seen_file(self._settings)).flags()
-        return find_last_verified(self._settings, self._store, flags)
+        return self._with_bases(find_last_verified(self._settings, self._store, flags))
+
+    def _with_bases(self, found: Found) -> Found:
+        of = {each.deployable.base_model_digest: each.base_model for each in found.verified}
+        self._base_models = {**self._base_models, **of}
+        return found
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
@@ -154,7 +162,8 @@ class Sources:
         return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
 
     def base_to_serve(self) -> ServingBase:
-        """The base model of most adapters that may be served, those in production first.
+        """The base model of most adapters that may be served, those in production first: its engine is started before
+        any other.
 
         Raises NotFoundError where there is none, and as `find` does where none was verified before, either.
         """
@@ -172,11 +181,13 @@ class Sources:
             raise NotFoundError(
                 f"No adapter may be served. {why}".strip(), "Let officers stage or promote one that is approved."
             )
-        most = max(by_digest.values(), key=_in_production_and_all)
-        first = most[0]
-        directory = open_base_model(self._settings, first.base_model, self._progress)
-        name = str(first.base_model.manifest.summary.get("name", directory.name))
-        return ServingBase(name, directory, first.deployable.base_model_digest)
+        return self.base_of(max(by_digest, key=lambda digest: _in_production_and_all(by_digest[digest])))
+
+    def base_of(self, digest: str) -> ServingBase:
+        """A base model of what was found, every file verified. Raises IntegrityError where one is not as recorded."""
+        artifact = self._base_models[digest]
+        directory = open_base_model(self._settings, artifact, self._progress)
+        return ServingBase(str(artifact.manifest.summary.get("name", directory.name)), directory, digest)
 
     def _trust(self) -> Trust:
         """The trust root: the one on record, or one that follows it, and none before the newest that was read here."""

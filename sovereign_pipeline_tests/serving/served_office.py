@@ -27,7 +27,7 @@ class ServedOffice:
 
     def __post_init__(self) -> None:
         self.office.bench.chain = self._chain()
-        self._put_base_model()
+        self.put_base_model("tiny", self.tiny.base)
 
     def adapter(self, line: str = "lamps") -> Adapter:
         """One more registered version of a line."""
@@ -50,14 +50,15 @@ class ServedOffice:
     def weights_of(self, adapter: Adapter) -> Path:
         return self.office.bench.store.path_of(adapter.adapter_digest) / "adapter" / "adapter_model.safetensors"
 
-    def _put_base_model(self) -> None:
+    def put_base_model(self, name: str, source: Path) -> None:
+        """Fetched, with its card."""
         settings = self.office.bench.settings
-        directory = settings.models / "tiny"
+        directory = settings.models / name
         shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(self.tiny.base, directory)
+        shutil.copytree(source, directory)
         described = {"licence": "Apache-2.0", "classification": "PUBLIC", "source": {"directory": str(directory)}}
         files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}
-        card_path(settings, "tiny").write_text(yaml.safe_dump({"name": "tiny", **described, "files": files}))
+        card_path(settings, name).write_text(yaml.safe_dump({"name": name, **described, "files": files}))
 
     def _chain(self) -> tuple[Stage, ...]:
         builds = {"base_model": build_base_model, "sft_adapter": self._train}

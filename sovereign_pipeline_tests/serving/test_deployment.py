@@ -24,7 +24,7 @@ from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.engines.conformance import Running
 from sovereign_pipeline_tests.serving.engines.test_local import process_of, until
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte, other_base
 
 pytestmark = pytest.mark.slow
 
@@ -305,10 +305,29 @@ def test_lost_engine_gets_everything_again(served_office: ServedOffice, deployin
     assert deploying.engine.names == [adapter.id]
 
 
-def test_base_to_serve_is_that_of_most(served_office: ServedOffice, deploying: Deploying) -> None:
-    adapter = served_office.in_production()
+def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
+    served_office: ServedOffice, deploying: Deploying, tiny: TinyAdapters, tmp_path: Path
+) -> None:
+    of_another = served_office.in_production()
+    bench = served_office.office.bench
+    models = bench.settings.models
+    shutil.rmtree(models / "tiny")
+    served_office.put_base_model("other", other_base(tiny, tmp_path))
+    bench.recipe["training"]["base_model"] = "other"
+    others = [served_office.in_production("buoys"), served_office.in_production("chains")]
     base = deploying.sources.base_to_serve()
-    assert (base.name, base.digest) == ("tiny", adapter.base_model_digest)
+    assert (base.name, base.digest) == ("other", others[0].base_model_digest)
+    assert base.digest != of_another.base_model_digest
+    deployed = deploying.look()
+    assert of_another.id in deployed.refused and deploying.engine.names == sorted(each.id for each in others)
+    shutil.copytree(tiny.base, models / "tiny")
+    deploying.engine.adapters.clear()
+    assert not deploying.look().refused
+    assert {each.base_model_digest for each in deploying.engine.adapters.values()} == {
+        base.digest,
+        of_another.base_model_digest,
+    }
+    assert deploying.sources.base_of(of_another.base_model_digest).name == "tiny"
 
 
 @pytest.mark.security_case(

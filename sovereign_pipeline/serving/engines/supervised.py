@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
-from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
 
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 """All that an engine's process gets of this one's environment; no key and no address of a proxy is among it."""
@@ -58,6 +58,8 @@ class SupervisedEngine(ABC, Generic[P]):
         self._loading = asyncio.Lock()
         self.starts = 0
         """How often the process was started."""
+        self.problem = ""
+        """Why there is none, where it was to be started again."""
 
     @abstractmethod
     async def _start_process(self) -> P:
@@ -69,6 +71,11 @@ class SupervisedEngine(ABC, Generic[P]):
 
     @abstractmethod
     async def _unload_from(self, process: P, digest: str) -> None: ...
+
+    @abstractmethod
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer: ...
 
     async def load(self, adapter: Deployable) -> None:
         async with self._loading:
@@ -149,11 +156,12 @@ class SupervisedEngine(ABC, Generic[P]):
             self.starts += 1
             try:
                 process = await self._start_process()
-            except (EngineLost, EngineRefused):
+            except (EngineLost, EngineRefused) as error:
+                self.problem = error.message
                 continue  # `watch` ends at once for the process that is gone
             async with self._loading:
                 await self._load_again(process)
-                self._process = process
+                self._process, self.problem = process, ""
 
     async def _load_again(self, process: P) -> None:
         """What is not the same any more is not loaded; whoever deploys sees it missing, and says why."""

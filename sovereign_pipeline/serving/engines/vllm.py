@@ -1,4 +1,4 @@
-"""The vLLM engine: a real vLLM server that is started, watched and replaced.
+"""The vLLM engine: a real vLLM server that is started or reached, watched and replaced.
 
 Each adapter is given to it as a copy of the verified bytes, under a name that nothing else ever has. vLLM has so many
 places for adapters; of those that are not in production it puts out the one that was used longest ago, and reads it
@@ -37,7 +37,9 @@ from sovereign_pipeline.serving.engines.vllm_adapters import (
     write_adapter,
 )
 from sovereign_pipeline.serving.engines.vllm_fingerprints import measure
-from sovereign_pipeline.serving.engines.vllm_server import LOAD, UNLOAD, VllmServer, VllmSettings, lost
+from sovereign_pipeline.serving.engines.vllm_reached import ReachedVllm
+from sovereign_pipeline.serving.engines.vllm_server import VllmServer, VllmSettings, lost
+from sovereign_pipeline.serving.engines.vllm_started import StartedVllm
 from sovereign_pipeline.serving.fingerprints import Fingerprint, Mark, difference
 
 NO_EFFECT = "no-effect"
@@ -153,7 +155,10 @@ class VllmEngine(SupervisedEngine[VllmServer]):
     async def _start_process(self) -> VllmServer:
         self._answering.clear()
         self._leaving.clear()
-        return await VllmServer.start(self._directory, self.base.context, self._settings, self.base.template_sha256)
+        context, template = self.base.context, self.base.template_sha256
+        if self._settings.options.url is not None:
+            return await ReachedVllm.reach(context, self._settings, template)
+        return await StartedVllm.start(self._directory, context, self._settings, template)
 
     async def _load_into(self, process: VllmServer, adapter: Deployable) -> Deployable:
         self._assert_of_this_base(process, adapter)
@@ -179,11 +184,11 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
         """Let the server load an adapter, in the place of one that is not kept."""
-        directory = server.directory / "adapters" / name
-        await asyncio.to_thread(write_adapter, directory, content)
+        directory = server.copies / name
+        await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
         self._leaving.pop(name, None)
         await server.use(server.kept)
-        await server.post(LOAD, {"lora_name": name, "lora_path": str(directory)})
+        await server.load(name, directory)
 
     async def marks(self, digest: str, fingerprint: Fingerprint) -> list[Mark]:
         """What is computed now with a loaded adapter where the training side computed its fingerprint."""
@@ -223,7 +228,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             del server.names[digest]
         self._leave(server, name)
         with contextlib.suppress(EngineRefused, EngineLost):
-            await server.post(UNLOAD, {"lora_name": name})
+            await server.unload(name)
 
     def _leave(self, server: VllmServer, name: str) -> None:
         self._leaving[name] = time.monotonic()
@@ -235,7 +240,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         for name, since in list(self._leaving.items()):
             if self._answering[name] == 0 and since < before:
                 del self._leaving[name]
-                shutil.rmtree(server.directory / "adapters" / name, ignore_errors=True)
+                shutil.rmtree(server.copies / name, ignore_errors=True)
 
     async def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""

@@ -5,6 +5,7 @@ reading and writing the files. What does not: asking the server (`vllm.py`). Imp
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from hashlib import sha256
@@ -60,10 +61,17 @@ def name_of(digest: str, content: Mapping[str, bytes]) -> str:
     return f"{digest}-{over[:16]}"
 
 
-def write_adapter(directory: Path, content: Mapping[str, bytes]) -> None:
+def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: bool = False) -> None:
+    """for_the_group: whether the group of `serving.vllm.copies` may read it: the account that runs vLLM."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         (directory / name).write_bytes(data)
+    if not for_the_group:
+        return
+    group = directory.parent.parent.stat().st_gid
+    for path, mode in ((directory.parent, 0o750), (directory, 0o750), *((directory / name, 0o640) for name in content)):
+        os.chown(path, -1, group)
+        path.chmod(mode)
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -2,26 +2,72 @@
 and removes the directory with the copies of adapters.
 
 A vLLM server is several processes, and one that is killed leaves the others behind. They are one process group here.
+Where gateway and keeper were killed together, the next start does what the keeper could not: the directory has a lock
+that both hold, and every process of the server names the directory in its environment.
+
 What belongs here: that alone, with no library that this process would keep in memory.
 """
 
+import fcntl
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from sovereign_pipeline.processes import die_with_parent, keep_private
+
+PREFIX = "sovereign-vllm-"
+LOCK = "lock"
+VARIABLE = "VLLM_RPC_BASE_PATH"
+"""Names the directory in the environment of every process of its server."""
+
+
+@dataclass(frozen=True)
+class HeldDirectory:
+    """A directory of one server, locked for as long as a process has this descriptor open."""
+
+    path: Path
+    lock: int
+
+    @classmethod
+    def make(cls) -> Self:
+        path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = os.open(path / f"{LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (path / f"{LOCK}.new").rename(path / LOCK)  # nobody finds it before it is locked
+        return cls(path, lock)
+
+    def let_go(self) -> None:
+        os.close(self.lock)
+
+
+def remove_left_behind() -> None:
+    """Remove the directories of servers whose gateway and keeper are gone, and kill what is left of their processes."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if path.is_symlink() or path.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody holds it
+                _remove(path, _processes_of(path))
+            finally:
+                os.close(lock)
 
 
 def main() -> None:
     """Arguments: the number of a pipe that closes when the gateway is gone, the directory, and the server's command."""
     keep_private()
-    pipe, directory, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    pipe, directory, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     server = subprocess.Popen(
         command,
@@ -31,24 +77,62 @@ def main() -> None:
         start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
-    shared = _shared_memory(server.pid)  # before nobody tells of it any more: it holds what callers wrote
+    shared = _shared_memory(_group(server.pid))  # before nobody tells of it any more: it holds what callers wrote
     os.killpg(server.pid, signal.SIGKILL)  # still its own: nobody has waited for it
     server.wait()
-    for path in shared:
-        with suppress(OSError):
-            path.unlink()
+    _unlink(shared)
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _shared_memory(group: int) -> set[Path]:
-    """The files in memory that a group of processes has mapped; their own tracker is killed with them."""
-    found: set[Path] = set()
+def _remove(directory: Path, processes: Iterable[int]) -> None:
+    shared: set[Path] = set()
+    for process in processes:
+        with suppress(OSError):  # it is gone meanwhile
+            held = os.pidfd_open(process)
+            try:
+                if process in _processes_of(directory):  # still the one that was found
+                    shared |= _shared_memory([process])
+                    signal.pidfd_send_signal(held, signal.SIGKILL)
+            finally:
+                os.close(held)
+    _unlink(shared)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _processes_of(directory: Path) -> list[int]:
+    """The processes of this account whose environment names the directory of their server."""
+    named = f"{VARIABLE}={directory}".encode()
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # of another account, or gone meanwhile
+            if named in (each / "environ").read_bytes().split(b"\0"):
+                found.append(int(each.name))
+    return found
+
+
+def _group(leader: int) -> list[int]:
+    found = []
     for each in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it is gone meanwhile
-            if os.getpgid(int(each.name)) == group:
-                maps = (each / "maps").read_text(encoding="utf-8", errors="replace").splitlines()
-                found |= {Path(line.split(maxsplit=5)[5]) for line in maps if " /dev/shm/" in line}
+            if os.getpgid(int(each.name)) == leader:
+                found.append(int(each.name))
     return found
+
+
+def _shared_memory(processes: Iterable[int]) -> set[Path]:
+    """The files in memory that processes have mapped; their own tracker is killed with them."""
+    found: set[Path] = set()
+    for process in processes:
+        with suppress(OSError):  # it is gone meanwhile
+            maps = Path(f"/proc/{process}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {Path(line.split(maxsplit=5)[5]) for line in maps if " /dev/shm/" in line}
+    return found
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ belongs here: the counters. What does not: who may read them (`routes.py`).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 
 
@@ -96,8 +97,13 @@ class Metrics:
         self._running = Gauge(
             "sovereign_gateway_running", "Answers that are computed.", ("line",), registry=self._registry
         )
-        self._engine_up = Gauge("sovereign_engine_up", "1 while the engine computes.", registry=self._registry)
-        self._loaded = Gauge("sovereign_engine_adapters", "Adapters that are loaded.", registry=self._registry)
+        of_engine = ("base_model",)
+        self._engine_up = Gauge(
+            "sovereign_engine_up", "1 while the engine of a base model computes.", of_engine, registry=self._registry
+        )
+        self._loaded = Gauge(
+            "sovereign_engine_adapters", "Adapters that are loaded.", of_engine, registry=self._registry
+        )
 
     def refused(self, status: int) -> None:
         """A request that no adapter answered."""
@@ -138,10 +144,13 @@ class Metrics:
                     found[sample.labels["adapter"]][sample.labels[label]] += int(sample.value)
         return {adapter: Counts(**of) for adapter, of in found.items()}
 
-    def page(self, *, is_well: bool, loaded: int, waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
+    def page(self, *, engines: Sequence[EngineState], waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
         """The page that Prometheus reads."""
-        self._engine_up.set(is_well)
-        self._loaded.set(loaded)
+        self._engine_up.clear()
+        self._loaded.clear()
+        for engine in engines:
+            self._engine_up.labels(engine.base_model).set(engine.computes)
+            self._loaded.labels(engine.base_model).set(engine.adapters)
         for gauge, counts in ((self._waiting, waiting), (self._running, running)):
             gauge.clear()
             for line, count in counts.items():

@@ -141,8 +141,7 @@ async def metrics_page(here: Here, caller: From) -> Response:
         raise no_such_page()
     places = here.answering.places
     page = here.answering.metrics.page(
-        is_well=await here.engine.is_well(),
-        loaded=len(here.engine.loaded()),
+        engines=await here.standing.engines(),
         waiting=places.waiting,
         running=places.running,
     )
@@ -155,8 +154,8 @@ async def admin_state(here: Here, caller: From) -> AdminState:
     if not caller.may_administer:
         raise no_such_page()
     async with here.answering.rates.request(caller):
-        computes, now = await here.engine.is_well(), datetime.datetime.now(datetime.UTC)
-        return await asyncio.to_thread(overview, caller, here.catalog, here.answering, here.standing, computes, now)
+        engines, now = await here.standing.engines(), datetime.datetime.now(datetime.UTC)
+        return await asyncio.to_thread(overview, caller, here.catalog, here.answering, here.standing, engines, now)
 
 
 @pages.get("/")
@@ -181,13 +180,17 @@ async def healthz() -> Health:
 
 @health.get("/readyz", response_model=Health, response_model_exclude_none=True)
 async def readyz(here: Here) -> Health:
-    """Whether requests are answered: the engine computes, a line is served where one is in production, answers can be
-    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest."""
+    """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
+    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
+    because the engine of their base model does not compute."""
     if not here.answering.is_ready or not await here.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
     if not condition.answers:
         raise Refusal(503, "No line is served, though one is in production.", "no_line_served", retry_after=10)
+    silent = sum(not engine.computes for engine in await here.standing.engines())
+    if silent:
+        return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")
     if condition.is_behind:
         return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
     return Health()

@@ -20,6 +20,7 @@ from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
+from sovereign_pipeline.serving.engines.by_base import Engines, Started
 from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
@@ -129,11 +130,23 @@ async def _serve(
     workplace_of: WorkplaceOf,
 ) -> None:
     sources = Sources(settings, report)
-    base = await _base_of(sources)
+    first = await _base_of(sources)
     transcripts = transcript_files(settings, institution)
     screens = start_screens(settings, institution, report)
-    report(f"loading the base model {base.name}")
-    engine = await start_engine(institution.serving, base.directory, base.digest, threads)
+
+    async def start(digest: str) -> Started:
+        base = first if digest == first.digest else await asyncio.to_thread(sources.base_of, digest)
+        report(f"loading the base model {base.name}")
+        chosen = institution.serving.engine_of(base.name)
+        engine = await start_engine(chosen, settings, base.directory, base.digest, threads)
+        if chosen.is_of_others:
+            report(
+                f"{base.name}: others started its vLLM server; who else reaches it, and what it logs, is not known here"
+            )
+        return Started(engine, chosen.engine, base.name, lambda: engine.problem, chosen.is_of_others)
+
+    engine = Engines(start)
+    await engine.begin(first.digest)
 
     def loaded() -> set[str]:
         """Digests of what is both verified and in the engine."""
@@ -164,8 +177,7 @@ async def _serve(
         settings.ui_hosts,
         lambda: condition_of(deployment.deployed, loaded(), flags),
         Standing(
-            engine=institution.serving.engine,
-            base_model=base.name,
+            engines=engine.states,
             flags=flags.flags,
             behind=flags.problems,
             hold=holds.of,

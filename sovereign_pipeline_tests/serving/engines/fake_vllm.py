@@ -5,6 +5,7 @@ request is noted in a file. Loading is by name alone, and a directory that is no
 """
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -28,9 +29,14 @@ time.sleep(600)
 
 
 class Server:
-    def __init__(self, noted: Path, base: str) -> None:
-        self.noted = noted
-        self.names = {base}
+    def __init__(self, noted: Path, base: str, version: str, longest: int) -> None:
+        self.noted, self.base = noted, base
+        self.version, self.longest = version, longest
+        self.paths: dict[str, str] = {}
+
+    @property
+    def names(self) -> set[str]:
+        return {self.base, *self.paths}
 
     def note(self, path: str, body: Any) -> None:
         with self.noted.open("a", encoding="utf-8") as stream:
@@ -39,20 +45,31 @@ class Server:
     async def health(self, request: web.Request) -> web.Response:
         return web.Response()
 
+    async def told_version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": self.version})
+
+    async def models(self, request: web.Request) -> web.Response:
+        bases = [{"id": self.base, "root": "/base", "parent": None, "max_model_len": self.longest}]
+        adapters = [{"id": name, "root": path, "parent": self.base} for name, path in self.paths.items()]
+        return web.json_response({"object": "list", "data": [*bases, *adapters]})
+
     async def load(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.note(request.path, body)
+        if not body:
+            return web.json_response({"error": {"message": "Field required"}}, status=400)
         if body["lora_name"] in self.names:
             return web.json_response({"error": {"message": "has already been loaded"}}, status=400)
         if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
             return web.json_response({"error": {"message": "No adapter found"}}, status=404)
-        self.names.add(body["lora_name"])
+        self.paths[body["lora_name"]] = body["lora_path"]
         return web.Response(text="Success")
 
     async def unload(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.note(request.path, body)
-        self.names.discard(body["lora_name"])
+        if self.paths.pop(body["lora_name"], None) is None:
+            return web.json_response({"error": {"message": "cannot be found"}}, status=404)
         return web.Response(text="Success")
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
@@ -102,21 +119,31 @@ def main() -> None:
     """Arguments: the file to note requests in, and vLLM's own."""
     noted, given = Path(sys.argv[1]), sys.argv[2:]
     base = given[given.index("--served-model-name") + 1]
-    server, application = Server(noted, base), web.Application(handler_args=None)
+    options = dict(itertools.pairwise(given))
+    server = Server(noted, base, options.get("--version", "0.32.0"), int(options.get("--max-model-len", 4096)))
+    application = web.Application(handler_args=None)
     shared = Path("/dev/shm", f"of-a-stand-in-{os.getpid()}")  # between its processes vLLM passes prompts in such files
     shared.write_bytes(bytes(4096))
     server.note("started", {"arguments": given, "environment": dict(os.environ), "shared": str(shared)})
     application.add_routes(
         [
             web.get("/health", server.health),
-            web.post("/v1/load_lora_adapter", server.load),
-            web.post("/v1/unload_lora_adapter", server.unload),
+            web.get("/version", server.told_version),
+            web.get("/v1/models", server.models),
             web.post("/v1/completions", server.complete),
         ]
     )
-    subprocess.Popen([sys.executable, "-c", STAYS, str(shared)])  # vLLM is several processes; none looks after others
-    socket = given[given.index("--uds") + 1]
-    web.run_app(application, path=socket, print=None, handler_cancellation=True)
+    if "--without-runtime-loading" not in given:
+        application.add_routes(
+            [
+                web.post("/v1/load_lora_adapter", server.load),
+                web.post("/v1/unload_lora_adapter", server.unload),
+            ]
+        )
+    if "--uds" in options:  # vLLM is several processes; none looks after others
+        subprocess.Popen([sys.executable, "-c", STAYS, str(shared)])
+    where = {"path": options["--uds"]} if "--uds" in options else {"host": "127.0.0.1", "port": int(options["--port"])}
+    web.run_app(application, **where, print=None, handler_cancellation=True)
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyAdapters:
 
 
 def settings(**options: Any) -> VllmSettings:
-    given = {"python": os.environ[VLLM_PYTHON], "precision": "float32", "rank": 8, "cpu_cache_gib": 1, **options}
-    return VllmSettings(Vllm(**{"adapters": ADAPTERS, "step_tokens": 512, **given}), threads=1, hang_seconds=60)
+    given = Vllm(**{"rank": 8, "cpu_cache_gib": 1, "adapters": ADAPTERS, "step_tokens": 512, **options})
+    return VllmSettings(given, Path(os.environ[VLLM_PYTHON]), threads=1, hang_seconds=60)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +15,17 @@ from typing import Any
 
 import psutil
 import pytest
-from pydantic import ValidationError
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
-from sovereign_pipeline.policy.serving import Serving, Vllm
-from sovereign_pipeline.serving.engines import vllm, vllm_server
+from sovereign_pipeline.errors import EngineLost, EngineRefused, InputError
+from sovereign_pipeline.policy.serving import EngineChoice, Vllm
+from sovereign_pipeline.serving.engines import vllm, vllm_keeper, vllm_server
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -66,8 +66,8 @@ def settings(directory: Path, **options: Any) -> VllmSettings:
     command = f'exec {sys.executable} -m {module} {directory / "noted"} "$@"'
     script.write_text(f"#!/bin/sh\nPYTHONPATH={PROJECT_ROOT} {command}\n")
     script.chmod(0o700)
-    given = Vllm(**{"python": str(script), "precision": "float32", "adapters": 2, "rank": 8, **options})
-    return VllmSettings(given, threads=1, hang_seconds=3, start_seconds=60)
+    given = Vllm(**{"precision": "float32", "adapters": 2, "rank": 8, **options})
+    return VllmSettings(given, script, threads=1, hang_seconds=3, start_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -268,21 +268,25 @@ def test_bytes_template_and_base_model_must_be_the_recorded_ones(side: Side, tin
 
 
 def test_interpreter_without_vllm_is_named(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
-    given = settings(tmp_path, python=sys.executable)
+    given = replace(settings(tmp_path), python=Path(sys.executable))
     with pytest.raises(EngineRefused, match="No module named 'vllm'"):
         runner.run(VllmEngine.start(tiny.base, given))
-    missing = settings(tmp_path, python=str(tmp_path / "nothing"))
+    missing = replace(settings(tmp_path), python=tmp_path / "nothing")
     with pytest.raises(EngineRefused, match="No such file"):
         runner.run(VllmEngine.start(tiny.base, missing))
     with pytest.raises(EngineRefused, match="cannot be loaded"):
         runner.run(VllmEngine.start(tmp_path, given))
 
 
-def test_institution_names_the_engine(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="engine: vllm needs 'vllm'"):
-        Serving(engine="vllm")
-    serving = Serving(engine="vllm", vllm=settings(tmp_path).options)
-    engine = runner.run(start_engine(serving, tiny.base, "", threads=3))
+def test_institution_chooses_the_engine_and_the_administrator_names_its_interpreter(
+    tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    chosen = EngineChoice(engine="vllm", vllm=settings(tmp_path).options, threads=2)
+    here = Settings(home=tmp_path / "home", data=tmp_path)
+    with pytest.raises(InputError, match="SOVEREIGN_VLLM_PYTHON"):
+        runner.run(start_engine(chosen, here, tiny.base, ""))
+    named = here.model_copy(update={"vllm_python": settings(tmp_path).python})
+    engine = runner.run(start_engine(chosen, named, tiny.base, "", threads=3))
     try:
         assert isinstance(engine, VllmEngine) and runner.run(engine.is_well())
         started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
@@ -291,8 +295,13 @@ def test_institution_names_the_engine(tiny: TinyAdapters, runner: asyncio.Runner
         runner.run(engine.close())
 
 
-def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) -> None:
-    """The gateway here is a fork that is killed: nothing of it can clean up."""
+@pytest.fixture
+def gateway(
+    tiny: TinyAdapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[int, list[psutil.Process]]]:
+    """A fork with a server, and the processes under it: keeper, server, and the server's own."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     reading, writing = os.pipe()
     gateway = os.fork()
     if gateway == 0:
@@ -303,13 +312,50 @@ def test_all_processes_end_with_the_gateway(tiny: TinyAdapters, tmp_path: Path) 
     children = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
     os.close(reading)
     assert len(children) == 3
-    os.kill(gateway, signal.SIGKILL)
-    os.waitpid(gateway, 0)
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
-    started = json.loads((tmp_path / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
-    assert not Path(started["environment"]["HOME"]).exists()  # with the copies of adapters
-    assert not Path(started["shared"]).exists()  # with prompts
+    yield gateway, children
+    for each in children:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def _left_of(directory: Path) -> list[Path]:
+    """What is there of copies of adapters, and of prompts."""
+    started = json.loads((directory / "noted").read_text(encoding="utf-8").splitlines()[0])[1]
+    return [path for path in (Path(started["environment"]["HOME"]), Path(started["shared"])) if path.exists()]
+
+
+def test_all_processes_end_with_the_gateway(gateway: tuple[int, list[psutil.Process]], tmp_path: Path) -> None:
+    """It is killed: nothing of it can clean up."""
+    number, children = gateway
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+    wait_until_ended(children)
+    assert not _left_of(tmp_path)
+
+
+@pytest.mark.security_case(
+    "Gateway and keeper of a vLLM server are killed together: processes with prompts and copies of adapters stay",
+    "The next start ends and removes them, and touches nothing of a gateway that lives",
+)
+def test_what_both_left_behind_is_removed_at_the_next_start(
+    gateway: tuple[int, list[psutil.Process]], tmp_path: Path
+) -> None:
+    number, (keeper, *rest) = gateway
+    vllm_keeper.remove_left_behind()
+    assert len(_left_of(tmp_path)) == 2 and all(each.is_running() for each in rest), "its gateway lives"
+    os.kill(number, signal.SIGSTOP)
+    keeper.kill()
+    os.kill(number, signal.SIGKILL)
+    os.waitpid(number, 0)
+    wait_until_ended([keeper, rest[0]])
+    assert len(_left_of(tmp_path)) == 2 and rest[1].is_running()
+    other = vllm_keeper.HeldDirectory.make()
+    vllm_keeper.remove_left_behind()
+    wait_until_ended(rest)
+    assert not _left_of(tmp_path) and other.path.is_dir()
+    other.let_go()
+    vllm_keeper.remove_left_behind()
+    assert not other.path.exists()
 
 
 async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:

@@ -16,6 +16,7 @@ from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant
+from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 from sovereign_pipeline.serving.flags.in_force import Choice, Shadowed
 from sovereign_pipeline.serving.gateway.app import create_gateway
@@ -132,6 +133,7 @@ class Bench:
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
     standing: Standing = NOTHING_BESIDES
+    other_engines: list[EngineState] = field(default_factory=list)
     tracer: Tracer | None = None
     screens: Screens = NOTHING_SEARCHED
     transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
@@ -149,6 +151,10 @@ class Bench:
         self.served.append(adapter)
         self.engine.adapters[adapter.digest] = adapter.adapter
         return adapter
+
+    async def engines(self) -> list[EngineState]:
+        well, held = await self.engine.is_well(), len(self.engine.loaded())
+        return [EngineState("local", "smollm2-135m-instruct", "", well, held), *self.other_engines]
 
     def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
         """A flag that gives everybody what is in production."""
@@ -206,7 +212,7 @@ class Bench:
             GivenAnswers(self.directory / "given-answers.db"),
             HOSTS,
             lambda: self.condition,
-            self.standing,
+            replace(self.standing, engines=self.engines),
             self.tracer,
             self.screens,
             self.transcripts,

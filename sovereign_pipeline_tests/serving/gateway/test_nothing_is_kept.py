@@ -87,7 +87,8 @@ def test_metrics_count_by_line_adapter_and_outcome_alone(bench: Bench, client: C
     assert 'sovereign_gateway_requests_total{adapter="",line="",outcome="refused_400"} 1.0' in page
     assert 'gen_ai_server_time_to_first_token_count{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
     assert 'gen_ai_server_time_per_output_token_count{adapter="lamps-1.0.0",line="lamps"} 8.0' in page
-    assert "sovereign_engine_up 1.0" in page and "sovereign_engine_adapters 1.0" in page
+    assert 'sovereign_engine_up{base_model="smollm2-135m-instruct"} 1.0' in page
+    assert 'sovereign_engine_adapters{base_model="smollm2-135m-instruct"} 1.0' in page
     assert client(other).get("/metrics").status_code == 404
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.readiness import Condition
 from sovereign_pipeline.serving.tokens import Tokens
@@ -205,6 +206,10 @@ def test_health_names_nothing_and_readiness_follows_the_engine(bench: Bench, cli
 def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, client: Client) -> None:
     bench.serve(adapter("lamps"))
     anybody = client()
+    bench.other_engines.append(EngineState("vllm", "granite", "1" * 64, False, 0))
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "granite" not in answer.text
+    bench.other_engines.clear()
     bench.condition = Condition(is_behind=True)
     answer = anybody.get("/readyz")
     assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text

@@ -58,15 +58,22 @@ async function lookAgain() {
 }
 
 function draw(state) {
-  const engine = document.getElementById("engine");
-  const up = state.engine.computes;
-  engine.replaceChildren(
-    said(up ? "The engine computes" : "The engine does not compute", "span", `badge ${up ? "good" : "bad"}`),
-    made("bdi", `${state.engine.name} · ${state.engine.base_model}`, "soft"),
-  );
+  document.getElementById("engines").replaceChildren(...state.engines.map(drawnEngine));
   document.getElementById("at").textContent = `${state.at.slice(0, 16).replace("T", " ")} UTC`;
   lines.replaceChildren(...state.lines.map(drawnLine));
   if (!state.lines.length) lines.append(said("No line is within your reach.", "p", "notice"));
+}
+
+function drawnEngine(engine) {
+  const row = made("div", "", "row");
+  const up = engine.computes;
+  row.append(said(up ? "The engine computes" : "The engine does not compute", "span", `badge ${up ? "good" : "bad"}`));
+  row.append(made("bdi", [engine.name, engine.base_model].filter(Boolean).join(" · "), "soft"));
+  if (engine.problem) row.append(made("bdi", engine.problem, "soft"));
+  if (engine.is_of_others) {
+    row.append(said("Others started this vLLM server: who else reaches it, and what it logs, is not known here.", "span", "soft"));
+  }
+  return row;
 }
 
 function drawnLine(line) {

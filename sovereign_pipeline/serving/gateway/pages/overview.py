@@ -7,7 +7,7 @@ tell of it. What belongs here: that selection. What does not: the page (`admin.h
 import datetime
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +16,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.serving.callers import Caller
+from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog
@@ -35,13 +36,16 @@ def _none(_: object) -> None:
     return None
 
 
+async def _none_yet() -> Sequence[EngineState]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Standing:
     """Where the facts come from that answering needs none of."""
 
-    engine: str = ""
-    """Which engine computes."""
-    base_model: str = ""
+    engines: Callable[[], Awaitable[Sequence[EngineState]]] = _none_yet
+    """One for each base model."""
     flags: Callable[[], Mapping[str, Flag]] = dict
     """Line -> what is in force."""
     behind: Callable[[], Mapping[str, str]] = dict
@@ -96,6 +100,9 @@ class EngineFacts(Sent):
     name: str
     base_model: str
     computes: bool
+    problem: str
+    is_of_others: bool
+    """Whether others started it, so that the gateway cannot say who else reaches it."""
 
 
 class AdapterFacts(Sent):
@@ -189,7 +196,8 @@ class AdminState(Sent):
     """What `/admin` shows. Counts are of this gateway, since it started."""
 
     at: str
-    engine: EngineFacts
+    engines: list[EngineFacts]
+    """Of the base models of what the caller may see."""
     lines: list[LineFacts]
 
 
@@ -206,7 +214,12 @@ class _Row:
 
 
 def overview(
-    caller: Caller, catalog: Catalog, answering: Answering, standing: Standing, computes: bool, now: datetime.datetime
+    caller: Caller,
+    catalog: Catalog,
+    answering: Answering,
+    standing: Standing,
+    engines: Sequence[EngineState],
+    now: datetime.datetime,
 ) -> AdminState:
     """Every line of which the caller may see an adapter."""
     flags, behind = standing.flags(), standing.behind()
@@ -238,8 +251,23 @@ def overview(
                 is_readable=counted.is_readable,
             )
         )
-    engine = EngineFacts(name=standing.engine, base_model=standing.base_model, computes=computes)
-    return AdminState(at=now.isoformat(timespec="seconds"), engine=engine, lines=lines)
+    bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
+    return AdminState(
+        at=now.isoformat(timespec="seconds"),
+        engines=[_engine(each) for each in engines if each.base_model_digest in bases],
+        lines=lines,
+    )
+
+
+def _engine(state: EngineState) -> EngineFacts:
+    """How many adapters it holds is left out: it would tell of those that are beyond reach."""
+    return EngineFacts(
+        name=state.kind,
+        base_model=state.base_model,
+        computes=state.computes,
+        problem=state.problem,
+        is_of_others=state.is_of_others,
+    )
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,6 @@ def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", stage
     flag = flag_of(production, staged)
     due = Due(line, f"{line}-1.1.0", NOW.date(), "due", (), False, True, None)
     bench.standing = Standing(
-        engine="local",
-        base_model="smollm2-135m-instruct",
         flags=lambda: {line: flag},
         hold=state_of,
         shadow=shadow_of,

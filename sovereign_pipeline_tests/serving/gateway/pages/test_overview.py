@@ -8,6 +8,7 @@ import pytest
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.gateway.pages.overview import SECONDS_A_HOLD_IS_SHOWN, Holds, Standing
@@ -34,7 +35,8 @@ def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, 
     bench.engine.lost_after = 1
     viewer.post("/v1/chat/completions", json=ASK)
     state = viewer.get("/admin/state").json()
-    assert state["engine"] == {"name": "local", "base_model": "smollm2-135m-instruct", "computes": True}
+    (engine,) = state["engines"]
+    assert (engine["name"], engine["base_model"], engine["computes"]) == ("local", "smollm2-135m-instruct", True)
     (line,) = state["lines"]
     production, staged = line["adapters"]
     assert (production["adapter"], production["stage"], production["is_loaded"]) == ("lamps-1.0.0", "production", True)
@@ -108,6 +110,23 @@ def test_one_adapter_that_a_flag_names_and_nobody_serves_is_told(bench: Bench, c
         ("lamps-1.0.0", True),
         ("lamps-1.1.0", False),
     ]
+
+
+def test_engines_are_told_of_within_reach(bench: Bench, client: Client) -> None:
+    try_out(bench)
+    bench.served = [replace(each, base_model_digest="1" * 64 if each.line == "buoys" else "") for each in bench.served]
+    bench.other_engines = [EngineState("vllm", "granite", "1" * 64, False, 0, "No room for it.", True)]
+    low, high = (client(bench.token(level, admin=True)).get("/admin/state") for level in ("INTERNAL", "SECRET"))
+    assert [each["base_model"] for each in low.json()["engines"]] == ["smollm2-135m-instruct"]
+    assert "granite" not in low.text
+    _, other = high.json()["engines"]
+    assert other == {
+        "name": "vllm",
+        "base_model": "granite",
+        "computes": False,
+        "problem": "No room for it.",
+        "is_of_others": True,
+    }
 
 
 def test_a_hold_is_judged_once_for_everybody_who_looks(bench: Bench) -> None:

@@ -1,0 +1,231 @@
+"""One engine for each base model, behind one `Engine`: what an adapter was trained on decides which one answers.
+
+An engine is started when the first adapter of its base model is to be loaded, beside the others, and is closed when it
+has held none for a while. One that is gone or hangs holds up nothing of another base model.
+
+What belongs here: that. What does not: starting one (`starting.py`), and what it computes with.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused, SovereignError, place_of
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Sampling
+
+SECONDS_BETWEEN_LOOKS = 1.0
+"""While something is waited for that an engine does."""
+SECONDS_BEFORE_ANOTHER_START = 30.0
+"""After an engine did not start."""
+SECONDS_WITHOUT_ADAPTERS = 900.0
+"""After which the memory of an engine is given back; longer than any answer takes."""
+DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Started:
+    """An engine, and what people know it by."""
+
+    engine: Engine
+    kind: str
+    """Such as `local`."""
+    base_model: str
+    problem: Callable[[], str] = str
+    """Why it does not compute, where it knows."""
+    is_of_others: bool = False
+    """Whether others started what computes, so that nobody here knows who else reaches it."""
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """How it stands with one engine."""
+
+    kind: str
+    base_model: str
+    base_model_digest: str
+    computes: bool
+    adapters: int
+    """That can be asked now."""
+    problem: str = ""
+    """Why it does not compute, where that is known."""
+    is_of_others: bool = False
+
+
+Start = Callable[[str], Awaitable[Started]]
+"""Starts the engine of a base model, by its digest. Raises SovereignError."""
+
+
+@dataclass
+class _Held:
+    """An engine from the moment that it is wanted."""
+
+    starting: asyncio.Task[Started]
+    failed_at: float | None = None
+    """When it was found that it did not start."""
+    closing: asyncio.TimerHandle | None = None
+
+    @property
+    def started(self) -> Started | None:
+        if not self.starting.done() or self.starting.cancelled() or self.starting.exception() is not None:
+            return None
+        return self.starting.result()
+
+    @property
+    def problem(self) -> SovereignError | None:
+        """Why it is not started; None while nobody knows."""
+        if not self.starting.done():
+            return None
+        error = None if self.starting.cancelled() else self.starting.exception()
+        if error is None or isinstance(error, SovereignError):
+            return error
+        place = place_of(error) if isinstance(error, Exception) else type(error).__name__
+        return EngineLost(f"The engine was not started: {place}.", "")
+
+    def keep(self) -> None:
+        """It is needed again."""
+        if self.closing is not None:
+            self.closing.cancel()
+            self.closing = None
+
+
+class Engines:
+    """See `Engine`."""
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._held: dict[str, _Held] = {}
+        """Digest of a base model -> its engine."""
+        self._base_of: dict[str, str] = {}
+        """Adapter's digest -> its base model's, of everything that is to be loaded."""
+        self._ready: set[str] = set()
+        """Digests of adapters that were loaded."""
+        self._left: set[asyncio.Task[None]] = set()
+        """What engines were told to do, and have not done yet."""
+
+    async def begin(self, base_model_digest: str) -> Started:
+        """Start the first engine, and wait for it. Raises as starting does."""
+        return await self._hold(base_model_digest).starting
+
+    async def load(self, adapter: Deployable) -> None:
+        """Raises EngineLost also while the engine is started, and for one that computes nothing now."""
+        base = adapter.base_model_digest
+        self._base_of[adapter.digest] = base
+        engine = self._running(base).engine
+        await self._within(engine, engine.load(adapter))
+        if self._base_of.get(adapter.digest) == base:
+            self._ready.add(adapter.digest)
+
+    async def unload(self, digest: str) -> None:
+        """From here on it cannot be asked any more, whatever its engine does."""
+        self._ready.discard(digest)
+        base = self._base_of.pop(digest, "")
+        held = self._held.get(base)
+        if held is None:
+            return
+        if base not in self._base_of.values():
+            held.keep()
+            later = asyncio.get_running_loop().call_later
+            held.closing = later(SECONDS_WITHOUT_ADAPTERS, self._close_unless_needed, base, held)
+        if held.started is not None:
+            await self._within(held.started.engine, held.started.engine.unload(digest))
+
+    def loaded(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for held in self._held.values():
+            if held.started is not None:
+                found |= held.started.engine.loaded()
+        return {digest: adapter for digest, adapter in found.items() if digest in self._ready}
+
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
+        held = self._held.get(self._base_of.get(digest, ""))
+        started = held.started if held is not None and digest in self._ready else None
+        if started is None:
+            raise EngineRefused(f"Adapter {digest[:DIGITS]} is not loaded.", "Load it first.")
+        return await started.engine.answer(digest, messages, sampling, cache_group)
+
+    async def is_well(self) -> bool:
+        """Whether any engine computes: the others say in `states` what they do."""
+        return any(each.computes for each in await self.states()) or not self._held
+
+    async def states(self) -> list[EngineState]:
+        return list(await asyncio.gather(*(self._state(base, held) for base, held in self._held.items())))
+
+    async def close(self) -> None:
+        for task in self._left:
+            task.cancel()
+        await asyncio.gather(*(self._close(base, held) for base, held in list(self._held.items())))
+
+    def _hold(self, base: str) -> _Held:
+        held = self._held[base] = _Held(asyncio.ensure_future(self._start(base)))
+        held.starting.add_done_callback(_told)
+        return held
+
+    def _running(self, base: str) -> Started:
+        """Raises EngineLost while it is started, and what kept it from being started."""
+        held = self._held.get(base) or self._hold(base)
+        held.keep()
+        if held.started is not None:
+            return held.started
+        problem = held.problem
+        if problem is None:
+            raise EngineLost(f"The engine of base model {base[:DIGITS]} is being started.", "Ask again in a moment.")
+        if held.failed_at is None:
+            held.failed_at = time.monotonic()
+        elif time.monotonic() - held.failed_at > SECONDS_BEFORE_ANOTHER_START:
+            self._hold(base)
+        raise problem
+
+    async def _within(self, engine: Engine, doing: Coroutine[object, object, None]) -> None:
+        """Wait for it as long as the engine computes. Raises EngineLost for one that hangs; it is done once the engine
+        goes on."""
+        task = self._leave(doing)
+        while not task.done():
+            await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
+            if not task.done() and not await engine.is_well():
+                raise EngineLost("The engine computes nothing now.", "Ask again in a moment.")
+        task.result()
+
+    def _leave(self, doing: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Let it be done, whether or not somebody waits for it."""
+
+        async def done() -> None:
+            await doing
+
+        task = asyncio.create_task(done())
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+        task.add_done_callback(_told)
+        return task
+
+    def _close_unless_needed(self, base: str, held: _Held) -> None:
+        if base not in self._base_of.values():
+            self._leave(self._close(base, held))
+
+    async def _close(self, base: str, held: _Held) -> None:
+        if self._held.get(base) is held:
+            del self._held[base]
+        held.keep()
+        held.starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError, SovereignError):
+            started = await held.starting
+            await started.engine.close()
+
+    async def _state(self, base: str, held: _Held) -> EngineState:
+        started, error = held.started, held.problem
+        if started is None:
+            why = error.message if error is not None else "It is being started."
+            return EngineState("", base[:DIGITS], base, False, 0, why)
+        adapters = sum(digest in self._ready for digest in started.engine.loaded())
+        computes = await started.engine.is_well()
+        problem = started.problem()
+        return EngineState(started.kind, started.base_model, base, computes, adapters, problem, started.is_of_others)
+
+
+def _told(task: "asyncio.Task[None] | asyncio.Task[Started]") -> None:
+    """What it raised is told to whoever waits for it; nothing is printed where nobody does."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,279 @@
+"""One engine for each base model behind one: who answers, and that nothing of one holds up the other."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.serving.engines import by_base
+from sovereign_pipeline.serving.engines.by_base import Engines, Started
+from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine, adapter
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, other_base
+
+ONE, TWO = "1" * 64, "2" * 64
+ASKED = [{"role": "user", "content": "harbour lamp"}]
+LAMPS = replace(adapter("lamps"), base_model_digest=ONE)
+BUOYS = replace(adapter("buoys"), base_model_digest=TWO)
+
+
+@dataclass
+class Stuck(ScriptedEngine):
+    """Loads and unloads nothing until it is told to go on."""
+
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def load(self, adapter: Deployable) -> None:
+        await self.goes_on.wait()
+        await super().load(adapter)
+
+    async def unload(self, digest: str) -> None:
+        await self.goes_on.wait()
+        await super().unload(digest)
+
+
+@dataclass
+class Two:
+    """Engines of two base models, whose starts wait until they are let."""
+
+    made: dict[str, ScriptedEngine] = field(default_factory=lambda: {ONE: ScriptedEngine(), TWO: ScriptedEngine()})
+    failing: dict[str, Exception] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
+    starts: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.may_start = asyncio.Event()
+        self.engines = Engines(self.start)
+
+    async def start(self, digest: str) -> Started:
+        self.starts.append(digest)
+        if digest == TWO:
+            await self.may_start.wait()
+        if digest in self.failing:
+            raise self.failing[digest]
+        engine = self.made[digest]
+        engine.close = lambda: self.close(digest)  # type: ignore[method-assign]
+        return Started(engine, "local", f"base-{digest[0]}")
+
+    async def close(self, digest: str) -> None:
+        self.closed.append(digest)
+
+    async def both(self) -> None:
+        """Start both, each with its adapter."""
+        await self.engines.begin(ONE)
+        self.may_start.set()
+        await self.engines.load(LAMPS)
+        with pytest.raises(EngineLost, match="is being started"):
+            await self.engines.load(BUOYS)
+        await asyncio.sleep(0.01)
+        await self.engines.load(BUOYS)
+
+
+@pytest.fixture(autouse=True)
+def _looks_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_base, "SECONDS_BETWEEN_LOOKS", 0.01)
+
+
+async def told(engines: Engines, digest: str) -> str:
+    answer = await engines.answer(digest, ASKED, Sampling(max_tokens=8))
+    return "".join([piece.text async for piece in answer.pieces])
+
+
+async def of_two() -> None:
+    two = Two()
+    await two.both()
+    assert two.starts == [ONE, TWO]
+    assert two.engines.loaded() == {LAMPS.digest: LAMPS.adapter, BUOYS.digest: BUOYS.adapter}
+    for each, own, other in ((LAMPS, ONE, TWO), (BUOYS, TWO, ONE)):
+        before = len(two.made[other].asked)
+        await told(two.engines, each.digest)
+        assert two.made[own].asked[-1].digest == each.digest and len(two.made[other].asked) == before
+    assert [(each.base_model, each.computes, each.adapters) for each in await two.engines.states()] == [
+        ("base-1", True, 1),
+        ("base-2", True, 1),
+    ]
+    await two.engines.close()
+    assert sorted(two.closed) == [ONE, TWO]
+
+
+def test_each_adapter_is_answered_by_the_engine_of_its_base_model() -> None:
+    asyncio.run(of_two())
+
+
+async def starting() -> None:
+    two = Two()
+    await two.engines.begin(ONE)
+    await two.engines.load(LAMPS)
+    with pytest.raises(EngineLost, match="is being started"):
+        await two.engines.load(BUOYS)
+    assert await told(two.engines, LAMPS.digest)
+    with pytest.raises(EngineRefused, match="is not loaded"):
+        await told(two.engines, BUOYS.digest)
+    assert [each.computes for each in await two.engines.states()] == [True, False]
+    assert await two.engines.is_well()
+    await two.engines.close()
+
+
+def test_an_engine_that_is_being_started_holds_nothing_up() -> None:
+    asyncio.run(starting())
+
+
+async def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Two()
+    two.failing[TWO] = EngineRefused("No room for it.")
+    two.may_start.set()
+    await two.engines.begin(ONE)
+    await two.engines.load(LAMPS)
+    with pytest.raises(EngineLost):
+        await two.engines.load(BUOYS)
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        with pytest.raises(EngineRefused, match="No room"):
+            await two.engines.load(BUOYS)
+    assert two.starts == [ONE, TWO] and await told(two.engines, LAMPS.digest)
+    assert [each.problem for each in await two.engines.states()] == ["", "No room for it."]
+    monkeypatch.setattr(by_base, "SECONDS_BEFORE_ANOTHER_START", 0.0)
+    del two.failing[TWO]
+    with pytest.raises(EngineRefused, match="No room"):
+        await two.engines.load(BUOYS)
+    await asyncio.sleep(0.01)
+    await two.engines.load(BUOYS)
+    assert two.starts == [ONE, TWO, TWO]
+    await two.engines.close()
+
+
+def test_an_engine_that_does_not_start_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(failing(monkeypatch))
+
+
+async def hanging() -> None:
+    two = Two()
+    two.made[TWO] = stuck = Stuck()
+    stuck.goes_on.set()
+    await two.both()
+    stuck.goes_on.clear()
+    stuck.well = False
+    other = replace(adapter("buoys", "1.1.0"), base_model_digest=TWO)
+    for doing in (two.engines.load(other), two.engines.unload(BUOYS.digest)):
+        with pytest.raises(EngineLost, match="computes nothing now"):
+            await doing
+    assert BUOYS.digest in stuck.adapters and BUOYS.digest not in two.engines.loaded(), "nobody gets it any more"
+    with pytest.raises(EngineRefused, match="is not loaded"):
+        await told(two.engines, BUOYS.digest)
+    await two.engines.unload(LAMPS.digest)
+    await two.engines.load(LAMPS)
+    assert await told(two.engines, LAMPS.digest) and await two.engines.is_well()
+    stuck.well = True
+    stuck.goes_on.set()
+    await asyncio.sleep(0.01)
+    assert BUOYS.digest not in stuck.adapters, "it is unloaded once the engine goes on"
+    await two.engines.close()
+
+
+@pytest.mark.security_case(
+    "The engine of one base model hangs while an adapter of it is taken back",
+    "Nobody is answered by that adapter any more, and adapters of other base models are loaded and unloaded",
+)
+def test_an_engine_that_hangs_holds_nothing_of_another_base_model_up() -> None:
+    asyncio.run(hanging())
+
+
+async def without_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_base, "SECONDS_WITHOUT_ADAPTERS", 0.05)
+    two = Two()
+    await two.both()
+    await two.engines.unload(LAMPS.digest)
+    await two.engines.load(LAMPS)
+    await two.engines.unload(BUOYS.digest)
+    await asyncio.sleep(0.2)
+    assert two.closed == [TWO]
+    assert [each.base_model for each in await two.engines.states()] == ["base-1"]
+    await two.engines.close()
+
+
+def test_the_memory_of_an_engine_without_adapters_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(without_adapters(monkeypatch))
+
+
+@pytest.fixture(scope="module")
+def bases(tiny: TinyAdapters, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {ONE: tiny.base, TWO: other_base(tiny, tmp_path_factory.mktemp("bases"))}
+
+
+@pytest.fixture(scope="module")
+def engines(bases: dict[str, Path], runner: asyncio.Runner) -> Iterator[Engines]:
+    """Two real ones."""
+
+    async def start(digest: str) -> Started:
+        settings = LocalSettings(threads=1, hang_seconds=4)
+        engine = await LocalEngine.start(bases[digest], settings, base_model_digest=digest)
+        return Started(engine, "local", f"base-{digest[0]}")
+
+    made = Engines(start)
+
+    async def begin() -> None:
+        await asyncio.gather(made.begin(ONE), made.begin(TWO))
+
+    runner.run(begin())
+    yield made
+    runner.run(made.close())
+
+
+def process_of(base: Path) -> psutil.Process:
+    return next(each for each in psutil.Process().children() if f'"base": "{base}"' in " ".join(each.cmdline()))
+
+
+@pytest.mark.slow
+def test_one_dies_while_the_other_answers(
+    engines: Engines,
+    tiny: TinyAdapters,
+    bases: dict[str, Path],
+    runner: asyncio.Runner,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lamps, buoys = (
+        replace(tiny.adapter(f"{line}-1.0.0", seed=seed), base_model_digest=base)
+        for line, seed, base in (("lamps", 1, ONE), ("buoys", 2, TWO))
+    )
+
+    async def break_it() -> None:
+        for each in (lamps, buoys):
+            await engines.load(each)
+        asked = Sampling(max_tokens=300)
+        whole = [await engines.answer(each.digest, ASKED, asked) for each in (lamps, buoys)]
+        expected = "".join([piece.text async for piece in whole[0].pieces])
+        streams = [await engines.answer(each.digest, ASKED, asked) for each in (lamps, buoys)]
+        begun = (await anext(streams[0].pieces)).text
+        await anext(streams[1].pieces)
+        process_of(bases[TWO]).kill()
+        with pytest.raises(EngineLost):
+            async for _ in streams[1].pieces:
+                pass
+        assert [each.computes for each in await engines.states()] == [True, False]
+        assert begun + "".join([piece.text async for piece in streams[0].pieces]) == expected
+        assert [*engines.loaded()] == [lamps.digest]
+        async with asyncio.timeout(60):
+            while buoys.digest not in engines.loaded():
+                await asyncio.sleep(0.05)
+        assert await told(engines, buoys.digest) and await engines.is_well()
+
+    runner.run(break_it())
+    assert "Unknown child process" not in caplog.text
+
+
+@pytest.mark.slow
+def test_an_adapter_of_another_base_model_is_refused_by_the_engine(
+    engines: Engines, tiny: TinyAdapters, runner: asyncio.Runner
+) -> None:
+    """Its digest names one, and its fingerprint was made with another."""
+    made = tiny.adapter("odd-1.0.0", seed=5)
+    odd = replace(made, base_model_digest=TWO, fingerprint=tiny.fingerprint(made))
+    with pytest.raises(EngineRefused, match="the base model is another one"):
+        runner.run(engines.load(odd))
+    runner.run(engines.unload(odd.digest))
+    runner.run(engines.load(replace(odd, base_model_digest=ONE)))
