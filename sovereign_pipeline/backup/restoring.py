@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sovereign_pipeline.artifacts.confined import make_private
 from sovereign_pipeline.artifacts.stage import Progress
@@ -144,7 +145,8 @@ def extract(settings: Settings, directory: Path, private_key: str, into: Path | 
     archive.read(directory / ARCHIVE, private_key, take)
     for root in roots.values():
         make_private(root)
-    return settings.model_copy(update={**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None})
+    elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None}
+    return replace(settings, **elsewhere)
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:

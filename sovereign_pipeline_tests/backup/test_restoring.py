@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,6 @@ def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> N
 
 
 def test_a_registry_on_a_server_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
-    settings = office.settings.model_copy(update={"registry_url": "postgresql://localhost/registry"})
+    settings = replace(office.settings, registry_url="postgresql://localhost/registry")
     with pytest.raises(InputError, match="on a database server"):
         take(settings, tmp_path / "backup", office.pair.public, print)

@@ -285,7 +285,7 @@ def test_institution_chooses_the_engine_and_the_administrator_names_its_interpre
     here = Settings(home=tmp_path / "home", data=tmp_path)
     with pytest.raises(InputError, match="SOVEREIGN_VLLM_PYTHON"):
         runner.run(start_engine(chosen, here, tiny.base, ""))
-    named = here.model_copy(update={"vllm_python": settings(tmp_path).python})
+    named = replace(here, vllm_python=settings(tmp_path).python)
     engine = runner.run(start_engine(chosen, named, tiny.base, "", threads=3))
     try:
         assert isinstance(engine, VllmEngine) and runner.run(engine.is_well())
