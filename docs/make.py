@@ -5,8 +5,8 @@ from pathlib import Path
 
 from benchmarks.evaluation.judge_tables import with_judges
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
-from sovereign_pipeline.commands.reference import command_line_markdown
+from sovereign_pipeline.commands.reference.command_line import command_line_markdown
+from sovereign_pipeline.commands.reference.recipe import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault.vault_cli import app as vault_app
 from sovereign_pipeline.serving.transcripts.transcripts_cli import app as transcripts_app

@@ -36,7 +36,11 @@ class Sovereign(LoadedWhenAsked):
             *("lines", "sources", "privacy", "models", "suites", "datasets", "adapters", "recall", "gates", "review"),
             *("audit", "backup", "bundle", "evidence", "init", "size"),
         )
-    } | {"serve": "sovereign_pipeline.commands.serving"}
+    } | {
+        "serve": "sovereign_pipeline.commands.serving",
+        "adapters": "sovereign_pipeline.commands.adapters.adapters",
+        "audit": "sovereign_pipeline.commands.audit.audit",
+    }
 
 
 app = typer.Typer(cls=Sovereign, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
@@ -78,7 +82,7 @@ def run(
     ] = None,
 ) -> None:
     """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
-    from sovereign_pipeline.commands.adapters import print_adapters, with_marks
+    from sovereign_pipeline.commands.adapters.adapters import print_adapters, with_marks
     from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.ledger.catalog import list_adapters
     from sovereign_pipeline.ledger.database import open_registry

@@ -169,7 +169,7 @@ def lines_schema(
     ] = False,
 ) -> None:
     """Print the JSON Schema by which an editor completes and checks a recipe."""
-    from sovereign_pipeline.commands.recipe_reference import INSTITUTION, LINE, recipe_markdown
+    from sovereign_pipeline.commands.reference.recipe import INSTITUTION, LINE, recipe_markdown
     from sovereign_pipeline.policy.reference import json_schema
 
     if markdown:

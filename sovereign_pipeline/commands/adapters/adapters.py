@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.release import add_release_commands
+from sovereign_pipeline.commands.adapters.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.commands.flags import (
+from sovereign_pipeline.commands.adapters.flags import (
     adapters_accept_hold,
     adapters_hold,
     adapters_rollback,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.people import people
+from sovereign_pipeline.commands.audit.people import people
 from sovereign_pipeline.commands.terminal import AsJson, moment, out, print_json, print_rows
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError

@@ -1,0 +1,1 @@
+"""`sovereign adapters`: registered adapters, and what officers decide about them."""

@@ -1,0 +1,1 @@
+"""`sovereign audit`: the ledger, and whose names stand behind its commitments."""
