@@ -40,6 +40,9 @@ class Hold(RecipeModel):
     looping: Margin = 0.05
     """Largest accepted rise in the share of answers that fall into repetition."""
 
+    other_script: Margin = 0.05
+    """Largest accepted rise in the share of answers in another script than their request, as Latin to an Arabic one."""
+
     slower: Margin = 0.25
     """Largest accepted rise in the time that an answer takes or is waited for, as a share of it (geometric mean)."""
 

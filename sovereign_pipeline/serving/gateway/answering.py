@@ -243,6 +243,7 @@ class Answering:
             Shadowing(
                 adapter,
                 directory_of(self._telemetry.directory, line, shadowed.adapter, shadowed.began),
+                asked.request,
                 with_instruction(screen.messages, adapter),
                 asked.sampling,
                 caller.cache_group,
@@ -290,8 +291,16 @@ class Answering:
     ) -> None:
         """Count what an adapter did in its line's rollout. holds_personal_data: None where it was not searched."""
         if asked.choice is not None and not self.is_ending:
-            line = asked.adapter.line
-            self._telemetry.note(line, asked.choice, text, tokens, seconds, ended, holds_personal_data)
+            self._telemetry.note(
+                asked.adapter.line,
+                asked.choice,
+                text,
+                tokens,
+                seconds,
+                ended,
+                asked.request,
+                holds_personal_data=holds_personal_data,
+            )
 
     def _refusal(self, asked: Asked, error: EngineRefused | EngineLost | ScannerLost | TimeoutError) -> Refusal:
         """What an engine refuses is the request's fault, unless the adapter went away meanwhile."""

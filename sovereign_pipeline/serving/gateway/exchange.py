@@ -41,6 +41,11 @@ class Asked:
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
+    def request(self) -> str:
+        """The newest message, without the line's instruction."""
+        return self.sent[-1]["content"] if self.sent else ""
+
+    @property
     def messages(self) -> list[Mapping[str, str]]:
         """With the line's instruction where there is no other."""
         return with_instruction(self.sent, self.adapter)

@@ -62,6 +62,7 @@ MEASURES = (
     Measure("given_up", True, 1, "answers", "given_up"),
     Measure("empty", True, 1, "complete", "empty"),
     Measure("looping", True, 1, "complete", "looping"),
+    Measure("other_script", True, 1, "complete", "other_script"),
     Measure("slower", False, 1, "timed", "log_seconds"),
     Measure("longer", False, 1, "complete", "log_tokens"),
     Measure("shorter", False, -1, "complete", "log_tokens"),

@@ -35,6 +35,8 @@ class Shadowing:
     adapter: Deployable
     comparison: Path
     """Where its comparison is counted."""
+    request: str
+    """The newest message, as its caller sent it."""
     messages: Sequence[Mapping[str, str]]
     sampling: Sampling
     cache_group: str
@@ -112,9 +114,8 @@ class Shadows:
         try:
             async with asyncio.timeout(SECONDS_OF_AN_ANSWER):
                 answer = await self._answer(shadowing)
-            request = shadowing.messages[-1]["content"] if shadowing.messages else ""
-            likeliest = shadowing.sampling.temperature == 0
-            more = compared(request, answer, shadowing.given, is_likeliest=likeliest)
+            is_likeliest = shadowing.sampling.temperature == 0
+            more = compared(shadowing.request, answer, shadowing.given, is_likeliest=is_likeliest)
         except (EngineRefused, EngineLost, TimeoutError):
             return "lost"
         except Exception as error:

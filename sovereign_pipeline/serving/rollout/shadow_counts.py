@@ -7,8 +7,6 @@ What belongs here: counting, the files, and the figures. What does not: computin
 import math
 import secrets
 import threading
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -18,15 +16,10 @@ from typing import Literal, Self
 from pydantic import ValidationError
 
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.red_team.behaviour import loops
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.serving.flags.flag import Flag
-
-FEWEST_LETTERS = 8
-"""Of which the script of a text can be told."""
-MOST_LETTERS = 2_000
-"""Of a text that are looked at."""
+from sovereign_pipeline.serving.rollout.output_checks import check
 
 Outcome = Literal["compared", "lost", "dropped"]
 """`dropped`: callers needed the engine, or too many waited."""
@@ -173,24 +166,15 @@ def numbers(tally: ShadowTally) -> str:
 
 
 def _checked(request: str, answer: AnswerOf) -> Checked:
-    asked, answered = script_of(request), script_of(answer.text)
+    checks = check(request, answer.text)
     return Checked(
         answers=1,
-        empty=int(not answer.text.strip()),
-        looping=int(loops(answer.text)),
-        other_script=int(None not in (asked, answered) and asked != answered),
+        empty=int(checks.empty),
+        looping=int(checks.looping),
+        other_script=int(checks.other_script),
         log_tokens=math.log(max(answer.tokens, 1)),
         log_seconds=math.log(max(answer.seconds, 1e-3)),
     )
-
-
-def script_of(text: str) -> str | None:
-    """The script of most letters, as Unicode names it, such as LATIN and ARABIC; None for a text of too few."""
-    letters = [each for each in text[: 4 * MOST_LETTERS] if each.isalpha()][:MOST_LETTERS]
-    if len(letters) < FEWEST_LETTERS:
-        return None
-    named = Counter(unicodedata.name(each, "?").partition(" ")[0] for each in letters)
-    return named.most_common(1)[0][0]
 
 
 def _sum(one: object, other: object) -> object:

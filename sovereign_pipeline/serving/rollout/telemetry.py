@@ -16,12 +16,12 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.red_team.behaviour import loops
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.feedback import Feedback
+from sovereign_pipeline.serving.rollout.output_checks import check
 from sovereign_pipeline.serving.rollout.shadow_counts import ShadowCounts, ShadowTally, read_shadow
 from sovereign_pipeline.settings import Settings
 
@@ -46,6 +46,7 @@ class Counted(Frozen):
     complete: int = 0
     empty: int = 0
     looping: int = 0
+    other_script: int = 0
     log_seconds: float = 0.0
     """Sum over complete answers, and those given up with the time until then: one that is too slow is given up."""
     log_tokens: float = 0.0
@@ -153,13 +154,15 @@ class Telemetry:
         tokens: int,
         seconds: float,
         ended: Ended,
+        request: str = "",
+        *,
         holds_personal_data: bool | None = None,
     ) -> None:
-        """Count one answer; nothing is counted while nothing is tried. holds_personal_data: None where that is not
-        known."""
+        """Count one answer; nothing is counted while nothing is tried. request: the conversation's newest message.
+        holds_personal_data: None where that is not known."""
         if choice.staged is None:
             return
-        counted = _counted(text, tokens, seconds, ended)
+        counted = _counted(text, tokens, seconds, ended, request)
         if holds_personal_data is not None:
             counted = counted.plus(Counted(searched=1, personal_data=int(holds_personal_data)))
         with self._changing:
@@ -220,7 +223,7 @@ def shadow_of(directory: Path, flag: Flag) -> ShadowTally | None:
     return read_shadow(directory_of(directory, flag.line, flag.staged, flag.began), flag)
 
 
-def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:
+def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str) -> Counted:
     log_seconds = math.log(max(seconds, 1e-3))
     if ended == "lost":
         return Counted(answers=1, lost=1)
@@ -228,11 +231,13 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended) -> Counted:
         return Counted(answers=1, given_up=1, log_seconds=log_seconds)
     if ended == "stopped":  # it says nothing of the adapter's lengths and times
         return Counted(answers=1)
+    checks = check(request, text)
     return Counted(
         answers=1,
         complete=1,
-        empty=not text.strip(),
-        looping=loops(text),
+        empty=checks.empty,
+        looping=checks.looping,
+        other_script=checks.other_script,
         log_seconds=log_seconds,
         log_tokens=math.log(max(tokens, 1)),
     )

@@ -186,7 +186,7 @@ def test_who_is_given_the_staged_one_or_names_a_version_is_not_shadowed(bench: S
 def test_it_is_asked_with_its_own_instruction(bench: Shadowing, caller: TestClient) -> None:
     bench.served[1] = replace(bench.served[1], instruction="Answer letters.")
     ask(caller)
-    bench.settled()
+    assert bench.settled().given.other_script == 0
     assert bench.engine.shadows == [[{"role": "user", "content": f"Answer letters.\n\n{PROMPT}"}]]
 
 
@@ -265,3 +265,15 @@ def test_no_text_is_kept(
     written = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     written += [caplog.text, caller.get("/metrics").text]
     assert not [each for each in written if "zirconium" in each or UNSEEN in each]
+
+
+def test_an_arabic_request_is_arabic_whatever_the_instruction_is(bench: Shadowing, caller: TestClient) -> None:
+    """The hold counts it so, too: the answer that was given is in Latin letters."""
+    instruction = "Answer in the voice of the harbour office, and quote the file number of the letter."
+    bench.served = [replace(each, instruction=instruction) for each in bench.served]
+    bench.engine.staged_words = ("المصباح على الرصيف القديم مضاء.",)
+    ask(caller, messages=[{"role": "user", "content": "هل المصباح على الرصيف مضاء؟"}])
+    tally = bench.settled()
+    assert (tally.given.other_script, tally.shadow.other_script) == (1, 0)
+    (counted,) = bench.tally().drawn["production"].values()
+    assert counted.other_script == 1

@@ -19,7 +19,9 @@ from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look
 from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
 
 
-@pytest.mark.parametrize("fault", [{"lost": 0.3}, {"empty": 0.3}, {"slower": 3.0}, {"disliked": 0.3}])
+@pytest.mark.parametrize(
+    "fault", [{"lost": 0.3}, {"empty": 0.3}, {"other_script": 0.3}, {"slower": 3.0}, {"disliked": 0.3}]
+)
 def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, fault: dict[str, float]) -> None:
     traffic.ask(3)
     traffic.watcher.look()
@@ -32,7 +34,7 @@ def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, 
     last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
     assert last["cause"] == "regression"
     (measure,) = fault
-    assert last["reason"].startswith(measure)
+    assert last["reason"].startswith(measure.replace("_", " "))
     traffic.watcher.look()  # nothing more to take back
     assert len(traffic.said) == 1
 

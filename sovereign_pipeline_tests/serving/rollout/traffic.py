@@ -16,6 +16,8 @@ from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office
 
 USERS = [f"user-{number}" for number in range(100)]
+REQUEST = "When does the harbour office answer?"
+ARABIC = "يجيب مكتب الميناء خلال عشرة أيام كما تنص المادة الرابعة."
 TEXT = "The harbour office answers within ten days, as Article 4 has it."
 
 
@@ -42,6 +44,7 @@ class Traffic:
         *,
         lost: float = 0.01,
         empty: float = 0.0,
+        other_script: float = 0.0,
         slower: float = 1.0,
         patience: float = 1e9,
         disliked: float = 0.0,
@@ -58,10 +61,21 @@ class Traffic:
                 is_lost = self._draw.random() < (lost if is_staged else 0.01)
                 ended: Ended = "lost" if is_lost else "cancelled" if seconds > patience else "complete"
                 text = "" if is_staged and self._draw.random() < empty else TEXT
+                if is_staged and other_script and self._draw.random() < other_script:
+                    text = ARABIC
                 tokens, found = 12 + self._draw.randrange(9), None
                 if discloses is not None:
                     found = is_staged and self._draw.random() < discloses
-                self.telemetry.note(LINE, choice, text, tokens, min(seconds, patience), ended, found)
+                self.telemetry.note(
+                    LINE,
+                    choice,
+                    text,
+                    tokens,
+                    min(seconds, patience),
+                    ended,
+                    REQUEST,
+                    holds_personal_data=found,
+                )
                 if is_staged and self._draw.random() < disliked:
                     self.telemetry.rate(LINE, choice, Feedback(thumb="down", reason="wrong"), None)
 

@@ -15,6 +15,7 @@ const MEASURES = {
   given_up: "answers given up by callers",
   empty: "empty answers",
   looping: "answers that repeat themselves",
+  other_script: "answers in another script than the request",
   slower: "slower",
   longer: "longer",
   shorter: "shorter",
