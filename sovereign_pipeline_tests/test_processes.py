@@ -12,7 +12,7 @@ from sovereign_pipeline.commands.examination import reachable_by_others
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 PACKAGE = PROJECT_ROOT / "sovereign_pipeline"
-IN_THE_SANDBOX = "evaluation/capability/sandbox_inside.py"
+IN_THE_SANDBOX = "sandbox/inside.py"
 """It starts from the standard library alone, as a child of a process that is private already."""
 
 

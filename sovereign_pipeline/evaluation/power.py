@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
-from sovereign_pipeline.evaluation.statistics.score_interval import CONFIDENCE, score_interval
+from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
+from sovereign_pipeline.intervals import CONFIDENCE
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, read_prompts

@@ -1,4 +1,4 @@
-"""Capability suites: asking every row of every arm, deciding what is right, and running generated code in a sandbox.
+"""Capability suites: asking every row of every arm, and deciding what is right.
 
 What does not belong here: the suites' files, rows and prompts (`suites/`), and the margins (`policy/margins.py`).
 """

@@ -20,7 +20,6 @@ from sovereign_pipeline.evaluation.capability.records import (
     SuiteResult,
     SuiteSelection,
 )
-from sovereign_pipeline.evaluation.capability.sandbox import require_sandbox
 from sovereign_pipeline.evaluation.capability.suite_answers import (
     chosen,
     holds_an_answer,
@@ -30,6 +29,7 @@ from sovereign_pipeline.evaluation.capability.suite_answers import (
     until,
 )
 from sovereign_pipeline.evaluation.statistics.paired import ShareDifference, share_differences
+from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
 from sovereign_pipeline.suites.suites import Suite

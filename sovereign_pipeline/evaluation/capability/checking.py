@@ -1,7 +1,7 @@
 """What would stop `capability_scores`, found when a recipe is checked and before any model is loaded."""
 
-from sovereign_pipeline.evaluation.capability.sandbox import require_sandbox
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
+from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import CodeTask
 from sovereign_pipeline.suites.suites import open_suite

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from sovereign_pipeline.evaluation.capability.sandbox import Ending, run_program
+from sovereign_pipeline.sandbox.sandbox import Ending, run_program
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import Function, Passage, Problem
 

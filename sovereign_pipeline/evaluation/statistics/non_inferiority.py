@@ -12,8 +12,8 @@ import math
 from typing import Literal, Protocol
 
 from sovereign_pipeline.artifacts.stage import Outcome
-from sovereign_pipeline.evaluation.statistics.score_interval import CONFIDENCE
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.intervals import CONFIDENCE
 
 Better = Literal["higher", "lower"]
 """Direction of a measure: accuracy is better when higher, loss when lower."""

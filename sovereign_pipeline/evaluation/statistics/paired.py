@@ -1,15 +1,15 @@
 """Paired comparison of a reference and the candidate on the same rows: means, shares, and their differences' intervals.
 
-Differences are always candidate minus reference. The interval of shares is in `score_interval.py`.
+Differences are always candidate minus reference. The intervals are in `score_interval.py` (shares) and
+`intervals.py` (means).
 """
 
 from collections.abc import Mapping, Sequence
 
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference, references_in
-from sovereign_pipeline.evaluation.statistics.score_interval import CONFIDENCE, clustered_score_interval
+from sovereign_pipeline.evaluation.statistics.score_interval import clustered_score_interval
 from sovereign_pipeline.frozen import Frozen
-
-RESAMPLES = 10_000
+from sovereign_pipeline.intervals import clustered_interval
 
 
 class LossDifference(Frozen):
@@ -106,34 +106,6 @@ def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], cluster
         only_candidate=only_candidate,
         p_value=mcnemar_exact(only_reference, only_candidate),
     )
-
-
-def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> tuple[float, float]:
-    """95 % expanded percentile bootstrap interval of the mean, resampling whole clusters.
-
-    Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
-    bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. With few clusters that is too narrow, so the quantiles are expanded by as much as Student's
-    interval is wider than the normal one (Hesterberg 2015, The American Statistician 69: 371-386). The interval of one
-    cluster has no width and no meaning. Raises ValueError when empty.
-    """
-    import numpy as np
-    from scipy.stats import norm, t
-
-    if not values or len(values) != len(clusters):
-        raise ValueError(f"{len(values)} values in {len(clusters)} clusters")
-    names = sorted(set(clusters))
-    index = {name: position for position, name in enumerate(names)}
-    membership = np.array([index[name] for name in clusters])
-    sums = np.bincount(membership, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
-    sizes = np.bincount(membership, minlength=len(names))
-    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
-    means = (drawn @ sums) / (drawn @ sizes)
-    count = len(names)
-    student = t.ppf((1 + CONFIDENCE) / 2, count - 1) * np.sqrt(count / (count - 1)) if count > 1 else 0.0
-    tail = norm.cdf(-student)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:

@@ -8,7 +8,7 @@ would prove that nothing was lost. The score interval keeps its coverage there t
 import math
 from collections.abc import Sequence
 
-CONFIDENCE = 0.95
+from sovereign_pipeline.intervals import CONFIDENCE
 
 
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:

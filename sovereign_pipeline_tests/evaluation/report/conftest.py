@@ -2,10 +2,10 @@
 
 import pytest
 
-from sovereign_pipeline.evaluation.statistics import paired as statistics
+from sovereign_pipeline import intervals
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough here; the quality of the intervals is tested in `statistics/test_paired.py`."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
+    """Enough here; the quality of the intervals is tested in `test_intervals.py`."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 1_000)

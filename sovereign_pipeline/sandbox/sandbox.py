@@ -1,7 +1,8 @@
 """Running generated code in a process of its own, without network, within limits that the kernel enforces.
 
 What belongs here: starting that process, waiting for it, and the meaning of its end. What happens inside it is in
-`sandbox_inside.py`; which program is run, and what its end means for an answer, in `suite_answers.py`.
+`inside.py`; which program is run and what its end means is for the caller: an answer to a suite
+(`evaluation/capability/suite_answers.py`), or a reward (`training/rlhf/tools.py`).
 
 Guaranteed: no network, not even the machine's loopback; no file of this machine except Python, its standard library and
 the shared libraries that these load, all read-only, so no installed package, vault, home or key ring; an empty
@@ -22,12 +23,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from sovereign_pipeline.errors import SandboxUnavailable
-from sovereign_pipeline.evaluation.capability.sandbox_inside import OUT_OF_TIME
+from sovereign_pipeline.sandbox.inside import OUT_OF_TIME
 
-INSIDE = Path(__file__).with_name("sandbox_inside.py")
+INSIDE = Path(__file__).with_name("inside.py")
 
 # Python of the standard library alone; the virtual environment, if there is one, is left out.
 _PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
@@ -54,8 +55,8 @@ ctypes.CDLL(None).dl_iterate_phdr(show, None)
 
 Ending = Literal["passed", "failed", "timeout"]
 
-_REPORT_BYTES = 4_096
-"""Most bytes read of a run's report; a pipe holds no fewer (pipe(7))."""
+_REPORT_BYTES = 60_000
+"""Most bytes of a run's report; a pipe holds no fewer on Linux (pipe(7)), so that writing them never waits."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,48 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
     nonce, after the last line only. Raises SandboxUnavailable when this machine does not allow a limit; then nothing
     was run.
     """
-    limits = limits or Limits()
+    report, timed_out = _run(program, None, None, limits or Limits())
+    if report == "passed":
+        return "passed"
+    return "timeout" if timed_out else "failed"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a call of a function in the sandbox ended."""
+
+    ending: Literal["returned", "raised", "timeout"]
+    value: Any = None
+    """What it returned, as JSON has it."""
+    where: str = ""
+    """Type of what was raised, and the line of the program; never its message, which may quote the argument."""
+
+
+def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
+    """Run Python source, call one function of it with a value that JSON has, and return what it returns.
+
+    The value must be finite and at most some 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
+    """
+    report, timed_out = _run(program, function, argument, limits)
+    if report.startswith("returned:"):
+        return Call("returned", json.loads(report.removeprefix("returned:")))
+    if report.startswith("raised:"):
+        return Call("raised", where=report.removeprefix("raised:"))
+    return Call("timeout") if timed_out else Call("raised", where="an end before it returned")
+
+
+def _run(program: str, function: str | None, argument: Any, limits: Limits) -> tuple[str, bool]:
+    """What the run reported behind its nonce, and whether a time limit ended it. Raises SandboxUnavailable."""
     nonce = secrets.token_hex(16)
-    order = {"program": program, "nonce": nonce, "shown": _shown(), "limits": asdict(limits)}
+    order = {
+        "program": program,
+        "function": function,
+        "argument": argument,
+        "most": _REPORT_BYTES - 100,
+        "nonce": nonce,
+        "shown": _shown(),
+        "limits": asdict(limits),
+    }
     with _started() as (process, report):
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it ended at once; the report says why
@@ -99,16 +139,17 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
             process.stdin.close()
         timed_out = _timed_out(process, limits.wall_seconds)
         reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
-    if reported == f"{nonce}:passed":
-        return "passed"
-    if reported.startswith(nonce):
-        raise SandboxUnavailable(
-            f"Generated code is run only within limits, and this machine does not allow one of them "
-            f"({reported.removeprefix(nonce + ':')}).",
-            "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
-            "account: see 'Suites that run code' in docs/administrator.md. Or remove the suite from the recipe.",
-        )
-    return "timeout" if timed_out else "failed"
+    if not reported.startswith(f"{nonce}:"):
+        return "", timed_out
+    said = reported.removeprefix(f"{nonce}:")
+    if said == "passed" or (function is not None and said.startswith(("returned:", "raised:"))):
+        return said, timed_out
+    raise SandboxUnavailable(
+        f"Generated code is run only within limits, and this machine does not allow one of them ({said}).",
+        "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
+        "account: see 'Suites that run code' in docs/administrator.md. Or remove the suite or the reward from the "
+        "recipe.",
+    )
 
 
 def require_sandbox() -> None:

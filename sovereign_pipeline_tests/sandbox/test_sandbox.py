@@ -15,10 +15,10 @@ import psutil
 import pytest
 
 from sovereign_pipeline.errors import SandboxUnavailable
-from sovereign_pipeline.evaluation.capability import sandbox
-from sovereign_pipeline.evaluation.capability.sandbox import Limits, require_sandbox, run_program
+from sovereign_pipeline.sandbox import sandbox
+from sovereign_pipeline.sandbox.sandbox import Limits, require_sandbox, run_program
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline_tests.evaluation.capability.programs import outcome_of
+from sovereign_pipeline_tests.sandbox.programs import outcome_of
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 WRITES_TO_ITS_REPORT = """
@@ -160,7 +160,7 @@ def wait_until_none_is_named(name: str) -> None:
     )
 
 
-RUN = "from sovereign_pipeline.evaluation.capability.sandbox import run_program; print(run_program('assert True'))"
+RUN = "from sovereign_pipeline.sandbox.sandbox import run_program; print(run_program('assert True'))"
 
 
 def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
@@ -177,14 +177,14 @@ def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
 
 
 def test_where_a_path_that_it_needs_cannot_be_shown_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.evaluation.capability.sandbox._shown", lambda: ["/dev/null/nowhere"])
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._shown", lambda: ["/dev/null/nowhere"])
     with pytest.raises(SandboxUnavailable, match="does not allow one of them"):
         run_program("assert True")
 
 
 def test_where_python_cannot_say_what_it_consists_of_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox._shown.cache_clear()
-    monkeypatch.setattr("sovereign_pipeline.evaluation.capability.sandbox._PARTS", "raise SystemExit(1)")
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._PARTS", "raise SystemExit(1)")
     with pytest.raises(SandboxUnavailable, match="could not list the files"):
         run_program("assert True")
 
@@ -197,7 +197,7 @@ def test_where_the_kernel_does_not_take_the_filter_nothing_is_run(
     altered = tmp_path / "inside.py"
     altered.write_text(inside.replace("(RETURN, 0, 0, SECCOMP_RET_ALLOW)", "(0xFFFF, 0, 0, 0)"))
     assert altered.read_text() != inside
-    monkeypatch.setattr("sovereign_pipeline.evaluation.capability.sandbox.INSIDE", altered)
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox.INSIDE", altered)
     with pytest.raises(SandboxUnavailable, match="prctl"):
         run_program("assert True")
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.evaluation.capability import sandbox, sandbox_inside
-from sovereign_pipeline.evaluation.capability.sandbox import Limits
+from sovereign_pipeline.sandbox import inside, sandbox
+from sovereign_pipeline.sandbox.sandbox import Limits
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline_tests.evaluation.capability.programs import outcome_of
+from sovereign_pipeline_tests.sandbox.programs import outcome_of
 
 
 def test_each_call_that_is_to_be_refused_is() -> None:
-    machine = sandbox_inside.MACHINES.index(platform.machine())
-    numbers = [each[machine] for each in sandbox_inside.REFUSED.values()]
+    machine = inside.MACHINES.index(platform.machine())
+    numbers = [each[machine] for each in inside.REFUSED.values()]
     calls = f"""
         import ctypes, errno
         libc = ctypes.CDLL(None, use_errno=True)
@@ -142,7 +142,7 @@ def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.Monkey
         (each / "planted.py").touch()
     (library / "module.py").touch()
     shown = [*sandbox._shown(), str(library)]
-    monkeypatch.setattr("sovereign_pipeline.evaluation.capability.sandbox._shown", lambda: shown)
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._shown", lambda: shown)
     below = subprocess.run(
         [os.path.realpath(sys.executable), "-c", "import site; print(*site.getsitepackages(), sep='\\n')"],
         capture_output=True, text=True, check=True,

@@ -4,8 +4,8 @@ import textwrap
 
 import pytest
 
-from sovereign_pipeline.evaluation.capability.sandbox import Limits
-from sovereign_pipeline_tests.evaluation.capability.programs import outcome_of
+from sovereign_pipeline.sandbox.sandbox import Limits
+from sovereign_pipeline_tests.sandbox.programs import outcome_of
 
 
 def test_memory_is_limited() -> None:

@@ -1,8 +1,10 @@
 """The first process of the sandbox: it drops what a program must not have, then starts it. Run by `sandbox.py`.
 
 A script of the standard library alone, started without environment and packages. It reads one JSON object from standard
-input: `program`, `nonce`, `shown` (paths that stay readable), `limits`. Its argument is the descriptor of its report:
-the nonce and "passed", or the nonce and why a limit could not be set. Anything else, or nothing, means failed.
+input: `program`, `nonce`, `shown` (paths that stay readable), `limits`, `function` (one that the program defines and
+that is then called, or null) and its `argument`. Its own argument is the descriptor of its report: the nonce and
+"passed"; the nonce and "returned:" with what the function returned, as JSON, or "raised:" with where it failed; or the
+nonce and why a limit could not be set. Anything else, or nothing, means failed.
 
 Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
 grandchild drops its privileges and becomes the program.
@@ -72,14 +74,29 @@ RUNNER = """
 import json, os, sys
 order = json.loads(sys.stdin.buffer.read())
 os.close(0)
-def run(program, nonce, report):
+def where(error):
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<program>":
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f"{type(error).__name__}" + (f" in line {lines[-1]}" if lines else "")
+def run(program, nonce, report, function, argument, most):
+    answer = ":passed"
     try:
-        exec(compile(program, "<program>", "exec"), {"__name__": "program"})
-    except BaseException:
-        os._exit(1)
-    os.write(report, nonce.encode() + b":passed")
+        scope = {"__name__": "program"}
+        exec(compile(program, "<program>", "exec"), scope)
+        if function is not None:
+            answer = ":returned:" + json.dumps(scope[function](argument), allow_nan=False)
+            if len(answer) > most:
+                raise OverflowError
+    except BaseException as error:
+        if function is None or isinstance(error, SystemExit):
+            os._exit(1)
+        answer = (":raised:" + where(error))[:200]
+    os.write(report, (nonce + answer).encode())
     os._exit(0)
-run(order.pop("program"), order.pop("nonce"), order.pop("report"))
+run(*(order.pop(name) for name in ("program", "nonce", "report", "function", "argument", "most")))
 """
 
 Order = dict[str, Any]
@@ -226,8 +243,9 @@ def refuse_calls() -> None:
 def become_program(order: Order, report: int) -> None:
     give_up_everything(order["limits"], order["is_root"])
     handed = os.memfd_create("order")
-    content = {"program": order["program"], "nonce": order["nonce"], "report": report}
-    os.write(handed, json.dumps(content).encode())
+    passed = {name: order[name] for name in ("program", "nonce", "function", "argument", "most")}
+    with os.fdopen(os.dup(handed), "wb") as stream:  # which writes all of it, however much it is
+        stream.write(json.dumps({**passed, "report": report}).encode())
     os.lseek(handed, 0, os.SEEK_SET)
     os.dup2(handed, 0)
     os.close(handed)

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from sovereign_pipeline.evaluation.capability.sandbox import Limits, run_program
+from sovereign_pipeline.sandbox.sandbox import Limits, run_program
 from sovereign_pipeline_tests.waiting import SECONDS
 
 

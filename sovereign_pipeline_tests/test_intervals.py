@@ -1,0 +1,65 @@
+"""The interval of a mean against closed forms and scipy's own bootstrap."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from sovereign_pipeline import intervals
+from sovereign_pipeline.intervals import clustered_interval
+
+
+def test_interval_of_singletons_is_scipys_percentile_bootstrap() -> None:
+    values = np.random.default_rng(3).normal(-0.2, 1.0, 60)
+    reference = bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=4).confidence_interval
+    low, high = clustered_interval(values.tolist(), [str(i) for i in range(60)], seed=7)
+    assert low == pytest.approx(reference.low, abs=0.02)
+    assert high == pytest.approx(reference.high, abs=0.02)
+
+
+def test_interval_of_singletons_is_the_normal_one_for_many_rows() -> None:
+    values = np.random.default_rng(5).normal(1.0, 2.0, 2_000)
+    half = 1.959964 * values.std() / math.sqrt(2_000)
+    low, high = clustered_interval(values.tolist(), [str(i) for i in range(2_000)], seed=7)
+    assert low == pytest.approx(values.mean() - half, abs=0.01)
+    assert high == pytest.approx(values.mean() + half, abs=0.01)
+
+
+def test_copies_of_a_row_add_no_certainty_within_a_case() -> None:
+    values = np.random.default_rng(6).normal(0.0, 1.0, 30).tolist()
+    names = [str(i) for i in range(30)]
+    once = clustered_interval(values, names, seed=7)
+    assert clustered_interval(values * 4, names * 4, seed=7) == pytest.approx(once)
+    as_if_independent = clustered_interval(values * 4, [str(i) for i in range(120)], seed=7)
+    assert as_if_independent[1] - as_if_independent[0] < 0.6 * (once[1] - once[0])
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_promises() -> None:
+    generator = np.random.default_rng(8)
+    covered = 0
+    for trial in range(100):
+        of_case = np.repeat(generator.normal(0.0, 1.0, 40), 3)
+        values = of_case + generator.normal(0.0, 0.5, 120)
+        low, high = clustered_interval(values.tolist(), [str(i // 3) for i in range(120)], seed=trial)
+        covered += low <= 0 <= high
+    assert 0.87 <= covered / 100 <= 0.99
+
+
+def test_with_six_cases_a_candidate_worse_by_the_margin_passes_once_in_twenty_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The plain percentile interval lets it pass in 7 %."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 2_000)
+    generator, trials, margin = np.random.default_rng(9), 1_000, 0.05
+    names = [str(i) for i in range(6)]
+    passed = sum(
+        clustered_interval(generator.normal(margin, 0.2, 6).tolist(), names, seed=trial)[1] < margin
+        for trial in range(trials)
+    )
+    assert passed / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_interval_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="0 values"):
+        clustered_interval([], [], seed=7)
