@@ -21,6 +21,10 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.audit import verify
+from sovereign_pipeline.audit.documents.bill_of_materials import completed_bill
+from sovereign_pipeline.audit.documents.facts import AdapterFacts, facts_of
+from sovereign_pipeline.audit.documents.model_card import model_card
+from sovereign_pipeline.audit.documents.open_lineage import lineage_events
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.entry_point import account
@@ -36,6 +40,8 @@ from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transitions_of
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.release.issues import issues_by_adapter
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
@@ -69,6 +75,7 @@ that of the release. `index.json` lists every other file with its SHA-256 and is
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
+| `documents/` | the same facts in others' forms: CycloneDX, OpenLineage, model card; vouched for by the index alone |
 """
 
 
@@ -143,23 +150,28 @@ def write_package(
         for done, number in enumerate(sorted(found.entries), start=1):
             found.files[f"log/entries/{number}.tlog-proof"] = prove(session, number, note).encode()
             work.reached(done)
+        made_at = datetime.datetime.now(datetime.UTC).isoformat()
+        for adapter_id in adapters:
+            issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
+            facts = facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues)
+            found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
     classification = max(found.levels, key=found.levels.__getitem__)
     names = ", ".join(adapters)
     found.files["README.md"] = README.format(adapters=names, classification=classification).encode()
     found.files["verify.py"] = Path(verify.__file__).read_bytes()
-    facts = {
+    said = {
         "adapters": list(adapters),
         "classification": classification,
         "entries": notes.parse_tree_head(note.text).size,
-        "made_at": datetime.datetime.now(datetime.UTC).isoformat(),
+        "made_at": made_at,
         "on": on,
     }
     listed = {
         name: {"sha256": hashlib.sha256(each).hexdigest(), "size": len(each)} for name, each in found.files.items()
     }
-    index = json.dumps({**facts, "files": listed}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+    index = json.dumps({**said, "files": listed}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
     about = Subject(INDEX, hashlib.sha256(index).hexdigest())
-    signature = sign_statement(signer, Statement((about,), EVIDENCE, facts))
+    signature = sign_statement(signer, Statement((about,), EVIDENCE, said))
     files = {**found.files, INDEX: index, INDEX + SUFFIX: signature}
     _assert_holds(files, trust)
     with _beside(folder) as partial:
@@ -177,6 +189,16 @@ def write_package(
         entries=len(found.entries),
         root_sha256=trust.root_sha256,
     )
+
+
+def documents(facts: AdapterFacts) -> dict[str, bytes]:
+    """What others ask for about an adapter, each in its form, by the name of its file."""
+    bill = json.dumps(completed_bill(facts), ensure_ascii=False, indent=1, sort_keys=True)
+    return {
+        "bill-of-materials.cdx.json": bill.encode() + b"\n",
+        "lineage.openlineage.jsonl": lineage_events(facts),
+        "model-card.md": model_card(facts).encode(),
+    }
 
 
 def _checkpoint(registry: Registry, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
