@@ -87,7 +87,10 @@ ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
 }
 """Kind of artifact -> its files with a statement of their own -> the predicate, and what it says."""
 
-WEIGHTS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model"))
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
+    "reward_model": ("reward",),
+}
 """Kind of artifact -> the directories in it that others load as they are."""
 
 

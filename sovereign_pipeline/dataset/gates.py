@@ -53,7 +53,7 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
         evidence["canaries"] = canaries
     if problems:
         return Verdict(False, f"{'; '.join(problems)}.", evidence)
-    if layout.role != "letters" and workplace.line.training.preference is None:
+    if layout.role != "letters" and not workplace.line.training.reads_preferences:
         return Verdict(True, f"{NO_PREFERENCE_TRAINING}.", evidence)
     planted = f" and {canaries:,} canaries of the recipe" if canaries else ""
     return Verdict(

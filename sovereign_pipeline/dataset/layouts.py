@@ -157,5 +157,5 @@ def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Documen
 
 
 def _max_length_of_preferences(line: Line) -> int:
-    preference = line.training.preference
-    return preference.max_length if preference else line.training.sft.max_length
+    learned = line.training.preference or line.training.reward_model or line.training.sft
+    return learned.max_length

@@ -50,7 +50,7 @@ def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path
     card = measured.card(workplace, workspace)
     (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
     (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
-    if layout.role != "letters" and workplace.line.training.preference is None:
+    if layout.role != "letters" and not workplace.line.training.reads_preferences:
         workplace.progress(f"{workplace.line.line}: {NO_PREFERENCE_TRAINING}.")
     else:
         workplace.progress(f"{layout.kind}: {card.documents:,} rows")

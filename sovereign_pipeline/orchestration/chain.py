@@ -17,6 +17,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
@@ -31,6 +32,7 @@ CHAIN: tuple[Stage, ...] = (
     PREFERENCE_DATASET,
     BASE_MODEL,
     SFT_ADAPTER,
+    REWARD_MODEL,
     ALIGNED_ADAPTER,
     CAPABILITY_SCORES,
     PRIVATE_SCORES,
@@ -126,6 +128,16 @@ PRESENTATION: Mapping[str, Presentation] = {
         "A LoRA or QLoRA adapter, or a whole model, after supervised fine-tuning on the training dataset.",
         "trains in a process of its own, minutes to days; the log reports each step and what is left. A stopped "
         "training resumes from its last checkpoint.",
+        DEVICE_POOL,
+    ),
+    "reward_model": Presentation(
+        "training",
+        "team:model-office",
+        frozenset({"pytorch", "huggingface"}),
+        "A score for replies, learned from the line's preference pairs: a LoRA and a scalar head on the base model, "
+        "and what it is worth on held-out pairs. For a line without one it is the preference dataset, passed through.",
+        "trains in a process of its own, minutes to hours; the log reports each step and what is left. For a line "
+        "whose recipe has no `training.reward_model` nothing is done.",
         DEVICE_POOL,
     ),
     "aligned_adapter": Presentation(

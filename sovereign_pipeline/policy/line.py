@@ -99,8 +99,12 @@ class Line(RecipeModel):
         needed = None if preference is None else "labels" if preference.method == "kto" else "preferences"
         if preference is not None and needed not in roles:
             raise ValueError(f"training.preference with method {preference.method} needs a source with role '{needed}'")
-        if preference is None and roles & {"preferences", "labels"}:
-            raise ValueError("a source with role 'preferences' or 'labels' needs training.preference")
+        if self.training.reward_model is not None and "preferences" not in roles:
+            raise ValueError("training.reward_model needs a source with role 'preferences'")
+        if not self.training.reads_preferences and roles & {"preferences", "labels"}:
+            raise ValueError(
+                "a source with role 'preferences' or 'labels' needs training.preference or training.reward_model"
+            )
         if "letters" not in roles:
             raise ValueError("at least one source must have the role 'letters'")
         return self

@@ -10,60 +10,15 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
+from sovereign_pipeline.policy.reward_model import RewardModel
 from sovereign_pipeline.policy.trl_trainers import TRAINERS, TrlArgument, check_arguments
+from sovereign_pipeline.policy.tuning import Tuning, changed_fields
 
 FULL_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 2e-4
 FULL_PREFERENCE_LEARNING_RATE = 1e-6
 ADAPTER_PREFERENCE_LEARNING_RATE = 2e-5
-LARGEST_BATCH = 64
 LARGE_BATCH_FOR_AN_ADAPTER = 32
-
-
-def _changed(section: RecipeModel, *names: str) -> list[str]:
-    """Names of those fields that do not have their default."""
-    return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
-
-
-class Tuning(RecipeModel):
-    """What both stages of training have."""
-
-    warmup_steps: int = Field(default=2, ge=0)
-    """Steps over which the learning rate rises from zero."""
-
-    scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    """Course of the learning rate after `warmup_steps`."""
-
-    epochs: float = Field(default=1.0, gt=0)
-    """Passes over the rows; a fraction ends within a pass."""
-
-    max_steps: int | None = Field(default=None, ge=1)
-    """Largest number of optimizer steps; null: as many as `epochs` takes."""
-
-    max_length: int = Field(default=1024, ge=32)
-    """Tokens of a pack, and of a row; of a pair, of each reply with its prompt."""
-
-    batch_size: int = Field(default=1, ge=1)
-    """Units (packs, or single rows) that a device processes at once; 4 where the method is `kto`. Times
-    `gradient_accumulation` and devices it is the effective batch. LoRA loses to full tuning when that is large
-    (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows; above 64 units the
-    recipe is refused."""
-
-    gradient_accumulation: int = Field(default=4, ge=1)
-    """Batches whose gradients are added up for one step."""
-
-    packing: bool = True
-    """Pack several rows into up to `max_length` tokens, kept apart by their positions. Preferences are not packed: all
-    replies of a batch are computed in one pass."""
-
-    @model_validator(mode="after")
-    def _batch_is_not_huge(self) -> "Tuning":
-        if self.batch_size * self.gradient_accumulation > LARGEST_BATCH:
-            raise ValueError(
-                f"batch_size × gradient_accumulation is {self.batch_size * self.gradient_accumulation}, more than "
-                f"{LARGEST_BATCH}; adapters learn worse from large batches: lower gradient_accumulation"
-            )
-        return self
 
 
 class Sft(Tuning):
@@ -125,7 +80,7 @@ class Sft(Tuning):
     @model_validator(mode="after")
     def _full_tuning_has_no_adapter_keys(self) -> "Sft":
         shaping = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
-        named = _changed(self, *shaping)
+        named = changed_fields(self, *shaping)
         if self.adapter == "none" and named:
             raise ValueError(f"adapter: none has no {', '.join(named)}; leave that out, or choose lora or qlora")
         return self
@@ -177,7 +132,7 @@ class Preference(Tuning):
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> "Preference":
-        weights = _changed(self, "desirable_weight", "undesirable_weight")
+        weights = changed_fields(self, "desirable_weight", "undesirable_weight")
         if self.method != "kto" and weights:
             raise ValueError(f"{', '.join(weights)} belongs to method kto")
         if self.method == "kto" and self.batch_size < 2:
@@ -187,11 +142,11 @@ class Preference(Tuning):
     @model_validator(mode="after")
     def _trl_has_a_trainer(self) -> "Preference":
         if self.method != "trl":
-            named = _changed(self, "trainer", "arguments")
+            named = changed_fields(self, "trainer", "arguments")
             if named:
                 raise ValueError(f"{', '.join(named)} belongs to method trl")
             return self
-        named = _changed(self, "beta", "packing")
+        named = changed_fields(self, "beta", "packing")
         if named:
             raise ValueError(f"method trl has no {', '.join(named)}; beta is one of the arguments, and TRL pads rows")
         check_arguments(self.trainer, self.arguments)
@@ -282,6 +237,9 @@ class Training(RecipeModel):
     preference: Preference | None = None
     """Learning from preferences after SFT; null: SFT alone."""
 
+    reward_model: RewardModel | None = None
+    """A model of what the line's preference pairs prefer; null: none."""
+
     checkpoints: Checkpoints = Checkpoints()
     """What an interrupted training resumes from."""
 
@@ -304,9 +262,16 @@ class Training(RecipeModel):
             twice, narrow = "would hold the whole model twice", "would train the adapter in bfloat16"
             what = twice if self.sft.adapter == "none" else narrow
             raise ValueError(f"trainer {preference.trainer} of TRL {what} with adapter: {self.sft.adapter}; use lora")
+        if self.reward_model is not None and (self.sft.adapter != "lora" or self.devices.count > 1):
+            raise ValueError("a reward model needs sft.adapter: lora, whose shape it has, and one device")
         if self.devices.count > 1 and preference is not None:
             raise ValueError("preferences are learned on one device; several are for lines with SFT alone")
         return self
+
+    @property
+    def reads_preferences(self) -> bool:
+        """Whether anything is trained on the line's preference dataset."""
+        return self.preference is not None or self.reward_model is not None
 
     @property
     def preference_learning_rate(self) -> float:

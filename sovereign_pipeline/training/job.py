@@ -9,9 +9,11 @@ from pydantic import model_validator
 
 from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, TrainingFailed
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft, Tuning
+from sovereign_pipeline.policy.reward_model import RewardModel
+from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
+from sovereign_pipeline.policy.tuning import Tuning
 
-Method = Literal["sft", "dpo", "ipo", "kto", "trl"]
+Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward"]
 
 
 class TrainingJob(Frozen):
@@ -44,6 +46,10 @@ class TrainingJob(Frozen):
     """For a preference method too: how the model is held (adapter, precision)."""
     preference: Preference | None = None
     """For a preference method only, with its learning rate."""
+    reward_model: RewardModel | None = None
+    """For method `reward` only, which trains a reward model."""
+    held_out: Path | None = None
+    """For method `reward` only: JSONL file of held-out pairs, which are only measured."""
     parent_adapter: Path | None = None
     """PEFT directory that training continues from; a preference method on an adapter needs one."""
     checkpoints: Checkpoints = Checkpoints()
@@ -52,6 +58,10 @@ class TrainingJob(Frozen):
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
         if self.method == "sft":
+            return self
+        if self.method == "reward":
+            if self.reward_model is None or self.held_out is None or self.parent_adapter is not None:
+                raise ValueError("reward needs its section and held-out pairs, and continues from nothing")
             return self
         if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
             raise ValueError(f"{self.method} needs its preference section, with a learning rate")
@@ -62,15 +72,22 @@ class TrainingJob(Frozen):
     @property
     def tuning(self) -> Tuning:
         """The section with length and batches of this method's training."""
-        return self.sft if self.method == "sft" or self.preference is None else self.preference
+        return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
 
     @property
     def packs(self) -> bool:
         """Whether several replies share a row in one pass; TRL pads them instead."""
-        return self.tuning.packing and self.method != "trl"
+        return self.tuning.packing and not self.is_trls
+
+    @property
+    def is_trls(self) -> bool:
+        """Whether a trainer of TRL has the losses and the forward passes."""
+        return self.method in ("trl", "reward")
 
     @property
     def learning_rate(self) -> float:
+        if self.reward_model is not None:
+            return self.reward_model.learning_rate
         preferred = None if self.method == "sft" or self.preference is None else self.preference.learning_rate
         return self.sft.learning_rate if preferred is None else preferred
 

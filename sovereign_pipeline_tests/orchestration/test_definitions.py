@@ -37,7 +37,7 @@ GROUPS = {
     ],
     "evaluation": ["capability_scores", "evaluation_report", "private_scores", "red_team_report"],
     "release": ["blind_review", "production_adapter", "registered_adapter", "staged_adapter"],
-    "training": ["aligned_adapter", "base_model", "sft_adapter"],
+    "training": ["aligned_adapter", "base_model", "reward_model", "sft_adapter"],
 }
 
 
@@ -110,7 +110,14 @@ def test_every_gate_is_a_blocking_check_of_each_line() -> None:
 
 def test_what_uses_the_device_shares_one_pool() -> None:
     pooled = {definition.key.to_user_string() for definition in assets() if definition.op.pool == "gpu"}
-    assert pooled == {"sft_adapter", "aligned_adapter", "capability_scores", "private_scores", "red_team_report"}
+    assert pooled == {
+        "sft_adapter",
+        "reward_model",
+        "aligned_adapter",
+        "capability_scores",
+        "private_scores",
+        "red_team_report",
+    }
 
 
 def test_the_chain_job_asks_nobody_and_the_review_has_a_job_of_its_own() -> None:

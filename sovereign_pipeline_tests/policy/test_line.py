@@ -314,6 +314,15 @@ def with_source(role: str, **preference: Any) -> dict[str, Any]:
     return recipe
 
 
+def test_a_reward_model_reads_pairs(tmp_path: Path) -> None:
+    recipe = with_source("preferences")
+    recipe["training"]["reward_model"] = {}
+    read(tmp_path, recipe)
+    recipe["sources"].pop()
+    with pytest.raises(RecipeError, match="reward_model needs a source with role 'preferences'"):
+        read(tmp_path, recipe)
+
+
 def test_pairs_and_labels_go_with_their_methods(tmp_path: Path) -> None:
     for role, method, other in (("labels", "kto", "dpo"), ("preferences", "dpo", "kto"), ("preferences", "ipo", "kto")):
         read(tmp_path, with_source(role, method=method))

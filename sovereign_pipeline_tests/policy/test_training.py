@@ -109,3 +109,23 @@ def test_a_trainer_of_trl_and_its_arguments_survive_being_written_and_read() -> 
     assert line.preference is not None and line.preference.name == "trl-dpo"
     read = Training.model_validate_json(line.model_dump_json())
     assert read == line and read.model_dump_json() == line.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"reward_model": {"packing": False}}, "a reward model has no packing"),
+        ({"reward_model": {}, "sft": {"adapter": "qlora"}}, "needs sft.adapter: lora"),
+        ({"reward_model": {}, "sft": {"adapter": "none"}}, "needs sft.adapter: lora"),
+        ({"reward_model": {}, "devices": {"launcher": "accelerate", "count": 2}}, "and one device"),
+        ({"reward_model": {"centring": -1}}, "centring"),
+    ],
+)
+def test_a_reward_model_has_an_adapter_on_one_device(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        training(**sections)
+
+
+def test_a_reward_model_reads_the_preference_dataset() -> None:
+    assert training(reward_model={}).reads_preferences and training(preference={}).reads_preferences
+    assert not training().reads_preferences

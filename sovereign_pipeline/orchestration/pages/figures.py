@@ -101,6 +101,21 @@ def _adapter(artifact: Artifact) -> Figures:
     }
 
 
+def _reward_model(artifact: Artifact) -> Figures:
+    accuracy = artifact.manifest.summary["accuracy"]
+    shares = {
+        "held-out pairs told apart": accuracy["accuracy"],
+        "told apart by length alone": accuracy["length_only"],
+        "told apart by single words alone": accuracy["words_only"],
+    }
+    return {
+        **{name: share["share"] for name, share in shares.items()},
+        "held-out pairs told apart, low end": accuracy["accuracy"]["low"],
+        **_pick(artifact, last_training_loss="last_loss", rows_trained_on="rows", held_out_pairs="held_out"),
+        **_measured(artifact, seconds_of_training="training_seconds", peak_memory_in_bytes="peak_memory_bytes"),
+    }
+
+
 def _private_scores(artifact: Artifact) -> Figures:
     result = read_json(artifact.file(SCORES_FILE))["result"]
     return {
@@ -204,6 +219,7 @@ _FIGURES: Mapping[str, Callable[[Artifact], Figures]] = {
     "preference_dataset": _dataset,
     "base_model": _base_model,
     "sft_adapter": _adapter,
+    "reward_model": _reward_model,
     "aligned_adapter": _adapter,
     "capability_scores": _capability_scores,
     "private_scores": _private_scores,

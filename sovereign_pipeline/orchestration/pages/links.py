@@ -29,6 +29,7 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "preference_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
     "base_model": {DESCRIPTOR: "description of the model"},
     "sft_adapter": {TRAINING_REPORT_FILE: "training report"},
+    "reward_model": {TRAINING_REPORT_FILE: "training report"},
     "aligned_adapter": {TRAINING_REPORT_FILE: "training report"},
     "capability_scores": {SCORES_FILE: "scores"},
     "private_scores": {SCORES_FILE: "scores"},

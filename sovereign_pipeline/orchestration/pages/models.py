@@ -14,10 +14,11 @@ from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_MARKDOWN, SC
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
-from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
+from sovereign_pipeline.orchestration.pages.plots import calibration_png, loss_curve_png
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
+from sovereign_pipeline.training.reward_model.report import read_reward_report
 
 
 def base_model(artifact: Artifact) -> Page:
@@ -27,6 +28,35 @@ def base_model(artifact: Artifact) -> Page:
 
 def adapter(artifact: Artifact) -> Page:
     return {"loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE)))}
+
+
+def reward_model(artifact: Artifact) -> Page:
+    found = read_reward_report(artifact).accuracy
+    shares = {
+        "the reward model": found.accuracy,
+        "the reply's length alone": found.length_only,
+        "single words alone": found.words_only,
+        "the reward model, where the length is wrong": found.where_length_is_wrong,
+    }
+    return {
+        "loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE))),
+        "held-out pairs told apart": table(
+            [
+                {
+                    "by": name,
+                    "pairs": share.of,
+                    "right": round(share.share, 4),
+                    "95 % interval": f"{share.low:.3f} to {share.high:.3f}",
+                }
+                for name, share in shares.items()
+            ]
+        ),
+        "calibration": picture(
+            calibration_png(
+                [(each.expected, each.right.share, each.right.low, each.right.high) for each in found.calibration]
+            )
+        ),
+    }
 
 
 def capability_scores(artifact: Artifact) -> Page:

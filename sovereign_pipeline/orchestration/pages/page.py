@@ -83,7 +83,8 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
     """Why the stage had nothing to do for this line, in one sentence; None when it had."""
     passthrough = stage.passthrough_input(workplace.line)
     if passthrough is not None:
-        return f"nothing to do: the line has no preference training; {passthrough.kind} is passed through"
+        missing = "reward model" if stage.kind == "reward_model" else "preference training"
+        return f"nothing to do: the line has no {missing}; {passthrough.kind} is passed through"
     if stage.kind == "preference_dataset" and workplace.store.read_manifest(ref).summary["rows"] == 0:
         return "nothing to do: the line has no preference training; the dataset is empty"
     return None
@@ -156,6 +157,7 @@ _DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
     "preference_dataset": corpus.dataset,
     "base_model": models.base_model,
     "sft_adapter": models.adapter,
+    "reward_model": models.reward_model,
     "aligned_adapter": models.adapter,
     "capability_scores": models.capability_scores,
     "private_scores": models.private_scores,

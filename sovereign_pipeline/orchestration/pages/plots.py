@@ -1,4 +1,4 @@
-"""Pictures of a training and of a hold.
+"""Pictures of a training, of a calibration and of a hold.
 
 What belongs here: drawing what a training log or a comparison says. What does not: where a picture is shown
 (`models.py`, `rollout.py`).
@@ -45,6 +45,30 @@ def loss_curve_png(training_log: Path) -> bytes:
             axes[1, 0].set_ylabel("reward")
             axes[1, 0].legend(loc="upper left", frameon=False)
         axes[-1, 0].set_xlabel("step")
+        return _png(figure)
+    finally:
+        pyplot.close(figure)
+
+
+def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
+    """PNG of a calibration. bins: expected share, observed share, and the observed one's 95 % interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(4.5, 4), dpi=110)
+    try:
+        axes.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
+        for expected, _, low, high in bins:
+            axes.plot([expected, expected], [low, high], color="tab:blue", linewidth=1)
+        axes.plot([each[0] for each in bins], [each[1] for each in bins], "o", color="tab:blue", label="held-out pairs")
+        axes.set_xlabel("probability that the model gives the reply it prefers")
+        axes.set_ylabel("share of pairs in which it is the chosen one")
+        axes.set_xlim(0.48, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", frameon=False)
         return _png(figure)
     finally:
         pyplot.close(figure)

@@ -1,8 +1,7 @@
 """The gate `end_of_turn_trained`: rows end in a supervised end-of-turn token, and the model learned to stop."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,10 @@ from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.locks import held
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.locks import lock_of_device
+from sovereign_pipeline.training.gates.device import device_of_gate
 from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.models import read_base
 from sovereign_pipeline.training.loop.rows import EncodedRow, encode, without_end_of_turn
@@ -75,7 +73,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     # Canaries are shorter than any document, and no user sends their prompts.
     candidates = [row for row in rows if row.desirable is not False and not is_canary(row.id)]
     shortest = sorted(candidates, key=lambda row: (row.longest, row.id))[:SAMPLES]
-    with _device(workplace) as device:
+    with device_of_gate(workplace) as device:
         base, adapted = _endings(
             directory, tuned, shortest, ends, workplace.line.training.sft, device, workplace.progress
         )
@@ -120,19 +118,6 @@ def _encode_all(
         encoded.append(encode(tokenizer, method, row, eos_ids))
         countdown.reached(len(encoded))
     return encoded
-
-
-@contextmanager
-def _device(workplace: Workplace) -> Iterator[str]:
-    """`cuda`, while no trainer uses the GPU; `cpu` without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        yield "cpu"
-        return
-    with held(lock_of_device(workplace.settings.home / "locks"), workplace.progress):
-        yield "cuda"
-        torch.cuda.empty_cache()
 
 
 def _endings(

@@ -79,20 +79,20 @@ def _without_dropout(model: Any) -> None:
             module.attention_dropout = 0.0
 
 
-def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
-    """Write `adapter/`, an ordinary PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
+def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:
+    """Write an ordinary PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
 
-    state: name -> tensor, of the adapter at least.
+    state: name -> tensor, of the adapter at least. name: of the directory in the output.
     """
-    directory = job.output / ADAPTER_DIRECTORY
+    directory = job.output / name
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
     model.save_pretrained(str(directory), selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
     (directory / "README.md").unlink(missing_ok=True)
     path = directory / "adapter_config.json"
     config = json.loads(path.read_bytes())
-    for name in ("target_modules", "target_parameters"):
-        if isinstance(config[name], list):
-            config[name].sort()
+    for key in ("modules_to_save", "target_modules", "target_parameters"):
+        if isinstance(config[key], list):
+            config[key].sort()
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -149,7 +149,7 @@ def _load_base(job: TrainingJob) -> Any:
 
         add_fused_lm_head(model)
         return model
-    if job.method != "trl":  # its rows are padded, so they have a mask
+    if not job.is_trls:  # its rows are padded, so they have a mask
         from sovereign_pipeline.training.loop.attention import use_row_by_row
 
         use_row_by_row(model)

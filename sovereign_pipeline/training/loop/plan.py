@@ -78,7 +78,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         order += shuffled
         epoch += 1
     whole = _whole_batches(job, wanted)
-    return Plan(order[:whole], tuning.batch_size, units_a_step, job.method == "trl", wanted - whole)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, job.is_trls, wanted - whole)
 
 
 def _whole_batches(job: TrainingJob, wanted: int) -> int:

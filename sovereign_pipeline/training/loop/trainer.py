@@ -52,7 +52,7 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     from sovereign_pipeline.training.loop.packed_trainer import packed_trainer
 
     transformers.utils.logging.disable_progress_bar()
-    _make_deterministic(job.seed)
+    make_deterministic(job.seed)
     started = time.monotonic()
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
     check_template(tokenizer, job)
@@ -61,7 +61,7 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
     check_memory(job, plan, encoded)
-    check_stop = partial(_refuse_after_stop_request, job, hooks)
+    check_stop = partial(refuse_after_stop_request, job, hooks)
     check_stop()
     hooks.progress(f"loading the base model {job.base_model_name}")
     model = load_trainable(job, hooks.progress)
@@ -90,7 +90,7 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     prepared = time.monotonic()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trained = time.monotonic()
-    _check_all_steps_done(plan, trainer)
+    check_all_steps_done(plan, trainer)
     hooks.progress(f"all {plan.steps} steps are done; measuring the loss after the last one")
     # On several devices the next two need all of them; what follows is the first one's alone.
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -127,7 +127,7 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
         "saving_seconds": round(time.monotonic() - trained, 3),
         "tokens_per_second": round(tokens / (trained - prepared), 2),
         "resumed_at_step": float(trainer.first_step),
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
     }
 
 
@@ -170,7 +170,8 @@ def _encode_all(job: TrainingJob, tokenizer: Any, hooks: TrainerHooks) -> list[E
     return encoded
 
 
-def _check_all_steps_done(plan: Plan, trainer: Any) -> None:
+def check_all_steps_done(plan: Plan, trainer: Any) -> None:
+    """Raise TrainingFailed when the training ended early: requested to, or not."""
     done = trainer.state.global_step
     if done < plan.steps and trainer.stop_requested:
         raise TrainingFailed(
@@ -184,7 +185,7 @@ def _check_all_steps_done(plan: Plan, trainer: Any) -> None:
         )
 
 
-def _refuse_after_stop_request(job: TrainingJob, hooks: TrainerHooks) -> None:
+def refuse_after_stop_request(job: TrainingJob, hooks: TrainerHooks) -> None:
     """Before the first step, where there is nothing to save.
 
     Of several devices none may leave the others waiting: they check together, after a step.
@@ -196,7 +197,7 @@ def _refuse_after_stop_request(job: TrainingJob, hooks: TrainerHooks) -> None:
         )
 
 
-def _peak_memory() -> float:
+def peak_memory() -> float:
     """Bytes: of the GPU, else of this process."""
     import torch
 
@@ -205,7 +206,8 @@ def _peak_memory() -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def _make_deterministic(seed: int) -> None:
+def make_deterministic(seed: int) -> None:
+    """Seed every library, and have torch take operations that give the same result each time."""
     import torch
     from transformers import set_seed
 

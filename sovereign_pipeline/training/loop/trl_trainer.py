@@ -48,7 +48,7 @@ class TrlSteps(GuardedTrainer):
 
     _step_losses: list[float]
     """Of the step's batches so far."""
-    _reference: dict[str, Any]
+    reference: dict[str, Any]
     """The frozen copy's tensors at the beginning; empty without one."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
@@ -56,8 +56,7 @@ class TrlSteps(GuardedTrainer):
         super().__init__(**named)
         self._step_losses = []
         tensors = self.model.named_parameters()
-        self._reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
-        _check_held_as_told(self.model, job, self._reference)
+        self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
 
     def compute_loss(self: Any, *arguments: Any, **named: Any) -> Any:
         found = super().compute_loss(*arguments, **named)  # type: ignore[misc]
@@ -75,7 +74,7 @@ class TrlSteps(GuardedTrainer):
     def check_reference_kept(self: Any) -> None:
         """Raise TrainingFailed when the frozen copy is no longer what the training started from."""
         now = dict(self.model.named_parameters())
-        moved = [name for name, before in self._reference.items() if not torch.equal(now[name].detach().cpu(), before)]
+        moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
             raise TrainingFailed(
                 f"{len(moved)} tensors of the reference changed in the training. It learned against a moving target.",
@@ -119,6 +118,7 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
         ) from error
     for each, value in zip(padding, before, strict=True):
         each.pad_token_id = value  # TRL writes its own into the model, which may be saved
+    _check_held_as_told(trainer.model, preference, trainer.reference)
     trainer.add_hooks(hooks)
     return trainer
 
@@ -175,14 +175,13 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
     }
 
 
-def _check_held_as_told(model: Any, job: TrainingJob, reference: dict[str, Any]) -> None:
+def _check_held_as_told(model: Any, preference: Preference, reference: dict[str, Any]) -> None:
     """Trained weights in float32, the reference frozen, and there where the trainer has one."""
-    assert job.preference is not None
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
-    if narrow or reference.keys() & trained.keys() or bool(reference) != job.preference.has_copied_reference:
+    if narrow or reference.keys() & trained.keys() or bool(reference) != preference.has_copied_reference:
         raise TrainingFailed(
-            f"TRL's trainer {job.preference.trainer} trains {len(trained)} tensors, {len(narrow)} of them not in "
+            f"TRL's trainer {preference.trainer} trains {len(trained)} tensors, {len(narrow)} of them not in "
             f"float32, and has {len(reference)} tensors of a reference. The recipe's training has others.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )

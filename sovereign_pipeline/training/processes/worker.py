@@ -25,6 +25,7 @@ from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.processes.remote import refuse_another_installation
+from sovereign_pipeline.training.reward_model.trainer import train_reward_model
 from sovereign_pipeline.training.sizing.preflight import available_memory, out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
@@ -64,7 +65,8 @@ def run_job(
         )
         # Of several trainers, their launcher holds the locks.
         with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
-            return TrainingResult(measured=train(job, hooks))
+            run = train_reward_model if job.method == "reward" else train
+            return TrainingResult(measured=run(job, hooks))
     except SovereignError as error:
         return TrainingResult(failure=Failure.of(error))
     except Exception as error:

@@ -1,0 +1,118 @@
+"""A reward model learns to tell pairs apart, resumes to the same bytes, and scores alike on every path."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.reward_model.scoring import read_scorer
+from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline_tests.training.conftest import pairs
+from sovereign_pipeline_tests.training.trainings import files
+
+pytestmark = pytest.mark.slow
+
+JobMaker = Callable[..., TrainingJob]
+STEPS = {"gradient_accumulation": 1, "batch_size": 4, "warmup_steps": 0, "epochs": 4, "learning_rate": 1e-2}
+
+
+@pytest.fixture
+def reward_job(make_job: JobMaker) -> JobMaker:
+    def make(name: str, **changes: Any) -> TrainingJob:
+        section = {**STEPS, **changes.pop("section", {})}
+        held_out = changes.pop("held_out_pairs", pairs(20)[12:])
+        job = make_job(name, pairs(12), method="reward", reward_model=section, held_out=Path("none"), **changes)
+        file = job.output.with_name("held_out.jsonl")
+        file.write_text("".join(json.dumps(row) + "\n" for row in held_out), encoding="utf-8")
+        return job.model_copy(update={"held_out": file})
+
+    return make
+
+
+def run(job: TrainingJob, stop_after: int | None = None) -> list[Step]:
+    steps: list[Step] = []
+    hooks = TrainerHooks(steps.append, lambda message: None, should_stop=lambda: len(steps) + 1 == stop_after)
+    train_reward_model(job, hooks)
+    return steps
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
+    reward_job: JobMaker, tiny_model: Path
+) -> None:
+    whole, broken = (reward_job(name, checkpoints={"every_steps": 1}) for name in ("whole", "broken"))
+    run(whole)
+    log = lines(whole.output / "training_log.jsonl")
+    assert len(log) == 12 and log[-1]["loss"] < 0.5 * log[0]["loss"]
+    said = json.loads((whole.output / "report.json").read_bytes())
+    assert said["accuracy"]["accuracy"]["hits"] == said["accuracy"]["accuracy"]["of"] == said["held_out"] == 8
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 5 of 12"):
+        run(broken, stop_after=5)
+    assert [step.step for step in run(broken)] == list(range(6, 13))
+    assert files(broken.output) == files(whole.output)
+
+    assert sorted(files(whole.output)) == [
+        "held_out_scores.jsonl",
+        "report.json",
+        "reward/adapter_config.json",
+        "reward/adapter_model.safetensors",
+        "training_log.jsonl",
+    ]
+    recorded = lines(whole.output / "held_out_scores.jsonl")
+    ours = _on_a_base_for_text(whole, tiny_model)
+    theirs = _as_peft_reads_it(whole, tiny_model)
+    assert [row["chosen"] for row in recorded] == pytest.approx(ours, abs=1e-4)
+    assert theirs == pytest.approx(ours, abs=1e-4)
+
+
+def _held_out_replies(job: TrainingJob) -> list[Any]:
+    from transformers import AutoTokenizer
+
+    from sovereign_pipeline.training.loop.rows import encode
+
+    assert job.held_out is not None
+    tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+    return [encode(tokenizer, "reward", row, job.eos_ids).completions[0] for row in lines(job.held_out)]
+
+
+def _on_a_base_for_text(job: TrainingJob, base: Path) -> list[float]:
+    """On a model that writes, with the head beside it: no second copy of the base for a score."""
+    return read_scorer(base, job.output / "reward", job.sft).scores(_held_out_replies(job))
+
+
+def _as_peft_reads_it(job: TrainingJob, base: Path) -> list[float]:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype="float32", pad_token_id=0)
+    adapted: Any = PeftModel.from_pretrained(model, job.output / "reward").eval()
+    with torch.no_grad():
+        return [float(adapted(input_ids=torch.tensor([each.ids])).logits) for each in _held_out_replies(job)]
+
+
+def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the end of turn as padding, transformers scores the token before it."""
+    from sovereign_pipeline.training.reward_model import trainer
+
+    monkeypatch.setattr(trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
+    with pytest.raises(TrainingFailed, match="not that of the end of turn"):
+        run(reward_job("before"))
+
+
+def test_no_held_out_pair_is_no_reward_model(reward_job: JobMaker) -> None:
+    with pytest.raises(TrainingFailed, match="None of 0 held-out pairs"):
+        run(reward_job("none", held_out_pairs=[]))
+
+
+def test_what_does_not_move_is_found(reward_job: JobMaker) -> None:
+    with pytest.raises(TrainingFailed, match="head of the reward model did not change"):
+        run(reward_job("still", section={"learning_rate": 1e-30, "max_steps": 1}))
