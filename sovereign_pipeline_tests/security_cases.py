@@ -22,6 +22,7 @@ ROOMS = {
     "base_models": "Base models",
     "policy": "Recipes",
     "suites": "Suites",
+    "sandbox": "Code in the sandbox",
     "training": "Training",
     "evaluation": "Evaluation",
     "registry": "Registration",
