@@ -185,7 +185,13 @@ class VllmEngine(SupervisedEngine[VllmServer]):
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
         """Let the server load an adapter, in the place of one that is not kept."""
         directory = server.copies / name
-        await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
+        try:
+            await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
+        except OSError as error:  # of one adapter: nothing else is to be unloaded for it
+            raise EngineRefused(
+                f"{directory.parent}: the copy of an adapter for vLLM cannot be written ({error.strerror}).",
+                "Make room there, and let the gateway give files to the directory's group.",
+            ) from None
         self._leaving.pop(name, None)
         await server.use(server.kept)
         await server.load(name, directory)

@@ -58,7 +58,6 @@ class ReachedVllm(VllmServer):
         options = settings.options
         assert options.url is not None and settings.records is not None
         records = settings.records / sha256(options.url.encode()).hexdigest()[:16]
-        records.mkdir(mode=0o700, parents=True, exist_ok=True)
         copies = records / "adapters" if options.copies is None else _shared(Path(options.copies)) / records.name
         server = cls(records, copies, template_sha256, options.url)
         try:
@@ -69,6 +68,8 @@ class ReachedVllm(VllmServer):
             await server.end()
             if isinstance(error, TimeoutError):
                 raise EngineLost(f"The vLLM server at {options.url} does not answer.", "Start it.") from None
+            if isinstance(error, OSError):
+                raise EngineLost(f"{records}: {error.strerror}.", "Let the gateway write there.") from None
             raise
         return server
 
@@ -226,9 +227,15 @@ class ReachedVllm(VllmServer):
         self._note()
 
     def _note(self) -> None:
-        write_atomically(self._records / LOADED, json.dumps(self._given))
+        try:
+            write_atomically(self._records / LOADED, json.dumps(self._given))
+        except OSError as error:
+            raise EngineRefused(
+                f"{self._records}: what vLLM is given cannot be noted ({error.strerror}).", "Make room there."
+            ) from None
 
     def _take_lock(self) -> None:
+        self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self._records / LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

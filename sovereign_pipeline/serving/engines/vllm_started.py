@@ -51,7 +51,10 @@ class StartedVllm(VllmServer):
         """A server that is ready. Raises EngineRefused where vLLM does not start, and EngineLost where it takes too
         long."""
         await asyncio.to_thread(remove_left_behind)
-        server = cls(HeldDirectory.make(), template_sha256)
+        try:
+            server = cls(HeldDirectory.make(), template_sha256)
+        except OSError as error:
+            raise EngineLost(f"There is no directory for vLLM: {error.strerror}.", "See TMPDIR.") from None
         try:
             await server._start(base, context, settings)
             async with asyncio.timeout(settings.start_seconds):

@@ -5,12 +5,16 @@
 
 import asyncio
 import os
+import secrets
 import signal
+import subprocess
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 import pytest
 
@@ -19,9 +23,11 @@ from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
+from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
+from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -169,3 +175,92 @@ def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, f
     running.do(break_it())
     assert running.alone(0, LETTERS[0]).text == before
     assert len(processes_of(running, process)) == 1
+
+
+@pytest.fixture
+def server_of_others(tiny: TinyAdapters) -> Iterator[Path]:
+    """The socket of a server that this test starts as an institution would, as `docs/vllm-engine.md` says."""
+    with tempfile.TemporaryDirectory(prefix="vllm-of-others-") as name:
+        api = Path(name, "api")
+        options = {
+            "model": tiny.base,
+            "served-model-name": secrets.token_hex(16),
+            "uds": api,
+            "dtype": "float32",
+            "max-loras": 3,
+            "max-cpu-loras": 3,
+            "max-lora-rank": 8,
+            "max-model-len": 512,
+            "max-num-seqs": 8,
+            "max-num-batched-tokens": 512,
+            "generation-config": "vllm",
+        }
+        given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        process = subprocess.Popen(
+            [os.environ[VLLM_PYTHON], "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", *given],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=name,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": name,
+                **OFFLINE_ENVIRONMENT,
+                "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        try:
+            wait_until(api.exists, lambda: f"vLLM is not there ({process.poll()})")
+            yield api
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_server_that_others_started_is_reached(
+    server_of_others: Path, tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    given = VllmSettings(Vllm(url=f"unix:{server_of_others}", adapters=2, rank=8), records=tmp_path, hang_seconds=60)
+    adapter, foreign = fingerprinted(tiny, "reached-1.0.0", 61), tiny.directory("of-others", seed=62)
+
+    async def listed(session: aiohttp.ClientSession) -> list[str]:
+        async with session.get("http://vllm/v1/models") as response:
+            return [each["id"] for each in (await response.json())["data"] if each["parent"]]
+
+    async def reached() -> VllmEngine:
+        try:
+            return await VllmEngine.start(tiny.base, given)
+        except EngineLost:  # it does not answer yet
+            await asyncio.sleep(1)
+            return await reached()
+
+    async def use() -> None:
+        connector = aiohttp.UnixConnector(str(server_of_others))
+        async with asyncio.timeout(900), aiohttp.ClientSession(connector=connector) as session:
+            engine = await reached()
+            await engine.load(adapter)
+            asked = Sampling(max_tokens=8)
+            answer = await engine.answer(adapter.digest, [{"role": "user", "content": LETTERS[0]}], asked)
+            assert sum([piece.tokens async for piece in answer.pieces]) == 8
+            of_other_base = tiny.fingerprint(adapter, other_base(tiny, tmp_path))
+            other = replace(adapter, digest="0" * 64, fingerprint=of_other_base)
+            with pytest.raises(EngineRefused, match="the base model is another one"):
+                await engine.load(other)
+            body = {"lora_name": "of-others", "lora_path": str(foreign)}
+            async with session.post("http://vllm/v1/load_lora_adapter", json=body) as response:
+                assert response.status == 200
+            while not engine.problem:
+                await asyncio.sleep(0.5)
+            assert "did not load" in engine.problem and not engine.loaded()
+            assert await listed(session) == ["of-others"]
+            async with session.post("http://vllm/v1/unload_lora_adapter", json={"lora_name": "of-others"}) as response:
+                assert response.status == 200
+            while not engine.loaded():
+                await asyncio.sleep(0.5)
+            await engine.close()
+            assert await listed(session) == []
+
+    runner.run(use())
