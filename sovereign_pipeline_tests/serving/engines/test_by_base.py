@@ -1,20 +1,15 @@
 """One engine for each base model behind one: who answers, and that nothing of one holds up the other."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-import psutil
 import pytest
 
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines import by_base
 from sovereign_pipeline.serving.engines.by_base import Engines, Started
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
-from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine, adapter
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, other_base
 
 ONE, TWO = "1" * 64, "2" * 64
 ASKED = [{"role": "user", "content": "harbour lamp"}]
@@ -198,82 +193,3 @@ async def without_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_memory_of_an_engine_without_adapters_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(without_adapters(monkeypatch))
-
-
-@pytest.fixture(scope="module")
-def bases(tiny: TinyAdapters, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return {ONE: tiny.base, TWO: other_base(tiny, tmp_path_factory.mktemp("bases"))}
-
-
-@pytest.fixture(scope="module")
-def engines(bases: dict[str, Path], runner: asyncio.Runner) -> Iterator[Engines]:
-    """Two real ones."""
-
-    async def start(digest: str) -> Started:
-        settings = LocalSettings(threads=1, hang_seconds=4)
-        engine = await LocalEngine.start(bases[digest], settings, base_model_digest=digest)
-        return Started(engine, "local", f"base-{digest[0]}")
-
-    made = Engines(start)
-
-    async def begin() -> None:
-        await asyncio.gather(made.begin(ONE), made.begin(TWO))
-
-    runner.run(begin())
-    yield made
-    runner.run(made.close())
-
-
-def process_of(base: Path) -> psutil.Process:
-    return next(each for each in psutil.Process().children() if f'"base": "{base}"' in " ".join(each.cmdline()))
-
-
-@pytest.mark.slow
-def test_one_dies_while_the_other_answers(
-    engines: Engines,
-    tiny: TinyAdapters,
-    bases: dict[str, Path],
-    runner: asyncio.Runner,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    lamps, buoys = (
-        replace(tiny.adapter(f"{line}-1.0.0", seed=seed), base_model_digest=base)
-        for line, seed, base in (("lamps", 1, ONE), ("buoys", 2, TWO))
-    )
-
-    async def break_it() -> None:
-        for each in (lamps, buoys):
-            await engines.load(each)
-        asked = Sampling(max_tokens=300)
-        whole = [await engines.answer(each.digest, ASKED, asked) for each in (lamps, buoys)]
-        expected = "".join([piece.text async for piece in whole[0].pieces])
-        streams = [await engines.answer(each.digest, ASKED, asked) for each in (lamps, buoys)]
-        begun = (await anext(streams[0].pieces)).text
-        await anext(streams[1].pieces)
-        process_of(bases[TWO]).kill()
-        with pytest.raises(EngineLost):
-            async for _ in streams[1].pieces:
-                pass
-        assert [each.computes for each in await engines.states()] == [True, False]
-        assert begun + "".join([piece.text async for piece in streams[0].pieces]) == expected
-        assert [*engines.loaded()] == [lamps.digest]
-        async with asyncio.timeout(60):
-            while buoys.digest not in engines.loaded():
-                await asyncio.sleep(0.05)
-        assert await told(engines, buoys.digest) and await engines.is_well()
-
-    runner.run(break_it())
-    assert "Unknown child process" not in caplog.text
-
-
-@pytest.mark.slow
-def test_an_adapter_of_another_base_model_is_refused_by_the_engine(
-    engines: Engines, tiny: TinyAdapters, runner: asyncio.Runner
-) -> None:
-    """Its digest names one, and its fingerprint was made with another."""
-    made = tiny.adapter("odd-1.0.0", seed=5)
-    odd = replace(made, base_model_digest=TWO, fingerprint=tiny.fingerprint(made))
-    with pytest.raises(EngineRefused, match="the base model is another one"):
-        runner.run(engines.load(odd))
-    runner.run(engines.unload(odd.digest))
-    runner.run(engines.load(replace(odd, base_model_digest=ONE)))

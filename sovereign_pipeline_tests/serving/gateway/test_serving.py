@@ -31,6 +31,7 @@ from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.tiny_adapters import other_base
 from sovereign_pipeline_tests.waiting import wait_until
 
 ASK: Any = [{"role": "user", "content": "zirconium"}]
@@ -61,11 +62,18 @@ class Served:
     def client(self, token: str) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=120)
 
-    def kill_engine(self) -> None:
+    def kill_engine(self, base_model: str = "tiny") -> None:
         (engine,) = (
-            each for each in psutil.Process(self.process.pid).children() if "local_child" in str(each.cmdline())
+            each
+            for each in psutil.Process(self.process.pid).children()
+            if "local_child" in str(each.cmdline()) and f'/{base_model}"' in " ".join(each.cmdline())
         )
         engine.kill()
+
+    def get(self, path: str, token: str = "") -> str:
+        asked = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(asked) as answer:
+            return str(answer.read(), "utf-8")
 
     def stop(self) -> None:
         self.process.terminate()
@@ -110,9 +118,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     with pytest.raises(openai.BadRequestError, match="tokens"):
         client.chat.completions.create(model="lamps", messages=[{"role": "user", "content": "x " * 20_000}])
 
-    asked_for = urllib.request.Request(f"{served.url}/admin/state", headers={"Authorization": f"Bearer {text}"})
-    with urllib.request.urlopen(asked_for) as state:
-        (line,) = json.load(state)["lines"]
+    (line,) = json.loads(served.get("/admin/state", text))["lines"]
     assert [(each["adapter"], each["stage"], each["is_loaded"]) for each in line["adapters"]] == [
         ("lamps-1.0.0", "production", True)
     ]
@@ -208,6 +214,51 @@ def test_no_request_fails_while_the_version_changes(
     wait_until(is_back, served.log.read_text)
     assert ask(0) == second.id
     other.stop()
+
+
+@pytest.mark.slow
+def test_a_line_of_another_base_model_is_answered_and_its_engine_dies(
+    served: Served, served_office: ServedOffice, tmp_path: Path
+) -> None:
+    """While the engine of the first base model streams."""
+    office = served_office.office
+    granted = Grant("SECRET", None, metrics=True, admin=True)
+    text, _ = add_token(served.settings, office.registry, "Layla Haddad", granted, 1, "root")
+    client = served.client(text)
+    served_office.put_base_model("other", other_base(served_office.tiny, tmp_path))
+    office.bench.recipe["training"]["base_model"] = "other"
+    served_office.in_production("buoys")
+
+    def ask(line: str, tokens: int = 8, **changes: Any) -> Any:
+        return client.chat.completions.create(model=line, messages=ASK, max_tokens=tokens, **changes)
+
+    def answers(line: str) -> bool:
+        with contextlib.suppress(openai.APIError):
+            return bool(ask(line).usage.completion_tokens == 8)
+        return False
+
+    wait_until(lambda: answers("buoys") and answers("lamps"), served.log.read_text)
+    log = served.log.read_text()
+    assert "loading the base model tiny" in log and "loading the base model other" in log
+    assert json.loads(served.get("/readyz")) == {"status": "ok"}
+    engines = json.loads(served.get("/admin/state", text))["engines"]
+    assert [(each["base_model"], each["computes"]) for each in engines] == [("tiny", True), ("other", True)]
+
+    whole = ask("lamps", 300).choices[0].message.content
+    stream, lost = ask("lamps", 300, stream=True), ask("buoys", 400, stream=True)
+    begun = next(iter(stream)).choices[0].delta.content or ""
+    next(iter(lost))
+    served.kill_engine("other")
+    with pytest.raises(openai.APIError, match="lost"):
+        list(lost)
+    assert 'sovereign_engine_up{base_model="other"} 0.0' in served.get("/metrics", text)
+    health = json.loads(served.get("/readyz"))
+    assert health["status"] == "degraded" and "buoys" not in health["detail"]
+    assert begun + "".join(each.choices[0].delta.content or "" for each in stream) == whole
+    wait_until(lambda: answers("buoys"), served.log.read_text)
+    assert json.loads(served.get("/readyz")) == {"status": "ok"}
+    log = served.log.read_text()
+    assert "Unknown child process" not in log and "Traceback" not in log
 
 
 @pytest.mark.slow
