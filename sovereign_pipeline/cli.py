@@ -156,7 +156,8 @@ def doctor(as_json: AsJson = False) -> None:
 
     Ends 1 when something is missing.
     """
-    from sovereign_pipeline.commands.examination import examine, print_findings
+    from sovereign_pipeline.commands.examination.examining import examine
+    from sovereign_pipeline.commands.examination.findings import print_findings
 
     findings = examine(Settings.from_environment())
     print_findings(findings, as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.commands.examination import reachable_by_others
+from sovereign_pipeline.commands.examination.machine import reachable_by_others
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 PACKAGE = PROJECT_ROOT / "sovereign_pipeline"
