@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,14 +124,14 @@ def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeyp
 
 def test_hosts_are_asked_and_places_are_written_to(settings: Settings, tmp_path: Path) -> None:
     assert found(settings)["writable"].ok
-    changed = settings.model_copy(update={"ledger_copy": tmp_path / "no" / "copy"})
+    changed = replace(settings, ledger_copy=tmp_path / "no" / "copy")
     assert VARIABLES["ledger_copy"] in found(changed)["writable"].found
     shutil.rmtree(settings.serving, ignore_errors=True)
     settings.serving.touch()
     assert VARIABLES["serving"] in found(settings)["writable"].found
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1/traces"
-        changed = settings.model_copy(update={"otlp_url": url})
+        changed = replace(settings, otlp_url=url)
         assert found(changed)[f"host of {VARIABLES['otlp_url']}"].ok
     closed = found(changed)[f"host of {VARIABLES['otlp_url']}"]
     assert not closed.ok and "does not answer (Connection refused)" in closed.found
@@ -157,7 +158,12 @@ def write_suite(institution: DemoInstitution, settings: Settings) -> Callable[[s
         folder, card = settings.suites / "quiz", settings.data / "suites" / "quiz.yaml"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "test.jsonl").write_text('{"question": "Which?", "choices": ["a", "b"], "answer": 0}\n')
-        described = {"suite": "quiz", "title": "Quiz", "source": "https://quiz.example", "version": "1"}
+        described: dict[str, object] = {
+            "suite": "quiz",
+            "title": "Quiz",
+            "source": "https://quiz.example",
+            "version": "1",
+        }
         described |= {"licence": "MIT", "language": "en", "sector": "lamps", "files": {"test": "test.jsonl"}}
         task = {"kind": "choice", "prompt": "{question}\n{choices}", "continuation": "letter", "metric": "acc"}
         card.write_text(yaml.safe_dump({**described, "task": task, **({"sha256": pin} if pin else {})}))
