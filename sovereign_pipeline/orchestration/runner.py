@@ -6,12 +6,14 @@ What belongs here: the run, its lines, and the reason it stopped. What does not:
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def run_line(
     for stage in stages:
         stage.config(workplace.line)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
-    with _printing_into(log), _Narration(instance, workplace.line.line, tell):
+    with _printing_into(log), _forking_anew(), _Narration(instance, workplace.line.line, tell):
         result = dg.execute_job(
             dg.reconstructable(job),
             instance=instance,
@@ -123,6 +125,18 @@ def _printing_into(log: Path) -> Iterator[None]:
             os.dup2(errors, 2)
             os.close(terminal)
             os.close(errors)
+
+
+@contextmanager
+def _forking_anew() -> Iterator[None]:
+    """Afterwards the process from which steps were forked is ended: the next run's has its own variables and log."""
+    try:
+        yield
+    finally:
+        # Python has no public way, and ends it with this process otherwise.
+        if (server := forkserver._forkserver._forkserver_pid) is not None:  # type: ignore[attr-defined]
+            os.kill(server, signal.SIGKILL)  # with the steps, where the run ended before them
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def _reason(result: dg.JobExecutionResult) -> RunStopped:

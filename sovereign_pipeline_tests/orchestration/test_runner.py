@@ -1,6 +1,7 @@
 """What the terminal shows of a run, and how the reason it stopped comes out of Dagster's events."""
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.errors import RecipeError
-from sovereign_pipeline.orchestration.runner import _narrate, _reason
+from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line
 
@@ -51,6 +52,17 @@ def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
     assert (stopped.message, stopped.hint, stopped.exit_status) == ("lamps.yaml: wrong.", "Mend it.", 2)
     assert stopped.remedy is not None
     assert (stopped.remedy.act, dict(stopped.remedy.about)) == ("run_line", {"line": "lamps"})
+
+
+def test_the_steps_of_the_next_run_get_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([])
+    seen = []
+    for run in ("first", "second"):
+        monkeypatch.setenv("LAMPS", run)
+        with _forking_anew(), context.Pool(1) as steps:
+            seen.append(steps.apply(os.getenv, ("LAMPS",)))
+    assert seen == ["first", "second"]
 
 
 @pytest.mark.slow
