@@ -81,11 +81,11 @@ class WorkerPool:
         return self._pool.submit(work, item)
 
     def kill(self) -> None:
-        """End the workers now, whatever they do; what was handed out is lost."""
+        """End the workers now, whatever they do: the futures of what was handed out raise BrokenProcessPool."""
         pool: Any = self._pool
         for worker in list((pool._processes or {}).values()):
             worker.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
 
     def _wait_for(self, future: "Future[Result]") -> Result:
         """Raises BrokenProcessPool when a worker was killed.

@@ -167,11 +167,13 @@ class Answering:
                 raise feedback_lost() from None
         if given is None:
             raise no_such_answer()
-        rating = Rating(given=digest_of_given(id, caller).hex(), at=utc_now(), feedback=feedback)
-        self.transcripts.rate(given.line, rating)
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self._telemetry.rate(given.line, given.choice, feedback, given.before)
+        if not self.transcripts.is_whole(given.line):
+            raise feedback_lost()
+        rating = Rating(given=digest_of_given(id, caller).hex(), at=utc_now(), feedback=feedback)
+        self.transcripts.rate(given.line, rating)
 
     @property
     def is_ready(self) -> bool:

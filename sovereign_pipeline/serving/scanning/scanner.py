@@ -23,9 +23,13 @@ from sovereign_pipeline.worker_pool import WorkerPool
 
 SECONDS_TO_SEARCH = 15.0
 """Waiting for other searches included. A text that takes longer is not searched, and so it does not pass."""
+SECONDS_TO_LOAD = 120.0
+"""In which a process that was just started must have its detectors, on a busy machine too."""
 SECONDS_BETWEEN_STARTS = 5.0
-MOST_CHARACTERS = 200_000
-"""Of the texts that are searched together: more than any model here can be asked."""
+MOST_CHARACTERS = 100_000
+"""Of the texts that are searched together: three seconds of a core."""
+LONG = 10_000
+"""Characters from which texts are searched one after the other, so that shorter ones do not wait behind many."""
 HINT = "Send it again later."
 
 
@@ -41,7 +45,9 @@ class Scanner:
     def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
         self._lines, self._processes = dict(lines), processes
         self._pool: WorkerPool | None = None
-        self._started_at = 0.0
+        self._started_at = self._heard_at = 0.0
+        """When the processes were started, and when a search ended last."""
+        self._of_long_ones = asyncio.Semaphore(1)
         self.starts = 0
         """How often the processes were started."""
 
@@ -53,24 +59,64 @@ class Scanner:
         begun = [pool.begin(_find, _Work(line, texts)) for line in self._lines for _ in range(self._processes)]
         try:
             for each in begun:
-                each.result()
-        except BrokenProcessPool:
+                each.result(SECONDS_TO_LOAD)
+        except (BrokenProcessPool, TimeoutError):
+            self._give_up(pool)
             raise ScannerLost(
                 "The search for personal data cannot be started.", "Free memory, and look again."
             ) from None
+        self._heard_at = time.monotonic()
 
     async def find(self, line: str, texts: Sequence[str]) -> list[list[Finding]]:
         """What is in each of the texts of one conversation. Raises ScannerLost."""
+        try:
+            async with asyncio.timeout(SECONDS_TO_SEARCH):
+                if sum(map(len, texts)) < LONG:
+                    return await self._find(_Work(line, tuple(texts)))
+                async with self._of_long_ones:
+                    return await self._find(_Work(line, tuple(texts)))
+        except TimeoutError:
+            raise ScannerLost("The search for personal data took too long.", HINT) from None
+
+    async def _find(self, work: _Work) -> list[list[Finding]]:
         pool = self._running()
         try:
-            begun: Future[list[list[Finding]]] = pool.begin(_find, _Work(line, tuple(texts)))
-            return await asyncio.wait_for(asyncio.wrap_future(begun), SECONDS_TO_SEARCH)
-        except (BrokenProcessPool, TimeoutError) as error:
+            begun: Future[list[list[Finding]]] = pool.begin(_find, work)
+            begun.add_done_callback(self._hear)
+            try:
+                return await asyncio.wrap_future(begun)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if begun.cancelled() and task is not None and not task.cancelling():
+                    raise BrokenProcessPool from None  # the pool was ended, and nobody gave this up
+                self._watch(pool, begun)
+                raise
+        except BrokenProcessPool:
             self._give_up(pool)
-            why = "took too long" if isinstance(error, TimeoutError) else "was killed"
-            raise ScannerLost(f"The search for personal data {why}.", HINT) from None
+            raise ScannerLost("The process that searches for personal data was killed.", HINT) from None
         except SovereignError as error:
             raise ScannerLost(f"The search for personal data failed: {error.message}", HINT) from None
+
+    def _hear(self, begun: "Future[list[list[Finding]]]") -> None:
+        if not begun.cancelled():
+            self._heard_at = time.monotonic()
+
+    def _watch(self, pool: WorkerPool, begun: "Future[list[list[Finding]]]") -> None:
+        """Nobody waits for a search any more that is under way. While others end it only takes its time; where none
+        has ended for long, the processes hang."""
+        if begun.done():
+            return
+        allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
+        left = max(self._heard_at, self._started_at) + allowed - time.monotonic()
+        if left <= 0:
+            self._give_up(pool)
+        else:
+            asyncio.get_running_loop().call_later(left, self._watch, pool, begun)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there are processes, as far as is known."""
+        return self._pool is not None
 
     def close(self) -> None:
         if self._pool is not None:

@@ -12,6 +12,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.errors import ScannerLost
 from sovereign_pipeline.policy.serving import Reaction
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
 from sovereign_pipeline.serving.scanning import scanner as scanning
@@ -217,19 +218,57 @@ def test_what_cannot_be_searched_does_not_pass(
     bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(bench, screening, "replace", "stop")
-    monkeypatch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
-    os.kill(worker_of(scanner).pid, signal.SIGSTOP)
-    caller = client(bench.token())
-    for stream in (False, True):
-        refused = say(caller, stream=stream)
-        assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
-        assert "Retry-After" in refused.headers
-    assert not bench.engine.asked
-    bench.screens = screening("report", "report")
-    counting = client(bench.token(metrics=True))
-    assert text_of(say(counting), False) == "The lamp is mended."
-    page = counting.get("/metrics").text
-    assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
+        os.kill(worker_of(scanner).pid, signal.SIGSTOP)
+        caller = client(bench.token())
+        for stream in (False, True):
+            refused = say(caller, stream=stream)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
+            assert "Retry-After" in refused.headers
+        assert not bench.engine.asked
+        bench.screens = screening("report", "report")
+        counting = client(bench.token(metrics=True))
+        assert text_of(say(counting), False) == "The lamp is mended."
+        page = counting.get("/metrics").text
+        assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
+
+    os.kill(worker_of(scanner).pid, signal.SIGCONT)
+    assert say(client(bench.token()), content="Is it lit?").status_code == 200
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = worker_of(scanner)
+    os.kill(hung.pid, signal.SIGSTOP)
+
+    async def until_it_is_ended() -> None:
+        with pytest.raises(ScannerLost):
+            await scanner.find(LINE, ["Is it lit?"])
+        while scanner.is_started:
+            await asyncio.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
+        asyncio.run(asyncio.wait_for(until_it_is_ended(), 60))
+    scanner.start()
+    assert worker_of(scanner).pid != hung.pid
+
+
+def test_short_texts_do_not_wait_behind_many_long_ones(scanner: Scanner) -> None:
+    ended: list[str] = []
+
+    async def find(name: str, text: str) -> None:
+        await scanner.find(LINE, [text])
+        ended.append(name)
+
+    async def all_of_them() -> None:
+        long_ones = [asyncio.create_task(find("long", FILLER * 150)) for _ in range(4)]
+        await asyncio.sleep(0)
+        await find("short", FILLER)
+        await asyncio.gather(*long_ones)
+
+    asyncio.run(all_of_them())
+    assert ended.index("short") <= 1 and len(ended) == 5
 
 
 @pytest.mark.security_case(
