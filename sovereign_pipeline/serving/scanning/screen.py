@@ -115,7 +115,8 @@ class Screen:
             return self._pass(text)
         if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
             return ""
-        return self._pass(await self._search(is_end=False))
+        passed = self._pass(await self._search(is_end=False))
+        return passed + self._putting_back.end() if self.is_stopped else passed
 
     async def end(self) -> str:
         """The rest of the answer. Raises ScannerLost."""

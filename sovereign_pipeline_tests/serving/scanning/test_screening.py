@@ -153,10 +153,10 @@ def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
     "the answer ends before it, with finish_reason content_filter, and the engine is told to end",
 )
 def test_an_answer_ends_before_what_is_found(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
-    serve(bench, screening, None, "stop")
-    bench.engine.words = in_pieces(f"{FILLER * 3}Write to {MAIL}. {FILLER * 20}")
-    answer = say(client(bench.token()), stream=stream, content="Whom?")
-    assert text_of(answer, stream) == f"{FILLER * 3}Write to "
+    serve(bench, screening, "replace", "stop")
+    bench.engine.words = in_pieces(f"{FILLER * 3}NAME_1: {MAIL}. {FILLER * 20}")
+    answer = say(client(bench.token()), stream=stream, content=f"Whom may Ms {NAME} ask?")
+    assert text_of(answer, stream) == f"{FILLER * 3}{NAME}: "
     assert finish_of(answer, stream) == "content_filter"
     assert bench.engine.given_up == 1 and bench.engine.running == 0
 
