@@ -25,7 +25,7 @@ import aiohttp
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.policy.serving import UNIX
-from sovereign_pipeline.serving.engines.vllm_server import LOAD, MODELS, VERSION, VllmServer, VllmSettings
+from sovereign_pipeline.serving.engines.vllm_server import LOAD, MODELS, SECONDS_IDLE, VERSION, VllmServer, VllmSettings
 
 OLDEST = (0, 32)
 """The first version of vLLM in which no request under way is answered by another adapter."""
@@ -41,7 +41,11 @@ class ReachedVllm(VllmServer):
     def __init__(self, records: Path, copies: Path, template_sha256: str, address: str) -> None:
         path = address.removeprefix(UNIX)
         is_socket = path != address
-        connector = aiohttp.UnixConnector(path, limit=0) if is_socket else aiohttp.TCPConnector(limit=0)
+        connector = (
+            aiohttp.UnixConnector(path, limit=0, keepalive_timeout=SECONDS_IDLE)
+            if is_socket
+            else aiohttp.TCPConnector(limit=0, keepalive_timeout=SECONDS_IDLE)
+        )
         super().__init__(copies, template_sha256, "http://vllm" if is_socket else address.rstrip("/"), connector)
         self._address, self._socket = address, Path(path) if is_socket else None
         self._records = records

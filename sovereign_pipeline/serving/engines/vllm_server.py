@@ -26,6 +26,8 @@ from sovereign_pipeline.policy.serving import Vllm
 
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+SECONDS_IDLE = 2.0
+"""After which a connection is not used again: vLLM closes it after 5, and a request that comes just then is lost."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_PROBES = 3.0
 

@@ -21,7 +21,7 @@ import aiohttp
 from sovereign_pipeline.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.supervised import INHERITED_VARIABLES
 from sovereign_pipeline.serving.engines.vllm_keeper import HeldDirectory, remove_left_behind
-from sovereign_pipeline.serving.engines.vllm_server import VllmServer, VllmSettings
+from sovereign_pipeline.serving.engines.vllm_server import SECONDS_IDLE, VllmServer, VllmSettings
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 
 DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
@@ -37,7 +37,7 @@ class StartedVllm(VllmServer):
     def __init__(self, directory: HeldDirectory, template_sha256: str) -> None:
         self._directory = directory
         self._socket = str(directory.path / "api")
-        connector = aiohttp.UnixConnector(self._socket, limit=0)
+        connector = aiohttp.UnixConnector(self._socket, limit=0, keepalive_timeout=SECONDS_IDLE)
         super().__init__(directory.path / "adapters", template_sha256, "http://vllm", connector)
         self._base_name = secrets.token_hex(16)
         self._printed: deque[str] = deque(maxlen=LINES_KEPT)
