@@ -25,6 +25,7 @@ from sovereign_pipeline.audit.documents.bill_of_materials import completed_bill
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, facts_of
 from sovereign_pipeline.audit.documents.model_card import model_card
 from sovereign_pipeline.audit.documents.open_lineage import lineage_events
+from sovereign_pipeline.audit.documents.technical_file import technical_file
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.entry_point import account
@@ -41,6 +42,7 @@ from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transi
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.release.history import history_of
 from sovereign_pipeline.release.issues import issues_by_adapter
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX
@@ -75,7 +77,7 @@ that of the release. `index.json` lists every other file with its SHA-256 and is
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
-| `documents/` | the same facts in others' forms: CycloneDX, OpenLineage, model card; vouched for by the index alone |
+| `documents/` | the same in others' forms: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
 """
 
 
@@ -153,7 +155,8 @@ def write_package(
         made_at = datetime.datetime.now(datetime.UTC).isoformat()
         for adapter_id in adapters:
             issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
-            facts = facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues)
+            history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
+            facts = facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
             found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
     classification = max(found.levels, key=found.levels.__getitem__)
     names = ", ".join(adapters)
@@ -198,6 +201,7 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
         "bill-of-materials.cdx.json": bill.encode() + b"\n",
         "lineage.openlineage.jsonl": lineage_events(facts),
         "model-card.md": model_card(facts).encode(),
+        "technical-file.md": technical_file(facts).encode(),
     }
 
 

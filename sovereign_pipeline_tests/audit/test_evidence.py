@@ -14,7 +14,9 @@ import cryptography
 import pytest
 from typer.testing import CliRunner
 
+from sovereign_pipeline.audit import evidence
 from sovereign_pipeline.audit.evidence import GIVEN, answered
+from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
@@ -137,7 +139,8 @@ def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
     once, again = desk.before.files, desk.package.files
     differing = {name for name in once.keys() & again.keys() if once[name] != again[name]}
     of_the_log = {name for name in differing if name.startswith("log/")}
-    of_the_day = {f"documents/{each}/bill-of-materials.cdx.json" for each in (FIRST, SECOND)}
+    dated = ("bill-of-materials.cdx.json", "technical-file.md")
+    of_the_day = {f"documents/{each}/{name}" for each in (FIRST, SECOND) for name in dated}
     of_the_issue = {f"documents/{FIRST}/model-card.md"}
     assert differing - of_the_log == {"index.json", "index.json.sigstore.json", *of_the_day, *of_the_issue}
 
@@ -186,12 +189,24 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
     assert without.refusal() == f"{SECOND}: the package lacks the adapter that it was continued from"
 
 
-def test_none_is_written_of_what_does_not_hold(institution: DemoInstitution, tmp_path: Path) -> None:
+def test_none_is_written_of_what_does_not_hold(
+    institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     office = open_office(institution)
     adapter = office.adapter()
     office.move("approve", adapter)
     assert written(office, tmp_path / "good", [adapter.id]).refusal() is None
+
+    def without_a_statement(*given: Any) -> Gathered:
+        found = gather(*given)
+        found.files.pop(next(name for name in found.files if name.startswith("statements/")))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence, "gather", without_a_statement)
+        with pytest.raises(IntegrityError, match=r"does not hold, so no package was written: statements/.* lacks it"):
+            written(office, tmp_path / "bad", [adapter.id])
     revoke(office.bench.settings.data / "trust", office.officers["omar"].keyid, 0, office.roots[:2])
-    with pytest.raises(IntegrityError, match=r"does not hold, so no package was written: .* is revoked from index 0"):
+    with pytest.raises(IntegrityError, match=r"is revoked from entry 0"):
         written(office, tmp_path / "bad", [adapter.id])
     assert [path.name for path in tmp_path.iterdir() if "bad" in path.name] == []

@@ -47,6 +47,8 @@ class AdapterFacts:
     """The source files, as `sources.json` has them."""
     issues: Sequence[str]
     """Known issues, in officers' words."""
+    history: Sequence[Mapping[str, Any]]
+    """Its transitions, as `release/history.py` has them."""
     review_date: str
     registered_at: str
     made_at: str
@@ -54,9 +56,14 @@ class AdapterFacts:
 
 
 def facts_of(
-    files: Mapping[str, bytes], adapter_id: str, institution: str, made_at: str, issues: Sequence[str]
+    files: Mapping[str, bytes],
+    adapter_id: str,
+    institution: str,
+    made_at: str,
+    issues: Sequence[str],
+    history: Sequence[Mapping[str, Any]],
 ) -> AdapterFacts:
-    """The facts about an adapter from a package's files, verified before. issues: those of the adapter."""
+    """The facts about an adapter from a package's files, verified before. issues, history: those of the adapter."""
     row = json.loads(files[f"registry/{adapter_id}.json"])
 
     def file(digest: str, name: str) -> bytes:
@@ -78,6 +85,7 @@ def facts_of(
         card=json.loads(file(record.training_dataset.digest, "card.json")),
         sources=json.loads(file(record.lineage["raw_corpus"], "sources.json")),
         issues=issues,
+        history=history,
         review_date=row["review_date"],
         registered_at=row["registered_at"],
         made_at=made_at,

@@ -40,7 +40,7 @@ def _sections(facts: AdapterFacts) -> Iterator[str]:
     yield f"\n**{record.classification}.** {record.purpose}\n"
     yield "| | |\n|---|---|"
     yield from (
-        f"| {name} | {_cell(value)} |"
+        f"| {name} | {cell(value)} |"
         for name, value in {
             "provider": facts.institution,
             "owner": record.owner,
@@ -63,22 +63,23 @@ def _sections(facts: AdapterFacts) -> Iterator[str]:
         yield f"| {dataset.kind} | {dataset.rows:,} | {dataset.classification} | `{dataset.file_sha256}` |"
     yield "\n| source | licence | file (SHA-256) |\n|---|---|---|"
     for source in facts.sources:
-        yield f"| {_cell(source['name'])} | {_cell(source.get('licence', ''))} | `{source['sha256']}` |"
+        yield f"| {cell(source['name'])} | {cell(source.get('licence', ''))} | `{source['sha256']}` |"
     yield "\n## Evaluation\n"
     outcome = record.evaluation.get("outcome", "no outcome is on record")
     yield f"Report `{record.evaluation_report_digest}`: {outcome}.\n"
     yield "| gate | outcome | |\n|---|---|---|"
     for each in facts.verdicts:
-        waived = f" **Waived:** {_cell(each.waived_because)}" if each.waived_because is not None else ""
-        yield f"| {each.stage}.{each.gate} | {each.outcome} | {_cell(each.message)}{waived} |"
-    yield from _figures(record.evaluation.get("held", {}))
+        waived = f" **Waived:** {cell(each.waived_because)}" if each.waived_because is not None else ""
+        yield f"| {each.stage}.{each.gate} | {each.outcome} | {cell(each.message)}{waived} |"
+    yield from figures(record.evaluation.get("held", {}))
     yield "\n## Environmental impact\n"
     yield UNKNOWN.format(who="whoever runs the hardware")
     yield "\n## How to get started\n"
     yield "It is served by the institution's gateway alone, under the name of its line, and never otherwise."
 
 
-def _figures(held: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def figures(held: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What the report's gates looked at, as a table."""
     if not held:
         return
     yield "\n| figure | candidate | reference | difference | 95 % interval |\n|---|---:|---:|---:|---|"
@@ -86,7 +87,7 @@ def _figures(held: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         low, high = figure.get("low"), figure.get("high")
         interval = f"{low:+.4g} to {high:+.4g}" if low is not None and high is not None else "none"
         numbers = [_number(figure.get(each)) for each in ("candidate", "reference", "difference")]
-        yield f"| {_cell(name)} | {' | '.join(numbers)} | {interval} |"
+        yield f"| {cell(name)} | {' | '.join(numbers)} | {interval} |"
 
 
 def _number(value: Any) -> str:
@@ -97,5 +98,6 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """A text as one cell of a table."""
     return _line(text).replace("|", "\\|")
