@@ -119,7 +119,16 @@ def unbase64(text: str, where: str) -> bytes:
 
 
 def moment(text: str) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    """In UTC, also where no zone is named."""
+    at = datetime.datetime.fromisoformat(text)
+    return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
+
+
+def on_one_line(text: str) -> str:
+    """As it is printed: what a package says begins no line of its own, and moves no cursor."""
+    return "".join(
+        each if each.isprintable() or (each == "\n" and not place) else "?" for place, each in enumerate(text)
+    )
 
 
 Public = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -1127,7 +1136,7 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
         say("- whether the log was rewritten: no witness saw it, so who has its key and its database could")
     say("- whether the rules asked for as many approvals as a request says: read `release` in policy/")
     say("- whether the weights that answer, and the source files, are these: compare their SHA-256 where they lie")
-    say(f"- whether this verifier is the right one: its SHA-256 is {sha256(package.files['verify.py'])}")
+    say(f"- whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}")
 
 
 def main(arguments: list[str]) -> int:
@@ -1146,8 +1155,7 @@ def main(arguments: list[str]) -> int:
         return 2
 
     def say(text: str) -> None:
-        shown = "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
-        sys.stdout.write(f"{shown}\n")
+        sys.stdout.write(f"{on_one_line(text)}\n")
 
     try:
         verify(read_folder(given.folder), given.root_sha256, given.on, given.seen, say)

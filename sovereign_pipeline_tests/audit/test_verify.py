@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,21 @@ def test_an_older_package_is_found_by_who_has_seen_more(desk: Desk) -> None:
     seen = desk.package.index["entries"]
     assert f"and you have seen {seen}" in str(desk.before.refusal(seen=seen))
     assert desk.package.refusal(seen=seen) is None
+
+
+@pytest.mark.security_case("An officer's reason holds a line that looks like the verifier's", "shown on one line")
+def test_what_a_package_says_begins_no_line_of_its_own() -> None:
+    assert verify.on_one_line("\nReasons: fine\n✓ all holds\x1b[2K\u202e") == "\nReasons: fine?✓ all holds?[2K?"
+
+
+def test_a_moment_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Muscat")
+    time.tzset()
+    try:
+        assert verify.moment("2027-03-14T09:30").isoformat() == "2027-03-14T09:30:00+00:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_it_shares_no_code_with_the_program(desk: Desk) -> None:
