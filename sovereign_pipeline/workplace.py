@@ -19,6 +19,7 @@ from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.training.precision import with_decided_precision
 
 
 def _no_progress(message: str) -> None:
@@ -49,7 +50,7 @@ def open_workplace(
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line that has none.
     """
     institution = load_institution(settings.data)
-    recipe = load_line(settings.data, line, institution)
+    recipe = with_decided_precision(load_line(settings.data, line, institution))
     store = open_store(settings, settings.corpus if with_corpus(recipe) else None)
     return Workplace(
         store=store,

@@ -187,7 +187,7 @@ def _row(recipe: Line) -> dict[str, Any]:
         "ceiling": recipe.ceiling,
         "base_model": training.base_model,
         "adapter": training.sft.adapter,
-        "preference": training.preference.method if training.preference else None,
+        "preference": training.preference.name if training.preference else None,
         "error": None,
     }
 

@@ -57,6 +57,8 @@ class TrainingJob(Frozen):
 
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
+        if self.sft.precision == "auto":
+            raise ValueError("precision: auto is decided where the recipe is read, before there is a job")
         if self.method == "sft":
             return self
         if self.method == "reward":

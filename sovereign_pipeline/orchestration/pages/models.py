@@ -27,7 +27,10 @@ def base_model(artifact: Artifact) -> Page:
 
 
 def adapter(artifact: Artifact) -> Page:
-    return {"loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE)))}
+    return {
+        **{name: artifact.manifest.summary[name] for name in ("precision",) if name in artifact.manifest.summary},
+        "loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE))),
+    }
 
 
 def reward_model(artifact: Artifact) -> Page:

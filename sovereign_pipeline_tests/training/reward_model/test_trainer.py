@@ -10,6 +10,7 @@ import pytest
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.processes.worker import run_job
 from sovereign_pipeline.training.reward_model.scoring import read_scorer
 from sovereign_pipeline.training.reward_model.trainer import train_reward_model
 from sovereign_pipeline_tests.training.conftest import pairs
@@ -49,7 +50,10 @@ def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
     reward_job: JobMaker, tiny_model: Path
 ) -> None:
     whole, broken = (reward_job(name, checkpoints={"every_steps": 1}) for name in ("whole", "broken"))
-    run(whole)
+    told: list[str] = []
+    result = run_job(whole, lambda message, values: told.append(message), [])
+    assert result.failure is None and result.measured["resumed_at_step"] == 0
+    assert not any(word in message for message in told for word in ("officer", "mooring"))
     log = lines(whole.output / "training_log.jsonl")
     assert len(log) == 12 and log[-1]["loss"] < 0.5 * log[0]["loss"]
     said = json.loads((whole.output / "report.json").read_bytes())

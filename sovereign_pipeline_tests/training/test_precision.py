@@ -1,0 +1,72 @@
+"""`precision: auto` is one of the two others, decided by the machine, and nothing behind the recipe sees the word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.precision import processors_have_bfloat16, with_decided_precision
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+INTEL = "processor : 0\nflags\t\t: fpu sse2 avx512f {}\nbogomips : 1\n"
+ARM = "processor : 0\nFeatures\t: fp asimd {}\n"
+
+
+@pytest.mark.parametrize(
+    ("listing", "has_units"),
+    [
+        (INTEL.format("avx512_bf16"), True),
+        (INTEL.format("amx_bf16 amx_tile"), True),
+        (INTEL.format("avx512_bf16_like"), False),
+        (INTEL.format(""), False),
+        (INTEL.format("avx512_bf16") + INTEL.format(""), False),  # one processor without them may be the one that runs
+        (ARM.format("bf16"), True),
+        (ARM.format("i8mm"), False),
+        ("", False),
+    ],
+)
+def test_units_are_read_from_what_the_kernel_lists(tmp_path: Path, listing: str, *, has_units: bool) -> None:
+    processors = tmp_path / "cpuinfo"
+    processors.write_text(listing)
+    assert processors_have_bfloat16(processors) == has_units
+
+
+def test_a_machine_that_lists_nothing_computes_in_float32(tmp_path: Path) -> None:
+    assert not processors_have_bfloat16(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("flag", "decided"), [("avx512_bf16", "bfloat16"), ("avx2", "float32")])
+def test_the_decision_is_in_the_identity_as_if_the_recipe_named_it(
+    institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, decided: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    processors = tmp_path / "cpuinfo"
+    processors.write_text(INTEL.format(flag))
+    identities: list[Any] = []
+    for written in ("auto", decided):
+        institution.recipe["training"]["sft"] = {"precision": written}
+        line = with_decided_precision(institution.workplace().line, processors)
+        identities.append(SFT_ADAPTER.config(line))
+    assert identities[0] == identities[1] and identities[0]["sft"]["precision"] == decided
+
+
+def test_a_workplace_has_decided(institution: DemoInstitution) -> None:
+    institution.recipe["training"]["sft"] = {"precision": "auto"}
+    institution.write()
+    line = open_workplace(institution.settings, institution.recipe["line"]).line
+    assert line.training.sft.precision in ("float32", "bfloat16")
+
+
+def test_a_job_has_a_precision(make_job: Any) -> None:
+    job: TrainingJob = make_job("job", [])
+    sft = {**job.sft.model_dump(), "precision": "auto"}
+    assert Sft.model_validate(sft).precision == "auto"
+    with pytest.raises(ValidationError, match="decided where the recipe is read"):
+        TrainingJob.model_validate({**job.model_dump(), "sft": sft})
