@@ -188,6 +188,7 @@ def _row(recipe: Line) -> dict[str, Any]:
         "base_model": training.base_model,
         "adapter": training.sft.adapter,
         "preference": training.preference.name if training.preference else None,
+        "rlhf": training.rlhf.algorithm if training.rlhf else None,
         "error": None,
     }
 
@@ -206,6 +207,7 @@ def _checked(file: Path) -> Line:
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.privacy.names.name_models import name_model_directory
+    from sovereign_pipeline.sandbox.sandbox import require_sandbox
     from sovereign_pipeline.suites.red_team_prompts import read_prompts
     from sovereign_pipeline.suites.suites import open_suite
 
@@ -216,10 +218,14 @@ def _checked(file: Path) -> Line:
     if evaluation is not None:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
         named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
+    if recipe.training.rlhf is not None:
+        named += [path for tool in recipe.training.rlhf.tools for path in (tool.path, *tool.files)]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
+    if recipe.training.rlhf is not None:
+        require_sandbox()
     for suite in evaluation.capability if evaluation is not None else ():
         check_suite(settings, suite)
         if suite.path is not None:

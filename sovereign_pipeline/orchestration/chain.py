@@ -144,9 +144,10 @@ PRESENTATION: Mapping[str, Presentation] = {
         "training",
         "team:model-office",
         frozenset({"pytorch", "huggingface"}),
-        "The adapter after preference training. For a line without preferences it is the SFT adapter, passed through.",
+        "The adapter after learning from preferences or from a reward. For a line with neither it is the SFT adapter, "
+        "passed through.",
         "trains in a process of its own, minutes to days; the log reports each step and what is left. For a line "
-        "without preferences nothing is done.",
+        "with neither preferences nor a reward nothing is done.",
         DEVICE_POOL,
     ),
     "capability_scores": Presentation(

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
 from sovereign_pipeline.policy.reward_model import RewardModel
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.trl_trainers import TRAINERS, TrlArgument, check_arguments
 from sovereign_pipeline.policy.tuning import Tuning, changed_fields
 
@@ -237,7 +238,10 @@ class Training(RecipeModel):
     """Supervised fine-tuning."""
 
     preference: Preference | None = None
-    """Learning from preferences after SFT; null: SFT alone."""
+    """Learning from preferences after SFT; null: SFT alone, or `rlhf`."""
+
+    rlhf: Rlhf | None = None
+    """Learning from a reward after SFT, for what pairs of replies cannot express; null: none."""
 
     reward_model: RewardModel | None = None
     """A model of what the line's preference pairs prefer; null: none."""
@@ -268,6 +272,14 @@ class Training(RecipeModel):
             raise ValueError("a reward model needs sft.adapter: lora, whose shape it has, and one device")
         if self.devices.count > 1 and preference is not None:
             raise ValueError("preferences are learned on one device; several are for lines with SFT alone")
+        if self.rlhf is not None and self.preference is not None:
+            raise ValueError("a line learns from preferences or from a reward after SFT: leave out preference or rlhf")
+        if self.rlhf is not None and (self.sft.adapter == "none" or self.devices.count > 1):
+            raise ValueError(
+                "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base"
+            )
+        if self.rlhf is not None and self.rlhf.max_new_tokens >= self.sft.max_length:
+            raise ValueError("rlhf.max_new_tokens leaves no room for a prompt within sft.max_length")
         return self
 
     @property

@@ -34,6 +34,7 @@ from sovereign_pipeline.registry.record import (
     GateFacts,
     ParentAdapterFacts,
     disagreements,
+    learned_reward,
     parent_in,
     read_record,
     waiver_facts,
@@ -81,7 +82,7 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
     assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
     gates = tuple(gate_facts(stage, gate, workplace, ref) for stage, ref in ancestors for gate in stage.gates)
     record = _record(workplace, inputs, gates)
-    (workspace / RECORD_FILE).write_bytes(canonical_json(record.model_dump(mode="json")) + b"\n")
+    (workspace / RECORD_FILE).write_bytes(record.to_json())
     (workspace / BILL_OF_MATERIALS_FILE).write_bytes(canonical_json(bill_of_materials(record)) + b"\n")
     return Built(
         summary={
@@ -159,11 +160,10 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+trl-orpo` or, tuned in full, `sft-full`."""
-    sft, preference = line.training.sft, line.training.preference
-    return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (
-        f"+{preference.name}" if preference is not None else ""
-    )
+    """Such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+trl-orpo`, `sft-lora+ppo` or, tuned in full, `sft-full`."""
+    sft, preference, rlhf = line.training.sft, line.training.preference, line.training.rlhf
+    then = preference.name if preference is not None else rlhf.algorithm if rlhf is not None else None
+    return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")
 
 
 def _upstream_of(stages: tuple[Stage, ...]) -> list[Stage]:
@@ -244,6 +244,7 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
         lineage=dict(sorted(ancestors.items())),
         gates=gates,
         parent_adapter=_parent_adapter(store, adapter),
+        reward=learned_reward(adapter.manifest),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, read_verdict
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Outcome
@@ -20,6 +20,7 @@ from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.margins import allows
 from sovereign_pipeline.training.continuation import parent_adapter
+from sovereign_pipeline.training.rlhf.preparing import REWARD_CODE
 
 RECORD_FILE = "record.json"
 
@@ -109,6 +110,16 @@ class ParentAdapterFacts(_Facts):
     """Of its weights."""
 
 
+class LearnedRewardFacts(_Facts):
+    """The reward that the adapter was trained on."""
+
+    algorithm: str
+    parts: dict[str, str]
+    """Name of each part -> digest over its tool's program, function, files and columns."""
+    code: dict[str, str]
+    """Path of each program and file, as in the recipe -> SHA-256."""
+
+
 class AdapterRecord(_Facts):
     """The content of `record.json`. Digests are 64 hex digits of SHA-256."""
 
@@ -136,6 +147,13 @@ class AdapterRecord(_Facts):
         default=None, validation_alias="started_from", serialization_alias="started_from"
     )
     """None where training started from the base model, and in records of earlier versions."""
+    reward: LearnedRewardFacts | None = None
+    """Only in the records of adapters that learned from a reward."""
+
+    def to_json(self) -> bytes:
+        """The bytes of `record.json`."""
+        absent = {"reward"} if self.reward is None else set()
+        return canonical_json(self.model_dump(mode="json", exclude=absent)) + b"\n"
 
     @property
     def row_facts(self) -> dict[str, Any]:
@@ -208,8 +226,26 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
     parent = record.parent_adapter and (record.parent_adapter.adapter, record.parent_adapter.digest)
     if parent_in(ancestors.values()) != parent:
         found.append("its parent adapter is not the one in the record")
+    if learned_reward(manifests[manifest.inputs["aligned_adapter"]]) != record.reward:
+        found.append("the reward that its adapter learned from is not the one in the record")
     found += [problem for gate in record.gates if (problem := _gate_problem(store, gate, manifests)) is not None]
     return found
+
+
+def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
+    """The reward of an aligned_adapter, from its manifest; None for one that learned from none."""
+    summary = adapter.summary.get("rlhf")
+    if summary is None:
+        return None
+    return LearnedRewardFacts(
+        algorithm=summary["algorithm"],
+        parts={name: part["identity"] for name, part in summary["reward"].items()},
+        code={
+            name.removeprefix(REWARD_CODE): digest
+            for name, digest in adapter.external_inputs.items()
+            if name.startswith(REWARD_CODE)
+        },
+    )
 
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:

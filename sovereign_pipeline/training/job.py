@@ -10,10 +10,25 @@ from pydantic import model_validator
 from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, TrainingFailed
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.reward_model import RewardModel
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 from sovereign_pipeline.policy.tuning import Tuning
 
-Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward"]
+Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo"]
+
+
+class RewardJob(Frozen):
+    """What a training by reward has beside other trainings. The job's dataset is then a file of prompts."""
+
+    rlhf: Rlhf
+    held_out: Path
+    """JSONL file of held-out prompts, which are only measured."""
+    code: dict[str, str]
+    """Path of each tool's program and files, as in the recipe -> SHA-256."""
+    code_directory: Path
+    """Directory of copies of these, each named by its SHA-256."""
+    cache: Path
+    """Directory of cached scores."""
 
 
 class TrainingJob(Frozen):
@@ -50,8 +65,10 @@ class TrainingJob(Frozen):
     """For method `reward` only, which trains a reward model."""
     held_out: Path | None = None
     """For method `reward` only: JSONL file of held-out pairs, which are only measured."""
+    reward: RewardJob | None = None
+    """For an algorithm that learns from a reward only."""
     parent_adapter: Path | None = None
-    """PEFT directory that training continues from; a preference method on an adapter needs one."""
+    """PEFT directory that training continues from; every method after SFT on an adapter needs one."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
 
@@ -64,6 +81,10 @@ class TrainingJob(Frozen):
         if self.method == "reward":
             if self.reward_model is None or self.held_out is None or self.parent_adapter is not None:
                 raise ValueError("reward needs its section and held-out pairs, and continues from nothing")
+            return self
+        if self.reward is not None or self.method == "ppo":
+            if self.reward is None or self.reward.rlhf.algorithm != self.method or self.parent_adapter is None:
+                raise ValueError(f"{self.method} needs its reward section and an adapter to continue from")
             return self
         if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
             raise ValueError(f"{self.method} needs its preference section, with a learning rate")
@@ -90,6 +111,8 @@ class TrainingJob(Frozen):
     def learning_rate(self) -> float:
         if self.reward_model is not None:
             return self.reward_model.learning_rate
+        if self.reward is not None:
+            return self.reward.rlhf.learning_rate
         preferred = None if self.method == "sft" or self.preference is None else self.preference.learning_rate
         return self.sft.learning_rate if preferred is None else preferred
 

@@ -26,9 +26,11 @@ from sovereign_pipeline.training.continuation import (
     resolve_parent,
 )
 from sovereign_pipeline.training.gates import base_digest, end_of_turn, weights
-from sovereign_pipeline.training.job import Method, TrainingJob, read_result
+from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob, read_result
 from sovereign_pipeline.training.loop.checkpoints import remove_unless_training
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES, TrainingReport
+from sovereign_pipeline.training.rlhf.preparing import prepare, reward_digests
+from sovereign_pipeline.training.rlhf.report import RLHF_FILE, RlhfReport
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
@@ -38,15 +40,18 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on preferences, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
+    """Train on preferences or by reward, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
+    if workplace.line.training.rlhf is not None:
+        return _train(workplace, inputs, workspace, workplace.line.training.rlhf.algorithm, None)
     preference = workplace.line.training.preference
     if preference is None:
-        raise ValueError("aligned_adapter is a passthrough of sft_adapter when the line has no preferences")
+        raise ValueError("aligned_adapter is a passthrough of sft_adapter for a line with neither preference nor rlhf")
     rows = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
     return _train(workplace, inputs, workspace, preference.method, inputs[PREFERENCE_DATASET.kind].file(rows))
 
 
-def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path) -> Built:
+def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path | None) -> Built:
+    """dataset: the rows; None: prompts for a training by reward, which are written here."""
     # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
     if workplace.line.evaluation is None:
         raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
@@ -55,7 +60,11 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
     assert_base_saw_nothing_held_out(workplace, inputs)
     parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
-    job = _job(workplace, inputs, scratch, method, dataset, base, parent)
+    reward = None
+    if dataset is None:
+        workplace.progress("writing the prompts of both sides of the split")
+        dataset, reward = prepare(workplace, inputs, scratch)
+    job = _job(workplace, inputs, scratch, method, dataset, base, parent, reward)
     of_this_line = job.checkpoint_directory.parent.glob("*")
     remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
     job.write(scratch / "job.json")
@@ -65,6 +74,8 @@ def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method
         made.rename(workspace / made.name)
     shutil.rmtree(scratch)
     summary = TrainingReport.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
+    if reward is not None:
+        summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
     # Until the artifact is in the store, the checkpoints are all that is left of the training.
     remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
     if parent is None:
@@ -85,6 +96,7 @@ def _job(
     dataset: Path,
     base: Path,
     parent: ParentAdapter | None,
+    reward: RewardJob | None,
 ) -> TrainingJob:
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
@@ -97,6 +109,7 @@ def _job(
             "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
             "config": (_aligned_config if aligned else _sft_config)(workplace.line),
             "started_from": parent.facts if parent is not None else None,
+            **({"reward": reward.code} if reward is not None else {}),
         }
     )
     tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if aligned else None
@@ -117,6 +130,7 @@ def _job(
         seed=training.seed,
         sft=training.sft,
         preference=_preference(training) if aligned else None,
+        reward=reward,
         parent_adapter=_parent_directory(parent, tuned),
         checkpoints=training.checkpoints,
         devices=training.devices,
@@ -154,12 +168,20 @@ def _aligned_config(line: Line) -> Config:
     preference = _preference(line.training)
     # Keys of one method only are no part of the others' identity, which was there before them.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
-    return {
+    config: Config = {
         "seed": line.training.seed,
         "sft": held,
         "preference": preference.model_dump(mode="json", exclude=absent) if preference is not None else None,
         "devices": line.training.devices.model_dump(mode="json"),
     }
+    if line.training.rlhf is None:
+        return config
+    by_reward = {
+        "rlhf": line.training.rlhf.model_dump(mode="json"),
+        "instruction": line.training.instruction,
+        "passes": line.training.sft.model_dump(mode="json", include={"max_length", "packing"}),
+    }
+    return {**config, **by_reward}
 
 
 def _compares_authors(line: Line) -> bool:
@@ -234,5 +256,8 @@ ALIGNED_ADAPTER = Stage(
     libraries=TRAINING_LIBRARIES,
     reads_corpus=_compares_authors,
     gates=_ADAPTER_GATES,
-    passthrough_of=lambda line: SFT_ADAPTER.kind if line.training.preference is None else None,
+    external=reward_digests,
+    passthrough_of=lambda line: (
+        SFT_ADAPTER.kind if line.training.preference is None and line.training.rlhf is None else None
+    ),
 )

@@ -86,6 +86,7 @@ def _base_model(artifact: Artifact) -> Figures:
 
 def _adapter(artifact: Artifact) -> Figures:
     return {
+        **_by_reward(artifact),
         **_pick(artifact, last_training_loss="last_loss"),
         **_measured(artifact, tokens_per_second="tokens_per_second", seconds_of_training="training_seconds"),
         **_pick(
@@ -113,6 +114,19 @@ def _reward_model(artifact: Artifact) -> Figures:
         "held-out pairs told apart, low end": accuracy["accuracy"]["low"],
         **_pick(artifact, last_training_loss="last_loss", rows_trained_on="rows", held_out_pairs="held_out"),
         **_measured(artifact, seconds_of_training="training_seconds", peak_memory_in_bytes="peak_memory_bytes"),
+    }
+
+
+def _by_reward(artifact: Artifact) -> Figures:
+    """Of a training by reward; empty for others."""
+    summary = artifact.manifest.summary.get("rlhf")
+    if summary is None:
+        return {}
+    return {
+        "held-out reward": summary["comparison"]["adapter"],
+        "held-out reward, difference from the parent adapter": summary["comparison"]["difference"],
+        "KL from the parent adapter, nats a reply": summary["divergence_of_best"],
+        "kept iteration": summary["best_iteration"],
     }
 
 

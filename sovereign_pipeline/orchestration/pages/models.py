@@ -14,7 +14,12 @@ from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_MARKDOWN, SC
 from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
-from sovereign_pipeline.orchestration.pages.plots import calibration_png, loss_curve_png
+from sovereign_pipeline.orchestration.pages.plots import (
+    calibration_png,
+    is_by_reward,
+    loss_curve_png,
+    reward_curves_png,
+)
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
@@ -27,9 +32,18 @@ def base_model(artifact: Artifact) -> Page:
 
 
 def adapter(artifact: Artifact) -> Page:
-    return {
+    log = artifact.file(TRAINING_LOG_FILE)
+    page: Page = {
         **{name: artifact.manifest.summary[name] for name in ("precision",) if name in artifact.manifest.summary},
-        "loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE))),
+        "loss curve": picture(loss_curve_png(log)),
+    }
+    if not is_by_reward(log):
+        return page
+    summary = artifact.manifest.summary["rlhf"]
+    return {
+        **page,
+        "reward and divergence": picture(reward_curves_png(log)),
+        "training by reward": facts(_flat(summary)),
     }
 
 
@@ -59,6 +73,22 @@ def reward_model(artifact: Artifact) -> Page:
                 [(each.expected, each.right.share, each.right.low, each.right.high) for each in found.calibration]
             )
         ),
+    }
+
+
+def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a training by reward, its comparison with the parent adapter first."""
+    comparison = summary["comparison"]
+    return {
+        "held-out reward of parent and adapter": f"{comparison['parent']:.3f}, {comparison['adapter']:.3f}",
+        "difference, 95 % interval": (
+            f"{comparison['difference']:+.3f} ({comparison['low']:+.3f} to {comparison['high']:+.3f}), "
+            f"{comparison['prompts']} prompts of {comparison['cases']} case files"
+        ),
+        "kept": f"the adapter of iteration {summary['best_iteration']} of {summary['iterations']}",
+        "ended early": summary["stopped"] or "no",
+        "reward": ", ".join(f"{name} ×{part['weight']:g}" for name, part in summary["reward"].items()),
+        "KL of the kept adapter, nats a reply": round(summary["divergence_of_best"], 2),
     }
 
 

@@ -5,13 +5,22 @@ What belongs here: drawing what a training log or a comparison says. What does n
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from sovereign_pipeline.corpus.document import read_jsonl
 
 REWARDS = ("rewards/margins", "rewards/chosen", "rewards/rejected")
+BY_REWARD = (
+    ("reward", ("reward", "gold")),
+    ("KL, nats a reply", ("kl",)),
+    ("entropy, nats a token", ("entropy",)),
+    ("tokens a reply", ("reply_tokens",)),
+    ("shares", ("clip_share", "missing_ends", "repetition")),
+    ("loss of the values", ("value_loss",)),
+)
+"""Of a training by reward: label of each panel, and the columns in it, with the parts of the first two."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
@@ -72,6 +81,53 @@ def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
         return _png(figure)
     finally:
         pyplot.close(figure)
+
+
+def is_by_reward(training_log: Path) -> bool:
+    """Whether the log is of a training by reward."""
+    return any("reward" in row for row in read_jsonl(training_log))
+
+
+def reward_curves_png(training_log: Path) -> bytes:
+    """PNG of a training by reward, from its `training_log.jsonl`: reward and held-out reward with their parts, KL,
+    entropy, length, shares and the loss of the values per iteration; and both rewards over √KL, by which
+    over-optimisation shows (Gao et al. 2022, figure 1).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = list(read_jsonl(training_log))
+    parts = sorted({name for row in rows for name in row if name.startswith(("reward/", "gold/"))})
+    figure, axes = pyplot.subplots(4, 2, figsize=(9, 11), dpi=100)
+    try:
+        panels = axes.flat
+        for label, names in BY_REWARD:
+            panel = next(panels)
+            shown = [*names, *(part for part in parts if part.split("/")[0] in names)]
+            for name in shown:
+                _line(panel, rows, "step", name, 1.0 if "/" not in name else 0.4)
+            panel.set_title(label, fontsize=9)
+            panel.set_xlabel("iteration", fontsize=8)
+            if len(shown) > 1:
+                panel.legend(frameon=False, fontsize=7)
+        panel = next(panels)
+        measured = [{**row, "distance": max(0.0, cast(float, row["kl"])) ** 0.5} for row in rows]
+        for name in ("reward", "gold"):
+            _line(panel, sorted(measured, key=lambda row: cast(float, row["distance"])), "distance", name, 1.0)
+        panel.set_title("reward over √KL", fontsize=9)
+        panel.legend(frameon=False, fontsize=7)
+        next(panels).axis("off")
+        return _png(figure)
+    finally:
+        pyplot.close(figure)
+
+
+def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str, opacity: float) -> None:
+    points = [(row[place], row[name]) for row in rows if name in row]
+    axes.plot([x for x, _ in points], [y for _, y in points], marker=".", label=name, alpha=opacity)
+    axes.grid(alpha=0.3)
 
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:

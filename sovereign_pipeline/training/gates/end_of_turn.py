@@ -15,7 +15,6 @@ from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.gates.device import device_of_gate
@@ -61,7 +60,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
     tuned = tuned_model(artifact)
-    method, dataset = _dataset(workplace.line, inputs)
+    method, dataset = _dataset(workplace, inputs)
     rows = _encode_all(AutoTokenizer.from_pretrained(directory), method, dataset, ends, workplace.progress)
     unended = without_end_of_turn(rows, ends)
     if not rows or unended:
@@ -99,9 +98,12 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     )
 
 
-def _dataset(line: Line, inputs: Inputs) -> tuple[str, Path]:
-    """The method of the stage, and the file of its rows."""
-    preference = line.training.preference
+def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
+    """The method by which the rows are encoded, and their file: after a training by reward, those of its prompts."""
+    preference = workplace.line.training.preference
+    if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
+        dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
+        return "sft", dataset.file(TRAINING_ROWS)
     if PREFERENCE_DATASET.kind not in inputs or preference is None:
         return "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
     file = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS

@@ -1,0 +1,179 @@
+"""The `training.rlhf` section of a recipe: learning from a reward that preference pairs cannot express.
+
+What belongs here: the choices, their defaults and where these come from. What does not: the training
+(`training/rlhf/`). "Ziegler 2019" is "Fine-Tuning Language Models from Human Preferences"; "Huang 2024" is "The N+
+Implementation Details of RLHF with PPO", arXiv 2403.17031.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from sovereign_pipeline.policy.recipe_model import RecipeModel
+
+Column = Literal["response", "subject", "request", "department", "language", "classification"]
+"""A column of a document that a tool may be given: scrubbed text, or an organisational fact."""
+
+
+class Tool(RecipeModel):
+    """A Python function that judges replies, run in the sandbox: standard library alone, no network, no files.
+
+    It gets a list of mappings, one a reply, with `prompt`, `reply` and the `columns`, and, where `files` are named, a
+    mapping of file name to text as a second value: it is called as `function(rows)` or `function(rows, files)`. It
+    returns a list with a number from 0 to 1, or None to abstain, for each reply, by that reply alone.
+    """
+
+    path: Path = Field(examples=["rewards/permits.py"])
+    """The program, relative to the data root, or absolute."""
+
+    function: str = Field(default="score", pattern=r"^[a-z_][a-z0-9_]*$")
+    """The function of it that is called."""
+
+    files: tuple[Path, ...] = ()
+    """Text files that the function is given, relative to the data root, or absolute. Program and files are part of the
+    adapter's identity by their SHA-256."""
+
+    columns: tuple[Column, ...] = ()
+    """Columns of each reply's document, such as the `response` that the institution sent."""
+
+    seconds: int = Field(default=20, ge=1, le=600)
+    """Longest time for one batch: of processor, and three times as much by the clock. A tool that takes longer stops
+    the training; it never gives a low reward."""
+
+    memory_mib: int = Field(default=512, ge=64, le=8192)
+    """Largest address space of its process."""
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "Tool":
+        names = [path.name for path in self.files]
+        if len(set(names)) != len(names):
+            raise ValueError("two of the tool's files share a name, by which it finds them")
+        return self
+
+
+class Reward(RecipeModel):
+    """One part of the reward."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40, examples=["right_department"])
+    """By which it is logged."""
+
+    tool: Tool
+    """What judges a reply."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Its share of the reward, before the weights are made to add up to one. A part that abstains for a reply counts
+    for nothing there, and the others' weights are made to add up to one."""
+
+
+class Kl(RecipeModel):
+    """How the policy is held to the adapter that it starts from."""
+
+    coefficient: float = Field(default=0.05, ge=0)
+    """Weight β of the penalty for each token, log policy − log reference (Huang 2024: 0.05), at the start."""
+
+    target: float | None = Field(default=6.0, gt=0)
+    """Nats of a whole reply that β is steered to (Ziegler 2019, section 2.2: 6); null: β stays."""
+
+    horizon: int = Field(default=64, ge=1)
+    """Replies over which β changes by a fifth at most. Ziegler's 10,000 are for millions of replies."""
+
+    budget: float = Field(default=20.0, gt=0)
+    """Nats of a whole reply, mean of an iteration. Above, the training ends, and the best adapter so far is kept."""
+
+
+class Rlhf(RecipeModel):
+    """Learning from a reward after SFT, with the adapter as SFT left it as the reference.
+
+    It needs an adapter (`lora` or `qlora`) and one device. Dropout is off.
+    """
+
+    algorithm: Literal["ppo"] = "ppo"
+    """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022)."""
+
+    reward: tuple[Reward, ...] = Field(min_length=1)
+    """What is optimised: one part or several."""
+
+    gold: tuple[Reward, ...] | None = Field(default=None, min_length=1)
+    """What is measured on held-out prompts and never optimised, to see the reward being gamed; null: the reward
+    itself."""
+
+    iterations: int = Field(default=40, ge=1)
+    """Rounds of sampling, scoring and learning."""
+
+    prompts: int = Field(default=16, ge=2, le=256)
+    """Prompts of an iteration, one reply each."""
+
+    max_new_tokens: int = Field(default=48, ge=4)
+    """Longest reply that is sampled. Prompts that leave no room for it within `training.sft.max_length` are left
+    out."""
+
+    temperature: float = Field(default=0.7, gt=0, le=2)
+    """Of the sampling, and of every log-probability (Huang 2024: 0.7). No other change is made to the distribution."""
+
+    missing_end_penalty: float = Field(default=1.0, ge=0)
+    """Subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). 0 where `max_new_tokens` is
+    shorter than the institution's replies: it would teach the model to stop short."""
+
+    epochs: int = Field(default=2, ge=1, le=10)
+    """Passes over an iteration's replies."""
+
+    minibatches: int = Field(default=2, ge=1)
+    """Parts into which a pass is divided, a step of the optimizer each."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Of the adapter, at the start; it falls linearly to zero."""
+
+    value_learning_rate: float = Field(default=1e-3, gt=0)
+    """Of the value head. 1e-2 left the loss of the values a hundred times as large."""
+
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """ε of the clipped ratio (Schulman et al. 2017, equation 7), and of the clipped value."""
+
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """γ: 1, since a reply is judged as a whole."""
+
+    trace: float = Field(default=0.95, ge=0, le=1)
+    """λ of the generalised advantage estimate (Schulman et al. 2015; Huang 2024: 0.95)."""
+
+    kl: Kl = Kl()
+    """How the policy is held to the adapter that it starts from."""
+
+    measure_every: int = Field(default=5, ge=1)
+    """Iterations between two measurements on held-out prompts."""
+
+    measured_prompts: int = Field(default=48, ge=4)
+    """Held-out prompts at most. One half is measured while the policy learns and decides which adapter is kept; the
+    other half is measured at the start and at the end alone, for the comparison with the parent adapter."""
+
+    patience: int = Field(default=3, ge=1)
+    """Measurements in a row at which the held-out reward may lie below its best while the training reward rises."""
+
+    samples: int = Field(default=4, ge=0, le=32)
+    """Training prompts whose replies at start, middle and end are kept in the artifact."""
+
+    @field_validator("reward", "gold")
+    @classmethod
+    def _names_are_distinct(cls, parts: tuple[Reward, ...] | None) -> tuple[Reward, ...] | None:
+        names = [part.name for part in parts or ()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two parts share a name: {', '.join(names)}")
+        return parts
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Rlhf":
+        if self.minibatches > self.prompts:
+            raise ValueError("there are more minibatches than prompts")
+        if self.kl.target is not None and self.kl.budget <= self.kl.target:
+            raise ValueError("kl.budget must be above kl.target, or the training ends where it is steered to")
+        return self
+
+    @property
+    def measured(self) -> tuple[Reward, ...]:
+        """The parts that are measured on held-out prompts."""
+        return self.gold or self.reward
+
+    @property
+    def tools(self) -> tuple[Tool, ...]:
+        """Every tool of the section."""
+        return tuple(part.tool for part in (*self.reward, *(self.gold or ())))

@@ -1,0 +1,200 @@
+"""Guards on a reward before it is optimised, and on the policy while it learns.
+
+A reward that can be had more cheaply than by a good reply will be: replies that are plainly bad must score below those
+that the institution sent. While the policy learns, a guard either raises TrainingFailed, when the numbers cannot be
+right, or says why the training should end; the best adapter so far is then kept.
+
+What does not belong here: guards on models and rows of every training (`loop/guards.py`).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Any
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.training.rlhf.prompts import Prompt
+from sovereign_pipeline.training.rlhf.rewards import Rewards
+
+Row = Mapping[str, float]
+"""One iteration, as the training log has it."""
+
+COMPARED = 24
+"""Replies of the institution that bad ones are compared with."""
+LEAST_ABOVE = 0.01
+"""By so much the institution's replies must score higher, mean of all."""
+SAMPLED = 64
+LEAST_SPREAD = 1e-6
+LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
+LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
+"""Nats, mean over the tokens. The sampler's passes are padded and cached, the update's packed: rounding differs."""
+FEW = 3
+"""Iterations over which a drift is measured, at the start and at the end."""
+LENGTH_FACTOR = 3.0
+MORE_REPETITION, MORE_MISSING_ENDS = 0.25, 0.5
+GRAM = 4
+
+
+def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[[list[int]], str], tokens: int) -> None:
+    """Check that bad replies score below the institution's own. All are cut to the tokens that the policy may write.
+
+    Empty; its first words repeated; its first sentence alone, which holds the formula; and two that are stuffed: with
+    the words that replies hold most often, and with the first sentences of other replies. Raises TrainingFailed.
+    """
+    chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
+    texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]
+    width = len(chosen[0].response_ids[:tokens])
+    words = _frequent_words(texts)
+    openings = [_first_sentence(text) for text in texts]
+
+    def repeated(text: str) -> str:
+        return " ".join(text.split()[:5] * width)
+
+    kinds = {
+        "empty replies": ["" for _ in texts],
+        "replies of repeated words": [repeated(text) for text in texts],
+        "replies of their first sentence alone": [
+            opening if opening != text else "" for opening, text in zip(openings, texts, strict=True)
+        ],
+        "replies stuffed with frequent words": [" ".join(words) for _ in texts],
+        "replies stuffed with other replies' first sentences": [
+            " ".join(other for other in dict.fromkeys(openings) if other != own) for own in openings
+        ],
+    }
+    of_true = _totals(rewards, chosen, texts)
+    mean_of_true = fmean(score for score in of_true if score is not None) if any(_said(of_true)) else None
+    if mean_of_true is None:
+        raise TrainingFailed(
+            f"The reward abstains for all {len(chosen)} replies of the institution that it was tried on.",
+            "Correct the tools in training.rlhf.reward.",
+        )
+    for kind, bad in kinds.items():
+        pairs = [
+            (true, score)
+            for true, score in zip(of_true, _totals(rewards, chosen, bad), strict=True)
+            if true is not None and score is not None
+        ]
+        if not pairs:  # the tool abstains for such replies, so that nothing is learned from them
+            continue
+        true, score = (fmean(side) for side in zip(*pairs, strict=True))
+        if score > true - LEAST_ABOVE:
+            raise TrainingFailed(
+                f"The reward can be had without a good reply: {kind} score {score:.3f}, and the institution's own "
+                f"replies {true:.3f}, over {len(pairs)} prompts and {tokens} tokens a reply.",
+                "Change the tools in training.rlhf.reward, add a part that such replies fail, or raise max_new_tokens "
+                "if what is rewarded stands later in a reply.",
+            )
+
+
+def check_spread_of_samples(scores: Sequence[float | None]) -> None:
+    """Check that sampled replies of the policy at the start do not all have one reward: nothing could be learned."""
+    said = [score for score in scores if score is not None]
+    if len(said) < 2 or pstdev(said) < LEAST_SPREAD:
+        what = f"the same reward, {said[0]:.3f}" if said else "no reward: the tools abstain"
+        raise TrainingFailed(
+            f"All {len(scores)} replies that were sampled before the first step have {what}.",
+            "Use a reward that replies of the SFT adapter earn in part, or train SFT longer.",
+        )
+
+
+def check_sampler(gap: float, precision: str) -> None:
+    """Check that sampler and update compute the same log-probabilities."""
+    if not gap <= LARGEST_SAMPLER_GAP[precision]:
+        raise TrainingFailed(
+            f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
+            f"update. The policy would learn from another distribution than it was sampled from.",
+            "Set packing: false in training.sft; if that does not help, this model cannot be trained by reward here.",
+        )
+
+
+def check_first_ratio(off: float, precision: str) -> None:
+    """Check that the policy is still the one that sampled the batch when the first step of an iteration begins."""
+    if not off <= LARGEST_RATIO_OFF[precision]:
+        raise TrainingFailed(
+            f"Before the first step of an iteration a ratio of probabilities is {off:.5f} off 1. The policy is not the "
+            f"one that sampled the replies.",
+            "Set dropout in the base model's configuration to 0. If it is 0, report this.",
+        )
+
+
+def reason_to_stop(log: Sequence[Row], rlhf: Rlhf) -> str | None:
+    """Why the training should end after the last iteration of the log; None when it should go on."""
+    now = log[-1]
+    if now["reward_spread"] < LEAST_SPREAD:
+        return f"all replies of iteration {now['step']:.0f} have the same reward, {now['reward']:.3f}"
+    if now["kl"] > rlhf.kl.budget:
+        return f"the divergence from the parent adapter is {now['kl']:.1f} nats a reply, above kl.budget"
+    return _drift(log) or _gold_fell(log, rlhf.patience)
+
+
+def _drift(log: Sequence[Row]) -> str | None:
+    if len(log) < 2 * FEW:
+        return None
+
+    def of(name: str) -> tuple[float, float]:
+        return fmean(row[name] for row in log[:FEW]), fmean(row[name] for row in log[-FEW:])
+
+    start, end = of("reply_tokens")
+    if not start / LENGTH_FACTOR <= end <= start * LENGTH_FACTOR:
+        return f"replies went from {start:.0f} to {end:.0f} tokens"
+    start, end = of("repetition")
+    if end > start + MORE_REPETITION:
+        return f"the share of repeated runs of {GRAM} words went from {start:.2f} to {end:.2f}"
+    start, end = of("missing_ends")
+    if end > start + MORE_MISSING_ENDS:
+        return f"the share of replies without end of turn went from {start:.2f} to {end:.2f}"
+    return None
+
+
+def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
+    """Over-optimisation (Gao et al. 2022): what is optimised rises, and what is measured on held-out prompts falls."""
+    measured = [row for row in log if "gold" in row]
+    best = max(measured, key=lambda row: (row["gold"], -row["step"]), default=None)
+    if best is None:
+        return None
+    since = [row for row in measured if row["step"] > best["step"]][-patience:]
+
+    def proxy(until: float) -> float:
+        return fmean(row["reward"] for row in log if until - FEW < row["step"] <= until)
+
+    if len(since) == patience and all(
+        row["gold"] < best["gold"] and proxy(row["step"]) > proxy(best["step"]) for row in since
+    ):
+        return (
+            f"the reward rose from {proxy(best['step']):.3f} to {proxy(since[-1]['step']):.3f} while the held-out one "
+            f"fell from {best['gold']:.3f} to {since[-1]['gold']:.3f}, {patience} measurements in a row below its best"
+        )
+    return None
+
+
+def repetition(text: str) -> float:
+    """Share of the runs of four words that stood in the text before; 0 for a short one."""
+    words = text.split()
+    grams = [tuple(words[place : place + GRAM]) for place in range(len(words) - GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _totals(rewards: Rewards, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    replies = [prompt.answered(text) for prompt, text in zip(prompts, texts, strict=True)]
+    return [score.total for score in rewards.judge(replies)]
+
+
+def _said(scores: Sequence[Any]) -> list[bool]:
+    return [score is not None for score in scores]
+
+
+def _first_sentence(text: str) -> str:
+    """Up to the first line break, or full stop before a space, whichever comes first."""
+    line = text.strip().split("\n")[0]
+    end = line.find(". ")
+    return line if end < 0 else line[: end + 1]
+
+
+def _frequent_words(texts: Sequence[str]) -> list[str]:
+    """The words that stand in most texts, the most frequent first, as many as the longest text has."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        for word in dict.fromkeys(text.split()):
+            counts[word] = counts.get(word, 0) + 1
+    longest = max(len(text.split()) for text in texts)
+    return sorted(counts, key=lambda word: (-counts[word], word))[:longest]

@@ -1,0 +1,138 @@
+"""The policy, its frozen reference and the value head: one base model with two adapters.
+
+The reference is a copy of the adapter that training starts from. With the adapter off it would be the raw base, which
+is further away than anything the reward should be paid for. The value head is linear, on the policy's last hidden state
+without gradient into it: what predicts the reward well need not write well, and the head needs no second model.
+
+What does not belong here: sampling (`rollouts.py`), and what is learned from the numbers (`ppo.py`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.forward import packed, passes_in
+from sovereign_pipeline.training.loop.rows import IGNORED, Completion
+
+POLICY, REFERENCE = "default", "reference"
+"""Names of the two adapters in PEFT; its own name for an only adapter is `default`."""
+
+
+@dataclass(frozen=True)
+class TokenNumbers:
+    """Of each token of some replies, one reply after the other; float32, [tokens]."""
+
+    log_probabilities: Any
+    """Nats, at the temperature of the sampling."""
+    entropies: Any
+    """Of the whole distribution, nats; without gradient."""
+    values: Any
+    """Of the state before the token; zeros for the reference."""
+
+
+class Policy:
+    """A model with both adapters, and the value head."""
+
+    def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
+        """model: as `load_trainable` gives it, with the parent adapter as the one that is trained."""
+        import torch
+
+        assert job.parent_adapter is not None
+        self.model = model
+        self.temperature = temperature
+        self._precision = job.sft.precision
+        self._together = job.tuning.packing
+        self._most_tokens = job.sft.max_length
+        model.load_adapter(str(job.parent_adapter), adapter_name=REFERENCE, is_trainable=False)
+        self._switch_to(POLICY)
+        if job.sft.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # in which every pass is made but the sampler's; there is no dropout
+        self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
+        torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
+        torch.nn.init.zeros_(self.value_head.bias)
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """Name -> parameter of what is trained, without the value head."""
+        return {name: each for name, each in self.model.named_parameters() if f".{POLICY}." in name}
+
+    def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
+        """The completions in their order, in parts that go through the model at once, without padding."""
+        found: list[list[Completion]] = []
+        tokens = 0
+        for each in completions:
+            if not found or not self._together or tokens + len(each) > self._most_tokens:
+                found.append([])
+                tokens = 0
+            found[-1].append(each)
+            tokens += len(each)
+        return found
+
+    def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
+        """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
+        with self.running():
+            return self._numbers(completions, with_values=True)
+
+    def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
+        """Of the policy or the reference, pass by pass."""
+        import torch
+
+        with torch.no_grad(), self.running(adapter):
+            parts = [self._numbers(each, adapter == POLICY) for each in self.passes(completions)]
+        return TokenNumbers(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+    @contextmanager
+    def running(self, adapter: str = POLICY) -> Iterator[Any]:
+        """The model with this adapter, in the training's precision."""
+        if adapter != POLICY:
+            self._switch_to(adapter)
+        try:
+            with passes_in(self._precision, self.model.device.type):
+                yield self.model
+        finally:
+            if adapter != POLICY:
+                self._switch_to(POLICY)
+
+    def without_reference(self) -> Any:
+        """The model with the policy's adapter alone, to be saved."""
+        self.model.delete_adapter(REFERENCE)
+        return self.model
+
+    def _switch_to(self, adapter: str) -> None:
+        self.model.set_adapter(adapter)
+        for name, parameter in self.model.named_parameters():
+            if "lora_" in name:  # PEFT makes whatever is active trainable
+                parameter.requires_grad_(f".{POLICY}." in name)
+
+    def _numbers(self, completions: Sequence[Completion], with_values: bool) -> TokenNumbers:
+        import torch
+
+        from sovereign_pipeline.training.loop.attention import row_lengths
+
+        batch = {name: tensor.to(self.model.device) for name, tensor in packed(completions).items()}
+        targets = batch["labels"][0, 1:]
+        places = (targets != IGNORED).nonzero().squeeze(1)
+        seen: list[Any] = []
+        # The head sees exactly the states before the replies' tokens: with them the values need no pass of their own.
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.model(
+                input_ids=batch["input_ids"],
+                position_ids=batch["position_ids"],
+                use_cache=False,
+                logits_to_keep=places,
+                **row_lengths(self.model, batch["lengths"].tolist()),
+            ).logits[0]
+        finally:
+            hook.remove()
+        logits = logits.float() / self.temperature
+        log_probabilities = -torch.nn.functional.cross_entropy(logits, targets[places], reduction="none")
+        with torch.no_grad():
+            logs = logits.detach().log_softmax(-1)
+            entropies = -(logs.exp() * logs).sum(-1)
+        states = seen[0].reshape(-1, seen[0].shape[-1]).detach().float()
+        values = self.value_head(states).squeeze(1) if with_values else torch.zeros_like(log_probabilities)
+        return TokenNumbers(log_probabilities, entropies, values.float())

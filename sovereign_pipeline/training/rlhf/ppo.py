@@ -1,0 +1,90 @@
+"""The equations of proximal policy optimisation on replies, as pure functions on tensors.
+
+Sources, by the names used below: "PPO" is Schulman et al. 2017 (arXiv 1707.06347), "GAE" Schulman et al. 2015 (arXiv
+1506.02438), "Ziegler" Ziegler et al. 2019 (arXiv 1909.08593), "InstructGPT" Ouyang et al. 2022 (arXiv 2203.02155), "N"
+"The N Implementation Details of RLHF with PPO" (Huang et al. 2023, and 2024 as arXiv 2403.17031). A token is an action,
+and the state before it is the prompt with the reply so far. Vectors are over the tokens of one reply, or of a batch, as
+stated.
+
+What does not belong here: the model (`policy.py`), and the order of the work (`trainer.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient: float) -> Any:
+    """Reward of each token of one reply: −β (log π − log π_ref), and the reply's score at its last token.
+
+    Ziegler, equation 2, and InstructGPT, equation 2; N, "per-token KL penalty". The estimate log π − log π_ref of the
+    divergence is k1 of Schulman's note on approximating it: without bias, as the tokens are sampled from π.
+    """
+    rewards = -coefficient * (log_policy - log_reference)
+    rewards[-1] += score
+    return rewards
+
+
+def advantages(rewards: Any, values: Any, discount: float, trace: float) -> Any:
+    """Generalised advantage estimates of one reply's tokens.
+
+    GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. The reply ends with its last
+    token, so the value after it is zero. values: of the state before each token.
+    """
+    import torch
+
+    found = torch.zeros_like(rewards)
+    following_value, following = 0.0, 0.0
+    for place in reversed(range(len(rewards))):
+        delta = rewards[place] + discount * following_value - values[place]
+        following = delta + discount * trace * following
+        found[place] = following
+        following_value = values[place]
+    return found
+
+
+def whitened(values: Any) -> Any:
+    """The batch's values with mean 0 and variance 1 (N, "advantage whitening"); rewards are never whitened."""
+    return (values - values.mean()) / (values.var(unbiased=False) + 1e-8).sqrt()
+
+
+def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float) -> Any:
+    """−L^CLIP of each token: PPO, equation 7, with r = exp(log π − log π_old).
+
+    The larger of the two losses, so that clipping never makes a bad change look better.
+    """
+    import torch
+
+    ratio = (log_policy - log_before).exp()
+    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
+
+
+def value_losses(value: Any, value_before: Any, value_target: Any, clip: float) -> Any:
+    """Half the squared error of each token's value, clipped around the value before (N, "value function clipping")."""
+    import torch
+
+    near = value_before + (value - value_before).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value - value_target) ** 2, (near - value_target) ** 2)
+
+
+def clip_share(log_policy: Any, log_before: Any, clip: float) -> float:
+    """Share of the tokens whose ratio lies outside 1 ± ε (N, "clipfrac")."""
+    return float((((log_policy - log_before).exp() - 1).abs() > clip).float().mean())
+
+
+@dataclass(frozen=True)
+class KlController:
+    """β, steered so that the divergence of whole replies comes near a target (Ziegler, section 2.2)."""
+
+    coefficient: float
+    target: float | None
+    """Nats of a reply; None: β stays."""
+    horizon: int
+    """Replies."""
+
+    def after(self, divergence: float, replies: int) -> "KlController":
+        """β · (1 + clip(KL / target − 1, ±0.2) · n / horizon), for a divergence that was measured on n replies."""
+        if self.target is None:
+            return self
+        error = min(max(divergence / self.target - 1, -0.2), 0.2)
+        step = 1 + error * min(1.0, replies / self.horizon)
+        return KlController(self.coefficient * step, self.target, self.horizon)

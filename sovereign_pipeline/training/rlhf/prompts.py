@@ -1,0 +1,147 @@
+"""The prompts of a training by reward: those of the training side are learned from, held-out ones are only measured.
+
+What belongs here: writing them from the line's artifacts, in the process of the stage, and reading and encoding them,
+in the trainer's. What does not: which documents are held out (`split/`), and how a prompt is worded
+(`dataset/formats.py`).
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
+from sovereign_pipeline.dataset.canaries import is_canary
+from sovereign_pipeline.dataset.files import TRAINING_ROWS
+from sovereign_pipeline.dataset.formats import LabelRow, sft_row, user_message
+from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.training.loop.rows import encode_label
+from sovereign_pipeline.training.rlhf.tools import Reply
+
+
+class PromptRow(Frozen):
+    """One line of a file of prompts."""
+
+    id: str
+    case: str
+    prompt: str
+    """The whole user message."""
+    response: str
+    """The reply that the institution sent. It is never learned from here; guards and tools compare with it."""
+    columns: dict[str, str]
+    """Of its document, for tools."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as token ids."""
+
+    row: PromptRow
+    ids: list[int]
+    response_ids: list[int]
+    """Of the institution's reply, its end of turn included."""
+
+    def answered(self, text: str) -> Reply:
+        """A reply to it, for a tool."""
+        return Reply(self.row.prompt, text, self.row.columns)
+
+
+def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
+    """The prompts of the training dataset's rows, canaries left out: nobody sends theirs.
+
+    Raises IntegrityError for a row that is no document of the split's training side.
+    """
+    documents = {document.id: document for document in read_documents(split.file(TRAIN))}
+
+    def rows() -> Iterator[dict[str, object]]:
+        for row in read_jsonl(dataset.file(TRAINING_ROWS)):
+            row_id = str(row["id"])
+            if is_canary(row_id):
+                continue
+            if row_id not in documents:
+                raise IntegrityError(
+                    f"{dataset.path}: row {row_id} is on no training side of its split.", "Materialize it again."
+                )
+            message = user_message(str(row["instruction"]), str(row["input"]))
+            yield _row(documents[row_id], message, str(row["output"])).model_dump()
+
+    write_jsonl(path, rows())
+
+
+def write_held_out_prompts(path: Path, split: Artifact, instruction: str, at_most: int, seed: int) -> None:
+    """So many prompts of the held-out side, chosen by seed; those of pairs and labels are left out."""
+    documents = [document for document in read_documents(split.file(HELD_OUT)) if not document.is_preference]
+    random.Random(f"{seed}/held-out prompts").shuffle(documents)
+
+    def rows() -> Iterator[dict[str, object]]:
+        for document in documents[:at_most]:
+            row = sft_row(document, instruction)
+            message = user_message(row["instruction"], row["input"])
+            yield _row(document, message, document.response).model_dump()
+
+    write_jsonl(path, rows())
+
+
+def _row(document: Document, message: str, response: str) -> PromptRow:
+    columns = {
+        "response": response,
+        "subject": document.subject,
+        "request": document.request,
+        "department": document.department,
+        "language": document.language,
+        "classification": document.classification,
+    }
+    return PromptRow(id=document.id, case=document.case, prompt=message, response=response, columns=columns)
+
+
+def read_prompts(
+    path: Path, tokenizer: Any, eos_ids: Sequence[int], most_tokens: int
+) -> tuple[list[Prompt], list[str]]:
+    """The prompts of at most so many tokens, and the ids of the others."""
+    kept: list[Prompt] = []
+    cut: list[str] = []
+    for content in read_jsonl(path):
+        row = PromptRow.model_validate(content)
+        as_label = LabelRow(id=row.id, prompt=row.prompt, completion=row.response, label=True)
+        (completion,) = encode_label(tokenizer, as_label, eos_ids).completions
+        if len(completion.prompt_ids) > most_tokens:
+            cut.append(row.id)
+        else:
+            kept.append(Prompt(row, completion.prompt_ids, completion.reply_ids))
+    return kept, cut
+
+
+def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
+    """Two halves without a case file in common: what is measured while the policy learns, and at start and end
+    alone."""
+    cases: dict[str, list[Prompt]] = {}
+    for prompt in held_out:
+        cases.setdefault(prompt.row.case, []).append(prompt)
+    first: list[Prompt] = []
+    second: list[Prompt] = []
+    for of_case in sorted(cases.values(), key=len, reverse=True):
+        (first if len(first) <= len(second) else second).extend(of_case)
+    return first, second
+
+
+def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
+    """The prompts of each iteration: every prompt once before any comes again, each round in an order of its own.
+
+    Raises TrainingFailed when there are too few for one iteration.
+    """
+    if len(prompts) < a_time:
+        raise TrainingFailed(
+            f"There are {len(prompts)} prompts, and training.rlhf.prompts is {a_time}.", "Lower it, or add documents."
+        )
+    order: list[Prompt] = []
+    rounds = 0
+    while len(order) < iterations * a_time:
+        shuffled = list(prompts)
+        random.Random(f"{seed}/prompts/{rounds}").shuffle(shuffled)
+        order += shuffled
+        rounds += 1
+    return [order[place * a_time : (place + 1) * a_time] for place in range(iterations)]

@@ -1,0 +1,87 @@
+"""All that an interrupted training by reward resumes from, in one checkpoint.
+
+What belongs here: what is in it, and reading and writing it. What does not: which checkpoint is whole and whose
+(`loop/checkpoints.py`). No random state is needed: every draw has a seed of its own, made of the recipe's, the
+iteration and what is drawn.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.training.rlhf.learner import Learner
+from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.ppo import KlController
+
+FACTS, TENSORS = "state.json", "tensors.pt"
+
+
+@dataclass
+class RunState:
+    """How far a training by reward is."""
+
+    kl: KlController
+    iteration: int = 0
+    """Iterations that are done."""
+    log: list[dict[str, float]] = field(default_factory=list)
+    """One row an iteration, as in the training log."""
+    samples: list[dict[str, str]] = field(default_factory=list)
+    """Replies to the fixed prompts."""
+    held_out_start: dict[str, float] = field(default_factory=dict)
+    """Of each held-out prompt that is measured at start and end alone, by its id, the parent adapter's score."""
+    gold_of_parent: float = 0.0
+    """Mean held-out reward that the best adapter is chosen by, of the parent adapter."""
+    best_iteration: int = 0
+    """0: the parent adapter."""
+    best_gold: float = 0.0
+    best_adapter: dict[str, Any] = field(default_factory=dict)
+    """Name -> tensor, on the CPU."""
+    stopped: str | None = None
+    """Why the training ended before its last iteration."""
+
+    def keep_best(self, policy: Policy, gold: float) -> None:
+        """Remember the adapter as it is now."""
+        self.best_iteration, self.best_gold = self.iteration, gold
+        self.best_adapter = {name: each.detach().cpu().clone() for name, each in policy.adapter.items()}
+
+    def save(self, directory: Path, policy: Policy, learner: Learner) -> None:
+        import torch
+
+        facts = {name: getattr(self, name) for name in _FACTS}
+        # In the order of the rows, which is that of the training log.
+        (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
+        torch.save(
+            {
+                "adapter": {name: each.detach() for name, each in policy.adapter.items()},
+                "best_adapter": self.best_adapter,
+                "value_head": policy.value_head.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+            },
+            directory / TENSORS,
+        )
+
+    @classmethod
+    def load(cls, directory: Path, policy: Policy, learner: Learner) -> "RunState":
+        """Put adapter, value head and optimizer back as they were."""
+        import torch
+
+        facts = json.loads((directory / FACTS).read_bytes())
+        tensors = torch.load(directory / TENSORS, map_location="cpu", weights_only=True)
+        put_back(policy, tensors["adapter"])
+        policy.value_head.load_state_dict(tensors["value_head"])
+        learner.optimizer.load_state_dict(tensors["optimizer"])
+        kl = KlController(**facts.pop("kl"))
+        return cls(kl=kl, best_adapter=tensors["best_adapter"], **facts)
+
+
+def put_back(policy: Policy, adapter: dict[str, Any]) -> None:
+    """Give the policy's adapter these values."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in policy.adapter.items():
+            parameter.copy_(adapter[name])
+
+
+_FACTS = ("iteration", "log", "samples", "held_out_start", "gold_of_parent", "best_iteration", "best_gold", "stopped")

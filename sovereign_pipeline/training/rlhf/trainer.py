@@ -1,0 +1,363 @@
+"""One training by reward inside the trainer's process: prompts, policy, guards, iterations, results.
+
+What does not belong here: the process with its locks and its parent (`processes/worker.py`), the equations (`ppo.py`),
+and one iteration's learning (`learner.py`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from statistics import fmean, pstdev
+
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base_models.verified import refuse_todays_date
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.training.job import RewardJob, TrainingJob
+from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.loop.guards import (
+    check_adapter_moved,
+    check_rows_are_kept_apart,
+    check_template,
+    check_trainable,
+    lora_b,
+    start_probe,
+)
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.loop.models import load_trainable
+from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, Completion, EncodedRow
+from sovereign_pipeline.training.loop.trainer import make_deterministic, peak_memory
+from sovereign_pipeline.training.rlhf.guards import (
+    SAMPLED,
+    check_first_ratio,
+    check_reward,
+    check_sampler,
+    check_spread_of_samples,
+    reason_to_stop,
+    repetition,
+)
+from sovereign_pipeline.training.rlhf.learner import Learner
+from sovereign_pipeline.training.rlhf.measuring import Measuring, mean_parts, totals
+from sovereign_pipeline.training.rlhf.memory import check_memory
+from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline.training.rlhf.ppo import KlController
+from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, halves, read_prompts
+from sovereign_pipeline.training.rlhf.results import Finished, write_results
+from sovereign_pipeline.training.rlhf.rewards import Rewards, Score
+from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
+from sovereign_pipeline.training.rlhf.state import RunState, put_back
+from sovereign_pipeline.wording import and_more
+
+
+def train_by_reward(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
+    """Run the job: write the adapter, the training log and the reports into its output directory.
+
+    Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes. Raises
+    TrainingFailed when a guard fires, when no adapter was better than the parent, or when a stop was requested.
+    """
+    return _Run(job, hooks).train()
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    training: list[Prompt]
+    watched: list[Prompt]
+    """Held out; measured while the policy learns."""
+    compared: list[Prompt]
+    """Held out; measured at start and end alone."""
+    cut: tuple[str, ...]
+    """Ids of prompts that leave no room for a reply."""
+
+
+class _Run:
+    """What one training consists of, put together once."""
+
+    def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
+        import transformers
+        from transformers import AutoTokenizer
+
+        assert job.reward is not None
+        transformers.utils.logging.disable_progress_bar()
+        self._started = time.monotonic()
+        self._job, self._hooks, self._reward = job, hooks, job.reward
+        self._rlhf: Rlhf = job.reward.rlhf
+        make_deterministic(job.seed)
+        self._tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+        check_template(self._tokenizer, job)
+        refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
+        self._prompts = self._read_prompts()
+        self._drawn = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
+        check_memory(job, [prompt.ids for prompt in self._prompts.training + self._prompts.watched])
+        self._rewards = _rewards(self._reward, gold=False)
+        self._gold = _rewards(self._reward, gold=True)
+        hooks.progress("judging replies of the institution and replies that are plainly bad")
+        check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
+        self._check_stop()
+        hooks.progress(f"loading the base model {job.base_model_name}")
+        model = load_trainable(job, hooks.progress)
+        self._trainable = check_trainable(model, job.sft.adapter)
+        self._start = lora_b(model.named_parameters())
+        self._policy = Policy(model, job, self._rlhf.temperature)
+        self._learner = Learner(self._policy, self._rlhf, job.seed)
+        self._measuring = Measuring(
+            self._policy,
+            self._gold,
+            job.eos_ids,
+            self._text,
+            most_tokens=self._rlhf.max_new_tokens,
+            a_time=self._rlhf.prompts,
+        )
+        self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
+        self._fixed = self._prompts.training[: self._rlhf.samples]
+
+    def train(self) -> dict[str, float]:
+        job, hooks = self._job, self._hooks
+        rows = [_as_row(prompt) for prompt in self._prompts.training]
+        with self._policy.running() as model:
+            if job.tuning.packing and len(rows) > 1:
+                check_rows_are_kept_apart(model, rows, job.sft.precision, job.sft.max_length)
+        checkpoint = self._checkpoints.newest(hooks.progress)
+        if checkpoint is None:
+            state = self._first_state()
+        else:
+            hooks.progress(f"resuming from {checkpoint.name}")
+            state = RunState.load(checkpoint, self._policy, self._learner)
+        resumed_at = state.iteration
+        prepared = time.monotonic()
+        tokens = 0
+        while state.iteration < self._rlhf.iterations and state.stopped is None:
+            tokens += self._iterate(state)
+            row = state.log[-1]
+            done, took = state.iteration - resumed_at, time.monotonic() - prepared
+            left = took / done * (self._rlhf.iterations - state.iteration)
+            hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], tokens / took, left))
+            hooks.progress(_describe(row))
+            self._save_or_stop(state)
+        trained = time.monotonic()
+        self._finish(state, rows)
+        return {
+            "training_seconds": round(trained - prepared, 3),
+            "preparation_seconds": round(prepared - self._started, 3),
+            "saving_seconds": round(time.monotonic() - trained, 3),
+            "tokens_per_second": round(tokens / (trained - prepared), 2),
+            "resumed_at_step": float(resumed_at),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+    def _first_state(self) -> RunState:
+        """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
+        self._hooks.progress(f"sampling {SAMPLED} replies before the first step")
+        scores: list[float | None] = []
+        for number, start in enumerate(range(0, SAMPLED, self._rlhf.prompts)):
+            prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
+            rollouts = self._sample(prompts, f"before/{number}")
+            scores += [score.total for score in self._judge(prompts, rollouts)]
+        check_spread_of_samples(scores)
+        state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl.target, self._rlhf.kl.horizon))
+        self._check_stop()
+        self._hooks.progress("measuring the parent adapter on held-out prompts")
+        watched = totals(self._measuring.scores(self._prompts.watched))
+        state.held_out_start = totals(self._measuring.scores(self._prompts.compared))
+        if not watched or not state.held_out_start:
+            raise TrainingFailed(
+                "The tools abstain for every held-out prompt, so that no adapter could be chosen.",
+                "Correct the tools in training.rlhf, or hold out more documents.",
+            )
+        state.gold_of_parent = fmean(watched.values())
+        state.keep_best(self._policy, state.gold_of_parent)
+        self._keep_samples(state, "start")
+        self._check_stop()
+        return state
+
+    def _iterate(self, state: RunState) -> int:
+        """Sample, judge, learn, measure. Returns the tokens that were sampled."""
+        iteration, rlhf = state.iteration, self._rlhf
+        prompts = self._drawn[iteration]
+        rollouts = self._sample(prompts, f"rollouts/{iteration}")
+        scores = self._judge(prompts, rollouts)
+        kept = [(each, score.total) for each, score in zip(rollouts, scores, strict=True) if score.total is not None]
+        if len(kept) < 2:
+            raise TrainingFailed(
+                f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(kept)} of {len(rollouts)} "
+                f"replies.",
+                "Have the tools judge more replies.",
+            )
+        totals_ = [total for _, total in kept]
+        state.iteration += 1
+        row = {
+            "step": float(state.iteration),
+            "learning_rate": self._learner.learning_rate(iteration),
+            "reward": fmean(totals_),
+            "reward_spread": pstdev(totals_),
+            "abstained": 1 - len(kept) / len(rollouts),
+            **mean_parts(scores, self._rewards.names, "reward"),
+            "reply_tokens": fmean(len(each.completion.reply_ids) for each in rollouts),
+            "missing_ends": fmean(not each.ended for each in rollouts),
+            "repetition": fmean(repetition(self._text(each.completion.reply_ids)) for each in rollouts),
+            "kl_coefficient": state.kl.coefficient,
+        }
+        penalised = [total - rlhf.missing_end_penalty * (not each.ended) for each, total in kept]
+        before = self._learner.before([each for each, _ in kept], penalised, state.kl.coefficient)
+        check_sampler(before.sampler_gap, self._job.sft.precision)
+        update = self._learner.update(
+            before.scored, iteration, lambda off: check_first_ratio(off, self._job.sft.precision)
+        )
+        row |= {
+            "loss": update.policy_loss,
+            "value_loss": update.value_loss,
+            "clip_share": update.clip_share,
+            "first_ratio_off": update.first_ratio_off,
+            "kl": before.divergence,
+            "entropy": before.entropy,
+            "sampler_gap": before.sampler_gap,
+        }
+        if not all(value == value and abs(value) != float("inf") for value in row.values()):
+            raise TrainingFailed(
+                f"Iteration {state.iteration}: a loss or a divergence is not finite.",
+                "Lower training.rlhf.learning_rate, or train with precision: float32.",
+            )
+        state.kl = state.kl.after(before.divergence, len(kept))
+        state.log.append(row)
+        self._measure(state)
+        return sum(len(each.completion.reply_ids) for each in rollouts)
+
+    def _measure(self, state: RunState) -> None:
+        """At the iterations that are measured: the held-out reward, the best adapter, samples; then the guards."""
+        is_last = state.iteration == self._rlhf.iterations
+        if state.iteration % self._rlhf.measure_every == 0 or is_last:
+            self._hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
+            scores = self._measuring.scores(self._prompts.watched)
+            found = totals(scores)
+            if found:
+                gold = fmean(found.values())
+                state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
+                if gold > state.best_gold:
+                    state.keep_best(self._policy, gold)
+        if state.iteration == (self._rlhf.iterations + 1) // 2:
+            self._keep_samples(state, "middle")
+        state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
+
+    def _save_or_stop(self, state: RunState) -> None:
+        is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
+        wanted = self._hooks.should_stop()
+        if not is_over and (wanted or state.iteration % self._job.checkpoints.every_steps == 0):
+            with self._checkpoints.writing(state.iteration) as directory:
+                state.save(directory, self._policy, self._learner)
+        if wanted and not is_over:
+            raise TrainingFailed(
+                f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
+                "Run again; it resumes from the checkpoint of this step.",
+            )
+
+    def _finish(self, state: RunState, rows: list[EncodedRow]) -> None:
+        """Put the best adapter back, compare it with the parent, and write everything."""
+        hooks, job = self._hooks, self._job
+        if state.stopped is not None:
+            hooks.progress(f"ending after iteration {state.iteration}: {state.stopped}")
+        if state.best_iteration == 0:
+            because = f" It ended early: {state.stopped}." if state.stopped else ""
+            raise TrainingFailed(
+                f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
+                f"{state.best_gold:.3f}, so that nothing is worth keeping.{because}",
+                "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
+            )
+        hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
+        with self._policy.running(REFERENCE) as model:
+            probe = start_probe(model, rows, hooks.progress)
+        put_back(self._policy, state.best_adapter)
+        check_adapter_moved(lora_b(self._policy.adapter.items()), self._start)
+        with self._policy.running() as model:
+            loss_after = probe.loss(model)
+        self._keep_samples(state, "end")
+        write_results(
+            job,
+            Finished(
+                state=state,
+                rewards=self._rewards,
+                gold=self._gold,
+                training=self._prompts.training,
+                compared=self._prompts.compared,
+                cut=self._prompts.cut,
+                adapter_scores=totals(self._measuring.scores(self._prompts.compared)),
+                order_digest=digest_of([[prompt.row.id for prompt in each] for each in self._drawn[: state.iteration]]),
+                trainable_parameters=self._trainable,
+                probe_loss_before=probe.before,
+                probe_loss_after=loss_after,
+                optimizer=self._learner.optimizer,
+            ),
+            self._policy,
+        )
+
+    def _read_prompts(self) -> _Prompts:
+        """Raises TrainingFailed when there are too few, or too many of them are too long."""
+        room = self._job.sft.max_length - self._rlhf.max_new_tokens
+        training, cut = read_prompts(self._job.dataset, self._tokenizer, self._job.eos_ids, room)
+        held_out, _ = read_prompts(self._reward.held_out, self._tokenizer, self._job.eos_ids, room)
+        if len(cut) > self._job.sft.max_cut_share * (len(training) + len(cut)):
+            raise TrainingFailed(
+                f"{len(cut)} of {len(training) + len(cut)} prompts have more than {room} tokens "
+                f"({and_more(cut, IDS_IN_A_MESSAGE)}), above max_cut_share {self._job.sft.max_cut_share:.1%}.",
+                "Raise training.sft.max_length or max_cut_share, or lower training.rlhf.max_new_tokens.",
+            )
+        watched, compared = halves(held_out)
+        if not compared:
+            raise TrainingFailed(
+                f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; two case files are needed at "
+                f"least.",
+                "Hold out more documents (split in the recipe).",
+            )
+        return _Prompts(training, watched, compared, tuple(cut))
+
+    def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
+        """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
+        seed = int.from_bytes(sha256(f"{self._job.seed}/{draw}".encode()).digest()[:7])
+        with self._policy.running() as model:
+            return sample(
+                model,
+                [prompt.ids for prompt in prompts],
+                self._job.eos_ids,
+                most_tokens=self._rlhf.max_new_tokens,
+                temperature=self._rlhf.temperature,
+                seed=seed,
+            )
+
+    def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
+        texts = [self._text(each.completion.reply_ids) for each in rollouts]
+        return self._rewards.judge([prompt.answered(text) for prompt, text in zip(prompts, texts, strict=True)])
+
+    def _keep_samples(self, state: RunState, when: str) -> None:
+        replies = self._measuring.replies(self._fixed) if self._fixed else []
+        state.samples += [
+            {"id": prompt.row.id, "when": when, "reply": reply}
+            for prompt, reply in zip(self._fixed, replies, strict=True)
+        ]
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _check_stop(self) -> None:
+        """Before the first iteration, where there is nothing to save; an iteration is always completed."""
+        if self._hooks.should_stop():
+            raise TrainingFailed(
+                "The training was stopped, as requested, before its first step.",
+                "Run again; a checkpoint of an earlier run is kept.",
+            )
+
+
+def _rewards(reward: RewardJob, *, gold: bool) -> Rewards:
+    parts = reward.rlhf.measured if gold else reward.rlhf.reward
+    return Rewards(parts, reward.code, reward.code_directory, reward.cache)
+
+
+def _as_row(prompt: Prompt) -> EncodedRow:
+    return EncodedRow(prompt.row.id, (Completion(prompt.ids, prompt.response_ids),))
+
+
+def _describe(row: dict[str, float]) -> str:
+    parts = "".join(f", {name.removeprefix('reward/')} {row[name]:.3f}" for name in row if name.startswith("reward/"))
+    gold = f", held out {row['gold']:.3f}" if "gold" in row else ""
+    return (
+        f"reward {row['reward']:.3f}{parts}{gold}, KL {row['kl']:.2f} at coefficient {row['kl_coefficient']:.3f}, "
+        f"{row['reply_tokens']:.0f} tokens a reply"
+    )

@@ -1,0 +1,63 @@
+"""The section `training.rlhf`: what it refuses, and what it leaves to the defaults."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training import Training
+
+PART = {"name": "opening", "tool": {"path": "rewards/permits.py"}}
+
+
+def training(**changes: Any) -> Training:
+    content = {"base_model": "tiny", "instruction": "Reply.", "rlhf": {"reward": [PART]}}
+    return Training.model_validate({**content, **changes})
+
+
+def test_a_part_alone_is_a_section() -> None:
+    rlhf = training().rlhf
+    assert rlhf is not None
+    assert (rlhf.algorithm, rlhf.kl.target, rlhf.temperature) == ("ppo", 6.0, 0.7)
+    assert rlhf.measured == rlhf.reward
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rlhf": {"reward": [PART], "algorithm": "grpo"}}, "algorithm"),
+        ({"rlhf": {"reward": []}}, "at least 1 item"),
+        ({"rlhf": {"reward": [PART, PART]}}, "two parts share a name"),
+        ({"rlhf": {"reward": [{"name": "opening"}]}}, "tool"),
+        ({"rlhf": {"reward": [{**PART, "model": "x"}]}}, "Extra inputs"),
+        ({"rlhf": {"reward": [PART], "minibatches": 17}}, "more minibatches than prompts"),
+        ({"rlhf": {"reward": [PART], "kl": {"target": 6.0, "budget": 5.0}}}, "kl.budget must be above kl.target"),
+        ({"preference": {"method": "dpo"}}, "from preferences or from a reward"),
+        ({"sft": {"adapter": "none"}}, "rlhf needs an adapter"),
+        ({"devices": {"launcher": "accelerate", "count": 2}}, "rlhf needs an adapter"),
+        ({"sft": {"max_length": 48}}, "no room for a prompt"),
+    ],
+    ids=[
+        "algorithm",
+        "empty",
+        "names",
+        "no_tool",
+        "model",
+        "minibatches",
+        "kl",
+        "preference",
+        "full",
+        "devices",
+        "room",
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        training(**changes)
+
+
+def test_two_files_of_one_name_are_refused() -> None:
+    tool = {"path": "score.py", "files": ["a/laws.json", "b/laws.json"]}
+    with pytest.raises(ValidationError, match="share a name"):
+        Rlhf.model_validate({"reward": [{"name": "part", "tool": tool}]})

@@ -1,0 +1,161 @@
+"""Guards on a reward before it is optimised, with gameable ones planted, and on a policy that learns."""
+
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.training.rlhf.guards import (
+    check_first_ratio,
+    check_reward,
+    check_sampler,
+    check_spread_of_samples,
+    reason_to_stop,
+    repetition,
+)
+from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
+from sovereign_pipeline.training.rlhf.rewards import Rewards
+from sovereign_pipeline.training.rlhf.tools import copy_code
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, reward
+
+SECONDS = 600
+"""So long that a busy machine decides nothing."""
+PORTS = ["Sur", "Barka", "Seeb", "Qantab", "Sidab", "Khasab"]
+TEXTS = [
+    f"With reference to your letter from {port}. The berth {number} is granted in {port}."
+    for number, port in enumerate(PORTS)
+]
+
+
+def prompts() -> list[Prompt]:
+    """A character is a token here."""
+    return [
+        Prompt(
+            PromptRow(id=f"R-{number}", case=str(number), prompt="?", response=text, columns={"response": text}),
+            [0],
+            [*map(ord, text)],
+        )
+        for number, text in enumerate(TEXTS)
+    ]
+
+
+def text_of(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+def check(tmp_path: Path, program: str, tokens: int = 200) -> None:
+    (tmp_path / "score.py").write_text(program)
+    rlhf = Rlhf.model_validate({"reward": [reward(seconds=SECONDS)]})
+    code = copy_code(tmp_path, rlhf, tmp_path / "code")
+    check_reward(Rewards(rlhf.reward, code, tmp_path / "code", tmp_path / "cache"), prompts(), text_of, tokens)
+
+
+def test_a_reward_for_what_the_institution_wrote_passes(tmp_path: Path) -> None:
+    check(tmp_path, LIKE_THE_REPLY)
+
+
+@pytest.mark.security_case("a policy games its reward", "a reward that bad replies earn is refused before training")
+@pytest.mark.parametrize(
+    ("program", "how"),
+    [
+        ("def score(rows):\n    return [float(not row['reply']) for row in rows]", "empty replies"),
+        (
+            "def score(rows):\n    return [min(1, len(row['reply'].split()) / 40) for row in rows]",
+            "replies of repeated words",
+        ),
+        (
+            "def score(rows):\n    return [float({'from', 'letter'} <= {*row['reply'].split()}) for row in rows]",
+            "replies of their first sentence alone",
+        ),
+        (
+            "def score(rows):\n    return [sum(w in row['reply'] for w in ('berth', 'granted')) / 2 for row in rows]",
+            "replies stuffed with frequent words",
+        ),
+        (
+            "def score(rows):\n    replies = [row['reply'] for row in rows]\n"
+            "    return [min(.9, each.count('letter from') / 2) + ('granted' in each) * .1 for each in replies]",
+            "replies stuffed with other replies' first sentences",
+        ),
+    ],
+    ids=["empty", "length", "formula", "keywords", "formulas"],
+)
+def test_a_reward_that_can_be_had_without_a_good_reply_is_refused(tmp_path: Path, program: str, how: str) -> None:
+    with pytest.raises(TrainingFailed, match=f"can be had without a good reply: {how} score"):
+        check(tmp_path, program)
+
+
+def test_what_stands_behind_the_longest_reply_cannot_be_rewarded(tmp_path: Path) -> None:
+    program = "def score(rows):\n    return [float('granted' in row['reply']) for row in rows]"
+    with pytest.raises(TrainingFailed, match="raise max_new_tokens"):
+        check(tmp_path, program, tokens=30)
+
+
+def test_samples_of_one_reward_teach_nothing() -> None:
+    check_spread_of_samples([0.0] * 63 + [0.5])
+    with pytest.raises(TrainingFailed, match=r"All 64 replies .* have the same reward, 0\.000"):
+        check_spread_of_samples([0.0] * 64)
+    with pytest.raises(TrainingFailed, match="abstain"):
+        check_spread_of_samples([None] * 64)
+
+
+def test_a_sampler_or_a_policy_that_is_another_one_is_an_error() -> None:
+    check_sampler(1e-5, "float32")
+    check_first_ratio(0.0, "float32")
+    for off in (0.5, float("nan")):
+        with pytest.raises(TrainingFailed, match="between the sampler and the update"):
+            check_sampler(off, "float32")
+        with pytest.raises(TrainingFailed, match="off 1"):
+            check_first_ratio(off, "float32")
+
+
+RLHF = Rlhf.model_validate({"reward": [reward()], "patience": 2, "kl": {"budget": 10.0}})
+ORDINARY = {
+    "reward": 0.5,
+    "reward_spread": 0.1,
+    "kl": 2.0,
+    "reply_tokens": 30.0,
+    "missing_ends": 0.1,
+    "repetition": 0.05,
+}
+
+
+def logged(count: int = 8, **courses: list[float]) -> list[dict[str, float]]:
+    """An ordinary course but for some columns, each with its values at the end."""
+    rows = [{**ORDINARY, "step": float(step + 1)} for step in range(count)]
+    for name, values in courses.items():
+        for row, value in zip(rows[-len(values) :], values, strict=True):
+            row[name] = value
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (logged(), None),
+        (logged(reward_spread=[0.0]), "all replies of iteration 8 have the same reward"),
+        (logged(kl=[12.0]), "12.0 nats a reply, above kl.budget"),
+        (logged(reply_tokens=[5.0, 5.0, 5.0]), "replies went from 30 to 5 tokens"),
+        (logged(reply_tokens=[100.0, 100.0, 100.0]), "replies went from 30 to 100 tokens"),
+        (logged(repetition=[0.6, 0.6, 0.6]), "repeated runs of 4 words went from 0.05 to 0.60"),
+        (logged(missing_ends=[0.9, 0.9, 0.9]), "without end of turn went from 0.10 to 0.90"),
+        (
+            logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.55, 0.5, 0.45]),
+            "the held-out one fell from 0.600 to 0.450, 2 measurements in a row below its best",
+        ),
+        (logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.55, 0.5, 0.61]), None),
+        (logged(reward=[0.5, 0.4, 0.3, 0.2], gold=[0.6, 0.55, 0.5, 0.45]), None),
+        (logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.6, 0.6, 0.6]), None),
+    ],
+    ids=["ordinary", "spread", "kl", "short", "long", "repeats", "ends", "gamed", "recovers", "both_fall", "level"],
+)
+def test_each_drift_ends_the_training_with_its_reason(log: list[dict[str, float]], reason: str | None) -> None:
+    found = reason_to_stop(log, RLHF)
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_repetition_is_the_share_of_runs_that_stood_there_before() -> None:
+    assert repetition("one two three") == 0
+    assert repetition("a b c d a b c d") == pytest.approx(1 / 5)
+    assert fmean([repetition("word " * 20)]) > 0.9

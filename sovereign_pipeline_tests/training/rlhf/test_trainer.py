@@ -1,0 +1,223 @@
+"""A whole training by reward on the tiny model: what it learns, records and refuses, and that a kill changes no
+byte."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.rlhf import learner, rewards, rollouts, trainer
+from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.trainer import train_by_reward
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import BY_LENGTH, LIKE_THE_REPLY, learn, log, reward, reward_job
+from sovereign_pipeline_tests.training.trainings import files
+
+pytestmark = pytest.mark.slow
+
+JobMaker = Callable[..., TrainingJob]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> TrainingJob:
+    """A job that nothing interrupted."""
+    directory = tmp_path_factory.mktemp("whole")
+    job = reward_job(lambda *given: make_session_job(directory, *given), "whole", parent)
+    learn(job)
+    return job
+
+
+def test_it_learns_and_records_what_it_learned_from(whole: TrainingJob) -> None:
+    rows, report = log(whole), json.loads((whole.output / "rlhf.json").read_bytes())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(row["first_ratio_off"] == 0 for row in rows), "the first ratio is 1 to the bit"
+    assert max(row["sampler_gap"] for row in rows) < 1e-5
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5), "the policy starts as its reference"
+    assert rows[-1]["kl"] > 0.01
+    assert {"reward/likeness", "gold/likeness", "entropy", "value_loss", "clip_share", "repetition"} <= rows[-1].keys()
+    assert report["gold_of_best"] > report["gold_of_parent"]
+    assert report["gold_of_best"] == max(row["gold"] for row in rows)
+    assert report["comparison"]["prompts"] == len(report["held_out_adapter"]) == 6
+    assert report["comparison"]["low"] <= report["comparison"]["difference"] <= report["comparison"]["high"]
+    assert list(report["reward"]) == ["likeness"] and len(report["reward"]["likeness"]["identity"]) == 64
+    assert files(whole.output).keys() == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "report.json",
+        "rlhf.json",
+        "samples.jsonl",
+        "training_log.jsonl",
+    }
+
+
+def test_held_out_prompts_are_measured_and_never_sampled_for_learning(whole: TrainingJob) -> None:
+    report = json.loads((whole.output / "rlhf.json").read_bytes())
+    samples = [json.loads(line) for line in (whole.output / "samples.jsonl").read_text().splitlines()]
+    learned = {f"R-{number}" for number in range(16)}
+    assert not report["held_out_parent"].keys() & learned
+    assert {sample["id"] for sample in samples} <= learned
+    assert [sample["when"] for sample in samples] == ["start", "start", "middle", "middle", "end", "end"]
+
+
+def test_nothing_that_is_told_or_logged_holds_a_word_of_a_letter(make_job: JobMaker, parent: Path) -> None:
+    job = reward_job(make_job, "told", parent, {"iterations": 1, "measured_prompts": 4})
+    try:
+        told = learn(job)
+    except TrainingFailed as failed:  # one iteration may not be enough to be better
+        told = [str(failed)]
+    assert told and not any("officer" in message or "harbour" in message for message in told)
+
+
+def test_the_adapter_is_the_best_one_and_an_ordinary_one(whole: TrainingJob, parent: Path) -> None:
+    """Loaded by PEFT on the base, it gives the held-out rewards that the report states."""
+    from safetensors.torch import load_file
+
+    ours, before = (load_file(path / "adapter_model.safetensors") for path in (whole.output / "adapter", parent))
+    assert ours.keys() == before.keys()
+    assert any(not bool((ours[name] == before[name]).all()) for name in ours)
+    assert not any("reference" in name or "value" in name for name in ours)
+
+
+@pytest.mark.parametrize("phase", ["generation", "scoring", "update"])
+def test_a_kill_in_any_phase_changes_no_byte(make_job: JobMaker, parent: Path, whole: TrainingJob, phase: str) -> None:
+    """In the third iteration, of a child process that shares nothing with this one afterwards."""
+    job = reward_job(make_job, "killed", parent, checkpoints={"every_steps": 1, "keep": 1})
+    pid = os.fork()
+    if pid == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            _kill_in(patch, phase)
+            try:
+                learn(job)
+            finally:
+                os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    (checkpoint,) = job.checkpoint_directory.glob("step-*")
+    assert checkpoint.name == "step-00000002"
+    assert "resuming from step-00000002" in learn(job)
+    assert files(job.output) == files(whole.output)
+
+
+def _kill_in(patch: pytest.MonkeyPatch, phase: str) -> None:
+    """Have this process kill itself in this phase of the third iteration."""
+    holder: Any
+    holder, name, first = {
+        "generation": (trainer, "sample", 4 + 2 + 1),  # the guards' four come before
+        "scoring": (Policy, "numbers_without_gradient", 2 * 2 + 2),
+        "update": (learner.Learner, "_step", 2 * 4 + 3),
+    }[phase]
+    whole_function, calls = getattr(holder, name), [0]
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole_function(*given, **named)
+
+    patch.setattr(holder, name, counted)
+
+
+def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
+    make_job: JobMaker, parent: Path, whole: TrainingJob
+) -> None:
+    job = reward_job(make_job, "stopped", parent)
+    done: list[int] = []
+    hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
+        train_by_reward(job, hooks)
+    learn(job)
+    assert files(job.output) == files(whole.output)
+
+
+@pytest.mark.security_case("a policy games its reward", "the held-out gold reward falls, and the training ends")
+def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reward pays for length, which the guard before training is kept from seeing; the gold is likeness."""
+    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)
+    job = reward_job(
+        make_job,
+        "gamed",
+        parent,
+        {
+            "reward": [reward("length", "length.py")],
+            "gold": [reward("likeness")],
+            "iterations": 30,
+            "missing_end_penalty": 0.0,
+            "patience": 2,
+            "learning_rate": 2e-2,
+            "kl": {"coefficient": 0.0, "target": None, "budget": 500.0},
+        },
+        {"length.py": BY_LENGTH},
+    )
+    try:
+        told = learn(job)
+    except TrainingFailed as failed:
+        told = [str(failed)]
+    reasons = ("held-out one fell", "replies went from", "repeated runs", "without end of turn", "same reward")
+    assert any(reason in message for message in told for reason in reasons), told[-1]
+
+
+def test_a_reward_for_length_is_refused_before_anything_is_loaded(make_job: JobMaker, parent: Path) -> None:
+    job = reward_job(make_job, "length", parent, {"reward": [reward("length", "length.py")]}, {"length.py": BY_LENGTH})
+    with pytest.raises(TrainingFailed, match="can be had without a good reply"):
+        learn(job)
+    assert not job.output.exists()
+
+
+def test_a_sampler_of_another_distribution_is_caught(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if generation had filled in a temperature of its own."""
+    sample = rollouts.sample
+
+    def hotter(*given: Any, **named: Any) -> Any:
+        return sample(*given, **{**named, "temperature": 1.5 * named["temperature"]})
+
+    monkeypatch.setattr(trainer, "sample", hotter)
+    with pytest.raises(TrainingFailed, match="between the sampler and the update"):
+        learn(reward_job(make_job, "hotter", parent))
+
+
+def test_a_policy_that_moved_before_the_update_is_caught(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = learner.Learner.update
+
+    def moved(self: Any, scored: Any, *given: Any) -> Any:
+        import torch
+
+        with torch.no_grad():
+            next(iter(self._policy.adapter.values())).mul_(1.2)
+        return update(self, scored, *given)
+
+    monkeypatch.setattr(learner.Learner, "update", moved)
+    with pytest.raises(TrainingFailed, match="off 1"):
+        learn(reward_job(make_job, "moved", parent))
+
+
+def test_a_batch_without_spread_ends_the_training_with_its_reason(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = rewards.Rewards.judge
+    monkeypatch.setattr(trainer, "check_spread_of_samples", lambda scores: None)
+
+    def flat(self: Any, replies: Any) -> Any:
+        return [rewards.Score(0.5, {"likeness": 0.5}) for _ in judge(self, replies)]
+
+    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)
+    monkeypatch.setattr(rewards.Rewards, "judge", flat)
+    with pytest.raises(TrainingFailed, match=r"no adapter had a higher .* all replies of iteration 1 have the same"):
+        learn(reward_job(make_job, "flat", parent))
+
+
+def test_the_program_of_the_tests_reward_is_what_it_says() -> None:
+    scope: dict[str, Any] = {}
+    exec(LIKE_THE_REPLY, scope)
+    assert scope["score"]([{"reply": "a b c", "response": "a b c"}, {"reply": "a a", "response": "a b"}]) == [1.0, 0.5]

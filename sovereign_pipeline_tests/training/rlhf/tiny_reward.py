@@ -1,0 +1,110 @@
+"""A reward on the tiny model's letters, and jobs that learn from it."""
+
+import json
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.training.job import RewardJob, TrainingJob
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.rlhf.tools import copy_code
+from sovereign_pipeline.training.rlhf.trainer import train_by_reward
+from sovereign_pipeline_tests.training.conftest import letters
+
+JobMaker = Callable[..., TrainingJob]
+
+LIKE_THE_REPLY = """
+def score(rows):
+    return [overlap(row["reply"].split(), row["response"].split()) for row in rows]
+
+def overlap(found, wanted):
+    shared, left = 0, list(wanted)
+    for word in found:
+        if word in left:
+            left.remove(word)
+            shared += 1
+    return 2 * shared / (len(found) + len(wanted)) if found or wanted else 1.0
+"""
+"""F1 over words: what the institution wrote scores 1, and words that are repeated or stuffed in count against it."""
+
+BY_LENGTH = 'def score(rows):\n    return [min(1.0, len(row["reply"].split()) / 40) for row in rows]\n'
+"""A reward that can be had by writing on and on."""
+
+
+def reward(name: str = "likeness", program: str = "score.py", **changes: Any) -> dict[str, Any]:
+    return {"name": name, "tool": {"path": program, "columns": ["response"], **changes}}
+
+
+def prompt_rows(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Lines of a file of prompts."""
+    return [
+        {
+            "id": row["id"],
+            "case": f"case {row['id']}",
+            "prompt": f"{row['instruction']}\n\n{row['input']}",
+            "response": row["output"],
+            "columns": {"response": row["output"], "department": "permits"},
+        }
+        for row in rows
+    ]
+
+
+def reward_job(
+    make_job: JobMaker,
+    name: str,
+    parent: Path,
+    rlhf: dict[str, Any] | None = None,
+    programs: dict[str, str] | None = None,
+    **changes: Any,
+) -> TrainingJob:
+    """Sixteen letters to learn from, twelve more to measure."""
+    job = make_job(name, prompt_rows(letters(16)))
+    root = job.dataset.parent
+    for path, text in {"score.py": LIKE_THE_REPLY, **(programs or {})}.items():
+        (root / path).write_text(text)
+    held_out = root / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in prompt_rows(letters(28)[16:])))
+    section = {
+        "reward": [reward()],
+        "iterations": 4,
+        "prompts": 16,
+        "max_new_tokens": 16,
+        "missing_end_penalty": 0.1,
+        "learning_rate": 5e-3,
+        "measure_every": 1,
+        "samples": 2,
+        **(rlhf or {}),
+    }
+    settings = Rlhf.model_validate(section)
+    return TrainingJob.model_validate(
+        {
+            **job.model_dump(),
+            "method": "ppo",
+            "parent_adapter": parent,
+            "reward": RewardJob(
+                rlhf=settings,
+                held_out=held_out,
+                code=copy_code(root, settings, root / "code"),
+                code_directory=root / "code",
+                cache=root / "rewards",
+            ),
+            **changes,
+        }
+    )
+
+
+def learn(job: TrainingJob) -> list[str]:
+    """Run it; what was told."""
+    told: list[str] = []
+    train_by_reward(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
+    return told
+
+
+def log(job: TrainingJob) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
+
+
+def digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
