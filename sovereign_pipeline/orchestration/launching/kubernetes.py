@@ -134,8 +134,14 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
 def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path]) -> None:
     """Raise RecipeError for a volume that holds what the training side never sees: the vault, unscrubbed text.
 
-    So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes.
+    So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes; and
+    for a training by reward, whose tools need namespaces that the pod's security context forbids.
     """
+    if TrainingJob.read(job).reward is not None:
+        raise RecipeError(
+            "institution.yaml: trainer: a pod may not make the namespaces that the sandbox of training.rlhf needs.",
+            "Train this line on this machine or on a Ray cluster.",
+        )
     for variable, directory in withheld.items():
         for volume in place.volumes:
             if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):

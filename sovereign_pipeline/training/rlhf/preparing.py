@@ -53,7 +53,7 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
     write_training_prompts(training, dataset, split)
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
     write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed)
-    cache = workplace.settings.home / "rewards"
+    cache = workplace.settings.home / "rewards" / workplace.line.line  # only one training of a line runs at a time
     return training, RewardJob(rlhf=rlhf, held_out=held_out, code=code, code_directory=scratch / "code", cache=cache)
 
 

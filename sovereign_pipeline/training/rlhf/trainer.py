@@ -13,7 +13,7 @@ from statistics import fmean, pstdev
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.base_models.verified import refuse_todays_date
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Reward, Rlhf
 from sovereign_pipeline.training.job import RewardJob, TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.loop.guards import (
@@ -88,9 +88,10 @@ class _Run:
         refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
         self._prompts = self._read_prompts()
         self._drawn = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
-        check_memory(job, [prompt.ids for prompt in self._prompts.training + self._prompts.watched])
-        self._rewards = _rewards(self._reward, gold=False)
-        self._gold = _rewards(self._reward, gold=True)
+        every = self._prompts.training + self._prompts.watched + self._prompts.compared
+        check_memory(job, [prompt.ids for prompt in every])
+        self._rewards = _rewards(self._reward, self._rlhf.reward)
+        self._gold = self._rewards if self._rlhf.gold is None else _rewards(self._reward, self._rlhf.gold)
         hooks.progress("judging replies of the institution and replies that are plainly bad")
         check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
         self._check_stop()
@@ -345,9 +346,8 @@ class _Run:
             )
 
 
-def _rewards(reward: RewardJob, *, gold: bool) -> Rewards:
-    parts = reward.rlhf.measured if gold else reward.rlhf.reward
-    return Rewards(parts, reward.code, reward.code_directory, reward.cache)
+def _rewards(job: RewardJob, parts: tuple[Reward, ...]) -> Rewards:
+    return Rewards(parts, job.code, job.code_directory, job.cache)
 
 
 def _as_row(prompt: Prompt) -> EncodedRow:

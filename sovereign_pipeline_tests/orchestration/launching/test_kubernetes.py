@@ -33,6 +33,7 @@ from sovereign_pipeline_tests.orchestration.launching.conftest import (
 )
 from sovereign_pipeline_tests.orchestration.stand_ins import ApiServer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +109,12 @@ def test_a_path_that_the_pod_would_not_see_is_named(make_job: JobMaker, tmp_path
     volumes[0]["read_only"] = True
     with pytest.raises(RecipeError, match=r"writes to .*, and home at .* is read_only"):
         assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), withheld)
+
+
+def test_a_training_by_reward_is_refused_since_a_pod_has_no_sandbox(make_job: JobMaker, tmp_path: Path) -> None:
+    job = reward_job(make_job, "pod", tmp_path)
+    with pytest.raises(RecipeError, match="a pod may not make the namespaces"):
+        assert_seen_by_pod(kubernetes(tmp_path), written(job), {})
 
 
 def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:

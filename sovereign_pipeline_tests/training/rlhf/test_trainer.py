@@ -13,6 +13,7 @@ import pytest
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.processes.launcher import run_trainer
 from sovereign_pipeline.training.rlhf import learner, rewards, rollouts, trainer
 from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline.training.rlhf.trainer import train_by_reward
@@ -215,6 +216,16 @@ def test_a_batch_without_spread_ends_the_training_with_its_reason(
     monkeypatch.setattr(rewards.Rewards, "judge", flat)
     with pytest.raises(TrainingFailed, match=r"no adapter had a higher .* all replies of iteration 1 have the same"):
         learn(reward_job(make_job, "flat", parent))
+
+
+def test_the_trainers_process_runs_it_with_the_sandbox(make_job: JobMaker, parent: Path, whole: TrainingJob) -> None:
+    """As every training: a child process with an environment of its own, which ends in the same bytes."""
+    job = reward_job(make_job, "child", parent)
+    job.write(job.dataset.parent / "job.json")
+    told: list[str] = []
+    run_trainer(job.dataset.parent / "job.json", told.append)
+    assert any("held out 0." in line for line in told)
+    assert files(job.output)["rlhf.json"] == files(whole.output)["rlhf.json"]
 
 
 def test_the_program_of_the_tests_reward_is_what_it_says() -> None:

@@ -1,0 +1,93 @@
+"""Two adapters on one base: which numbers are whose, and which parameters are learned."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.models import load_trainable
+from sovereign_pipeline.training.loop.rows import Completion
+from sovereign_pipeline.training.rlhf.memory import peak_bytes
+from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
+
+pytestmark = pytest.mark.slow
+
+REPLIES = [Completion([5, 9, 40], [7, 8, 2]), Completion([300, 20, 11, 12], [13]), Completion([4], [90, 91, 92, 93, 2])]
+
+
+@pytest.fixture(scope="module")
+def job(
+    tmp_path_factory: pytest.TempPathFactory, make_session_job: Callable[..., TrainingJob], parent: Path
+) -> TrainingJob:
+    directory = tmp_path_factory.mktemp("policy")
+    return reward_job(lambda *given: make_session_job(directory, *given), "policy", parent)
+
+
+@pytest.fixture
+def policy(job: TrainingJob) -> Policy:
+    return Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
+
+
+def test_the_reference_is_the_parent_adapter_and_not_the_base(policy: Policy) -> None:
+    ours = policy.numbers_without_gradient(REPLIES).log_probabilities
+    reference = policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities
+    with policy.model.disable_adapter():
+        base = policy.numbers_without_gradient(REPLIES).log_probabilities
+    assert torch.equal(ours, reference)
+    assert float((reference - base).abs().mean()) > 0.01
+
+
+def test_learning_moves_the_policy_and_neither_reference_nor_base(policy: Policy) -> None:
+    before = {name: each.detach().clone() for name, each in policy.model.named_parameters()}
+    reference = policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities
+    learned = {name for name, each in policy.model.named_parameters() if each.requires_grad}
+    assert learned == policy.adapter.keys() and not any("reference" in name for name in learned)
+    optimizer = torch.optim.SGD([*policy.adapter.values()], lr=0.1)
+    policy.numbers(REPLIES).log_probabilities.sum().backward()
+    optimizer.step()
+    assert torch.equal(reference, policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities)
+    moved = {name for name, each in policy.model.named_parameters() if not torch.equal(each, before[name])}
+    assert moved and moved <= learned
+
+
+def test_the_values_send_no_gradient_into_the_policy(policy: Policy) -> None:
+    torch.nn.init.ones_(policy.value_head.weight)
+    policy.numbers(REPLIES).values.sum().backward()
+    assert policy.value_head.weight.grad is not None
+    assert all(each.grad is None for each in policy.adapter.values())
+
+
+def test_replies_packed_together_have_the_numbers_of_each_alone(policy: Policy) -> None:
+    torch.nn.init.ones_(policy.value_head.weight)
+    together = policy.numbers_without_gradient(REPLIES)
+    alone = [policy.numbers_without_gradient([each]) for each in REPLIES]
+    for name, found in vars(together).items():
+        assert torch.allclose(found, torch.cat([getattr(each, name) for each in alone]), atol=1e-5), name
+    assert len(together.values) == sum(len(each.reply_ids) for each in REPLIES)
+
+
+def test_the_values_are_of_the_state_before_each_token(policy: Policy) -> None:
+    """So the first is of the prompt alone, whatever the reply."""
+    torch.nn.init.ones_(policy.value_head.weight)
+    first = policy.numbers_without_gradient([Completion([5, 9, 40], [7, 8])]).values
+    other = policy.numbers_without_gradient([Completion([5, 9, 40], [30, 31])]).values
+    assert float(first[0]) == pytest.approx(float(other[0]), abs=1e-5)
+    assert float(first[1]) != pytest.approx(float(other[1]), abs=1e-3)
+
+
+def test_the_entropy_is_that_of_the_distribution_at_the_temperature(policy: Policy) -> None:
+    (completion,) = REPLIES[:1]
+    with torch.no_grad():
+        logits = policy.model(input_ids=torch.tensor([completion.ids]), use_cache=False).logits[0].float() / 0.7
+    wanted = torch.distributions.Categorical(logits=logits[2:5]).entropy()
+    assert torch.allclose(policy.numbers_without_gradient([completion]).entropies, wanted, atol=1e-4)
+
+
+def test_more_prompts_at_once_need_more_memory(job: TrainingJob) -> None:
+    assert job.reward is not None
+    rlhf = job.reward.rlhf.model_copy(update={"prompts": 256, "max_new_tokens": 64})
+    larger = job.model_copy(update={"reward": job.reward.model_copy(update={"rlhf": rlhf})})
+    assert peak_bytes(larger, 40, "cpu") > peak_bytes(job, 40, "cpu") > 0
