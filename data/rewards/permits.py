@@ -14,7 +14,7 @@ DEPARTMENTS = {
     "inspection": "Department of Harbour Inspection and Safety",
 }
 BEGINNING, END = "With reference to your letter of ", "advises as follows."
-CITATION = re.compile(r"\b(Article|Section|Item) (\d+) of the ([A-Z][\w-]*(?: (?:of |for )?[A-Z][\w-]*)*)")
+CITATION = re.compile(r"\b(Article|Section|Item) (\d+) of the ")
 LONGEST_RUN = 3
 """Words that may stand in a row twice before a reply counts as repeating itself."""
 
@@ -31,31 +31,41 @@ def _opening(reply):
 
 
 def department(rows):
-    """The department that the letter went to, by its whole name, and no other."""
+    """The department that the letter went to, by its whole name, and no other; up to half for the name's beginning."""
     return [_department(row["reply"], DEPARTMENTS[row["department"]]) for row in rows]
 
 
 def _department(reply, right):
     named = {name for name in DEPARTMENTS.values() if name in reply}
-    return float(named == {right})
+    if named:
+        return float(named == {right})
+    words = right.split()
+    begun = max((count for count in range(1, len(words)) if " ".join(words[:count]) in reply), default=0)
+    return 0.5 * begun / len(words)
 
 
 def citation(rows, files):
-    """A provision that exists: a reply earns it by one or two citations, all of them right, and loses it by a wrong
-    one."""
+    """A provision that exists: one or two citations, all of them right.
+
+    Before a policy cites rightly it must cite at all: a law's name earns a fifth, and a wrong number of it no more.
+    """
     laws = json.loads(files["laws.json"])
     return [_citation(row["reply"], laws) for row in rows]
 
 
 def _citation(reply, laws):
-    cited = CITATION.findall(reply)
-    right = [
-        law in laws and laws[law]["unit"] == unit and 1 <= int(number) <= laws[law]["last"]
-        for unit, number, law in cited
-    ]
-    if len(right) > 2 or _repeats(reply):
+    cited = [_exists(match, laws) for match in CITATION.finditer(reply)]
+    if len(cited) > 2 or _repeats(reply):
         return 0.0
-    return float(bool(right) and all(right))
+    if cited and all(cited):
+        return 1.0
+    return 0.2 * (sum(law in reply for law in laws) == 1)
+
+
+def _exists(match, laws):
+    cited = match.string[match.end() :]
+    law = next((law for law in laws if cited.startswith(law)), None)
+    return law is not None and laws[law]["unit"] == match[1] and 1 <= int(match[2]) <= laws[law]["last"]
 
 
 def _repeats(reply):
