@@ -88,7 +88,7 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
         "kept": f"the adapter of iteration {summary['best_iteration']} of {summary['iterations']}",
         "ended early": summary["stopped"] or "no",
         "reward": ", ".join(f"{name} ×{part['weight']:g}" for name, part in summary["reward"].items()),
-        "KL of the kept adapter, nats a reply": round(summary["divergence_of_best"], 2),
+        "KL one update before it was kept, nats a reply": round(summary["divergence_of_best"], 2),
     }
 
 

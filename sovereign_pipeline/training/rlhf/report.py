@@ -51,7 +51,7 @@ class RlhfReport(Frozen):
     """Mean held-out reward that the choice was made by, of the parent adapter."""
     gold_of_best: float
     divergence_of_best: float
-    """Nats of a whole reply, on the prompts of that iteration."""
+    """Nats of a whole reply, of the policy as it sampled that iteration: one update before the kept adapter."""
     kl_coefficient: float
     """At the end."""
     rollouts: int
