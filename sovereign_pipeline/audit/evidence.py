@@ -58,7 +58,8 @@ A_DAY = len("2027-03-14")
 
 README = """# Evidence: {adapters}
 
-Classification: {classification}. This folder holds no text of a document. It names officers, source files and rules.
+Classification: {classification}. This folder holds no text of a document. It names officers, source files, rules, and
+where a verdict does so ids of documents.
 
 Verify it, with Python 3.11 and `cryptography` alone, from the SHA-256 of the institution's first trust root, which you
 have on paper:
