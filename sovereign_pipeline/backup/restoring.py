@@ -134,9 +134,10 @@ def extract(settings: Settings, directory: Path, private_key: str, into: Path | 
 
     def take(listed: Listed, blocks: Iterator[bytes]) -> None:
         root, _, rest = listed.name.partition("/")
-        path = database if listed.name == REGISTRY else roots.get(root, Path(os.devnull)) / rest
-        if listed.name != REGISTRY and (root not in roots or not rest or ".." in PurePosixPath(rest).parts):
+        leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
+        if listed.name != REGISTRY and (root not in roots or leads_out):
             raise IntegrityError(f"{directory}: {listed.name!a} does not belong into a backup.", DAMAGED)
+        path = database if listed.name == REGISTRY else roots[root] / rest
         make_private(path.parent)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
             for block in blocks:

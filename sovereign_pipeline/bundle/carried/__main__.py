@@ -33,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     except Refused as refused:
         sys.stderr.write(f"Refused: {refused.message}\nHint: {refused.hint}\n")
         return 1
+    except OSError as error:
+        sys.stderr.write(f"{error.filename}: {error.strerror}\nHint: Check the path, its permissions and the disk.\n")
+        return 2
     return 0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from sovereign_pipeline.bundle.carried.reading import Refused, each_block
-from sovereign_pipeline.bundle.carried.trust import INDEX, SIGNATURE, TRUST
+from sovereign_pipeline.bundle.carried.trust import INDEX, TRUST
 from sovereign_pipeline.bundle.carried.verifying import Bundle, Carried
 
 WHEELS, SOURCE, ENVIRONMENT = "wheels", "release/source.tar", "release/.venv"
@@ -84,8 +84,8 @@ def _install(bundle: Bundle, target: Path, tell: Tell) -> None:
     _run(*pip, "check", target=target)
     shutil.rmtree(requirements.parent)
     source.unlink()
-    for name in (INDEX, SIGNATURE):  # of what the next bundle is to be newer
-        shutil.copyfile(bundle.directory / name, target / name)
+    with (target / INDEX).open("xb") as stream:  # the next bundle is to be newer
+        stream.writelines(each_block(bundle.directory / INDEX, bundle.index_sha256, None))
     variables = {"SOVEREIGN_HOME": target / "home", "SOVEREIGN_DATA": target / "data"}
     (target / SETTINGS).write_text("".join(f"{name}={path}\n" for name, path in variables.items()))
 
