@@ -2,6 +2,7 @@
 
 import json
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import yaml
 
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install, invented_letter
+from sovereign_pipeline_tests.review.page.servers import free_port
+from sovereign_pipeline_tests.tracing import Trace, needs_strace, why_not
 
 pytestmark = pytest.mark.slow
 
@@ -20,6 +23,9 @@ LOOPBACK_UP = (
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )
 NO_NETWORK = ("unshare", "--map-root-user", "--net", "--", sys.executable, "-c", LOOPBACK_UP)
+
+TRACE = "trace.txt"
+"""In the installation's root: what its processes connected to while the line was made."""
 
 FIELDS = {
     "id",
@@ -40,11 +46,23 @@ FIELDS = {
 def registered(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Installation:
     """A line that was taken to its registered adapter without a network."""
     installation = install(tmp_path_factory.mktemp("installation"), tiny_model)
-    status, output = installation.run("run", "harbour", before=NO_NETWORK)
+    traced = Trace(installation.root / TRACE).before if why_not() is None else ()
+    status, output = installation.run("run", "harbour", before=(*NO_NETWORK, *traced))
     assert status == 0, output
     assert "step 30/30, loss" in output
     assert "harbour-1.0.0" in output
     return installation
+
+
+@pytest.mark.security_case(
+    "A library in any process of the chain connects to its maker, and ignores that nobody answers.",
+    "Every process is traced, and the line made without one address but this machine's.",
+)
+def test_no_process_of_the_chain_connects_elsewhere(registered: Installation) -> None:
+    needs_strace()
+    trace = Trace(registered.root / TRACE)
+    assert trace.elsewhere == []
+    assert trace.processes > 50  # a step of each stage and gate, and what they start
 
 
 def test_the_registry_lists_the_adapter_with_every_fact(registered: Installation) -> None:
@@ -177,6 +195,29 @@ def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: In
         away.rename(corpus)
         registered.write_recipe(recipe)
     assert registered.json("adapters", "verify", newest)["outcomes"] == ["verified"]
+
+
+@pytest.mark.security_case(
+    "A page or a service connects to its maker while people work with it.",
+    "Every process of `sovereign up` is traced, and each connection stays on this machine.",
+)
+def test_no_service_connects_elsewhere(registered: Installation) -> None:
+    needs_strace()
+    trace, options = Trace(registered.root / "services.txt"), ("port", "mlflow-port", "review-port", "pages-port")
+    ports = [free_port() for _ in options]
+    given = [each for option, port in zip(options, ports, strict=True) for each in (f"--{option}", str(port))]
+    process = registered.start("up", *given, "--gateway-port", str(free_port()), before=trace.before)
+    assert process.stdout is not None
+    try:
+        assert any("all ready" in line for line in process.stdout)
+        for port in ports[:2]:  # the pages of Dagster and MLflow are asked
+            assert urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=120).status == 200
+    finally:
+        process.terminate()
+        process.wait(120)
+    assert trace.elsewhere == []
+    assert trace.local["AF_INET"] > 0  # it waits until each answers
+    assert trace.processes > len(ports)
 
 
 def test_one_secret_document_makes_dataset_and_adapter_secret(installation: Installation) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
+from sovereign_pipeline_tests.tracing import Trace
 from sovereign_pipeline_tests.waiting import wait_until
 
 
@@ -82,8 +83,12 @@ class InItsOwnProcess:
         program = "from sovereign_pipeline.cli import main; main()"
         command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
         log = settings.home / "served.log"
+        self.trace = Trace.where_possible(settings.home.with_name(f"trace-{self.port}.txt"))
+        traced = self.trace.before if self.trace is not None else ()
         with log.open("ab") as stream:
-            self._process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+            self._process = subprocess.Popen(
+                [*traced, *command], env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream
+            )
         wait_until(self._answers, log.read_text)
 
     def _answers(self) -> bool:
@@ -96,3 +101,4 @@ class InItsOwnProcess:
         """As a power failure would."""
         self._process.kill()
         self._process.wait()
+        assert self.trace is None or self.trace.elsewhere == []

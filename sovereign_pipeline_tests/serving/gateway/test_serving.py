@@ -32,6 +32,7 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import other_base
+from sovereign_pipeline_tests.tracing import Trace
 from sovereign_pipeline_tests.waiting import wait_until
 
 ASK: Any = [{"role": "user", "content": "zirconium"}]
@@ -49,8 +50,12 @@ class Served:
         command = [sys.executable, "-c", program, "serve", "--port", str(self.port), "--threads", "1"]
         environment = {**os.environ, **self.settings.to_environment()}
         self.log = self.settings.home / "served.log"
+        self.trace = Trace.where_possible(self.settings.home.with_name(f"trace-{self.port}.txt"))
+        traced = self.trace.before if self.trace is not None else ()
         with self.log.open("ab") as stream:
-            self.process = subprocess.Popen(command, env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream)
+            self.process = subprocess.Popen(
+                [*traced, *command], env=environment, cwd=PROJECT_ROOT, stdout=stream, stderr=stream
+            )
         wait_until(self._is_ready, self.log.read_text)
 
     def _is_ready(self) -> bool:
@@ -78,6 +83,8 @@ class Served:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(60)
+        if self.trace is not None:
+            assert self.trace.elsewhere == [] and self.trace.processes > 1  # the gateway, and its engine
 
 
 @pytest.fixture
