@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -300,8 +301,8 @@ def gateway(
     tiny: TinyAdapters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[int, list[psutil.Process]]]:
     """A fork with a server, and the processes under it: keeper, server, and the server's own."""
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    temporary = tempfile.mkdtemp()  # short: sockets lie below
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
     reading, writing = os.pipe()
     gateway = os.fork()
     if gateway == 0:
@@ -316,6 +317,7 @@ def gateway(
     for each in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
+    shutil.rmtree(temporary)
 
 
 def _left_of(directory: Path) -> list[Path]:
