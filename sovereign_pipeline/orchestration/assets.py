@@ -19,7 +19,13 @@ from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.errors import SovereignError, place_of
 from sovereign_pipeline.orchestration.chain import PRESENTATION
-from sovereign_pipeline.orchestration.checks import check_result, check_specs, in_one_line, lets_through
+from sovereign_pipeline.orchestration.checks import (
+    check_result,
+    check_specs,
+    in_one_line,
+    lets_through,
+    under_own_names,
+)
 from sovereign_pipeline.orchestration.launching.pipes import launch_with_pipes
 from sovereign_pipeline.orchestration.pages.corpus import schema_of
 from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
@@ -87,8 +93,9 @@ def _materialization(
     if idle is not None:
         workplace.progress(idle)
     verdicts = evaluate_gates(evaluated, workplace, production.ref)
-    checks = [check_result(gate, workplace, production.ref, verdicts[gate.name], idle) for gate in evaluated.gates]
-    published = publish(stage, workplace, production.ref, passed=all(lets_through(check) for check in checks))
+    found = [check_result(gate, workplace, production.ref, verdicts[gate.name], idle) for gate in evaluated.gates]
+    published = publish(stage, workplace, production.ref, passed=all(lets_through(check) for check in found))
+    checks = under_own_names(stage, found, idle)
     return dg.MaterializeResult(
         value=production.ref,
         data_version=dg.DataVersion(production.ref.digest),

@@ -65,6 +65,21 @@ def check_result(
     )
 
 
+def under_own_names(
+    stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
+) -> list[dg.AssetCheckResult]:
+    """One result for each check of the asset. What is passed through may have other gates than the asset has: they are
+    shown where it was made, and the asset's own had nothing to evaluate."""
+    results = {check.check_name: check for check in found}
+    return [
+        results.get(gate.name)
+        or dg.AssetCheckResult(
+            check_name=gate.name, passed=True, description=nothing_to_do, metadata={NOT_REPEATED: True}
+        )
+        for gate in stage.gates
+    ]
+
+
 def lets_through(check: dg.AssetCheckResult) -> bool:
     """Whether the gate passed or was waived."""
     return check.passed or check.severity == dg.AssetCheckSeverity.WARN
