@@ -48,7 +48,7 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
         )
     model = base if job.sft.adapter == "none" else _with_adapter(base, job)
     if job.method != "sft":
-        _without_dropout(model)
+        without_dropout(model)
     return model
 
 
@@ -68,8 +68,11 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
         ) from error
 
 
-def _without_dropout(model: Any) -> None:
-    """References are computed without dropout; with it, the policy would differ from them before the first step."""
+def without_dropout(model: Any) -> None:
+    """Put dropout to 0 in all layers and adapters.
+
+    References are computed without it; with it, the policy would differ from them before the first step.
+    """
     import torch
 
     for module in model.modules():

@@ -14,6 +14,7 @@ from typing import Any
 
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.forward import packed, passes_in
+from sovereign_pipeline.training.loop.models import without_dropout
 from sovereign_pipeline.training.loop.rows import IGNORED, Completion
 
 POLICY, REFERENCE = "default", "reference"
@@ -46,6 +47,7 @@ class Policy:
         self._together = job.tuning.packing
         self._most_tokens = job.sft.max_length
         model.load_adapter(str(job.parent_adapter), adapter_name=REFERENCE, is_trainable=False)
+        without_dropout(model)  # PEFT gave the reference that of the parent's training
         self._switch_to(POLICY)
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,5 +1,7 @@
 """Two adapters on one base: which numbers are whose, and which parameters are learned."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +40,16 @@ def test_the_reference_is_the_parent_adapter_and_not_the_base(policy: Policy) ->
         base = policy.numbers_without_gradient(REPLIES).log_probabilities
     assert torch.equal(ours, reference)
     assert float((reference - base).abs().mean()) > 0.01
+
+
+def test_the_reference_has_no_dropout_though_its_training_had(job: TrainingJob, parent: Path, tmp_path: Path) -> None:
+    shutil.copytree(parent, tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_bytes()), "lora_dropout": 0.5}))
+    with_dropout = job.model_copy(update={"parent_adapter": tmp_path / "adapter"})
+    policy = Policy(load_trainable(with_dropout, lambda message: None), with_dropout, temperature=0.7)
+    ours = policy.numbers_without_gradient(REPLIES).log_probabilities
+    assert torch.equal(ours, policy.numbers_without_gradient(REPLIES, REFERENCE).log_probabilities)
 
 
 def test_learning_moves_the_policy_and_neither_reference_nor_base(policy: Policy) -> None:
