@@ -136,5 +136,8 @@ class Policy:
             logs = logits.detach().log_softmax(-1)
             entropies = -(logs.exp() * logs).sum(-1)
         states = seen[0].reshape(-1, seen[0].shape[-1]).detach().float()
-        values = self.value_head(states).squeeze(1) if with_values else torch.zeros_like(log_probabilities)
-        return TokenNumbers(log_probabilities, entropies, values.float())
+        if not with_values:
+            return TokenNumbers(log_probabilities, entropies, torch.zeros_like(log_probabilities))
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 has no value between 1 and 1.008
+            values = self.value_head(states).squeeze(1)
+        return TokenNumbers(log_probabilities, entropies, values)

@@ -72,6 +72,13 @@ def test_the_values_send_no_gradient_into_the_policy(policy: Policy) -> None:
     assert all(each.grad is None for each in policy.adapter.values())
 
 
+def test_values_are_in_float32_where_the_passes_are_not(job: TrainingJob) -> None:
+    narrow = job.model_copy(update={"sft": job.sft.model_copy(update={"precision": "bfloat16"})})
+    policy = Policy(load_trainable(narrow, lambda message: None), narrow, temperature=0.7)
+    torch.nn.init.constant_(policy.value_head.bias, 1.003)
+    assert float(policy.numbers_without_gradient(REPLIES).values[0]) == pytest.approx(1.003, abs=1e-6)
+
+
 def test_replies_packed_together_have_the_numbers_of_each_alone(policy: Policy) -> None:
     torch.nn.init.ones_(policy.value_head.weight)
     together = policy.numbers_without_gradient(REPLIES)
