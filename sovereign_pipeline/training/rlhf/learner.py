@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline.training.loop.rows import Completion
+from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
 from sovereign_pipeline.training.rlhf.ppo import (
     advantages,
     clip_share,
@@ -95,8 +96,7 @@ class Learner:
         import torch
 
         completions = [each.completion for each in rollouts]
-        policy = self._policy.numbers_without_gradient(completions)
-        reference = self._policy.numbers_without_gradient(completions, REFERENCE)
+        policy, reference = self._numbers(completions, POLICY), self._numbers(completions, REFERENCE)
         lengths = [len(each.reply_ids) for each in completions]
         found: list[tuple[Any, Any, Any, Any]] = []
         for score, log, log_reference, value in zip(
@@ -129,8 +129,8 @@ class Learner:
     ) -> Update:
         """The passes over a batch: a step of the optimizer for each minibatch, each a mean over its tokens.
 
-        The first pass takes the replies in the order of `before`, so that its first ratio is 1 to the bit; the others
-        in an order that iteration and seed decide. check_first_ratio: raises before anything moved.
+        The first pass takes the minibatches of `before`, so that its first ratio is 1 to the bit; the others come in an
+        order that iteration and seed decide. check_first_ratio: raises before anything moved.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
@@ -139,9 +139,8 @@ class Learner:
             order = list(range(len(scored)))
             if epoch:
                 random.Random(f"{self._seed}/minibatches/{iteration}/{epoch}").shuffle(order)
-            size = -(-len(scored) // self._rlhf.minibatches)
-            for start in range(0, len(scored), size):
-                numbers, off = self._gradients([scored[place] for place in order[start : start + size]])
+            for part in self._minibatches(len(order)):
+                numbers, off = self._gradients([scored[place] for place in order[part]])
                 if not steps:
                     first_loss, first_off = numbers[0], off
                     check_first_ratio(off)
@@ -149,6 +148,15 @@ class Learner:
                 steps.append(numbers)
         policy_loss, value_loss, outside = (sum(each[place] for each in steps) / len(steps) for place in range(3))
         return Update(first_loss, policy_loss, value_loss, outside, first_off)
+
+    def _minibatches(self, replies: int) -> list[slice]:
+        size = -(-replies // self._rlhf.minibatches)
+        return [slice(start, start + size) for start in range(0, replies, size)]
+
+    def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
+        """Minibatch by minibatch, since rounding depends on what else is in a pass."""
+        parts = [completions[part] for part in self._minibatches(len(completions))]
+        return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 
     def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
         """Accumulate them over the minibatch's passes. Means over its tokens, and how far the ratio is off 1."""

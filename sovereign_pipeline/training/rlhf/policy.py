@@ -32,6 +32,12 @@ class TokenNumbers:
     values: Any
     """Of the state before the token; zeros for the reference."""
 
+    @classmethod
+    def joined(cls, parts: "Sequence[TokenNumbers]") -> "TokenNumbers":
+        import torch
+
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
 
 class Policy:
     """A model with both adapters, and the value head."""
@@ -83,8 +89,7 @@ class Policy:
         import torch
 
         with torch.no_grad(), self.running(adapter):
-            parts = [self._numbers(each, adapter == POLICY) for each in self.passes(completions)]
-        return TokenNumbers(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+            return TokenNumbers.joined([self._numbers(each, adapter == POLICY) for each in self.passes(completions)])
 
     @contextmanager
     def running(self, adapter: str = POLICY) -> Iterator[Any]:

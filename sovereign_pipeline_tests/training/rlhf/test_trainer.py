@@ -110,7 +110,7 @@ def _kill_in(patch: pytest.MonkeyPatch, phase: str) -> None:
     holder: Any
     holder, name, first = {
         "generation": (trainer, "sample", 4 + 2 + 1),  # the guards' four come before
-        "scoring": (Policy, "numbers_without_gradient", 2 * 2 + 2),
+        "scoring": (Policy, "numbers_without_gradient", 2 * 4 + 3),
         "update": (learner.Learner, "_step", 2 * 4 + 3),
     }[phase]
     whole_function, calls = getattr(holder, name), [0]
