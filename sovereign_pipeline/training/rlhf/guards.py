@@ -24,6 +24,7 @@ COMPARED = 24
 LEAST_ABOVE = 0.01
 """By so much the institution's replies must score higher, mean of all."""
 SAMPLED = 64
+"""Replies before the first step at most: as soon as two have different rewards, there is something to learn."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
@@ -86,10 +87,16 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
             )
 
 
+def differ(scores: Sequence[float | None]) -> bool:
+    """Whether there are two rewards among them."""
+    said = [score for score in scores if score is not None]
+    return len(said) > 1 and pstdev(said) >= LEAST_SPREAD
+
+
 def check_spread_of_samples(scores: Sequence[float | None]) -> None:
     """Check that sampled replies of the policy at the start do not all have one reward: nothing could be learned."""
-    said = [score for score in scores if score is not None]
-    if len(said) < 2 or pstdev(said) < LEAST_SPREAD:
+    if not differ(scores):
+        said = [score for score in scores if score is not None]
         what = f"the same reward, {said[0]:.3f}" if said else "no reward: the tools abstain"
         raise TrainingFailed(
             f"All {len(scores)} replies that were sampled before the first step have {what}.",

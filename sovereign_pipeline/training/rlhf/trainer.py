@@ -34,6 +34,7 @@ from sovereign_pipeline.training.rlhf.guards import (
     check_reward,
     check_sampler,
     check_spread_of_samples,
+    differ,
     reason_to_stop,
     repetition,
 )
@@ -148,12 +149,14 @@ class _Run:
 
     def _first_state(self) -> RunState:
         """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
-        self._hooks.progress(f"sampling {SAMPLED} replies before the first step")
+        self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
         for number, start in enumerate(range(0, SAMPLED, self._rlhf.prompts)):
             prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
             rollouts = self._sample(prompts, f"before/{number}")
             scores += [score.total for score in self._judge(prompts, rollouts)]
+            if differ(scores):
+                break
         check_spread_of_samples(scores)
         state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl.target, self._rlhf.kl.horizon))
         self._check_stop()
