@@ -6,6 +6,7 @@ does not belong here: the arithmetic of a training's passes (`sizing/sizing.py`)
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from sovereign_pipeline.base_models.shapes import read_shape
@@ -25,7 +26,7 @@ GIB = 1 << 30
 def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
     """Raise TrainingFailed when the training needs more than is free. prompts: token ids."""
     available, device = available_memory()
-    needed = peak_bytes(job, max(map(len, prompts)), device)
+    needed = peak_bytes(job, [len(prompt) for prompt in prompts], device)
     if needed > available:
         raise TrainingFailed(
             f"{job.base_model}: this training by reward needs about {needed / GIB:.1f} GiB, and "
@@ -35,21 +36,36 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
         )
 
 
-def peak_bytes(job: TrainingJob, longest_prompt: int, device: Device) -> int:
-    """Of the larger of sampling and updating."""
+def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
+    """Of the larger of sampling and updating. prompts: tokens of each."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
-    # A pass of the update holds as many whole replies with their prompts as fit into max_length.
-    row = longest_prompt + rlhf.max_new_tokens
-    rows = max(1, job.sft.max_length // row) if job.tuning.packing else 1
-    supervised = rows * rlhf.max_new_tokens
-    update = estimate(shape, job.sft, device=device, forward=Forward(min(rows, rlhf.prompts) * row, supervised))
+    forward = largest_pass(job, prompts)
+    update = estimate(shape, job.sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
     adapters = 2 * update.adapter  # the reference, and the best one so far
-    logits = FURTHER_LOGITS * supervised * shape.vocabulary * FLOAT32
+    logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
+    row = max(prompts) + rlhf.max_new_tokens
     cache = CACHE_COPIES * rlhf.prompts * row * _key_value_width(job) * held
     return adapters + max(update.total + logits, steady + cache)
+
+
+def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
+    """As many tokens, and as many of replies, as a pass can hold. prompts: tokens of each.
+
+    A pass is of replies of one minibatch with their prompts, in max_length together. Replies fill most of it where
+    their prompts are the shortest; their logits are the larger part of its memory.
+    """
+    assert job.reward is not None
+    rlhf, most = job.reward.rlhf, job.sft.max_length
+    rows = -(-rlhf.prompts // rlhf.minibatches) if job.tuning.packing else 1
+    lengths = sorted(prompts)
+    supervised = max(
+        min(replies * rlhf.max_new_tokens, most - asked)
+        for replies, asked in enumerate(accumulate(lengths[:rows]), start=1)
+    )
+    return Forward(min(most, sum(lengths[-rows:]) + rows * rlhf.max_new_tokens), supervised)
 
 
 def _key_value_width(job: TrainingJob) -> int:

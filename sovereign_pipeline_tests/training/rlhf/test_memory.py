@@ -1,0 +1,43 @@
+"""What a training by reward needs, before its model is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.rlhf.memory import largest_pass, peak_bytes
+from sovereign_pipeline.training.sizing.sizing import Forward
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
+
+pytestmark = pytest.mark.slow
+
+JobMaker = Callable[..., TrainingJob]
+SHORT_AND_ONE_LONG = [10] * 15 + [100]
+
+
+def job_of(make_job: JobMaker, tmp_path: Path, **rlhf: Any) -> TrainingJob:
+    """Its packs have 128 tokens at most, its replies 16, and a minibatch 8 of these."""
+    return reward_job(make_job, "memory", tmp_path, rlhf)
+
+
+def test_more_prompts_at_once_need_more_memory(make_job: JobMaker, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path)
+    assert job.reward is not None
+    rlhf = job.reward.rlhf.model_copy(update={"prompts": 256, "max_new_tokens": 64})
+    larger = job.model_copy(update={"reward": job.reward.model_copy(update={"rlhf": rlhf})})
+    assert peak_bytes(larger, [40], "cpu") > peak_bytes(job, [40], "cpu") > 0
+
+
+def test_one_long_prompt_hides_no_pass_of_many_short_ones(make_job: JobMaker, tmp_path: Path) -> None:
+    """Four whole replies fit with their prompts, and five of fifteen tokens and more: 128 − 5 · 10 of replies."""
+    job = job_of(make_job, tmp_path)
+    assert largest_pass(job, SHORT_AND_ONE_LONG) == Forward(128, 78)
+    assert peak_bytes(job, SHORT_AND_ONE_LONG, "cpu") >= peak_bytes(job, [100] * 16, "cpu")
+
+
+def test_a_pass_is_of_one_minibatch(make_job: JobMaker, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path, minibatches=8)
+    assert largest_pass(job, SHORT_AND_ONE_LONG) == Forward(128, 32)
+    assert largest_pass(job, [10] * 16) == Forward(52, 32)
