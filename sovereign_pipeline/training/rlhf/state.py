@@ -32,6 +32,8 @@ class RunState:
     """Of each held-out prompt that is measured at start and end alone, by its id, the parent adapter's score."""
     gold_of_parent: float = 0.0
     """Mean held-out reward that the best adapter is chosen by, of the parent adapter."""
+    judged_of_parent: int = 0
+    """Prompts of that mean: those for which the tools did not abstain."""
     best_iteration: int = 0
     """0: the parent adapter."""
     best_gold: float = 0.0
@@ -84,4 +86,14 @@ def put_back(policy: Policy, adapter: dict[str, Any]) -> None:
             parameter.copy_(adapter[name])
 
 
-_FACTS = ("iteration", "log", "samples", "held_out_start", "gold_of_parent", "best_iteration", "best_gold", "stopped")
+_FACTS = (
+    "iteration",
+    "log",
+    "samples",
+    "held_out_start",
+    "gold_of_parent",
+    "judged_of_parent",
+    "best_iteration",
+    "best_gold",
+    "stopped",
+)

@@ -168,7 +168,7 @@ class _Run:
                 "The tools abstain for every held-out prompt, so that no adapter could be chosen.",
                 "Correct the tools in training.rlhf, or hold out more documents.",
             )
-        state.gold_of_parent = fmean(watched.values())
+        state.gold_of_parent, state.judged_of_parent = fmean(watched.values()), len(watched)
         state.keep_best(self._policy, state.gold_of_parent)
         self._keep_samples(state, "start")
         self._check_stop()
@@ -236,7 +236,8 @@ class _Run:
             if found:
                 gold = fmean(found.values())
                 state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
-                if gold > state.best_gold:
+                # With fewer judged, the mean could rise by the prompts that are left out.
+                if gold > state.best_gold and len(found) >= state.judged_of_parent:
                     state.keep_best(self._policy, gold)
         if state.iteration == (self._rlhf.iterations + 1) // 2:
             self._keep_samples(state, "middle")
@@ -263,7 +264,8 @@ class _Run:
             because = f" It ended early: {state.stopped}." if state.stopped else ""
             raise TrainingFailed(
                 f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
-                f"{state.best_gold:.3f}, so that nothing is worth keeping.{because}",
+                f"{state.best_gold:.3f}, on at least its {state.judged_of_parent} judged prompts, so that nothing is "
+                f"worth keeping.{because}",
                 "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")

@@ -14,7 +14,7 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.processes.launcher import run_trainer
-from sovereign_pipeline.training.rlhf import learner, rewards, rollouts, trainer
+from sovereign_pipeline.training.rlhf import learner, measuring, rewards, rollouts, trainer
 from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline.training.rlhf.trainer import train_by_reward
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import BY_LENGTH, LIKE_THE_REPLY, learn, log, reward, reward_job
@@ -216,6 +216,27 @@ def test_a_batch_without_spread_ends_the_training_with_its_reason(
     monkeypatch.setattr(rewards.Rewards, "judge", flat)
     with pytest.raises(TrainingFailed, match=r"no adapter had a higher .* all replies of iteration 1 have the same"):
         learn(reward_job(make_job, "flat", parent))
+
+
+@pytest.mark.security_case("a policy games its reward", "an adapter that the tools abstain for more often is not kept")
+def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, asked = measuring.Measuring.scores, []
+
+    def abstaining(self: Any, prompts: Any) -> Any:
+        """Behind the first iteration, for all but one reply, which is as good as can be."""
+        found = scores(self, prompts)
+        asked.append(len(found))
+        if len(asked) < 3:
+            return found
+        first, *others = found
+        none = rewards.Score(None, {"likeness": None})
+        return {first: rewards.Score(1.0, {"likeness": 1.0}), **dict.fromkeys(others, none)}
+
+    monkeypatch.setattr(measuring.Measuring, "scores", abstaining)
+    with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward .* its 6 judged prompts"):
+        learn(reward_job(make_job, "abstained", parent, {"iterations": 1}))
 
 
 def test_the_trainers_process_runs_it_with_the_sandbox(make_job: JobMaker, parent: Path, whole: TrainingJob) -> None:
