@@ -401,14 +401,18 @@ def read_note(text: str, trust: Trust, where: str) -> tuple[str, int, bytes, dic
                 raw = key.public.public_bytes_raw()
                 if hashlib.sha256(of.encode() + b"\n" + kind + raw).digest()[:4] != content[:4]:
                     continue
+                in_force = key.revoked_from is None or size <= key.revoked_from
                 if role == "log":
-                    is_good = of == parts[0] and signed_with(key.public, signature, message.encode())
-                    is_signed = is_signed or (is_good and (key.revoked_from is None or size <= key.revoked_from))
+                    holds = of == parts[0] and signed_with(key.public, signature, message.encode())
+                    is_signed = is_signed or (holds and in_force)
                 else:
                     at = int.from_bytes(signature[:8], "big")
                     stated = f"cosignature/v1\ntime {at}\n{message}".encode()
-                    is_good = signed_with(key.public, signature[8:], stated)
-                    cosigned.setdefault(raw, (of, datetime.datetime.fromtimestamp(at, datetime.UTC)))
+                    holds = signed_with(key.public, signature[8:], stated)
+                    if holds and in_force:  # four bytes name a key, so another one may be named by the same
+                        name = f"{of}, key {keyid_of(key.public)},"  # whoever hands on a signature may change `of`
+                        cosigned.setdefault(raw, (name, datetime.datetime.fromtimestamp(at, datetime.UTC)))
+                is_good = is_good or holds
         if not is_good:
             raise Refused(f"{where}: the signature of {of or 'somebody'} is not one of the log or of a witness")
     if not is_signed:
