@@ -14,6 +14,11 @@ has the order, and each function before it checks one thing. This file stands al
 the program that writes packages. What it prints comes from the package's verified content.
 """
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    del sys.path[0]  # this folder: else a `json.py` that somebody put into the package would run as Python's own
+
 import argparse
 import base64
 import binascii
@@ -22,7 +27,6 @@ import hashlib
 import json
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -200,6 +201,16 @@ def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(verify.Refused, match="no empty directories"):
         verify.read_folder(tmp_path)
+
+
+@pytest.mark.security_case("A file beside the verifier has the name of a module that it imports", "not run")
+def test_the_verifier_imports_nothing_of_its_package(tmp_path: Path) -> None:
+    (tmp_path / "verify.py").write_bytes(Path(verify.__file__).read_bytes())
+    for name in ("argparse", "hashlib", "cryptography"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this ran')")
+    command = [sys.executable, "verify.py", "0" * 64]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "") and "index.json: the package lacks it" in done.stdout
 
 
 def test_an_older_package_is_found_by_who_has_seen_more(desk: Desk) -> None:
