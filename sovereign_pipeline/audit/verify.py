@@ -63,6 +63,19 @@ SHOWN = {
     "blind_review": {"review.json", "ballots.jsonl", "guesses.jsonl"},
 }
 """Kind of artifact -> the files of it that a package holds: those without text of a document."""
+UNDECIDED = {"registered", "in review"}
+USABLE = {"approved", "staged", "production", "superseded"}
+ARROWS: dict[str, tuple[set[str], str]] = {
+    "approve": (UNDECIDED, "approved"),
+    "stage": ({"approved", "superseded"}, "staged"),
+    "unstage": ({"staged"}, "approved"),
+    "promote": ({"staged"}, "production"),
+    "roll_back": ({"superseded"}, "production"),
+    "reject": (UNDECIDED, "rejected"),
+    "recall": (UNDECIDED | USABLE, "recalled"),
+    "retire": (UNDECIDED | USABLE | {"rejected", "recalled"}, "retired"),
+}
+"""Transition, which an officer's key may be for -> the states in which it begins, and the one in which it ends."""
 SIGNED_FILES = ("verdict.json", "report.json", "record.json", "bill_of_materials.json")
 """Files with a signature of their own beside them."""
 NAMED_IN_ENTRIES = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
@@ -819,6 +832,11 @@ def check_request(package: Package, trust: Trust, log: Log, row: dict[str, Any],
         raise Refused(f"{where}: entry {entry['sequence']} names another one")
     waivers = sorted(each["acceptance"]["digest"] for each in row["gate_records"] if each.get("acceptance"))
     of_row = [row[name] for name in ("record_digest", "adapter_digest", "evaluation_report_digest")]
+    begins, ends = ARROWS.get(predicate["transition"], (set[str](), ""))
+    if predicate["from"] not in begins or predicate["to"] != ends:
+        raise Refused(f"{where}: no '{predicate['transition']}' leads from {predicate['from']} to {predicate['to']}")
+    if type(predicate["approvals"]) is not int or predicate["approvals"] < 0 or not predicate["policy"]:
+        raise Refused(f"{where}: it names no number of approvals, or no rules")
     evidence = predicate["evidence"]
     if [evidence[name] for name in ("record", "adapter", "evaluation_report", "waivers")] != [*of_row, waivers]:
         raise Refused(f"{where}: it rests on another adapter's evidence")
@@ -846,10 +864,12 @@ def counted_approvals(
             person, may = str(given.key.person), asked.predicate["transition"]
             if given.predicate["decision"] != decision or given.predicate["request"] != asked.sha256:
                 raise Refused(f"request {asked.sha256[:12]}: a decision of {person} is not what its entry says")
-            if entry["sequence"] >= until or not all(given.key.allows(may, level) for level in levels):
+            is_counted = decision == "withdraw" or all(given.key.allows(may, level) for level in levels)
+            if entry["sequence"] >= until or not is_counted:
                 continue
-            if decision == "reject":
-                raise Refused(f"request {asked.sha256[:12]}: {person} rejected it before it took effect")
+            if decision == "reject" or (decision == "withdraw" and person == asked.key.person):
+                did = "rejected" if decision == "reject" else "withdrew"
+                raise Refused(f"request {asked.sha256[:12]}: {person} {did} it before it took effect")
             if decision == "withdraw":
                 found.pop(person, None)
             elif person != asked.key.person:
@@ -867,6 +887,7 @@ def read_changes(package: Package, trust: Trust, log: Log, rows: Mapping[str, An
         counted_approvals(package, trust, log, row, asked, 0)  # those that decided nothing are verified too
     changes: list[Change] = []
     state: dict[str, str] = {}
+    made_of = set[tuple[str, str]]()
     for number, entry in enumerate(log.of("state changed", line=line), start=1):
         said = entry["subjects"]
         about, where = rows[said["adapter"]], f"transition {said['sequence']} of line {line}"
@@ -878,8 +899,8 @@ def read_changes(package: Package, trust: Trust, log: Log, rows: Mapping[str, An
             raise Refused(f"{where}: nobody asked for it")
         asked, row, asked_at = requests[said["request"]]
         wanted, needed = asked.predicate, asked.predicate["approvals"]
-        of_incumbent = (said["transition"], said["adapter"], said["to"])
-        supersedes = of_incumbent == ("supersede", wanted["incumbent"], "superseded") and wanted["to"] == "production"
+        of_incumbent = (said["transition"], said["adapter"], said["from"], said["to"], wanted["to"])
+        supersedes = of_incumbent == ("supersede", wanted["incumbent"], "production", "superseded", "production")
         if not supersedes and any(wanted[name] != said[name] for name in ("adapter", "transition", "from", "to")):
             raise Refused(f"{where}: it is not what request {asked.sha256[:12]} asks for")
         approvals = counted_approvals(package, trust, log, row, asked, entry["sequence"])
@@ -890,7 +911,11 @@ def read_changes(package: Package, trust: Trust, log: Log, rows: Mapping[str, An
             raise Refused(f"{where}: {asked.key.person} could not decide this alone")
         if asked_at["sequence"] >= entry["sequence"] or moment(said["at"]) >= moment(wanted["expires"]):
             raise Refused(f"{where}: its request had expired, or came later")
-        if state.get(said["adapter"], said["from"]) != said["from"]:
+        if (said["request"], said["transition"]) in made_of:
+            raise Refused(f"{where}: its request had taken effect before")
+        made_of.add((said["request"], said["transition"]))
+        before = state.get(said["adapter"])
+        if said["from"] != before and not (before is None and said["from"] in UNDECIDED):
             raise Refused(f"{where}: {said['adapter']} was not {said['from']}")
         state[said["adapter"]] = said["to"]
         if [*state.values()].count("production") > 1:
@@ -1142,7 +1167,9 @@ def check_all(files: dict[str, bytes], root_sha256: str, on: str | None, seen: i
     say(f"- what was done after entry {log.size}, or is kept out of the package: ask again, and give --seen {log.size}")
     if not log.cosigned:
         say("- whether the log was rewritten: no witness saw it, so who has its key and its database could")
-    say("- whether the rules asked for as many approvals as a request says: read `release` in policy/")
+    say("- whether the rules ask for more approvals than a request names, or more gates than a record: read policy/")
+    versions = f"root {trust.root_version} and targets {trust.targets_version}"
+    say(f"- whether a key was revoked since: here are {versions}, so ask the root's holders for the newest")
     say("- whether the weights that answer, and the source files, are these: compare their SHA-256 where they lie")
     say(f"- whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}")
 
