@@ -185,6 +185,22 @@ def test_only_a_key_of_the_role_signs(packers: Packers, bundle: Path, tmp_path: 
             packers.verified(bundle)
 
 
+@pytest.mark.security_case("A bundle names a key, a file or an origin by codes that move a cursor.", "Shown as `?`.")
+def test_what_a_bundle_says_moves_no_cursor(packers: Packers, bundle: Path, tmp_path: Path) -> None:
+    codes = "\x1b[2J\nverified: 9 files\u202e"
+    signature = json.loads((bundle / "index.json.sigstore.json").read_bytes())
+    signature["verificationMaterial"]["publicKey"]["hint"] = codes
+    (bundle / "index.json.sigstore.json").write_bytes(spelled(signature) + b"\n")
+    with pytest.raises(Refused, match="has not the role bundle") as unknown:
+        packers.verified(bundle)
+    (bundle / codes).write_bytes(b"x")
+    with pytest.raises(Refused) as extra:
+        packers.verified(bundle)
+    content = Content("models/tiny/config.json", b"{}", f"of {codes}")
+    lines = told(packers.verified(packers.packed(tmp_path / "other", packers.contents(content))))
+    assert all(each.isprintable() for each in (unknown.value.message, extra.value.message, *lines))
+
+
 def with_trust(packers: Packers, tmp_path: Path) -> Packers:
     directory = Path(shutil.copytree(packers.directory, tmp_path / "trust"))
     return Packers(directory, packers.roots, packers.bundle, packers.pipeline)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sovereign_pipeline.bundle.carried.installing import install
-from sovereign_pipeline.bundle.carried.reading import Refused
+from sovereign_pipeline.bundle.carried.reading import Refused, on_one_line
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.carried.verifying import verify
 
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"Refused: {refused.message}\nHint: {refused.hint}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{error.filename}: {error.strerror}\nHint: Check the path, its permissions and the disk.\n")
+        said = on_one_line(f"{error.filename}: {error.strerror}")
+        sys.stderr.write(f"{said}\nHint: Check the path, its permissions and the disk.\n")
         return 2
     return 0
 

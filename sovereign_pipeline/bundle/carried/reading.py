@@ -24,7 +24,12 @@ class Refused(Exception):
 
     def __init__(self, message: str, hint: str = AGAIN) -> None:
         super().__init__(message)
-        self.message, self.hint = message, hint
+        self.message, self.hint = on_one_line(message), on_one_line(hint)
+
+
+def on_one_line(text: str) -> str:
+    """As it is printed: what a bundle says, and what its files are called, moves no cursor and begins no line."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def sha256(content: bytes) -> str:

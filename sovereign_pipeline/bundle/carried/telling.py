@@ -6,11 +6,16 @@ What belongs here: the words. What does not: deciding anything.
 from collections import Counter
 from collections.abc import Iterator
 
+from sovereign_pipeline.bundle.carried.reading import on_one_line
 from sovereign_pipeline.bundle.carried.verifying import Bundle
 
 
 def told(bundle: Bundle) -> Iterator[str]:
     """Lines for people, each without an end."""
+    return map(on_one_line, _lines(bundle))
+
+
+def _lines(bundle: Bundle) -> Iterator[str]:
     size = sum(each.size for each in bundle.files)
     yield f"verified: {len(bundle.files)} files, {size / 1e6:.1f} MB, for {bundle.platform}, made at {bundle.created}"
     yield f"  index    {bundle.index_sha256}" + (f", adds to {bundle.base}" if bundle.base else "")
