@@ -19,6 +19,8 @@ from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 
 LIST, SUFFIX = "SHA256SUMS", ".asc"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+GOOD = re.compile(r"^\[GNUPG:\] GOODSIG ", re.MULTILINE)
+"""What GnuPG says of no key that is revoked or expired. It calls their signatures valid, and ends 0."""
 VALID = re.compile(r"^\[GNUPG:\] VALIDSIG ([0-9A-F]{40,64}) .*$", re.MULTILINE)
 
 
@@ -88,9 +90,12 @@ def _verified(signature: Path, signed: Path, keys: Path) -> str:
         with tempfile.TemporaryDirectory() as home:  # with one key alone, so that whose it is cannot be mistaken
             _gpg(home, "--import", str(ring))
             told = _gpg(home, "--verify", str(signature), str(signed))
-        if told is not None and (fingerprint := VALID.search(told)):
+        if told is not None and GOOD.search(told) and (fingerprint := VALID.search(told)):
             return f"PGP, {ring.stem} ({fingerprint[1]})"
-    raise IntegrityError(f"{signature}: no key in {keys} signed {signed.name} so.", "Get file and signature again.")
+    raise IntegrityError(
+        f"{signature}: no key in {keys} that is in force signed {signed.name} so.",
+        "Get file and signature again, and of a key that was extended the key.",
+    )
 
 
 def _gpg(home: str, *arguments: str) -> str | None:

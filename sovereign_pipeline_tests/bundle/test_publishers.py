@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +29,31 @@ class Publisher:
         command = ("gpg", "--homedir", str(self.home), "--batch", "--yes", "--quiet", "--passphrase", "", *arguments)
         subprocess.run(command, check=True, capture_output=True)
 
-    def sign(self, path: Path) -> None:
-        self.gpg("--armor", "--detach-sign", str(path))
+    def sign(self, path: Path, *options: str) -> None:
+        self.gpg(*options, "--armor", "--detach-sign", str(path))
+
+    def revoke(self) -> None:
+        """By the certificate that GnuPG wrote when it made the key, with the colon that guards it taken off."""
+        (written,) = (self.home / "openpgp-revocs.d").iterdir()
+        written.write_text(written.read_text().replace(":-----BEGIN", "-----BEGIN"))
+        self.gpg("--import", str(written))
+
+
+@contextmanager
+def with_key(until: str, *options: str) -> Iterator[Publisher]:
+    home = Path(tempfile.mkdtemp())  # short, since its agent listens at a path below it
+    publisher = Publisher(home)
+    name = "Publisher of Models <models@publisher.example>"
+    publisher.gpg(*options, "--quick-generate-key", name, "ed25519", "sign", until)
+    yield publisher
+    subprocess.run(("gpgconf", "--homedir", str(home), "--kill", "all"), check=False)
+    shutil.rmtree(home)
 
 
 @pytest.fixture(scope="module")
 def publisher() -> Iterator[Publisher]:
-    home = Path(tempfile.mkdtemp())  # short, since its agent listens at a path below it
-    publisher = Publisher(home)
-    publisher.gpg("--quick-generate-key", "Publisher of Models <models@publisher.example>", "ed25519", "sign", "never")
-    yield publisher
-    subprocess.run(("gpgconf", "--homedir", str(home), "--kill", "all"), check=False)
-    shutil.rmtree(home)
+    with with_key("never") as publisher:
+        yield publisher
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,20 @@ def test_what_a_publisher_did_not_sign_is_refused(fetched: Fetched, publisher: P
         publisher.sign(place / "SHA256SUMS")
         with pytest.raises(IntegrityError, match=said):
             fetched.verified()
+
+
+@pytest.mark.security_case("A publisher's key is revoked, or expired.", "Its signatures count for nothing.")
+@pytest.mark.parametrize("ended", ["revoked", "expired"])
+def test_a_key_that_is_no_longer_in_force_counts_for_nothing(fetched: Fetched, ended: str) -> None:
+    earlier = ("--faked-system-time", "20200101T000000") if ended == "expired" else ()
+    with with_key("1y" if earlier else "never", *earlier) as publisher:
+        publisher.sign(fetched.model / "card", *earlier)
+        if ended == "revoked":
+            publisher.revoke()
+        publisher.gpg("--armor", "--output", str(fetched.keys / "publisher.asc"), "--export")
+    (fetched.model / "card.asc").rename(fetched.signatures / "models" / "gemma" / "card.asc")
+    with pytest.raises(IntegrityError, match="no key in"):
+        fetched.verified()
 
 
 def test_a_key_that_the_institution_did_not_choose_counts_for_nothing(fetched: Fetched, publisher: Publisher) -> None:
