@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from sovereign_pipeline.artifacts.hashing import BLOCK, canonical_json
 from sovereign_pipeline.errors import InputError, IntegrityError, PrivacyError
+
+if TYPE_CHECKING:
+    from pyrage.x25519 import Identity
 
 LIST = "files.json"
 LARGEST_LIST = 1 << 30
@@ -88,10 +91,12 @@ def written(path: Path, recipient: str) -> Iterator[Archive]:
         archive.close()
 
 
-def read(path: Path, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
+def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
     """Read an archive from its beginning to its end, and compare it with its list. Returns the list.
 
     Args:
+        sha256: of the archive, as it was signed. The bytes that are decrypted are compared with it, since a medium may
+            change after it was verified.
         take: called with each file and its bytes, in blocks, **before** the list is known; what it keeps is good only
             once this returns. The digest that it gets is empty.
 
@@ -109,8 +114,8 @@ def read(path: Path, private_key: str, take: Callable[[Listed, Iterator[bytes]],
     content = b""
     try:
         with (
-            path.open("rb") as sealed,
-            _piped(lambda to: pyrage.decrypt_io(sealed, to, [identity]), "wb", "rb") as plain,
+            path.open("rb") as opened,
+            _piped(lambda to: _decrypted(opened, to, identity, sha256), "wb", "rb") as plain,
             tarfile.open(fileobj=plain, mode="r|", bufsize=BLOCK) as tar,
         ):
             for member in tar:
@@ -134,6 +139,18 @@ def read(path: Path, private_key: str, take: Callable[[Listed, Iterator[bytes]],
     if found != listed or len({each.name for each in listed}) != len(listed):
         raise IntegrityError(f"{path}: its files are not those of its list.", DAMAGED)
     return listed
+
+
+def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
+    """Raises IntegrityError at the end where these were not the bytes with this SHA-256."""
+    import pyrage
+
+    hashing = _Hashing(sealed)
+    pyrage.decrypt_io(hashing, to, [identity])
+    while hashing.read(BLOCK):
+        pass
+    if hashing.sha256.hexdigest() != sha256:
+        raise IntegrityError("The backup changed while it was read: these are not the bytes that were signed.", DAMAGED)
 
 
 def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:

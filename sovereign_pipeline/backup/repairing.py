@@ -55,7 +55,7 @@ def repair(settings: Settings, directory: Path, digest: str, private_key: str, p
     places[f"corpus/{ARTIFACTS}/{digest}"] = settings.corpus / ARTIFACTS / digest
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
         progress("decrypting and comparing")
-        _extract(directory / ARCHIVE, private_key, Path(aside), tuple(places))
+        _extract(directory / ARCHIVE, made.archive, private_key, Path(aside), tuple(places))
         _assert_good(settings, Path(aside), digest, gone)
         damages = [each for name, place in places.items() for each in _damages(Path(aside) / name, place, gone)]
         if not damages:
@@ -72,7 +72,7 @@ def repair(settings: Settings, directory: Path, digest: str, private_key: str, p
     return names
 
 
-def _extract(path: Path, private_key: str, aside: Path, wanted: Sequence[str]) -> None:
+def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Sequence[str]) -> None:
     def take(listed: Listed, blocks: Iterator[bytes]) -> None:
         if not listed.name.startswith(tuple(f"{each}/" for each in wanted)):
             return
@@ -83,7 +83,7 @@ def _extract(path: Path, private_key: str, aside: Path, wanted: Sequence[str]) -
         with to.open("xb") as stream:
             stream.writelines(blocks)
 
-    archive.read(path, private_key, take)
+    archive.read(path, sha256, private_key, take)
 
 
 def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[str]) -> None:

@@ -76,7 +76,7 @@ def restore(
     _refuse_full(settings)
     made = description.read(directory, trust_root(settings))
     with _removed_on_error(settings):
-        staged = extract(settings, directory, private_key, None, progress)
+        staged = extract(settings, directory, made, private_key, None, progress)
         progress("verifying ledger and artifacts")
         restored = _put_on_record(settings, staged, made, reason, known, loses)
     _put_into_place(settings, staged)
@@ -122,7 +122,9 @@ def _removed_on_error(settings: Settings) -> Iterator[None]:
         raise
 
 
-def extract(settings: Settings, directory: Path, private_key: str, into: Path | None, progress: Progress) -> Settings:
+def extract(
+    settings: Settings, directory: Path, made: Description, private_key: str, into: Path | None, progress: Progress
+) -> Settings:
     """Unpack a backup. Returns settings that lead to what was unpacked; it has no second copy of the ledger.
 
     Args:
@@ -143,7 +145,7 @@ def extract(settings: Settings, directory: Path, private_key: str, into: Path | 
             for block in blocks:
                 stream.write(block)
 
-    archive.read(directory / ARCHIVE, private_key, take)
+    archive.read(directory / ARCHIVE, made.archive, private_key, take)
     for root in roots.values():
         make_private(root)
     elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None}

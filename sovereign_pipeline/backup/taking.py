@@ -87,5 +87,5 @@ def check(settings: Settings, directory: Path, private_key: str, progress: Progr
     """
     made = description.read(directory, trust_root(settings))
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home.parent) as aside:
-        staged = extract(settings, directory, private_key, Path(aside), progress)
+        staged = extract(settings, directory, made, private_key, Path(aside), progress)
         return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))

@@ -2,20 +2,22 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.backup import archive
 from sovereign_pipeline.backup.archive import LIST, Listed
+from sovereign_pipeline.backup.description import Description
 from sovereign_pipeline.backup.restoring import extract
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.backup.conftest import Pair
 
+Take = Callable[[Listed, Iterator[bytes]], None]
 LARGE = b"lantern " * 400_000
 
 
@@ -29,6 +31,11 @@ def sealed(path: Path, pair: Pair, *members: tuple[tarfile.TarInfo, bytes]) -> N
     path.write_bytes(pyrage.encrypt(plain.getvalue(), [pyrage.x25519.Recipient.from_str(pair.public)]))
 
 
+def read(path: Path, pair: Pair, take: Take = lambda listed, blocks: None) -> list[Listed]:
+    """Of an archive that was signed as it is."""
+    return archive.read(path, file_sha256(path), pair.private, take)
+
+
 def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> None:
     files = {"home/empty": b"", "home/large": LARGE, f"home/{'long' * 60}/مصباح": b"x"}
     with archive.written(tmp_path / "archive", pair.public) as opened:
@@ -40,7 +47,7 @@ def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> Non
     def take(listed: Listed, blocks: Iterator[bytes]) -> None:
         found[listed.name] = b"".join(blocks)
 
-    listed = archive.read(tmp_path / "archive", pair.private, take)
+    listed = read(tmp_path / "archive", pair, take)
     assert found == files and [each.size for each in listed] == [len(content) for content in files.values()]
 
 
@@ -54,8 +61,9 @@ def test_a_name_that_leads_elsewhere_is_refused(pair: Pair, tmp_path: Path, name
     sealed(tmp_path / "backup.tar.age", pair, (tarfile.TarInfo(name), b"x"), (tarfile.TarInfo(LIST), b"[]"))
     settings = Settings(home=tmp_path / "home", data=tmp_path / "data")
     (tmp_path / "aside").mkdir()
+    made = Description(created="", archive=file_sha256(tmp_path / "backup.tar.age"), files=1, checkpoint="")
     with pytest.raises(IntegrityError, match="does not belong into a backup"):
-        extract(settings, tmp_path, pair.private, tmp_path / "aside", print)
+        extract(settings, tmp_path, made, pair.private, tmp_path / "aside", print)
     assert {path.name for path in tmp_path.iterdir()} == {"backup.tar.age", "aside"}
 
 
@@ -72,7 +80,17 @@ def test_an_archive_is_exactly_its_list(pair: Pair, tmp_path: Path) -> None:
     ):
         sealed(tmp_path / "archive", pair, *members)
         with pytest.raises(IntegrityError):
-            archive.read(tmp_path / "archive", pair.private, lambda listed, blocks: None)
+            read(tmp_path / "archive", pair)
     (tmp_path / "cut").write_bytes((tmp_path / "archive").read_bytes()[:200])
     with pytest.raises(Exception, match=r"key does not open|cannot be read|no list"):
-        archive.read(tmp_path / "cut", pair.private, lambda listed, blocks: None)
+        read(tmp_path / "cut", pair)
+
+
+@pytest.mark.security_case("A backup's medium changes between verifying and decrypting.", "Refused.")
+def test_an_archive_is_the_one_that_was_signed(pair: Pair, tmp_path: Path) -> None:
+    for name in ("signed", "other"):
+        with archive.written(tmp_path / name, pair.public) as opened:
+            (tmp_path / "file").write_text(name)
+            opened.add("keys/pipeline.key", tmp_path / "file")
+    with pytest.raises(IntegrityError, match="not the bytes that were signed"):
+        archive.read(tmp_path / "other", file_sha256(tmp_path / "signed"), pair.private, lambda listed, blocks: None)
