@@ -51,6 +51,8 @@ class Restored:
     artifacts: int
     lost: int
     """Entries that were known here and are not in the backup."""
+    was_compared: bool
+    """Whether a checkpoint or a second copy was known here. Else nothing tells whether entries are lost."""
     kept_aside: Path | None
     """The second copy of the ledger that goes on otherwise, under its new name."""
 
@@ -102,7 +104,7 @@ def _put_on_record(
     with registry.writing() as session:
         append(session, People(staged).commitment_of(account()), RESTORED, subjects)
     registry.engine.dispose()
-    return Restored(made, size + 1, count, lost, None)
+    return Restored(made, size + 1, count, lost, newest is not None, None)
 
 
 @contextmanager

@@ -68,6 +68,9 @@ def backup_restore(
     )
     out.print(f"[green]✓[/] restored what was taken {done.description.created}: {done.artifacts} artifacts verified")
     out.print(f"[green]✓[/] {done.entries} entries of the ledger; the last one is this restore")
+    if not done.was_compared:
+        out.print("[yellow]•[/] no checkpoint or second copy of the ledger was known here: entries that came after the")
+        out.print("  backup are lost without a trace, so compare with what witnesses and auditors have seen")
     if done.lost:
         out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; witnesses that saw them must be told")
     if done.kept_aside is not None:

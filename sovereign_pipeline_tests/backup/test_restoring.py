@@ -37,6 +37,7 @@ def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) 
     settings = office.elsewhere(tmp_path / "other")
     done = office.restore(settings, tmp_path / "backup")
     assert (done.artifacts, done.lost, checked.artifacts) == (5, 0, 5)  # two, and what their gates came to
+    assert not done.was_compared
     store = open_store(settings, settings.corpus)
     assert [store.open(ref).ref for ref in office.refs] == list(office.refs)
     assert (settings.vault / "sealed.age").read_bytes() == b"sealed"
@@ -90,7 +91,8 @@ def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match="2 were stated"):
         office.restore(settings, tmp_path / "backup", (), loses=2)
     assert not list((tmp_path / "other").iterdir())
-    assert office.restore(settings, tmp_path / "backup", known, loses=2).lost == 2
+    done = office.restore(settings, tmp_path / "backup", known, loses=2)
+    assert (done.lost, done.was_compared) == (2, True)
     assert entries(open_registry(settings))[-1].subjects["lost"] == [size - 1, size]
 
 
