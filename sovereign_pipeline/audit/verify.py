@@ -76,6 +76,7 @@ ARROWS: dict[str, tuple[set[str], str]] = {
     "retire": (UNDECIDED | USABLE | {"rejected", "recalled"}, "retired"),
 }
 """Transition, which an officer's key may be for -> the states in which it begins, and the one in which it ends."""
+WEIGHTS = r"(?:adapter|model)/[^/]+\.safetensors"
 SIGNED_FILES = ("verdict.json", "report.json", "record.json", "bill_of_materials.json")
 """Files with a signature of their own beside them."""
 NAMED_IN_ENTRIES = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
@@ -721,6 +722,13 @@ def lineage_of(artifacts: Artifacts, digest: str) -> dict[str, str]:
     return found
 
 
+def weights_of(adapter: Artifact) -> str:
+    """SHA-256 of the one file with weights, or over the names and digests of all."""
+    paths = {each["path"]: each["sha256"] for each in adapter.manifest["files"]}
+    found = {path.split("/")[1]: paths[path] for path in paths if re.fullmatch(WEIGHTS, path)}
+    return next(iter(found.values())) if len(found) == 1 else sha256(canonical(found))
+
+
 def check_adapter(package: Package, trust: Trust, log: Log, artifacts: Artifacts, row: dict[str, Any]) -> list[str]:
     """Row, record, manifests and verdicts say the same. Returns what was waived, in words."""
     record_artifact = artifacts.get(row["record_digest"])
@@ -733,7 +741,7 @@ def check_adapter(package: Package, trust: Trust, log: Log, artifacts: Artifacts
         "line": (record["line"], row["line"], manifest["line"]),
         "classification": (record["classification"], row["classification"], manifest["classification"]),
         "adapter": (record["adapter_digest"], row["adapter_digest"], manifest["inputs"]["aligned_adapter"]),
-        "weights": (record["adapter_sha256"], row["adapter_sha256"]),
+        "weights": (record["adapter_sha256"], row["adapter_sha256"], weights_of(artifacts[row["adapter_digest"]])),
         "report": (record["evaluation_report_digest"], row["evaluation_report_digest"]),
         "report's manifest": (record["evaluation_report_digest"], manifest["inputs"]["evaluation_report"]),
         "training dataset": (training["digest"], row["dataset_digest"], manifest["inputs"]["training_dataset"]),

@@ -177,6 +177,19 @@ def test_evidence_of_another_adapter_is_refused(desk: Desk, pipeline: FileSigner
     assert "no entry of the log registered this row" in str(made.refusal())
 
 
+@pytest.mark.security_case("A record names other weights than those that its lineage made", "refused")
+def test_the_weights_are_those_of_the_manifest(desk: Desk) -> None:
+    package = verify.read_package({**desk.package.files})
+    trust = verify.read_trust(package, desk.package.root_sha256)
+    log = verify.read_log(package, trust)
+    artifacts, row = verify.read_artifacts(package, trust, log), verify.read_rows(package, log)[FIRST]
+    verify.check_adapter(package, trust, log, artifacts, row)
+    made = artifacts[row["adapter_digest"]].manifest["files"]
+    next(each for each in made if each["path"].endswith(".safetensors"))["sha256"] = "0" * 64
+    with pytest.raises(verify.Refused, match="record, row and manifests differ in: weights"):
+        verify.check_adapter(package, trust, log, artifacts, row)
+
+
 @pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")
 def test_a_checkpoint_without_its_witness_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     note = desk.package.files["log/checkpoint"].decode()
