@@ -16,7 +16,7 @@ from sovereign_pipeline.backup.taking import CREATED
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.examination import pinned, records
 from sovereign_pipeline.commands.examination.examining import examine
-from sovereign_pipeline.commands.examination.findings import Finding
+from sovereign_pipeline.commands.examination.findings import Finding, print_findings
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
@@ -172,3 +172,8 @@ def write_suite(institution: DemoInstitution, settings: Settings) -> Callable[[s
         return suite_digest(settings, load_suite_card(settings, "quiz")) if pin is None else pin
 
     return write
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding("line [/] [red]", False, "no line [/]")], as_json=False)
+    assert capsys.readouterr().out == "✗ line [/] [red]: no line [/]\n"

@@ -30,7 +30,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
         print_json([asdict(each) for each in findings])
         return
     for each in findings:
-        out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {each.what}: {escape(each.found)}")
+        out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {escape(each.what)}: {escape(each.found)}")
         for label, advice in each.advice.items():
             out.print(f"  [bold]{label}:[/] {escape(advice)}")
 
