@@ -88,6 +88,15 @@ def test_a_bundle_for_another_machine_is_refused(packers: Packers, first_bundle:
         install(other, tmp_path / "installed", QUIET)
 
 
+def test_a_python_that_unpacks_anything_is_refused(
+    packers: Packers, first_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(Refused, match="without looking where their names lead") as refused:
+        install(packers.verified(first_bundle), tmp_path / "installed", QUIET)
+    assert "3.11.4" in refused.value.hint and not (tmp_path / "installed").exists()
+
+
 def test_two_wheels_of_one_project_are_refused() -> None:
     names = ("wheels/Alpha_one-1.0-py3-none-any.whl", "wheels/alpha.one-2.0-py3-none-any.whl")
     carried = [Carried(name, "0" * 64, 1, "", "", Path(os.devnull)) for name in names]

@@ -50,6 +50,11 @@ def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
         raise Refused(
             f"The bundle is for {bundle.platform}, and this is {this_platform()}.", "Pack one for this machine."
         )
+    if not hasattr(tarfile, "data_filter"):
+        raise Refused(
+            f"Python {platform.python_version()} unpacks archives without looking where their names lead.",
+            "Install with Python 3.11.4 or a later 3.11.",
+        )
     try:
         target.mkdir(parents=True)
     except FileExistsError:
