@@ -683,9 +683,10 @@ def check_lineage(artifacts: Artifacts, roots: set[str]) -> None:
         for kind, needed in artifacts[digest].inputs.items():
             if needed not in artifacts or artifacts[needed].manifest_sha256 != read.get(kind):
                 raise Refused(f"artifacts/{digest}: its input {kind} ({needed[:12]}) is not the one that was read")
-            level = artifacts[needed].manifest["classification"]
-            if ladder.index(manifest["classification"]) < ladder.index(level):
-                raise Refused(f"artifacts/{digest}: it is {manifest['classification']}, and its input {kind} {level}")
+            own, level = manifest["classification"], artifacts[needed].manifest["classification"]
+            ladders = [ladder, *(each for each in [artifacts[needed].manifest["ladder"]] if own in each)]
+            if any(each.index(own) < each.index(level) for each in ladders):
+                raise Refused(f"artifacts/{digest}: it is {own}, and its input {kind} {level}")
             waiting.append(needed)
     if lost := sorted({*artifacts} - reached):
         raise Refused(f"artifacts/{lost[0]}: nothing that the package is about was made of it")

@@ -190,6 +190,21 @@ def test_the_weights_are_those_of_the_manifest(desk: Desk) -> None:
         verify.check_adapter(package, trust, log, artifacts, row)
 
 
+@pytest.mark.security_case("A waiver turns the levels around, so that it is below its verdict", "refused")
+def test_a_manifest_does_not_choose_the_order_of_levels() -> None:
+    def artifact(digest: str, level: str, ladder: list[str], **inputs: str) -> verify.Artifact:
+        circumstances = {"input_manifests": inputs}
+        manifest = {"classification": level, "ladder": ladder, "inputs": inputs, "external_inputs": {}}
+        return verify.Artifact(digest, {**manifest, "circumstances": circumstances}, digest, 0)
+
+    verdict = artifact("v", "SECRET", ["PUBLIC", "SECRET"])
+    for level, ladder in (("SECRET", ["PUBLIC", "SECRET"]), ("TOP", ["PUBLIC", "SECRET", "TOP"])):
+        verify.check_lineage({"v": verdict, "w": artifact("w", level, ladder, gate_record="v")}, {"w"})
+    for ladder in (["PUBLIC", "SECRET"], ["SECRET", "PUBLIC"]):
+        with pytest.raises(verify.Refused, match="it is PUBLIC, and its input gate_record SECRET"):
+            verify.check_lineage({"v": verdict, "w": artifact("w", "PUBLIC", ladder, gate_record="v")}, {"w"})
+
+
 @pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")
 def test_a_checkpoint_without_its_witness_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     note = desk.package.files["log/checkpoint"].decode()
