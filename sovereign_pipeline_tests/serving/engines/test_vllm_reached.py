@@ -260,7 +260,8 @@ def test_nobody_there_and_a_socket_for_everybody(tiny: TinyAdapters, tmp_path: P
     assert "others than the gateway can change" in refusal(tiny, given)
     with socket.socket(socket.AF_UNIX) as held:
         directory = Path("/dev/shm") / f"vllm-of-a-test-{tmp_path.name}"
-        directory.mkdir(mode=0o755)
+        directory.mkdir()
+        directory.chmod(0o755)  # whatever the umask is
         try:
             held.bind(str(directory / "api"))
             (directory / "api").chmod(0o777)
