@@ -221,11 +221,11 @@ class Answering:
         ended: Ended = "stopped" if screen.is_stopped else outcome
         holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
         self._compare(asked, text, exchange.answer_tokens, seconds, ended, holds_personal_data)
-        transcript = self._transcribe(asked, screen) if outcome == "complete" else None
+        transcript = self._transcribe(asked, screen) if ended == "complete" else None
         self._journal.note(
             Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
         )
-        if outcome == "complete":
+        if ended == "complete":
             try:
                 self._shadow(asked, screen, AnswerOf(text, exchange.answer_tokens, seconds))
             except Exception as error:  # its caller has an answer, and keeps it
