@@ -1,8 +1,8 @@
 """Preferences out of rated answers: rows of a source, with the fields of a document.
 
-Where one question got an answer with the thumb up and one with the thumb down, they make a pair; else an answer and
-its thumb make a row of binary feedback (KTO). The caller's own text is put back, so that rows are scrubbed as any
-source is; an answer that holds a placeholder of its own cannot be, and is left out.
+Where one question got an answer with the thumb up and one with the thumb down, of one level, they make a pair; else an
+answer and its thumb make a row of binary feedback (KTO). The caller's own text is put back, so that rows are scrubbed
+as any source is; an answer that holds a placeholder of its own cannot be, and is left out.
 
 What belongs here: these rows. What does not: opening transcripts (`reading.py`), and taking rows in (`taking.py`).
 """
@@ -104,11 +104,14 @@ def _put_back(text: str, originals: Mapping[str, str]) -> str:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
-    """One good and one bad answer each, in the order in which they were given; two that are equal make none."""
-    good, bad = ([each for each in of if each.thumb == thumb] for thumb in ("up", "down"))
-    for chosen, rejected in zip(good, bad, strict=False):
-        if normal_text(chosen.answer) != normal_text(rejected.answer):
-            yield PairRow(**_facts(chosen, of[0]), rejected=rejected.answer)
+    """One good and one bad answer each, in the order in which they were given; two that are equal make none, nor do two
+    of adapters of different levels: a row has one level, and here nobody knows which is the higher."""
+    for level in dict.fromkeys(each.transcript.classification for each in of):
+        at_level = [each for each in of if each.transcript.classification == level]
+        good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
+        for chosen, rejected in zip(good, bad, strict=False):
+            if normal_text(chosen.answer) != normal_text(rejected.answer):
+                yield PairRow(**_facts(chosen, of[0]), rejected=rejected.answer)
 
 
 def _label(rated: _Rated, first: _Rated) -> LabelRow:

@@ -1,6 +1,7 @@
 """From rated answers to the next preference dataset: with consent, on record, and through every stage of a source."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,23 @@ def test_one_question_with_both_thumbs_makes_a_pair_and_else_there_are_labels(ke
         ("It is.", True),
     ]
     assert labels[0]["case"] == labels[1]["case"] != labels[2]["case"]
+
+
+@pytest.mark.security_case(
+    "One question was answered by adapters of two levels, and rated up and down",
+    "no pair is made: the answer of the higher level would be taken in at the lower one",
+)
+def test_answers_of_two_levels_make_no_pair(kept: Kept, tmp_path: Path) -> None:
+    for level, answer, thumb in (("INTERNAL", "It is lit.", "up"), ("SECRET", "It is out.", "down")):
+        kept.bench.served[0] = replace(kept.bench.served[0], classification=level)
+        kept.say(kept.ask("Is the lamp lit?", answer), thumb)
+    two_answers(kept, "Who signs?", "The desk.", "Nobody.")
+    opened = kept.open("preferences", tmp_path / "pairs.jsonl", "--role", "preferences")
+    assert "no answer with the other thumb: 2" in opened.output
+    assert [each["request"] for each in rows_of(tmp_path / "pairs.jsonl")] == ["Who signs?"]
+    labels = rows_of(made(kept, tmp_path / "labels.jsonl", "labels"))
+    assert [each["classification"] for each in labels] == ["INTERNAL", "SECRET", "SECRET", "SECRET"]
+    assert labels[0]["case"] == labels[1]["case"]
 
 
 def test_without_the_lines_consent_nothing_that_is_said_is_kept(kept: Kept) -> None:
