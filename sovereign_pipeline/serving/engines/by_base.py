@@ -210,9 +210,10 @@ class Engines:
             del self._held[base]
         held.keep()
         held.starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError, SovereignError):
-            started = await held.starting
-            await started.engine.close()
+        await asyncio.wait([held.starting])
+        if held.started is not None:
+            with contextlib.suppress(SovereignError):
+                await held.started.engine.close()
 
     async def _state(self, base: str, held: _Held) -> EngineState:
         started, error = held.started, held.problem

@@ -146,6 +146,23 @@ def test_an_engine_that_does_not_start_is_tried_again_later(monkeypatch: pytest.
     asyncio.run(failing(monkeypatch))
 
 
+async def closing(error: Exception) -> None:
+    two = Two()
+    two.failing[TWO] = error
+    two.may_start.set()
+    await two.engines.begin(ONE)
+    with pytest.raises(EngineLost):
+        await two.engines.load(BUOYS)
+    await asyncio.sleep(0.01)
+    await two.engines.close()
+    assert two.closed == [ONE]
+
+
+@pytest.mark.parametrize("error", [EngineRefused("No room for it."), ValueError("planted")], ids=["refused", "a bug"])
+def test_an_engine_that_did_not_start_keeps_no_other_from_being_closed(error: Exception) -> None:
+    asyncio.run(closing(error))
+
+
 async def hanging() -> None:
     two = Two()
     two.made[TWO] = stuck = Stuck()
