@@ -140,7 +140,7 @@ class Answering:
         except (EngineRefused, EngineLost, ScannerLost, TimeoutError) as error:
             refusal = self._refusal(asked, error)
             refusal.is_counted = exchange is not None
-            if exchange is None and not isinstance(error, EngineRefused | ScannerLost):
+            if exchange is None and is_computed and not isinstance(error, EngineRefused):
                 self._compare(asked, "", 0, time.monotonic() - began, "lost")
             raise refusal from None
 

@@ -266,6 +266,27 @@ def test_what_cannot_be_searched_does_not_pass(
     assert say(client(bench.token()), content="Is it lit?").status_code == 200
 
 
+def test_waiting_for_a_search_is_no_fault_of_the_adapter(
+    tmp_path: Path, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = TryingOut(tmp_path / "serving", limits={"answer_seconds": 1.0})
+    bench.serve(adapter(LINE))
+    bench.serve(adapter(LINE, "1.1.0"), in_production=False)
+    bench.screens = screening("replace", None)
+    caller = bench.client(bench.callers_of_arms()["staged"])
+
+    async def hang(line: str, texts: Any) -> Any:
+        await asyncio.sleep(5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanner, "find", hang)
+        assert say(caller).json()["error"]["code"] == "answer_timeout"
+    bench.engine.silent_after = 0
+    assert say(caller).json()["error"]["code"] == "answer_timeout"
+    (counted,) = bench.tally().drawn["staged"].values()
+    assert (counted.answers, counted.lost) == (1, 1)
+
+
 def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
     hung = worker_of(scanner)
     os.kill(hung.pid, signal.SIGSTOP)
