@@ -125,7 +125,7 @@ class Answering:
                 answer = await self._catalog.engine.answer(
                     asked.adapter.digest,
                     with_instruction(screen.messages, asked.adapter),
-                    asked.sampling,
+                    replace(asked.sampling, stop=screen.stops),
                     asked.caller.cache_group,
                 )
                 exchange = Exchange(asked, answer, self.metrics, began, stillness, screen)
@@ -147,7 +147,7 @@ class Answering:
     async def _screened(self, asked: Asked) -> Screen:
         """The request as the line lets it pass. Raises Refusal and ScannerLost."""
         line, adapter = asked.adapter.line, asked.adapter.adapter
-        screen = self._screens.of(line, asked.sent)
+        screen = self._screens.of(line, asked.sent, asked.sampling.stop)
         try:
             may_pass = await screen.take_request()
         except TextTooLong:

@@ -112,10 +112,11 @@ class Exchange:
             last = now
             self.answer_tokens += piece.tokens
             text = await self.screen.take(piece.text)
-            if piece.finish is not None and not self.screen.is_stopped:
-                text += await self.screen.end()
+            if piece.finish is not None and not self.screen.is_over:
+                text += await self.screen.end(is_cut=piece.finish == "length")
             self.texts.append(text)
-            self.finish = "content_filter" if self.screen.is_stopped else piece.finish
+            at_stop_text: Finish | None = "stop" if self.screen.is_at_stop_text else piece.finish
+            self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
             self._stillness.end()
             self.is_at_caller = True
             yield Piece(text, piece.tokens, piece.finish)

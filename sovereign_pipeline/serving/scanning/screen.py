@@ -1,13 +1,15 @@
 """What is done with personal data in one request and its answer, as the line says.
 
 A part of an answer is passed on when the text around it was searched: the newest 120 characters are held back, and a
-search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole.
+search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole; and who has
+answers cut, by their length or a stop text, gets no pieces of one.
 
 What belongs here: the course of one exchange. What does not: the search (`scanner.py`), and what the caller is told
 (`gateway/`).
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from sovereign_pipeline.serving.scanning.findings import Finding
 from sovereign_pipeline.serving.scanning.own_text import OwnText
 from sovereign_pipeline.serving.scanning.placeholders import Placeholders, PuttingBack
 from sovereign_pipeline.serving.scanning.scanner import HINT, MOST_CHARACTERS, Scanner
+from sovereign_pipeline.serving.scanning.stop_texts import StopTexts
 
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
@@ -27,6 +30,8 @@ HELD_BACK = 120
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
 """Characters before what is passed on that are searched with it, for their labels and names."""
+_WORD = re.compile(r"\S+")
+_OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -39,9 +44,9 @@ class Screens:
     """None where no line has anything searched."""
     lines: Mapping[str, Screened] | None = None
 
-    def of(self, line: str, messages: Messages) -> "Screen":
-        """For one exchange. messages: as the caller sent them."""
-        return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner)
+    def of(self, line: str, messages: Messages, stops: Sequence[str] = ()) -> "Screen":
+        """For one exchange. messages and stops: as the caller sent them."""
+        return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner, stops)
 
     def close(self) -> None:
         if self.scanner is not None:
@@ -54,8 +59,14 @@ NOTHING_SEARCHED = Screens()
 class Screen:
     """One request and its answer."""
 
-    def __init__(self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None) -> None:
+    def __init__(
+        self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None, stops: Sequence[str] = ()
+    ) -> None:
         self.rules = rules
+        self._changes_answers = rules.answers in ("replace", "stop")
+        self.stops: tuple[str, ...] = () if self._changes_answers else tuple(stops)
+        """The stop texts at which the engine ends an answer; the others are looked for here."""
+        self._stopping = StopTexts(stops if self._changes_answers else ())
         self.messages: Messages = messages
         """As the engine gets them, once the request was searched."""
         self.in_request: Counter[Kind] = Counter()
@@ -64,6 +75,8 @@ class Screen:
         """Whether the whole answer, as far as it was passed on, was searched."""
         self.is_stopped = False
         """Whether the answer ends here, for what was found in it."""
+        self.is_at_stop_text = False
+        """Whether it ends here, since one of the caller's stop texts follows."""
         self.with_placeholders: list[str] = []
         """What was passed on, before the caller's own text was put back."""
         self.failures = 0
@@ -106,24 +119,24 @@ class Screen:
         return True
 
     async def take(self, text: str) -> str:
-        """One more piece of the answer. Returns what is passed on now; nothing more once `is_stopped`.
+        """One more piece of the answer. Returns what is passed on now; nothing more once `is_over`.
 
         Raises ScannerLost: nothing that was not searched was passed on.
         """
         self._raw += text
-        if self.rules.answers not in ("replace", "stop"):
+        if not self._changes_answers:
             return self._pass(text)
         if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
             return ""
         passed = self._pass(await self._search(is_end=False))
-        return passed + self._putting_back.end() if self.is_stopped else passed
+        return passed + self._rest() if self.is_over else passed
 
-    async def end(self) -> str:
-        """The rest of the answer. Raises ScannerLost."""
-        if self.rules.answers in ("replace", "stop"):
-            rest = self._pass(await self._search(is_end=True))
+    async def end(self, *, is_cut: bool = False) -> str:
+        """The rest of the answer. is_cut: it ends for its length alone. Raises ScannerLost."""
+        if self._changes_answers:
+            rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
             self.is_answer_searched = True
-            return rest + self._putting_back.end()
+            return rest + self._rest()
         if self.rules.answers == "report":
             try:
                 (found,) = await self._find([self._raw])
@@ -135,13 +148,27 @@ class Screen:
         return self._putting_back.end()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the answer ends here, whatever the engine would go on with."""
+        return self.is_stopped or self.is_at_stop_text
+
+    @property
     def originals(self) -> dict[str, str]:
         """Placeholder of the request -> what the caller wrote there."""
         return dict(self._placeholders.originals)
 
     def _pass(self, text: str) -> str:
+        text = self._stopping.feed(text)
+        if self._stopping.is_found:  # and then nothing that follows counts
+            self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, True
         self.with_placeholders.append(text)
         return self._putting_back.feed(text)
+
+    def _rest(self) -> str:
+        """What was held back of what may be passed on."""
+        rest = self._stopping.end()
+        self.with_placeholders.append(rest)
+        return self._putting_back.feed(rest) + self._putting_back.end()
 
     @cached_property
     def _placeholders(self) -> Placeholders:
@@ -151,7 +178,7 @@ class Screen:
     def _putting_back(self) -> PuttingBack:
         return PuttingBack(self._placeholders.originals)
 
-    async def _search(self, *, is_end: bool) -> str:
+    async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
         """Search what came since, and return what of it may be passed on."""
         begin = _word_begins(self._raw, self._passed - READ_BEFORE)
         text = self._raw[begin:]
@@ -159,6 +186,8 @@ class Screen:
         self._searched = len(self._raw)
         of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
         upto = len(self._raw) if is_end else _word_begins(self._raw, len(self._raw) - HELD_BACK)
+        if is_cut and not any(begin + each.end == len(self._raw) for each in found):
+            upto = _identifier_begins(self._raw)
         for each in of_others:
             if each.start < upto < each.end:
                 upto = each.start
@@ -214,3 +243,11 @@ def _word_begins(text: str, position: int) -> int:
         return 0
     place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))
     return place + 1 if place >= 0 else position
+
+
+def _identifier_begins(text: str) -> int:
+    """Where the words begin at a text's end that may be the beginning of a number or an address; else its end."""
+    words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
+    while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
+        place = words.pop().start()
+    return place

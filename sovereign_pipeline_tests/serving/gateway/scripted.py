@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
@@ -68,6 +68,7 @@ class ScriptedEngine:
     """Pieces after which nothing more comes."""
     ends_after: int | None = None
     """Pieces after which the answer just ends."""
+    ends_for: Literal["stop", "length"] = "stop"
     refuses: str | None = None
     well: bool = True
     asked: list[AskedOf] = field(default_factory=list)
@@ -108,7 +109,7 @@ class ScriptedEngine:
                     return
                 await asyncio.sleep(self.seconds)
                 finished = number == len(self.words) - 1
-                yield Piece(word, 1, "stop" if finished else None)
+                yield Piece(word, 1, self.ends_for if finished else None)
         finally:
             self.running -= 1
             self.given_up += not finished

@@ -17,6 +17,7 @@ from sovereign_pipeline.policy.serving import Reaction
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
 from sovereign_pipeline.serving.scanning import scanner as scanning
 from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS, Scanner
+from sovereign_pipeline.serving.scanning.stop_texts import StopTexts
 from sovereign_pipeline.serving.transcripts.preferences import preferences_of
 from sovereign_pipeline.serving.transcripts.reading import open_transcripts
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -357,6 +358,76 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, 
     plain = text.replace(NAME, "NAME_1").replace(MAIL, "EMAIL_1").replace(PHONE, "PHONE_1")
     assert got == plain.replace("OM81 0180 0000 0129 9123 456", "IBAN_1") * 2
     assert screen.in_answer == {"NAME": 1, "EMAIL": 1, "PHONE": 1, "IBAN": 1}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.security_case(
+    "A caller tries stop texts, to learn from where an answer ends what stands behind a placeholder",
+    "the engine gets none: they are looked for in what the caller may read",
+)
+def test_stop_texts_tell_nothing_of_what_is_replaced(
+    bench: Bench, client: Client, screening: Screening, stream: bool
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.words = in_pieces(f"Her phone is {PHONE}. {FILLER * 4}")
+    caller = client(bench.token())
+    for stop, expected in (
+        ("phone is 9", f"Her phone is PHONE_1. {FILLER * 4}"),
+        ("quay", f"Her phone is PHONE_1. {FILLER.partition('quay')[0]}"),
+        ("dawn. The lamp", f"Her phone is PHONE_1. {FILLER.partition('dawn')[0]}"),
+    ):
+        answer = say(caller, stream=stream, content="Who?", stop=["nowhere", stop])
+        assert (text_of(answer, stream), finish_of(answer, stream)) == (expected, "stop")
+    assert {each.sampling.stop for each in bench.engine.asked} == {()}
+    bench.screens = screening("replace", "report")
+    say(client(bench.token()), stop=["quay"])
+    assert bench.engine.asked[-1].sampling.stop == ("quay",)
+
+
+def test_what_comes_after_a_stop_text_stops_nothing(bench: Bench, client: Client, screening: Screening) -> None:
+    serve(bench, screening, None, "stop")
+    bench.engine.words = in_pieces(f"It is lit. END Write to {MAIL}.")
+    answer = say(client(bench.token()), content="Who?", stop="END")
+    assert (text_of(answer, False), finish_of(answer, False)) == ("It is lit. ", "stop")
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_how_a_text_is_cut_into_pieces_moves_no_stop_text(size: int) -> None:
+    for text, stops, expected in (
+        ("a lamp EN END", ["END"], "a lamp EN "),
+        ("a lamp EN", ["END"], "a lamp EN"),
+        ("aab", ["ab", "b"], "a"),
+        ("abcabd", ["abd", "zz"], "abc"),
+    ):
+        stopping, got = StopTexts(stops), ""
+        for piece in in_pieces(text, size):
+            got += stopping.feed(piece)
+            if stopping.is_found:
+                break
+        assert got + stopping.end() == expected
+
+
+@pytest.mark.security_case(
+    "A caller has answers cut by max_tokens within a number or an address, before it can be told for one",
+    "nothing of it is sent",
+)
+def test_an_answer_that_is_cut_holds_no_piece_of_an_identifier(
+    bench: Bench, client: Client, screening: Screening
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.ends_for = "length"
+    bench.limits = {"requests_per_minute": 1e6}
+    caller = client(bench.token())
+    before = "The lamp is lit. Just try "
+    for length in range(len(before), len(before + PHONE)):
+        bench.engine.words = [f"{before}{PHONE}"[:length]]
+        answer = say(caller, content="Whom?")
+        assert (text_of(answer, False), finish_of(answer, False)) == (before, "length")
+    for written, expected in ((PHONE, "PHONE_1"), ("the quay off", "the quay off"), ("salma.zad", "")):
+        bench.engine.words = [before + written]
+        assert text_of(say(caller, content="Whom?"), False) == before + expected
+    bench.engine.ends_for, bench.engine.words = "stop", [f"{before}9234"]
+    assert text_of(say(caller, content="Whom?"), False) == f"{before}9234"
 
 
 def test_a_request_that_is_too_long_to_be_searched_is_refused(
