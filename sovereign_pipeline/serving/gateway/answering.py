@@ -161,7 +161,7 @@ class Answering:
         """Count what a caller says of an answer. Raises Refusal where that caller got no such answer."""
         async with self.rates.request(caller):
             try:
-                given = self._given.take(id, caller, feedback)
+                given = self._given.take(id, caller, feedback, self.transcripts.is_whole)
             except (sqlite3.Error, OSError) as error:
                 _LOG.warning("feedback cannot be noted (%s)", type(error).__name__)
                 raise feedback_lost() from None
@@ -170,8 +170,6 @@ class Answering:
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self._telemetry.rate(given.line, given.choice, feedback, given.before)
-        if not self.transcripts.is_whole(given.line):
-            raise feedback_lost()
         rating = Rating(given=digest_of_given(id, caller).hex(), at=utc_now(), feedback=feedback)
         self.transcripts.rate(given.line, rating)
 

@@ -87,10 +87,14 @@ class GivenAnswers:
         else:
             self._is_failing = False
 
-    def take(self, id: str, caller: Caller, feedback: Feedback) -> Given | None:
+    def take(
+        self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
+    ) -> Given | None:
         """Note what a caller says of an answer; the last word stands. None where that caller got no such answer.
 
-        Raises sqlite3.Error or OSError where it cannot be noted.
+        may_note: whether what is said of a line's answers can be kept wherever else it belongs.
+
+        Raises sqlite3.Error or OSError where it cannot be noted; then nothing is.
         """
         digest = digest_of_given(id, caller)
         with self._database.writing() as connection:
@@ -100,6 +104,8 @@ class GivenAnswers:
             ).fetchone()
             if found is None:
                 return None
+            if not may_note(found[0]):
+                raise OSError("what else is kept of the line cannot be written")
             connection.execute("UPDATE answer SET feedback = ? WHERE digest = ?", (feedback.model_dump_json(), digest))
         line, adapter, choice, before = found
         return Given(

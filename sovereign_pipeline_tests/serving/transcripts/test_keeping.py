@@ -92,6 +92,24 @@ def test_a_line_that_cannot_keep_them_answers_nobody(kept: Kept, monkeypatch: py
     assert len(sealed_in(file.read_bytes())[0]) == 2, "the one that waited is there too"
 
 
+def test_feedback_that_cannot_be_kept_is_not_counted_until_it_is(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = kept.ask(ASKED)
+    with monkeypatch.context() as patch:
+        patch.setattr(keeping_module, "_file_of", full_disk)
+        kept.ask(ASKED)
+        for _ in range(2):
+            refused = kept.caller.post("/v1/feedback", json={"id": id, "thumb": "down"})
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "feedback_not_noted"
+    kept.say(id, "down")
+    counter = 'sovereign_gateway_feedback_total{adapter="lamps-1.0.0",line="lamps",reason="",severity="0",thumb="down"}'
+    metrics = {"Authorization": f"Bearer {kept.bench.token(metrics=True)}"}
+    assert f"{counter} 1.0" in kept.caller.get("/metrics", headers=metrics).text
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "planted")
+
+
 def test_the_oldest_go_by_days_and_by_size(kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.datetime(2026, 11, 27, 4, tzinfo=datetime.UTC)
     monkeypatch.setattr(keeping_module, "_now", lambda: now)
