@@ -132,8 +132,9 @@ class Engines:
             await self._within(held.started.engine, held.started.engine.unload(digest))
 
     def loaded(self) -> Mapping[str, str]:
+        """Asked by other threads too, while engines come and go."""
         found: dict[str, str] = {}
-        for held in self._held.values():
+        for held in list(self._held.values()):
             if held.started is not None:
                 found |= held.started.engine.loaded()
         return {digest: adapter for digest, adapter in found.items() if digest in self._ready}

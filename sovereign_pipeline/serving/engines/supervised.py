@@ -93,7 +93,7 @@ class SupervisedEngine(ABC, Generic[P]):
     def loaded(self) -> Mapping[str, str]:
         if self._process is None or self._process.is_gone:
             return {}
-        return {digest: adapter.adapter for digest, adapter in self._adapters.items()}
+        return {digest: adapter.adapter for digest, adapter in list(self._adapters.items())}  # for other threads too
 
     async def is_well(self) -> bool:
         if self._process is None or self._process.is_gone:

@@ -1,6 +1,7 @@
 """One engine for each base model behind one: who answers, and that nothing of one holds up the other."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -161,6 +162,37 @@ async def closing(error: Exception) -> None:
 @pytest.mark.parametrize("error", [EngineRefused("No room for it."), ValueError("planted")], ids=["refused", "a bug"])
 def test_an_engine_that_did_not_start_keeps_no_other_from_being_closed(error: Exception) -> None:
     asyncio.run(closing(error))
+
+
+@dataclass
+class Slow(ScriptedEngine):
+    """While it says what it has loaded, the event loop goes on with something else."""
+
+    meanwhile: Callable[[], None] = lambda: None
+
+    def loaded(self) -> Mapping[str, str]:
+        self.meanwhile()
+        return super().loaded()
+
+
+async def asking_meanwhile() -> None:
+    two = Two()
+    two.made[ONE] = slow = Slow()
+    await two.engines.begin(ONE)
+    await two.engines.load(LAMPS)
+
+    def begin_the_other() -> None:
+        with pytest.raises(EngineLost, match="is being started"):
+            two.engines.load(BUOYS).send(None)
+
+    slow.meanwhile = begin_the_other
+    assert two.engines.loaded() == {LAMPS.digest: LAMPS.adapter}
+    assert await two.engines.states()
+    await two.engines.close()
+
+
+def test_an_engine_may_be_begun_while_another_thread_asks_what_is_loaded() -> None:
+    asyncio.run(asking_meanwhile())
 
 
 async def hanging() -> None:
