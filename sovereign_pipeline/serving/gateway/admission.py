@@ -123,9 +123,9 @@ class Places:
             self._give_back(line)
 
     async def _wait(self, line: str) -> None:
-        queue = self._waiting.setdefault(line, deque())
-        if len(queue) >= self._limits.waiting_per_line:
+        if len(self._waiting.get(line, ())) >= self._limits.waiting_per_line:
             raise _too_many("Too many requests wait for this model.", self._limits.first_token_seconds / 4)
+        queue = self._waiting.setdefault(line, deque())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:

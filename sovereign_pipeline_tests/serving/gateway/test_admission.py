@@ -145,6 +145,20 @@ def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> 
     told(story)
 
 
+def test_where_nobody_may_wait_nobody_does() -> None:
+    """Shadow answers are computed while nobody waits."""
+
+    async def story() -> None:
+        crowd = Crowd(concurrent=1, waiting_per_line=0)
+        await crowd.ask("lamps")
+        refused = await crowd.ask("lamps")
+        with pytest.raises(Refusal):
+            await refused
+        assert crowd.places.waiting == {}
+
+    told(story)
+
+
 def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
     async def story() -> None:
         crowd = Crowd(concurrent=1)
