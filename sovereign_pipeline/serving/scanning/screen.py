@@ -2,7 +2,7 @@
 
 A part of an answer is passed on when the text around it was searched: the newest 120 characters are held back, and a
 search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole; and who has
-answers cut, by their length or a stop text, gets no pieces of one.
+answers cut, by their length or a stop text, gets no piece of a number or an address.
 
 What belongs here: the course of one exchange. What does not: the search (`scanner.py`), and what the caller is told
 (`gateway/`).
