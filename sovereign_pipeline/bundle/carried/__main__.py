@@ -14,6 +14,7 @@ from sovereign_pipeline.bundle.carried.verifying import verify
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 done; 1 the bundle is not what was signed; 2 wrong usage."""
+    os.umask(0o077)  # what is installed is its own account's alone
     parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it alone.")
     parser.add_argument("act", choices=("verify", "install"))
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
@@ -22,7 +23,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--base", type=Path, action="append", default=[], help="of a delta: what it adds to")
     parser.add_argument("--newer-than", type=Path, metavar="INDEX", help="refuse a bundle that is no later than this")
     given = parser.parse_args(arguments)
-    os.umask(0o077)  # what is installed is its own account's alone
     if (given.act == "install") != (given.target is not None):
         parser.error("install, and it alone, needs a target")
     try:
