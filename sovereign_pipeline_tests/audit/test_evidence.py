@@ -20,9 +20,12 @@ from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.ledger.auditing.trusted_log import witnessed_by
+from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline.signing.trusted import Trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk, written
 from sovereign_pipeline_tests.conftest import PROMPTS, QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import (
@@ -210,3 +213,23 @@ def test_none_is_written_of_what_does_not_hold(
     with pytest.raises(IntegrityError, match=r"is revoked from entry 0"):
         written(office, tmp_path / "bad", [adapter.id])
     assert [path.name for path in tmp_path.iterdir() if "bad" in path.name] == []
+
+
+@pytest.mark.security_case(
+    "A checkpoint was cosigned by a witness whose key is revoked", "The log counts as seen by nobody"
+)
+def test_a_revoked_witness_has_seen_nothing(desk: Desk) -> None:
+    settings, trust = desk.office.bench.settings, desk.office.trust
+    log = log_key.signer(settings)
+    assert log is not None
+    seen = witnessed_by(trust, log.verifier, settings)
+    assert seen is not None and seen.entries
+
+    def revoked_from(index: int) -> Trust:
+        role = trust.role("witness")
+        keys = tuple(replace(each, revoked_from=index) for each in role.keys)
+        return replace(trust, roles={**trust.roles, "witness": replace(role, keys=keys)})
+
+    assert witnessed_by(revoked_from(seen.entries), log.verifier, settings) == seen
+    with pytest.raises(IntegrityError, match="No checkpoint was cosigned"):
+        witnessed_by(revoked_from(0), log.verifier, settings)

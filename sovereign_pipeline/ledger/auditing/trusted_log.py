@@ -73,16 +73,17 @@ def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
     for signature in note.signatures:
         if (signature.name, signature.id) == (log.name, log.id):
             continue
-        possible = (Verifier(signature.name, _raw(each), COSIGNS) for each in trust.keys(WITNESS))
-        witness = next((each for each in possible if each.id == signature.id), None)
+        possible = ((each, Verifier(signature.name, _raw(each), COSIGNS)) for each in trust.keys(WITNESS))
+        key, witness = next(((key, each) for key, each in possible if each.id == signature.id), (None, None))
         at = notes.cosigned_at(note, witness) if witness is not None else None
-        if witness is None or at is None:
+        if key is None or witness is None or at is None:
             raise IntegrityError(
                 f"The checkpoint of {size} entries that was sent to witnesses: the signature of {signature.name} is "
                 f"none of a witness that the trust root names.",
                 "Name every witness in the trust root, or take the file again.",
             )
-        if witness.key not in keys:  # one key under two names is one witness
+        # One key under two names is one witness, and one that is revoked is none.
+        if witness.key not in keys and (not size or trust.counts(WITNESS, key.keyid, size - 1)):
             keys.add(witness.key)
             found[witness.name] = at
     return found
