@@ -9,7 +9,6 @@ archive's form (`archive.py`).
 import os
 import shutil
 import sqlite3
-import stat
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -119,7 +118,7 @@ def _files(root: Path, links: list[Path]) -> Iterator[Path]:
         elif entry.is_dir():
             if not entry.name.startswith(PASSING):
                 yield from _files(path, links)
-        elif stat.S_ISREG(entry.stat().st_mode) and not entry.name.endswith(OF_A_DATABASE):
+        elif entry.is_file() and not entry.name.endswith(OF_A_DATABASE):
             yield path
 
 
