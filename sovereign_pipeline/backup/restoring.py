@@ -29,6 +29,7 @@ from sovereign_pipeline.ledger.log.checkpoints import read_note
 from sovereign_pipeline.ledger.log.merkle import is_consistent
 from sovereign_pipeline.ledger.log.notes import Note, TreeHead
 from sovereign_pipeline.ledger.people import People
+from sovereign_pipeline.ledger.purges import files_purged
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.settings import Settings
@@ -181,8 +182,6 @@ def verified_artifacts(staged: Settings) -> int:
 
 def purged_files(settings: Settings, digest: str) -> frozenset[str]:
     """Paths of an artifact's files that were removed on record."""
-    from sovereign_pipeline.ledger.purges import files_purged
-
     with open_registry(settings).reading() as session:
         return frozenset(files_purged(session, trust_root(settings), digest))
 
