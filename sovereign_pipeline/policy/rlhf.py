@@ -102,7 +102,11 @@ class Rlhf(RecipeModel):
     """Rounds of sampling, scoring and learning."""
 
     prompts: int = Field(default=16, ge=2, le=256)
-    """Prompts of an iteration, one reply each."""
+    """Different prompts of an iteration."""
+
+    group: int = Field(default=1, ge=1, le=64)
+    """Replies to each of them. Several share their prompt's part of each pass, which is faster where prompts are longer
+    than replies."""
 
     max_new_tokens: int = Field(default=48, ge=4)
     """Longest reply that is sampled. Prompts that leave no room for it within `training.sft.max_length` are left
@@ -133,8 +137,10 @@ class Rlhf(RecipeModel):
     discount: float = Field(default=1.0, gt=0, le=1)
     """γ: 1, since a reply is judged as a whole."""
 
-    trace: float = Field(default=0.95, ge=0, le=1)
-    """λ of the generalised advantage estimate (Schulman et al. 2015; Huang 2024: 0.95)."""
+    trace: float = Field(default=1.0, ge=0, le=1)
+    """λ of the generalised advantage estimate (Schulman et al. 2015). 1, as verl and OpenRLHF have it; Huang 2024 has
+    0.95. The value head begins at zero, and then any λ below 1 gives a reply's first tokens less advantage than its
+    last, whatever the reward was."""
 
     kl: Kl = Kl()
     """How the policy is held to the adapter that it starts from."""
@@ -167,6 +173,11 @@ class Rlhf(RecipeModel):
         if self.kl.target is not None and self.kl.budget <= self.kl.target:
             raise ValueError("kl.budget must be above kl.target, or the training ends where it is steered to")
         return self
+
+    @property
+    def replies(self) -> int:
+        """Sampled in an iteration."""
+        return self.prompts * self.group
 
     @property
     def measured(self) -> tuple[Reward, ...]:

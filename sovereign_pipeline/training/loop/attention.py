@@ -31,19 +31,31 @@ def attend(
     attention_mask: Any,
     *,
     row_lengths: Sequence[int] | None = None,
+    goes_on_from: Sequence[int | None] | None = None,
     **named: Any,
 ) -> tuple[Any, None]:
     """Attention function for transformers.
 
     query, key, value: [1, heads, tokens, size]; the result: [1, tokens, heads, size].
     row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does.
+    goes_on_from: for each row the place of an earlier one whose tokens it sees as if they stood before its own; None:
+    it stands alone. None instead of a list: all do.
     """
     if row_lengths is None:
         whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
         return whole, None
-    rows = zip(*(each.split(list(row_lengths), dim=2) for each in (query, key, value)), strict=True)
-    alone = [sdpa_attention_forward(module, *row, None, **named | {"is_causal": True})[0] for row in rows]
-    return torch.cat(alone, dim=1), None
+    rows = [*zip(*(each.split(list(row_lengths), dim=2) for each in (query, key, value)), strict=True)]
+    found = []
+    for place, (asked, keys, values) in enumerate(rows):
+        trunk = goes_on_from[place] if goes_on_from is not None else None
+        if trunk is None:
+            found.append(sdpa_attention_forward(module, asked, keys, values, None, **named | {"is_causal": True})[0])
+            continue
+        keys, values = torch.cat([rows[trunk][1], keys], dim=2), torch.cat([rows[trunk][2], values], dim=2)
+        seen = torch.ones(asked.shape[2], keys.shape[2], dtype=torch.bool, device=asked.device)
+        seen = seen.tril(keys.shape[2] - asked.shape[2])[None, None]
+        found.append(sdpa_attention_forward(module, asked, keys, values, seen, **named | {"is_causal": False})[0])
+    return torch.cat(found, dim=1), None
 
 
 def use_row_by_row(model: Any) -> None:

@@ -7,6 +7,7 @@ equations (`ppo.py`), and what the numbers mean for the training (`guards.py`).
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
@@ -136,11 +137,12 @@ class Learner:
         steps: list[tuple[float, float, float]] = []
         first_loss = first_off = 0.0
         for epoch in range(self._rlhf.epochs):
-            order = list(range(len(scored)))
+            of_prompts = _by_prompt(scored)
             if epoch:
-                random.Random(f"{self._seed}/minibatches/{iteration}/{epoch}").shuffle(order)
+                random.Random(f"{self._seed}/minibatches/{iteration}/{epoch}").shuffle(of_prompts)
+            order = [each for of_prompt in of_prompts for each in of_prompt]
             for part in self._minibatches(len(order)):
-                numbers, off = self._gradients([scored[place] for place in order[part]])
+                numbers, off = self._gradients(order[part])
                 if not steps:
                     first_loss, first_off = numbers[0], off
                     check_first_ratio(off)
@@ -186,6 +188,11 @@ class Learner:
         for parameters in (self._adapter, self._head):
             torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
         self.optimizer.step()
+
+
+def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
+    """Replies of one prompt stay together, since they share its part of a pass."""
+    return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]
 
 
 def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any]:

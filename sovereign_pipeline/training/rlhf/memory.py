@@ -47,23 +47,24 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
-    cache = CACHE_COPIES * rlhf.prompts * row * _key_value_width(job) * held
+    cache = CACHE_COPIES * rlhf.replies * row * _key_value_width(job) * held
     return adapters + max(update.total + logits, steady + cache)
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
     """As many tokens, and as many of replies, as a pass can hold. prompts: tokens of each.
 
-    A pass is of replies of one minibatch with their prompts, in max_length together. Replies fill most of it where
-    their prompts are the shortest; their logits are the larger part of its memory.
+    A pass is of replies of one minibatch with their prompts, in max_length together; a prompt stands once before all of
+    its replies. Replies fill most of it where their prompts are the shortest; their logits are the larger part of its
+    memory.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
-    rows = -(-rlhf.prompts // rlhf.minibatches) if job.tuning.packing else 1
+    rows = -(-rlhf.replies // rlhf.minibatches) if job.tuning.packing else 1
     lengths = sorted(prompts)
     supervised = max(
-        min(replies * rlhf.max_new_tokens, most - asked)
-        for replies, asked in enumerate(accumulate(lengths[:rows]), start=1)
+        min(different * rlhf.group * rlhf.max_new_tokens, most - asked)
+        for different, asked in enumerate(accumulate(lengths[: -(-rows // rlhf.group)]), start=1)
     )
     return Forward(min(most, sum(lengths[-rows:]) + rows * rlhf.max_new_tokens), supervised)
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.forward import packed, passes_in
+from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.models import without_dropout
-from sovereign_pipeline.training.loop.rows import IGNORED, Completion
+from sovereign_pipeline.training.loop.rows import Completion
+from sovereign_pipeline.training.rlhf.passes import can_share_prompts, one_pass, tokens_in_passes
 
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters in PEFT; its own name for an only adapter is `default`."""
@@ -46,7 +47,7 @@ class Policy:
         """model: as `load_trainable` gives it, with the parent adapter as the one that is trained."""
         import torch
 
-        assert job.parent_adapter is not None
+        assert job.parent_adapter is not None and job.reward is not None
         self.model = model
         self.temperature = temperature
         self._precision = job.sft.precision
@@ -58,6 +59,9 @@ class Policy:
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # in which every pass is made but the sampler's; there is no dropout
+        self._shares_prompts = (
+            job.reward.rlhf.group > 1 and self._together and can_share_prompts(model, self._most_tokens)
+        )
         self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
         torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
         torch.nn.init.zeros_(self.value_head.bias)
@@ -69,15 +73,8 @@ class Policy:
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
         """The completions in their order, in parts that go through the model at once, without padding."""
-        found: list[list[Completion]] = []
-        tokens = 0
-        for each in completions:
-            if not found or not self._together or tokens + len(each) > self._most_tokens:
-                found.append([])
-                tokens = 0
-            found[-1].append(each)
-            tokens += len(each)
-        return found
+        most = self._most_tokens if self._together else 0
+        return tokens_in_passes(completions, most, self._shares_prompts)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
         """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
@@ -117,26 +114,23 @@ class Policy:
     def _numbers(self, completions: Sequence[Completion], with_values: bool) -> TokenNumbers:
         import torch
 
-        from sovereign_pipeline.training.loop.attention import row_lengths
-
-        batch = {name: tensor.to(self.model.device) for name, tensor in packed(completions).items()}
-        targets = batch["labels"][0, 1:]
-        places = (targets != IGNORED).nonzero().squeeze(1)
+        each = one_pass(completions, self.model, shares_prompts=self._shares_prompts)
+        targets = each.targets.to(self.model.device)
         seen: list[Any] = []
         # The head sees exactly the states before the replies' tokens: with them the values need no pass of their own.
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             logits = self.model(
-                input_ids=batch["input_ids"],
-                position_ids=batch["position_ids"],
+                input_ids=each.ids.to(self.model.device),
+                position_ids=each.positions.to(self.model.device),
                 use_cache=False,
-                logits_to_keep=places,
-                **row_lengths(self.model, batch["lengths"].tolist()),
+                logits_to_keep=each.places.to(self.model.device),
+                **each.attention,
             ).logits[0]
         finally:
             hook.remove()
         logits = logits.float() / self.temperature
-        log_probabilities = -torch.nn.functional.cross_entropy(logits, targets[places], reduction="none")
+        log_probabilities = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         with torch.no_grad():
             logs = logits.detach().log_softmax(-1)
             entropies = -(logs.exp() * logs).sum(-1)

@@ -128,8 +128,10 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
     return first, second
 
 
-def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
-    """The prompts of each iteration: every prompt once before any comes again, each round in an order of its own.
+def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, group: int, seed: int) -> list[list[Prompt]]:
+    """The prompts of each iteration: every prompt before any comes again, each round in an order of its own.
+
+    group: how often each stands in its iteration, one behind the other.
 
     Raises TrainingFailed when there are too few for one iteration.
     """
@@ -144,4 +146,7 @@ def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) ->
         random.Random(f"{seed}/prompts/{rounds}").shuffle(shuffled)
         order += shuffled
         rounds += 1
-    return [order[place * a_time : (place + 1) * a_time] for place in range(iterations)]
+    return [
+        [prompt for prompt in order[place * a_time : (place + 1) * a_time] for _ in range(group)]
+        for place in range(iterations)
+    ]

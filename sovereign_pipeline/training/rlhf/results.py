@@ -82,7 +82,7 @@ def _rlhf_report(job: TrainingJob, finished: Finished) -> RlhfReport:
         gold_of_best=state.best_gold,
         divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
         kl_coefficient=state.kl.coefficient,
-        rollouts=state.iteration * rlhf.prompts,
+        rollouts=state.iteration * rlhf.replies,
         prompts_cut=len(finished.cut),
         comparison=comparison,
         held_out_parent=state.held_out_start,
@@ -102,8 +102,8 @@ def _report(job: TrainingJob, finished: Finished, policy: Policy) -> TrainingRep
     prompts = sum(len(prompt.ids) for prompt in finished.training)
     # Of an iteration's tokens, as they go through the update: prompts are the mean of all, replies as they were
     # sampled.
-    replies = sum(row["reply_tokens"] for row in log) * rlhf.prompts
-    asked = prompts / len(finished.training) * len(log) * rlhf.prompts
+    replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
+    asked = prompts / len(finished.training) * len(log) * rlhf.replies
     group = finished.optimizer.param_groups[0]
     cuda = torch.cuda.is_available()
     optimizer = type(finished.optimizer)

@@ -43,10 +43,12 @@ def sample(
 
     device = model.device
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    longest = max(map(len, prompts))
-    missing = [longest - len(prompt) for prompt in prompts]
+    different = list(dict.fromkeys(map(tuple, prompts)))
+    of_reply = torch.tensor([different.index(tuple(prompt)) for prompt in prompts], device=device)
+    longest = max(map(len, different))
+    missing = [longest - len(prompt) for prompt in different]
     ids = torch.tensor(
-        [[eos_ids[0]] * pad + list(prompt) for pad, prompt in zip(missing, prompts, strict=True)], device=device
+        [[eos_ids[0]] * pad + list(prompt) for pad, prompt in zip(missing, different, strict=True)], device=device
     )
     mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in missing], device=device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -57,7 +59,7 @@ def sample(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for _ in range(most_tokens):
+        for place in range(most_tokens):
             out = model(
                 input_ids=ids,
                 attention_mask=mask,
@@ -66,9 +68,12 @@ def sample(
                 use_cache=True,
                 logits_to_keep=1,
             )
-            past = out.past_key_values
+            past, logits = out.past_key_values, out.logits[:, -1]
+            if place == 0 and len(different) < len(prompts):  # a prompt of several replies went through the model once
+                past.reorder_cache(of_reply)
+                logits, mask, positions = logits[of_reply], mask[of_reply], positions[of_reply]
             # On the CPU, whose generator gives the same choices on every device.
-            all_logs = (out.logits[:, -1].float() / temperature).log_softmax(-1).cpu()
+            all_logs = (logits.float() / temperature).log_softmax(-1).cpu()
             if generator is None:
                 chosen = all_logs.argmax(-1)
             else:

@@ -88,7 +88,8 @@ class _Run:
         check_template(self._tokenizer, job)
         refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
         self._prompts = self._read_prompts()
-        self._drawn = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
+        rlhf = self._rlhf
+        self._drawn = drawn(self._prompts.training, rlhf.iterations, rlhf.prompts, rlhf.group, job.seed)
         every = self._prompts.training + self._prompts.watched + self._prompts.compared
         check_memory(job, [prompt.ids for prompt in every])
         self._rewards = _rewards(self._reward, self._rlhf.reward)
@@ -108,7 +109,7 @@ class _Run:
             job.eos_ids,
             self._text,
             most_tokens=self._rlhf.max_new_tokens,
-            a_time=self._rlhf.prompts,
+            a_time=self._rlhf.replies,
         )
         self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
         self._fixed = self._prompts.training[: self._rlhf.samples]
@@ -151,7 +152,7 @@ class _Run:
         """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
         self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
-        for number, start in enumerate(range(0, SAMPLED, self._rlhf.prompts)):
+        for number, start in enumerate(range(0, SAMPLED, self._rlhf.replies)):
             prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
             rollouts = self._sample(prompts, f"before/{number}")
             scores += [score.total for score in self._judge(prompts, rollouts)]

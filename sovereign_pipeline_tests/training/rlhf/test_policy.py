@@ -102,3 +102,36 @@ def test_the_entropy_is_that_of_the_distribution_at_the_temperature(policy: Poli
         logits = policy.model(input_ids=torch.tensor([completion.ids]), use_cache=False).logits[0].float() / 0.7
     wanted = torch.distributions.Categorical(logits=logits[2:5]).entropy()
     assert torch.allclose(policy.numbers_without_gradient([completion]).entropies, wanted, atol=1e-4)
+
+
+OF_TWO_PROMPTS = [
+    Completion([5, 9, 40], [7, 8, 2]),
+    Completion([5, 9, 40], [13]),
+    Completion([5, 9, 40], [61, 62, 63, 64, 2]),
+    Completion([300, 20, 11, 12], [90, 91]),
+    Completion([300, 20, 11, 12], [17, 18, 2]),
+]
+
+
+def test_replies_that_share_a_prompt_have_the_numbers_and_gradients_of_each_alone(job: TrainingJob) -> None:
+    assert job.reward is not None
+    in_groups = job.reward.model_copy(update={"rlhf": job.reward.rlhf.model_copy(update={"group": 3})})
+    sharing = Policy(
+        load_trainable(job, lambda message: None), job.model_copy(update={"reward": in_groups}), temperature=0.7
+    )
+    assert [len(each) for each in sharing.passes(OF_TWO_PROMPTS)] == [5]
+    alone = Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
+    for policy in (sharing, alone):
+        torch.nn.init.ones_(policy.value_head.weight)
+
+    together = sharing.numbers(OF_TWO_PROMPTS)
+    one_by_one = [alone.numbers([each]) for each in OF_TWO_PROMPTS]
+    weights = torch.arange(1.0, 1 + sum(len(each.reply_ids) for each in OF_TWO_PROMPTS))
+    (together.log_probabilities * weights).sum().backward()
+    (torch.cat([each.log_probabilities for each in one_by_one]) * weights).sum().backward()
+
+    for name in ("log_probabilities", "entropies", "values"):
+        expected = torch.cat([getattr(each, name) for each in one_by_one])
+        torch.testing.assert_close(getattr(together, name), expected, rtol=1e-4, atol=1e-5)
+    for name, parameter in alone.adapter.items():
+        torch.testing.assert_close(sharing.adapter[name].grad, parameter.grad, rtol=1e-3, atol=1e-5)
