@@ -1,36 +1,31 @@
 """The stages `sft_adapter` and `aligned_adapter`: the trainer's job, its result, and the gates.
 
-What does not belong here: what a gate checks (`gates/`, `continuation.py`), and the training itself (`loop/`).
+What does not belong here: what every stage of training does around its job (`stage_run.py`), what a gate checks
+(`gates/`, `continuation.py`), and the training itself (`loop/`).
 """
 
-import shutil
-from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.policy.line import Line, no_evaluation
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
     ParentAdapter,
-    assert_base_saw_nothing_held_out,
     evaluate_start,
     parent_config,
     parent_digests,
     resolve_parent,
 )
 from sovereign_pipeline.training.gates import base_digest, end_of_turn, weights
-from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob, read_result
-from sovereign_pipeline.training.loop.checkpoints import remove_unless_training
+from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES, TrainingReport
 from sovereign_pipeline.training.rlhf.preparing import prepare, reward_digests
 from sovereign_pipeline.training.rlhf.report import RLHF_FILE, RlhfReport
+from sovereign_pipeline.training.stage_run import begin, new_job, run
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
@@ -52,39 +47,21 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path | None) -> Built:
     """dataset: the rows; None: prompts for a training by reward, which are written here."""
-    # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
-    if workplace.line.evaluation is None:
-        raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
-    scratch = workspace / "scratch"
-    scratch.mkdir()
-    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
-    assert_base_saw_nothing_held_out(workplace, inputs)
+    scratch, base = begin(workplace, inputs, workspace)
     parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
     reward = None
     if dataset is None:
         workplace.progress("writing the prompts of both sides of the split")
         dataset, reward = prepare(workplace, inputs, scratch)
     job = _job(workplace, inputs, scratch, method, dataset, base, parent, reward)
-    of_this_line = job.checkpoint_directory.parent.glob("*")
-    remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
-    job.write(scratch / "job.json")
-    workplace.launch(scratch / "job.json")
-    result = read_result(job.result)
-    for made in job.output.iterdir():
-        made.rename(workspace / made.name)
-    shutil.rmtree(scratch)
+    measured, remove_checkpoints = run(workplace, job, workspace)
     summary = TrainingReport.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
     if reward is not None:
         summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
-    # Until the artifact is in the store, the checkpoints are all that is left of the training.
-    remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
     if parent is None:
-        return Built(summary=summary, measured=result.measured, after_commit=remove_checkpoints)
+        return Built(summary=summary, measured=measured, after_commit=remove_checkpoints)
     return Built(
-        {**summary, "started_from": parent.facts},
-        result.measured,
-        parent.classification,
-        after_commit=remove_checkpoints,
+        {**summary, "started_from": parent.facts}, measured, parent.classification, after_commit=remove_checkpoints
     )
 
 
@@ -98,41 +75,25 @@ def _job(
     parent: ParentAdapter | None,
     reward: RewardJob | None,
 ) -> TrainingJob:
-    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
-    home = workplace.settings.home
     aligned = method != "sft"
-    identity = digest_of(
-        {
-            "code": source_digest(),
-            "libraries": library_versions(TRAINING_LIBRARIES),
-            "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
-            "config": (_aligned_config if aligned else _sft_config)(workplace.line),
-            "started_from": parent.facts if parent is not None else None,
-            **({"reward": reward.code} if reward is not None else {}),
-        }
-    )
+    decided_by = {
+        "config": (_aligned_config if aligned else _sft_config)(workplace.line),
+        "started_from": parent.facts if parent is not None else None,
+        **({"reward": reward.code} if reward is not None else {}),
+    }
     tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if aligned else None
-    return TrainingJob(
-        method=method,
+    return new_job(
+        workplace,
+        inputs,
+        scratch,
+        method,
+        decided_by,
         base_model=tuned.directory if tuned is not None and tuned.holds == "model" else base,
-        base_model_name=descriptor["name"],
-        base_model_digest=descriptor["digest"],
-        chat_template_sha256=descriptor["chat_template_sha256"],
-        eos_ids=tuple(descriptor["eos_ids"]),
         dataset=dataset,
-        output=scratch / "output",
-        result=scratch / "result.json",
-        locks=home / "locks",
-        identity=identity,
-        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.{method}" / identity[:16],
-        references=home / "references",
-        seed=training.seed,
-        sft=training.sft,
         preference=_preference(training) if aligned else None,
         reward=reward,
         parent_adapter=_parent_directory(parent, tuned),
-        checkpoints=training.checkpoints,
         devices=training.devices,
     )
 

@@ -4,27 +4,15 @@ What does not belong here: what a gate checks (`gates.py`), and the training its
 """
 
 import json
-import shutil
-from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.dataset.files import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
-from sovereign_pipeline.policy.line import Line, no_evaluation
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.continuation import (
-    GATE_NAME,
-    assert_base_saw_nothing_held_out,
-    evaluate_start,
-    parent_config,
-)
-from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.loop.checkpoints import remove_unless_training
+from sovereign_pipeline.training.continuation import GATE_NAME, evaluate_start, parent_config
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES
 from sovereign_pipeline.training.reward_model.gates import (
     COMPLETE,
@@ -34,69 +22,29 @@ from sovereign_pipeline.training.reward_model.gates import (
     held_out_pairs,
 )
 from sovereign_pipeline.training.reward_model.report import RewardReport
+from sovereign_pipeline.training.stage_run import begin, new_job, run
 
 
 def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Train on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's failure."""
-    if workplace.line.evaluation is None:
-        raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
-    # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
-    scratch = workspace / "scratch"
-    scratch.mkdir()
-    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
-    assert_base_saw_nothing_held_out(workplace, inputs)
+    scratch, base = begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
     pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
     held_out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
-    job = _job(workplace, inputs, scratch, base, held_out)
-    of_this_line = job.checkpoint_directory.parent.glob("*")
-    remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
-    job.write(scratch / "job.json")
-    workplace.launch(scratch / "job.json")
-    result = read_result(job.result)
-    for made in job.output.iterdir():
-        made.rename(workspace / made.name)
-    shutil.rmtree(scratch)
-    report = RewardReport.model_validate_json((workspace / REPORT_FILE).read_bytes())
-    return Built(
-        report.summary,
-        result.measured,
-        after_commit=partial(remove_unless_training, [job.checkpoint_directory]),
-    )
-
-
-def _job(workplace: Workplace, inputs: Inputs, scratch: Path, base: Path, held_out: Path) -> TrainingJob:
-    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
-    training = workplace.line.training
-    home = workplace.settings.home
-    identity = digest_of(
-        {
-            "code": source_digest(),
-            "libraries": library_versions(TRAINING_LIBRARIES),
-            "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
-            "config": _config(workplace.line),
-        }
-    )
-    return TrainingJob(
-        method="reward",
+    job = new_job(
+        workplace,
+        inputs,
+        scratch,
+        "reward",
+        {"config": _config(workplace.line)},
         base_model=base,
-        base_model_name=descriptor["name"],
-        base_model_digest=descriptor["digest"],
-        chat_template_sha256=descriptor["chat_template_sha256"],
-        eos_ids=tuple(descriptor["eos_ids"]),
         dataset=inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS),
-        output=scratch / "output",
-        result=scratch / "result.json",
-        locks=home / "locks",
-        identity=identity,
-        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.reward" / identity[:16],
-        references=home / "references",
-        seed=training.seed,
-        sft=training.sft,
-        reward_model=training.reward_model,
+        reward_model=workplace.line.training.reward_model,
         held_out=held_out,
-        checkpoints=training.checkpoints,
     )
+    measured, remove_checkpoints = run(workplace, job, workspace)
+    report = RewardReport.model_validate_json((workspace / REPORT_FILE).read_bytes())
+    return Built(report.summary, measured, after_commit=remove_checkpoints)
 
 
 def _config(line: Line) -> Config:
