@@ -1,15 +1,19 @@
 """The first process of the sandbox: it drops what a program must not have, then starts it. Run by `sandbox.py`.
 
 A script of the standard library alone, started without environment and packages. It reads one JSON object from standard
-input: `program`, `nonce`, `shown` (paths that stay readable), `limits`, `function` (one that the program defines and
-that is then called, or null) and its `argument`. Its own argument is the descriptor of its report: the nonce and
-"passed"; the nonce and "returned:" with what the function returned, as JSON, or "raised:" with where it failed; or the
-nonce and why a limit could not be set. Anything else, or nothing, means failed.
+input: `nonce`, `parent` (the process that started it), `shown` (paths that stay readable) and `limits`; and either a
+Python `program`, `function` (one that it defines and that is then called, or null) and its `argument`; or a `command`
+(an executable file with its arguments), what it is `given` on its standard input, the descriptor of its `output`, and
+`placed` (name -> content, in base64, of each file in /tool). Its own argument is the descriptor of its report: the
+nonce and "passed"; the nonce and "returned:" with what the function returned, as JSON, or "raised:" with where it
+failed; the nonce and "ended:" with a command's exit status, or with the signal as a negative number; or the nonce and
+why a limit could not be set. Anything else, or nothing, means failed.
 
 Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
-grandchild drops its privileges and becomes the program.
+grandchild drops its privileges and becomes the program or the command.
 """
 
+import base64
 import ctypes
 import errno
 import json
@@ -28,6 +32,7 @@ MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 23, 24, 38
+PAGE = 4096  # bytes by which a file on a tmpfs grows, of which there are no smaller ones
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
@@ -65,6 +70,11 @@ PACKAGES = ("site-packages", "dist-packages")
 
 # The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
 OUT_OF_TIME = 3
+
+# Where the files of a command lie, what its environment is, and its exit status where it cannot be executed.
+TOOL = "/tool"
+COMMAND_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0"}
+NOT_EXECUTED = 126
 
 # Root is mapped to this account besides itself: of limits on processes, the kernel exempts root's own.
 NOBODY = 65534
@@ -154,14 +164,19 @@ def _map(pid: int, maps: dict[str, str]) -> bool:
     return True
 
 
-def make_root(shown: list[str], limits: dict[str, Any]) -> None:
-    """Make a root with what is shown, read-only, and an empty /tmp that ends with the run."""
+def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str, Any]) -> None:
+    """Make a root with what is shown and placed, read-only, and an empty /tmp that ends with the run."""
+    contents = {name: base64.b64decode(text) for name, text in (placed or {}).items()}
+    size = (1 << 20) + sum(len(content) + PAGE for content in contents.values())
     called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     os.umask(0o022)  # the program has another account than this process, and must get through these directories
     root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
-    called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, b"size=1m,nr_inodes=1k,mode=755")
+    options = f"size={size},nr_inodes=1k,mode=755"
+    called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     for path in shown:
         _show(path, root)
+    if placed is not None:
+        _place(contents, root)
     Path(root, "tmp").mkdir()
     options = f"size={limits['disk_bytes']},nr_inodes={limits['files'] + 1},mode=777"
     called("mount", b"tmpfs", f"{root}/tmp".encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
@@ -189,8 +204,24 @@ def _show(path: str, root: str) -> None:
     _make_read_only(str(target), AT_RECURSIVE)
 
 
-def _make_read_only(path: str, flags: int) -> None:
-    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0, 0, 0)
+def _place(contents: dict[str, bytes], root: str) -> None:
+    """What only a command has: its own files, and /dev/null, which shells open."""
+    Path(root + TOOL).mkdir()
+    for name, content in contents.items():
+        file = Path(root + TOOL, name)
+        file.write_bytes(content)
+        file.chmod(0o555)
+    null = Path(root + "/dev/null")
+    null.parent.mkdir(exist_ok=True)
+    null.touch()
+    called("mount", b"/dev/null", str(null).encode(), None, MS_BIND, None)
+    _make_read_only(str(null), 0, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)
+
+
+def _make_read_only(
+    path: str, flags: int, what: int = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+) -> None:
+    attributes = (ctypes.c_uint64 * 4)(what, 0, 0, 0)
     called("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, attributes, ctypes.sizeof(attributes))
 
 
@@ -241,28 +272,51 @@ def refuse_calls() -> None:
 
 
 def become_program(order: Order, report: int) -> None:
+    """Become Python that runs the program, or the command."""
+    command: list[str] | None = order["command"]
+    if command is None:
+        passed = {name: order[name] for name in ("program", "nonce", "function", "argument", "most")}
+        _hand_over(json.dumps({**passed, "report": report}))
+    else:
+        _hand_over(order["given"])
+        os.dup2(order["output"], 1)
+        os.close(order["output"])
+        os.set_inheritable(report, False)  # the init reports how it ended
     give_up_everything(order["limits"], order["is_root"])
+    if command is None:
+        # A fixed seed of hashes: the order of a set must not decide whether an answer is right.
+        python = os.path.realpath(sys.executable)
+        refuse_calls()  # at the end, for one of them has just handed the program over
+        os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by whatever it becomes
+        signal.signal(ignored, signal.SIG_DFL)
+    refuse_calls()
+    try:
+        os.execve(command[0], command, COMMAND_ENVIRONMENT)
+    except OSError:
+        os._exit(NOT_EXECUTED)
+
+
+def _hand_over(text: str) -> None:
+    """Let a text be what standard input gives, however much it is: the limit on files does not count yet."""
     handed = os.memfd_create("order")
-    passed = {name: order[name] for name in ("program", "nonce", "function", "argument", "most")}
-    with os.fdopen(os.dup(handed), "wb") as stream:  # which writes all of it, however much it is
-        stream.write(json.dumps({**passed, "report": report}).encode())
+    with os.fdopen(os.dup(handed), "wb") as stream:  # which writes all of it
+        stream.write(text.encode())
     os.lseek(handed, 0, os.SEEK_SET)
     os.dup2(handed, 0)
     os.close(handed)
-    # A fixed seed of hashes: the order of a set must not decide whether an answer is right.
-    python = os.path.realpath(sys.executable)
-    refuse_calls()  # at the end, for one of them has just handed the program over
-    os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
 
 
 def init(order: Order, report: int) -> None:
     """Be the init of the process namespace: when it ends, the kernel kills what is left there."""
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    make_root(order["shown"], order["limits"])
+    make_root(order["shown"], order["placed"], order["limits"])
     program = in_child(become_program, order, report)
     ended, status = os.wait()
     while ended != program:  # what the program left behind comes to this process
         ended, status = os.wait()
+    if order["command"] is not None:
+        os.write(report, f"{order['nonce']}:ended:{os.waitstatus_to_exitcode(status)}".encode())
     os._exit(OUT_OF_TIME if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU else 0)
 
 
@@ -289,6 +343,10 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     order["is_root"] = os.getuid() == 0
     reporting(make_namespaces, order, report)
+    # Not before, for the kernel forgets it when a process gets privileges. Whoever started this may have been killed.
+    called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != order["parent"]:
+        os._exit(1)
     _, status = os.waitpid(in_child(init, order, report), 0)
     os._exit(os.waitstatus_to_exitcode(status) % 256)
 

@@ -1,8 +1,8 @@
 """Running generated code in a process of its own, without network, within limits that the kernel enforces.
 
 What belongs here: starting that process, waiting for it, and the meaning of its end. What happens inside it is in
-`inside.py`; which program is run and what its end means is for the caller: an answer to a suite
-(`evaluation/capability/suite_answers.py`), or a reward (`training/rlhf/tools.py`).
+`inside.py`, and executables other than Python in `command.py`; which program is run and what its end means is for the
+caller: an answer to a suite (`evaluation/capability/suite_answers.py`), or a reward (`training/rlhf/tools.py`).
 
 Guaranteed: no network, not even the machine's loopback; no file of this machine except Python, its standard library and
 the shared libraries that these load, all read-only, so no installed package, vault, home or key ring; an empty
@@ -18,7 +18,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -90,7 +90,7 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
     nonce, after the last line only. Raises SandboxUnavailable when this machine does not allow a limit; then nothing
     was run.
     """
-    report, timed_out = _run(program, None, None, limits or Limits())
+    report, timed_out = run_inside(_order(program, None, None), limits or Limits(), ())
     if report == "passed":
         return "passed"
     return "timeout" if timed_out else "failed"
@@ -112,7 +112,7 @@ def call_function(program: str, function: str, argument: Any, limits: Limits) ->
 
     The value must be finite and at most some 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
     """
-    report, timed_out = _run(program, function, argument, limits)
+    report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
         return Call("returned", json.loads(report.removeprefix("returned:")))
     if report.startswith("raised:"):
@@ -120,32 +120,41 @@ def call_function(program: str, function: str, argument: Any, limits: Limits) ->
     return Call("timeout") if timed_out else Call("raised", where="an end before it returned")
 
 
-def _run(program: str, function: str | None, argument: Any, limits: Limits) -> tuple[str, bool]:
-    """What the run reported behind its nonce, and whether a time limit ended it. Raises SandboxUnavailable."""
-    nonce = secrets.token_hex(16)
-    order = {
+def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
+    return {
         "program": program,
         "function": function,
         "argument": argument,
         "most": _REPORT_BYTES - 100,
-        "nonce": nonce,
-        "shown": _shown(),
-        "limits": asdict(limits),
+        "command": None,
+        "placed": None,
+        "shown": python_parts(),
     }
-    with _started() as (process, report):
+
+
+def run_inside(
+    order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
+) -> tuple[str, bool]:
+    """What the run reported behind its nonce, and whether a time limit ended it. Raises SandboxUnavailable.
+
+    order: see `inside.py`. reports: beginnings of what it may report beside "passed". descriptors: that it gets.
+    """
+    nonce = secrets.token_hex(16)
+    whole = {**order, "nonce": nonce, "parent": os.getpid(), "limits": asdict(limits)}
+    with _started(descriptors) as (process, report):
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it ended at once; the report says why
-            process.stdin.write(json.dumps(order).encode())
+            process.stdin.write(json.dumps(whole).encode())
             process.stdin.close()
         timed_out = _timed_out(process, limits.wall_seconds)
         reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
     if not reported.startswith(f"{nonce}:"):
         return "", timed_out
-    said = reported.removeprefix(f"{nonce}:")
-    if said == "passed" or (function is not None and said.startswith(("returned:", "raised:"))):
+    said = reported.removeprefix(f"{nonce}:").partition(f"{nonce}:")[0]  # what comes first says more
+    if said == "passed" or said.startswith(reports):
         return said, timed_out
     raise SandboxUnavailable(
-        f"Generated code is run only within limits, and this machine does not allow one of them ({said}).",
+        f"Code is run in the sandbox only within limits, and this machine does not allow one of them ({said}).",
         "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
         "account: see 'Suites that run code' in docs/administrator.md. Or remove the suite or the reward from the "
         "recipe.",
@@ -162,7 +171,7 @@ def require_sandbox() -> None:
 
 
 @contextmanager
-def _started() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
     """The process, and the reading end of its report. Nothing is left running.
 
     The report is read after the end, without waiting: a program that writes endlessly blocks on a full pipe instead of
@@ -179,7 +188,7 @@ def _started() -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
             stderr=subprocess.DEVNULL,
             cwd="/",
             env={},
-            pass_fds=(writing,),
+            pass_fds=(writing, *descriptors),
             start_new_session=True,
         )
     finally:
@@ -204,8 +213,8 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 
 @cache
-def _shown() -> list[str]:
-    """What the program may read of this machine: Python, its standard library, and the shared libraries of both.
+def python_parts() -> list[str]:
+    """What a Python program may read of this machine: Python, its standard library, and the shared libraries of both.
 
     Each library by itself: a directory of them (/usr/lib) holds packages and much else. Packages in the directory of
     the standard library are covered inside the sandbox.

@@ -13,8 +13,8 @@ def test_a_function_gets_its_argument_and_returns_what_json_has() -> None:
     assert call_function(program, "f", ["a", "bb"], ROOM) == Call("returned", {"lengths": [1, 2], "none": None})
 
 
-def test_an_argument_larger_than_a_pipe_arrives_whole() -> None:
-    assert call_function("def f(text):\n    return len(text)", "f", "x" * 300_000, ROOM).value == 300_000
+def test_an_argument_larger_than_a_pipe_and_than_the_largest_file_arrives_whole() -> None:
+    assert call_function("def f(text):\n    return len(text)", "f", "x" * 3_000_000, ROOM).value == 3_000_000
 
 
 @pytest.mark.parametrize(

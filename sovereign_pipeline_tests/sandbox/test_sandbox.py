@@ -177,13 +177,13 @@ def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
 
 
 def test_where_a_path_that_it_needs_cannot_be_shown_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._shown", lambda: ["/dev/null/nowhere"])
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox.python_parts", lambda: ["/dev/null/nowhere"])
     with pytest.raises(SandboxUnavailable, match="does not allow one of them"):
         run_program("assert True")
 
 
 def test_where_python_cannot_say_what_it_consists_of_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox._shown.cache_clear()
+    sandbox.python_parts.cache_clear()
     monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._PARTS", "raise SystemExit(1)")
     with pytest.raises(SandboxUnavailable, match="could not list the files"):
         run_program("assert True")

@@ -141,8 +141,8 @@ def test_no_installed_package_is_there(library: Path, monkeypatch: pytest.Monkey
         each.mkdir()
         (each / "planted.py").touch()
     (library / "module.py").touch()
-    shown = [*sandbox._shown(), str(library)]
-    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox._shown", lambda: shown)
+    shown = [*sandbox.python_parts(), str(library)]
+    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox.python_parts", lambda: shown)
     below = subprocess.run(
         [os.path.realpath(sys.executable), "-c", "import site; print(*site.getsitepackages(), sep='\\n')"],
         capture_output=True, text=True, check=True,
