@@ -210,6 +210,7 @@ def _checked(file: Path) -> Line:
     from sovereign_pipeline.sandbox.sandbox import require_sandbox
     from sovereign_pipeline.suites.red_team_prompts import read_prompts
     from sovereign_pipeline.suites.suites import open_suite
+    from sovereign_pipeline.training.rlhf.preparing import reward_code
 
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))
@@ -219,13 +220,14 @@ def _checked(file: Path) -> Line:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
         named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
     if recipe.training.rlhf is not None:
-        named += [path for tool in recipe.training.rlhf.tools for path in (tool.path, *tool.files)]
+        named += [path for tool in recipe.training.rlhf.tools for path in tool.named]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
     if recipe.training.rlhf is not None:
         require_sandbox()
+        reward_code(settings, recipe.training.rlhf)
     for suite in evaluation.capability if evaluation is not None else ():
         check_suite(settings, suite)
         if suite.path is not None:

@@ -17,22 +17,32 @@ Column = Literal["response", "subject", "request", "department", "language", "cl
 
 
 class Tool(RecipeModel):
-    """A Python function that judges replies, run in the sandbox: standard library alone, no network, no files.
+    """A Python function or a command that judges replies, run in the sandbox: no network, and no files but its own.
 
-    It gets a list of mappings, one a reply, with `prompt`, `reply` and the `columns`, and, where `files` are named, a
-    mapping of file name to text as a second value: it is called as `function(rows)` or `function(rows, files)`. It
-    returns a list with a number from 0 to 1, or None to abstain, for each reply, by that reply alone.
+    A function gets a list of mappings, one a reply, with `prompt`, `reply` and the `columns`, and, where `files` are
+    named, a mapping of file name to text as a second value: it is called as `function(rows)` or `function(rows,
+    files)`, and has the standard library alone. It returns a list with a number from 0 to 1, or None to abstain, for
+    each reply, by that reply alone. A command gets the same mappings as lines of JSON on its standard input, and writes
+    a line with a number, or null, for each.
     """
 
-    path: Path = Field(examples=["rewards/permits.py"])
-    """The program, relative to the data root, or absolute."""
+    path: Path | None = Field(default=None, examples=["rewards/permits.py"])
+    """The program of a function, relative to the data root, or absolute. Either this or `command` is needed."""
 
     function: str = Field(default="score", pattern=r"^[a-z_][a-z0-9_]*$")
     """The function of it that is called."""
 
+    command: tuple[str, ...] | None = Field(default=None, min_length=1, examples=[["validators/check", "--strict"]])
+    """An executable file, relative to the data root, or absolute, and its arguments: a script whose first line names
+    its interpreter, or a binary."""
+
+    uses: tuple[Path, ...] = Field(default=(), examples=[["/usr/bin/grep", "/usr/share/perl/5.36"]])
+    """Programs and directories of this machine, by absolute paths, that the command needs beside its interpreter and
+    the shared libraries of both. They and the interpreter are part of the adapter's identity by their SHA-256."""
+
     files: tuple[Path, ...] = ()
-    """Text files that the function is given, relative to the data root, or absolute. Program and files are part of the
-    adapter's identity by their SHA-256."""
+    """Files that the tool is given, relative to the data root, or absolute: text for a function; a command has them in
+    `/tool`, as itself. Program and files are part of the adapter's identity by their SHA-256."""
 
     columns: tuple[Column, ...] = ()
     """Columns of each reply's document, such as the `response` that the institution sent."""
@@ -42,14 +52,36 @@ class Tool(RecipeModel):
     the training; it never gives a low reward."""
 
     memory_mib: int = Field(default=512, ge=64, le=8192)
-    """Largest address space of its process."""
+    """Largest address space of each of its processes."""
+
+    @model_validator(mode="after")
+    def _is_a_function_or_a_command(self) -> "Tool":
+        if (self.path is None) == (self.command is None):
+            raise ValueError("a tool is either a function of the program at 'path', or a 'command'")
+        if self.command is not None and "function" in self.model_fields_set:
+            raise ValueError("'function' belongs to a program at 'path', and this tool is a command")
+        if self.path is not None and self.uses:
+            raise ValueError("'uses' belongs to a command, and this tool is a function")
+        if any("\0" in each for each in self.command or ()):
+            raise ValueError("an argument of 'command' holds a zero character, which no program can be given")
+        return self
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "Tool":
-        names = [path.name for path in self.files]
+        names = [path.name for path in (self.files if self.command is None else self.named)]
         if len(set(names)) != len(names):
             raise ValueError("two of the tool's files share a name, by which it finds them")
         return self
+
+    @property
+    def program(self) -> Path:
+        """The file that is run, as the recipe names it."""
+        return self.path if self.path is not None else Path((self.command or ("",))[0])
+
+    @property
+    def named(self) -> tuple[Path, ...]:
+        """Every file of the institution that it consists of."""
+        return (self.program, *self.files)
 
 
 class Reward(RecipeModel):
@@ -58,7 +90,7 @@ class Reward(RecipeModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40, examples=["right_department"])
     """By which it is logged."""
 
-    tool: Tool
+    tool: Tool = Field(examples=[{"path": "rewards/permits.py", "function": "opening"}])
     """What judges a reply."""
 
     weight: float = Field(default=1.0, gt=0)

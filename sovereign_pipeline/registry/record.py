@@ -115,9 +115,9 @@ class LearnedRewardFacts(_Facts):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part -> digest over its tool's program, function, files and columns."""
+    """Name of each part -> digest over all that decides its tool's scores, but the replies."""
     code: dict[str, str]
-    """Path of each program and file, as in the recipe -> SHA-256."""
+    """Path of each program and file, as in the recipe, and of what a command uses of the machine -> SHA-256."""
 
 
 class AdapterRecord(_Facts):

@@ -24,9 +24,9 @@ class RewardJob(Frozen):
     held_out: Path
     """JSONL file of held-out prompts, which are only measured."""
     code: dict[str, str]
-    """Path of each tool's program and files, as in the recipe -> SHA-256."""
+    """Path of each tool's program and files, as in the recipe, and of what a command uses of the machine -> SHA-256."""
     code_directory: Path
-    """Directory of copies of these, each named by its SHA-256."""
+    """Directory of copies of programs and files, each named by its SHA-256."""
     cache: Path
     """Directory of cached scores."""
 

@@ -57,7 +57,20 @@ def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], said: st
         training(**changes)
 
 
-def test_two_files_of_one_name_are_refused() -> None:
-    tool = {"path": "score.py", "files": ["a/laws.json", "b/laws.json"]}
-    with pytest.raises(ValidationError, match="share a name"):
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ({"path": "score.py", "files": ["a/laws.json", "b/laws.json"]}, "share a name"),
+        ({"command": ["a/check"], "files": ["b/check"]}, "share a name"),
+        ({}, "either a function .* or a 'command'"),
+        ({"path": "score.py", "command": ["check"]}, "either a function .* or a 'command'"),
+        ({"command": []}, "at least 1 item"),
+        ({"command": ["check"], "function": "score"}, "'function' belongs to a program at 'path'"),
+        ({"path": "score.py", "uses": ["/usr/bin/grep"]}, "'uses' belongs to a command"),
+        ({"command": ["check", "a\0b"]}, "zero character"),
+    ],
+    ids=["files", "command and file", "neither", "both", "empty", "function", "uses", "zero"],
+)
+def test_a_tool_is_a_function_or_a_command(tool: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
         Rlhf.model_validate({"reward": [{"name": "part", "tool": tool}]})

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Inputs, Workplace
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
+from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.job import RewardJob
 from sovereign_pipeline.training.rlhf.prompts import write_held_out_prompts, write_training_prompts
@@ -19,9 +21,13 @@ REWARD_CODE = "reward "
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """SHA-256 of every program and file of the line's tools; empty for a line without a reward."""
+    """SHA-256 of all that the line's tools consist of; empty for a line without a reward."""
     rlhf = workplace.line.training.rlhf
-    return {} if rlhf is None else {REWARD_CODE + path: each for path, each in _code(workplace).items()}
+    return (
+        {}
+        if rlhf is None
+        else {REWARD_CODE + path: each for path, each in reward_code(workplace.settings, rlhf).items()}
+    )
 
 
 def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, RewardJob]:
@@ -45,7 +51,7 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
             f"other may train on.",
             "Run the line again from training_dataset.",
         )
-    before = _code(workplace)
+    before = reward_code(workplace.settings, rlhf)
     code = copy_code(workplace.settings.data, rlhf, scratch / "code")
     if code != before:
         raise IntegrityError(f"{workplace.settings.data}: a reward's tool was changed just now.", "Run again.")
@@ -57,6 +63,14 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
     return training, RewardJob(rlhf=rlhf, held_out=held_out, code=code, code_directory=scratch / "code", cache=cache)
 
 
-def _code(workplace: Workplace) -> dict[str, str]:
-    rlhf = workplace.line.training.rlhf
-    return {} if rlhf is None else code_digests(workplace.settings.data, rlhf)
+def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
+    """`code_digests` of the section. Raises InputError too where a command would be shown a directory of this pipeline
+    or of the institution."""
+    kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
+    for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
+        for variable, directory in kept.items():
+            if path.is_relative_to(directory.resolve()) or directory.resolve().is_relative_to(path):
+                raise InputError(
+                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
+                )
+    return code_digests(settings.data, rlhf)

@@ -17,7 +17,7 @@ class RewardFacts(Frozen):
 
     weight: float
     identity: str
-    """Digest over the tool's program, function, files and columns."""
+    """Digest over all that decides the tool's scores, but the replies."""
 
 
 class HeldOutComparison(Frozen):

@@ -1,8 +1,8 @@
 """A reward's tool: its program and files by digest, one run in the sandbox for each batch, and the cache of its scores.
 
 What belongs here: what a tool is given, what it may return, and what its failures mean. A tool that fails or is too
-slow is an error, never a low reward: the policy would learn whatever made it fail. What does not: putting several parts
-together (`rewards.py`).
+slow is an error, never a low reward: the policy would learn whatever made it fail. What does not: what is particular to
+a command (`commands.py`), and putting several parts together (`rewards.py`).
 """
 
 import json
@@ -16,6 +16,7 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.policy.rlhf import Rlhf, Tool
 from sovereign_pipeline.sandbox.sandbox import Limits, call_function
+from sovereign_pipeline.training.rlhf.commands import CommandTool, machine_digests, scores_in
 
 CLOCK_FACTOR = 3
 """Times the processor's seconds: so long by the clock that a busy machine does not decide."""
@@ -33,24 +34,32 @@ class Reply:
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
-    """Path as in the recipe -> SHA-256, of every program and file of the section's tools. Raises NotFoundError."""
+    """Path as in the recipe -> SHA-256, of every program and file of the section's tools, and of what commands need of
+    this machine. Raises InputError for what is not there or cannot be run."""
     found: dict[str, str] = {}
-    for path in dict.fromkeys(path for tool in rlhf.tools for path in (tool.path, *tool.files)):
+    for path in _named(rlhf):
         file = data / path
         if not file.is_file():
             raise NotFoundError(f"{file}: there is no such file, and a tool in training.rlhf names it.", "Correct it.")
         found[str(path)] = file_sha256(file)
+    for tool in rlhf.tools:
+        if tool.command is not None:
+            found |= machine_digests(tool, (data / tool.program).read_bytes())
     return found
+
+
+def _named(rlhf: Rlhf) -> list[Path]:
+    return [*dict.fromkeys(path for tool in rlhf.tools for path in tool.named)]
 
 
 def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
     """Copy every program and file under its SHA-256, for the trainer alone; returns `code_digests` of the copies."""
     directory.mkdir()
-    found = {}
-    for path in code_digests(data, rlhf):
+    found = code_digests(data, rlhf)
+    for path in _named(rlhf):
         content = (data / path).read_bytes()
-        found[path] = sha256(content).hexdigest()
-        (directory / found[path]).write_bytes(content)
+        found[str(path)] = sha256(content).hexdigest()
+        (directory / found[str(path)]).write_bytes(content)
     return found
 
 
@@ -104,21 +113,24 @@ class ToolRunner:
     def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
         """name: of the part of the reward. code, directory: see `copy_code`. cache: directory of the cached scores.
 
-        Raises IntegrityError when a copy is not what the job states.
+        Raises IntegrityError when a copy, or what a command needs of this machine, is not what the job states.
         """
         self.name = name
         self._tool = tool
-        self._program = _read(directory, code, tool.path)
-        self._files = {path.name: _read(directory, code, path) for path in tool.files}
-        files = {path.name: code[str(path)] for path in tool.files}
-        self.identity = digest_of(
-            {
-                "program": code[str(tool.path)],
-                "function": tool.function,
-                "files": files,
-                "columns": sorted(tool.columns),
-            }
-        )
+        identity: dict[str, Any] = {
+            "program": code[str(tool.program)],
+            "files": {path.name: code[str(path)] for path in tool.files},
+            "columns": sorted(tool.columns),
+        }
+        self._command: CommandTool | None = None
+        if tool.command is None:
+            self._program = _text(directory, code, tool.program)
+            self._files = {path.name: _text(directory, code, path) for path in tool.files}
+            identity["function"] = tool.function
+        else:
+            self._command = CommandTool(tool, {path.name: _read(directory, code, path) for path in tool.named}, code)
+            identity |= {"command": tool.command, "machine": self._command.machine}
+        self.identity = digest_of(identity)
         """Digest of what decides its scores, but the replies."""
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
@@ -141,25 +153,26 @@ class ToolRunner:
         return {**columns, "prompt": reply.prompt, "reply": reply.text}
 
     def _run(self, rows: list[dict[str, str]]) -> list[float | None]:
+        limits = Limits(
+            cpu_seconds=self._tool.seconds,
+            wall_seconds=CLOCK_FACTOR * self._tool.seconds,
+            memory_bytes=self._tool.memory_mib << 20,
+        )
+        place = f"training.rlhf, tool of '{self.name}' ({self._tool.program}), on {len(rows)} replies"
+        if self._command is not None:
+            end = self._command.run(rows, limits)
+            if end.ending == "timeout":
+                raise self._too_slow(place)
+            return scores_in(end, len(rows), limits, place)
         # A function of two arguments is called by one of one, since the sandbox hands over one value.
         program, function, argument = self._program, self._tool.function, rows
         handed: Any = argument
         if self._files:
             program += f"\n\ndef _called(given):\n    return {function}(given[0], given[1])\n"
             function, handed = "_called", [argument, self._files]
-        limits = Limits(
-            cpu_seconds=self._tool.seconds,
-            wall_seconds=CLOCK_FACTOR * self._tool.seconds,
-            memory_bytes=self._tool.memory_mib << 20,
-        )
         call = call_function(program, function, handed, limits)
-        place = f"training.rlhf, tool of '{self.name}' ({self._tool.path}), on {len(rows)} replies"
         if call.ending == "timeout":
-            raise TrainingFailed(
-                f"{place}: it did not end within {self._tool.seconds} s of processor, or {CLOCK_FACTOR} times as "
-                f"much by the clock.",
-                "Make it faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
-            )
+            raise self._too_slow(place)
         if call.ending == "raised":
             raise TrainingFailed(
                 f"{place}: it failed with {call.where}.",
@@ -173,16 +186,27 @@ class ToolRunner:
             )
         return [None if score is None else float(score) for score in call.value]
 
+    def _too_slow(self, place: str) -> TrainingFailed:
+        return TrainingFailed(
+            f"{place}: it did not end within {self._tool.seconds} s of processor, or {CLOCK_FACTOR} times as much by "
+            f"the clock.",
+            "Make it faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
+        )
+
 
 def _is_score(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
-def _read(directory: Path, code: Mapping[str, str], path: Path) -> str:
+def _text(directory: Path, code: Mapping[str, str], path: Path) -> str:
+    try:
+        return _read(directory, code, path).decode()
+    except UnicodeDecodeError:
+        raise TrainingFailed(f"{path}: a function's program and files must be text in UTF-8.", "Save it so.") from None
+
+
+def _read(directory: Path, code: Mapping[str, str], path: Path) -> bytes:
     content = (directory / code[str(path)]).read_bytes()
     if sha256(content).hexdigest() != code[str(path)]:
         raise IntegrityError(f"{directory}: the copy of {path} is not {short(code[str(path)])}.", "Run again.")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise TrainingFailed(f"{path}: a tool's program and files must be text in UTF-8.", "Save it so.") from None
+    return content
