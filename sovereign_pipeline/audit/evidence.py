@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -25,6 +26,7 @@ from sovereign_pipeline.audit.documents.bill_of_materials import completed_bill
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, facts_of
 from sovereign_pipeline.audit.documents.model_card import model_card
 from sovereign_pipeline.audit.documents.open_lineage import lineage_events
+from sovereign_pipeline.audit.documents.spdx import spdx_bill
 from sovereign_pipeline.audit.documents.technical_file import technical_file
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.countdown import Countdown
@@ -78,7 +80,7 @@ that of the release. `index.json` lists every other file with its SHA-256 and is
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
-| `documents/` | the same in others' forms: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
+| `documents/` | the same for others: CycloneDX, SPDX, OpenLineage, model card, technical file. Only the index vouches |
 """
 
 
@@ -197,13 +199,17 @@ def write_package(
 
 def documents(facts: AdapterFacts) -> dict[str, bytes]:
     """What others ask for about an adapter, each in its form, by the name of its file."""
-    bill = json.dumps(completed_bill(facts), ensure_ascii=False, indent=1, sort_keys=True)
     return {
-        "bill-of-materials.cdx.json": bill.encode() + b"\n",
+        "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
+        "bill-of-materials.spdx.json": _as_file(spdx_bill(facts)),
         "lineage.openlineage.jsonl": lineage_events(facts),
         "model-card.md": model_card(facts).encode(),
         "technical-file.md": technical_file(facts).encode(),
     }
+
+
+def _as_file(bill: Mapping[str, Any]) -> bytes:
+    return json.dumps(bill, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _checkpoint(registry: Registry, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:

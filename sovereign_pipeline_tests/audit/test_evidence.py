@@ -142,7 +142,7 @@ def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
     once, again = desk.before.files, desk.package.files
     differing = {name for name in once.keys() & again.keys() if once[name] != again[name]}
     of_the_log = {name for name in differing if name.startswith("log/")}
-    dated = ("bill-of-materials.cdx.json", "technical-file.md")
+    dated = ("bill-of-materials.cdx.json", "bill-of-materials.spdx.json", "technical-file.md")
     of_the_day = {f"documents/{each}/{name}" for each in (FIRST, SECOND) for name in dated}
     of_the_issue = {f"documents/{FIRST}/model-card.md"}
     assert differing - of_the_log == {"index.json", "index.json.sigstore.json", *of_the_day, *of_the_issue}

@@ -103,7 +103,10 @@ def _annex(facts: AdapterFacts) -> Iterator[str]:
     yield _heading("6. Changes through the lifecycle", "التغييرات خلال دورة الحياة")
     yield from _history(facts)
     yield _heading("7. Standards applied", "المعايير المطبقة")
-    yield "Forms: in-toto, DSSE and sigstore bundles, TUF, RFC 6962 with C2SP checkpoints, CycloneDX 1.7, OpenLineage."
+    yield (
+        "Forms: in-toto, DSSE and sigstore bundles, TUF, RFC 6962 with C2SP checkpoints, CycloneDX 1.7, SPDX 3.0.1, "
+        "OpenLineage."
+    )
     yield f"\nHarmonised standards: {UNKNOWN.format(who=PROVIDER)}"
     yield _heading("8. EU declaration of conformity", "إعلان المطابقة")
     yield UNKNOWN.format(who=PROVIDER)
