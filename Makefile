@@ -19,7 +19,7 @@ help:
 	@echo "make test-fast   tests that load no model, under two minutes"
 	@echo "make test-vllm   the tests of both engines, with vLLM in an environment of its own"
 	@echo "make coverage   all tests, and which lines they did not run"
-	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, reports on :8700, gateway on :8800"
+	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
 	@echo "make docs    regenerate the pages that are made from the code"
 	@echo "make lock    resolve requirements/*.txt again (needs uv)"

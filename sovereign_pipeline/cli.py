@@ -136,7 +136,8 @@ def up(
 ) -> None:
     """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
 
-    The gateway is started where an adapter is in production.
+    The registry's pages are at /registry of the artifact pages. The gateway is started where an adapter is in
+    production.
     """
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.partitions import register_lines

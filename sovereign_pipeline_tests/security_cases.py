@@ -34,6 +34,7 @@ ROOMS = {
     "release": "Release and recall",
     "serving": "Serving",
     "audit": "Evidence packages",
+    "registry_pages": "Pages of the registry",
     "bundle": "The bundle for the air gap",
     "backup": "Backups",
     "end_to_end": "The whole chain",

@@ -1,10 +1,10 @@
 """Take the pictures of README and docs: `.venv/bin/python docs/pictures/take.py [dagster] [report] [review]
-[serving]`.
+[serving] [registry]`.
 
 Without an argument it takes all. It needs Debian's `chromium` and lines that were run (`make demo`), and starts and
 stops servers on free ports. The review is opened in a copy of the installation: the registry keeps no trace of it. The
-gateway's pages need no line: a gateway of the tests replays an answer, and shows a rollout that was made up. Every
-picture has few colours and at most 150 kB.
+gateway's pages need no line: a gateway of the tests replays an answer, and shows a rollout that was made up; nor do the
+pages about an adapter, which show the tests' busy line. Every picture has few colours and at most 150 kB.
 """
 
 import datetime
@@ -33,14 +33,18 @@ from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.orchestration.pages.plots import hold_png
 from sovereign_pipeline.orchestration.rollout import bounds_of
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.registry_pages.adapter_view import adapter_view
+from sovereign_pipeline.registry_pages.rendering import adapter_file
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
+from sovereign_pipeline.review.page.translations import Language
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.gateway.pages.overview import Standing
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.workplace import open_workplace
+from sovereign_pipeline_tests.audit.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench
@@ -61,6 +65,7 @@ ARABIC_ANSWER = (
     "|يُرجى مراجعة إدارة الموانئ."
 )
 LARGEST_FILE = 150_000
+LANGUAGES: tuple[Language, ...] = ("en", "ar")
 REVIEWED = {"en": "permits-desk", "ar": "circulars-ar"}
 ASSET_PAGES = {
     "asset-graph.png": ("/assets/registered_adapter?view=lineage&lineageScope=upstream&lineageDepth=9", 1500, 760),
@@ -70,7 +75,7 @@ ASSET_PAGES = {
 
 def main() -> None:
     executable = shutil.which("chromium") or sys.exit("Install Debian's chromium first.")
-    wanted = sys.argv[1:] or ["dagster", "report", "review", "serving"]
+    wanted = sys.argv[1:] or ["dagster", "report", "review", "serving", "registry"]
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as copy:
@@ -83,6 +88,8 @@ def main() -> None:
             take_review(browser, Path(copy))
         if "serving" in wanted:
             take_serving(browser, Path(copy))
+        if "registry" in wanted:
+            take_registry(browser, Path(copy))
         browser.close()
 
 
@@ -202,6 +209,18 @@ def take_serving(browser: Any, directory: Path) -> None:
     chat(page, running.url, arabic.token("INTERNAL"), ARABIC_QUESTION, "جواب جيد")
     save(page.screenshot(), "chat-page-ar.png")
     running.stop()
+
+
+def take_registry(browser: Any, directory: Path) -> None:
+    """The top of the page about an adapter that was waived, reviewed blind and promoted."""
+    office, _ = busy_office(directory)
+    view = adapter_view(office.registry, office.bench.store, FIRST, datetime.datetime.now(datetime.UTC))
+    for language in LANGUAGES:
+        path = directory / f"{language}.html"
+        path.write_text(adapter_file(view, language), encoding="utf-8")
+        page = new_page(browser, 1000, 1150)
+        page.goto(path.as_uri())
+        save(page.screenshot(), f"adapter-page-{language}.png")
 
 
 def chat(page: Any, url: str, token: str, question: str, thumb: str) -> None:

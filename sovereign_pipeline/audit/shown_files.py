@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from sovereign_pipeline.artifacts.attested import bundles_of
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.bundles import SUFFIX
 
 SHOWN: Mapping[str, frozenset[str]] = {
@@ -45,13 +45,22 @@ def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> I
     shown = SHOWN.get(manifest.kind, frozenset())
     attested = {name.removesuffix(SUFFIX) for name in bundles_of(manifest)}
     for entry in manifest.files:
-        if entry.path not in shown:
-            continue
-        content = (path / entry.path).read_bytes()
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise IntegrityError(f"{path / entry.path}: the bytes are not the recorded ones.", "Restore the file.")
-        yield entry.path, content
+        if entry.path in shown:
+            yield entry.path, read_shown(store, ref, manifest, entry.path)
     listed = {entry.path for entry in manifest.files}
     for name in sorted(attested):
         if name in shown or name not in listed:  # of the manifest, and of directories with weights
             yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()
+
+
+def read_shown(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
+    """One file of an artifact that may be shown. Raises NotFoundError for any other, and IntegrityError for one that is
+    not the file of the manifest."""
+    path = store.path_of(ref.digest) / name
+    entry = next((each for each in manifest.files if each.path == name), None)
+    if entry is None or name not in SHOWN.get(manifest.kind, frozenset()):
+        raise NotFoundError(f"{path}: this is no file of a {manifest.kind} that is shown.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file.")
+    return content

@@ -61,7 +61,9 @@ def tokens_add(
     line: Annotated[list[str] | None, typer.Option(help="A line that they may use; else every one.")] = None,
     versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="They may see at /admin how it stands with lines.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="They may see at /admin and /registry how it stands with lines.")
+    ] = False,
     users: Annotated[
         bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
     ] = False,

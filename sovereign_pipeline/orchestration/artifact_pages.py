@@ -1,7 +1,8 @@
-"""The readable files of artifacts as web pages, read-only and on loopback: reports, data cards, proofs, records.
+"""The readable files of artifacts as web pages, read-only and on loopback: reports, data cards, proofs, records. Under
+`/registry` the same process serves the pages of the registry.
 
 What belongs here: verifying a file against its manifest and answering with it. What does not: which files there are
-(`pages/links.py`). A process of its own, started by `services.py`.
+(`pages/links.py`), and the registry's pages (`registry_pages/`). A process of its own, started by `services.py`.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.registry_pages.routes import RegistryPages, router
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.trusted_hosts import for_hosts
 
@@ -54,7 +56,8 @@ def create_app(settings: Settings) -> FastAPI:
     @app.middleware("http")
     async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]
         response = await call_next(request)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)  # the registry's pages have their own
         return response
 
     @app.exception_handler(NotFoundError)
@@ -64,6 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
     @app.exception_handler(IntegrityError)
     async def changed(request: Request, error: IntegrityError) -> Response:
         return Response(str(error), 409, media_type="text/plain")
+
+    app.state.registry_pages = RegistryPages(settings)
+    app.include_router(router)
 
     @app.get("/ready")
     def ready() -> Response:

@@ -30,7 +30,8 @@ class Role(RecipeModel):
     """Whether they may read the gateway's metrics, which name every line."""
 
     admin: bool = False
-    """Whether they may see, at `/admin`, how it stands with the adapters that they may use."""
+    """Whether they may see, at `/admin` and on the registry's pages, how it stands with the adapters that they may
+    use."""
 
     users: bool = False
     """Whether they speak for several people, as a front end does, and say by `user` of a request for whom. Of everybody

@@ -140,8 +140,11 @@ _COLUMNS = (
 )
 
 
-def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime.datetime]:
-    """Raises IntegrityError for a review that no officer signed, or whose row is not that of its entry."""
+def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
+    """Every review by which an officer kept an adapter, the oldest first.
+
+    Raises IntegrityError for a review that no officer signed, or whose row is not that of its entry.
+    """
     reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
     rows = (
         Acted(
@@ -155,7 +158,11 @@ def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime
         for each in reviews
     )
     assert_acts_on_record(session, settings, REVIEWING, rows)
-    return {each.adapter_id: each.reviewed_at for each in reviews}
+    return reviews
+
+
+def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime.datetime]:
+    return {each.adapter_id: each.reviewed_at for each in reviews_on_record(session, settings)}
 
 
 def _said(review: AdapterReview) -> dict[str, Any]:

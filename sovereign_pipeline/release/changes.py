@@ -49,7 +49,7 @@ def make_transition(
     for digest in (adapter.record_digest, adapter.adapter_digest):
         workplace.store.open(workplace.store.ref_of(digest))
     before = transitions_of(session, adapter.line)
-    _assert_staged_long_enough(workplace, asked, before, adapter)
+    assert_staged_long_enough(workplace, asked, before, adapter)
     signer, approvals = pipeline_signer(workplace.settings, trust), list(standing.approval_statements)
     incumbent = predicate["incumbent"] if asked.takes_production else None
     _note_new_key(session, signer.keyid)
@@ -118,9 +118,10 @@ def _assert_enough_by_the_rules_of_now(
         )
 
 
-def _assert_staged_long_enough(
+def assert_staged_long_enough(
     workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
 ) -> None:
+    """Raises ConflictError for the promotion of an adapter that was staged for fewer hours than the rules ask for."""
     hours = workplace.institution.release.staged_hours
     if asked.name != "promote" or not hours:
         return

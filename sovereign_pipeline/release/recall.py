@@ -168,6 +168,13 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
     ]
 
 
+def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
+    """The waivers of recalls for an adapter, the oldest first. Raises as `open_recalls`."""
+    _on_record(session, settings)
+    of_adapter = select(RecallWaiver).where(RecallWaiver.adapter_id == adapter_id)
+    return list(session.scalars(of_adapter.order_by(RecallWaiver.waived_at, RecallWaiver.recall_id)))
+
+
 def recalls_in_force(
     session: Session, settings: Settings, state: Mapping[str, State] | None = None
 ) -> dict[str, list[Recall]]:

@@ -1,8 +1,9 @@
 """One busy line with everything that evidence can hold, made once for all tests of the room, and its packages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def written(office: Office, folder: Path, adapters: list[str], **options: object
     return Package(read_folder(folder), office.trust.root_sha256)
 
 
-def _adapter(office: Office, bench: Demanding) -> Adapter:
+def one_more_adapter(office: Office, bench: Demanding) -> Adapter:
     """One more version, whose report was inconclusive, which an officer accepted."""
     bench.institution.rows.append(row(len(bench.institution.rows)))
     bench.run(until=bench.report)
@@ -86,12 +87,12 @@ def _reviewed(bench: Demanding) -> None:
 
 def _busy(office: Office, bench: Demanding) -> None:
     """An adapter that was waived, reviewed blind and promoted, another that was staged beside it, what went wrong."""
-    first = _adapter(office, bench)
+    first = one_more_adapter(office, bench)
     _reviewed(bench)
     office.to_production(first)
     follow(office.registry, bench.workplace())
     bench.institution.rules["release"] |= {"blind_review": "not_required"}
-    second = _adapter(office, bench)
+    second = one_more_adapter(office, bench)
     office.decide(office.ask("approve", second), "omar", "reject")
     standing = office.ask("approve", second)
     office.decide(standing, "omar")
@@ -104,10 +105,9 @@ def _busy(office: Office, bench: Demanding) -> None:
     waive_recall(office.registry, opened.id, first.id, office.officers["omar"], "The desk asked for a day.")
 
 
-@pytest.fixture(scope="session")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    root = tmp_path_factory.mktemp("evidence")
-    institution = DemoInstitution(root / "institution", minimal_recipe(), [row(number) for number in range(60)])
+def busy_office(root: Path, witnesses: Sequence[str] = (), **recipe: Any) -> tuple[Office, Demanding]:
+    """An institution under a directory whose line `lamps` has gone through everything; `recipe`: changes of it."""
+    institution = DemoInstitution(root / "institution", minimal_recipe(**recipe), [row(number) for number in range(60)])
     institution.root.mkdir()
     bench = Demanding(institution)
     bench.demand("inconclusive")
@@ -117,9 +117,16 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         "review": {"prompts_each": 2, "shared_prompts": 2, "guess_pairs": 2},
     }
     institution.rules["rollout"] = {"share": 0.25}
-    office = open_office(institution, bench, [str(WITNESS.verifier)])
+    office = open_office(institution, bench, witnesses)
     institution.rules["release"] = {"promote_without_hold": list(LADDER)}
     _busy(office, bench)
+    return office, bench
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    root = tmp_path_factory.mktemp("evidence")
+    office, _ = busy_office(root, [str(WITNESS.verifier)])
     witnessed(office, root)
     before = written(office, root / "before", [FIRST, SECOND])
     add_issue(office.registry, FIRST, "It takes candles for lamps.", office.officers["layla"])

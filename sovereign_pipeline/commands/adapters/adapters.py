@@ -3,12 +3,14 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.commands.adapters.page import write_page
 from sovereign_pipeline.commands.adapters.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
@@ -27,6 +29,7 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
 )
 from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
+from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.wording import counted
@@ -57,11 +60,27 @@ def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
 
 
 @adapters.command("show")
-def adapters_show(adapter_id: AdapterId, as_json: AsJson = False) -> None:
-    """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest."""
+def adapters_show(
+    adapter_id: AdapterId,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page about it, a new file that holds everything itself.")
+    ] = None,
+    arabic: Annotated[bool, typer.Option("--arabic", help="The page in Arabic, from right to left.")] = False,
+) -> None:
+    """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest.
+
+    With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
+    waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
+    """
     from sovereign_pipeline.ledger.catalog import show_adapter
     from sovereign_pipeline.ledger.database import open_registry
 
+    if arabic and html is None:
+        raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
+    if html is not None:
+        write_page(adapter_id, html, "ar" if arabic else "en")
+        return
     registry = open_registry(Settings.from_environment())
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
     trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None

@@ -11,12 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sovereign_pipeline.errors import SovereignError, place_of
+from sovereign_pipeline.errors import InputError, SovereignError, place_of
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.callers import Caller, Grant
 from sovereign_pipeline.serving.gateway.refusal import Refusal, fault, not_admitted
 from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
@@ -84,6 +86,22 @@ class Callers:
             for role in roles
         )
         return Caller(f"proxy {user}", grants, groups)
+
+
+def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
+    """Who is let in. Raises InputError for a header of a proxy that nothing but its address would vouch for."""
+    if settings.serving_user_header is None:
+        return Callers(tokens)
+    if settings.serving_proxy_secret is None:
+        raise InputError(
+            f"{VARIABLES['serving_user_header']} names a header, and no secret says that the proxy sent it.",
+            f"Write a secret into a file, have the proxy send it, and name the file in "
+            f"{VARIABLES['serving_proxy_secret']}.",
+        )
+    proxy = Proxy(settings.serving_proxies, read_secret(settings.serving_proxy_secret))
+    return Callers(
+        tokens, proxy, settings.serving_user_header, settings.serving_roles_header, institution.serving.roles
+    )
 
 
 def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:

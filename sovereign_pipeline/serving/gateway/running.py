@@ -18,7 +18,6 @@ from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
-from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started
 from sovereign_pipeline.serving.engines.starting import start_engine
@@ -26,7 +25,7 @@ from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
 from sovereign_pipeline.serving.flags.keeping import Keeper, WorkplaceOf
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
-from sovereign_pipeline.serving.gateway.doorway import Callers
+from sovereign_pipeline.serving.gateway.doorway import Callers, callers_of
 from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.pages.overview import Holds, Reviews, Standing
@@ -39,7 +38,7 @@ from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.serving.transcripts.keeping import transcript_files
-from sovereign_pipeline.settings import VARIABLES, Settings
+from sovereign_pipeline.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMPARISONS = 5.0
@@ -71,22 +70,6 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
     ):
         runner.run(_serve(settings, institution, parts, held, threads, report, workplace_of))
-
-
-def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
-    """Who is let in. Raises InputError for a header of a proxy that nothing but its address would vouch for."""
-    if settings.serving_user_header is None:
-        return Callers(tokens)
-    if settings.serving_proxy_secret is None:
-        raise InputError(
-            f"{VARIABLES['serving_user_header']} names a header, and no secret says that the proxy sent it.",
-            f"Write a secret into a file, have the proxy send it, and name the file in "
-            f"{VARIABLES['serving_proxy_secret']}.",
-        )
-    proxy = Proxy(settings.serving_proxies, read_secret(settings.serving_proxy_secret))
-    return Callers(
-        tokens, proxy, settings.serving_user_header, settings.serving_roles_header, institution.serving.roles
-    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,38 @@
+"""`sovereign adapters show ID --html FILE`: the page about an adapter, as a file."""
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from sovereign_pipeline.commands.terminal import out
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.settings import Settings
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.review.page.translations import Language
+
+
+def write_page(adapter_id: str, path: Path, language: "Language") -> None:
+    """Write the page about an adapter. Raises InputError for a file that is there, and for a folder that is not."""
+    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.registry_pages.adapter_view import adapter_view
+    from sovereign_pipeline.registry_pages.rendering import adapter_file
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    store = open_store(settings, registry=registry)
+    view = adapter_view(registry, store, adapter_id, datetime.datetime.now(datetime.UTC))
+    content = adapter_file(view, language)
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(content)
+    except FileExistsError:
+        raise InputError(f"{path}: there is something already.", "Name a new file.") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder of yours."
+        ) from None
+    out.print(f"[green]✓[/] {escape(str(path))}: {escape(view.id)}, {escape(view.classification)}")

@@ -1,0 +1,291 @@
+"""One registered adapter as its readers see it, from registry, store and ledger. Read alone.
+
+Manifests, waivers, requests, transitions and acts are verified as they are read, so what was changed is named and
+nothing is shown. Files are read by the list of those that may leave the house (`audit/shown_files.py`).
+
+What belongs here: what is true of an adapter now. What does not: what happened when (`time_line.py`), and who may see
+it (`readers.py`).
+"""
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.gate_records import read_verdict
+from sovereign_pipeline.artifacts.lineage import lineage
+from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.audit.shown_files import read_shown
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.purges import purge_of
+from sovereign_pipeline.ledger.states import state_of
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.verification import record_of
+from sovereign_pipeline.registry_pages.next_step import next_step
+from sovereign_pipeline.registry_pages.time_line import (
+    OnRecord,
+    accepted_holds,
+    moment,
+    time_line,
+    waiver_entries,
+)
+from sovereign_pipeline.registry_pages.views import (
+    AdapterView,
+    Digest,
+    DueView,
+    GateView,
+    IssueView,
+    Node,
+    RecallView,
+    ReviewView,
+    Waived,
+)
+from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
+from sovereign_pipeline.release.history import history_of
+from sovereign_pipeline.release.issues import issues_by_adapter
+from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
+from sovereign_pipeline.release.standing import standings
+from sovereign_pipeline.review.catalog import find_open
+from sovereign_pipeline.signing.officers import trust_root
+
+FILES_DRAWN = 6
+BLIND_REVIEW = "blind_review"
+FILE = "source:"
+"""Begins the name of a file of the institution among the external inputs of `raw_corpus`."""
+
+Lineage = Mapping[ArtifactRef, Manifest]
+
+
+def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now: datetime.datetime) -> AdapterView:
+    """What readers see of one adapter.
+
+    Raises NotFoundError for an unknown one, and IntegrityError naming what was changed.
+    """
+    settings = registry.settings
+    adapter = find_adapter(registry, adapter_id)
+    institution, trust = load_institution(settings.data), trust_root(settings)
+    record_ref = record_of(adapter)
+    record = read_record(store.open(record_ref))
+    manifest = store.read_manifest(record_ref)
+    made_of: Lineage = {record_ref: manifest, **dict(lineage(store, manifest))}
+    files = _files(store, made_of)
+    nodes = _nodes(made_of, files)
+    with registry.reading() as session:
+        state = state_of(session, adapter)
+        history = history_of(session, settings, trust, adapter.line, adapter_id)
+        reviews = _reviews(store, adapter, history)
+        evaluated = {ref.digest for ref in made_of} | {each.digest for each in reviews}
+        found = OnRecord(
+            adapter=adapter,
+            trust=trust,
+            requests=[
+                each
+                for each in standings(session, settings, trust, adapter.line)
+                if each.request.adapter_id == adapter_id
+            ],
+            history=history,
+            recalls=open_recalls(session, settings, adapter_id, state),
+            recall_waivers=waivers_of_recalls(session, settings, adapter_id),
+            issues=issues_by_adapter(session, settings, adapter_id).get(adapter_id, []),
+            reviews=[each for each in reviews_on_record(session, settings) if each.adapter_id == adapter_id],
+            waivers=waiver_entries(session, adapter.line, evaluated),
+            holds_accepted=accepted_holds(session, adapter),
+            purge=purge_of(session, trust, adapter_id),
+        )
+        is_under_review = _is_under_review(session, adapter)
+        entries = session.scalar(select(func.max(AuditEntry.sequence))) or 0
+    return AdapterView(
+        id=adapter.id,
+        line=adapter.line,
+        version=adapter.version,
+        state=state,
+        classification=adapter.classification,
+        institution=institution.name,
+        is_demonstration=trust.is_demonstration,
+        purpose=record.purpose,
+        owner=record.owner,
+        method=adapter.method,
+        base_model=adapter.base_model,
+        licence=record.base_model.licence,
+        parent_adapter=record.parent_adapter.adapter if record.parent_adapter is not None else None,
+        registered_at=moment(adapter.registered_at),
+        weights_purged=found.purge.at.date().isoformat() if found.purge is not None else None,
+        nodes=nodes,
+        files_not_drawn=max(0, len(files) - FILES_DRAWN),
+        digests=tuple(_digests(adapter, made_of, files)),
+        gates=_gates(registry, store, adapter, found),
+        waived=tuple(_waived(found)),
+        time_line=time_line(found),
+        reviews=reviews,
+        is_under_review=is_under_review,
+        issues=tuple(
+            IssueView(each.number, each.text, found.person(each.officer), moment(each.added_at))
+            for each in found.issues
+        ),
+        recalls=tuple(
+            RecallView(each.id, str(question_of(each)), each.reason, found.person(each.officer), moment(each.opened_at))
+            for each in found.recalls
+        ),
+        due=_due(registry, adapter, now.date()),
+        next_step=next_step(registry, adapter, state, found.requests),
+        entries=entries,
+        read_at=moment(now),
+    )
+
+
+def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]:
+    """Name, path as the recipe has it and SHA-256 of each file that the documents came from."""
+    found = []
+    for ref, manifest in made_of.items():
+        if manifest.kind != RAW_CORPUS.kind:
+            continue
+        stated = json.loads(read_shown(store, ref, manifest, SOURCES))
+        paths = {each["name"]: str(each.get("path") or each["name"]) for each in stated}
+        for name, sha256 in sorted(manifest.external_inputs.items()):
+            if name.startswith(FILE):
+                source = name.removeprefix(FILE)
+                found.append((source, paths.get(source, source), sha256))
+    return found
+
+
+def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Node, ...]:
+    """The record first, files last; one node for each digest, whatever it was called as an input."""
+    manifests = {ref.digest: manifest for ref, manifest in made_of.items()}
+    drawn = [(f"{name} {sha256}", name, sha256) for name, _, sha256 in files[:FILES_DRAWN]]
+    below = {digest: {*manifest.inputs.values()} for digest, manifest in manifests.items()}
+    nodes = [
+        Node(
+            digest,
+            manifest.kind,
+            digest,
+            manifest.classification,
+            tuple(id for id, _, _ in drawn)
+            if manifest.kind == RAW_CORPUS.kind
+            else tuple(sorted(below[digest] - _reached(below, below[digest]))),
+        )
+        for digest, manifest in manifests.items()
+    ]
+    return (*nodes, *(Node(id, name, sha256, None, ()) for id, name, sha256 in drawn))
+
+
+def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[str]:
+    """All that some artifacts were made of, themselves not counted."""
+    found: set[str] = set()
+    waiting = [each for digest in from_these for each in below[digest]]
+    while waiting:
+        digest = waiting.pop()
+        if digest not in found:
+            found.add(digest)
+            waiting += below[digest]
+    return found
+
+
+def _digests(adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> Iterable[Digest]:
+    """A reader hashes a manifest, which names every file and every input by digest, in the home or in a package."""
+    weights = next(
+        (
+            PurePosixPath("artifacts") / ref.digest / entry.path
+            for ref, manifest in made_of.items()
+            for entry in manifest.files
+            if ref.digest == adapter.adapter_digest and entry.sha256 == adapter.adapter_sha256
+        ),
+        None,
+    )
+    if weights is not None:
+        yield Digest("weights", adapter.adapter_sha256, f"sha256sum {weights}", adapter.adapter_sha256)
+    seen: set[str] = set()
+    for ref, manifest in made_of.items():
+        if ref.digest in seen:
+            continue
+        seen.add(ref.digest)
+        yield Digest(manifest.kind, ref.digest, f"sha256sum artifacts/{ref.digest}/manifest.json", ref.manifest_sha256)
+    for name, path, sha256 in files:
+        yield Digest(name, sha256, f"sha256sum {path}", sha256)
+
+
+def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, found: OnRecord) -> tuple[GateView, ...]:
+    """The gates as they were registered, each with the verdict in its record. A waiver's signature is verified."""
+
+    def opened(stated: Mapping[str, str]) -> ArtifactRef:
+        return store.ref_of(stated["digest"]).model_copy(update={"manifest_sha256": stated["manifest_sha256"]})
+
+    gates = []
+    for stated in adapter.gate_records:
+        verdict, by = read_verdict(store.open(opened(stated))), None
+        if (waiver := stated.get("acceptance")) is not None:
+            artifact = store.open(opened(waiver))
+            by = found.person(read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), artifact).officer)
+        gates.append(GateView(stated["stage"], stated["gate"], verdict.outcome, verdict.message, by, stated["digest"]))
+    return tuple(gates)
+
+
+def _waived(found: OnRecord) -> Iterable[Waived]:
+    outcomes = {"accept": "inconclusive", "override": "fail"}
+    for entry in found.waivers:
+        said = entry.subjects
+        yield Waived(
+            f"{said['gate']} ({said['stage']})",
+            outcomes[said["kind"]],
+            found.person(entry.actor),
+            moment(entry.at),
+            said["reason"],
+            f"{said['stage']} {said['artifact'][:12]}",
+        )
+    for entry in found.holds_accepted:
+        person, reason = found.person(entry.actor), str(entry.subjects.get("reason", ""))
+        yield Waived("hold", "inconclusive", person, moment(entry.at), reason, found.adapter.id)
+    for each in found.recall_waivers:
+        yield Waived(
+            each.recall_id, "", found.person(each.officer), moment(each.waived_at), each.reason, found.adapter.id
+        )
+
+
+def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
+    """The results on which its transitions rest, and the line's newest where it is about this adapter."""
+    digests: dict[str, None] = {}
+    for made in history:
+        evidence = made["evidence"]
+        assert isinstance(evidence, Mapping)
+        if evidence.get("blind_review"):
+            digests[str(evidence["blind_review"])] = None
+    current = store.current(adapter.line, BLIND_REVIEW)
+    if current is not None and store.read_manifest(current).summary["adapter"] == adapter.id:
+        digests[current.digest] = None
+    found = []
+    for digest in digests:
+        summary = store.read_manifest(store.ref_of(digest)).summary
+        net = summary["net_preference"]
+        found.append(
+            ReviewView(
+                digest,
+                summary["ballots"],
+                summary["operators"],
+                net["mean"],
+                net["low"],
+                net["high"],
+                summary["closed_early"],
+            )
+        )
+    return tuple(found)
+
+
+def _is_under_review(session: Session, adapter: Adapter) -> bool:
+    review = find_open(session, adapter.line)
+    return review is not None and review.adapter_id == adapter.id
+
+
+def _due(registry: Registry, adapter: Adapter, today: datetime.date) -> DueView | None:
+    for due in due_reviews(registry, registry.settings, today):
+        if due.adapter == adapter.id:
+            return DueView(due.on, due.state, tuple(f"{each.event}: {each.what}" for each in due.causes))
+    return None

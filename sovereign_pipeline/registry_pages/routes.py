@@ -1,0 +1,194 @@
+"""The routes under `/registry`: the list, one adapter, signing in and out. Nothing is changed by them.
+
+What belongs here: HTTP. What does not: who reads (`readers.py`), and what a page shows (`overview.py`,
+`adapter_view.py`).
+"""
+
+import datetime
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from typing import Annotated
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry, open_registry
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.proxies import Proxy
+from sovereign_pipeline.registry_pages.adapter_view import adapter_view
+from sovereign_pipeline.registry_pages.overview import overview
+from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Readers
+from sovereign_pipeline.registry_pages.rendering import adapter_page, policy, render
+from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, language_of
+from sovereign_pipeline.review.page.translations import Language
+from sovereign_pipeline.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+PATH = "/registry"
+LONGEST_FORM = 2_000
+"""Bytes of a form with a token."""
+HEADERS = {
+    "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not `no-referrer`: with it a browser hides the origin of our own form, which is refused like one from elsewhere.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+router = APIRouter(prefix=PATH)
+
+
+class RegistryPages:
+    """What every request shares. The registry is opened when somebody first asks."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def registry(self) -> Registry:
+        return open_registry(self.settings)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        return open_store(self.settings, registry=self.registry)
+
+    @cached_property
+    def readers(self) -> Readers:
+        return Readers(self.settings, self.registry)
+
+    def reaches(self, reader: Reader, adapter_id: str) -> bool:
+        """Whether there is such an adapter and the reader may read of it: looked up before anything else of it is."""
+        try:
+            adapter = find_adapter(self.registry, adapter_id)
+        except NotFoundError:
+            return False
+        return reader.reads(adapter.line, adapter.classification)
+
+    def is_behind_tls(self, request: Request) -> bool:
+        if request.url.scheme == "https":
+            return True
+        proxy = Proxy(self.settings.serving_proxies)
+        return proxy.sent(request.scope) and request.headers.get("x-forwarded-proto") == "https"
+
+
+def pages_of(request: Request) -> RegistryPages:
+    pages: RegistryPages = request.app.state.registry_pages
+    return pages
+
+
+Pages = Annotated[RegistryPages, Depends(pages_of)]
+
+
+@router.get("")
+def show_overview(request: Request, pages: Pages) -> Response:
+    def page(reader: Reader, language: Language) -> str:
+        today = datetime.datetime.now(datetime.UTC).date()
+        return render("overview.html", language, lines=overview(pages.registry, reader, today), policy=None)
+
+    return _answer(request, pages, page)
+
+
+@router.get("/{adapter_id}")
+def show_adapter(request: Request, pages: Pages, adapter_id: str) -> Response:
+    def page(reader: Reader, language: Language) -> str | None:
+        if not pages.reaches(reader, adapter_id):
+            return None
+        now = datetime.datetime.now(datetime.UTC)
+        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language)
+
+    return _answer(request, pages, page)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, pages: Pages) -> Response:
+    token = await _token_in(request)
+    try:
+        session = await run_in_threadpool(lambda: pages.readers.begin(token)) if token else None
+    except Exception as error:
+        return _failed(request, error)
+    if session is None:
+        return _sign_in_page(request, is_refused=True)
+    response = RedirectResponse(PATH, 303, headers=HEADERS)
+    response.set_cookie(
+        COOKIE,
+        session,
+        max_age=HOURS * 3600,
+        path=PATH,
+        httponly=True,
+        samesite="strict",
+        secure=pages.is_behind_tls(request),
+    )
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, pages: Pages) -> Response:
+    pages.readers.end(request)
+    response = RedirectResponse(PATH, 303, headers=HEADERS)
+    response.delete_cookie(COOKIE, path=PATH)
+    return response
+
+
+def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
+    """A page for a reader, the form for anybody else. What is out of reach is answered as what is not there."""
+    try:
+        reader = pages.readers.of(request)
+        if reader is None:
+            return _sign_in_page(request)
+        content = page(reader, _language(request))
+    except Exception as error:
+        return _failed(request, error)
+    return _html(request, content) if content is not None else _message(request, 404, "There is no such page.")
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """What is wrong is named in the log alone: it may be about an adapter that the reader may not see."""
+    _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
+    if isinstance(error, IntegrityError):
+        return _message(request, 409, "Something on record was changed, so nothing is shown. Tell the administrator.")
+    return _message(request, 500, "The page cannot be shown now. Tell the administrator.")
+
+
+def _sign_in_page(request: Request, *, is_refused: bool = False) -> Response:
+    content = render("sign_in.html", _language(request), is_refused=is_refused, policy=None)
+    return _html(request, content, 401)
+
+
+def _message(request: Request, status: int, text: str) -> Response:
+    return _html(request, render("message.html", _language(request), text=text, policy=None), status)
+
+
+def _html(request: Request, content: str, status: int = 200) -> Response:
+    response = HTMLResponse(content, status, headers=HEADERS)
+    if request.query_params.get(LANGUAGE_COOKIE) in ("en", "ar"):
+        response.set_cookie(LANGUAGE_COOKIE, _language(request), httponly=True, samesite="strict")
+    return response
+
+
+def _language(request: Request) -> Language:
+    """As the link that was followed says, else as the review page chooses it."""
+    asked = request.query_params.get(LANGUAGE_COOKIE)
+    if asked is not None:
+        return "ar" if asked == "ar" else "en"
+    return language_of(request)
+
+
+async def _token_in(request: Request) -> str:
+    """The token of a form; empty for anything else, and for a form that is too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_FORM:
+            return ""
+    given = parse_qs(body.decode("latin-1")).get("token", [])
+    return given[0].strip() if len(given) == 1 else ""

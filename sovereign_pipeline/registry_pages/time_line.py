@@ -1,0 +1,152 @@
+"""What happened to an adapter, in order: registered, asked for, approved, waived, recalled, reviewed, purged.
+
+Everything is read back through the functions that verify it: signatures at their places in the log, rows against their
+entries. What belongs here: the order, and the words of each thing. What does not: what is true now (`adapter_view.py`).
+"""
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
+from sovereign_pipeline.ledger.purges import Purge
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
+from sovereign_pipeline.ledger.waiver_log import WAIVED
+from sovereign_pipeline.registry_pages.views import Happened
+from sovereign_pipeline.release.holds import ACCEPTED
+from sovereign_pipeline.release.standing import Standing
+from sovereign_pipeline.signing.officers import actor_of, officer_shown
+from sovereign_pipeline.signing.trust import Trust
+
+_OFFICER = actor_of("")
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """What is on record about an adapter, verified."""
+
+    adapter: Adapter
+    trust: Trust
+    requests: Sequence[Standing]
+    history: Sequence[Mapping[str, Any]]
+    """Its transitions, as `release/history.py` has them."""
+    recalls: Sequence[Recall]
+    recall_waivers: Sequence[RecallWaiver]
+    issues: Sequence[KnownIssue]
+    reviews: Sequence[AdapterReview]
+    waivers: Sequence[AuditEntry]
+    """Entries of the waivers of gates of what it was made of, and of its blind reviews."""
+    holds_accepted: Sequence[AuditEntry]
+    purge: Purge | None
+
+    def person(self, officer: str) -> str:
+        """Who an officer is, by the id of the key, or as an entry names it."""
+        return officer_shown(self.trust, officer.removeprefix(_OFFICER))
+
+
+def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
+    """The entries of the waivers of a line's gates about artifacts, by their digests; the oldest first."""
+    found = _entries(session, WAIVED, line)
+    return [each for each in found if each.subjects["artifact"] in evaluated]
+
+
+def accepted_holds(session: Session, adapter: Adapter) -> list[AuditEntry]:
+    """The entries by which officers accepted an inconclusive hold of an adapter, the oldest first."""
+    return [each for each in _entries(session, ACCEPTED, adapter.line) if each.subjects["adapter"] == adapter.id]
+
+
+def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
+    of_line = AuditEntry.subjects["line"].as_string() == line
+    query = select(AuditEntry).where(AuditEntry.action == action, of_line)
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+
+
+def time_line(found: OnRecord) -> tuple[Happened, ...]:
+    """Everything that happened, the oldest first. Of the same second: in the order of the life of an adapter."""
+    return tuple(sorted(_happened(found), key=lambda each: each.at))
+
+
+def _happened(found: OnRecord) -> Iterator[Happened]:
+    for entry in found.waivers:
+        said = entry.subjects
+        yield Happened(
+            moment(entry.at),
+            "A gate was waived",
+            f"{said['gate']}, {said['stage']}",
+            found.person(entry.actor),
+            words=said["reason"],
+            is_waiver=True,
+        )
+    yield Happened(moment(found.adapter.registered_at), "It was registered", found.adapter.id)
+    for request in found.requests:
+        yield _asked(request)
+    for entry in found.holds_accepted:
+        yield Happened(
+            moment(entry.at),
+            "An inconclusive hold was accepted",
+            by=found.person(entry.actor),
+            words=entry.subjects.get("reason", ""),
+            is_waiver=True,
+        )
+    for made in found.history:
+        yield Happened(
+            made["at"][:19],
+            "Its state changed",
+            f"{made['from']} → {made['to']}",
+            made["requested_by"],
+            tuple(made["approved_by"]),
+            made["reason"],
+        )
+    for recall in found.recalls:
+        yield Happened(
+            moment(recall.opened_at), "It was recalled", recall.id, found.person(recall.officer), words=recall.reason
+        )
+    for waiver in found.recall_waivers:
+        yield Happened(
+            moment(waiver.waived_at),
+            "A recall was waived",
+            waiver.recall_id,
+            found.person(waiver.officer),
+            words=waiver.reason,
+            is_waiver=True,
+        )
+    for issue in found.issues:
+        yield Happened(
+            moment(issue.added_at),
+            "A known issue was added",
+            str(issue.number),
+            found.person(issue.officer),
+            words=issue.text,
+        )
+    for review in found.reviews:
+        yield Happened(
+            moment(review.reviewed_at), "It was reviewed, and stays", by=found.person(review.officer), words=review.text
+        )
+    if found.purge is not None:
+        yield Happened(
+            moment(found.purge.at), "Its weights were removed", by=found.purge.officer, words=found.purge.reason
+        )
+
+
+def _asked(standing: Standing) -> Happened:
+    asked = standing.predicate
+    about = f"{asked['transition']}: {asked['from']} → {asked['to']}"
+    return Happened(
+        moment(standing.request.entered_at),
+        "A change was asked for"
+        if standing.ended is None or standing.is_made
+        else "A change was asked for, and not made",
+        about,
+        standing.requester.person,
+        () if standing.is_made else tuple(each.person for each in standing.approvals),
+        asked["reason"] if standing.ended is None or standing.is_made else f"{asked['reason']} ({standing.ended})",
+    )
+
+
+def moment(at: datetime.datetime) -> str:
+    """UTC, to the second."""
+    return at.isoformat(timespec="seconds")[:19]
