@@ -31,6 +31,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
+from sovereign_pipeline.training.precision import with_decided_precision
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 from sovereign_pipeline_tests.trusted import trust_demonstration
 from sovereign_pipeline_tests.waiting import wait_until
@@ -229,7 +230,7 @@ class DemoInstitution:
             store=store,
             settings=self.settings,
             institution=institution,
-            line=load_line(self.settings.data, self.recipe["line"], institution),
+            line=with_decided_precision(load_line(self.settings.data, self.recipe["line"], institution)),
             progress=lambda message: None,
             launch=_no_trainer,
             lost_review=lambda line: adapters_that_lost(open_registry(self.settings), store, line),

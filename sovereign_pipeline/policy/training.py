@@ -57,7 +57,7 @@ class Sft(Tuning):
     learning_rate: float = Field(gt=0)
     """Highest learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "bfloat16"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model's weights in training. `auto` is bfloat16 where this machine computes in it (a GPU's
     units, AVX512-BF16, AMX or ARM's BF16), else float32; the adapter's identity has which. Name one where trainers run
     on other machines than the pipeline."""

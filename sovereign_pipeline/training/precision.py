@@ -5,32 +5,42 @@ sees the decision alone, so that it is part of an adapter's identity, and a reci
 """
 
 from pathlib import Path
+from typing import Literal
 
 from sovereign_pipeline.policy.line import Line
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo: Intel's and AMD's vector and matrix units, and ARM's.
 
-Without them bfloat16 is emulated, and slower than float32.
+Without them bfloat16 is emulated, and slower than float32. Nothing is timed: on a busy machine two timings can say two
+things, and each would be another adapter.
 """
+PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
+GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
+"""Names under /dev, of which a machine with a GPU has one: NVIDIA's, those of its boards, AMD's, and Windows'."""
 
 
-def with_decided_precision(line: Line, processors: Path = Path("/proc/cpuinfo")) -> Line:
+def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
     """The line with bfloat16 or float32 in place of `auto`; any other line unchanged."""
     sft = line.training.sft
     if sft.precision != "auto":
         return line
-    decided = sft.model_copy(update={"precision": "bfloat16" if _computes_in_bfloat16(processors) else "float32"})
+    decided = sft.model_copy(update={"precision": decided_precision(processors, devices)})
     return line.model_copy(update={"training": line.training.model_copy(update={"sft": decided})})
 
 
-def _computes_in_bfloat16(processors: Path) -> bool:
-    """On the device that would train: the GPU if there is one, else the processor."""
-    import torch
+def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
+    """By the device that would train: the GPU if there is one, else the processor.
 
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return processors_have_bfloat16(processors)
+    Every command that opens a line comes here, so torch is imported only where there may be a GPU.
+    """
+    has_units = processors_have_bfloat16(processors)
+    if any(found for name in GPU_FILES for found in devices.glob(name)):
+        import torch
+
+        if torch.cuda.is_available():
+            has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_units else "float32"
 
 
 def processors_have_bfloat16(processors: Path) -> bool:

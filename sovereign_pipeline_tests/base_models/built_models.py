@@ -53,4 +53,4 @@ def adapted(model: Any, sft: Sft) -> Any:
 
 
 def recipe(**values: Any) -> Sft:
-    return Sft.model_validate(values)
+    return Sft.model_validate({"precision": "bfloat16", **values})

@@ -116,7 +116,8 @@ def workplace(institution: DemoInstitution, tiny_model: Path) -> Workplace:
         "files": {file.name: file_sha256(file) for file in tiny_model.iterdir()},
     }
     (models / "tiny.yaml").write_text(yaml.safe_dump(card))
-    institution.recipe["training"] |= {"sft": {"adapter": "none"}, "preference": {"max_steps": 2}}
+    sft = {"adapter": "none", "precision": "bfloat16"}
+    institution.recipe["training"] |= {"sft": sft, "preference": {"max_steps": 2}}
     source = {**institution.recipe["sources"][0], "name": "pairs", "role": "preferences"}
     institution.recipe["sources"].append(source)
     return institution.workplace()
@@ -262,7 +263,7 @@ def test_an_adapter_where_the_recipe_tunes_in_full_is_refused_and_so_is_the_reve
     assert "adapter: none in the recipe asks for model/" in asked.evaluate(workplace, artifact, inputs).message
 
     recipe = workplace.line.model_dump(mode="json")
-    recipe["training"]["sft"] = {"adapter": "lora"}
+    recipe["training"]["sft"] = {"adapter": "lora", "precision": "bfloat16"}
     with_adapter = replace(workplace, line=Line.model_validate(recipe))
     chain = Chain(with_adapter)
     verdicts = chain.make(chain.sft)

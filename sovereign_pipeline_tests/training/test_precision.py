@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.precision import processors_have_bfloat16, with_decided_precision
@@ -42,23 +44,45 @@ def test_a_machine_that_lists_nothing_computes_in_float32(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("flag", "decided"), [("avx512_bf16", "bfloat16"), ("avx2", "float32")])
 def test_the_decision_is_in_the_identity_as_if_the_recipe_named_it(
-    institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str, decided: str
+    institution: DemoInstitution, tmp_path: Path, flag: str, decided: str
+) -> None:
+    identities: list[Any] = []
+    for written in ({}, {"precision": "auto"}, {"precision": decided}):
+        institution.recipe["training"]["sft"] = written
+        institution.write()
+        identities.append(SFT_ADAPTER.config(decided_on(institution, machine(tmp_path, flag))))
+    assert identities[0] == identities[1] == identities[2] and identities[0]["sft"]["precision"] == decided
+
+
+@pytest.mark.parametrize(("has_units", "decided"), [(True, "bfloat16"), (False, "float32")])
+def test_the_gpu_decides_where_there_is_one(
+    institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_units: bool, decided: str
 ) -> None:
     import torch
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    processors = tmp_path / "cpuinfo"
-    processors.write_text(INTEL.format(flag))
-    identities: list[Any] = []
-    for written in ("auto", decided):
-        institution.recipe["training"]["sft"] = {"precision": written}
-        line = with_decided_precision(institution.workplace().line, processors)
-        identities.append(SFT_ADAPTER.config(line))
-    assert identities[0] == identities[1] and identities[0]["sft"]["precision"] == decided
+    institution.write()
+    found = machine(tmp_path, "avx2" if has_units else "avx512_bf16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    processor = "float32" if has_units else "bfloat16"
+    assert decided_on(institution, found).training.sft.precision == processor  # no file of a GPU: torch is not asked
+    (found / "nvidia0").touch()
+    assert decided_on(institution, found).training.sft.precision == decided
+
+
+def machine(directory: Path, flag: str) -> Path:
+    """A directory with such a processor's `cpuinfo`, and no file of a GPU."""
+    (directory / "cpuinfo").write_text(INTEL.format(flag))
+    return directory
+
+
+def decided_on(institution: DemoInstitution, machine: Path) -> Line:
+    data = institution.settings.data
+    line = load_line(data, institution.recipe["line"], load_institution(data))
+    return with_decided_precision(line, machine / "cpuinfo", machine)
 
 
 def test_a_workplace_has_decided(institution: DemoInstitution) -> None:
-    institution.recipe["training"]["sft"] = {"precision": "auto"}
     institution.write()
     line = open_workplace(institution.settings, institution.recipe["line"]).line
     assert line.training.sft.precision in ("float32", "bfloat16")

@@ -62,6 +62,15 @@ def test_the_newest_are_kept_and_the_last_step_needs_none(make_job: JobMaker, wh
     assert files(job.output) == whole
 
 
+def test_a_training_in_bfloat16_resumes_to_the_same_bytes(make_job: JobMaker) -> None:
+    """The fixtures of the others are in float32."""
+    narrow = {**SFT, "precision": "bfloat16"}
+    never, once = (make_job(name, letters(12), sft=narrow, checkpoints=EVERY_STEP) for name in ("never", "once"))
+    run(never)
+    assert "resuming from step-00000003" in run(stopped(once, after=3))
+    assert files(once.output) == files(never.output)
+
+
 def cut_short(checkpoint: Path) -> None:
     weights = checkpoint / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])

@@ -136,6 +136,19 @@ def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
     assert files(job.output) == files(whole.output)
 
 
+def test_in_bfloat16_too_an_interrupted_training_resumes_to_the_same_bytes(make_job: JobMaker, parent: Path) -> None:
+    never, once = (reward_job(make_job, name, parent) for name in ("never", "once"))
+    narrow = {"sft": never.sft.model_copy(update={"precision": "bfloat16"})}
+    never, once = never.model_copy(update=narrow), once.model_copy(update=narrow)
+    learn(never)
+    done: list[int] = []
+    hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
+        train_by_reward(once, hooks)
+    assert "resuming from step-00000002" in learn(once)
+    assert files(once.output) == files(never.output)
+
+
 @pytest.mark.security_case("a policy games its reward", "the held-out gold reward falls, and the training ends")
 def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch

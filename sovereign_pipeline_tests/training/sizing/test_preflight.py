@@ -179,7 +179,7 @@ def test_a_host_that_cannot_hold_the_base_once_for_each_process_is_refused(
     model: Path, adapter: str, bytes_each: float
 ) -> None:
     parameters = read_shape(str(model)).parameters
-    sft = Sft.model_validate({"adapter": adapter})
+    sft = Sft.model_validate({"adapter": adapter, "precision": "bfloat16"})
     enough = round(8.0 * parameters * (bytes_each if adapter != "qlora" else 1.0))
     check_host(model, sft, 8, enough)
     check_host(model, sft, 1, 0)

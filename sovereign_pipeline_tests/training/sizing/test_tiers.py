@@ -28,7 +28,8 @@ def seven() -> Shape:
 
 
 def found_for(shape: Shape, rows: int, **values: Any) -> list[Tier]:
-    return tiers(shape, Sft.model_validate(values), None, Work(rows, 500.0, 1.0))
+    sft = Sft.model_validate({"precision": "bfloat16", **values})
+    return tiers(shape, sft, None, Work(rows, 500.0, 1.0))
 
 
 def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -> None:
@@ -70,7 +71,7 @@ def test_whatever_the_rows_the_rule_holds(rows: int) -> None:
 
 
 def test_time_goes_with_the_tokens_and_with_the_utilisation() -> None:
-    sft = Sft.model_validate({})
+    sft = Sft.model_validate({"precision": "bfloat16"})
     once, twice = (tiers(seven(), sft, None, Work(1000, 500.0, epochs)) for epochs in (1.0, 2.0))
     assert [tier.hours for tier in twice] == pytest.approx([2 * tier.hours for tier in once])
     measured = tiers(seven(), sft, None, Work(1000, 500.0, 1.0), utilisation=0.6)
