@@ -1,6 +1,7 @@
 """Rows as token ids: what is supervised, packing, the plan, and the guards on rows."""
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from transformers import AutoTokenizer
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.rows import IGNORED, encode, encode_preference, encode_sft, guard, pack
+from sovereign_pipeline.training.loop.rows import (
+    IGNORED,
+    Completion,
+    EncodedRow,
+    encode,
+    encode_preference,
+    encode_sft,
+    guard,
+    pack,
+)
 from sovereign_pipeline.training.sizing.sizing import Forward
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
@@ -84,6 +94,22 @@ def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: 
     assert sorted(row.id for row in plan.rows) == sorted([row.id for row in rows] * 2)
     limited = make_plan(make_job("limited", letters(1), sft={"epochs": 2, "max_steps": 3}), rows)
     assert limited.steps == 3 and limited.units == plan.units[:3]
+
+
+def test_packs_are_not_trained_in_the_order_of_their_rows_lengths(make_job: JobMaker) -> None:
+    """First-fit decreasing makes them in that order; a course from long to short would be another training."""
+    rows = [EncodedRow(f"R-{length}", (Completion([1] * (length - 9), [2] * 9),)) for length in range(65, 129)]
+    packs = pack(rows, 128)
+    assert [unit[0].tokens for unit in packs] == sorted((row.tokens for row in rows), reverse=True)
+    orders = []
+    for seed in (7, 8):
+        plan = make_plan(make_job(f"seed-{seed}", letters(1), sft={"epochs": 2}, seed=seed), rows)
+        lengths = [unit[0].tokens for unit in plan.units]
+        orders += [lengths[: len(packs)], lengths[len(packs) :]]
+    for order in orders:
+        assert sorted(order) == sorted(row.tokens for row in rows)
+        assert abs(statistics.correlation(range(len(order)), order)) < 0.4
+    assert len({tuple(order) for order in orders}) == 4  # each epoch and each seed has its own
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
