@@ -10,7 +10,8 @@ from sovereign_pipeline.artifacts.stage import Stage, Workplace
 
 def materialize(stage: Stage, workplace: Workplace, made: Mapping[str, ArtifactRef]) -> ArtifactRef:
     """Produce, evaluate the gates, become current. `made`: kind -> reference, the stage's inputs among them."""
-    ref = produce(stage, workplace, {upstream.kind: made[upstream.kind] for upstream in stage.inputs}).ref
+    read = stage.inputs_of(workplace.line)
+    ref = produce(stage, workplace, {upstream.kind: made[upstream.kind] for upstream in read}).ref
     if stage.passthrough_of(workplace.line) is None:
         evaluate_gates(stage, workplace, ref)
     workplace.store.make_current(workplace.line.line, stage.kind, ref)

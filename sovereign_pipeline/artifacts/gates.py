@@ -77,7 +77,7 @@ def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, 
     Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
     """
     usable = _Usable(workplace)
-    for upstream in stage.inputs:
+    for upstream in stage.inputs_of(workplace.line):
         usable.check(upstream, refs[upstream.kind], with_outside_files=not stage.judges_what_is_recorded)
 
 
@@ -109,7 +109,8 @@ class _Usable:
             self._assert_outside_files(stage, ref, manifest)
         for gate in stage.gates:
             passing_verdict(stage, gate, self._workplace, ref)
-        for upstream in stage.inputs:
+        for upstream in stage.inputs_of(self._workplace.line):
+            self._assert_made_of(stage, ref, manifest, upstream)
             given = store.input_ref(manifest, upstream.kind)
             self._assert_not_below(ref, manifest, store.read_manifest(given))
             self.check(upstream, given, outside)
@@ -123,6 +124,19 @@ class _Usable:
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale; {now}.",
             f"Materialize everything between {stage.kind} and this stage again.",
+            act="run_line",
+            line=line,
+        )
+
+    def _assert_made_of(self, stage: Stage, ref: ArtifactRef, manifest: Manifest, upstream: Stage) -> None:
+        """An optional input may have been added to the recipe since."""
+        if upstream.kind in manifest.inputs:
+            return
+        line = self._workplace.line.line
+        raise StaleInput(
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made without {upstream.kind}, which the "
+            f"line reads for it now.",
+            "Run the line again.",
             act="run_line",
             line=line,
         )

@@ -36,7 +36,7 @@ class Part:
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
-    """Make the stage's artifact, or reuse it. `inputs`: one reference for each of `stage.inputs`, by kind.
+    """Make the stage's artifact, or reuse it. `inputs`: one reference for each of `stage.inputs_of` the line, by kind.
 
     Raises RecipeError for a recipe that is not filled in, StaleInput or GateRefused when an input may not be used,
     IntegrityError when bytes changed, and whatever the build raises. Nothing is left behind on any error.

@@ -175,7 +175,11 @@ class Stage:
     build: Callable[[Workplace, Inputs, Path], Built]
     """Writes the artifact's files into a workspace directory."""
     inputs: tuple["Stage", ...] = ()
-    """The stages whose artifacts it reads."""
+    """The stages whose artifacts it reads for every line."""
+    optional_inputs: tuple["Stage", ...] = ()
+    """The stages whose artifacts it reads for some lines only. For any other line they are no part of its identity."""
+    reads_optional: Callable[[Line], Collection[str]] = lambda line: ()
+    """Kinds of the optional inputs that it reads for a line."""
     config: Callable[[Line], Config] = lambda line: {}
     """Exactly the part of the recipe that the build reads."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
@@ -197,6 +201,11 @@ class Stage:
     """Whether it reads or writes unscrubbed text, so that its process is given the corpus root."""
     judges_what_is_recorded: bool = False
     """Its input is in the registry already and is judged as it was registered, whatever became of the sources since."""
+
+    def inputs_of(self, line: Line) -> "tuple[Stage, ...]":
+        """The stages whose artifacts it reads for a line."""
+        read = self.reads_optional(line)
+        return (*self.inputs, *(each for each in self.optional_inputs if each.kind in read))
 
     def config_at(self, workplace: Workplace) -> Config:
         """All of the recipe and of the institution's policy that decides what the build makes."""

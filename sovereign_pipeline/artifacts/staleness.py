@@ -159,7 +159,7 @@ class _Examination:
 
     def _reasons_that_are_named(self, stage: Stage) -> Iterator[Reason]:
         current = self._current(stage)
-        for upstream in stage.inputs:
+        for upstream in stage.inputs_of(self._workplace.line):
             if self.reasons(self._stages.get(upstream.kind, upstream)):
                 yield Reason("upstream stale", upstream.kind)
         if current is None:
@@ -195,7 +195,7 @@ class _Examination:
 
     def _reasons_of_identity(self, stage: Stage, current: ArtifactRef) -> Iterator[Reason]:
         store = self._workplace.store
-        inputs = {upstream.kind: self._current(upstream) for upstream in stage.inputs}
+        inputs = {upstream.kind: self._current(upstream) for upstream in stage.inputs_of(self._workplace.line)}
         now = identity_of(stage, self._workplace, {kind: ref for kind, ref in inputs.items() if ref is not None})
         # The index that leads to an artifact is not trusted: the manifest itself must state today's identity.
         changes = compare(stated_identity(store.read_manifest(current)), now)

@@ -31,6 +31,7 @@ from sovereign_pipeline.orchestration.pages.corpus import schema_of
 from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
+from sovereign_pipeline.orchestration.resources import materialized
 from sovereign_pipeline.processes import die_with_parent
 from sovereign_pipeline.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
@@ -54,7 +55,12 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
                 installation, context.partition_key, context.log.info, launch, with_corpus=stage.reads_corpus
             )
             with corpus_withheld() if workplace.store.corpus is None else nullcontext():
-                result = _materialization(stage, workplace, inputs)
+                optional = {
+                    each.kind: materialized(workplace.store, context.instance, each.kind, workplace.line.line)
+                    for each in stage.inputs_of(workplace.line)
+                    if each.kind not in inputs
+                }
+                result = _materialization(stage, workplace, {**inputs, **optional})
         except SovereignError as error:
             raise refusal(error) from error
         except Exception as error:
@@ -70,6 +76,8 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         return dg.asset(
             name=stage.kind,
             ins={upstream.kind: dg.AssetIn() for upstream in stage.inputs},
+            # Dagster's graph is one for all lines: an optional input comes first, and is read where the line reads it.
+            deps=[upstream.kind for upstream in stage.optional_inputs],
             partitions_def=LINES,
             group_name=shown.group,
             owners=[shown.owner],

@@ -135,7 +135,8 @@ PRESENTATION: Mapping[str, Presentation] = {
         "team:model-office",
         frozenset({"pytorch", "huggingface"}),
         "A score for replies, learned from the line's preference pairs: a LoRA and a scalar head on the base model, "
-        "and what it is worth on held-out pairs. For a line without one it is the preference dataset, passed through.",
+        "and what it is worth on held-out pairs. A reward of `training.rlhf` may use it. For a line without one it is "
+        "the preference dataset, passed through.",
         "trains in a process of its own, minutes to hours; the log reports each step and what is left. For a line "
         "whose recipe has no `training.reward_model` nothing is done.",
         DEVICE_POOL,
@@ -144,8 +145,8 @@ PRESENTATION: Mapping[str, Presentation] = {
         "training",
         "team:model-office",
         frozenset({"pytorch", "huggingface"}),
-        "The adapter after learning from preferences or from a reward. For a line with neither it is the SFT adapter, "
-        "passed through.",
+        "The adapter after learning from preferences or from a reward, such as the line's reward model. For a line "
+        "with neither it is the SFT adapter, passed through.",
         "trains in a process of its own, minutes to days; the log reports each step and what is left. For a line "
         "with neither preferences nor a reward nothing is done.",
         DEVICE_POOL,
@@ -217,6 +218,10 @@ def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
     made: dict[str, Stage] = {}
     for kind, stage in real.items():
         own = replacements.get(kind, stage)
-        inputs = tuple(made[each.kind] if each is real.get(each.kind) else each for each in own.inputs)
-        made[kind] = own if inputs == own.inputs else replace(own, inputs=inputs)
+        inputs, optional = (
+            tuple(made[each.kind] if each is real.get(each.kind) else each for each in given)
+            for given in (own.inputs, own.optional_inputs)
+        )
+        is_same = inputs == own.inputs and optional == own.optional_inputs
+        made[kind] = own if is_same else replace(own, inputs=inputs, optional_inputs=optional)
     return tuple(made.values())

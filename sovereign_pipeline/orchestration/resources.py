@@ -12,6 +12,7 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.settings import Settings
@@ -41,19 +42,24 @@ class References(dg.IOManager):
         self._store.make_current(context.partition_key, context.asset_key.path[-1], obj)
 
     def load_input(self, context: dg.InputContext) -> ArtifactRef:
-        kind, line = context.asset_key.path[-1], context.partition_key
-        ref = self._store.current(line, kind)
-        if ref is None:
-            raise _failure(NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first."))
-        if not is_the_materialized_one(context.instance, kind, line, ref):
-            raise _failure(
-                StaleInput(
-                    f"Line {line}: the store's current {kind} is {short(ref.digest)}, and the last run that "
-                    f"materialized it made another one.",
-                    f"Find out who changed the store. Then materialize {kind} again.",
-                )
-            )
-        return ref
+        try:
+            return materialized(self._store, context.instance, context.asset_key.path[-1], context.partition_key)
+        except SovereignError as error:
+            raise _failure(error) from error
+
+
+def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
+    """The line's current artifact of a kind. Raises NotFoundError for none, and StaleInput as `References` says."""
+    ref = store.current(line, kind)
+    if ref is None:
+        raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
+    if not is_the_materialized_one(instance, kind, line, ref):
+        raise StaleInput(
+            f"Line {line}: the store's current {kind} is {short(ref.digest)}, and the last run that materialized it "
+            f"made another one.",
+            f"Find out who changed the store. Then materialize {kind} again.",
+        )
+    return ref
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:

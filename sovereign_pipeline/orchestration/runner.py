@@ -26,6 +26,7 @@ from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.checks import NOT_REPEATED
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.resources import is_the_materialized_one
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import nearest_known
 
 Tell = Callable[[str], None]
@@ -58,7 +59,7 @@ def run_line(
     until: the kind of the last stage, with all that it is made from; None: the whole chain. Raises InputError for a
     kind that is no stage, and RecipeError before anything is made when the recipe lacks what one of them reads.
     """
-    stages = _made_with(until)
+    stages = _made_with(until, workplace.line)
     started = time.monotonic()
     register_lines(instance, workplace.settings)
     kinds = _to_materialize(stages, instance, workplace)
@@ -79,8 +80,8 @@ def run_line(
     return LineRun(kinds, result.run_id, time.monotonic() - started)
 
 
-def _made_with(until: str | None) -> list[Stage]:
-    """A stage and everything it is made from, in order; all stages for None."""
+def _made_with(until: str | None, line: Line) -> list[Stage]:
+    """A stage and everything it is made from for a line, in order; all stages for None."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)
@@ -90,7 +91,7 @@ def _made_with(until: str | None) -> list[Stage]:
     while waiting:
         stage = waiting.pop()
         found.add(stage.kind)
-        waiting.extend(stage.inputs)
+        waiting.extend(stage.inputs_of(line))
     return [stage for stage in CHAIN if stage.kind in found]
 
 
