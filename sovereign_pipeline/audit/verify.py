@@ -49,6 +49,8 @@ ACTS = {
     "recall waived": ("recall-waiver/v1", "waive"),
 }
 """Action of an entry -> the kind of statement behind it, and what the trust root must let its officer do."""
+WEIGHTS_IN = {"sft_adapter": {"adapter", "model"}, "aligned_adapter": {"adapter", "model"}, "reward_model": {"reward"}}
+"""Kind of artifact -> the directories in it that others load as they are, each with a signature of its own."""
 SHOWN = {
     "raw_corpus": {"sources.json"},
     "leakage_safe_split": {"proof.json"},
@@ -596,7 +598,7 @@ def check_attested(package: Package, trust: Trust, artifact: Artifact, name: str
     folder, manifest = f"artifacts/{artifact.digest}", artifact.manifest
     path = f"{folder}/{name}"
     bundle, of = package.take(path), name.removesuffix(".sigstore.json")
-    if of in ("adapter", "model"):
+    if of in WEIGHTS_IN.get(manifest["kind"], ()):
         said, _, _ = opened(bundle, trust, "pipeline", artifact.sealed_at, path)
         listed = {each["path"]: each["sha256"] for each in manifest["files"] if each["path"].startswith(f"{of}/")}
         signed = {f"{of}/{each['name']}": each["digest"] for each in said["predicate"]["resources"]}
@@ -648,8 +650,8 @@ def read_artifacts(package: Package, trust: Trust, log: Log) -> dict[str, Artifa
         artifact = Artifact(digest, manifest, sha256(content), entry["sequence"] - 1)
         files = {each["path"]: each for each in manifest["files"]}
         shown = {*files} & SHOWN.get(manifest["kind"], set())
-        of_weights = {name.split("/")[0] for name in files if manifest["kind"] in ("sft_adapter", "aligned_adapter")}
-        signed = {"manifest.json"} | {*SIGNED_FILES} & shown | of_weights & {"adapter", "model"}
+        of_weights = {name.split("/")[0] for name in files} & WEIGHTS_IN.get(manifest["kind"], set())
+        signed = {"manifest.json"} | {*SIGNED_FILES} & shown | of_weights
         bundles = {f"{name}.sigstore.json" for name in signed}
         present = {path.removeprefix(f"{folder}/") for path in package.below(folder)}
         if present != {"manifest.json"} | shown | bundles:

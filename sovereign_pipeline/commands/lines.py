@@ -225,7 +225,7 @@ def _checked(file: Path) -> Line:
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
-    if recipe.training.rlhf is not None:
+    if recipe.training.rlhf is not None and recipe.training.rlhf.tools:
         require_sandbox()
         reward_code(settings, recipe.training.rlhf)
     for suite in evaluation.capability if evaluation is not None else ():

@@ -90,12 +90,28 @@ class Reward(RecipeModel):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40, examples=["right_department"])
     """By which it is logged."""
 
-    tool: Tool = Field(examples=[{"path": "rewards/permits.py", "function": "opening"}])
-    """What judges a reply."""
+    tool: Tool | None = Field(
+        default=None,
+        examples=[{"path": "rewards/permits.py", "function": "opening"}],
+        exclude_if=lambda tool: tool is None,
+    )
+    """What judges a reply; null: `reward_model` does."""
+
+    reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
+    """Whether the line's reward model judges, in place of a tool. The score is the probability that it prefers the
+    reply to the one that the institution sent to the same letter, cut to `max_new_tokens`: the sigmoid of the
+    difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in
+    RLHF"). 0.5 is as good as the institution's reply. The log keeps the raw scores."""
 
     weight: float = Field(default=1.0, gt=0)
     """Its share of the reward, before the weights are made to add up to one. A part that abstains for a reply counts
     for nothing there, and the others' weights are made to add up to one."""
+
+    @model_validator(mode="after")
+    def _one_judges(self) -> "Reward":
+        if (self.tool is None) != self.reward_model:
+            raise ValueError(f"part {self.name} needs either a tool or reward_model: true")
+        return self
 
 
 class Kl(RecipeModel):
@@ -196,6 +212,8 @@ class Rlhf(RecipeModel):
         names = [part.name for part in parts or ()]
         if len(set(names)) != len(names):
             raise ValueError(f"two parts share a name: {', '.join(names)}")
+        if sum(part.reward_model for part in parts or ()) > 1:
+            raise ValueError("a line has one reward model, and two parts name it")
         return parts
 
     @model_validator(mode="after")
@@ -217,6 +235,15 @@ class Rlhf(RecipeModel):
         return self.gold or self.reward
 
     @property
+    def uses_reward_model(self) -> bool:
+        """Whether the line's reward model judges in any part, of what is optimised or of what is measured."""
+        return any(part.reward_model for part in self._parts)
+
+    @property
     def tools(self) -> tuple[Tool, ...]:
         """Every tool of the section."""
-        return tuple(part.tool for part in (*self.reward, *(self.gold or ())))
+        return tuple(part.tool for part in self._parts if part.tool is not None)
+
+    @property
+    def _parts(self) -> tuple[Reward, ...]:
+        return (*self.reward, *(self.gold or ()))

@@ -244,7 +244,7 @@ class Training(RecipeModel):
     """Learning from a reward after SFT, for what pairs of replies cannot express; null: none."""
 
     reward_model: RewardModel | None = None
-    """A model of what the line's preference pairs prefer; null: none."""
+    """A model of what the line's preference pairs prefer; null: none. A part of `rlhf.reward` may use it."""
 
     checkpoints: Checkpoints = Checkpoints()
     """What an interrupted training resumes from."""
@@ -278,6 +278,8 @@ class Training(RecipeModel):
             raise ValueError(
                 "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base"
             )
+        if self.rlhf is not None and self.rlhf.uses_reward_model and self.reward_model is None:
+            raise ValueError("a part of rlhf says reward_model: true, and training.reward_model is missing: add it")
         if self.rlhf is not None and self.rlhf.max_new_tokens >= self.sft.max_length:
             raise ValueError("rlhf.max_new_tokens leaves no room for a prompt within sft.max_length")
         return self
@@ -286,6 +288,16 @@ class Training(RecipeModel):
     def reads_preferences(self) -> bool:
         """Whether anything is trained on the line's preference dataset."""
         return self.preference is not None or self.reward_model is not None
+
+    @property
+    def rewards_by_model(self) -> bool:
+        """Whether the adapter after SFT is rewarded or measured by the line's reward model."""
+        return self.rlhf is not None and self.rlhf.uses_reward_model
+
+    @property
+    def learns_from_preferences(self) -> bool:
+        """Whether the adapter holds what the line's preference dataset taught, by itself or by a reward model."""
+        return self.preference is not None or self.rewards_by_model
 
     @property
     def preference_learning_rate(self) -> float:

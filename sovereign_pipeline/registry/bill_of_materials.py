@@ -15,7 +15,8 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.
 
 
 def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
-    """The adapter as subject; base model, parent adapter, datasets and libraries as components, with their digests."""
+    """The adapter as subject; base model, parent adapter, reward model, datasets and libraries as components, with
+    their digests."""
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [
         {
@@ -44,7 +45,7 @@ def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
         ],
     }
     parents = [] if record.parent_adapter is None else [_parent_component(record.parent_adapter)]
-    components = [base_model, *parents, *datasets, *libraries]
+    components = [base_model, *parents, *_reward_model(record), *datasets, *libraries]
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -106,6 +107,22 @@ def _parent_component(parent: ParentAdapterFacts) -> dict[str, Any]:
         "hashes": [_sha256(parent.adapter_sha256)],
         "properties": [_property("adapter_digest", parent.digest)],
     }
+
+
+def _reward_model(record: AdapterRecord) -> list[dict[str, Any]]:
+    """The line's reward model, where it judged what the adapter wrote; none otherwise."""
+    digest = record.lineage.get("reward_model")
+    if digest is None:
+        return []
+    return [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": f"reward-model:{digest}",
+            "name": f"{record.line} reward model",
+            "description": "What judged the adapter's replies while it learned, trained on the preference pairs.",
+            "properties": [_property("digest", digest)],
+        }
+    ]
 
 
 def _dataset_component(dataset: DatasetFacts) -> dict[str, Any]:

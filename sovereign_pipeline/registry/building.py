@@ -115,7 +115,7 @@ def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: A
     evaluated = {(each.stage, each.gate) for each in record.gates}
     differing += [
         f"gate {gate.name} has no record for {stage.kind}"
-        for stage in _upstream_of(stages)
+        for stage in _upstream_of(stages, workplace.line)
         if stage.passthrough_of(workplace.line) is None
         for gate in stage.gates
         if (stage.kind, gate.name) not in evaluated
@@ -152,7 +152,7 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
         "method": method_of(line),
         "gates": {
             f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.recipe(line)}
-            for stage in _upstream_of(stages)
+            for stage in _upstream_of(stages, line)
             if stage.passthrough_of(line) is None
             for gate in stage.gates
         },
@@ -166,11 +166,11 @@ def method_of(line: Line) -> str:
     return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")
 
 
-def _upstream_of(stages: tuple[Stage, ...]) -> list[Stage]:
-    """The stages and everything upstream of them, furthest first, each once."""
+def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
+    """The stages and everything that they are made from for a line, furthest first, each once."""
     found: dict[str, Stage] = {}
     for stage in stages:
-        for each in [*_upstream_of(stage.inputs), stage]:
+        for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
             found.setdefault(each.kind, each)
     return list(found.values())
 
@@ -190,7 +190,7 @@ def _ancestors(
             return
         seen.add(stage.kind)
         manifest = workplace.store.read_manifest(ref)
-        for upstream in stage.inputs:
+        for upstream in stage.inputs_of(workplace.line):
             yield from upstream_of(upstream, workplace.store.input_ref(manifest, upstream.kind))
         yield stage, ref
 
@@ -225,7 +225,7 @@ def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) 
     for artifact in inputs.values():
         ancestors |= {manifest.kind: ref.digest for ref, manifest in lineage(store, artifact.manifest)}
     sources = _sources(store, inputs["training_dataset"])
-    preferences = inputs["preference_dataset"] if line.training.preference is not None else None
+    preferences = inputs["preference_dataset"] if line.training.learns_from_preferences else None
     return AdapterRecord(
         line=line.line,
         purpose=line.purpose,

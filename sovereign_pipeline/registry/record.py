@@ -115,7 +115,8 @@ class LearnedRewardFacts(_Facts):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part -> digest over all that decides its tool's scores, but the replies."""
+    """Name of each part -> digest over all that decides its tool's scores, but the replies, or, where the reward model
+    judges, the digest of its artifact."""
     code: dict[str, str]
     """Path of each program and file, as in the recipe, and of what a command uses of the machine -> SHA-256."""
 

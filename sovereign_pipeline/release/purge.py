@@ -41,11 +41,13 @@ from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import PURGE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline.wording import and_more
 
-TRAINED = (SFT_ADAPTER.kind, ALIGNED_ADAPTER.kind)
-"""The kinds of artifacts whose weights are an adapter's own."""
+TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
+"""The kinds of artifacts whose weights are an adapter's own, or of a reward model that judged it: they hold what its
+documents taught."""
 
 
 @dataclass(frozen=True)

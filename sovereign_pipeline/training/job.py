@@ -17,6 +17,15 @@ from sovereign_pipeline.policy.tuning import Tuning
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo"]
 
 
+class RewardModelGiven(Frozen):
+    """A reward model that judges replies."""
+
+    directory: Path
+    """PEFT directory with the head."""
+    digest: str
+    """Of its artifact."""
+
+
 class RewardJob(Frozen):
     """What a training by reward has beside other trainings. The job's dataset is then a file of prompts."""
 
@@ -29,6 +38,14 @@ class RewardJob(Frozen):
     """Directory of copies of programs and files, each named by its SHA-256."""
     cache: Path
     """Directory of cached scores."""
+    reward_model: RewardModelGiven | None = None
+    """Where a part of the reward, or of what is measured, is judged by one."""
+
+    @model_validator(mode="after")
+    def _has_what_judges(self) -> "RewardJob":
+        if self.rlhf.uses_reward_model != (self.reward_model is not None):
+            raise ValueError("a reward model is given exactly where a part of the section uses one")
+        return self
 
 
 class TrainingJob(Frozen):

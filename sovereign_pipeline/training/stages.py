@@ -23,6 +23,7 @@ from sovereign_pipeline.training.continuation import (
 from sovereign_pipeline.training.gates import base_digest, end_of_turn, weights
 from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES, TrainingReport
+from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.rlhf.preparing import prepare, reward_digests
 from sovereign_pipeline.training.rlhf.report import RLHF_FILE, RlhfReport
 from sovereign_pipeline.training.stage_run import begin, new_job, run
@@ -213,6 +214,8 @@ ALIGNED_ADAPTER = Stage(
     code_version="3",
     build=build_aligned_adapter,
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
+    optional_inputs=(REWARD_MODEL,),
+    reads_optional=lambda line: (REWARD_MODEL.kind,) if line.training.rewards_by_model else (),
     config=_aligned_config,
     libraries=TRAINING_LIBRARIES,
     reads_corpus=_compares_authors,

@@ -40,6 +40,7 @@ from sovereign_pipeline_tests.registry.bench import (
     TRAINING_DATASET,
     Bench,
 )
+from sovereign_pipeline_tests.registry.rewarded import with_reward_model
 from sovereign_pipeline_tests.release.conftest import open_office
 
 TODAY = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -190,6 +191,21 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
     assert f"artifacts/{first.record_digest}/record.json" in package.files
     without = package.indexed({f"registry/{first.id}.json": None}, office.pipeline)
     assert without.refusal() == f"{SECOND}: the package lacks the adapter that it was continued from"
+
+
+def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstitution, tmp_path: Path) -> None:
+    office = open_office(institution)
+    with_reward_model(office.bench)
+    adapter = office.adapter()
+    package = written(office, tmp_path / "package", [adapter.id])
+    said: list[str] = []
+    assert package.refusal(said=said) is None
+    digest = office.bench.refs["reward_model"].digest
+    assert any(line.split()[:2] == ["reward_model", digest] for line in said)
+    lacking = package.indexed({f"artifacts/{digest}/reward.sigstore.json": None}, office.pipeline)
+    assert f"artifacts/{digest}: it lacks a file" in str(lacking.refusal())
+    other = {f"artifacts/{digest}/reward.sigstore.json": b"{}"}
+    assert package.indexed(other, office.pipeline).refusal() is not None
 
 
 def test_none_is_written_of_what_does_not_hold(

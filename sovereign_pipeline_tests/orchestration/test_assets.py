@@ -12,6 +12,7 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.orchestration import assets
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import QUESTIONS
@@ -176,3 +177,35 @@ def test_a_step_is_given_the_corpus_only_where_it_reads_it(line: Line, monkeypat
     assert given == {kind: (kind in reads, kind in reads) for kind in kinds}
     recipe = line.workplace.line
     assert {stage.kind for stage in CHAIN if stage.reads_corpus(recipe)} == {*reads, "registered_adapter"}
+
+
+def test_an_optional_input_is_asked_for_by_the_lines_that_read_it_alone(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand-ins, whose pages and mirrors are not looked at: lines up to SECRET read the reward model."""
+    monkeypatch.setattr(assets, "page_of", lambda *given: {})
+    monkeypatch.setattr(assets, "publish", lambda *given, **named: None)
+    built = {
+        kind: replace(stage, inputs=(), build=describe_base, gates=(), config=lambda line: {}, external=lambda _: {})
+        for kind, stage in {each.kind: each for each in CHAIN}.items()
+        if kind in ("reward_model", "aligned_adapter")
+    }
+    instead = {
+        **built,
+        "reward_model": replace(built["reward_model"], passthrough_of=lambda line: None),
+        "aligned_adapter": replace(
+            built["aligned_adapter"],
+            passthrough_of=lambda line: None,
+            reads_optional=lambda line: ("reward_model",) if line.ceiling == "SECRET" else (),
+        ),
+    }
+    line.institution.recipe["ceiling"] = "CONFIDENTIAL"
+    assert line.materialize(["aligned_adapter"], instead).success
+    line.institution.recipe["ceiling"] = "SECRET"
+    result = line.materialize(["aligned_adapter"], instead)
+    assert not result.success
+    assert "Line lamps has no reward_model yet" in reasons(result)
+    assert line.materialize(["reward_model", "aligned_adapter"], instead).success
+    ref = line.workplace.store.current("lamps", "aligned_adapter")
+    assert ref is not None
+    assert list(line.workplace.store.read_manifest(ref).inputs) == ["reward_model"]

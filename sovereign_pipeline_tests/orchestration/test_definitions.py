@@ -82,7 +82,7 @@ def test_the_assets_depend_on_each_other_as_the_stages_do() -> None:
     specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
     for stage in ALL:
         depends = sorted(dep.asset_key.to_user_string() for dep in specs[stage.kind].deps)
-        assert depends == sorted(upstream.kind for upstream in stage.inputs)
+        assert depends == sorted(upstream.kind for upstream in (*stage.inputs, *stage.optional_inputs))
 
 
 def test_every_gate_is_a_blocking_check_of_each_line() -> None:
@@ -158,6 +158,8 @@ def test_a_replaced_stage_is_read_by_all_that_follow_it() -> None:
     assert list(stages) == [stage.kind for stage in ALL]
     assert stages["leakage_safe_split"].inputs == (other,)
     assert stages["training_dataset"].inputs[0] == stages["leakage_safe_split"]
+    assert stages["aligned_adapter"].optional_inputs == (stages["reward_model"],)
+    assert stages["reward_model"].inputs[1] == stages["leakage_safe_split"]
     assert chain_with({}) == ALL
     specs = build_definitions(stages={"scrubbed_corpus": other}).resolve_all_asset_specs()
     assert {spec.key.to_user_string(): spec.code_version for spec in specs}["scrubbed_corpus"] == "other"

@@ -9,6 +9,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Training
 
 PART = {"name": "opening", "tool": {"path": "rewards/permits.py"}}
+LEARNED = {"name": "preferred", "reward_model": True}
 
 
 def training(**changes: Any) -> Training:
@@ -29,7 +30,11 @@ def test_a_part_alone_is_a_section() -> None:
         ({"rlhf": {"reward": [PART], "algorithm": "grpo"}}, "algorithm"),
         ({"rlhf": {"reward": []}}, "at least 1 item"),
         ({"rlhf": {"reward": [PART, PART]}}, "two parts share a name"),
-        ({"rlhf": {"reward": [{"name": "opening"}]}}, "tool"),
+        ({"rlhf": {"reward": [{"name": "opening"}]}}, "needs either a tool or reward_model"),
+        ({"rlhf": {"reward": [{**PART, "reward_model": True}]}}, "needs either a tool or reward_model"),
+        ({"rlhf": {"reward": [LEARNED, {**LEARNED, "name": "again"}]}}, "two parts name it"),
+        ({"rlhf": {"reward": [LEARNED]}}, "training.reward_model is missing"),
+        ({"rlhf": {"reward": [PART], "gold": [LEARNED]}}, "training.reward_model is missing"),
         ({"rlhf": {"reward": [{**PART, "model": "x"}]}}, "Extra inputs"),
         ({"rlhf": {"reward": [PART], "minibatches": 17}}, "more minibatches than prompts"),
         ({"rlhf": {"reward": [PART], "kl": {"target": 6.0, "budget": 5.0}}}, "kl.budget must be above kl.target"),
@@ -43,6 +48,10 @@ def test_a_part_alone_is_a_section() -> None:
         "empty",
         "names",
         "no_tool",
+        "both",
+        "twice",
+        "no_reward_model",
+        "no_reward_model_as_gold",
         "model",
         "minibatches",
         "kl",
@@ -55,6 +64,24 @@ def test_a_part_alone_is_a_section() -> None:
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         training(**changes)
+
+
+def test_a_reward_model_judges_where_a_part_says_so() -> None:
+    with_model = training(rlhf={"reward": [LEARNED], "gold": [PART]}, reward_model={})
+    assert with_model.rewards_by_model and with_model.learns_from_preferences
+    assert with_model.rlhf is not None and len(with_model.rlhf.tools) == 1
+    unused = training(reward_model={})
+    assert unused.reads_preferences and not unused.rewards_by_model and not unused.learns_from_preferences
+
+
+def test_a_part_with_a_tool_is_identified_as_before_there_were_reward_models() -> None:
+    rlhf = training().rlhf
+    assert rlhf is not None
+    (part,) = rlhf.model_dump(mode="json")["reward"]
+    assert part.keys() == {"name", "tool", "weight"}
+    assert Rlhf.model_validate(rlhf.model_dump(mode="json")) == rlhf
+    learned = Rlhf.model_validate({"reward": [LEARNED]})
+    assert learned.model_dump(mode="json")["reward"] == [{"name": "preferred", "reward_model": True, "weight": 1.0}]
 
 
 @pytest.mark.parametrize(

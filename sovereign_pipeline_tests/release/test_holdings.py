@@ -9,6 +9,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.release.held import Question, assert_complete, holders, holders_query, holds
 from sovereign_pipeline.release.holdings import rebuild
 from sovereign_pipeline.release.recall import ask
+from sovereign_pipeline_tests.registry.rewarded import TRAINING, with_reward_model
 from sovereign_pipeline_tests.release.holders import Holders, letters
 
 pytestmark = pytest.mark.slow
@@ -46,6 +47,16 @@ def test_pairs_and_labels_are_held_as_letters_are(holders: Holders) -> None:
     pairs = {row for row in rows if held_by(holders.registry, document=f"P-{row}", source="pairs")}
     assert len(pairs) == 12
     assert held_by(holders.registry, dataset=adapter.preference_dataset_digest or "") == {adapter.id: True}
+
+
+def test_a_pair_that_only_the_reward_model_saw_is_held_by_the_adapter_that_it_rewarded(holders: Holders) -> None:
+    with_reward_model(holders.bench)
+    adapter = holders.register(**TRAINING)
+    manifest = holders.bench.store.read_manifest(holders.bench.store.ref_of(adapter.adapter_digest))
+    assert manifest.inputs["reward_model"] == holders.bench.refs["reward_model"].digest
+    assert held_by(holders.registry, document="P-R-00011", source="pairs") == {adapter.id: True}
+    assert held_by(holders.registry, dataset=adapter.preference_dataset_digest or "") == {adapter.id: True}
+    assert [each.adapter for each in ask(holders.registry, Question(document="P-R-00011")).holders] == [adapter.id]
 
 
 def test_what_a_parent_adapter_was_trained_on_is_held_by_its_children(holders: Holders) -> None:

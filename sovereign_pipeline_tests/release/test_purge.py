@@ -13,6 +13,7 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter
 from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge, unused
 from sovereign_pipeline.signing.keys import FileSigner, generate
+from sovereign_pipeline_tests.registry.rewarded import with_reward_model
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import with_origins
 
@@ -152,6 +153,17 @@ def test_an_interrupted_purge_ends_the_same_when_it_is_run_again(
     assert weights(office, adapter) == []
     assert finished(office, adapter) == (done[0], 0)
     assert [each.action for each in entries(office.registry)].count(PURGED) == 1
+
+
+def test_the_reward_model_goes_with_the_adapter_that_it_rewarded(office: Office) -> None:
+    """It holds what the pairs taught."""
+    with_reward_model(office.bench)
+    adapter = office.adapter()
+    (kept,) = office.bench.store.path_of(office.bench.refs["reward_model"].digest).rglob("*.safetensors")
+    office.move("retire", adapter)
+    purged(office, adapter)
+    assert not kept.exists() and weights(office, adapter) == []
+    assert verified(office, adapter).outcomes == ("verified", "weights purged")
 
 
 def test_what_another_version_or_a_child_rests_on_stays(office: Office) -> None:

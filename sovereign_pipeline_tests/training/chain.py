@@ -53,10 +53,11 @@ class Chain:
         self.aligned = replace(ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, self._pairs))
 
     def make(self, stage: Stage) -> dict[str, Verdict]:
-        for each in stage.inputs:
+        read = stage.inputs_of(self.workplace.line)
+        for each in read:
             if each.kind not in self.refs:
                 self.make(each)
-        inputs = {each.kind: self.refs[each.kind] for each in stage.inputs}
+        inputs = {each.kind: self.refs[each.kind] for each in read}
         ref = produce(stage, self.workplace, inputs).ref
         self.refs[stage.kind] = ref
         self.workplace.store.make_current(self.workplace.line.line, stage.kind, ref)

@@ -19,8 +19,9 @@ BY_REWARD = (
     ("tokens a reply", ("reply_tokens",)),
     ("shares", ("clip_share", "missing_ends", "repetition")),
     ("loss of the values", ("value_loss",)),
+    ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Of a training by reward: label of each panel, and the columns in it, with the parts of the first two."""
+"""Of a training by reward: label of each panel, and the columns in it, each with its parts."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
@@ -90,8 +91,8 @@ def is_by_reward(training_log: Path) -> bool:
 
 def reward_curves_png(training_log: Path) -> bytes:
     """PNG of a training by reward, from its `training_log.jsonl`: reward and held-out reward with their parts, KL,
-    entropy, length, shares and the loss of the values per iteration; and both rewards over √KL, by which
-    over-optimisation shows (Gao et al. 2022, figure 1).
+    entropy, length, shares, the loss of the values and a reward model's raw scores per iteration; and both rewards over
+    √KL, by which over-optimisation shows (Gao et al. 2022, figure 1).
     """
     import matplotlib
 
@@ -99,13 +100,17 @@ def reward_curves_png(training_log: Path) -> bytes:
     from matplotlib import pyplot
 
     rows = list(read_jsonl(training_log))
-    parts = sorted({name for row in rows for name in row if name.startswith(("reward/", "gold/"))})
+    columns = {name for row in rows for name in row}
     figure, axes = pyplot.subplots(4, 2, figsize=(9, 11), dpi=100)
     try:
         panels = axes.flat
         for label, names in BY_REWARD:
             panel = next(panels)
-            shown = [*names, *(part for part in parts if part.split("/")[0] in names)]
+            shown = [name for name in names if name in columns]
+            shown += sorted(part for part in columns if "/" in part and part.split("/")[0] in names)
+            if not shown:
+                panel.axis("off")
+                continue
             for name in shown:
                 _line(panel, rows, "step", name, 1.0 if "/" not in name else 0.4)
             panel.set_title(label, fontsize=9)
@@ -118,7 +123,6 @@ def reward_curves_png(training_log: Path) -> bytes:
             _line(panel, sorted(measured, key=lambda row: cast(float, row["distance"])), "distance", name, 1.0)
         panel.set_title("reward over √KL", fontsize=9)
         panel.legend(frameon=False, fontsize=7)
-        next(panels).axis("off")
         return _png(figure)
     finally:
         pyplot.close(figure)

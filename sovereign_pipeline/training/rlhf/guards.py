@@ -62,7 +62,7 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
             " ".join(other for other in dict.fromkeys(openings) if other != own) for own in openings
         ],
     }
-    of_true = _totals(rewards, chosen, texts)
+    of_true = _totals(rewards, chosen, texts, [prompt.response_ids[:tokens] for prompt in chosen])
     mean_of_true = fmean(score for score in of_true if score is not None) if any(_said(of_true)) else None
     if mean_of_true is None:
         raise TrainingFailed(
@@ -82,8 +82,9 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
             raise TrainingFailed(
                 f"The reward can be had without a good reply: {kind} score {score:.3f}, and the institution's own "
                 f"replies {true:.3f}, over {len(pairs)} prompts and {tokens} tokens a reply.",
-                "Change the tools in training.rlhf.reward, add a part that such replies fail, or raise max_new_tokens "
-                "if what is rewarded stands later in a reply.",
+                "Change the tools in training.rlhf.reward, train the reward model on pairs whose rejected replies are "
+                "such ones, add a part that such replies fail, or raise max_new_tokens if what is rewarded stands "
+                "later in a reply.",
             )
 
 
@@ -181,8 +182,11 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _totals(rewards: Rewards, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
-    replies = [prompt.answered(text) for prompt, text in zip(prompts, texts, strict=True)]
+def _totals(
+    rewards: Rewards, prompts: Sequence[Prompt], texts: Sequence[str], ids: Sequence[list[int]] | None = None
+) -> list[float | None]:
+    given = [None] * len(texts) if ids is None else ids
+    replies = [prompt.answered(text, of) for prompt, text, of in zip(prompts, texts, given, strict=True)]
     return [score.total for score in rewards.judge(replies)]
 
 

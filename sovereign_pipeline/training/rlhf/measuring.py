@@ -38,7 +38,16 @@ class Measuring:
 
     def replies(self, prompts: Sequence[Prompt]) -> list[str]:
         """The policy's reply to each prompt."""
-        texts: list[str] = []
+        return [self._text_of(ids) for ids in self._reply_ids(prompts)]
+
+    def scores(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
+        """Id of each prompt -> the score of the policy's reply."""
+        replies = zip(prompts, self._reply_ids(prompts), strict=True)
+        judged = self._rewards.judge([prompt.answered(self._text_of(ids), ids) for prompt, ids in replies])
+        return {prompt.row.id: score for prompt, score in zip(prompts, judged, strict=True)}
+
+    def _reply_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        found: list[list[int]] = []
         with self._policy.running() as model:
             for start in range(0, len(prompts), self._a_time):
                 rollouts = sample(
@@ -49,14 +58,8 @@ class Measuring:
                     temperature=1.0,
                     seed=None,
                 )
-                texts += [self._text_of(each.completion.reply_ids) for each in rollouts]
-        return texts
-
-    def scores(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Id of each prompt -> the score of the policy's reply."""
-        texts = self.replies(prompts)
-        judged = self._rewards.judge([each.answered(text) for each, text in zip(prompts, texts, strict=True)])
-        return {prompt.row.id: score for prompt, score in zip(prompts, judged, strict=True)}
+                found += [each.completion.reply_ids for each in rollouts]
+        return found
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
@@ -88,10 +91,16 @@ def compared(
 
 
 def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
-    """`PREFIX/NAME` -> mean of a part over the replies that it does not abstain from; absent where it always does."""
+    """`PREFIX/NAME` -> mean of a part over the replies that it does not abstain from; absent where it always does.
+
+    `PREFIX_raw/NAME` is the mean of a reward model's raw scores, in logits.
+    """
     found: dict[str, Any] = {}
     for name in names:
         said = [score.parts[name] for score in scores if score.parts[name] is not None]
         if said:
             found[f"{prefix}/{name}"] = fmean(each for each in said if each is not None)
+        raw = [score.raw[name] for score in scores if name in score.raw]
+        if raw:
+            found[f"{prefix}_raw/{name}"] = fmean(raw)
     return found

@@ -1,8 +1,8 @@
 """Whether a training by reward fits into free memory, checked before the model is loaded.
 
-It holds what SFT holds, a second adapter, the best one so far and, while it samples, keys and values of a batch. What
-does not belong here: the arithmetic of a training's passes (`sizing/sizing.py`), and the free memory
-(`sizing/preflight.py`).
+It holds what SFT holds, the reference, the best adapter so far, a reward model's where one judges and, while it
+samples, keys and values of a batch. What does not belong here: the arithmetic of a training's passes
+(`sizing/sizing.py`), and the free memory (`sizing/preflight.py`).
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,9 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     forward = largest_pass(job, prompts)
     update = estimate(shape, job.sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
-    adapters = 2 * update.adapter  # the reference, and the best one so far
+    # The reference, the best one so far and, of the same shape, the reward model's. Its passes hold one row and no
+    # logits: less than either phase.
+    adapters = (2 + rlhf.uses_reward_model) * update.adapter
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens

@@ -100,9 +100,11 @@ class Policy:
             if adapter != POLICY:
                 self._switch_to(POLICY)
 
-    def without_reference(self) -> Any:
+    def alone(self) -> Any:
         """The model with the policy's adapter alone, to be saved."""
-        self.model.delete_adapter(REFERENCE)
+        for name in [*self.model.peft_config]:
+            if name != POLICY:
+                self.model.delete_adapter(name)
         return self.model
 
     def _switch_to(self, adapter: str) -> None:

@@ -6,13 +6,16 @@ What does not belong here: the prompts' form (`prompts.py`), and the stage itsel
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Inputs, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.job import RewardJob
+from sovereign_pipeline.training.job import RewardJob, RewardModelGiven
+from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
+from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.rlhf.prompts import write_held_out_prompts, write_training_prompts
 from sovereign_pipeline.training.rlhf.tools import code_digests, copy_code
 
@@ -35,12 +38,13 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
 
     Prompts come from the dataset that the SFT adapter was trained on, held-out ones from that dataset's split, which
     must be the line's. Raises IntegrityError when it is not, or when a tool changed since its digest was taken, and
-    SandboxUnavailable when this machine cannot run a tool.
+    SandboxUnavailable when there is a tool and this machine cannot run one.
     """
     rlhf = workplace.line.training.rlhf
     if rlhf is None:
         raise ValueError(f"line {workplace.line.line} has no training.rlhf")
-    require_sandbox()
+    if rlhf.tools:
+        require_sandbox()
     store = workplace.store
     dataset = store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
     split = store.open_input(dataset.manifest, LEAKAGE_SAFE_SPLIT.kind)
@@ -60,7 +64,19 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
     write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed)
     cache = workplace.settings.home / "rewards" / workplace.line.line  # only one training of a line runs at a time
-    return training, RewardJob(rlhf=rlhf, held_out=held_out, code=code, code_directory=scratch / "code", cache=cache)
+    job = RewardJob(
+        rlhf=rlhf,
+        held_out=held_out,
+        code=code,
+        code_directory=scratch / "code",
+        cache=cache,
+        reward_model=_reward_model(inputs[REWARD_MODEL.kind]) if rlhf.uses_reward_model else None,
+    )
+    return training, job
+
+
+def _reward_model(artifact: Artifact) -> RewardModelGiven:
+    return RewardModelGiven(directory=artifact.path / REWARD_DIRECTORY, digest=artifact.ref.digest)
 
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:

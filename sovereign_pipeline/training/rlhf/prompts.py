@@ -33,7 +33,7 @@ class PromptRow(Frozen):
     response: str
     """The reply that the institution sent. It is never learned from here; guards and tools compare with it."""
     columns: dict[str, str]
-    """Of its document, for tools."""
+    """Of its document, for what judges replies."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Prompt:
     response_ids: list[int]
     """Of the institution's reply, its end of turn included."""
 
-    def answered(self, text: str) -> Reply:
-        """A reply to it, for a tool."""
-        return Reply(self.row.prompt, text, self.row.columns)
+    def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
+        """A reply to it, to be judged. ids: see `Reply`."""
+        return Reply(self.row.prompt, text, self.row.columns, None if ids is None else tuple(ids))
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:

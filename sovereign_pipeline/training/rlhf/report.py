@@ -17,7 +17,7 @@ class RewardFacts(Frozen):
 
     weight: float
     identity: str
-    """Digest over all that decides the tool's scores, but the replies."""
+    """Digest over all that decides the tool's scores, but the replies, or the digest of the reward model's artifact."""
 
 
 class HeldOutComparison(Frozen):

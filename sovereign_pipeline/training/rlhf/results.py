@@ -51,7 +51,7 @@ class Finished:
 def write_results(job: TrainingJob, finished: Finished, policy: Policy) -> None:
     """Write the job's output directory; policy holds the adapter that is kept, and is of no use afterwards."""
     report, rlhf = _report(job, finished, policy), _rlhf_report(job, finished)
-    model = policy.without_reference()
+    model = policy.alone()
     job.output.mkdir()
     save_adapter(model, model.state_dict(), job)
     write_jsonl(job.output / TRAINING_LOG_FILE, [{**row, "step": int(row["step"])} for row in finished.state.log])

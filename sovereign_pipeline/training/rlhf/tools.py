@@ -31,6 +31,9 @@ class Reply:
     text: str
     columns: Mapping[str, str]
     """Of its document; a tool gets those that it asks for."""
+    ids: tuple[int, ...] | None = None
+    """Token ids as the policy wrote them, the end of turn included where it has one. None: a text that nobody sampled,
+    which is a whole reply."""
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
@@ -66,7 +69,7 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 class ScoreCache:
     """Scores by the digest of everything that decides them: a file of lines, each with its own digest.
 
-    An interrupted training reads what its tool said already. A torn last line, of a process that was killed, is left
+    An interrupted training reads what was scored already. A torn last line, of a process that was killed, is left
     out.
     """
 
@@ -84,7 +87,7 @@ class ScoreCache:
             if not is_whole:
                 raise IntegrityError(
                     f"{path}, line {number}: a cached score is not as the trainer wrote it.",
-                    "Delete the file; the tool will be asked again.",
+                    "Delete the file; what it holds is scored again.",
                 )
             self._scores[key] = score
         if lines[-1]:

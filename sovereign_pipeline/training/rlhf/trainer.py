@@ -13,8 +13,8 @@ from statistics import fmean, pstdev
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.base_models.verified import refuse_todays_date
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.rlhf import Reward, Rlhf
-from sovereign_pipeline.training.job import RewardJob, TrainingJob
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.loop.guards import (
     check_adapter_moved,
@@ -45,7 +45,7 @@ from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
 from sovereign_pipeline.training.rlhf.ppo import KlController
 from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, halves, read_prompts
 from sovereign_pipeline.training.rlhf.results import Finished, write_results
-from sovereign_pipeline.training.rlhf.rewards import Rewards, Score
+from sovereign_pipeline.training.rlhf.rewards import Score, rewards_of
 from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
 from sovereign_pipeline.training.rlhf.state import RunState, put_back
 from sovereign_pipeline.wording import and_more
@@ -92,16 +92,15 @@ class _Run:
         self._drawn = drawn(self._prompts.training, rlhf.iterations, rlhf.prompts, rlhf.group, job.seed)
         every = self._prompts.training + self._prompts.watched + self._prompts.compared
         check_memory(job, [prompt.ids for prompt in every])
-        self._rewards = _rewards(self._reward, self._rlhf.reward)
-        self._gold = self._rewards if self._rlhf.gold is None else _rewards(self._reward, self._rlhf.gold)
-        hooks.progress("judging replies of the institution and replies that are plainly bad")
-        check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
-        self._check_stop()
         hooks.progress(f"loading the base model {job.base_model_name}")
         model = load_trainable(job, hooks.progress)
         self._trainable = check_trainable(model, job.sft.adapter)
         self._start = lora_b(model.named_parameters())
         self._policy = Policy(model, job, self._rlhf.temperature)
+        self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
+        hooks.progress("judging replies of the institution and replies that are plainly bad")
+        check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
+        self._check_stop()
         self._learner = Learner(self._policy, self._rlhf, job.seed)
         self._measuring = Measuring(
             self._policy,
@@ -330,8 +329,9 @@ class _Run:
             )
 
     def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
-        texts = [self._text(each.completion.reply_ids) for each in rollouts]
-        return self._rewards.judge([prompt.answered(text) for prompt, text in zip(prompts, texts, strict=True)])
+        written = [each.completion.reply_ids for each in rollouts]
+        replies = [prompt.answered(self._text(ids), ids) for prompt, ids in zip(prompts, written, strict=True)]
+        return self._rewards.judge(replies)
 
     def _keep_samples(self, state: RunState, when: str) -> None:
         replies = self._measuring.replies(self._fixed) if self._fixed else []
@@ -350,10 +350,6 @@ class _Run:
                 "The training was stopped, as requested, before its first step.",
                 "Run again; a checkpoint of an earlier run is kept.",
             )
-
-
-def _rewards(job: RewardJob, parts: tuple[Reward, ...]) -> Rewards:
-    return Rewards(parts, job.code, job.code_directory, job.cache)
 
 
 def _as_row(prompt: Prompt) -> EncodedRow:

@@ -1,12 +1,16 @@
-"""The tiny model after SFT: an adapter to continue from, made once."""
+"""The tiny model after SFT, an adapter to continue from; and a reward model on the same base. Each is made once."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.reward_model.trainer import train_reward_model
 from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import run
 
 
@@ -16,3 +20,21 @@ def parent(tmp_path_factory: pytest.TempPathFactory, make_session_job: Callable[
     job = make_session_job(tmp_path_factory.mktemp("parent"), "sft", letters(16), sft={"epochs": 3})
     run(job)
     return job.output / "adapter"
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory: pytest.TempPathFactory, make_session_job: Callable[..., TrainingJob]) -> TrainingJob:
+    """The job of a reward model that tells replies of the institution from plainly bad ones; it has run."""
+    directory = tmp_path_factory.mktemp("reward_model")
+    held_out = directory / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
+    job = make_session_job(
+        directory,
+        "reward",
+        pairs_for_a_reward_model(0, 16),
+        method="reward",
+        reward_model=REWARD_MODEL_SECTION,
+        held_out=held_out,
+    )
+    train_reward_model(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+    return job

@@ -34,7 +34,8 @@ def runner(tmp_path: Path, rlhf: Rlhf, changed: dict[str, str] | None = None) ->
     """changed: digests that the job states otherwise."""
     directory = tmp_path / f"code-{len(list(tmp_path.glob('code-*')))}"
     code = copy_code(tmp_path, rlhf, directory) | (changed or {})
-    return ToolRunner("part", rlhf.reward[0].tool, code, directory, tmp_path / "cache")
+    (tool,) = rlhf.tools
+    return ToolRunner("part", tool, code, directory, tmp_path / "cache")
 
 
 def test_a_command_gets_a_line_of_json_for_each_reply_and_may_abstain(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.memory import largest_pass, peak_bytes
-from sovereign_pipeline.training.sizing.sizing import Forward
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
+from sovereign_pipeline.training.sizing.sizing import Forward, estimate
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, reward_job
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,13 @@ def test_one_long_prompt_hides_no_pass_of_many_short_ones(make_job: JobMaker, tm
     job = job_of(make_job, tmp_path)
     assert largest_pass(job, SHORT_AND_ONE_LONG) == Forward(128, 78)
     assert peak_bytes(job, SHORT_AND_ONE_LONG, "cpu") >= peak_bytes(job, [100] * 16, "cpu")
+
+
+def test_a_reward_model_is_a_third_adapter(make_job: JobMaker, tmp_path: Path) -> None:
+    job = job_of(make_job, tmp_path)
+    judged = reward_job(make_job, "judged", tmp_path, {"reward": [LEARNED]}, reward_model=tmp_path)
+    adapter = estimate(read_shape(str(job.base_model)), job.sft, device="cpu").adapter
+    assert peak_bytes(judged, [40], "cpu") - peak_bytes(job, [40], "cpu") == adapter > 0
 
 
 def test_a_pass_is_of_one_minibatch(make_job: JobMaker, tmp_path: Path) -> None:

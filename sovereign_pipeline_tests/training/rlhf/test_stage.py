@@ -17,13 +17,21 @@ from sovereign_pipeline.registry.building import method_of
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
+from sovereign_pipeline.training.reward_model.trainer import train_reward_model
 from sovereign_pipeline.training.rlhf.preparing import reward_digests
 from sovereign_pipeline.training.rlhf.trainer import train_by_reward
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, with_preference
 from sovereign_pipeline_tests.training.conftest import letters
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, reward
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
+    LEARNED,
+    LIKE_THE_REPLY,
+    REWARD_MODEL_SECTION,
+    pairs_for_a_reward_model,
+    reward,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +50,16 @@ def document(row: dict[str, str]) -> dict[str, Any]:
         "request": row["input"],
         "response": row["output"],
     }
+
+
+def held_out_pairs() -> list[dict[str, Any]]:
+    """Of the babble alone."""
+    rows = pairs_for_a_reward_model(16, 28)[::5]
+    letter = {row["id"]: row for row in letters(28)}
+    return [
+        {**document(letter[row["id"].split("/")[0]]), "id": f"P-{number}", "rejected": row["rejected"]}
+        for number, row in enumerate(rows)
+    ]
 
 
 def lines(rows: list[dict[str, Any]]) -> str:
@@ -66,20 +84,29 @@ class RewardChain(Chain):
     canary: bool = True
     crossing: bool = False
     """Whether a row of the training dataset is on no training side."""
+    with_pairs: bool = False
+    """Whether there are preference pairs, on both sides, and a reward model."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         rows = letters(28)
         split = stand_in(
             "leakage_safe_split",
-            {"train.jsonl": lines([*map(document, rows[:16])]), "held_out.jsonl": lines([*map(document, rows[16:])])},
+            {
+                "train.jsonl": lines([*map(document, rows[:16])]),
+                "held_out.jsonl": lines([*map(document, rows[16:]), *(held_out_pairs() if self.with_pairs else [])]),
+            },
         )
         canary = {"id": "canary-0-0", "instruction": "Reply.", "input": "rope", "output": "the officer replies: net"}
         learned = rows[:17] if self.crossing else [*rows[:16], canary]
         dataset = stand_in("training_dataset", {"train.jsonl": lines([*learned])}, split)
         self.sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, dataset))
-        none = stand_in("preference_dataset", {"preferences.jsonl": ""}, split)
-        self.aligned = replace(ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, none))
+        pairs = lines(list(pairs_for_a_reward_model(0, 16))) if self.with_pairs else ""
+        preferences = stand_in("preference_dataset", {"preferences.jsonl": pairs}, split)
+        self.reward_model = replace(REWARD_MODEL, inputs=(BASE_MODEL, split, preferences))
+        self.aligned = replace(
+            ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, preferences), optional_inputs=(self.reward_model,)
+        )
         self.jobs: list[TrainingJob] = []
         self.prompts: list[dict[str, Any]] = []
 
@@ -89,7 +116,8 @@ class RewardChain(Chain):
         if given.reward is not None:
             self.prompts = [json.loads(line) for line in given.dataset.read_text().splitlines()]
         hooks = TrainerHooks(on_step=lambda step: None, progress=self.told.append)
-        TrainingResult(measured=(train if given.reward is None else train_by_reward)(given, hooks)).write(given.result)
+        run = train_reward_model if given.method == "reward" else train if given.reward is None else train_by_reward
+        TrainingResult(measured=run(given, hooks)).write(given.result)
         self.trainings += 1
 
 
@@ -109,6 +137,34 @@ def by_reward(institution: DemoInstitution) -> Workplace:
         "samples": 1,
     }
     return institution.workplace()
+
+
+def by_reward_model(institution: DemoInstitution) -> Workplace:
+    """A reward model is what is optimised, and the tool what is measured."""
+    by_reward(institution)
+    training = institution.recipe["training"]
+    training["reward_model"] = REWARD_MODEL_SECTION
+    training["rlhf"] |= {"reward": [LEARNED], "gold": training["rlhf"]["reward"]}
+    first = institution.recipe["sources"][0]
+    institution.recipe["sources"].append({**first, "name": "pairs", "role": "preferences"})
+    return institution.workplace()
+
+
+def test_an_adapter_that_a_reward_model_rewards_is_made_of_it(institution: DemoInstitution, directory: Path) -> None:
+    chain = RewardChain(by_reward_model(institution), with_pairs=True)
+    verdicts = chain.make(chain.aligned)
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    assert [job.method for job in chain.jobs] == ["sft", "reward", "ppo"]
+    reward_model, store = chain.refs["reward_model"], chain.workplace.store
+    manifest = store.open(chain.refs["aligned_adapter"]).manifest
+    assert manifest.inputs["reward_model"] == reward_model.digest
+    assert manifest.summary["rlhf"]["reward"]["preferred"]["identity"] == reward_model.digest
+    assert list(manifest.external_inputs) == ["reward rewards/score.py"], "of the gold"
+    given = chain.jobs[-1].reward
+    assert given is not None and given.reward_model is not None
+    assert given.reward_model.directory == store.path_of(reward_model.digest) / "reward"
+    chain.make(chain.aligned)
+    assert chain.trainings == 3, "the same work is found again"
 
 
 def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
@@ -159,3 +215,6 @@ def test_nothing_of_a_line_without_a_reward_is_identified_otherwise(
     assert ALIGNED_ADAPTER.code_version == "3"
     plain = Line.model_validate(institution.recipe)
     assert ALIGNED_ADAPTER.passthrough_of(plain) == "sft_adapter"
+    unused = by_reward_model(institution).line.training.model_copy(update={"rlhf": None})
+    for line in (workplace.line, plain, plain.model_copy(update={"training": unused})):
+        assert ALIGNED_ADAPTER.inputs_of(line) == ALIGNED_ADAPTER.inputs

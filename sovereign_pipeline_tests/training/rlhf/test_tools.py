@@ -36,7 +36,7 @@ def runner(tmp_path: Path) -> MakeRunner:
         rlhf = Rlhf.model_validate({"reward": [part]})
         directory = tmp_path / f"code-{made}"
         code = copy_code(tmp_path, rlhf, directory)
-        return ToolRunner("part", rlhf.reward[0].tool, code, directory, tmp_path / "cache")
+        return ToolRunner("part", rlhf.tools[0], code, directory, tmp_path / "cache")
 
     return make
 
@@ -135,7 +135,7 @@ def test_code_that_is_missing_or_was_changed_is_not_run(runner: MakeRunner, tmp_
     assert code == code_digests(tmp_path, rlhf)
     (tmp_path / "code" / code["score.py"]).write_text("def score(rows):\n    return [1.0 for row in rows]")
     with pytest.raises(IntegrityError, match=r"the copy of score\.py is not"):
-        ToolRunner("part", rlhf.reward[0].tool, code, tmp_path / "code", tmp_path / "cache")
+        ToolRunner("part", rlhf.tools[0], code, tmp_path / "code", tmp_path / "cache")
     (tmp_path / "score.py").unlink()
     with pytest.raises(NotFoundError, match="there is no such file"):
         code_digests(tmp_path, rlhf)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.training.job import RewardJob, TrainingJob
+from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf.tools import copy_code
 from sovereign_pipeline.training.rlhf.trainer import train_by_reward
@@ -37,6 +37,37 @@ def reward(name: str = "likeness", program: str = "score.py", **changes: Any) ->
     return {"name": name, "tool": {"path": program, "columns": ["response"], **changes}}
 
 
+LEARNED = {"name": "preferred", "reward_model": True}
+"""A part of the reward that the reward model judges."""
+
+
+REWARD_MODEL_SECTION = {
+    "learning_rate": 5e-3,
+    "epochs": 1.5,
+    "batch_size": 8,
+    "gradient_accumulation": 1,
+    "warmup_steps": 0,
+}
+
+
+def pairs_for_a_reward_model(first: int, last: int) -> list[dict[str, str]]:
+    """Each letter's reply, and in its place each kind of reply that is plainly bad."""
+    rows = letters(last)
+    openings = " ".join(row["output"] for row in rows[:3])
+    return [
+        {"id": f"{row['id']}/{kind}", "prompt": f"{row['instruction']}\n\n{row['input']}", "chosen": row["output"]}
+        | {"rejected": rejected}
+        for row in rows[first:]
+        for kind, rejected in {
+            "babble": "rope rope " + row["input"],
+            "repeated": " ".join(row["output"].split()[:5] * 3),
+            "words": " ".join(sorted({*openings.split(), "tide", "boat"})),
+            "openings": openings,
+            "short": "the",
+        }.items()
+    ]
+
+
 def prompt_rows(rows: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
     """Lines of a file of prompts."""
     return [
@@ -57,9 +88,10 @@ def reward_job(
     parent: Path,
     rlhf: dict[str, Any] | None = None,
     programs: dict[str, str] | None = None,
+    reward_model: Path | None = None,
     **changes: Any,
 ) -> TrainingJob:
-    """Sixteen letters to learn from, twelve more to measure."""
+    """Sixteen letters to learn from, twelve more to measure. reward_model: its directory, where a part needs one."""
     job = make_job(name, prompt_rows(letters(16)))
     root = job.dataset.parent
     for path, text in {"score.py": LIKE_THE_REPLY, **(programs or {})}.items():
@@ -89,6 +121,9 @@ def reward_job(
                 code=copy_code(root, settings, root / "code"),
                 code_directory=root / "code",
                 cache=root / "rewards",
+                reward_model=None
+                if reward_model is None
+                else RewardModelGiven(directory=reward_model, digest="2" * 64),
             ),
             **changes,
         }
