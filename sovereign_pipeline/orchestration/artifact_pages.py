@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def changed(request: Request, error: IntegrityError) -> Response:
         return Response(str(error), 409, media_type="text/plain")
 
-    app.state.registry_pages = RegistryPages(settings)
+    app.state.registry_pages = RegistryPages(settings, READABLE)
     app.include_router(router)
 
     @app.get("/ready")

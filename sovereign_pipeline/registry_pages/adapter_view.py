@@ -54,7 +54,7 @@ from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
 from sovereign_pipeline.release.history import history_of
 from sovereign_pipeline.release.issues import issues_by_adapter
 from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
-from sovereign_pipeline.release.standing import standings
+from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.review.catalog import find_open
 from sovereign_pipeline.signing.officers import trust_root
 
@@ -88,11 +88,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
         found = OnRecord(
             adapter=adapter,
             trust=trust,
-            requests=[
-                each
-                for each in standings(session, settings, trust, adapter.line)
-                if each.request.adapter_id == adapter_id
-            ],
+            requests=standings_of_adapter(session, settings, trust, adapter_id),
             history=history,
             recalls=open_recalls(session, settings, adapter_id, state),
             recall_waivers=waivers_of_recalls(session, settings, adapter_id),
@@ -172,6 +168,7 @@ def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Nod
             tuple(id for id, _, _ in drawn)
             if manifest.kind == RAW_CORPUS.kind
             else tuple(sorted(below[digest] - _reached(below, below[digest]))),
+            tuple(entry.path for entry in manifest.files),
         )
         for digest, manifest in manifests.items()
     ]

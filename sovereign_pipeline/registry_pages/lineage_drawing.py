@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.registry_pages.views import Node
 
 BOX_WIDTH, BOX_HEIGHT = 190, 46
-GAP, ROW = 22, 70
+GAP, ROW = 22, 62
 MARGIN = 8
 LONGEST_NAME = 24
 """Characters that fit into a box."""

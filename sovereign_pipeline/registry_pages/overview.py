@@ -18,7 +18,7 @@ from sovereign_pipeline.registry_pages.readers import Reader
 from sovereign_pipeline.registry_pages.time_line import moment
 from sovereign_pipeline.registry_pages.views import NextStep
 from sovereign_pipeline.release.cadence import Due, due_reviews
-from sovereign_pipeline.release.standing import Standing, standings
+from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.signing.officers import trust_root
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
@@ -66,11 +66,10 @@ def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[
 def _line(
     registry: Registry, reader: Reader, line: str, rows: Sequence[Mapping[str, Any]], due: Mapping[str, Due]
 ) -> LineRows:
-    seen = [row for row in rows if reader.reads(line, row["classification"])]
-    withheld = Counter(row["classification"] for row in rows if row not in seen)
+    withheld = Counter(row["classification"] for row in rows if not reader.reads(line, row["classification"]))
+    seen = [row for row in rows if row["classification"] not in withheld]
     leading = {row["state"]: row["id"] for row in seen if row["state"] in FURTHER and row["state"] in ORDER}
-    asked = _asked(registry, line) if leading else []
-    shown = [_row(registry, row, due.get(row["id"]), leading, asked) for row in reversed(seen)]
+    shown = [_row(registry, row, due.get(row["id"]), leading) for row in reversed(seen)]
     return LineRows(
         line,
         tuple(sorted((row for row in shown if row.state in ORDER), key=lambda row: ORDER.index(row.state))),
@@ -79,22 +78,12 @@ def _line(
     )
 
 
-def _asked(registry: Registry, line: str) -> list[Standing]:
-    with registry.reading() as session:
-        return standings(session, registry.settings, trust_root(registry.settings), line)
-
-
-def _row(
-    registry: Registry,
-    row: Mapping[str, Any],
-    due: Due | None,
-    leading: Mapping[State, str],
-    asked: Sequence[Standing],
-) -> Row:
+def _row(registry: Registry, row: Mapping[str, Any], due: Due | None, leading: Mapping[State, str]) -> Row:
     step = None
     if leading.get(row["state"]) == row["id"]:
-        of_adapter = [each for each in asked if each.request.adapter_id == row["id"]]
-        step = next_step(registry, find_adapter(registry, row["id"]), row["state"], of_adapter)
+        with registry.reading() as session:
+            asked = standings_of_adapter(session, registry.settings, trust_root(registry.settings), row["id"])
+        step = next_step(registry, find_adapter(registry, row["id"]), row["state"], asked)
     return Row(
         row["id"],
         row["state"],

@@ -22,6 +22,9 @@ from sovereign_pipeline.review.page.translations import Language
 
 HERE = Path(__file__).resolve().parent
 
+Readable = Mapping[str, Mapping[str, str]]
+"""Kind of artifact -> file that is served -> what a link to it is called."""
+
 _TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"),
     autoescape=True,
@@ -67,17 +70,17 @@ def render(template: str, language: Language, **values: Any) -> str:
     )
 
 
-def adapter_page(view: AdapterView, language: Language) -> str:
-    """The page about one adapter, as it is served."""
-    return _adapter(view, language, is_file=False)
+def adapter_page(view: AdapterView, language: Language, readable: Readable) -> str:
+    """The page about one adapter, as it is served beside its reports."""
+    return _adapter(view, language, readable, policy_inside=None)
 
 
 def adapter_file(view: AdapterView, language: Language) -> str:
     """The same as a file: it leads nowhere, since nothing is served where it lies, and holds its policy itself."""
-    return _adapter(view, language, is_file=True)
+    return _adapter(view, language, {}, policy_inside=policy("'none'"))
 
 
-def _adapter(view: AdapterView, language: Language, *, is_file: bool) -> str:
+def _adapter(view: AdapterView, language: Language, readable: Readable, *, policy_inside: str | None) -> str:
     drawing = lineage_svg(
         view.nodes,
         view.id,
@@ -85,5 +88,10 @@ def _adapter(view: AdapterView, language: Language, *, is_file: bool) -> str:
         translate("From an answer to documents", language),
         mirrored=language == "ar",
     )
-    policy_inside = policy("'none'") if is_file else None
-    return render("adapter.html", language, view=view, drawing=drawing, is_file=is_file, policy=policy_inside)
+    reports = [
+        (node, file, label)
+        for node in view.nodes
+        for file, label in readable.get(node.name, {}).items()
+        if file in node.files
+    ]
+    return render("adapter.html", language, view=view, drawing=drawing, reports=reports, policy=policy_inside)

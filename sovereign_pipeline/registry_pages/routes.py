@@ -24,7 +24,7 @@ from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.overview import overview
 from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Readers
-from sovereign_pipeline.registry_pages.rendering import adapter_page, policy, render
+from sovereign_pipeline.registry_pages.rendering import Readable, adapter_page, policy, render
 from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, language_of
 from sovereign_pipeline.review.page.translations import Language
 from sovereign_pipeline.settings import Settings
@@ -51,8 +51,10 @@ router = APIRouter(prefix=PATH)
 class RegistryPages:
     """What every request shares. The registry is opened when somebody first asks."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, readable: Readable) -> None:
         self.settings = settings
+        self.readable = readable
+        """What the same server shows of artifacts."""
 
     @cached_property
     def registry(self) -> Registry:
@@ -104,7 +106,7 @@ def show_adapter(request: Request, pages: Pages, adapter_id: str) -> Response:
         if not pages.reaches(reader, adapter_id):
             return None
         now = datetime.datetime.now(datetime.UTC)
-        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language)
+        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language, pages.readable)
 
     return _answer(request, pages, page)
 

@@ -27,6 +27,8 @@ class Node:
     """None for a file: its level is that of its rows."""
     made_of: tuple[str, ...]
     """Ids of the nodes that it was made of, without those that another one of these was made of."""
+    files: tuple[str, ...] = ()
+    """Of the artifact, by its manifest: some of them are served as reports."""
 
 
 @dataclass(frozen=True)

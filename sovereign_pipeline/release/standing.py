@@ -91,6 +91,13 @@ def all_standings(
     return sorted(found, key=lambda each: (each.request.entered_at, each.request.id)), refused
 
 
+def standings_of_adapter(session: Session, settings: Settings, trust: Trust, adapter_id: str) -> list[Standing]:
+    """Every request about one adapter, the oldest first, with how far it is; those about others are not read."""
+    rows = select(ReleaseRequest).where(ReleaseRequest.adapter_id == adapter_id)
+    ordered = rows.order_by(ReleaseRequest.entered_at, ReleaseRequest.id)
+    return [standing_of(session, settings, trust, row) for row in session.scalars(ordered).all()]
+
+
 def standing_of(
     session: Session, settings: Settings, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None
 ) -> Standing:

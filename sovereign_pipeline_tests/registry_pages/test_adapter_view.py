@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.states import STATES
+from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
 from sovereign_pipeline.registry_pages.rendering import HERE, adapter_file, arabic, translate
 from sovereign_pipeline.registry_pages.views import Node
@@ -97,6 +98,17 @@ def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for
     assert due is not None and due.state == "not due" and site.view(FIRST).due is None
 
 
+def test_a_line_whose_recipe_is_gone_is_shown_and_says_so(site: Site) -> None:
+    recipe = site.settings.data / "lines" / "lamps.yaml"
+    aside = recipe.with_suffix(".aside")
+    recipe.rename(aside)
+    try:
+        step = site.view(SECOND).next_step
+    finally:
+        aside.rename(recipe)
+    assert step is not None and "lamps" in step.missing[0].what and step.missing[-1].what.startswith("A request by")
+
+
 def test_a_file_holds_everything_and_no_text_of_a_document(site: Site) -> None:
     sent = [row for row in site.office.bench.institution.rows if row["id"]]
     texts = {text for row in sent for text in (row["request"], row["response"], row["subject"])}
@@ -119,6 +131,7 @@ def test_every_sentence_has_its_arabic() -> None:
     source = (HERE / "time_line.py").read_text(encoding="utf-8")
     said |= set(re.findall(r'"((?:A|An|It|Its) [a-z][^"{.]+)"', source))
     said |= set(re.findall(r'_message\(request, \d+, "([^"]+)"\)', (HERE / "routes.py").read_text(encoding="utf-8")))
+    said |= {label for files in READABLE.values() for label in files.values()}
     assert len(said) > 80
     assert sorted(said - set(arabic())) == []
     assert sorted(set(arabic()) - said - {"an answer"}) == []

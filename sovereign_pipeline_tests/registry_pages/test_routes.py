@@ -1,5 +1,7 @@
 """The pages by HTTP: who is let in, and who sees what."""
 
+import re
+
 import pytest
 
 from sovereign_pipeline.serving.tokens import read_tokens, revoke_token, sha256_of
@@ -38,6 +40,13 @@ def test_a_reader_sees_what_the_grant_reaches_and_no_name_beyond(site: Site) -> 
     elsewhere = site.client(site.token("SECRET", lines=frozenset({"quays"})))
     assert "lamps" not in elsewhere.get("/registry").text
     assert elsewhere.get(f"/registry/{FIRST}").status_code == 404
+
+
+def test_a_page_leads_to_its_reports(site: Site) -> None:
+    reader = site.client(site.token("SECRET"))
+    links = re.findall(r'href="(/[0-9a-f]{64}/[^"]+)"', reader.get(f"/registry/{FIRST}").text)
+    assert {link.rpartition("/")[2] for link in links} >= {"report.html", "card.md", "record.json", "sources.json"}
+    assert {reader.get(link).status_code for link in links} == {200}
 
 
 def test_the_list_says_what_is_due_and_what_is_missing(site: Site) -> None:
