@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from sovereign_pipeline.registry_pages import readers
 from sovereign_pipeline.serving.tokens import read_tokens, revoke_token, sha256_of
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.registry_pages.conftest import HERE, HOSTILE, THIRD, Site
@@ -77,6 +78,13 @@ def test_a_session_lasts_as_long_as_its_token(site: Site) -> None:
         assert site.client().post("/registry/sign-in", data={"token": planted}).status_code == 401
     finally:
         path.write_text(whole)
+
+
+def test_a_session_ends_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "HOURS", 0)
+    client = site.client()
+    assert client.post("/registry/sign-in", data={"token": site.token("SECRET")}).status_code == 401
+    assert "registry_reader" in client.cookies and client.get("/registry").status_code == 401
 
 
 def test_a_reader_can_leave(site: Site) -> None:
