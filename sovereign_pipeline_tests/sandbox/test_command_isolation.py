@@ -165,3 +165,13 @@ def test_a_loader_is_believed_where_it_names_libraries_alone() -> None:
     shown = machine.parts_of("check", Path("/bin/cat").read_bytes(), [])
     assert any("libc.so" in path for path in shown) and not any("/bin/" in path for path in shown)
     assert not any(map(machine._is_library, ("/etc/passwd", "/usr/lib/../../etc/x.so", "/usr/lib/none.so", "/bin/sh")))
+
+
+def test_a_link_counts_as_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DIRECTORIES", (str(tmp_path),))
+    (tmp_path / "words").write_text("a")
+    (tmp_path / "link").symlink_to(tmp_path / "words")
+    (tmp_path / "out").symlink_to("/etc/passwd")
+    machine.assert_may_be_shown(tmp_path / "link")
+    with pytest.raises(InputError, match="may use only what lies below"):
+        machine.assert_may_be_shown(tmp_path / "out")
