@@ -133,6 +133,9 @@ def up(
         int | None, port_option("Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
     ] = None,
     gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
+    auditor: Annotated[
+        int | None, port_option("Port of the auditor's Dagster, for your proxy; without it none is started.")
+    ] = None,
 ) -> None:
     """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
 
@@ -147,7 +150,7 @@ def up(
     if pages_port is not None:
         settings = replace(settings, pages_url=f"http://{LOOPBACK}:{pages_port}")
     register_lines(open_instance(settings), settings)
-    ports = Ports(port, mlflow_port, review_port, settings.pages_port, gateway_port)
+    ports = Ports(port, mlflow_port, review_port, settings.pages_port, gateway_port, auditor)
     serve_until_interrupted(settings, ports, out.print)
 
 

@@ -92,6 +92,9 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
     serving_proxy_secret: Path | None = None
     """A file with the secret that the proxy sends as X-Proxy-Secret; without it no header is believed."""
 
+    auditor_proxy_secret: Path | None = None
+    """A file with the secret that the proxy in front of the auditor's Dagster sends as X-Proxy-Secret."""
+
     vllm_python: Path | None = None
     """The interpreter of the environment in which vLLM is installed. It is not in `institution.yaml`: whoever may edit
     that file could else run a program as the gateway."""

@@ -26,6 +26,7 @@ OTHER = {
     "SOVEREIGN_SERVING_ROLES_HEADER": "X-Groups",
     "SOVEREIGN_SERVING_PROXIES": "10.0.0.9",
     "SOVEREIGN_SERVING_PROXY_SECRET": "/o/proxy.secret",
+    "SOVEREIGN_AUDITOR_PROXY_SECRET": "/o/auditor.secret",
     "SOVEREIGN_VLLM_PYTHON": "/opt/vllm/bin/python",
     "SOVEREIGN_OTLP_URL": "http://127.0.0.1:4318/v1/traces",
     "SOVEREIGN_PAGES_URL": "http://127.0.0.1:9000",

@@ -1,8 +1,9 @@
 """Dagster's web UI on loopback, for browsers that mean to reach it.
 
 Dagster answers any host name, runs GraphQL from the address of a GET, and lets any page frame it. What belongs here:
-Dagster's own application without the last two, behind `trusted_hosts.py`. What does not: the definitions. A process of
-its own, started by `services.py`: `python -m sovereign_pipeline.orchestration.dagster_ui PORT [--read-only]`.
+Dagster's own application without the last two, behind `trusted_hosts.py`. What does not: the definitions, and what an
+auditor gets (`auditor/`). A process of its own, started by `services.py`:
+`python -m sovereign_pipeline.orchestration.dagster_ui PORT`.
 """
 
 import sys
@@ -23,7 +24,6 @@ from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send, for_hosts
 
-READ_ONLY = "--read-only"
 # The defaults of the program dagster-webserver.
 STATEMENT_TIMEOUT_MS = 15_000
 POOL_RECYCLE_SECONDS = 3_600
@@ -53,12 +53,17 @@ def guarded(app: App) -> App:
 
 
 @contextmanager
-def dagster_app(settings: Settings, instance: dg.DagsterInstance, read_only: bool) -> Iterator[App]:
-    """Dagster's application with this project's code location, guarded. read_only: nothing can be launched."""
+def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[WorkspaceProcessContext]:
+    """This project's code location, as a webserver needs it. read_only: nothing can be launched."""
     instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
     workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
     with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
-        yield for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
+        yield context
+
+
+def dagster_app(settings: Settings, context: WorkspaceProcessContext) -> App:
+    """Dagster's application, guarded."""
+    return for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
 
 
 def main() -> None:
@@ -68,8 +73,9 @@ def main() -> None:
     with (
         listen(int(sys.argv[1]), "--port") as held,
         open_instance(settings) as instance,
-        dagster_app(settings, instance, READ_ONLY in sys.argv[2:]) as app,
+        loaded_workspace(instance, read_only=False) as context,
     ):
+        app = dagster_app(settings, context)
         config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
         Server(config).run(sockets=[held])
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from sovereign_pipeline.errors import ServiceEnded, SovereignError
 from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.orchestration.auditor.sign_in import READY, auditors_proxy
 from sovereign_pipeline.serving.in_production import lines_in_production
 from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 
@@ -42,16 +43,18 @@ class Ports:
     review: int
     pages: int
     gateway: int
+    auditor: int | None = None
 
     @property
     def by_option(self) -> Mapping[str, int]:
-        return {
+        services = {
             "--port": self.dagster,
             "--mlflow-port": self.mlflow,
             "--review-port": self.review,
             "--pages-port": self.pages,
             "--gateway-port": self.gateway,
         }
+        return services if self.auditor is None else {**services, "--auditor": self.auditor}
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,11 @@ class Service:
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
     """Start all services, say when each is ready, wait for Ctrl-C, end all.
 
-    Raises InputError for a port that is in use, and ServiceEnded naming the service that ended by itself.
+    Raises InputError for a port that is in use and for an auditor's Dagster without its proxy's secret, and
+    ServiceEnded naming the service that ended by itself.
     """
+    if ports.auditor is not None:
+        auditors_proxy(settings)
     for option, port in ports.by_option.items():
         listen(port, option).close()
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
@@ -117,7 +123,13 @@ def _services(ports: Ports, started: float) -> list[Service]:
             "/static/icon.svg",
         ),
         _page("artifact pages", _module("artifact_pages", ports.pages), ports.pages, "/ready"),
+        *_auditors(ports.auditor),
     ]
+
+
+def _auditors(port: int | None) -> list[Service]:
+    """The auditor's Dagster, where it was asked for."""
+    return [] if port is None else [_page("auditor UI", _module("auditor.ui", port), port, READY)]
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:

@@ -225,7 +225,15 @@ def test_an_odd_number_is_refused(
 @pytest.mark.security_case("A port is 99999, negative or no number", "refused before anything starts")
 @pytest.mark.parametrize("port", ODD_PORTS)
 @pytest.mark.parametrize(
-    "command", [("up", "--port"), ("up", "--gateway-port"), ("review", "serve", "--port"), ("serve", "--port")], ids=str
+    "command",
+    [
+        ("up", "--port"),
+        ("up", "--gateway-port"),
+        ("up", "--auditor"),
+        ("review", "serve", "--port"),
+        ("serve", "--port"),
+    ],
+    ids=str,
 )
 @pytest.mark.usefixtures("home")
 def test_an_odd_port_is_refused(

@@ -134,6 +134,12 @@ def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
     assert [each.name for each in real if each.runs_stages] == ["Dagster UI", "Dagster daemon"]
 
 
+def test_the_auditors_dagster_is_started_where_it_is_asked_for_and_told_nothing_of_the_corpus() -> None:
+    without = {each.name for each in services._services(Ports(1, 2, 3, 4, 5), 0.0)}
+    (auditors,) = [each for each in services._services(Ports(1, 2, 3, 4, 5, 6), 0.0) if each.name not in without]
+    assert (auditors.name, auditors.address, auditors.runs_stages) == ("auditor UI", "http://127.0.0.1:6", False)
+
+
 def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is_said(
     office: Office,  # noqa: F811
 ) -> None:

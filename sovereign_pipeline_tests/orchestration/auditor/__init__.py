@@ -1,0 +1,1 @@
+"""Dagster for the auditor, behind the proxies of `docs/proxies`."""
