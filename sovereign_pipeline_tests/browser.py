@@ -35,12 +35,12 @@ LOWEST_CONTRAST = """() => {
 
 
 @contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Fails the test where none is installed."""
+def open_browser(*flags: str) -> Iterator[Browser]:
+    """Fails the test where none is installed. flags: besides those that every test needs."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         pytest.fail(f"These tests need a browser: none of {', '.join(BROWSERS)} is there. apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
         yield browser
         browser.close()
