@@ -32,6 +32,7 @@ from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.orchestration.auditor.certificates import write_certificate
 from sovereign_pipeline_tests.review.page.servers import free_port
+from sovereign_pipeline_tests.tracing import Trace
 from sovereign_pipeline_tests.waiting import wait_until
 
 NAME = "lineage.institution.example"
@@ -102,6 +103,8 @@ class Site:
     provider: Provider
     directory: Path
     trusted: ssl.SSLContext
+    trace: Trace | None
+    """Of every process of the auditor's Dagster."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def connect(self, way: str, name: str = NAME) -> socket.socket:
@@ -159,7 +162,7 @@ def running_site(directory: Path) -> Iterator[Site]:
         ui_hosts=frozenset({NAME, "127.0.0.1"}),
     )
     certificate, trusted = write_certificate(directory, NAME)
-    provider = Provider()
+    provider, trace = Provider(), Trace.where_possible(directory / "trace.txt")
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name in ("DAGSTER_HOME", *settings.to_environment()):
@@ -168,8 +171,15 @@ def running_site(directory: Path) -> Iterator[Site]:
         threading.Thread(target=provider.http.serve_forever, daemon=True).start()
         stack.callback(provider.http.server_close)
         stack.callback(provider.http.shutdown)
-        site = Site(settings, run, key, {"server": free_port()}, provider, directory, trusted)
-        command = [sys.executable, "-m", "sovereign_pipeline.orchestration.auditor.ui", str(site.ports["server"])]
+        site = Site(settings, run, key, {"server": free_port()}, provider, directory, trusted, trace)
+        traced = () if site.trace is None else site.trace.before
+        command = [
+            *traced,
+            sys.executable,
+            "-m",
+            "sovereign_pipeline.orchestration.auditor.ui",
+            str(site.ports["server"]),
+        ]
         stack.callback(_end, site.processes)
         _start(site, "server", command)
         for way in EXAMPLES:

@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection, connect
 from sovereign_pipeline.orchestration.auditor.access_log import access_log_of
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.orchestration.auditor.site import MESSAGE, NAME, SECRET, TEXT, Site, running_site
+from sovereign_pipeline_tests.tracing import needs_strace
 
 pytestmark = pytest.mark.slow
 MILLISECONDS = 120_000
@@ -144,8 +145,8 @@ def test_nothing_can_be_changed(site: Site, way: str) -> None:
 def test_nothing_that_was_printed_is_given(site: Site, way: str) -> None:
     log = "/".join(site.log_key)
     for path in (
-        *(f"/logs/{log}.out", f"/logs/{log}.err", f"/download_debug/{site.run}", f"//download_debug/{site.run}"),
-        *(f"/assets/../download_debug/{site.run}", f"/assets/%2e%2e/logs/{log}.out", f"/Logs/{log}.out"),
+        *(f"/logs/{log}/out", f"/logs/{log}/err", f"/download_debug/{site.run}", f"//download_debug/{site.run}"),
+        *(f"/assets/../download_debug/{site.run}", f"/assets/%2e%2e/logs/{log}/out", f"/Logs/{log}/out"),
         *("/notebook?path=x.ipynb&repoLocName=x", "/dagit/notebook?path=x.ipynb", "/server_info", "/dagit_info"),
         *("/graphql?query={version}", "/vendor/../logs/x.out", "/playground/setup-from-run/x"),
     ):
@@ -279,6 +280,17 @@ def test_a_browser_shows_assets_and_runs(site: Site, way: str, tmp_path: Path) -
         page.get_by_text(MESSAGE).first.wait_for(timeout=MILLISECONDS)  # by the WebSocket
         page.screenshot(path=tmp_path / "run.png")
         assert failed == []
+
+
+@pytest.mark.security_case(
+    "The auditor's Dagster connects to its maker while people look at it.",
+    "Every process of it is traced, and each connection stays on this machine.",
+)
+def test_it_connects_to_nothing_elsewhere(site: Site) -> None:
+    needs_strace()
+    assert site.ask("server", headers=FROM_THE_PROXY)[0] == 200
+    assert site.trace is not None and site.trace.elsewhere == []
+    assert site.trace.processes > 1 and site.trace.local["AF_UNIX"] > 0  # it asks its code location
 
 
 def watch(page: Page, address: str) -> list[str]:
