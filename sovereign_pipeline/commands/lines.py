@@ -111,7 +111,7 @@ def lines_check(
     else:
         _print_powers(powers)
     if show_mask:
-        from sovereign_pipeline.training.loop.mask import masked_row
+        from sovereign_pipeline.training.mask import masked_row
 
         _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
     raise typer.Exit(1 if of_recipe else 0)

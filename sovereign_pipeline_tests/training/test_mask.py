@@ -126,7 +126,7 @@ def _rewrite_card(institution: DemoInstitution) -> None:
 
 
 def test_no_control_character_of_a_row_reaches_the_terminal(institution: DemoInstitution, check: Check) -> None:
-    from sovereign_pipeline.training.loop.mask import masked_row
+    from sovereign_pipeline.training.mask import masked_row
 
     workplace = institution.workplace()
     recipe = workplace.line.model_copy(

@@ -1,10 +1,10 @@
 """The mask view: one row as the trainer encodes it, decoded again, with its supervised part apart.
 
-What belongs here: finding the row, and its text for a terminal. What does not: encoding (`rows.py`). The text is
+What belongs here: finding the row, and its text for a terminal. What does not: encoding (`loop/rows.py`). The text is
 returned to the caller, and goes into no log, error or artifact.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ def _rows_of(workplace: Workplace) -> Iterator[_Rows]:
 def _masked(tokenizer: Any, ends: frozenset[int], row: EncodedRow, tuning: Tuning) -> Iterator[MaskedCompletion]:
     names = ("reply",) if len(row.completions) == 1 else ("chosen", "rejected")
 
-    def text(ids: list[int]) -> str:
+    def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).translate(_AS_PICTURES)
 
     def end_of(completion: Completion) -> int | None:
