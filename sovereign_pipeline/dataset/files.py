@@ -13,6 +13,7 @@ PREFERENCE_ROWS = "preferences.jsonl"
 LABEL_ROWS = "labels.jsonl"
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
+CARD_FOR_HUBS = "README.md"
 
 
 def row_ids(dataset: Artifact) -> set[str]:

@@ -15,8 +15,9 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.files import CARD, CARD_FOR_HUBS, CARD_FOR_PEOPLE, MESSAGES_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.formats import MessagesRow, read_label_rows, sft_row_of
+from sovereign_pipeline.dataset.hub_card import hub_card
 from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
 from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.split.files import HELD_OUT
@@ -72,7 +73,7 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     file = artifact.file(layout.file)
     messages = layout.messages_file(workplace.line)
     names = {entry.path for entry in artifact.manifest.files}
-    if names != {layout.file, CARD, CARD_FOR_PEOPLE} | ({messages} if messages else set()):
+    if names != {layout.file, CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
         return [f"it holds other files than its own ({and_more(sorted(names))})"]
     problems = []
     measured = Measured(layout, workplace, split)
@@ -87,6 +88,8 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     problems += _differences_of_cards(card, measured.card(workplace, artifact.path), layout.file)
     if artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8") != card.to_markdown():
         problems.append(f"{CARD_FOR_PEOPLE} states other facts than {CARD}")
+    if artifact.file(CARD_FOR_HUBS).read_text(encoding="utf-8") != hub_card(card):
+        problems.append(f"{CARD_FOR_HUBS} states other facts than {CARD}")
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
     leaked = [str(row["id"]) for row in read_jsonl(file) if row.get("id") in held_out]
     if leaked:

@@ -11,13 +11,14 @@ from typing import cast
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.contamination import not_contaminated
-from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.dataset.files import CARD, CARD_FOR_HUBS, CARD_FOR_PEOPLE
 from sovereign_pipeline.dataset.formats import SftRow, messages_row
 from sovereign_pipeline.dataset.gates import (
     NO_PREFERENCE_TRAINING,
     evaluate_preference_dataset,
     evaluate_training_dataset,
 )
+from sovereign_pipeline.dataset.hub_card import hub_card
 from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
 from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.policy.line import Line
@@ -50,6 +51,7 @@ def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path
     card = measured.card(workplace, workspace)
     (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
     (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
+    (workspace / CARD_FOR_HUBS).write_text(hub_card(card), encoding="utf-8")
     if layout.role != "letters" and not workplace.line.training.reads_preferences:
         workplace.progress(f"{workplace.line.line}: {NO_PREFERENCE_TRAINING}.")
     else:
@@ -95,7 +97,7 @@ def _preference_config(line: Line) -> Config:
 
 TRAINING_DATASET = Stage(
     kind="training_dataset",
-    code_version="5",
+    code_version="6",
     build=build_training_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_training_config,
@@ -108,7 +110,7 @@ TRAINING_DATASET = Stage(
                 "Are the rows exactly those of the training side and the recipe's canaries, and does the card state "
                 "what they give?"
             ),
-            code_version="5",
+            code_version="6",
             evaluate=evaluate_training_dataset,
             config=_training_config,
         ),
@@ -118,7 +120,7 @@ TRAINING_DATASET = Stage(
 
 PREFERENCE_DATASET = Stage(
     kind="preference_dataset",
-    code_version="5",
+    code_version="6",
     build=build_preference_dataset,
     inputs=(LEAKAGE_SAFE_SPLIT,),
     config=_preference_config,
@@ -128,7 +130,7 @@ PREFERENCE_DATASET = Stage(
         Gate(
             name="digests_verified",
             question="Are the rows exactly those of the training side: true pairs, or replies with both labels?",
-            code_version="5",
+            code_version="6",
             evaluate=evaluate_preference_dataset,
             config=_preference_config,
         ),

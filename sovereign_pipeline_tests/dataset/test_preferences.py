@@ -9,6 +9,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.files import (
     CARD,
+    CARD_FOR_HUBS,
     CARD_FOR_PEOPLE,
     LABEL_ROWS,
     PREFERENCE_ROWS,
@@ -109,7 +110,7 @@ def test_labelled_replies_become_a_dataset_for_kto(with_labels: DemoInstitution)
     assert [source.name for source in card.sources] == ["thumbs"]
     assert card.classification == "INTERNAL"
     assert verdicts[GATE].passed, verdicts[GATE].message
-    assert {entry.path for entry in dataset.manifest.files} == {LABEL_ROWS, CARD, CARD_FOR_PEOPLE}
+    assert {entry.path for entry in dataset.manifest.files} == {LABEL_ROWS, CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS}
     assert "| label |" in dataset.file(CARD_FOR_PEOPLE).read_text()
 
 

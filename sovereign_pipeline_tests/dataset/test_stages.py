@@ -6,6 +6,7 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.dataset.files import (
     CARD,
+    CARD_FOR_HUBS,
     CARD_FOR_PEOPLE,
     MESSAGES_ROWS,
     TRAINING_ROWS,
@@ -26,7 +27,7 @@ def test_the_rows_are_the_letters_of_the_training_side(with_preferences: DemoIns
     assert rows_of(dataset, TRAINING_ROWS) == letters
     assert list(rows_of(dataset, TRAINING_ROWS)[0]) == ["id", "instruction", "input", "output"]
     assert verdicts[GATE].passed, verdicts[GATE].message
-    assert {entry.path for entry in dataset.manifest.files} == {TRAINING_ROWS, CARD, CARD_FOR_PEOPLE}
+    assert {entry.path for entry in dataset.manifest.files} == {TRAINING_ROWS, CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS}
 
 
 def test_the_same_inputs_give_the_same_dataset(tmp_path: Path) -> None:
