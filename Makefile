@@ -11,7 +11,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-evaluation bench-serving clean
+.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
 	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
+	@echo "make bench-rlhf   PPO, GRPO and DPO on one reward, beside stock TRL: docs/rlhf-benchmark.md"
 	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/evaluation-benchmark.md"
 	@echo "make bench-serving   gateway, rollback, local engine and a soak, beside nginx and LiteLLM: docs/serving-benchmark.md"
 
@@ -123,12 +124,22 @@ bench-corpus: setup
 		--out "$(RESULTS)"
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
-# DATA holds parliament/; see docs/training-benchmark.md. An hour and a half to two on two idle cores.
+# DATA holds parliament/; see docs/training-benchmark.md. 75 minutes on two idle cores with bfloat16 units, two and a half hours
+# without (estimated). Interrupted, it goes on where it was.
 bench-training: setup
 	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/training-benchmark.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.training.run --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
+
+# See docs/rlhf-benchmark.md. MINUTES of learning for each of five arms and SEEDS: an hour and a half on two idle cores (estimated).
+# Interrupted, it goes on where it was.
+MINUTES ?= 3
+SEEDS ?= 3
+bench-rlhf: setup
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@$(BIN)/python -W ignore -m benchmarks.rlhf.run --out "$(RESULTS)" --minutes $(MINUTES) --seeds $(SEEDS)
+	@cat "$(RESULTS)/rlhf.md"
 
 # DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About 25 minutes on two idle cores.
 bench-evaluation: setup

@@ -1,4 +1,5 @@
-"""What the benchmarks share: processes with their usage, rounds in alternation, ratios, machine facts, results.
+"""What the benchmarks share: processes with their usage, cells that are kept, rounds in alternation, ratios, machine
+facts, results.
 
 What belongs here: measuring and writing, for any benchmark. What does not: what is compared. Only the standard library
 is imported at the top, since `benchmarks/gpu` runs where little else is installed.
@@ -7,12 +8,13 @@ is imported at the top, since `benchmarks/gpu` runs where little else is install
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,50 @@ def run(command: Sequence[object], environment: Mapping[str, str]) -> dict[str, 
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_bytes": used.ru_maxrss * 1024,
     }
+
+
+class Cells:
+    """Measurements that are kept one by one: a benchmark that was interrupted measures what is missing."""
+
+    def __init__(self, directory: Path, scripts: Sequence[Path], libraries: Mapping[str, str]) -> None:
+        """scripts: whose content decides a figure, beside the package. A cell of other ones is measured again."""
+        from sovereign_pipeline.artifacts.hashing import file_sha256
+        from sovereign_pipeline.artifacts.making import source_digest
+
+        self.directory = directory
+        machine = machine_facts()
+        self._facts = {
+            "package": source_digest(),
+            "scripts": {script.name: file_sha256(script) for script in scripts},
+            "libraries": dict(libraries),
+            "machine": {name: machine[name] for name in ("processor", "cores", "python")},
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+
+    def result(
+        self, name: str, facts: Mapping[str, Any], measure: Callable[[Path], Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The result of a cell: the kept one, if its facts are these, or what `measure` returns for an empty directory.
+
+        The directory stays, so that later cells can use what lies in it.
+        """
+        place = self.directory / name
+        file = place / "cell.json"
+        known = json.loads(json.dumps({**self._facts, **facts}))
+        if file.is_file():
+            kept = json.loads(file.read_bytes())
+            if kept["facts"] == known:
+                found: dict[str, Any] = kept["result"]
+                say(f"{name}: kept from an earlier run")
+                return found
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        say(name)
+        result: dict[str, Any] = json.loads(json.dumps(measure(place)))
+        aside = place / "cell.part"
+        aside.write_text(json.dumps({"facts": known, "result": result}) + "\n", encoding="utf-8")
+        aside.rename(file)
+        return result
 
 
 def alternating(rounds: int, arms: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:

@@ -1,0 +1,96 @@
+"""Jobs for the trainer's process, and the reward, out of what is prepared: the one place that knows the interface."""
+
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rlhf.task import GROUP, Prepared, Task
+from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.job import RewardJob, TrainingJob, read_result
+from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.rlhf.rewards import Rewards
+
+
+def by_reward(task: Task) -> TrainingJob:
+    """With the line's own section, for this algorithm and number of iterations."""
+    prepared = Prepared(Path(task.prepared))
+    facts, place = prepared.facts, Path(task.output).parent
+    group = {"group": GROUP} if "group" in Rlhf.model_fields and task.arm != "ppo" else {}
+    section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, **group}
+    reward = RewardJob(
+        rlhf=Rlhf.model_validate(section),
+        held_out=prepared.held_out,
+        code=facts["code"],
+        code_directory=prepared.code,
+        cache=place / "rewards",
+    )
+    return _job(task, facts, method=task.arm, dataset=prepared.prompts, reward=reward)
+
+
+def by_pairs(task: Task, pairs: Path) -> TrainingJob:
+    facts = Prepared(Path(task.prepared)).facts
+    preference = Preference.model_validate(facts["preference"])
+    return _job(task, facts, method="dpo", dataset=pairs, preference=preference)
+
+
+def rewards_of(prepared: Prepared, cache: Path) -> Rewards:
+    facts = prepared.facts
+    return Rewards(Rlhf.model_validate(facts["rlhf"]).reward, facts["code"], prepared.code, cache)
+
+
+def _job(task: Task, facts: dict[str, Any], **parts: Any) -> TrainingJob:
+    output = Path(task.output)
+    return TrainingJob(
+        base_model=Path(facts["model"]),
+        base_model_name=facts["base"]["name"],
+        base_model_digest=facts["base"]["digest"],
+        chat_template_sha256=facts["base"]["chat_template_sha256"],
+        eos_ids=tuple(facts["eos_ids"]),
+        output=output,
+        result=output.with_name("result.json"),
+        locks=output.with_name("locks"),
+        identity=digest_of(str(output)),
+        checkpoint_directory=output.with_name("checkpoints"),
+        references=output.with_name("references"),
+        seed=task.seed,
+        sft=Sft.model_validate(facts["sft"]),
+        parent_adapter=Path(facts["parent"]),
+        **parts,
+    )
+
+
+def run_job(job: TrainingJob) -> dict[str, Any]:
+    """Run it as the stages do.
+
+    Returns measured: the trainer's own figures. steps: how many there were. step_seconds: of each but the first, whose
+    start is not seen. loop_seconds: by the trainer, or of these and a first one as long as their mean. failed: why
+    there is no adapter; else None.
+    """
+    ends: list[float] = []
+
+    def progress(line: str) -> None:
+        if json.loads(line).get("step"):
+            ends.append(time.monotonic())
+
+    job_file = job.output.with_name("job.json")
+    job.write(job_file)
+    measured: dict[str, float] = {}
+    failed = None
+    try:
+        run_trainer(job_file, progress)
+        measured = read_result(job.result).measured
+    except TrainingFailed as error:
+        failed = error.message
+    seconds = [later - earlier for earlier, later in pairwise(ends)]
+    return {
+        "measured": measured,
+        "steps": len(ends),
+        "step_seconds": seconds,
+        "loop_seconds": measured.get("training_seconds", sum(seconds) * (1 + 1 / max(1, len(seconds)))),
+        "failed": failed,
+    }
