@@ -177,7 +177,7 @@ class Checkpoints(RecipeModel):
 
 
 class Devices(RecipeModel):
-    """On how many devices the training runs."""
+    """On how many devices SFT, preferences (`dpo`, `ipo`, `kto`) and a reward model are trained."""
 
     launcher: Literal["process", "accelerate"] = "process"
     """`process` is one process on one device; `accelerate` starts `count` processes, one a device."""
@@ -186,7 +186,8 @@ class Devices(RecipeModel):
     """Devices."""
 
     sharding: Literal["fsdp2", "zero3"] = "fsdp2"
-    """How parameters, gradients and optimizer are spread over the devices: PyTorch's FSDP2 or DeepSpeed's ZeRO-3."""
+    """How parameters, gradients and optimizer are spread over the devices: PyTorch's FSDP2 or, for SFT
+    alone, DeepSpeed's ZeRO-3."""
 
     @model_validator(mode="after")
     def _several_need_accelerate(self) -> "Devices":
@@ -268,10 +269,12 @@ class Training(RecipeModel):
             twice, narrow = "would hold the whole model twice", "would train the adapter in bfloat16"
             what = twice if self.sft.adapter == "none" else narrow
             raise ValueError(f"trainer {preference.trainer} of TRL {what} with adapter: {self.sft.adapter}; use lora")
-        if self.reward_model is not None and (self.sft.adapter != "lora" or self.devices.count > 1):
-            raise ValueError("a reward model needs sft.adapter: lora, whose shape it has, and one device")
-        if self.devices.count > 1 and preference is not None:
-            raise ValueError("preferences are learned on one device; several are for lines with SFT alone")
+        if self.reward_model is not None and self.sft.adapter != "lora":
+            raise ValueError("a reward model needs sft.adapter: lora, whose shape it has")
+        if self.devices.count > 1 and self.reads_preferences and self.devices.sharding == "zero3":
+            raise ValueError("sharding: zero3 is for lines with SFT alone; preferences and reward models need fsdp2")
+        if self.devices.count > 1 and preference is not None and preference.method == "trl":
+            raise ValueError("method trl learns on one device; dpo, ipo and kto learn on several")
         if self.rlhf is not None and self.preference is not None:
             raise ValueError("a line learns from preferences or from a reward after SFT: leave out preference or rlhf")
         if self.rlhf is not None and (self.sft.adapter == "none" or self.devices.count > 1):

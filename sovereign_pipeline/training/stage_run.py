@@ -73,6 +73,7 @@ def new_job(
         seed=training.seed,
         sft=training.sft,
         checkpoints=training.checkpoints,
+        devices=training.devices,
         **own,
     )
 

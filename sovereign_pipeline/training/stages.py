@@ -95,7 +95,6 @@ def _job(
         preference=_preference(training) if aligned else None,
         reward=reward,
         parent_adapter=_parent_directory(parent, tuned),
-        devices=training.devices,
     )
 
 

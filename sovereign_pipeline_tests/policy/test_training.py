@@ -117,13 +117,25 @@ def test_a_trainer_of_trl_and_its_arguments_survive_being_written_and_read() -> 
         ({"reward_model": {"packing": False}}, "a reward model has no packing"),
         ({"reward_model": {}, "sft": {"adapter": "qlora"}}, "needs sft.adapter: lora"),
         ({"reward_model": {}, "sft": {"adapter": "none"}}, "needs sft.adapter: lora"),
-        ({"reward_model": {}, "devices": {"launcher": "accelerate", "count": 2}}, "and one device"),
         ({"reward_model": {"centring": -1}}, "centring"),
     ],
 )
-def test_a_reward_model_has_an_adapter_on_one_device(sections: dict[str, Any], says: str) -> None:
+def test_a_reward_model_has_an_adapter(sections: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         training(**sections)
+
+
+def on_two(sharding: str = "fsdp2", **sections: Any) -> Training:
+    return training(devices={"launcher": "accelerate", "count": 2, "sharding": sharding}, **sections)
+
+
+@pytest.mark.parametrize("sections", [{"preference": {"method": "kto"}}, {"preference": {}, "reward_model": {}}])
+def test_preferences_and_reward_models_take_several_devices_with_fsdp2(sections: dict[str, Any]) -> None:
+    assert on_two(**sections).devices.count == 2
+    with pytest.raises(ValidationError, match="zero3 is for lines with SFT alone"):
+        on_two("zero3", **sections)
+    with pytest.raises(ValidationError, match="method trl learns on one device"):
+        on_two(**trl())
 
 
 def test_a_reward_model_reads_the_preference_dataset() -> None:

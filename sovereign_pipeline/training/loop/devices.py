@@ -1,14 +1,18 @@
-"""One model sharded over several devices: the arguments for it, and the check that it happened.
+"""One model sharded over several devices: the arguments for it, the check that it happened, and passes in shares.
 
 What does not belong here: starting the processes (`processes/ranks.py`).
 """
 
 import datetime
 import os
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
+
+Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
 """Path of the file in which the processes that train one model find each other; in a directory of the account's own."""
@@ -43,19 +47,20 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": FSDP2, "dataloader_pin_memory": False}
 
 
-def meet(job: TrainingJob, on_cpu: bool) -> None:
-    """Connect the processes that train one model on this machine, before accelerate would.
+def meet(job: TrainingJob) -> None:
+    """Connect the processes that train one model on this machine, before accelerate would: before its arguments exist.
 
     accelerate would have them meet at a TCP port, which torch opens on every interface to whoever connects. They meet
     in a file, and exchange tensors over loopback or between the devices.
     """
     if job.devices.count == 1:
         return
+    import torch
     import torch.distributed as dist
 
     rank, count = int(os.environ["RANK"]), job.devices.count
     dist.init_process_group(
-        "gloo" if on_cpu else "cuda:nccl,cpu:gloo",
+        "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo",
         store=dist.FileStore(os.environ[MEETING_VARIABLE], count),
         rank=rank,
         world_size=count,
@@ -87,3 +92,54 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
             f"{accelerator.num_processes} {'with' if sharded else 'without'} it were started.",
             "Install the pinned versions (requirements/).",
         )
+
+
+def is_first(job: TrainingJob) -> bool:
+    """Whether this is the process that writes what all of them know."""
+    return job.devices.count == 1 or os.environ["RANK"] == "0"
+
+
+def all_processes(job: TrainingJob, is_true: bool) -> bool:
+    """Whether it is true in each of the processes; every one of them must ask."""
+    return add_up(job, [float(is_true)]) == [job.devices.count]
+
+
+def in_shares(
+    job: TrainingJob, items: Sequence[Item], count_of: Callable[[Item], int], values_of: Callable[[Item], list[float]]
+) -> list[float]:
+    """The values of all items, in order, in every process. count_of: how many values an item has.
+
+    Each of several processes computes those of every n-th item. A pass through a sharded model needs all processes, so
+    all of them make as many calls: where items run out, a process repeats the last one, and no one uses what it finds.
+    Every item must therefore take as many passes as any other.
+    """
+    rank, count = (0, 1) if job.devices.count == 1 else (int(os.environ["RANK"]), job.devices.count)
+    ends = list(accumulate(count_of(item) for item in items))
+    found = [0.0] * (ends[-1] if ends else 0)
+    for first in range(0, len(items), count):
+        place = first + rank
+        values = values_of(items[min(place, len(items) - 1)])
+        if place < len(items):
+            found[ends[place] - count_of(items[place]) : ends[place]] = values
+    return add_up(job, found)
+
+
+def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
+    """The sums over all processes, one for each value."""
+    if job.devices.count == 1 or not values:
+        return list(values)
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return [float(each) for each in sums]
+
+
+def give_back_shards(model: Any) -> None:
+    """Free what a pass outside the training gathered: what is loaded, or read, next must be the shards."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -15,7 +15,11 @@ from transformers.trainer_callback import PrinterCallback
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.loop.devices import sharding_arguments
+from sovereign_pipeline.training.loop.devices import (
+    check_sharded,
+    let_accelerate_shard_on_cpu,
+    sharding_arguments,
+)
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.plan import Plan
 from sovereign_pipeline.training.sizing.sizing import Device, optimizer_in_effect
@@ -26,6 +30,7 @@ class GuardedTrainer:
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
         """Call it before the Trainer's own `__init__`, which writes and reads some of this."""
+        self.job = job
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
         self.first_step = 0
@@ -37,6 +42,12 @@ class GuardedTrainer:
         self.add_callback(PlanCheck(self))
         self.add_callback(StopOnRequest(self, hooks))
         self.add_callback(StepProgress(self, hooks))
+
+    def create_accelerator_and_postprocess(self: Any) -> None:
+        if self.job.devices.count > 1 and self.args.use_cpu:
+            let_accelerate_shard_on_cpu()
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        check_sharded(self.job, self.accelerator)
 
     def any_process(self: Any, is_true: bool) -> bool:
         """Whether it is true in any of the processes; every one of them must ask."""

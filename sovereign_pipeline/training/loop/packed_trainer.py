@@ -5,6 +5,8 @@ formulas (`losses.py`), the batches (`batches.py`), checkpoints and callbacks (`
 before and after the steps (`trainer.py`).
 """
 
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,17 +14,22 @@ from transformers import Trainer
 
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.batches import Batches
-from sovereign_pipeline.training.loop.devices import check_sharded, let_accelerate_shard_on_cpu, meet
-from sovereign_pipeline.training.loop.forward import Batch, reply_log_probabilities, token_log_probabilities
+from sovereign_pipeline.training.loop.devices import add_up, give_back_shards
+from sovereign_pipeline.training.loop.forward import (
+    Batch,
+    passes_in,
+    reply_log_probabilities,
+    token_log_probabilities,
+)
 from sovereign_pipeline.training.loop.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.loop.guards import check_step
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.loop.hooks import TrainerHooks, stopped_before_first_step
 from sovereign_pipeline.training.loop.losses import kto_loss, pair_loss
 
 
 def packed_trainer(job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> "PackedTrainer":
     """The Trainer of a job, ready to train."""
-    trainer = PackedTrainer(job, model, batches)
+    trainer = PackedTrainer(job, model, batches, hooks)
     trainer.add_hooks(hooks)
     return trainer
 
@@ -32,17 +39,19 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
 
     loss_is_scaled_for_ga = True  # by the number of tokens or replies in the whole step, in compute_loss
 
+    reference_seconds: float = 0.0
+    """Duration of computing or reading the reference log-probabilities, a part of the training's."""
     _step_total: Any
     """Sum of the step's losses so far, float64."""
     _step_items: Any
     """What the step's loss is a mean over, a number of tokens, pairs or replies."""
     _noted: dict[str, list[float]]
-    """Figures for the log, each value of the step so far."""
+    """Figures for the log, each value of the step so far that this process has."""
 
-    def __init__(self, job: TrainingJob, model: Any, batches: Batches) -> None:
-        self._job = job
+    def __init__(self, job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> None:
         self.prepare(job, batches.plan)
-        meet(job, on_cpu=not torch.cuda.is_available())
+        self._batches = batches
+        self._hooks = hooks
         super().__init__(
             model=model,
             args=training_arguments(job),
@@ -50,12 +59,32 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
             train_dataset=batches.places,
         )
         self._begin_step()
-        check_sharded(job, self.accelerator)
 
-    def create_accelerator_and_postprocess(self) -> None:
-        if self._job.devices.count > 1 and self.args.use_cpu:
-            let_accelerate_shard_on_cpu()
-        super().create_accelerator_and_postprocess()
+    def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **named)
+        self._know_references()
+        return prepared
+
+    def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        self._know_references()  # of the model as it is before: the one that is loaded has learned
+        super()._load_from_checkpoint(*arguments, **named)
+
+    def _know_references(self) -> None:
+        """Once, between sharding the model and its first step or the checkpoint that it resumes from."""
+        if self.job.method == "sft" or self._batches.references:
+            return
+        started = time.monotonic()
+        sharded = self.job.devices.count > 1
+        # A sharded model holds its own precision; another one is told it around each pass.
+        with nullcontext() if sharded else passes_in(self.job.sft.precision, self.model.device.type):
+            self._batches.know_references(self.model, self._hooks.progress, self._stop_before_first_step)
+        if sharded:
+            give_back_shards(self.model)
+        self.reference_seconds = time.monotonic() - started
+
+    def _stop_before_first_step(self) -> None:
+        if self.any_process(self._hooks.should_stop()):
+            raise stopped_before_first_step()
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -70,7 +99,11 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         if "loss" in logs:
             total = self.accelerator.reduce(self._step_total.float().to(self.args.device), "sum")
             check_step(self.state.global_step, self.plan.steps, logs, float(total / self._step_items))
-            logs |= {name: sum(values) / len(values) for name, values in self._noted.items() if values}
+            sums = add_up(
+                self.job, [figure for values in self._noted.values() for figure in (sum(values), len(values))]
+            )
+            means = zip(self._noted, sums[0::2], sums[1::2], strict=True)
+            logs |= {name: value / count for name, value, count in means if count}
             self._begin_step()
         super().log(logs, start_time)
 
@@ -81,29 +114,30 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> Any:
         """What the step's loss is a mean over: supervised tokens for SFT, pairs or replies for preferences."""
-        if self._job.method == "sft":
+        if self.job.method == "sft":
             count = sum(int((batch["labels"][0, 1:] >= 0).sum()) for batch in batch_samples)
         else:
-            replies = sum(len(batch["lengths"]) for batch in batch_samples)
-            count = replies if self._job.method == "kto" else replies // 2
+            replies = sum(len(batch["references"]) for batch in batch_samples)
+            count = replies if self.job.method == "kto" else replies // 2
         return self.accelerator.gather(torch.tensor(count, device=device)).sum()
 
     def _losses(self, model: Any, inputs: Batch) -> Any:
-        """Of each supervised token (SFT), pair (DPO, IPO) or reply (KTO), [n]."""
-        together, preference = self._job.tuning.packing, self._job.preference
-        if self._job.method == "sft":
+        """Of each supervised token (SFT), pair (DPO, IPO) or reply (KTO), [n]; none of what stands in for a unit."""
+        together, preference = self.job.tuning.packing, self.job.preference
+        if self.job.method == "sft":
             return -token_log_probabilities(model, inputs, together)
         assert preference is not None
-        sums, tokens = reply_log_probabilities(model, inputs, together)
-        log_ratios = sums - inputs["references"]
-        if self._job.method != "kto":
+        log_ratios, tokens = _log_ratios(model, inputs, together)
+        if self.job.method != "kto":
             pair = pair_loss(preference, log_ratios, tokens)
             self._note("rewards/margins", pair.margins)
             self._note("rewards/accuracies", (pair.rewards[0::2] > pair.rewards[1::2]).float())
             return pair.losses
         with torch.no_grad():
-            others, _ = reply_log_probabilities(model, inputs["exchanged"], together)
-            divergence = (others - inputs["exchanged"]["references"]).mean().clamp(min=0)
+            mismatched, _ = _log_ratios(model, inputs["exchanged"], together)
+            own = torch.stack([mismatched.sum(), mismatched.new_tensor(len(mismatched))])
+            total, count = self.accelerator.reduce(own, "sum")
+            divergence = (total / count).clamp(min=0)
         loss = kto_loss(preference, log_ratios, inputs["desirable"], divergence)
         self._note("kl", divergence[None])
         self._note("rewards/chosen", loss.rewards[inputs["desirable"]])
@@ -112,3 +146,10 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
 
     def _note(self, name: str, values: Any) -> None:
         self._noted.setdefault(name, []).extend(values.tolist())
+
+
+def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
+    """Of each reply that has a reference, and its number of tokens. What stands in for a unit has none, and is last."""
+    sums, tokens = reply_log_probabilities(model, inputs, together)
+    references = inputs["references"]
+    return sums[: len(references)] - references, tokens[: len(references)]

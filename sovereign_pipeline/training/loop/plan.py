@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import EncodedRow, pack
 from sovereign_pipeline.training.sizing.sizing import Forward
+from sovereign_pipeline.wording import counted
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,13 @@ class Plan:
     """Units in one pass."""
     units_a_step: int
     """batch_size × gradient_accumulation × devices."""
+    units_a_pass: int
+    """batch_size × devices."""
     padded: bool = False
     """Rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
     left_out: int = 0
-    """1 when the last unit would be alone in its batch and the method needs two; else 0."""
+    """Units at the end that the method cannot train: one alone in kto; fewer than a batch for each device where TRL has
+    the loss."""
 
     @property
     def steps(self) -> int:
@@ -66,7 +71,8 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
     tuning = job.tuning
     packed = job.method == "sft" and tuning.packing
     units = pack(rows, tuning.max_length) if packed else [[row] for row in rows]
-    units_a_step = tuning.batch_size * tuning.gradient_accumulation * job.devices.count
+    units_a_pass = tuning.batch_size * job.devices.count
+    units_a_step = units_a_pass * tuning.gradient_accumulation
     wanted = max(1, round(tuning.epochs * len(units)))
     if tuning.max_steps is not None:
         wanted = min(wanted, tuning.max_steps * units_a_step)
@@ -77,12 +83,24 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         random.Random(f"{job.seed}/{epoch}").shuffle(shuffled)
         order += shuffled
         epoch += 1
-    whole = _whole_batches(job, wanted)
-    return Plan(order[:whole], tuning.batch_size, units_a_step, job.is_trls, wanted - whole)
+    whole = _whole_passes(job, wanted, units_a_pass)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, units_a_pass, job.is_trls, wanted - whole)
 
 
-def _whole_batches(job: TrainingJob, wanted: int) -> int:
-    """How many of the wanted units are trained: in kto a batch of one has no other reply to exchange."""
-    if job.method == "kto" and wanted % job.tuning.batch_size == 1:
+def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
+    """How many of the wanted units are trained.
+
+    In kto one alone has no other reply to exchange. TRL's loss is a mean over each device's own batch, so batches of
+    unequal size would weigh rows unequally; and accelerate fills them with rows from the beginning.
+    """
+    if job.method == "kto" and wanted % units_a_pass == 1:
         return wanted - 1
-    return wanted
+    if not job.is_trls or job.devices.count == 1:
+        return wanted
+    if wanted < units_a_pass:
+        raise TrainingFailed(
+            f"{counted(wanted, 'row')} would be trained, and a batch for each of {job.devices.count} devices takes "
+            f"{units_a_pass}.",
+            "Lower devices.count or batch_size, or raise epochs or max_steps.",
+        )
+    return wanted - wanted % units_a_pass

@@ -1,8 +1,9 @@
 """Reference log-probabilities: of replies, under the model as it is before preferences are learned.
 
 They are computed on the very model that is about to be trained, before its first step, so that no second copy of it is
-ever in memory. They are cached under the digest of everything that decides them: the next training on the same model
-and rows reads them, and an interrupted training resumes with the same numbers.
+ever in memory; where it is sharded over several devices, each takes its share of the rows. They are cached under the
+digest of everything that decides them: the next training on the same model and rows reads them, and an interrupted
+training resumes with the same numbers.
 """
 
 import json
@@ -16,6 +17,7 @@ from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.devices import all_processes, in_shares, is_first
 from sovereign_pipeline.training.loop.forward import packed, reply_log_probabilities
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, pack
 
@@ -42,27 +44,38 @@ def reference_log_probabilities(
 ) -> dict[str, float]:
     """`key_of` each completion -> log-probability of its reply (nats) under `model` as it is now, without dropout.
 
-    Call it within `passes_in`, as the training's passes run: then they equal the policy's own before the first step.
-    check_stop: raises, between two batches, after a request to stop.
+    Call it where passes run as the training's: then they equal the policy's own before the first step. Of several
+    processes all call it, and all get all of them. check_stop: raises, between two batches, after a request to stop.
     Raises TrainingFailed for a value that is not finite, IntegrityError for a cached file that was changed.
     """
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"
-    if path.is_file():
+    if all_processes(job, path.is_file()):
         progress(f"reference log-probabilities of {len(wanted)} replies: cached")
         return _read(path, wanted)
     progress(f"computing reference log-probabilities of {len(wanted)} replies")
     countdown = Countdown(progress, "reference log-probabilities", len(wanted), "reply")
-    found: dict[str, float] = {}
-    for batch in pack([EncodedRow(key, (each,)) for key, each in wanted.items()], job.tuning.max_length):
+    rows = [EncodedRow(key, (each,)) for key, each in wanted.items()]
+    # Unpacked, every reply takes a pass of its own.
+    batches = pack(rows, job.tuning.max_length) if job.tuning.packing else [[row] for row in rows]
+    done = 0
+
+    def values_of(batch: list[EncodedRow]) -> list[float]:
+        nonlocal done
         check_stop()
-        found.update(_of_batch(model, batch, job.tuning.packing))
-        countdown.reached(len(found))
-    _write(path, found)
+        values = _of_batch(model, batch, job.tuning.packing)
+        done = min(done + len(batch) * job.devices.count, len(wanted))
+        countdown.reached(done)
+        return values
+
+    values = in_shares(job, batches, len, values_of)
+    found = {row.id: value for row, value in zip((row for batch in batches for row in batch), values, strict=True)}
+    if is_first(job):
+        _write(path, found)
     return found
 
 
-def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> dict[str, float]:
+def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[float]:
     import torch
 
     inputs = {name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in batch]).items()}
@@ -76,7 +89,8 @@ def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> dict[s
             "The model's log-probabilities are not finite before the first step.",
             "Train with precision: float32, or check the base model.",
         )
-    return {row.id: value for row, value in zip(batch, values.tolist(), strict=True)}
+    found: list[float] = values.tolist()
+    return found
 
 
 def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
@@ -86,7 +100,12 @@ def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
     together = [job.tuning.packing, job.tuning.max_length]
     libraries = library_versions(REFERENCE_LIBRARIES)
-    return digest_of([REFERENCES_VERSION, job.base_model_digest, parent, held, together, libraries, list(wanted)])
+    # In bfloat16 the passes of a sharded model round in another way, and the policy's with them.
+    sharded = job.devices.count > 1 and job.sft.precision == "bfloat16"
+    rounding = [job.devices.sharding] if sharded else []
+    return digest_of(
+        [REFERENCES_VERSION, job.base_model_digest, parent, held, together, libraries, list(wanted), *rounding]
+    )
 
 
 def _write(path: Path, found: dict[str, float]) -> None:

@@ -19,6 +19,7 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.batches import Batches
+from sovereign_pipeline.training.loop.devices import meet
 from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.guards import (
     check_adapter_moved,
@@ -29,7 +30,7 @@ from sovereign_pipeline.training.loop.guards import (
     lora_b,
     start_probe,
 )
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.loop.hooks import TrainerHooks, stopped_before_first_step
 from sovereign_pipeline.training.loop.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.loop.plan import Plan, make_plan
 from sovereign_pipeline.training.loop.report import training_report
@@ -73,12 +74,10 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
         if job.packs and len(rows.rows) > 1:
             check_rows_are_kept_apart(model, rows.rows, job.sft.precision, job.tuning.max_length)
         probe = start_probe(model, plan.rows, hooks.progress)
-        before_references = time.monotonic()
-        batches = None if job.method == "trl" else Batches(job, plan, model, hooks.progress, check_stop)
-    after_references = time.monotonic()
     start = lora_b(model.named_parameters())
-    if batches is not None:
-        trainer: Any = packed_trainer(job, model, batches, hooks)
+    meet(job)
+    if job.method != "trl":
+        trainer: Any = packed_trainer(job, model, Batches(job, plan), hooks)
     else:
         from sovereign_pipeline.training.loop.trl_trainer import trl_trainer
 
@@ -120,12 +119,14 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     )
     (job.output / REPORT_FILE).write_bytes(canonical_json(report.model_dump(mode="json")) + b"\n")
     tokens = plan.tokens_until(plan.steps) - plan.tokens_until(trainer.first_step)
+    references = 0.0 if job.method == "trl" else trainer.reference_seconds
+    training = trained - prepared - references
     return {
-        "training_seconds": round(trained - prepared, 3),
-        "preparation_seconds": round(prepared - started, 3),
-        "reference_seconds": round(after_references - before_references, 3),
+        "training_seconds": round(training, 3),
+        "preparation_seconds": round(prepared - started + references, 3),
+        "reference_seconds": round(references, 3),
         "saving_seconds": round(time.monotonic() - trained, 3),
-        "tokens_per_second": round(tokens / (trained - prepared), 2),
+        "tokens_per_second": round(tokens / training, 2),
         "resumed_at_step": float(trainer.first_step),
         "peak_memory_bytes": peak_memory(),
     }
@@ -188,13 +189,10 @@ def check_all_steps_done(plan: Plan, trainer: Any) -> None:
 def refuse_after_stop_request(job: TrainingJob, hooks: TrainerHooks) -> None:
     """Before the first step, where there is nothing to save.
 
-    Of several devices none may leave the others waiting: they check together, after a step.
+    Of several devices none may leave the others waiting: they check together, between references and after a step.
     """
     if job.devices.count == 1 and hooks.should_stop():
-        raise TrainingFailed(
-            "The training was stopped, as requested, before its first step.",
-            "Run again; a checkpoint of an earlier run is kept.",
-        )
+        raise stopped_before_first_step()
 
 
 def peak_memory() -> float:

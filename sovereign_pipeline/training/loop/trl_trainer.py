@@ -18,6 +18,7 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.policy.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.devices import add_up
 from sovereign_pipeline.training.loop.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.loop.guards import check_step
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
@@ -66,7 +67,9 @@ class TrlSteps(GuardedTrainer):
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            expected = sum(self._step_losses) / len(self._step_losses)
+            # Of batches that are equal on all devices; see `plan.py`.
+            (total,) = add_up(self.job, [sum(self._step_losses)])
+            expected = total / (len(self._step_losses) * self.job.devices.count)
             check_step(self.state.global_step, self.plan.steps, logs, expected)
             self._step_losses = []
         super().log(logs, start_time)  # type: ignore[misc]

@@ -21,6 +21,8 @@ class RewardReport(Frozen):
     """Pairs trained on."""
     rows_cut: int
     """Pairs left out because they are longer than `max_length`."""
+    rows_left_out: int = 0
+    """Pairs at the end of the order that were fewer than a batch for each of several devices."""
     held_out: int
     """Pairs measured."""
     held_out_cut: int
@@ -36,6 +38,7 @@ class RewardReport(Frozen):
     centring: float
     precision: str
     device: str
+    devices: int = 1
     threads: int
     seed: int
     data_order_sha256: str

@@ -56,6 +56,7 @@ def _config(line: Line) -> Config:
         "instruction": line.training.instruction,
         "sft": line.training.sft.model_dump(mode="json", include=held | set(_shape(line))),
         "reward_model": section.model_dump(mode="json") if section is not None else None,
+        "devices": line.training.devices.model_dump(mode="json"),
     }
 
 

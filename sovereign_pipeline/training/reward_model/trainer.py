@@ -7,7 +7,7 @@ does not belong here: the process itself (`processes/worker.py`), and scoring wi
 import importlib.metadata
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.formats import PreferenceRow
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.devices import in_shares, meet
 from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.guards import check_adapter_moved, check_template, check_vocabulary, lora_b
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
@@ -42,7 +43,7 @@ from sovereign_pipeline.training.report import (
 from sovereign_pipeline.training.reward_model.accuracy import PairScore, held_out_accuracy
 from sovereign_pipeline.training.reward_model.report import HELD_OUT_SCORES, RewardReport
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY, Scorer
-from sovereign_pipeline.training.sizing.preflight import available_memory
+from sovereign_pipeline.training.sizing.preflight import available_memory, check_host, host_memory
 from sovereign_pipeline.training.sizing.sizing import Forward, estimate
 
 LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
@@ -52,8 +53,9 @@ LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
 def train_reward_model(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     """Run the job: write the reward model, its log, report and held-out scores into its output directory.
 
-    Resumes from the newest whole checkpoint of this job. Returns durations (s) and bytes. Raises TrainingFailed when a
-    guard fires, a checkpoint cannot be written, or a stop was requested.
+    Resumes from the newest whole checkpoint of this job. Returns durations (s) and bytes; on several devices, in the
+    first process only. Raises TrainingFailed when a guard fires, a checkpoint cannot be written, or a stop was
+    requested.
     """
     import transformers
     from transformers import AutoTokenizer
@@ -84,7 +86,8 @@ def train_reward_model(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float
     padding = _padding(tokenizer, job)
     check_vocabulary(tokenizer, model, [*rows.rows, *measured])
     trained = _check_trainable(model)
-    start, first_head = lora_b(model.named_parameters()), _head(model).detach().cpu().clone()
+    start, first_head = lora_b(model.named_parameters()), _head(model.named_parameters()).detach().cpu().clone()
+    meet(job)
     trainer = _trainer(job, model, plan, tokenizer, padding, hooks)
     check_scored_place(model, rows.rows[:2], padding, job.sft.precision)
     checkpoint = trainer.checkpoint_directory.newest(hooks.progress)
@@ -95,18 +98,21 @@ def train_reward_model(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     ended = time.monotonic()
     check_all_steps_done(plan, trainer)
-    check_adapter_moved(lora_b(model.named_parameters()), start)
-    _check_head_moved(_head(model).detach().cpu(), first_head)
     hooks.progress(f"all {plan.steps} steps are done; scoring {len(measured)} held-out pairs")
-    model.eval()
-    scores = _scorer(model, job.sft.precision).pair_scores(measured)
+    # On several devices the next two need all of them; what follows is the first one's alone.
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    scores = _held_out_scores(job, model, measured)
+    if not trainer.is_world_process_zero():
+        return {}
+    check_adapter_moved(lora_b(state.items()), start)
+    _check_head_moved(_head(state.items()).detach().cpu(), first_head)
     if not all(math.isfinite(score.margin) for score in scores):
         raise TrainingFailed(
             "Scores of held-out pairs are not finite.",
             "Lower training.reward_model.learning_rate, or train with precision: float32.",
         )
     job.output.mkdir()
-    save_adapter(model, trainer.accelerator.get_state_dict(trainer.model_wrapped), job, REWARD_DIRECTORY)
+    save_adapter(model, state, job, REWARD_DIRECTORY)
     log = [_logged(entry) for entry in trainer.state.log_history if "loss" in entry]
     write_jsonl(job.output / TRAINING_LOG_FILE, [step.row for step in log])
     write_jsonl(job.output / HELD_OUT_SCORES, [score.model_dump(mode="json") for score in scores])
@@ -161,11 +167,17 @@ def _check_memory(job: TrainingJob, plan: Plan) -> None:
     forward = Forward(
         tokens=plan.largest_forward.tokens, supervised=2 * job.tuning.batch_size
     )  # no vocabulary's logits
+    devices = job.devices.count
+    check_host(job.base_model, job.sft, devices, host_memory())
     available, device = available_memory()
-    needed = estimate(read_shape(str(job.base_model)), job.sft, None, device=device, forward=forward).total
+    if device == "cpu":
+        available //= devices  # processes on CPUs share the memory of the machine
+    shape = read_shape(str(job.base_model))
+    needed = estimate(shape, job.sft, None, device=device, devices=devices, forward=forward).total
     if needed > available:
         raise TrainingFailed(
-            f"The training needs about {needed / (1 << 30):.1f} GiB, and {available / (1 << 30):.1f} GiB are free.",
+            f"The training needs about {needed / (1 << 30):.1f} GiB{' on each device' if devices > 1 else ''}, and "
+            f"{available / (1 << 30):.1f} GiB are free.",
             "Lower training.reward_model.batch_size or max_length, or set training.sft.gradient_checkpointing: true.",
         )
 
@@ -186,7 +198,8 @@ def _load(job: TrainingJob) -> Any:
             num_labels=1,
             dtype=getattr(torch, job.sft.precision),
             attn_implementation="sdpa",
-            device_map={"": 0} if torch.cuda.is_available() else None,
+            # Several processes load to the CPU and are given their shards later.
+            device_map={"": 0} if torch.cuda.is_available() and job.devices.count == 1 else None,
         )
         config = lora_config(job.sft.model_copy(update={"dropout": 0.0}), base)
         config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
@@ -196,7 +209,7 @@ def _load(job: TrainingJob) -> Any:
             f"{job.base_model_name}: no reward model can be put on this architecture: {' '.join(str(error).split())}",
             "Leave training.reward_model out, or choose another base model.",
         ) from error
-    head = _head(model)
+    head = _head(model.named_parameters())
     head.data = torch.empty(head.shape, device=head.device, dtype=torch.float32)
     generator = torch.Generator().manual_seed(job.seed)
     spread = 1 / math.sqrt(head.shape[-1] + 1)
@@ -204,16 +217,27 @@ def _load(job: TrainingJob) -> Any:
     return model
 
 
-def _head(model: Any) -> Any:
-    """The parameter that is trained, [1, hidden]."""
-    return next(
-        each for name, each in model.named_parameters() if name.endswith("score.modules_to_save.default.weight")
-    )
+def _head(tensors: Iterable[tuple[str, Any]]) -> Any:
+    """The one among named tensors that is trained, [1, hidden]."""
+    return next(each for name, each in tensors if name.endswith("score.modules_to_save.default.weight"))
 
 
 def _scorer(model: Any, precision: str) -> Scorer:
     base = model.get_base_model()
-    return Scorer(getattr(base, base.base_model_prefix), _head(model)[0], precision)
+    return Scorer(getattr(base, base.base_model_prefix), _head(model.named_parameters())[0], precision)
+
+
+def _held_out_scores(job: TrainingJob, model: Any, rows: Sequence[EncodedRow]) -> list[PairScore]:
+    """Of several processes that share the model, each scores its share, and all know all."""
+    model.eval()
+    if job.devices.count > 1:
+        model.unshard()  # the head and what else is outside the layers: a score takes no pass through the whole model
+    scorer = _scorer(model, job.sft.precision)
+    scores = in_shares(job, rows, lambda row: 2, lambda row: scorer.scores(row.completions))
+    return [
+        PairScore(id=row.id, chosen=chosen, rejected=rejected)
+        for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)
+    ]
 
 
 def _check_trainable(model: Any) -> int:
@@ -302,6 +326,7 @@ def _report(
         trainer="trl.RewardTrainer",
         rows=len(rows.rows),
         rows_cut=len(rows.cut),
+        rows_left_out=plan.left_out,
         held_out=len(scores),
         held_out_cut=0,
         steps=plan.steps,
@@ -314,6 +339,7 @@ def _report(
         centring=job.reward_model.centring,
         precision=job.sft.precision,
         device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        devices=job.devices.count,
         threads=torch.get_num_threads(),
         seed=job.seed,
         data_order_sha256=plan.order_digest,

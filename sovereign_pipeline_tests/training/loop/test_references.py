@@ -46,7 +46,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each pass that works out references: how many replies were in it."""
     counted: list[int] = []
 
-    def count(model: Any, batch: Any, together: bool) -> dict[str, float]:
+    def count(model: Any, batch: Any, together: bool) -> list[float]:
         counted.append(len(batch))
         return of_batch(model, batch, together)
 
