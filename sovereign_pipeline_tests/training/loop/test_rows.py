@@ -112,6 +112,28 @@ def test_packs_are_not_trained_in_the_order_of_their_rows_lengths(make_job: JobM
     assert len({tuple(order) for order in orders}) == 4  # each epoch and each seed has its own
 
 
+@pytest.mark.parametrize(
+    ("method", "count", "trained"), [("dpo", 9, 9), ("kto", 9, 8), ("kto", 10, 10), ("reward", 11, 8)]
+)
+def test_the_plan_of_two_devices_ends_where_the_method_does(
+    make_job: JobMaker, tiny_model: Path, method: str, count: int, trained: int
+) -> None:
+    """A pass has four rows: kto cannot train one alone, and a mean of TRL's only the same number on each device."""
+    rows = [EncodedRow(str(number), (Completion([5, 6], [7, EOS_ID]),)) for number in range(count)]
+    section = {"batch_size": 2, "epochs": 1, "gradient_accumulation": 1}
+    own: dict[str, Any] = (
+        {"method": "reward", "reward_model": section, "held_out": tiny_model}
+        if method == "reward"
+        else {"preference": {"method": method, **section}, "parent_adapter": tiny_model}
+    )
+    job = make_job("plan", letters(1), devices={"launcher": "accelerate", "count": 2}, **own)
+    plan = make_plan(job, rows)
+    assert (len(plan.units), plan.left_out) == (trained, count - trained)
+    if method == "reward":
+        with pytest.raises(TrainingFailed, match="3 rows would be trained, and a batch for each of 2 devices takes 4"):
+            make_plan(job, rows[:3])
+
+
 @pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
 def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
     make_job: JobMaker, tiny_model: Path, method: str
