@@ -1,16 +1,17 @@
 """The `training.rlhf` section of a recipe: learning from a reward that preference pairs cannot express.
 
 What belongs here: the choices, their defaults and where these come from. What does not: the training
-(`training/rlhf/`). "Ziegler 2019" is "Fine-Tuning Language Models from Human Preferences"; "Huang 2024" is "The N+
-Implementation Details of RLHF with PPO", arXiv 2403.17031.
+(`training/rlhf/`). A key that belongs to one algorithm says so. "Ziegler 2019" is "Fine-Tuning Language Models from
+Human Preferences"; "Huang 2024" is "The N+ Implementation Details of RLHF with PPO", arXiv 2403.17031.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
+from sovereign_pipeline.policy.tuning import changed_fields
 
 Column = Literal["response", "subject", "request", "department", "language", "classification"]
 """A column of a document that a tool may be given: scrubbed text, or an organisational fact."""
@@ -118,13 +119,16 @@ class Kl(RecipeModel):
     """How the policy is held to the adapter that it starts from."""
 
     coefficient: float = Field(default=0.05, ge=0)
-    """Weight β of the penalty for each token, log policy − log reference (Huang 2024: 0.05), at the start."""
+    """Weight β of the penalty for each token (Huang 2024: 0.05), with `ppo` at the start. `ppo` and `rloo` take log
+    policy − log reference off the reward; `grpo` adds Schulman's estimate k3 to the loss. Above 0 with `rloo` and
+    `grpo`."""
 
     target: float | None = Field(default=6.0, gt=0)
-    """Nats of a whole reply that β is steered to (Ziegler 2019, section 2.2: 6); null: β stays."""
+    """`ppo`'s alone: nats of a whole reply that β is steered to (Ziegler 2019, section 2.2: 6); null: β stays, as it
+    always does with `rloo` and `grpo`."""
 
     horizon: int = Field(default=64, ge=1)
-    """Replies over which β changes by a fifth at most. Ziegler's 10,000 are for millions of replies."""
+    """`ppo`'s alone: replies over which β changes by a fifth at most. Ziegler's 10,000 are for millions of replies."""
 
     budget: float = Field(default=20.0, gt=0)
     """Nats of a whole reply, mean of an iteration. Above, the training ends, and the best adapter so far is kept."""
@@ -136,8 +140,10 @@ class Rlhf(RecipeModel):
     It needs an adapter (`lora` or `qlora`) and one device. Dropout is off.
     """
 
-    algorithm: Literal["ppo"] = "ppo"
-    """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022)."""
+    algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
+    """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022). `rloo`
+    (Ahmadian et al. 2024) and `grpo` (Shao et al. 2024) have no values: they compare several replies to one prompt.
+    Their losses and passes are those of the TRL library, and the record says so; they need `adapter: lora`."""
 
     reward: tuple[Reward, ...] = Field(min_length=1)
     """What is optimised: one part or several."""
@@ -149,12 +155,12 @@ class Rlhf(RecipeModel):
     iterations: int = Field(default=40, ge=1)
     """Rounds of sampling, scoring and learning."""
 
-    prompts: int = Field(default=16, ge=2, le=256)
+    prompts: int = Field(default=8, ge=2, le=256)
     """Different prompts of an iteration."""
 
-    group: int = Field(default=1, ge=1, le=64)
-    """Replies to each of them. Several share their prompt's part of each pass, which is faster where prompts are longer
-    than replies."""
+    group: int = Field(default=4, ge=1, le=64)
+    """Replies to each of them. They share their prompt in `ppo`'s passes, which is faster where prompts are longer than
+    replies; `rloo` and `grpo` compare them with one another, and need two at least."""
 
     max_new_tokens: int = Field(default=48, ge=4)
     """Longest reply that is sampled. Prompts that leave no room for it within `training.sft.max_length` are left
@@ -171,24 +177,25 @@ class Rlhf(RecipeModel):
     """Passes over an iteration's replies."""
 
     minibatches: int = Field(default=2, ge=1)
-    """Parts into which a pass is divided, a step of the optimizer each."""
+    """Parts into which a pass is divided, a step of the optimizer each. With `rloo` and `grpo` all of one size."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     """Of the adapter, at the start; it falls linearly to zero."""
 
     value_learning_rate: float = Field(default=1e-3, gt=0)
-    """Of the value head. 1e-2 left the loss of the values a hundred times as large."""
+    """`ppo`'s: of the value head. 1e-2 left the loss of the values a hundred times as large."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
-    """ε of the clipped ratio (Schulman et al. 2017, equation 7), and of the clipped value."""
+    """ε of the clipped ratio (Schulman et al. 2017, equation 7): of a token, with `rloo` of a whole reply. With `ppo`
+    also of the clipped value."""
 
     discount: float = Field(default=1.0, gt=0, le=1)
-    """γ: 1, since a reply is judged as a whole."""
+    """`ppo`'s γ: 1, since a reply is judged as a whole."""
 
     trace: float = Field(default=1.0, ge=0, le=1)
-    """λ of the generalised advantage estimate (Schulman et al. 2015). 1, as verl and OpenRLHF have it; Huang 2024 has
-    0.95. The value head begins at zero, and then any λ below 1 gives a reply's first tokens less advantage than its
-    last, whatever the reward was."""
+    """`ppo`'s λ of the generalised advantage estimate (Schulman et al. 2015). 1, as verl and OpenRLHF have it; Huang
+    2024 has 0.95. The value head begins at zero, and then any λ below 1 gives a reply's first tokens less advantage
+    than its last, whatever the reward was."""
 
     kl: Kl = Kl()
     """How the policy is held to the adapter that it starts from."""
@@ -217,17 +224,60 @@ class Rlhf(RecipeModel):
         return parts
 
     @model_validator(mode="after")
+    def _keys_are_of_the_algorithm(self) -> "Rlhf":
+        of_another = self.keys_of_others
+        given = changed_fields(self, *of_another["section"])
+        given += [f"kl.{name}" for name in changed_fields(self.kl, *of_another["kl"])]
+        if given:
+            raise ValueError(f"algorithm {self.algorithm} has no {', '.join(given)}")
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit_together(self) -> "Rlhf":
         if self.minibatches > self.prompts:
             raise ValueError("there are more minibatches than prompts")
-        if self.kl.target is not None and self.kl.budget <= self.kl.target:
+        if self.kl_target is not None and self.kl.budget <= self.kl_target:
             raise ValueError("kl.budget must be above kl.target, or the training ends where it is steered to")
+        if self.algorithm == "ppo":
+            return self
+        if self.group < 2:
+            raise ValueError(f"{self.algorithm} compares replies to one prompt: it needs a group of two at least")
+        if self.rollouts % self.minibatches:
+            raise ValueError(
+                f"prompts × group, {self.rollouts}, must be a multiple of minibatches for {self.algorithm}"
+            )
+        if self.kl.coefficient == 0:
+            raise ValueError(
+                f"kl.coefficient must be above 0 for {self.algorithm}: without it TRL keeps no reference, and "
+                f"kl.budget could not be watched"
+            )
         return self
 
     @property
-    def replies(self) -> int:
-        """Sampled in an iteration."""
+    def keys_of_others(self) -> dict[str, tuple[str, ...]]:
+        """Keys that belong to another algorithm than this one: of the section itself, and of `kl`."""
+        if self.algorithm == "ppo":
+            return {"section": (), "kl": ()}
+        return {"section": ("value_learning_rate", "discount", "trace"), "kl": ("target", "horizon")}
+
+    @property
+    def rollouts(self) -> int:
+        """Replies of an iteration."""
         return self.prompts * self.group
+
+    @property
+    def kl_target(self) -> float | None:
+        """What β is steered to; None: it stays."""
+        return self.kl.target if self.algorithm == "ppo" else None
+
+    def identity(self) -> dict[str, Any]:
+        """What of the section decides an adapter: its keys without those of another algorithm."""
+        content = self.model_dump(mode="json")
+        others = self.keys_of_others
+        return {
+            **{name: value for name, value in content.items() if name not in others["section"]},
+            "kl": {name: value for name, value in content["kl"].items() if name not in others["kl"]},
+        }
 
     @property
     def measured(self) -> tuple[Reward, ...]:

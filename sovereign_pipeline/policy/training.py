@@ -283,6 +283,8 @@ class Training(RecipeModel):
             )
         if self.rlhf is not None and self.rlhf.uses_reward_model and self.reward_model is None:
             raise ValueError("a part of rlhf says reward_model: true, and training.reward_model is missing: add it")
+        if self.rlhf is not None and self.rlhf.algorithm != "ppo" and self.sft.adapter != "lora":
+            raise ValueError(f"TRL would train the adapter in bfloat16 for {self.rlhf.algorithm} with qlora; use lora")
         if self.rlhf is not None and self.rlhf.max_new_tokens >= self.sft.max_length:
             raise ValueError("rlhf.max_new_tokens leaves no room for a prompt within sft.max_length")
         return self

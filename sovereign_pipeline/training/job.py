@@ -14,7 +14,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 from sovereign_pipeline.policy.tuning import Tuning
 
-Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo"]
+Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
 
 class RewardModelGiven(Frozen):
@@ -99,7 +99,7 @@ class TrainingJob(Frozen):
             if self.reward_model is None or self.held_out is None or self.parent_adapter is not None:
                 raise ValueError("reward needs its section and held-out pairs, and continues from nothing")
             return self
-        if self.reward is not None or self.method == "ppo":
+        if self.reward is not None or self.method in ("ppo", "rloo", "grpo"):
             if self.reward is None or self.reward.rlhf.algorithm != self.method or self.parent_adapter is None:
                 raise ValueError(f"{self.method} needs its reward section and an adapter to continue from")
             return self
@@ -122,7 +122,7 @@ class TrainingJob(Frozen):
     @property
     def is_trls(self) -> bool:
         """Whether a trainer of TRL has the losses and the forward passes."""
-        return self.method in ("trl", "reward")
+        return self.method in ("trl", "reward", "rloo", "grpo")
 
     @property
     def learning_rate(self) -> float:

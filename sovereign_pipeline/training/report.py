@@ -56,7 +56,7 @@ class TrainingSummary(Frozen):
 
     method: Method
     trl: TrlNumerics | None = None
-    """Of method `trl`. For the other methods the key is absent, as in reports of earlier releases."""
+    """Of methods `trl`, `rloo` and `grpo`. For the others the key is absent, as in reports of earlier releases."""
     adapter: str
     """`lora`, `qlora`, or `none` for full tuning."""
     steps: int

@@ -138,7 +138,7 @@ def _aligned_config(line: Line) -> Config:
     if line.training.rlhf is None:
         return config
     by_reward = {
-        "rlhf": line.training.rlhf.model_dump(mode="json"),
+        "rlhf": line.training.rlhf.identity(),
         "instruction": line.training.instruction,
         "passes": line.training.sft.model_dump(mode="json", include={"max_length", "packing"}),
     }

@@ -10,6 +10,7 @@ from sovereign_pipeline.policy.training import Training
 
 PART = {"name": "opening", "tool": {"path": "rewards/permits.py"}}
 LEARNED = {"name": "preferred", "reward_model": True}
+GROUPS = {"reward": [PART], "algorithm": "rloo"}
 
 
 def training(**changes: Any) -> Training:
@@ -27,7 +28,13 @@ def test_a_part_alone_is_a_section() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rlhf": {"reward": [PART], "algorithm": "grpo"}}, "algorithm"),
+        ({"rlhf": {"reward": [PART], "algorithm": "reinforce"}}, "algorithm"),
+        ({"rlhf": {**GROUPS, "group": 1}}, "group of two at least"),
+        ({"rlhf": {**GROUPS, "trace": 0.9, "kl": {"target": 3.0}}}, r"algorithm rloo has no trace, kl\.target"),
+        ({"rlhf": {**GROUPS, "prompts": 3, "minibatches": 5, "group": 4}}, "more minibatches than prompts"),
+        ({"rlhf": {**GROUPS, "prompts": 7, "minibatches": 3}}, "prompts × group is 28, which minibatches must divide"),
+        ({"rlhf": {**GROUPS, "kl": {"coefficient": 0.0}}}, r"kl\.coefficient must be above 0 for rloo"),
+        ({"rlhf": GROUPS, "sft": {"adapter": "qlora"}}, "in bfloat16 for rloo with qlora"),
         ({"rlhf": {"reward": []}}, "at least 1 item"),
         ({"rlhf": {"reward": [PART, PART]}}, "two parts share a name"),
         ({"rlhf": {"reward": [{"name": "opening"}]}}, "needs either a tool or reward_model"),
@@ -45,6 +52,12 @@ def test_a_part_alone_is_a_section() -> None:
     ],
     ids=[
         "algorithm",
+        "group_of_ppo",
+        "key_of_ppo",
+        "minibatches_of_groups",
+        "rest",
+        "reference",
+        "qlora",
         "empty",
         "names",
         "no_tool",
@@ -82,6 +95,15 @@ def test_a_part_with_a_tool_is_identified_as_before_there_were_reward_models() -
     assert Rlhf.model_validate(rlhf.model_dump(mode="json")) == rlhf
     learned = Rlhf.model_validate({"reward": [LEARNED]})
     assert learned.model_dump(mode="json")["reward"] == [{"name": "preferred", "reward_model": True, "weight": 1.0}]
+
+
+def test_an_identity_has_no_key_of_another_algorithm() -> None:
+    ppo, rloo = (Rlhf.model_validate({**GROUPS, "algorithm": name}) for name in ("ppo", "rloo"))
+    assert ppo.identity() == ppo.model_dump(mode="json")
+    assert rloo.identity().keys() & {"group", "value_learning_rate", "trace", "discount"} == {"group"}
+    assert rloo.identity()["kl"].keys() == {"coefficient", "budget"}
+    assert Rlhf.model_validate_json(rloo.model_dump_json()) == rloo
+    assert (ppo.rollouts, rloo.rollouts, rloo.kl_target) == (32, 32, None)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ def _flat(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of a training by reward, its comparison with the parent adapter first."""
     comparison = summary["comparison"]
     return {
+        "algorithm": summary["algorithm"],
         "held-out reward of parent and adapter": f"{comparison['parent']:.3f}, {comparison['adapter']:.3f}",
         "difference, 95 % interval": (
             f"{comparison['difference']:+.3f} ({comparison['low']:+.3f} to {comparison['high']:+.3f}), "

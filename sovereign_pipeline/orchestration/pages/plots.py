@@ -17,11 +17,12 @@ BY_REWARD = (
     ("KL, nats a reply", ("kl",)),
     ("entropy, nats a token", ("entropy",)),
     ("tokens a reply", ("reply_tokens",)),
-    ("shares", ("clip_share", "missing_ends", "repetition")),
+    ("shares", ("clip_share", "missing_ends", "repetition", "groups_without_spread")),
     ("loss of the values", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Of a training by reward: label of each panel, and the columns in it, each with its parts."""
+"""Of a training by reward: label of each panel, and the columns in it, with the parts of the first two. A column that
+the algorithm does not have is left out."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
@@ -101,16 +102,16 @@ def reward_curves_png(training_log: Path) -> bytes:
 
     rows = list(read_jsonl(training_log))
     columns = {name for row in rows for name in row}
+    parts = sorted(name for name in columns if "/" in name)
     figure, axes = pyplot.subplots(4, 2, figsize=(9, 11), dpi=100)
     try:
         panels = axes.flat
         for label, names in BY_REWARD:
-            panel = next(panels)
             shown = [name for name in names if name in columns]
-            shown += sorted(part for part in columns if "/" in part and part.split("/")[0] in names)
+            shown += [part for part in parts if part.split("/")[0] in names]
             if not shown:
-                panel.axis("off")
                 continue
+            panel = next(panels)
             for name in shown:
                 _line(panel, rows, "step", name, 1.0 if "/" not in name else 0.4)
             panel.set_title(label, fontsize=9)
@@ -123,6 +124,8 @@ def reward_curves_png(training_log: Path) -> bytes:
             _line(panel, sorted(measured, key=lambda row: cast(float, row["distance"])), "distance", name, 1.0)
         panel.set_title("reward over √KL", fontsize=9)
         panel.legend(frameon=False, fontsize=7)
+        for panel in panels:
+            panel.axis("off")
         return _png(figure)
     finally:
         pyplot.close(figure)

@@ -6,6 +6,7 @@ functions that need it.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +63,10 @@ class GuardedTrainer:
             self._save_rng_state(str(directory))
             if first:
                 self.state.save_to_json(str(directory / "trainer_state.json"))
+                self.save_beside(directory)
+
+    def save_beside(self, directory: Path) -> None:
+        """For a training that has a state of its own: write it into the checkpoint."""
 
 
 class PlanCheck(TrainerCallback):  # type: ignore[misc]

@@ -7,7 +7,8 @@ import it inside the functions that need it. What does not belong here: which tr
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,20 +45,42 @@ class EncodedPairs(Dataset):  # type: ignore[misc]
         return self
 
 
-class TrlSteps(GuardedTrainer):
-    """Stands before a trainer of TRL among the bases of a class."""
+class TrlTrainer(GuardedTrainer):
+    """What every trainer of TRL is watched for: a reference that stays, and no word to TRL's hub."""
+
+    reference: dict[str, Any]
+    """The frozen copy's tensors at the beginning; empty without one."""
+
+    def remember_reference(self: Any) -> None:
+        """Call it behind TRL's own `__init__`, which makes the copy."""
+        tensors = self.model.named_parameters()
+        self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
+
+    def check_reference_kept(self: Any) -> None:
+        """Raise TrainingFailed when the frozen copy is no longer what the training started from."""
+        now = dict(self.model.named_parameters())
+        moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
+        if moved:
+            raise TrainingFailed(
+                f"{len(moved)} tensors of the reference changed in the training. It learned against a moving target.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+
+    def _send_telemetry(self) -> None:
+        """TRL reports each trainer that is made to its hub."""
+
+
+class TrlSteps(TrlTrainer):
+    """Stands before a trainer of TRL that learns from rows among the bases of a class."""
 
     _step_losses: list[float]
     """Of the step's batches so far."""
-    reference: dict[str, Any]
-    """The frozen copy's tensors at the beginning; empty without one."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
         self.prepare(job, plan)
         super().__init__(**named)
         self._step_losses = []
-        tensors = self.model.named_parameters()
-        self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
+        self.remember_reference()
 
     def compute_loss(self: Any, *arguments: Any, **named: Any) -> Any:
         found = super().compute_loss(*arguments, **named)  # type: ignore[misc]
@@ -74,19 +97,6 @@ class TrlSteps(GuardedTrainer):
             self._step_losses = []
         super().log(logs, start_time)  # type: ignore[misc]
 
-    def check_reference_kept(self: Any) -> None:
-        """Raise TrainingFailed when the frozen copy is no longer what the training started from."""
-        now = dict(self.model.named_parameters())
-        moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
-        if moved:
-            raise TrainingFailed(
-                f"{len(moved)} tensors of the reference changed in the training. It learned against a moving target.",
-                "Install the pinned versions (requirements/). If they are installed, report this.",
-            )
-
-    def _send_telemetry(self) -> None:
-        """TRL reports each trainer that is made to its hub."""
-
 
 @dataclass(frozen=True)
 class _Made:
@@ -102,28 +112,36 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
     assert preference is not None and preference.trainer is not None
     made = _classes(preference.trainer)
     trainer_class: Any = type(f"Guarded{made.trainer.__name__}", (TrlSteps, made.trainer), {})
-    padding = model.config.get_text_config(), model.generation_config
-    before = [each.pad_token_id for each in padding]
     try:
-        trainer = trainer_class(
-            job,
-            plan,
-            model=model,
-            args=training_arguments(job, made.arguments, max_length=job.tuning.max_length, **_given(preference)),
-            train_dataset=_dataset(job, plan.rows),
-            processing_class=tokenizer,
-        )
+        with padding_kept(model):
+            trainer = trainer_class(
+                job,
+                plan,
+                model=model,
+                args=training_arguments(job, made.arguments, max_length=job.tuning.max_length, **_given(preference)),
+                train_dataset=_dataset(job, plan.rows),
+                processing_class=tokenizer,
+            )
     except (ValueError, TypeError, NotImplementedError) as error:
         # The rows hold token ids only, so a message is about arguments.
         raise TrainingFailed(
             f"TRL's trainer {preference.trainer} refuses these arguments: {' '.join(str(error).split())}",
             "Correct training.preference.arguments.",
         ) from error
-    for each, value in zip(padding, before, strict=True):
-        each.pad_token_id = value  # TRL writes its own into the model, which may be saved
-    _check_held_as_told(trainer.model, preference, trainer.reference)
+    name, has_reference = f"TRL's trainer {preference.trainer}", preference.has_copied_reference
+    check_adapters(trainer.model, name, trainer.reference, has_reference)
     trainer.add_hooks(hooks)
     return trainer
+
+
+@contextmanager
+def padding_kept(model: Any) -> Iterator[None]:
+    """While a trainer is made: TRL writes a padding token of its own into the model, which may be saved."""
+    padding = model.config.get_text_config(), model.generation_config
+    before = [each.pad_token_id for each in padding]
+    yield
+    for each, value in zip(padding, before, strict=True):
+        each.pad_token_id = value
 
 
 def trl_numerics(preference: Preference, arguments: Any) -> TrlNumerics:
@@ -178,13 +196,13 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
     }
 
 
-def _check_held_as_told(model: Any, preference: Preference, reference: dict[str, Any]) -> None:
-    """Trained weights in float32, the reference frozen, and there where the trainer has one."""
+def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
+    """Check that TRL holds what is trained in float32, and a frozen reference if there is to be one."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
-    if narrow or reference.keys() & trained.keys() or bool(reference) != preference.has_copied_reference:
+    if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
         raise TrainingFailed(
-            f"TRL's trainer {preference.trainer} trains {len(trained)} tensors, {len(narrow)} of them not in "
-            f"float32, and has {len(reference)} tensors of a reference. The recipe's training has others.",
+            f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and has {len(reference)} "
+            f"tensors of a reference. The recipe's training has others.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )

@@ -1,7 +1,7 @@
 """The trainer's process: `python -m sovereign_pipeline.training.processes.worker JOB.json`.
 
 What belongs here: dying with the parent, holding the locks of line and device, and passing progress and the result, and
-nothing else, out of the process. What does not: the training (`loop/trainer.py`, `rlhf/trainer.py`).
+nothing else, out of the process. What does not: the training (`loop/trainer.py`, `rlhf/`).
 """
 
 import json
@@ -26,7 +26,7 @@ from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.processes.remote import refuse_another_installation
 from sovereign_pipeline.training.reward_model.trainer import train_reward_model
-from sovereign_pipeline.training.rlhf.trainer import train_by_reward
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.sizing.preflight import available_memory, out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"

@@ -94,15 +94,26 @@ def differ(scores: Sequence[float | None]) -> bool:
     return len(said) > 1 and pstdev(said) >= LEAST_SPREAD
 
 
-def check_spread_of_samples(scores: Sequence[float | None]) -> None:
-    """Check that sampled replies of the policy at the start do not all have one reward: nothing could be learned."""
-    if not differ(scores):
-        said = [score for score in scores if score is not None]
-        what = f"the same reward, {said[0]:.3f}" if said else "no reward: the tools abstain"
-        raise TrainingFailed(
-            f"All {len(scores)} replies that were sampled before the first step have {what}.",
-            "Use a reward that replies of the SFT adapter earn in part, or train SFT longer.",
-        )
+def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
+    """The scores of each prompt's replies, of replies in the order of their prompts."""
+    return [scores[start : start + size] for start in range(0, len(scores), size)]
+
+
+def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
+    """Check that sampled replies of the policy at the start do not all have one reward: nothing could be learned.
+
+    compared: so many replies that follow one another are learned from by comparison, of one prompt or of all.
+    """
+    if any(map(differ, groups(scores, compared))):
+        return
+    said = [score for score in scores if score is not None]
+    what = f"the same reward, {said[0]:.3f}" if said else "no reward: the tools abstain"
+    if differ(scores):
+        what = f"the reward of the others of their prompt, of which there are {compared} replies each"
+    raise TrainingFailed(
+        f"All {len(scores)} replies that were sampled before the first step have {what}.",
+        "Use a reward that replies of the SFT adapter earn in part, or train SFT longer.",
+    )
 
 
 def check_sampler(gap: float, precision: str) -> None:
@@ -111,7 +122,8 @@ def check_sampler(gap: float, precision: str) -> None:
         raise TrainingFailed(
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
             f"update. The policy would learn from another distribution than it was sampled from.",
-            "Set packing: false in training.sft; if that does not help, this model cannot be trained by reward here.",
+            "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, this model "
+            "cannot be trained by reward here.",
         )
 
 
@@ -130,6 +142,11 @@ def reason_to_stop(log: Sequence[Row], rlhf: Rlhf) -> str | None:
     now = log[-1]
     if now["reward_spread"] < LEAST_SPREAD:
         return f"all replies of iteration {now['step']:.0f} have the same reward, {now['reward']:.3f}"
+    if now.get("groups_without_spread") == 1:
+        return (
+            f"the replies of each prompt of iteration {now['step']:.0f} have the same reward, so that none is better "
+            f"than another"
+        )
     if now["kl"] > rlhf.kl.budget:
         return f"the divergence from the parent adapter is {now['kl']:.1f} nats a reply, above kl.budget"
     return _drift(log) or _gold_fell(log, rlhf.patience)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from sovereign_pipeline.intervals import clustered_interval
-from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.report import HeldOutComparison
 from sovereign_pipeline.training.rlhf.rewards import Rewards, Score
@@ -21,7 +21,7 @@ class Measuring:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: TwoAdapters,
         rewards: Rewards,
         eos_ids: Sequence[int],
         text_of: Callable[[list[int]], str],

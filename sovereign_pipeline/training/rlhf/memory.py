@@ -49,7 +49,7 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
-    cache = CACHE_COPIES * rlhf.replies * row * _key_value_width(job) * held
+    cache = CACHE_COPIES * rlhf.rollouts * row * _key_value_width(job) * held
     return adapters + max(update.total + logits, steady + cache)
 
 
@@ -62,13 +62,29 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
-    rows = -(-rlhf.replies // rlhf.minibatches) if job.tuning.packing else 1
+    if job.is_trls:  # padded, and with logits for the prompts' positions too
+        row = max(prompts) + rlhf.max_new_tokens
+        tokens = max(row, min(most, rlhf.rollouts // rlhf.minibatches * row))
+        return Forward(tokens, tokens)
+    rows = -(-rlhf.rollouts // rlhf.minibatches) if job.tuning.packing else 1
     lengths = sorted(prompts)
     supervised = max(
         min(different * rlhf.group * rlhf.max_new_tokens, most - asked)
         for different, asked in enumerate(accumulate(lengths[: -(-rows // rlhf.group)]), start=1)
     )
     return Forward(min(most, sum(lengths[-rows:]) + rows * rlhf.max_new_tokens), supervised)
+
+
+def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
+    """Replies that TRL puts through the model at once. prompts: tokens of each.
+
+    As many as fit into max_length when all are as long as can be, and as make a step of the optimizer without a rest.
+    """
+    assert job.reward is not None
+    rlhf = job.reward.rlhf
+    a_step = rlhf.rollouts // rlhf.minibatches
+    fitting = max(1, job.sft.max_length // (max(prompts) + rlhf.max_new_tokens))
+    return next(rows for rows in range(min(fitting, a_step), 0, -1) if a_step % rows == 0)
 
 
 def _key_value_width(job: TrainingJob) -> int:

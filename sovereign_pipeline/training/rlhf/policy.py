@@ -4,7 +4,7 @@ The reference is a copy of the adapter that training starts from. With the adapt
 is further away than anything the reward should be paid for. The value head is linear, on the policy's last hidden state
 without gradient into it: what predicts the reward well need not write well, and the head needs no second model.
 
-What does not belong here: sampling (`rollouts.py`), and what is learned from the numbers (`ppo.py`).
+What does not belong here: sampling (`rollouts.py`), and what is learned from the numbers (`ppo.py`, `trl_steps.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,53 +40,19 @@ class TokenNumbers:
         return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])))
 
 
-class Policy:
-    """A model with both adapters, and the value head."""
+class TwoAdapters:
+    """A model with the adapter that is trained, and beside it the frozen copy of what it was at the start."""
 
-    def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """model: as `load_trainable` gives it, with the parent adapter as the one that is trained."""
-        import torch
-
-        assert job.parent_adapter is not None and job.reward is not None
+    def __init__(self, model: Any, precision: str, reference: str = REFERENCE) -> None:
+        """reference: the copy's name in PEFT. It may be put on the model later."""
         self.model = model
-        self.temperature = temperature
-        self._precision = job.sft.precision
-        self._together = job.tuning.packing
-        self._most_tokens = job.sft.max_length
-        model.load_adapter(str(job.parent_adapter), adapter_name=REFERENCE, is_trainable=False)
-        without_dropout(model)  # PEFT gave the reference that of the parent's training
-        self._switch_to(POLICY)
-        if job.sft.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()  # in which every pass is made but the sampler's; there is no dropout
-        self._shares_prompts = (
-            job.reward.rlhf.group > 1 and self._together and can_share_prompts(model, self._most_tokens)
-        )
-        self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
-        torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
-        torch.nn.init.zeros_(self.value_head.bias)
+        self.reference = reference
+        self._precision = precision
 
     @property
     def adapter(self) -> dict[str, Any]:
-        """Name -> parameter of what is trained, without the value head."""
+        """Name -> parameter of what is trained."""
         return {name: each for name, each in self.model.named_parameters() if f".{POLICY}." in name}
-
-    def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """The completions in their order, in parts that go through the model at once, without padding."""
-        most = self._most_tokens if self._together else 0
-        return tokens_in_passes(completions, most, self._shares_prompts)
-
-    def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
-        with self.running():
-            return self._numbers(completions, with_values=True)
-
-    def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
-        """Of the policy or the reference, pass by pass."""
-        import torch
-
-        with torch.no_grad(), self.running(adapter):
-            return TokenNumbers.joined([self._numbers(each, adapter == POLICY) for each in self.passes(completions)])
 
     @contextmanager
     def running(self, adapter: str = POLICY) -> Iterator[Any]:
@@ -112,6 +78,49 @@ class Policy:
         for name, parameter in self.model.named_parameters():
             if "lora_" in name:  # PEFT makes whatever is active trainable
                 parameter.requires_grad_(f".{POLICY}." in name)
+
+
+class Policy(TwoAdapters):
+    """A model with both adapters, and the value head, which is no part of what is kept."""
+
+    def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
+        """model: as `load_trainable` gives it, with the parent adapter as the one that is trained."""
+        import torch
+
+        assert job.parent_adapter is not None and job.reward is not None
+        super().__init__(model, job.sft.precision)
+        self.temperature = temperature
+        self._together = job.tuning.packing
+        self._most_tokens = job.sft.max_length
+        model.load_adapter(str(job.parent_adapter), adapter_name=REFERENCE, is_trainable=False)
+        without_dropout(model)  # PEFT gave the reference that of the parent's training
+        self._switch_to(POLICY)
+        if job.sft.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.train()  # in which every pass is made but the sampler's; there is no dropout
+        self._shares_prompts = (
+            job.reward.rlhf.group > 1 and self._together and can_share_prompts(model, self._most_tokens)
+        )
+        self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
+        torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
+        torch.nn.init.zeros_(self.value_head.bias)
+
+    def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
+        """The completions in their order, in parts that go through the model at once, without padding."""
+        most = self._most_tokens if self._together else 0
+        return tokens_in_passes(completions, most, self._shares_prompts)
+
+    def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
+        """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
+        with self.running():
+            return self._numbers(completions, with_values=True)
+
+    def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
+        """Of the policy or the reference, pass by pass."""
+        import torch
+
+        with torch.no_grad(), self.running(adapter):
+            return TokenNumbers.joined([self._numbers(each, adapter == POLICY) for each in self.passes(completions)])
 
     def _numbers(self, completions: Sequence[Completion], with_values: bool) -> TokenNumbers:
         import torch

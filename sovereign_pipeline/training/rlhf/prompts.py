@@ -19,8 +19,10 @@ from sovereign_pipeline.dataset.formats import LabelRow, sft_row, user_message
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
-from sovereign_pipeline.training.loop.rows import encode_label
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, encode_label
 from sovereign_pipeline.training.rlhf.tools import Reply
+from sovereign_pipeline.wording import and_more
 
 
 class PromptRow(Frozen):
@@ -115,6 +117,41 @@ def read_prompts(
     return kept, cut
 
 
+@dataclass(frozen=True)
+class PromptSets:
+    """All prompts of a training."""
+
+    training: list[Prompt]
+    watched: list[Prompt]
+    """Held out; measured while the policy learns."""
+    compared: list[Prompt]
+    """Held out; measured at start and end alone."""
+    cut: tuple[str, ...]
+    """Ids of prompts that leave no room for a reply."""
+
+
+def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
+    """Those of a job. Raises TrainingFailed when there are too few, or too many of them are too long."""
+    assert job.reward is not None
+    room = job.sft.max_length - job.reward.rlhf.max_new_tokens
+    training, cut = read_prompts(job.dataset, tokenizer, job.eos_ids, room)
+    held_out, _ = read_prompts(job.reward.held_out, tokenizer, job.eos_ids, room)
+    if len(cut) > job.sft.max_cut_share * (len(training) + len(cut)):
+        raise TrainingFailed(
+            f"{len(cut)} of {len(training) + len(cut)} prompts have more than {room} tokens "
+            f"({and_more(cut, IDS_IN_A_MESSAGE)}), above max_cut_share {job.sft.max_cut_share:.1%}.",
+            "Raise training.sft.max_length or max_cut_share, or lower training.rlhf.max_new_tokens.",
+        )
+    watched, compared = halves(held_out)
+    if not compared:
+        raise TrainingFailed(
+            f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; two case files are needed at "
+            f"least.",
+            "Hold out more documents (split in the recipe).",
+        )
+    return PromptSets(training, watched, compared, tuple(cut))
+
+
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
     """Two halves without a case file in common: what is measured while the policy learns, and at start and end
     alone."""
@@ -128,10 +165,8 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
     return first, second
 
 
-def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, group: int, seed: int) -> list[list[Prompt]]:
-    """The prompts of each iteration: every prompt before any comes again, each round in an order of its own.
-
-    group: how often each stands in its iteration, one behind the other.
+def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
+    """The prompts of each iteration: every prompt once before any comes again, each round in an order of its own.
 
     Raises TrainingFailed when there are too few for one iteration.
     """
@@ -146,7 +181,4 @@ def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, group: int, s
         random.Random(f"{seed}/prompts/{rounds}").shuffle(shuffled)
         order += shuffled
         rounds += 1
-    return [
-        [prompt for prompt in order[place * a_time : (place + 1) * a_time] for _ in range(group)]
-        for place in range(iterations)
-    ]
+    return [order[place * a_time : (place + 1) * a_time] for place in range(iterations)]

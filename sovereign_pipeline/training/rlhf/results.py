@@ -20,9 +20,10 @@ from sovereign_pipeline.training.report import (
     BaseModelIdentity,
     Libraries,
     TrainingReport,
+    TrlNumerics,
 )
 from sovereign_pipeline.training.rlhf.measuring import compared
-from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.report import RLHF_FILE, SAMPLES_FILE, RewardFacts, RlhfReport
 from sovereign_pipeline.training.rlhf.rewards import Rewards
@@ -46,9 +47,10 @@ class Finished:
     probe_loss_before: float
     probe_loss_after: float
     optimizer: Any
+    trl: TrlNumerics | None
 
 
-def write_results(job: TrainingJob, finished: Finished, policy: Policy) -> None:
+def write_results(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> None:
     """Write the job's output directory; policy holds the adapter that is kept, and is of no use afterwards."""
     report, rlhf = _report(job, finished, policy), _rlhf_report(job, finished)
     model = policy.alone()
@@ -82,7 +84,7 @@ def _rlhf_report(job: TrainingJob, finished: Finished) -> RlhfReport:
         gold_of_best=state.best_gold,
         divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
         kl_coefficient=state.kl.coefficient,
-        rollouts=state.iteration * rlhf.replies,
+        rollouts=state.iteration * rlhf.rollouts,
         prompts_cut=len(finished.cut),
         comparison=comparison,
         held_out_parent=state.held_out_start,
@@ -94,7 +96,7 @@ def _facts(parts: tuple[Reward, ...], rewards: Rewards) -> dict[str, RewardFacts
     return {part.name: RewardFacts(weight=part.weight, identity=rewards.identities[part.name]) for part in parts}
 
 
-def _report(job: TrainingJob, finished: Finished, policy: Policy) -> TrainingReport:
+def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> TrainingReport:
     import torch
 
     assert job.reward is not None
@@ -102,13 +104,14 @@ def _report(job: TrainingJob, finished: Finished, policy: Policy) -> TrainingRep
     prompts = sum(len(prompt.ids) for prompt in finished.training)
     # Of an iteration's tokens, as they go through the update: prompts are the mean of all, replies as they were
     # sampled.
-    replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
-    asked = prompts / len(finished.training) * len(log) * rlhf.replies
+    replies = sum(row["reply_tokens"] for row in log) * rlhf.rollouts
+    asked = prompts / len(finished.training) * len(log) * rlhf.rollouts
     group = finished.optimizer.param_groups[0]
     cuda = torch.cuda.is_available()
     optimizer = type(finished.optimizer)
     return TrainingReport(
         method=job.method,
+        trl=finished.trl,
         adapter=job.sft.adapter,
         steps=len(log),
         rows=len(finished.training),
@@ -132,7 +135,7 @@ def _report(job: TrainingJob, finished: Finished, policy: Policy) -> TrainingRep
         trained_in="float32",
         attention=policy.model.config.get_text_config()._attn_implementation,
         gradient_checkpointing=job.sft.gradient_checkpointing,
-        packing=job.sft.packing,
+        packing=job.packs,
         seed=job.seed,
         data_order_sha256=finished.order_digest,
         device=torch.cuda.get_device_name() if cuda else "cpu",

@@ -1,20 +1,21 @@
 """All that an interrupted training by reward resumes from, in one checkpoint.
 
 What belongs here: what is in it, and reading and writing it. What does not: which checkpoint is whole and whose
-(`loop/checkpoints.py`). No random state is needed: every draw has a seed of its own, made of the recipe's, the
-iteration and what is drawn.
+(`loop/checkpoints.py`), and what an algorithm adds of its own. No random state is needed: every draw has a seed of its
+own, made of the recipe's, the iteration and what is drawn.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.training.rlhf.learner import Learner
-from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.ppo import KlController
 
 FACTS, TENSORS = "state.json", "tensors.pt"
+BEST_ADAPTER = "best_adapter"
 
 
 @dataclass
@@ -42,42 +43,32 @@ class RunState:
     stopped: str | None = None
     """Why the training ended before its last iteration."""
 
-    def keep_best(self, policy: Policy, gold: float) -> None:
+    def keep_best(self, policy: TwoAdapters, gold: float) -> None:
         """Remember the adapter as it is now."""
         self.best_iteration, self.best_gold = self.iteration, gold
         self.best_adapter = {name: each.detach().cpu().clone() for name, each in policy.adapter.items()}
 
-    def save(self, directory: Path, policy: Policy, learner: Learner) -> None:
+    def save(self, directory: Path, tensors: Mapping[str, Any]) -> None:
+        """tensors: of the algorithm."""
         import torch
 
         facts = {name: getattr(self, name) for name in _FACTS}
         # In the order of the rows, which is that of the training log.
         (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
-        torch.save(
-            {
-                "adapter": {name: each.detach() for name, each in policy.adapter.items()},
-                "best_adapter": self.best_adapter,
-                "value_head": policy.value_head.state_dict(),
-                "optimizer": learner.optimizer.state_dict(),
-            },
-            directory / TENSORS,
-        )
+        torch.save({**tensors, BEST_ADAPTER: self.best_adapter}, directory / TENSORS)
 
     @classmethod
-    def load(cls, directory: Path, policy: Policy, learner: Learner) -> "RunState":
-        """Put adapter, value head and optimizer back as they were."""
+    def load(cls, directory: Path) -> "tuple[RunState, dict[str, Any]]":
+        """The state, and the algorithm's tensors."""
         import torch
 
         facts = json.loads((directory / FACTS).read_bytes())
         tensors = torch.load(directory / TENSORS, map_location="cpu", weights_only=True)
-        put_back(policy, tensors["adapter"])
-        policy.value_head.load_state_dict(tensors["value_head"])
-        learner.optimizer.load_state_dict(tensors["optimizer"])
         kl = KlController(**facts.pop("kl"))
-        return cls(kl=kl, best_adapter=tensors["best_adapter"], **facts)
+        return cls(kl=kl, best_adapter=tensors.pop(BEST_ADAPTER), **facts), tensors
 
 
-def put_back(policy: Policy, adapter: dict[str, Any]) -> None:
+def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
     """Give the policy's adapter these values."""
     import torch
 

@@ -1,14 +1,17 @@
-"""One training by reward inside the trainer's process: prompts, policy, guards, iterations, results.
+"""What every training by reward consists of inside the trainer's process: prompts, guards, measuring, results.
 
-What does not belong here: the process with its locks and its parent (`processes/worker.py`), the equations (`ppo.py`),
-and one iteration's learning (`learner.py`).
+What does not belong here: the process with its locks and its parent (`processes/worker.py`), and learning from an
+iteration's replies, which each algorithm does in its own way (`ppo_run.py`, `trl_run.py`).
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from statistics import fmean, pstdev
+from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.base_models.verified import refuse_todays_date
@@ -26,53 +29,48 @@ from sovereign_pipeline.training.loop.guards import (
 )
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.models import load_trainable
-from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, Completion, EncodedRow
+from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
 from sovereign_pipeline.training.loop.trainer import make_deterministic, peak_memory
+from sovereign_pipeline.training.report import TrlNumerics
 from sovereign_pipeline.training.rlhf.guards import (
     SAMPLED,
-    check_first_ratio,
+    Row,
     check_reward,
-    check_sampler,
     check_spread_of_samples,
     differ,
+    groups,
     reason_to_stop,
     repetition,
 )
-from sovereign_pipeline.training.rlhf.learner import Learner
 from sovereign_pipeline.training.rlhf.measuring import Measuring, mean_parts, totals
 from sovereign_pipeline.training.rlhf.memory import check_memory
-from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.ppo import KlController
-from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, halves, read_prompts
+from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_prompts
 from sovereign_pipeline.training.rlhf.results import Finished, write_results
 from sovereign_pipeline.training.rlhf.rewards import Score, rewards_of
 from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
 from sovereign_pipeline.training.rlhf.state import RunState, put_back
-from sovereign_pipeline.wording import and_more
-
-
-def train_by_reward(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
-    """Run the job: write the adapter, the training log and the reports into its output directory.
-
-    Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes. Raises
-    TrainingFailed when a guard fires, when no adapter was better than the parent, or when a stop was requested.
-    """
-    return _Run(job, hooks).train()
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    training: list[Prompt]
-    watched: list[Prompt]
-    """Held out; measured while the policy learns."""
-    compared: list[Prompt]
-    """Held out; measured at start and end alone."""
-    cut: tuple[str, ...]
-    """Ids of prompts that leave no room for a reply."""
+class Next:
+    """What follows behind an iteration."""
+
+    saves: bool
+    """Whether a checkpoint is due."""
+    ends: bool
+    """Whether it was the last one."""
+    stops: bool
+    """Whether the training was requested to stop, and would go on otherwise."""
 
 
-class _Run:
-    """What one training consists of, put together once."""
+class Run(ABC):
+    """A training, put together once. A subclass is an algorithm: it puts the reference on the model, and learns."""
+
+    _policy: TwoAdapters
+    _compared: int | None = None
+    """Replies that are compared with one another, and no others; None: all of an iteration."""
 
     def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
         import transformers
@@ -87,63 +85,84 @@ class _Run:
         self._tokenizer = AutoTokenizer.from_pretrained(job.base_model)
         check_template(self._tokenizer, job)
         refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
-        self._prompts = self._read_prompts()
-        rlhf = self._rlhf
-        self._drawn = drawn(self._prompts.training, rlhf.iterations, rlhf.prompts, rlhf.group, job.seed)
+        self._prompts = read_all_prompts(job, self._tokenizer)
+        iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
+        self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
+        """Of each iteration, a prompt for each reply."""
         every = self._prompts.training + self._prompts.watched + self._prompts.compared
         check_memory(job, [prompt.ids for prompt in every])
         hooks.progress(f"loading the base model {job.base_model_name}")
         model = load_trainable(job, hooks.progress)
         self._trainable = check_trainable(model, job.sft.adapter)
         self._start = lora_b(model.named_parameters())
-        self._policy = Policy(model, job, self._rlhf.temperature)
+        self._policy = self._with_reference(model)
         self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
         hooks.progress("judging replies of the institution and replies that are plainly bad")
         check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
         self._check_stop()
-        self._learner = Learner(self._policy, self._rlhf, job.seed)
         self._measuring = Measuring(
             self._policy,
             self._gold,
             job.eos_ids,
             self._text,
             most_tokens=self._rlhf.max_new_tokens,
-            a_time=self._rlhf.replies,
+            a_time=self._rlhf.rollouts,
         )
         self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
         self._fixed = self._prompts.training[: self._rlhf.samples]
+        self._tokens = 0
+        """Sampled to learn from, in this process."""
+        self._learning_since = 0.0
+        self._resumed_at = 0
+
+    @abstractmethod
+    def _with_reference(self, model: Any) -> TwoAdapters:
+        """model: as `load_trainable` gives it."""
+
+    @abstractmethod
+    def _resume(self, checkpoint: Path) -> RunState:
+        """The state of a checkpoint, with all put back that the algorithm has."""
+
+    @abstractmethod
+    def _learn(self, state: RunState, checkpoint: Path | None) -> None:
+        """Learn until the last iteration or a reason to stop; call `_ended` behind each iteration."""
+
+    @abstractmethod
+    def _optimizer(self) -> Any:
+        """That was learned with."""
+
+    def _numerics(self) -> TrlNumerics | None:
+        """For the report: whose losses and passes ran, where they are not this package's."""
+        return None
 
     def train(self) -> dict[str, float]:
+        """Run the job: write the adapter, the training log and the reports into its output directory.
+
+        Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes. Raises
+        TrainingFailed when a guard fires, when no adapter was better than the parent, or when a stop was requested.
+        """
         job, hooks = self._job, self._hooks
         rows = [_as_row(prompt) for prompt in self._prompts.training]
         with self._policy.running() as model:
-            if job.tuning.packing and len(rows) > 1:
+            if job.packs and len(rows) > 1:
                 check_rows_are_kept_apart(model, rows, job.sft.precision, job.sft.max_length)
         checkpoint = self._checkpoints.newest(hooks.progress)
         if checkpoint is None:
             state = self._first_state()
         else:
             hooks.progress(f"resuming from {checkpoint.name}")
-            state = RunState.load(checkpoint, self._policy, self._learner)
-        resumed_at = state.iteration
-        prepared = time.monotonic()
-        tokens = 0
-        while state.iteration < self._rlhf.iterations and state.stopped is None:
-            tokens += self._iterate(state)
-            row = state.log[-1]
-            done, took = state.iteration - resumed_at, time.monotonic() - prepared
-            left = took / done * (self._rlhf.iterations - state.iteration)
-            hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], tokens / took, left))
-            hooks.progress(_describe(row))
-            self._save_or_stop(state)
+            state = self._resume(checkpoint)
+        self._resumed_at = state.iteration
+        self._learning_since = prepared = time.monotonic()
+        self._learn(state, checkpoint)
         trained = time.monotonic()
         self._finish(state, rows)
         return {
             "training_seconds": round(trained - prepared, 3),
             "preparation_seconds": round(prepared - self._started, 3),
             "saving_seconds": round(time.monotonic() - trained, 3),
-            "tokens_per_second": round(tokens / (trained - prepared), 2),
-            "resumed_at_step": float(resumed_at),
+            "tokens_per_second": round(self._tokens / (trained - prepared), 2),
+            "resumed_at_step": float(self._resumed_at),
             "peak_memory_bytes": peak_memory(),
         }
 
@@ -151,14 +170,15 @@ class _Run:
         """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
         self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
-        for number, start in enumerate(range(0, SAMPLED, self._rlhf.replies)):
+        compared = self._compared or SAMPLED
+        for number, start in enumerate(range(0, SAMPLED, self._rlhf.rollouts)):
             prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
             rollouts = self._sample(prompts, f"before/{number}")
             scores += [score.total for score in self._judge(prompts, rollouts)]
-            if differ(scores):
+            if any(map(differ, groups(scores, compared))):
                 break
-        check_spread_of_samples(scores)
-        state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl.target, self._rlhf.kl.horizon))
+        check_spread_of_samples(scores, compared)
+        state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl_target, self._rlhf.kl.horizon))
         self._check_stop()
         self._hooks.progress("measuring the parent adapter on held-out prompts")
         watched = totals(self._measuring.scores(self._prompts.watched))
@@ -174,57 +194,52 @@ class _Run:
         self._check_stop()
         return state
 
-    def _iterate(self, state: RunState) -> int:
-        """Sample, judge, learn, measure. Returns the tokens that were sampled."""
-        iteration, rlhf = state.iteration, self._rlhf
-        prompts = self._drawn[iteration]
-        rollouts = self._sample(prompts, f"rollouts/{iteration}")
-        scores = self._judge(prompts, rollouts)
-        kept = [(each, score.total) for each, score in zip(rollouts, scores, strict=True) if score.total is not None]
-        if len(kept) < 2:
+    def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
+        """What is known of an iteration's replies before anything is learned from them: a row of the training log.
+
+        iteration: from 0. Raises TrainingFailed when the tools abstain for all but one.
+        """
+        totals_ = [score.total for score in scores if score.total is not None]
+        if len(totals_) < 2:
             raise TrainingFailed(
-                f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(kept)} of {len(rollouts)} "
+                f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(totals_)} of {len(rollouts)} "
                 f"replies.",
                 "Have the tools judge more replies.",
             )
-        totals_ = [total for _, total in kept]
-        state.iteration += 1
-        row = {
-            "step": float(state.iteration),
-            "learning_rate": self._learner.learning_rate(iteration),
+        compared = groups([score.total for score in scores], self._compared or len(scores))
+        by_group = {"groups_without_spread": fmean(not differ(each) for each in compared)}
+        return {
+            "step": float(iteration + 1),
+            "learning_rate": rate,
             "reward": fmean(totals_),
             "reward_spread": pstdev(totals_),
-            "abstained": 1 - len(kept) / len(rollouts),
+            **(by_group if self._compared is not None else {}),
+            "abstained": 1 - len(totals_) / len(rollouts),
             **mean_parts(scores, self._rewards.names, "reward"),
             "reply_tokens": fmean(len(each.completion.reply_ids) for each in rollouts),
             "missing_ends": fmean(not each.ended for each in rollouts),
             "repetition": fmean(repetition(self._text(each.completion.reply_ids)) for each in rollouts),
-            "kl_coefficient": state.kl.coefficient,
         }
-        penalised = [total - rlhf.missing_end_penalty * (not each.ended) for each, total in kept]
-        before = self._learner.before([each for each, _ in kept], penalised, state.kl.coefficient)
-        check_sampler(before.sampler_gap, self._job.sft.precision)
-        update = self._learner.update(
-            before.scored, iteration, lambda off: check_first_ratio(off, self._job.sft.precision)
-        )
-        row |= {
-            "loss": update.policy_loss,
-            "value_loss": update.value_loss,
-            "clip_share": update.clip_share,
-            "first_ratio_off": update.first_ratio_off,
-            "kl": before.divergence,
-            "entropy": before.entropy,
-            "sampler_gap": before.sampler_gap,
-        }
+
+    def _penalised(self, rollout: Rollout, score: float) -> float:
+        """What is learned from."""
+        return score - self._rlhf.missing_end_penalty * (not rollout.ended)
+
+    def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
+        """Behind an iteration that was learned from: log it, measure, and report how far the training is."""
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
             raise TrainingFailed(
-                f"Iteration {state.iteration}: a loss or a divergence is not finite.",
+                f"Iteration {state.iteration + 1}: a loss or a divergence is not finite.",
                 "Lower training.rlhf.learning_rate, or train with precision: float32.",
             )
-        state.kl = state.kl.after(before.divergence, len(kept))
-        state.log.append(row)
+        state.iteration += 1
+        state.log.append(dict(row))
         self._measure(state)
-        return sum(len(each.completion.reply_ids) for each in rollouts)
+        self._tokens += sum(len(each.completion.reply_ids) for each in rollouts)
+        took = time.monotonic() - self._learning_since
+        left = took / (state.iteration - self._resumed_at) * (self._rlhf.iterations - state.iteration)
+        self._hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], self._tokens / took, left))
+        self._hooks.progress(_describe(state.log[-1]))
 
     def _measure(self, state: RunState) -> None:
         """At the iterations that are measured: the held-out reward, the best adapter, samples; then the guards."""
@@ -243,17 +258,18 @@ class _Run:
             self._keep_samples(state, "middle")
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
 
-    def _save_or_stop(self, state: RunState) -> None:
+    def _next(self, state: RunState) -> Next:
+        """What follows behind an iteration."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
-        wanted = self._hooks.should_stop()
-        if not is_over and (wanted or state.iteration % self._job.checkpoints.every_steps == 0):
-            with self._checkpoints.writing(state.iteration) as directory:
-                state.save(directory, self._policy, self._learner)
-        if wanted and not is_over:
-            raise TrainingFailed(
-                f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
-                "Run again; it resumes from the checkpoint of this step.",
-            )
+        is_wanted = self._hooks.should_stop()
+        is_due = is_wanted or state.iteration % self._job.checkpoints.every_steps == 0
+        return Next(saves=is_due and not is_over, ends=is_over, stops=is_wanted and not is_over)
+
+    def _stopped(self, state: RunState) -> TrainingFailed:
+        return TrainingFailed(
+            f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
+            "Run again; it resumes from the checkpoint of this step.",
+        )
 
     def _finish(self, state: RunState, rows: list[EncodedRow]) -> None:
         """Put the best adapter back, compare it with the parent, and write everything."""
@@ -269,7 +285,7 @@ class _Run:
                 "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
-        with self._policy.running(REFERENCE) as model:
+        with self._policy.running(self._policy.reference) as model:
             probe = start_probe(model, rows, hooks.progress)
         put_back(self._policy, state.best_adapter)
         check_adapter_moved(lora_b(self._policy.adapter.items()), self._start)
@@ -290,30 +306,11 @@ class _Run:
                 trainable_parameters=self._trainable,
                 probe_loss_before=probe.before,
                 probe_loss_after=loss_after,
-                optimizer=self._learner.optimizer,
+                optimizer=self._optimizer(),
+                trl=self._numerics(),
             ),
             self._policy,
         )
-
-    def _read_prompts(self) -> _Prompts:
-        """Raises TrainingFailed when there are too few, or too many of them are too long."""
-        room = self._job.sft.max_length - self._rlhf.max_new_tokens
-        training, cut = read_prompts(self._job.dataset, self._tokenizer, self._job.eos_ids, room)
-        held_out, _ = read_prompts(self._reward.held_out, self._tokenizer, self._job.eos_ids, room)
-        if len(cut) > self._job.sft.max_cut_share * (len(training) + len(cut)):
-            raise TrainingFailed(
-                f"{len(cut)} of {len(training) + len(cut)} prompts have more than {room} tokens "
-                f"({and_more(cut, IDS_IN_A_MESSAGE)}), above max_cut_share {self._job.sft.max_cut_share:.1%}.",
-                "Raise training.sft.max_length or max_cut_share, or lower training.rlhf.max_new_tokens.",
-            )
-        watched, compared = halves(held_out)
-        if not compared:
-            raise TrainingFailed(
-                f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; two case files are needed at "
-                f"least.",
-                "Hold out more documents (split in the recipe).",
-            )
-        return _Prompts(training, watched, compared, tuple(cut))
 
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
         """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
@@ -356,7 +353,7 @@ def _as_row(prompt: Prompt) -> EncodedRow:
     return EncodedRow(prompt.row.id, (Completion(prompt.ids, prompt.response_ids),))
 
 
-def _describe(row: dict[str, float]) -> str:
+def _describe(row: Row) -> str:
     parts = "".join(f", {name.removeprefix('reward/')} {row[name]:.3f}" for name in row if name.startswith("reward/"))
     gold = f", held out {row['gold']:.3f}" if "gold" in row else ""
     return (

@@ -93,11 +93,17 @@ def test_what_stands_behind_the_longest_reply_cannot_be_rewarded(tmp_path: Path)
 
 
 def test_samples_of_one_reward_teach_nothing() -> None:
-    check_spread_of_samples([0.0] * 63 + [0.5])
+    check_spread_of_samples([0.0] * 63 + [0.5], 64)
     with pytest.raises(TrainingFailed, match=r"All 64 replies .* have the same reward, 0\.000"):
-        check_spread_of_samples([0.0] * 64)
+        check_spread_of_samples([0.0] * 64, 64)
     with pytest.raises(TrainingFailed, match="abstain"):
-        check_spread_of_samples([None] * 64)
+        check_spread_of_samples([None] * 64, 64)
+
+
+def test_replies_that_differ_from_prompt_to_prompt_alone_teach_a_group_nothing() -> None:
+    check_spread_of_samples([0.0, 0.0, 0.5, None, 0.5, 0.6], 2)
+    with pytest.raises(TrainingFailed, match="have the reward of the others of their prompt, of which there are 2"):
+        check_spread_of_samples([0.0, 0.0, 0.5, 0.5, None, 0.7], 2)
 
 
 def test_a_sampler_or_a_policy_that_is_another_one_is_an_error() -> None:
@@ -135,6 +141,8 @@ def logged(count: int = 8, **courses: list[float]) -> list[dict[str, float]]:
     [
         (logged(), None),
         (logged(reward_spread=[0.0]), "all replies of iteration 8 have the same reward"),
+        (logged(groups_without_spread=[0.0, 1.0]), "the replies of each prompt of iteration 8 have the same reward"),
+        (logged(groups_without_spread=[1.0, 0.75]), None),
         (logged(kl=[12.0]), "12.0 nats a reply, above kl.budget"),
         (logged(reply_tokens=[5.0, 5.0, 5.0]), "replies went from 30 to 5 tokens"),
         (logged(reply_tokens=[100.0, 100.0, 100.0]), "replies went from 30 to 100 tokens"),
@@ -148,7 +156,21 @@ def logged(count: int = 8, **courses: list[float]) -> list[dict[str, float]]:
         (logged(reward=[0.5, 0.4, 0.3, 0.2], gold=[0.6, 0.55, 0.5, 0.45]), None),
         (logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.6, 0.6, 0.6]), None),
     ],
-    ids=["ordinary", "spread", "kl", "short", "long", "repeats", "ends", "gamed", "recovers", "both_fall", "level"],
+    ids=[
+        "ordinary",
+        "spread",
+        "groups",
+        "a_group",
+        "kl",
+        "short",
+        "long",
+        "repeats",
+        "ends",
+        "gamed",
+        "recovers",
+        "both_fall",
+        "level",
+    ],
 )
 def test_each_drift_ends_the_training_with_its_reason(log: list[dict[str, float]], reason: str | None) -> None:
     found = reason_to_stop(log, RLHF)

@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rlhf.memory import largest_pass, peak_bytes
+from sovereign_pipeline.training.rlhf.memory import largest_pass, peak_bytes, rows_a_pass
 from sovereign_pipeline.training.sizing.sizing import Forward, estimate
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, reward_job
 
@@ -20,7 +20,7 @@ SHORT_AND_ONE_LONG = [10] * 15 + [100]
 
 def job_of(make_job: JobMaker, tmp_path: Path, **rlhf: Any) -> TrainingJob:
     """Its packs have 128 tokens at most, its replies 16, and a minibatch 8 of these."""
-    return reward_job(make_job, "memory", tmp_path, rlhf)
+    return reward_job(make_job, f"memory {len(rlhf)}", tmp_path, rlhf)
 
 
 def test_more_prompts_at_once_need_more_memory(make_job: JobMaker, tmp_path: Path) -> None:
@@ -49,3 +49,12 @@ def test_a_pass_is_of_one_minibatch(make_job: JobMaker, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path, minibatches=8)
     assert largest_pass(job, SHORT_AND_ONE_LONG) == Forward(128, 32)
     assert largest_pass(job, [10] * 16) == Forward(52, 32)
+
+
+def test_trl_pads_a_pass_and_takes_as_many_replies_as_fit(make_job: JobMaker, tmp_path: Path) -> None:
+    """Of 32 replies a step, with prompts of at most 48 tokens, two of 64 tokens fit into 128."""
+    job = job_of(make_job, tmp_path, algorithm="rloo", group=4)
+    assert (rows_a_pass(job, [10, 48]), rows_a_pass(job, [10]), rows_a_pass(job, [112])) == (2, 4, 1)
+    assert largest_pass(job, [10, 48]) == Forward(128, 128)
+    small = job_of(make_job, tmp_path, algorithm="rloo", prompts=2, group=3)
+    assert (rows_a_pass(small, [10]), largest_pass(small, [10])) == (3, Forward(78, 78))

@@ -19,8 +19,8 @@ from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.preparing import reward_digests
-from sovereign_pipeline.training.rlhf.trainer import train_by_reward
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, with_preference

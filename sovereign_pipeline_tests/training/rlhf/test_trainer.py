@@ -1,4 +1,4 @@
-"""A whole training by reward on the tiny model: what it learns, records and refuses, and that a kill changes no
+"""A whole training by PPO on the tiny model: what it learns, records and refuses, and that a kill changes no
 byte."""
 
 import json
@@ -15,8 +15,8 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.processes.launcher import run_trainer
 from sovereign_pipeline.training.rlhf import learner, measuring, rewards, rollouts, trainer
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline.training.rlhf.trainer import train_by_reward
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import BY_LENGTH, LIKE_THE_REPLY, learn, log, reward, reward_job
 from sovereign_pipeline_tests.training.trainings import files
 
@@ -220,7 +220,7 @@ def test_a_batch_without_spread_ends_the_training_with_its_reason(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = rewards.Rewards.judge
-    monkeypatch.setattr(trainer, "check_spread_of_samples", lambda scores: None)
+    monkeypatch.setattr(trainer, "check_spread_of_samples", lambda *given: None)
 
     def flat(self: Any, replies: Any) -> Any:
         return [rewards.Score(0.5, {"likeness": 0.5}) for _ in judge(self, replies)]

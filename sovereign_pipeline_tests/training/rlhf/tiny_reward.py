@@ -9,8 +9,8 @@ from typing import Any
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.tools import copy_code
-from sovereign_pipeline.training.rlhf.trainer import train_by_reward
 from sovereign_pipeline_tests.training.conftest import letters
 
 JobMaker = Callable[..., TrainingJob]
@@ -113,7 +113,7 @@ def reward_job(
     return TrainingJob.model_validate(
         {
             **job.model_dump(),
-            "method": "ppo",
+            "method": settings.algorithm,
             "parent_adapter": parent,
             "reward": RewardJob(
                 rlhf=settings,

@@ -1,0 +1,98 @@
+"""Whole trainings by RLOO and GRPO on the tiny model, and what was seen in the passes of one iteration of each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.rlhf.rollouts import Rollout
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, reward_job
+
+JobMaker = Callable[..., TrainingJob]
+SEEN = 2
+"""The iteration that is looked into, from 0: in it the policy is no longer its reference."""
+GROUPS: dict[str, Any] = {"prompts": 4, "group": 4, "measured_prompts": 8}
+RATES = {"rloo": 5e-3, "grpo": 2e-3}
+"""GRPO's advantages are of size 1, whatever the reward's spread."""
+
+
+@dataclass
+class Seen:
+    """Of one iteration."""
+
+    output: dict[str, Any] = field(default_factory=dict)
+    """What TRL made of its replies, in the order in which they were sampled."""
+    rewards: list[float] = field(default_factory=list)
+    """Penalties included."""
+    rollouts: list[Rollout] = field(default_factory=list)
+    adapter: dict[str, Any] = field(default_factory=dict)
+    """As it sampled."""
+    second_step: dict[str, Any] = field(default_factory=dict)
+    """Replies of the second step of the optimizer, with its loss and the adapter, which has moved."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A training that nothing interrupted."""
+
+    job: TrainingJob
+    told: list[str]
+    seen: Seen
+
+
+def trl_job(make_job: JobMaker, name: str, parent: Path, algorithm: str, **changes: Any) -> TrainingJob:
+    programs, rlhf = changes.pop("programs", None), changes.pop("rlhf", {})
+    return reward_job(
+        make_job,
+        name,
+        parent,
+        {**GROUPS, "algorithm": algorithm, "learning_rate": RATES[algorithm], **rlhf},
+        programs,
+        **changes,
+    )
+
+
+def whole_training(make_job: JobMaker, parent: Path, algorithm: str) -> Whole:
+    job = trl_job(make_job, algorithm, parent, algorithm)
+    with watched() as seen:
+        told = learn(job)
+    return Whole(job, told, seen)
+
+
+@contextmanager
+def watched() -> Iterator[Seen]:
+    """Look into one iteration of the training that runs here."""
+    from sovereign_pipeline.training.rlhf import trl_steps
+
+    seen = Seen()
+    steps: Any = trl_steps._RewardSteps
+    generate, compute = steps._generate_and_score_completions, steps._compute_loss
+
+    def generated(self: Any, inputs: Any) -> Any:
+        output = generate(self, inputs)
+        if self.iteration == SEEN:
+            seen.output = {name: each.clone() for name, each in output.items()}
+            seen.rollouts, seen.adapter = self._rollouts, _adapter(self.model)
+            seen.rewards = self._rounds.reward(self._asked, self._rollouts)
+        return output
+
+    def computed(self: Any, model: Any, inputs: Any) -> Any:
+        loss = compute(self, model, inputs)
+        if self.state.global_step == SEEN * self.steps_an_iteration + 1 and not seen.second_step:
+            tensors = {name: each.detach().clone() for name, each in inputs.items()}
+            seen.second_step = {**tensors, "loss": float(loss.detach()), "adapter": _adapter(self.model)}
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "_generate_and_score_completions", generated)
+        patch.setattr(steps, "_compute_loss", computed)
+        yield seen
+
+
+def _adapter(model: Any) -> dict[str, torch.Tensor]:
+    return {name: each.detach().clone() for name, each in model.named_parameters() if ".default." in name}
