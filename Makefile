@@ -17,7 +17,7 @@ help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
 	@echo "make test    all tests"
 	@echo "make test-fast   tests that load no model, under two minutes"
-	@echo "make test-vllm   the tests of both engines, with vLLM in an environment of its own"
+	@echo "make test-vllm   the tests of both engines and of rollouts, with vLLM in an environment of its own"
 	@echo "make coverage   all tests, and which lines they did not run"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
@@ -87,7 +87,8 @@ $(VLLM)/.ready: requirements/vllm.txt
 	@touch $@
 
 test-vllm: setup $(VLLM)/.ready
-	@OMP_NUM_THREADS=1 SOVEREIGN_TEST_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest sovereign_pipeline_tests/serving/engines
+	@OMP_NUM_THREADS=1 SOVEREIGN_TEST_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest sovereign_pipeline_tests/serving/engines \
+		sovereign_pipeline_tests/training/rlhf/test_vllm_rollouts.py
 
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct

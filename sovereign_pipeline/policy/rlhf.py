@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
+from sovereign_pipeline.policy.serving import is_here
 from sovereign_pipeline.policy.tuning import changed_fields
 
 Column = Literal["response", "subject", "request", "department", "language", "classification"]
@@ -134,6 +135,39 @@ class Kl(RecipeModel):
     """Nats of a whole reply, mean of an iteration. Above, the training ends, and the best adapter so far is kept."""
 
 
+class Rollouts(RecipeModel):
+    """A vLLM server of this machine that samples the replies of an iteration in place of the trainer.
+
+    It needs vLLM 0.32 or later with the line's base model, adapters that are loaded while it runs, and
+    log-probabilities at the temperature (`--logprobs-mode processed_logprobs`). What is learned from is computed by the
+    trainer, and so are measurements on held-out prompts.
+    """
+
+    url: str = Field(examples=["unix:/run/rollouts/api", "http://127.0.0.1:8000"])
+    """Where it listens: a socket or a port of this machine, for prompts leave it nowhere."""
+
+    copies: Path = Field(examples=["/srv/rollouts"])
+    """A directory, by its absolute path, in which it reads the policy's adapters, by the directory's group."""
+
+    at_once: int = Field(default=16, ge=1, le=256)
+    """Replies that it is asked for at once."""
+
+    seconds: float = Field(default=600, gt=0)
+    """How long one reply may take."""
+
+    cap: float = Field(default=2.0, ge=1)
+    """Largest weight of a token whose probability is another one in the trainer than in vLLM: min(π/μ, cap) (truncated
+    importance sampling, Ionides 2008; TRL's default is 2)."""
+
+    @model_validator(mode="after")
+    def _is_of_this_machine(self) -> "Rollouts":
+        if not is_here(self.url):
+            raise ValueError("'url' must be unix:/PATH or http://127.0.0.1:PORT")
+        if not self.copies.is_absolute():
+            raise ValueError("'copies' must begin with /")
+        return self
+
+
 class Rlhf(RecipeModel):
     """Learning from a reward after SFT, with the adapter as SFT left it as the reference.
 
@@ -168,6 +202,9 @@ class Rlhf(RecipeModel):
 
     temperature: float = Field(default=0.7, gt=0, le=2)
     """Of the sampling, and of every log-probability (Huang 2024: 0.7). No other change is made to the distribution."""
+
+    rollouts: Rollouts | None = None
+    """A vLLM server that samples; null: the trainer samples itself, and a resumed training ends in the same bytes."""
 
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). 0 where `max_new_tokens` is
@@ -242,10 +279,8 @@ class Rlhf(RecipeModel):
             return self
         if self.group < 2:
             raise ValueError(f"{self.algorithm} compares replies to one prompt: it needs a group of two at least")
-        if self.rollouts % self.minibatches:
-            raise ValueError(
-                f"prompts × group, {self.rollouts}, must be a multiple of minibatches for {self.algorithm}"
-            )
+        if self.replies % self.minibatches:
+            raise ValueError(f"prompts × group, {self.replies}, must be a multiple of minibatches for {self.algorithm}")
         if self.kl.coefficient == 0:
             raise ValueError(
                 f"kl.coefficient must be above 0 for {self.algorithm}: without it TRL keeps no reference, and "
@@ -258,11 +293,11 @@ class Rlhf(RecipeModel):
         """Keys that belong to another algorithm than this one: of the section itself, and of `kl`."""
         if self.algorithm == "ppo":
             return {"section": (), "kl": ()}
-        return {"section": ("value_learning_rate", "discount", "trace"), "kl": ("target", "horizon")}
+        return {"section": ("value_learning_rate", "discount", "trace", "rollouts"), "kl": ("target", "horizon")}
 
     @property
-    def rollouts(self) -> int:
-        """Replies of an iteration."""
+    def replies(self) -> int:
+        """Of an iteration."""
         return self.prompts * self.group
 
     @property

@@ -131,7 +131,7 @@ UNIX = "unix:"
 """Begins the address of a socket."""
 
 
-def _is_here(url: str) -> bool:
+def is_here(url: str) -> bool:
     """Whether an address is a socket's or a port's of this machine. Names are not looked up."""
     if url.startswith(UNIX):
         return url.startswith(f"{UNIX}/")
@@ -225,7 +225,7 @@ class Vllm(RecipeModel):
 
     @model_validator(mode="after")
     def _stays_here(self) -> "Vllm":
-        if self.url is not None and not _is_here(self.url) and not _is_named(self.url, self.hosts):
+        if self.url is not None and not is_here(self.url) and not _is_named(self.url, self.hosts):
             raise ValueError(
                 "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host that 'hosts' names"
             )

@@ -49,6 +49,8 @@ def test_a_part_alone_is_a_section() -> None:
         ({"sft": {"adapter": "none"}}, "rlhf needs an adapter"),
         ({"devices": {"launcher": "accelerate", "count": 2}}, "rlhf needs an adapter"),
         ({"sft": {"max_length": 48}}, "no room for a prompt"),
+        ({"rlhf": {"reward": [PART], "rollouts": {"url": "http://gpu1:8000", "copies": "/srv"}}}, "'url' must be"),
+        ({"rlhf": {"reward": [PART], "rollouts": {"url": "unix:/run/api", "copies": "srv"}}}, "'copies' must begin"),
     ],
     ids=[
         "algorithm",
@@ -72,6 +74,8 @@ def test_a_part_alone_is_a_section() -> None:
         "full",
         "devices",
         "room",
+        "elsewhere",
+        "relative",
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -103,7 +107,7 @@ def test_an_identity_has_no_key_of_another_algorithm() -> None:
     assert rloo.identity().keys() & {"group", "value_learning_rate", "trace", "discount"} == {"group"}
     assert rloo.identity()["kl"].keys() == {"coefficient", "budget"}
     assert Rlhf.model_validate_json(rloo.model_dump_json()) == rloo
-    assert (ppo.rollouts, rloo.rollouts, rloo.kl_target) == (32, 32, None)
+    assert (ppo.replies, rloo.replies, rloo.kl_target) == (32, 32, None)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,21 @@ What does not belong here: anything that two of them share (`trainer.py`).
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf.ppo_run import PpoRun
+from sovereign_pipeline.training.rlhf.trainer import Run
 
 
 def train_by_reward(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     """Run the job: see `Run.train`."""
+    run = _run_of(job, hooks)
+    try:
+        return run.train()
+    finally:
+        run.close()
+
+
+def _run_of(job: TrainingJob, hooks: TrainerHooks) -> Run:
     if job.method == "ppo":
-        return PpoRun(job, hooks).train()
+        return PpoRun(job, hooks)
     from sovereign_pipeline.training.rlhf.trl_run import TrlRun
 
-    return TrlRun(job, hooks).train()
+    return TrlRun(job, hooks)

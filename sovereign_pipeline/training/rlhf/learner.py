@@ -16,6 +16,7 @@ from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, T
 from sovereign_pipeline.training.rlhf.ppo import (
     advantages,
     clip_share,
+    mismatch_weights,
     policy_losses,
     token_rewards,
     value_losses,
@@ -39,6 +40,8 @@ class Scored:
     value_before: Any
     advantage: Any
     value_target: Any
+    weight: Any
+    """Of the policy's loss: 1, or what makes up for an engine that sampled from a slightly other distribution."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,17 @@ class Learner:
             found.append((log, value, advantage, advantage + value))
         white = whitened(torch.cat([advantage for _, _, advantage, _ in found])).split(lengths)
         sampled = torch.tensor([log for each in rollouts for log in each.log_probabilities])
+        engine = self._rlhf.rollouts
+        logs = policy.log_probabilities
+        weights = (
+            torch.ones_like(logs) if engine is None else mismatch_weights(logs, sampled.to(logs.device), engine.cap)
+        )
         return BeforeUpdate(
             [
-                Scored(rollout, log, value, advantage, target)
-                for rollout, (log, value, _, target), advantage in zip(rollouts, found, white, strict=True)
+                Scored(rollout, log, value, advantage, target, weight)
+                for rollout, (log, value, _, target), advantage, weight in zip(
+                    rollouts, found, white, weights.split(lengths), strict=True
+                )
             ],
             divergence=float((policy.log_probabilities - reference.log_probabilities).sum()) / len(rollouts),
             entropy=float(policy.entropies.mean()),
@@ -169,9 +179,9 @@ class Learner:
         for completions in self._policy.passes([each.rollout.completion for each in minibatch]):
             part = [by_completion[id(each)] for each in completions]
             numbers = self._policy.numbers(completions)
-            log_before, advantage, value_before, target = _joined(part)
+            log_before, advantage, value_before, target, weight = _joined(part)
             clip = self._rlhf.clip
-            policy_losses_ = policy_losses(numbers.log_probabilities, log_before, advantage, clip)
+            policy_losses_ = weight * policy_losses(numbers.log_probabilities, log_before, advantage, clip)
             value_losses_ = value_losses(numbers.values, value_before, target, clip)
             # They share no parameter, so that no weight between the two is needed.
             ((policy_losses_.sum() + value_losses_.sum()) / tokens).backward()
@@ -195,7 +205,7 @@ def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
     return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]
 
 
-def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any]:
+def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any, Any]:
     import torch
 
     return (
@@ -203,4 +213,5 @@ def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any]:
         torch.cat([each.advantage for each in part]),
         torch.cat([each.value_before for each in part]),
         torch.cat([each.value_target for each in part]),
+        torch.cat([each.weight for each in part]),
     )

@@ -49,7 +49,7 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
-    cache = CACHE_COPIES * rlhf.rollouts * row * _key_value_width(job) * held
+    cache = CACHE_COPIES * rlhf.replies * row * _key_value_width(job) * held
     return adapters + max(update.total + logits, steady + cache)
 
 
@@ -64,9 +64,9 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
     rlhf, most = job.reward.rlhf, job.sft.max_length
     if job.is_trls:  # padded, and with logits for the prompts' positions too
         row = max(prompts) + rlhf.max_new_tokens
-        tokens = max(row, min(most, rlhf.rollouts // rlhf.minibatches * row))
+        tokens = max(row, min(most, rlhf.replies // rlhf.minibatches * row))
         return Forward(tokens, tokens)
-    rows = -(-rlhf.rollouts // rlhf.minibatches) if job.tuning.packing else 1
+    rows = -(-rlhf.replies // rlhf.minibatches) if job.tuning.packing else 1
     lengths = sorted(prompts)
     supervised = max(
         min(different * rlhf.group * rlhf.max_new_tokens, most - asked)
@@ -82,7 +82,7 @@ def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
     """
     assert job.reward is not None
     rlhf = job.reward.rlhf
-    a_step = rlhf.rollouts // rlhf.minibatches
+    a_step = rlhf.replies // rlhf.minibatches
     fitting = max(1, job.sft.max_length // (max(prompts) + rlhf.max_new_tokens))
     return next(rows for rows in range(min(fitting, a_step), 0, -1) if a_step % rows == 0)
 

@@ -10,6 +10,7 @@ What does not belong here: sampling (`rollouts.py`), and what is learned from th
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.training.job import TrainingJob
@@ -65,6 +66,10 @@ class TwoAdapters:
         finally:
             if adapter != POLICY:
                 self._switch_to(POLICY)
+
+    def write_adapter(self, directory: Path) -> None:
+        """Write the policy's adapter as an ordinary PEFT directory, as it is now."""
+        self.model.save_pretrained(str(directory), selected_adapters=[POLICY], save_embedding_layers=False)
 
     def alone(self) -> Any:
         """The model with the policy's adapter alone, to be saved."""

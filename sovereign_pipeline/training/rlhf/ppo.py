@@ -58,6 +58,15 @@ def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float)
     return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1 - clip, 1 + clip))
 
 
+def mismatch_weights(log_before: Any, log_sampled: Any, cap: float) -> Any:
+    """min(π_old / μ, cap) of each token: μ drew it, and π_old is the policy as the update computes it.
+
+    Truncated importance sampling (Ionides 2008): an engine that rounds otherwise draws from a slightly other
+    distribution than the one that the ratio starts from. They weigh the surrogate, and have no gradient.
+    """
+    return (log_before - log_sampled).exp().clamp(max=cap)
+
+
 def value_losses(value: Any, value_before: Any, value_target: Any, clip: float) -> Any:
     """Half the squared error of each token's value, clipped around the value before (N, "value function clipping")."""
     import torch

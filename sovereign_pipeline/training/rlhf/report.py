@@ -55,6 +55,8 @@ class RlhfReport(Frozen):
     kl_coefficient: float
     """At the end."""
     rollouts: int
+    sampler: str = "trainer"
+    """What sampled them: the trainer itself, or vLLM with its version."""
     prompts_cut: int
     """Prompts that left no room for a reply."""
     comparison: HeldOutComparison

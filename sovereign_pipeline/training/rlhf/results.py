@@ -48,6 +48,7 @@ class Finished:
     probe_loss_after: float
     optimizer: Any
     trl: TrlNumerics | None
+    sampler: str
 
 
 def write_results(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> None:
@@ -84,7 +85,8 @@ def _rlhf_report(job: TrainingJob, finished: Finished) -> RlhfReport:
         gold_of_best=state.best_gold,
         divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
         kl_coefficient=state.kl.coefficient,
-        rollouts=state.iteration * rlhf.rollouts,
+        rollouts=state.iteration * rlhf.replies,
+        sampler=finished.sampler,
         prompts_cut=len(finished.cut),
         comparison=comparison,
         held_out_parent=state.held_out_start,
@@ -104,8 +106,8 @@ def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> Traini
     prompts = sum(len(prompt.ids) for prompt in finished.training)
     # Of an iteration's tokens, as they go through the update: prompts are the mean of all, replies as they were
     # sampled.
-    replies = sum(row["reply_tokens"] for row in log) * rlhf.rollouts
-    asked = prompts / len(finished.training) * len(log) * rlhf.rollouts
+    replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
+    asked = prompts / len(finished.training) * len(log) * rlhf.replies
     group = finished.optimizer.param_groups[0]
     cuda = torch.cuda.is_available()
     optimizer = type(finished.optimizer)

@@ -5,7 +5,7 @@ penalty for repetition. `generate` of transformers fills an unset top_k with 50,
 samples would no longer be those that the loss is taken over. Prompts are padded on the left and positions count from
 each prompt's first token, so that a reply does not depend on what else is in its batch, but for rounding.
 
-What does not belong here: what a reply is worth (`rewards.py`).
+What does not belong here: sampling on a server (`vllm_rollouts.py`), and what a reply is worth (`rewards.py`).
 """
 
 from collections.abc import Sequence

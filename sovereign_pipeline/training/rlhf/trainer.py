@@ -51,6 +51,7 @@ from sovereign_pipeline.training.rlhf.results import Finished, write_results
 from sovereign_pipeline.training.rlhf.rewards import Score, rewards_of
 from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
 from sovereign_pipeline.training.rlhf.state import RunState, put_back
+from sovereign_pipeline.training.rlhf.vllm_rollouts import VllmSampler
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Run(ABC):
         self._trainable = check_trainable(model, job.sft.adapter)
         self._start = lora_b(model.named_parameters())
         self._policy = self._with_reference(model)
+        rollouts = self._rlhf.rollouts
+        self._engine = None if rollouts is None else VllmSampler(rollouts, job.identity, self._policy.write_adapter)
         self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
         hooks.progress("judging replies of the institution and replies that are plainly bad")
         check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
@@ -106,7 +109,7 @@ class Run(ABC):
             job.eos_ids,
             self._text,
             most_tokens=self._rlhf.max_new_tokens,
-            a_time=self._rlhf.rollouts,
+            a_time=self._rlhf.replies,
         )
         self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
         self._fixed = self._prompts.training[: self._rlhf.samples]
@@ -166,12 +169,16 @@ class Run(ABC):
             "peak_memory_bytes": peak_memory(),
         }
 
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
     def _first_state(self) -> RunState:
         """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
         self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
         compared = self._compared or SAMPLED
-        for number, start in enumerate(range(0, SAMPLED, self._rlhf.rollouts)):
+        for number, start in enumerate(range(0, SAMPLED, self._rlhf.replies)):
             prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
             rollouts = self._sample(prompts, f"before/{number}")
             scores += [score.total for score in self._judge(prompts, rollouts)]
@@ -308,6 +315,7 @@ class Run(ABC):
                 probe_loss_after=loss_after,
                 optimizer=self._optimizer(),
                 trl=self._numerics(),
+                sampler="trainer" if self._engine is None else f"vLLM {self._engine.version}",
             ),
             self._policy,
         )
@@ -315,15 +323,12 @@ class Run(ABC):
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
         """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
         seed = int.from_bytes(sha256(f"{self._job.seed}/{draw}".encode()).digest()[:7])
+        ids = [prompt.ids for prompt in prompts]
+        most, temperature = self._rlhf.max_new_tokens, self._rlhf.temperature
+        if self._engine is not None:
+            return self._engine.sample(ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
         with self._policy.running() as model:
-            return sample(
-                model,
-                [prompt.ids for prompt in prompts],
-                self._job.eos_ids,
-                most_tokens=self._rlhf.max_new_tokens,
-                temperature=self._rlhf.temperature,
-                seed=seed,
-            )
+            return sample(model, ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
 
     def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
         written = [each.completion.reply_ids for each in rollouts]

@@ -10,6 +10,7 @@ from sovereign_pipeline.training.rlhf.ppo import (
     KlController,
     advantages,
     clip_share,
+    mismatch_weights,
     policy_losses,
     token_rewards,
     value_losses,
@@ -42,6 +43,16 @@ def test_the_gradient_of_the_surrogate_is_that_of_the_formula() -> None:
     assert clip_share(log.detach(), log_before, 0.2) == pytest.approx(float(clipped.double().mean()))
     pushed_out = clipped & ((ratio.detach() > 1) == (advantage > 0))
     assert torch.equal(ours.grad[pushed_out], torch.zeros_like(ours.grad[pushed_out]))
+
+
+def test_weights_make_a_mean_over_another_distribution_the_policys_own_up_to_their_cap() -> None:
+    generator = torch.Generator().manual_seed(5)
+    policy, sampler = (torch.randn(6, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    values = torch.arange(6, dtype=torch.float64)
+    weights = mismatch_weights(policy, sampler, cap=100.0)
+    assert torch.allclose((sampler.exp() * weights * values).sum(), (policy.exp() * values).sum())
+    assert float(weights.max()) > 1.2 and mismatch_weights(policy, sampler, cap=1.2).max() == pytest.approx(1.2)
+    assert torch.equal(mismatch_weights(policy, policy, cap=2.0), torch.ones(6, dtype=torch.float64))
 
 
 def test_advantages_are_those_computed_by_hand() -> None:

@@ -1,0 +1,209 @@
+"""Sampling replies on a vLLM server of this machine: the policy's adapter in, token ids and log-probabilities out.
+
+The adapter is written into a directory that the server reads, and loaded under a name made of its bytes, so that
+nothing that vLLM keeps of another adapter's prompts can be used for it. Prompts go as token ids, and come back to be
+compared; the distribution is the model's own at the temperature, as in `rollouts.py`. What the server says is believed
+only as far as the update computes the same (`guards.check_sampler`).
+
+What does not belong here: sampling in the trainer (`rollouts.py`), and serving (`serving/engines/`).
+"""
+
+import http.client
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rollouts
+from sovereign_pipeline.policy.serving import UNIX
+from sovereign_pipeline.training.loop.rows import Completion
+from sovereign_pipeline.training.rlhf.rollouts import Rollout
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+OLDEST = (0, 32)
+"""The first version of vLLM in which no request under way is answered by another adapter."""
+VERSION, COMPLETIONS = "/version", "/v1/completions"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+LONGEST_ANSWER = 64 << 20
+STARTED = (
+    "Start vLLM with this base model, --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --generation-config vllm and "
+    "--logprobs-mode processed_logprobs: see 'Rollouts by vLLM' in docs/rlhf.md."
+)
+
+
+class VllmSampler:
+    """A server that samples from the policy as it is."""
+
+    def __init__(self, rollouts: Rollouts, training: str, write_adapter: Callable[[Path], None]) -> None:
+        """training: identity of the one that samples. write_adapter: writes the policy's adapter into a directory.
+
+        Raises TrainingFailed for a server that is not there or too old, and for a directory that others can change.
+        """
+        self._rollouts, self._write_adapter = rollouts, write_adapter
+        self._salt = secrets.token_hex(16)
+        self._loaded: str | None = None
+        """Name of the adapter that the server has."""
+        self.version = self._told_version()
+        try:
+            found = rollouts.copies.stat()
+        except OSError as error:
+            raise self._failed(f"{rollouts.copies} is not there ({error.strerror})", "Make it.") from None
+        if found.st_mode & stat.S_IWOTH:
+            raise self._failed(f"every account can change {rollouts.copies}", "Take that right from it (chmod o-w).")
+        self._group = found.st_gid
+        self._own = rollouts.copies / f"rollouts-{training[:16]}"
+        shutil.rmtree(self._own, ignore_errors=True)  # of a run of this training that was killed
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        eos_ids: Sequence[int],
+        *,
+        most_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Rollout]:
+        """One reply to each prompt, from the policy as it is now; each reply has a seed made of `seed` and its place.
+
+        Raises TrainingFailed for a server that does not answer, or not in vLLM's form. No message quotes a text.
+        """
+        name = self._load_policy()
+
+        def one(place: int) -> Rollout:
+            prompt = list(prompts[place])
+            body = {
+                "model": name,
+                "prompt": prompt,
+                "max_tokens": most_tokens,
+                "temperature": temperature,
+                "top_p": 1.0,
+                "top_k": -1,
+                "min_p": 0.0,
+                "seed": int.from_bytes(sha256(f"{seed}/{place}".encode()).digest()[:4]) >> 1,
+                "logprobs": 1,
+                "return_token_ids": True,
+                "stop_token_ids": list(eos_ids),
+                "cache_salt": self._salt,
+            }
+            return self._rollout(self._json(self._ask("POST", COMPLETIONS, body)), prompt, eos_ids, most_tokens)
+
+        with ThreadPoolExecutor(self._rollouts.at_once) as pool:
+            return list(pool.map(one, range(len(prompts))))
+
+    def close(self) -> None:
+        """Take the adapter out of the server, as far as it answers, and remove its copy."""
+        with suppress(TrainingFailed):  # the training's own end counts
+            self._unload()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    def _load_policy(self) -> str:
+        written = self._own / "next"
+        shutil.rmtree(written, ignore_errors=True)
+        self._write_adapter(written)
+        digests = [file_sha256(written / each) for each in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        name = f"rollouts-{sha256(''.join(digests).encode()).hexdigest()[:32]}"
+        if name == self._loaded:
+            return name
+        self._unload()
+        directory = self._own / name
+        written.rename(directory)
+        self._open_to_group(directory)
+        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # of a training that was killed
+        self._ask("POST", LOAD, {"lora_name": name, "lora_path": str(directory)})
+        self._loaded = name
+        return name
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            name, self._loaded = self._loaded, None
+            self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))
+            shutil.rmtree(self._own / name, ignore_errors=True)
+
+    def _open_to_group(self, directory: Path) -> None:
+        for path in (self._own, directory, *directory.iterdir()):
+            os.chown(path, -1, self._group)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+
+    def _rollout(self, answer: Any, prompt: list[int], eos_ids: Sequence[int], most_tokens: int) -> Rollout:
+        try:
+            (choice,) = answer["choices"]
+            ids, logs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            asked, reason = choice["prompt_token_ids"], choice["finish_reason"]
+            is_whole = (
+                asked == prompt
+                and 1 <= len(ids) == len(logs) <= most_tokens
+                and all(type(each) is int for each in ids)
+                and all(math.isfinite(each) for each in logs)
+            )
+        except (KeyError, TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
+            raise self._failed(
+                "it does not answer with the ids of prompt and reply and their log-probabilities", STARTED
+            )
+        ended = ids[-1] in eos_ids
+        if ended != (reason == "stop") or any(each in eos_ids for each in ids[:-1]):
+            raise self._failed("a reply ends otherwise than at the end of turn or at its longest", STARTED)
+        return Rollout(Completion(prompt, ids), [float(each) for each in logs], ended)
+
+    def _told_version(self) -> str:
+        told = self._json(self._ask("GET", VERSION))
+        version = str(told.get("version", "")) if isinstance(told, dict) else ""
+        if tuple(int(each) for each in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise self._failed(f"it is vLLM {version[:20] or 'of no version'}", "Install vLLM 0.32 or later.")
+        return version[:20]
+
+    def _json(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            raise self._failed("it answers with something else than JSON", STARTED) from None
+
+    def _ask(self, method: str, path: str, body: Any = None, fine: Sequence[int] = (200,)) -> bytes:
+        connection = self._connection()
+        try:
+            content = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            status, answer = response.status, response.read(LONGEST_ANSWER)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failed(f"it does not answer ({type(error).__name__})", STARTED) from None
+        finally:
+            connection.close()
+        if status not in fine:
+            raise self._failed(f"it answers {path} with status {status}", STARTED)
+        return answer
+
+    def _connection(self) -> http.client.HTTPConnection:
+        seconds = self._rollouts.seconds
+        if self._rollouts.url.startswith(UNIX):
+            return _UnixConnection(self._rollouts.url.removeprefix(UNIX), seconds)
+        parts = urlsplit(self._rollouts.url)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+
+    def _failed(self, what: str, hint: str) -> TrainingFailed:
+        return TrainingFailed(f"training.rlhf.rollouts, the vLLM server at {self._rollouts.url}: {what}.", hint)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("vllm", timeout=seconds)
+        self._path, self._seconds = path, seconds
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(self._path)

@@ -1,0 +1,285 @@
+"""Rollouts by a vLLM server: what a faulty one is refused for, and a training with a real one.
+
+What answers here in vLLM's form computes nothing; it stands for a server that is faulty. With a real one a whole policy
+is learned: `make test-vllm` runs that, and the whole suite leaves it out, and says so.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.policy.rlhf import Rollouts
+from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.models import load_trainable
+from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.vllm_rollouts import VllmSampler
+from sovereign_pipeline_tests.conftest import VLLM_PYTHON
+from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
+from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, log, reward_job
+from sovereign_pipeline_tests.training.trainings import run
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+
+PROMPT = [5, 9, 40]
+GOOD = {
+    "token_ids": [7, EOS_ID],
+    "logprobs": {"token_logprobs": [-1.5, -0.5]},
+    "prompt_token_ids": PROMPT,
+    "finish_reason": "stop",
+}
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Answers what a test tells it to, and notes what it was asked."""
+
+    def __init__(self, answer: Any = None, version: str = "0.32.0", status: int = 200) -> None:
+        self.answer, self.version, self.status = answer or {"choices": [GOOD]}, version, status
+        self.asked: list[tuple[str, Any]] = []
+        super().__init__(("127.0.0.1", 0), _Answering)
+
+
+class _Answering(BaseHTTPRequestHandler):
+    server: FaultyServer
+
+    def do_GET(self) -> None:
+        self._send(200, {"version": self.server.version})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((self.path, body))
+        self._send(self.server.status if self.path == "/v1/completions" else 200, self.server.answer)
+
+    def _send(self, status: int, content: Any) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+MakeServer = Callable[..., FaultyServer]
+MakeJob = Callable[..., TrainingJob]
+
+
+@pytest.fixture
+def serve() -> Iterator[MakeServer]:
+    running: list[FaultyServer] = []
+
+    def start(*given: Any, **options: Any) -> FaultyServer:
+        running.append(FaultyServer(*given, **options))
+        threading.Thread(target=running[-1].serve_forever, daemon=True).start()
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.shutdown()
+        each.server_close()
+
+
+def sampler(server: FaultyServer, copies: Path, weights: Callable[[], bytes] = lambda: b"weights") -> VllmSampler:
+    def write(directory: Path) -> None:
+        directory.mkdir(parents=True)
+        (directory / "adapter_config.json").write_text("{}")
+        (directory / "adapter_model.safetensors").write_bytes(weights())
+
+    return VllmSampler(Rollouts(url=f"http://127.0.0.1:{server.server_port}", copies=copies), "0123" * 16, write)
+
+
+def sampled(sampler_: VllmSampler, prompts: int = 1) -> Any:
+    return sampler_.sample([PROMPT] * prompts, [EOS_ID], most_tokens=4, temperature=0.7, seed=3)
+
+
+def test_a_server_is_asked_for_the_models_own_distribution_with_ids_and_seeds(
+    serve: MakeServer, tmp_path: Path
+) -> None:
+    server = serve()
+    engine = sampler(server, tmp_path)
+    (first, _) = sampled(engine, prompts=2)
+    assert first.completion.reply_ids == [7, EOS_ID] and first.log_probabilities == [-1.5, -0.5] and first.ended
+    asked = [body for path, body in server.asked if path == "/v1/completions"]
+    for body in asked:
+        assert (body["prompt"], body["temperature"], body["max_tokens"]) == (PROMPT, 0.7, 4)
+        assert (body["top_k"], body["top_p"], body["min_p"], body["stop_token_ids"]) == (-1, 1.0, 0.0, [EOS_ID])
+    assert len({body["seed"] for body in asked}) == 2
+
+
+def test_another_policy_is_another_adapter_and_nothing_is_left_behind(serve: MakeServer, tmp_path: Path) -> None:
+    server = serve()
+    weights = [b"first"]
+    (tmp_path / f"rollouts-{'0123' * 4}" / "of a run that was killed").mkdir(parents=True)
+    engine = sampler(server, tmp_path, lambda: weights[0])
+    for each in (b"first", b"first", b"second"):
+        weights[0] = each
+        sampled(engine)
+    loads = [body for path, body in server.asked if path == "/v1/load_lora_adapter"]
+    assert len({body["lora_name"] for body in loads}) == len(loads) == 2
+    assert not Path(loads[0]["lora_path"]).exists() and Path(loads[1]["lora_path"]).is_dir()
+    engine.close()
+    assert [*tmp_path.iterdir()] == []
+    assert server.asked[-1] == ("/v1/unload_lora_adapter", {"lora_name": loads[1]["lora_name"]})
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"token_ids": [7]},
+        {"token_ids": [], "logprobs": {"token_logprobs": []}},
+        {"token_ids": [7, 8, 9, 10, EOS_ID], "logprobs": {"token_logprobs": [-1.0] * 5}},
+        {"token_ids": ["7", EOS_ID]},
+        {"logprobs": None},
+        {"logprobs": {"token_logprobs": [None, -0.5]}},
+        {"logprobs": {"token_logprobs": [float("nan"), -0.5]}},
+        {"prompt_token_ids": [1, *PROMPT]},
+        {"finish_reason": "length"},
+        {"token_ids": [7, 8]},
+        {"token_ids": [EOS_ID, EOS_ID]},
+    ],
+    ids=["cut", "nothing", "too long", "texts", "no logs", "a missing log", "nan", "another prompt", "no end",
+         "another end", "past its end"],
+)  # fmt: skip
+def test_an_answer_in_another_form_stops_the_training(
+    serve: MakeServer, tmp_path: Path, choice: dict[str, Any]
+) -> None:
+    with pytest.raises(TrainingFailed, match=r"it does not answer with the ids|a reply ends otherwise"):
+        sampled(sampler(serve({"choices": [{**GOOD, **choice}]}), tmp_path))
+
+
+def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothing(
+    serve: MakeServer, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingFailed, match="answers /v1/completions with status 500") as failed:
+        sampled(sampler(serve({"error": "secretword"}, status=500), tmp_path))
+    assert "secretword" not in str(failed.value)
+    with pytest.raises(TrainingFailed, match="something else than JSON"):
+        sampled(sampler(serve(b"secretword"), tmp_path))
+    with pytest.raises(TrainingFailed, match=r"it is vLLM 0\.31\.2"):
+        sampler(serve(version="0.31.2"), tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free = taken.getsockname()[1]
+    with pytest.raises(TrainingFailed, match="it does not answer"):
+        VllmSampler(Rollouts(url=f"http://127.0.0.1:{free}", copies=tmp_path), "0123", lambda directory: None)
+
+
+@pytest.mark.security_case("every account may change the adapters that rollouts are sampled with", "nothing is sampled")
+def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(TrainingFailed, match="every account can change"):
+        sampler(serve(), tmp_path)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with heads of 32, which vLLM computes on a processor too."""
+    texts = [json.dumps(row) for row in letters(40)]
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", texts, heads=2)
+
+
+@pytest.fixture(scope="module")
+def after_sft(tmp_path_factory: pytest.TempPathFactory, make_session_job: MakeJob, base: Path) -> Path:
+    job = make_session_job(tmp_path_factory.mktemp("parent"), "sft", letters(16), sft={"epochs": 3})
+    job = job.model_copy(update={"base_model": base})
+    run(job)
+    return job.output / "adapter"
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[str]:
+    """The address of a vLLM server with the tiny model."""
+    directory = tmp_path_factory.mktemp("vllm")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    options = {
+        "model": base, "served-model-name": "base", "host": "127.0.0.1", "port": port, "dtype": "float32",
+        "max-model-len": 128, "max-num-seqs": 16, "max-num-batched-tokens": 512, "max-loras": 2, "max-cpu-loras": 2,
+        "max-lora-rank": 8, "generation-config": "vllm", "logprobs-mode": "processed_logprobs",
+    }  # fmt: skip
+    command = [os.environ[VLLM_PYTHON], "-m", "vllm.entrypoints.openai.api_server", "--enable-lora"]
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    environment = {
+        **OFFLINE_ENVIRONMENT, "PATH": os.environ["PATH"], "HOME": str(directory), "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1",
+    }  # fmt: skip
+    with (directory / "log").open("wb") as noted:
+        process = subprocess.Popen(
+            command, env=environment, cwd="/", stdout=noted, stderr=noted, start_new_session=True
+        )
+    try:
+        wait_until(lambda: _answers(port) or process.poll() is not None, lambda: "vLLM did not start")
+        assert process.poll() is None, (directory / "log").read_text()[-3000:]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_vllm_samples_from_the_policy_as_the_trainer_computes_it(
+    vllm: str, make_job: MakeJob, after_sft: Path, base: Path, tmp_path: Path
+) -> None:
+    rollouts = {"url": vllm, "copies": str(tmp_path)}
+    job = reward_job(make_job, "engine", after_sft, {"rollouts": rollouts}, base_model=base)
+    policy = Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
+    engine = VllmSampler(Rollouts.model_validate(rollouts), job.identity, policy.write_adapter)
+    prompts = [[5, 9, 40], [7] * 11, [300, 20, 11, 12, 13, 90, 91]]
+
+    def drawn(seed: int = 3) -> list[Any]:
+        return engine.sample(prompts, job.eos_ids, most_tokens=12, temperature=0.7, seed=seed)
+
+    def gap(found: list[Any]) -> float:
+        own = policy.numbers_without_gradient([each.completion for each in found]).log_probabilities
+        told = torch.tensor([log for each in found for log in each.log_probabilities])
+        return float((own - told).abs().max())
+
+    first = drawn()
+    assert gap(first) < 1e-3
+    assert [each.completion for each in drawn()] == [each.completion for each in first]
+    assert [each.completion for each in drawn(seed=4)] != [each.completion for each in first]
+    with torch.no_grad():
+        for each in policy.adapter.values():
+            each.add_(0.05)
+    moved = drawn()
+    assert gap(moved) < 1e-3, "the server has the policy as it is now"
+    assert gap(first) > 0.01, "which is another one than before"
+    engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_policy_learns_from_rollouts_of_vllm(
+    vllm: str, make_job: MakeJob, after_sft: Path, base: Path, tmp_path: Path
+) -> None:
+    copies = tmp_path / "copies"
+    copies.mkdir(mode=0o750)
+    job = reward_job(
+        make_job, "learned", after_sft, {"rollouts": {"url": vllm, "copies": str(copies)}}, base_model=base
+    )
+    learn(job)
+    report = json.loads((job.output / "rlhf.json").read_text())
+    assert report["sampler"].startswith("vLLM 0.") and report["gold_of_best"] > report["gold_of_parent"]
+    assert all(row["sampler_gap"] < 1e-3 for row in log(job))
+    assert [*copies.iterdir()] == []
