@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from sovereign_pipeline.orchestration.auditor.access_log import access_log_of
+from sovereign_pipeline.orchestration.auditor.ui import PAGES
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.orchestration.auditor.site import MESSAGE, NAME, SECRET, TEXT, Site, running_site
 from sovereign_pipeline_tests.tracing import needs_strace
@@ -35,6 +36,8 @@ def test_whom_the_provider_names_sees_pages_and_stands_in_both_logs(site: Site, 
     for path in ("/", f"/assets/raw_corpus?view={way}", f"/runs/{site.run}"):
         status, content = site.ask(way, path)
         assert (status, "<html" in content) == (200, True), path
+    for path in (*(f"/{page}" for page in PAGES), *(f"/{page}/x" for page in PAGES), "/asset-groups~x", "/favicon.svg"):
+        assert site.ask(way, path)[0] == 200, path
     asked = f'query Seen_by_{way} {{ assetOrError(assetKey: {{path: ["raw_corpus"]}}) {{ ... on Asset {{ id }} }} }}'
     status, content = site.query(way, asked)
     assert status == 200 and json.loads(content)["data"]["assetOrError"]["id"]
@@ -245,7 +248,7 @@ def test_what_is_not_on_record_is_not_shown(site: Site) -> None:
     away = path.rename(path.with_suffix(".away"))
     path.mkdir()
     try:
-        assert site.ask("server", "/overview/x", headers=FROM_THE_PROXY)[0] == 503
+        assert site.ask("server", "/overview/unseen", headers=FROM_THE_PROXY)[0] == 503
         assert site.query("server", "query Unseen { version }", headers=FROM_THE_PROXY)[0] == 503
         with socket_of(site, "server") as connection:
             asked = f'subscription {{ pipelineRunLogs(runId: "{site.run}") {{ __typename }} }}'
