@@ -1,9 +1,10 @@
 """The gate `end_of_turn_trained`: rows end in a supervised end-of-turn token, and the model learned to stop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +62,30 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
     tuned = tuned_model(artifact)
     method, dataset = _dataset(workplace, inputs)
-    rows = _encode_all(AutoTokenizer.from_pretrained(directory), method, dataset, ends, workplace.progress)
-    unended = without_end_of_turn(rows, ends)
-    if not rows or unended:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    count, unended, shortest = _look_at_rows(tokenizer, method, dataset, ends, workplace.progress)
+    if count == 0 or unended:
         return Verdict(
             False,
-            f"{len(unended)} of {len(rows)} rows do not end in a supervised end-of-turn token.",
-            {"rows": len(rows), "rows_without_end": len(unended)},
+            f"{unended} of {count} rows do not end in a supervised end-of-turn token.",
+            {"rows": count, "rows_without_end": unended},
         )
-    # Canaries are shorter than any document, and no user sends their prompts.
-    candidates = [row for row in rows if row.desirable is not False and not is_canary(row.id)]
-    shortest = sorted(candidates, key=lambda row: (row.longest, row.id))[:SAMPLES]
     with device_of_gate(workplace) as device:
         base, adapted = _endings(
             directory, tuned, shortest, ends, workplace.line.training.sft, device, workplace.progress
         )
     if not (math.isfinite(base.log_probability) and math.isfinite(adapted.log_probability)):
-        return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": len(rows)})
+        return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": count})
     certain = math.exp(adapted.log_probability) >= CERTAIN_TO_STOP
     learned = certain or adapted.log_probability > base.log_probability
     stops = adapted.stopped >= base.stopped - 1 and (adapted.stopped > 0 or base.stopped == 0)
     return Verdict(
         learned and stops,
-        f"All {len(rows)} rows end in a supervised end-of-turn token. Its mean log-probability on {len(shortest)} rows "
+        f"All {count} rows end in a supervised end-of-turn token. Its mean log-probability on {len(shortest)} rows "
         f"is {base.log_probability:.4f} (base) and {adapted.log_probability:.4f} ({tuned.holds}). Of {len(shortest)} "
         f"generated replies the base ends {base.stopped} and the {tuned.holds} {adapted.stopped}.",
         {
-            "rows": len(rows),
+            "rows": count,
             "rows_without_end": 0,
             "rows_asked": [row.id for row in shortest],
             "log_probability_base": base.log_probability,
@@ -110,16 +108,27 @@ def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
     return preference.method, inputs[PREFERENCE_DATASET.kind].file(file)
 
 
-def _encode_all(
+def _look_at_rows(
     tokenizer: Any, method: str, dataset: Path, eos_ids: Sequence[int], progress: Progress
-) -> list[EncodedRow]:
-    rows = list(read_jsonl(dataset))
-    countdown = Countdown(progress, f"gate {NAME}, encoding the dataset", len(rows), "row")
-    encoded: list[EncodedRow] = []
-    for row in rows:
-        encoded.append(encode(tokenizer, method, row, eos_ids))
-        countdown.reached(len(encoded))
-    return encoded
+) -> tuple[int, int, list[EncodedRow]]:
+    """Number of rows, of those without a supervised end of turn, and the shortest rows; none but these are kept."""
+    with dataset.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    countdown = Countdown(progress, f"gate {NAME}, encoding the dataset", count, "row")
+    unended = 0
+
+    def candidates() -> Iterator[EncodedRow]:
+        nonlocal unended
+        for done, content in enumerate(read_jsonl(dataset), start=1):
+            row = encode(tokenizer, method, content, eos_ids)
+            unended += len(without_end_of_turn([row], eos_ids))
+            countdown.reached(done)
+            # Canaries are shorter than any document, and no user sends their prompts.
+            if row.desirable is not False and not is_canary(row.id):
+                yield row
+
+    shortest = nsmallest(SAMPLES, candidates(), key=lambda row: (row.longest, row.id))
+    return count, unended, shortest
 
 
 def _endings(
@@ -175,7 +184,7 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
     import torch
     from transformers import GenerationConfig
 
-    prompts = [row.completions[0].prompt_ids for row in rows]
+    prompts = [list(row.completions[0].prompt_ids) for row in rows]
     longest = max(map(len, prompts))
     tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))
     countdown = Countdown(progress, f"gate {NAME}, {name}, generating {len(rows)} replies", tokens, "token")

@@ -89,7 +89,7 @@ def check_template(tokenizer: Any, job: TrainingJob) -> None:
 def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> None:
     """Check that every token id, of the rows and of the tokenizer, has an embedding."""
     embeddings = model.get_input_embeddings().weight.shape[0]
-    largest = max(token for row in rows for each in row.completions for token in each.ids)
+    largest = max(max(each.ids) for row in rows for each in row.completions)
     if max(largest, len(tokenizer) - 1) >= embeddings:
         raise TrainingFailed(
             f"The tokenizer has {len(tokenizer)} tokens (largest id in the rows: {largest}), and the model has "

@@ -7,6 +7,8 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import TrainingFailed
@@ -63,7 +65,12 @@ class Plan:
         )
 
     def tokens_until(self, step: int) -> int:
-        return sum(row.tokens for unit in self.units[: step * self.units_a_step] for row in unit)
+        return self._tokens_before[min(step * self.units_a_step, len(self.units))]
+
+    @cached_property
+    def _tokens_before(self) -> list[int]:
+        """Tokens before each unit, and of all of them: every step asks for them."""
+        return list(accumulate((sum(row.tokens for row in unit) for unit in self.units), initial=0))
 
 
 def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:

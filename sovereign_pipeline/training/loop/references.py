@@ -28,7 +28,7 @@ REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 
 def key_of(completion: Completion) -> str:
     """SHA-256 of prompt and reply."""
-    return sha256(json.dumps([completion.prompt_ids, completion.reply_ids]).encode()).hexdigest()
+    return sha256(json.dumps([list(completion.prompt_ids), list(completion.reply_ids)]).encode()).hexdigest()
 
 
 def _no_check() -> None:

@@ -1,6 +1,7 @@
 """Encoding rows as token ids with their supervised part, packing them, and the guards on them before training.
 
-Trainer and gates encode with the same functions, so that a gate evaluates what was trained on.
+Trainer and gates encode with the same functions, so that a gate evaluates what was trained on. What does not belong
+here: where the rows of a whole dataset lie (`stored_rows.py`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,26 +19,29 @@ SUPERVISED_SHARE = (0.01, 0.97)
 """Below, nearly all computation goes into unsupervised tokens; above, prompts are most likely supervised too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included."""
+    """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included.
 
-    prompt_ids: list[int]
-    reply_ids: list[int]
+    Of a dataset they lie in a file (`StoredIds`): lengths cost nothing there, and ids are read when they are asked for.
+    """
+
+    prompt_ids: Sequence[int]
+    reply_ids: Sequence[int]
 
     @property
     def ids(self) -> list[int]:
-        return self.prompt_ids + self.reply_ids
+        return [*self.prompt_ids, *self.reply_ids]
 
     @property
     def labels(self) -> list[int]:
-        return [IGNORED] * len(self.prompt_ids) + self.reply_ids
+        return [IGNORED] * len(self.prompt_ids) + list(self.reply_ids)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.reply_ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodedRow:
     """A row of a dataset as token ids."""
 
@@ -164,16 +168,23 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
 
 def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
     """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order."""
+    # A tree finds the first pack with enough room, also among a million: its leaves are packs, the next empty ones too,
+    # and node n has the larger room of nodes 2n and 2n+1.
+    leaves = 1 << max(0, len(rows) - 1).bit_length()
+    room = [max_length] * (2 * leaves)
     packs: list[list[EncodedRow]] = []
-    room: list[int] = []
     for row in sorted(rows, key=lambda row: -row.tokens):
-        place = next((index for index, left in enumerate(room) if row.tokens <= left), None)
-        if place is None:
+        needed = min(row.tokens, max_length)
+        node = 1
+        while node < leaves:
+            node = 2 * node if room[2 * node] >= needed else 2 * node + 1
+        if node - leaves == len(packs):
             packs.append([])
-            room.append(max_length)
-            place = len(packs) - 1
-        packs[place].append(row)
-        room[place] -= row.tokens
+        packs[node - leaves].append(row)
+        room[node] -= needed
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
     return packs
 
 

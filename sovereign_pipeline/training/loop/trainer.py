@@ -13,8 +13,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.base_models.verified import refuse_todays_date
-from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
-from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
@@ -34,7 +33,8 @@ from sovereign_pipeline.training.loop.hooks import TrainerHooks, stopped_before_
 from sovereign_pipeline.training.loop.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.loop.plan import Plan, make_plan
 from sovereign_pipeline.training.loop.report import training_report
-from sovereign_pipeline.training.loop.rows import EncodedRow, encode, guard
+from sovereign_pipeline.training.loop.rows import EncodedRow, guard
+from sovereign_pipeline.training.loop.stored_rows import stored_rows
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
 from sovereign_pipeline.training.sizing.preflight import available_memory, check_host, host_memory, preflight
 from sovereign_pipeline.training.sizing.sizing import Forward
@@ -58,11 +58,11 @@ def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
     check_template(tokenizer, job)
     refuse_todays_date(str(tokenizer.chat_template), job.base_model)
-    encoded = _encode_all(job, tokenizer, hooks)
+    check_stop = partial(refuse_after_stop_request, job, hooks)
+    encoded = stored_rows(job, job.dataset, tokenizer, hooks.progress, check_stop)
     rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
     plan = make_plan(job, rows.rows)
     check_memory(job, plan, encoded)
-    check_stop = partial(refuse_after_stop_request, job, hooks)
     check_stop()
     hooks.progress(f"loading the base model {job.base_model_name}")
     model = load_trainable(job, hooks.progress)
@@ -159,16 +159,6 @@ def check_memory(job: TrainingJob, plan: Plan, encoded: Sequence[EncodedRow]) ->
         devices=job.devices.count,
         largest=largest,
     )
-
-
-def _encode_all(job: TrainingJob, tokenizer: Any, hooks: TrainerHooks) -> list[EncodedRow]:
-    rows = list(read_jsonl(job.dataset))
-    countdown = Countdown(hooks.progress, "encoding the dataset", len(rows), "row")
-    encoded: list[EncodedRow] = []
-    for row in rows:
-        encoded.append(encode(tokenizer, job.method, row, job.eos_ids))
-        countdown.reached(len(encoded))
-    return encoded
 
 
 def check_all_steps_done(plan: Plan, trainer: Any) -> None:

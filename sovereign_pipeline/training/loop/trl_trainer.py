@@ -25,6 +25,7 @@ from sovereign_pipeline.training.loop.guards import check_step
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.plan import Plan
 from sovereign_pipeline.training.loop.rows import EncodedRow
+from sovereign_pipeline.training.loop.stored_rows import in_tables, mapped
 from sovereign_pipeline.training.report import TrlNumerics
 
 _CLASSES = {
@@ -172,7 +173,8 @@ def _given(preference: Preference) -> dict[str, Any]:
 def _dataset(job: TrainingJob, rows: Sequence[EncodedRow]) -> EncodedPairs:
     """The rows in the order of the plan, in the columns that the trainer's collator reads."""
     assert job.preference is not None
-    found: EncodedPairs = EncodedPairs.from_list([_row(row, job.preference.trainer == "dpo") for row in rows])
+    apart = job.preference.trainer == "dpo"
+    found: EncodedPairs = mapped(job, in_tables(_row(row, apart) for row in rows), EncodedPairs)
     return found
 
 
@@ -181,9 +183,9 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
     chosen, rejected = row.completions
     if apart:
         return {
-            "prompt_ids": chosen.prompt_ids,
-            "chosen_ids": chosen.reply_ids,
-            "rejected_ids": rejected.reply_ids,
+            "prompt_ids": list(chosen.prompt_ids),
+            "chosen_ids": list(chosen.reply_ids),
+            "rejected_ids": list(rejected.reply_ids),
         }
     return {
         f"{name}_{key}": value

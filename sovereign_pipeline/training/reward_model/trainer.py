@@ -25,7 +25,8 @@ from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.lora import lora_config
 from sovereign_pipeline.training.loop.models import save_adapter
 from sovereign_pipeline.training.loop.plan import Plan, make_plan
-from sovereign_pipeline.training.loop.rows import EncodedRow, RowsForTraining, encode, guard
+from sovereign_pipeline.training.loop.rows import EncodedRow, RowsForTraining, guard
+from sovereign_pipeline.training.loop.stored_rows import in_tables, mapped, stored_rows
 from sovereign_pipeline.training.loop.trainer import (
     check_all_steps_done,
     make_deterministic,
@@ -68,9 +69,12 @@ def train_reward_model(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float
     check_template(tokenizer, job)
     refuse_todays_date(str(tokenizer.chat_template), job.base_model)
     pairs, held_out = (cast(list[PreferenceRow], list(read_jsonl(file))) for file in (job.dataset, job.held_out))
-    encode_all = partial(_encode_all, tokenizer, job)
-    rows = guard(encode_all(pairs), job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
-    measured = [row for row in encode_all(held_out) if row.longest <= job.tuning.max_length]
+    check_stop = partial(refuse_after_stop_request, job, hooks)
+    encoded, of_held_out = (
+        stored_rows(job, file, tokenizer, hooks.progress, check_stop) for file in (job.dataset, job.held_out)
+    )
+    rows = guard(encoded, job.tuning.max_length, job.sft.max_cut_share, job.eos_ids)
+    measured = [row for row in of_held_out if row.longest <= job.tuning.max_length]
     if not measured:
         raise TrainingFailed(
             f"None of {len(held_out)} held-out pairs has at most {job.tuning.max_length} tokens, so the reward model "
@@ -79,7 +83,6 @@ def train_reward_model(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float
         )
     plan = make_plan(job, rows.rows)
     _check_memory(job, plan)
-    check_stop = partial(refuse_after_stop_request, job, hooks)
     check_stop()
     hooks.progress(f"loading the base model {job.base_model_name}")
     model = _load(job)
@@ -157,10 +160,6 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
             f"padded batch and a reply alone.",
             "Install the pinned versions (requirements/), or report this with the model's architecture.",
         )
-
-
-def _encode_all(tokenizer: Any, job: TrainingJob, pairs: Sequence[PreferenceRow]) -> list[EncodedRow]:
-    return [encode(tokenizer, job.method, dict(row), job.eos_ids) for row in pairs]
 
 
 def _check_memory(job: TrainingJob, plan: Plan) -> None:
@@ -270,7 +269,7 @@ def _trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, padding: 
     from sovereign_pipeline.training.loop.trl_trainer import EncodedPairs, TrlSteps
 
     assert job.reward_model is not None
-    rows = [{"chosen_ids": row.completions[0].ids, "rejected_ids": row.completions[1].ids} for row in plan.rows]
+    rows = ({"chosen_ids": row.completions[0].ids, "rejected_ids": row.completions[1].ids} for row in plan.rows)
     trainer_class: Any = type("GuardedRewardTrainer", (TrlSteps, RewardTrainer), {})
     trainer = trainer_class(
         job,
@@ -283,7 +282,7 @@ def _trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, padding: 
             center_rewards_coefficient=job.reward_model.centring or None,
             pad_token=tokenizer.convert_ids_to_tokens(padding),
         ),
-        train_dataset=EncodedPairs.from_list(rows),
+        train_dataset=mapped(job, in_tables(rows), EncodedPairs),
         processing_class=tokenizer,
     )
     trainer.add_hooks(hooks)

@@ -24,7 +24,7 @@ class Measuring:
         policy: TwoAdapters,
         rewards: Rewards,
         eos_ids: Sequence[int],
-        text_of: Callable[[list[int]], str],
+        text_of: Callable[[Sequence[int]], str],
         *,
         most_tokens: int,
         a_time: int,

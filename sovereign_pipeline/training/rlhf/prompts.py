@@ -113,7 +113,7 @@ def read_prompts(
         if len(completion.prompt_ids) > most_tokens:
             cut.append(row.id)
         else:
-            kept.append(Prompt(row, completion.prompt_ids, completion.reply_ids))
+            kept.append(Prompt(row, list(completion.prompt_ids), list(completion.reply_ids)))
     return kept, cut
 
 

@@ -342,7 +342,7 @@ class Run(ABC):
             for prompt, reply in zip(self._fixed, replies, strict=True)
         ]
 
-    def _text(self, ids: list[int]) -> str:
+    def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _check_stop(self) -> None:

@@ -26,7 +26,8 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 
     On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
     process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
-    or what the limit of a control group (version 1 or 2) leaves, if less. root: parent of /proc and /sys.
+    or what the limit of a control group (version 1 or 2) leaves, if less. Files that this process has mapped, such as
+    its rows, are among what is available, and among what a control group uses. root: parent of /proc and /sys.
     """
     import torch
 
@@ -34,9 +35,10 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved(), "cuda"
-    free = _kibibytes(root / "proc/meminfo", "MemAvailable")
+    resident, mapped = (_kibibytes(root / "proc/self/status", name) for name in ("VmRSS", "RssFile"))
+    free = _kibibytes(root / "proc/meminfo", "MemAvailable") - mapped
     free = min([free, *(limit - used for limit, used in _control_groups(root))])
-    return free + _kibibytes(root / "proc/self/status", "VmRSS"), "cpu"
+    return free + resident, "cpu"
 
 
 def host_memory(root: Path = Path("/")) -> int:

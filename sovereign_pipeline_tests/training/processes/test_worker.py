@@ -34,8 +34,13 @@ def written(job: TrainingJob) -> Path:
     return path
 
 
-def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_streams_progress_and_answers(
+    make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And keeps its rows nowhere: neither beside the job nor in a cache of a library."""
     monkeypatch.setenv("SOVEREIGN_TEST_SECRET", "must not reach the child")
+    home = tmp_path / "home"
+    home.mkdir()
     job = make_job("runs", letters(12), sft={"epochs": 1})
     job.locks.mkdir()
     lines: list[str] = []
@@ -47,7 +52,7 @@ def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pyt
             if "waiting" in json.loads(line):
                 fcntl.flock(held, fcntl.LOCK_UN)
 
-        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": ""})
+        run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": "", "HOME": str(home)})
     assert "another process holds trainer-default.lock" in json.loads(lines[0])["message"]
     messages = [json.loads(line) for line in lines[1:]]
     assert "saving the adapter and its report" in [each["message"] for each in messages]
@@ -57,6 +62,7 @@ def test_a_job_streams_progress_and_answers(make_job: JobMaker, monkeypatch: pyt
     assert read_result(job.result).measured["tokens_per_second"] > 0
     assert sorted(file.name for file in job.output.iterdir()) == ["adapter", "report.json", "training_log.jsonl"]
     assert loss_curve_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
+    assert not list(home.iterdir()) and not list(tmp_path.rglob("*.arrow"))
 
 
 def test_trainings_of_one_line_wait_for_each_other_on_whatever_devices(make_job: JobMaker) -> None:
