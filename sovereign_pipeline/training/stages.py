@@ -198,7 +198,7 @@ _ADAPTER_GATES = (
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
-    code_version="3",
+    code_version="4",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,

@@ -3,6 +3,7 @@
 It is decided before the first step, so that it can be recorded and is the same after an interruption or a repetition.
 """
 
+import heapq
 import math
 import random
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from itertools import accumulate
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.rows import EncodedRow, pack
+from sovereign_pipeline.training.loop.rows import EncodedRow
 from sovereign_pipeline.training.sizing.sizing import Forward
 from sovereign_pipeline.wording import counted
 
@@ -77,7 +78,7 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
     """Pack (SFT, when the recipe says so), shuffle each epoch with its own seed, and stop at `max_steps`."""
     tuning = job.tuning
     packed = job.method == "sft" and tuning.packing
-    units = pack(rows, tuning.max_length) if packed else [[row] for row in rows]
+    units = packs_alike(rows, tuning.max_length) if packed else [[row] for row in rows]
     units_a_pass = tuning.batch_size * job.devices.count
     units_a_step = units_a_pass * tuning.gradient_accumulation
     wanted = max(1, round(tuning.epochs * len(units)))
@@ -92,6 +93,31 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
         epoch += 1
     whole = _whole_passes(job, wanted, units_a_pass)
     return Plan(order[:whole], tuning.batch_size, units_a_step, units_a_pass, job.is_trls, wanted - whole)
+
+
+def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
+    """Rows in packs of at most `max_length` tokens that are about equally full. No row is cut; ties go by order.
+
+    Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with as few
+    packs as that takes. First-fit decreasing takes up to 6 % fewer and leaves the shortest rows to the last one: where
+    a step is one pack, each of their tokens weighs several times as much as any other.
+    """
+    longest_first = sorted(rows, key=lambda row: -row.tokens)
+    least = math.ceil(sum(row.tokens for row in rows) / max_length)
+    count = max(least, sum(2 * row.tokens > max_length for row in rows))
+    while True:
+        count = min(count, len(rows))
+        packs: list[list[EncodedRow]] = [[] for _ in range(count)]
+        emptiest = [(0, place) for place in range(count)]
+        for row in longest_first:
+            filled, place = emptiest[0]
+            if filled + row.tokens > max_length and count < len(rows):
+                break
+            heapq.heapreplace(emptiest, (filled + row.tokens, place))
+            packs[place].append(row)
+        else:
+            return packs
+        count += max(1, count // 200)
 
 
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:

@@ -167,7 +167,10 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
 
 
 def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order."""
+    """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order.
+
+    For passes that learn nothing; what is trained is packed by `plan.packs_alike`.
+    """
     # A tree finds the first pack with enough room, also among a million: its leaves are packs, the next empty ones too,
     # and node n has the larger room of nodes 2n and 2n+1.
     leaves = 1 << max(0, len(rows) - 1).bit_length()

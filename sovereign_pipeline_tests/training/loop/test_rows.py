@@ -1,17 +1,20 @@
 """Rows as token ids: what is supervised, packing, the plan, and the guards on rows."""
 
 import json
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.plan import make_plan
+from sovereign_pipeline.training.loop.plan import make_plan, packs_alike
 from sovereign_pipeline.training.loop.rows import (
     IGNORED,
     Completion,
@@ -87,7 +90,7 @@ def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model:
 def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(30)]  # type: ignore[arg-type]
-    packs = pack(rows, 128)
+    packs = packs_alike(rows, 128)
     assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
     assert all(sum(row.tokens for row in unit) <= 128 for unit in packs) and len(packs) < len(rows)
     plan = make_plan(make_job("plan", letters(1), sft={"epochs": 2}), rows)
@@ -96,10 +99,14 @@ def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: 
     assert limited.steps == 3 and limited.units == plan.units[:3]
 
 
+def a_row(number: int, length: int) -> EncodedRow:
+    return EncodedRow(f"R-{number}", (Completion([1] * (length - 9), [2] * 9),))
+
+
 def test_packs_are_not_trained_in_the_order_of_their_rows_lengths(make_job: JobMaker) -> None:
-    """First-fit decreasing makes them in that order; a course from long to short would be another training."""
-    rows = [EncodedRow(f"R-{length}", (Completion([1] * (length - 9), [2] * 9),)) for length in range(65, 129)]
-    packs = pack(rows, 128)
+    """They are made in that order; a course from long to short would be another training."""
+    rows = [a_row(length, length) for length in range(65, 129)]
+    packs = packs_alike(rows, 128)
     assert [unit[0].tokens for unit in packs] == sorted((row.tokens for row in rows), reverse=True)
     orders = []
     for seed in (7, 8):
@@ -132,6 +139,25 @@ def test_the_plan_of_two_devices_ends_where_the_method_does(
     if method == "reward":
         with pytest.raises(TrainingFailed, match="3 rows would be trained, and a batch for each of 2 devices takes 4"):
             make_plan(job, rows[:3])
+
+
+@given(lengths=st.lists(st.integers(10, 128), min_size=1, max_size=80))
+def test_packs_hold_each_row_once_within_the_length_in_few_packs(lengths: list[int]) -> None:
+    rows = [a_row(number, length) for number, length in enumerate(lengths)]
+    packs = packs_alike(rows, 128)
+    assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
+    assert all(0 < sum(row.tokens for row in unit) <= 128 for unit in packs)
+    assert len(packs) <= 2 * math.ceil(sum(lengths) / 128)
+
+
+def test_no_pack_is_left_with_a_few_short_rows() -> None:
+    """Where a step is one pack, each of their tokens would weigh several times as much as any other."""
+    rows = [a_row(number, length) for number, length in enumerate([64] * 20 + [10, 10])]
+    alike, decreasing = (
+        sorted(sum(row.tokens for row in unit) for unit in packs) for packs in (packs_alike(rows, 128), pack(rows, 128))
+    )
+    assert alike == [74, 74, *[128] * 9]
+    assert decreasing == [20, *[128] * 10]
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "ipo", "kto"])
