@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import yaml
 from transformers import AutoTokenizer
 
 from benchmarks.harness import say, trust_demonstration
@@ -39,6 +40,9 @@ from sovereign_pipeline.workplace import open_workplace
 LINE = "permits-rlhf"
 PREFERENCE = {"method": "dpo", "beta": 0.1, "learning_rate": 5e-5, "gradient_accumulation": 2}
 """As the demonstration's line with preferences has it."""
+HELD_OUT_SHARE, MEASURED_PROMPTS = 0.3, 24
+"""More is held out than in the demonstration, whose 24 letters are too few to tell the arms apart, and as many of them
+are measured while a job learns."""
 EVERY = 10**6
 
 
@@ -55,9 +59,14 @@ def main() -> None:
 
 
 def workplace_in(home: Path, model: Path) -> Workplace:
-    """The demonstration's institution in a home with keys of its own."""
+    """The demonstration's institution in a home with keys of its own; of the line, other sizes of the held-out side."""
     data = home / "data"
     shutil.copytree(PROJECT_ROOT / "data", data, ignore=shutil.ignore_patterns("trust"))
+    file = data / "lines" / f"{LINE}.yaml"
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    recipe["split"] = {"held_out_share": HELD_OUT_SHARE}
+    recipe["training"]["rlhf"]["measured_prompts"] = MEASURED_PROMPTS
+    file.write_text(yaml.safe_dump(recipe, allow_unicode=True), encoding="utf-8")
     (home / "models").mkdir()
     (home / "models" / model.name).symlink_to(model.resolve())
     settings = Settings(home=home, data=data)
