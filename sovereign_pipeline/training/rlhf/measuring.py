@@ -58,7 +58,7 @@ class Measuring:
                     temperature=1.0,
                     seed=None,
                 )
-                found += [each.completion.reply_ids for each in rollouts]
+                found += [[*each.completion.reply_ids] for each in rollouts]
         return found
 
 

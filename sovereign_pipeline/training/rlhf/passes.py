@@ -62,7 +62,7 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
     places: list[int] = []
     lengths: list[int] = []
     goes_on_from: list[int | None] = []
-    prompt: list[int] | None = None
+    prompt: Sequence[int] = ()
     prompt_row = prompt_end = 0
     for each in completions:
         if not shares_prompts or each.prompt_ids != prompt:

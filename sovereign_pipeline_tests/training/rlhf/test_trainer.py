@@ -178,7 +178,7 @@ def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
     assert any(reason in message for message in told for reason in reasons), told[-1]
 
 
-def test_a_reward_for_length_is_refused_before_anything_is_loaded(make_job: JobMaker, parent: Path) -> None:
+def test_a_reward_for_length_is_refused_before_anything_is_learned(make_job: JobMaker, parent: Path) -> None:
     job = reward_job(make_job, "length", parent, {"reward": [reward("length", "length.py")]}, {"length.py": BY_LENGTH})
     with pytest.raises(TrainingFailed, match="can be had without a good reply"):
         learn(job)
