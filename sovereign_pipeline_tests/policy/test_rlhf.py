@@ -32,7 +32,10 @@ def test_a_part_alone_is_a_section() -> None:
         ({"rlhf": {**GROUPS, "group": 1}}, "group of two at least"),
         ({"rlhf": {**GROUPS, "trace": 0.9, "kl": {"target": 3.0}}}, r"algorithm rloo has no trace, kl\.target"),
         ({"rlhf": {**GROUPS, "prompts": 3, "minibatches": 5, "group": 4}}, "more minibatches than prompts"),
-        ({"rlhf": {**GROUPS, "prompts": 7, "minibatches": 3}}, "prompts × group is 28, which minibatches must divide"),
+        (
+            {"rlhf": {**GROUPS, "prompts": 7, "minibatches": 3}},
+            "prompts × group, 28, must be a multiple of minibatches",
+        ),
         ({"rlhf": {**GROUPS, "kl": {"coefficient": 0.0}}}, r"kl\.coefficient must be above 0 for rloo"),
         ({"rlhf": GROUPS, "sft": {"adapter": "qlora"}}, "in bfloat16 for rloo with qlora"),
         ({"rlhf": {"reward": []}}, "at least 1 item"),

@@ -138,7 +138,8 @@ class _RewardSteps(TrlTrainer):
         output["sampled"] = sampled = _padded([each.log_probabilities for each in self._rollouts], mask)
         if POLICY in self._before:  # TRL makes no such pass where the policy cannot have moved
             output["before"] = self._before[POLICY]
-        self._seen = _Iteration(float(((sampled - self._before[REFERENCE]) * mask).sum()) / len(mask))
+        gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
+        self._seen = _Iteration(divergence=float(gaps.sum()) / len(mask))
         torch.manual_seed(self._job.seed + self.iteration)  # TRL puts the replies into a random order
         return output
 

@@ -183,6 +183,7 @@ def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
     assert method_of(chain.workplace.line) == "sft-lora+ppo"
     assert {prompt["id"] for prompt in chain.prompts} == {f"R-{number}" for number in range(16)}, "no canary either"
     assert {"loss curve", "reward and divergence", "training by reward"} <= adapter(artifact).keys()
+    assert "ppo" in str(adapter(artifact)["training by reward"])
     assert next(iter(figures_of(artifact))) == "held-out reward"
     chain.make(chain.aligned)
     assert chain.trainings == 2, "the same work is found again"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf import rewards, rollouts, tools, trainer
@@ -67,6 +68,7 @@ def test_its_result_is_in_the_form_of_ppo_s(algorithm: str, request: pytest.Fixt
     ours, before = (load_file(path / "adapter_model.safetensors") for path in (job.output / "adapter", parent))
     assert ours.keys() == before.keys()
     assert any(not bool((ours[name] == before[name]).all()) for name in ours)
+    assert reward_curves_png(job.output / "training_log.jsonl").startswith(b"\x89PNG"), "without a panel for values"
 
 
 @pytest.mark.parametrize(("algorithm", "place"), [("rloo", "update"), ("grpo", "scoring")])
