@@ -4,6 +4,7 @@ byte."""
 import json
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf import rewards, rollouts, tools, trainer
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline_tests.training.conftest import WORDS
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, log, reward
 from sovereign_pipeline_tests.training.rlhf.trl_runs import RATES, Whole, trl_job
 from sovereign_pipeline_tests.training.trainings import files, report
@@ -203,7 +205,8 @@ def test_a_reply_that_the_tools_abstain_for_is_not_learned_from_and_not_shown(
     assert 0 < len(silent) < len(learned)
     assert not output["advantages"][silent].any() and bool(output["advantages"].any())
     warned = [record.getMessage() for record in caplog.records if "All reward functions returned None" in record.msg]
-    assert warned and not any(word in each for each in warned for word in ("officer", "harbour", "letter", "berth"))
+    assert warned and all(re.search(r"'prompt': '\d+', 'completion': ''", each) for each in warned), "places alone"
+    assert not any(word in each for each in warned for word in WORDS)
 
 
 def test_the_reference_must_not_move(make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
