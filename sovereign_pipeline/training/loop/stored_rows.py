@@ -1,8 +1,8 @@
 """The rows of a training as token ids in an Arrow file that is mapped into memory.
 
-A row in memory is its id and its lengths; its token ids are read from the file when they are asked for. So a million
-rows of 600 tokens take some 0.4 GB and not some 17. The file holds document text as tokens: it lies in the job's
-scratch directory, and has no name there any more once it is mapped. Nothing of it outlives the process.
+A row in memory is its id and its lengths; its token ids are read from the file when they are asked for
+(docs/training-benchmark.md has figures). The file holds document text as tokens: it lies in the job's scratch
+directory, and has no name there any more once it is mapped. Nothing of it outlives the process.
 
 What belongs here: writing such a file, in several processes where that pays, and reading from it. What does not: how
 one row is encoded (`rows.py`).
@@ -32,7 +32,7 @@ from sovereign_pipeline.worker_pool import WorkerPool
 ROWS_A_BATCH = 256
 """Rows that are encoded and written together."""
 ROWS_WORTH_A_WORKER = 10_000
-"""A worker starts in some seconds, and encodes about a thousand rows in one."""
+"""A worker takes four seconds of a core to start, and encodes some 500 rows of 600 tokens in one."""
 MOST_WORKERS = 8
 """One process writes what the others encode, and each holds its own tokenizer."""
 REPLIES = ("reply_ids", "rejected_ids")
