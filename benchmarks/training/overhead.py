@@ -141,7 +141,7 @@ def recipe(base_model: str) -> dict[str, Any]:
         "training": {
             "base_model": base_model,
             "instruction": "Answer this written question for the department.",
-            "sft": {"precision": "float32", "learning_rate": 5e-4, "gradient_accumulation": 1},
+            "sft": {"learning_rate": 5e-4, "gradient_accumulation": 1},
         },
         "evaluation": {
             "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],

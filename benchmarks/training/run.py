@@ -4,25 +4,27 @@
 
 DIR of --questions holds the two files of written questions that `benchmarks/parliament/run.py` takes. Each training is
 a process of its own; the two arms alternate, and each round has its own seed. Both train a LoRA of rank 16 on all
-linear layers of SmolLM2-135M-Instruct in float32 on the same rows once, with the same schedule and about the same
-number of rows per step. The stock recipe's arguments: `stock_trl.py`; the rows, and what is held out: `rows.py`. Tokens
-are those of the rows, without padding, in both arms. The stock recipe with TRL's own defaults only (bfloat16, gradient
-checkpointing) runs once, on few rows. Method and figures: docs/training-benchmark.md.
+linear layers of SmolLM2-135M-Instruct on the same rows once, with the same schedule and about the same number of rows
+per step, in the precision in which stock TRL is faster on this machine: it trains a few rows in each before. The stock
+recipe's arguments: `stock_trl.py`; the rows, and what is held out: `rows.py`. Tokens are those of the rows, without
+padding, in both arms. The stock recipe with TRL's own defaults only (bfloat16, gradient checkpointing) runs once, on
+few rows. Every training is kept under `training-cells/` of --out, so that an interrupted benchmark measures what is
+missing; delete that directory to measure everything again. Method and figures: docs/training-benchmark.md.
 """
 
 import argparse
 import json
 import random
 import statistics
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import harness
-from benchmarks.harness import alternating, machine_facts, machine_line, ratios, say, spread
-from benchmarks.training.task import Task, read_rows
+from benchmarks.harness import Cells, alternating, machine_facts, machine_line, ratios, say, spread
+from benchmarks.training.task import Precision, Task, read_rows
+from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.making import library_versions
 
 HERE = Path(__file__).resolve().parent
@@ -30,6 +32,8 @@ MODEL = "smollm2-135m-instruct"
 LIBRARIES = ("peft", "torch", "transformers", "trl")
 PARTS = ("sft", "dpo", "overhead")
 ARMS = {"ours": "ours.py", "stock": "stock_trl.py"}
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+MEASURING = (*ARMS.values(), "task.py", "rows.py", "held_out.py", "overhead.py")
 RESAMPLES = 5_000
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """As the trainer's process has it."""
@@ -45,22 +49,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=48)
+    parser.add_argument("--trial-rows", type=int, default=16, help="of stock TRL in each precision")
     parser.add_argument("--as-it-comes-rows", type=int, default=8, help="0: leave that out")
     parser.add_argument("--overhead-rows", type=int, default=1000)
     arguments = parser.parse_args()
     model = harness.base_model(MODEL)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
-        for result in measure(arguments, model, Path(directory)):
-            harness.write_result(arguments.out, "training", result, as_markdown(result))
-            draw(result, arguments.out / "training.png")
+    scripts = [HERE / name for name in MEASURING]
+    cells = Cells(arguments.out / "training-cells", scripts, library_versions(LIBRARIES))
+    cells.directory.mkdir(parents=True, exist_ok=True)
+    for result in measure(arguments, model, cells):
+        harness.write_result(arguments.out, "training", result, as_markdown(result))
+        draw(result, arguments.out / "training.png")
 
 
-def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the result after each part, so that a later failure loses nothing."""
+def measure(arguments: argparse.Namespace, model: Path, cells: Cells) -> Iterator[dict[str, Any]]:
+    """Yield the result after each part."""
+    directory = cells.directory
     sizes = [arguments.rows, arguments.pairs, arguments.held_out, arguments.overhead_rows]
     named = zip(("--rows", "--pairs", "--held-out", "--overhead-rows"), map(str, sizes), strict=True)
     options = ["--questions", arguments.questions, "--model", model, "--out", directory]
@@ -72,23 +79,26 @@ def measure(arguments: argparse.Namespace, model: Path, directory: Path) -> Iter
         "data": tokens,
     }
     if "sft" in arguments.parts:
-        result["sft"] = compare(first_task("sft", model, directory), tokens["sft"], arguments, directory)
+        result["sft"] = compare(first_task("sft", model, directory), tokens["sft"], arguments, cells)
         yield result
     if "dpo" in arguments.parts:
-        say("dpo: the SFT adapter that both arms start from")
-        parent = replace(first_task("sft", model, directory), output=str(directory / "start" / "output"))
-        one_training("ours", parent)
-        task = replace(first_task("dpo", model, directory), parent_adapter=str(Path(parent.output) / "adapter"))
-        result["dpo"] = compare(task, tokens["dpo"], arguments, directory)
+        one_training("dpo/parent", "ours", first_task("sft", model, directory), cells)
+        parent = directory / "dpo" / "parent" / "output" / "adapter"
+        task = replace(first_task("dpo", model, directory), parent_adapter=str(parent))
+        result["dpo"] = compare(task, tokens["dpo"], arguments, cells)
         yield result
     if "overhead" in arguments.parts:
-        say("overhead: the stage sft_adapter and its gates")
-        card = harness.PROJECT_ROOT / "data" / "models" / f"{MODEL}.yaml"
-        paths = ["--model", model, "--card", card, "--rows", directory / "overhead.jsonl"]
-        (directory / "overhead").mkdir()
-        work = ["--work", directory / "overhead", "--answer", directory / "overhead.json"]
-        script("overhead.py", *paths, *work)
-        result["overhead"] = json.loads((directory / "overhead.json").read_bytes())
+        rows = directory / "overhead.jsonl"
+
+        def stage_and_gates(place: Path) -> dict[str, Any]:
+            card = harness.PROJECT_ROOT / "data" / "models" / f"{MODEL}.yaml"
+            (place / "work").mkdir()
+            paths = ["--model", model, "--card", card, "--rows", rows, "--work", place / "work"]
+            script("overhead.py", *paths, "--answer", place / "answer.json")
+            measured: dict[str, Any] = json.loads((place / "answer.json").read_bytes())
+            return measured
+
+        result["overhead"] = cells.result("overhead", {"rows": file_sha256(rows)}, stage_and_gates)
         yield result
 
 
@@ -104,55 +114,70 @@ def first_task(method: Literal["sft", "dpo"], model: Path, directory: Path) -> T
     )
 
 
-def compare(task: Task, data: dict[str, int], arguments: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Rounds of both arms, the held-out loss of every adapter, and the stock recipe as it comes."""
+def compare(task: Task, data: dict[str, int], arguments: argparse.Namespace, cells: Cells) -> dict[str, Any]:
+    """Stock TRL in both precisions on few rows; rounds of both arms in its better one, and the held-out loss of every
+    adapter; the stock recipe as it comes."""
+    trials = {
+        precision: few_rows(replace(task, precision=precision), arguments.trial_rows, f"trial-{precision}", data, cells)
+        for precision in PRECISIONS
+    }
+    task = replace(task, precision=min(PRECISIONS, key=lambda each: float(trials[each]["loop_seconds"])))
+    say(f"{task.method}: stock TRL is faster in {task.precision}, so the rounds are in it")
     rounds: list[dict[str, Any]] = []
     adapters: dict[str, Path] = {}
     steps = 0  # of a training here, which comes first in the first round
     for number, arms in alternating(arguments.rounds, tuple(ARMS)):
         answers: dict[str, Any] = {}
         for arm in arms:
-            say(f"{task.method}, round {number + 1} of {arguments.rounds}: {arm}")
-            output = directory / task.method / f"{arm}-{number}" / "output"
-            trained = replace(task, seed=number + 1, output=str(output))
+            trained = replace(task, seed=number + 1)
             if arm == "stock":
                 # About as many rows per step as the packs of the other arm hold on average.
                 accumulation = max(1, round(data["rows"] / steps / task.batch_size))
                 trained = replace(trained, accumulation=accumulation)
-            answers[arm] = rates(one_training(arm, trained), data["tokens"])
-            adapters[f"{arm}-{number}"] = output / "adapter"
+            name = f"{task.method}/{arm}-{number}"
+            answers[arm] = rates(one_training(name, arm, trained, cells), data["tokens"])
+            adapters[f"{arm}-{number}"] = cells.directory / name / "output" / "adapter"
             steps = answers["ours"]["steps"] if arm == "ours" else steps
         rounds.append(answers)
-    say(f"{task.method}: held-out loss")
-    losses = held_out_losses(task, adapters, directory)
+    losses = held_out_losses(task, adapters, cells)
     result = {
+        "precision": task.precision,
+        "trials": trials,
         "rounds": rounds,
         "ratios": ratios(rounds, "stock", "ours", ("loop_seconds", "whole_seconds", "cpu_seconds", "peak_bytes")),
         "held_out": held_out_summary(losses, arguments.rounds),
     }
     if arguments.as_it_comes_rows:
-        say(f"{task.method}: the stock recipe as it comes, {arguments.as_it_comes_rows} rows")
-        result["as_it_comes"] = stock_as_it_comes(task, arguments.as_it_comes_rows, data, directory)
+        as_it_comes = replace(task, as_it_comes=True, precision="float32")  # in which TRL loads a model
+        result["as_it_comes"] = few_rows(as_it_comes, arguments.as_it_comes_rows, "as-it-comes", data, cells)
     return result
 
 
-def stock_as_it_comes(task: Task, rows: int, data: dict[str, int], directory: Path) -> dict[str, Any]:
-    """On the rows' share of the tokens, since only the rate is wanted."""
-    few = directory / f"{task.method}-few.jsonl"
+def few_rows(task: Task, rows: int, name: str, data: dict[str, int], cells: Cells) -> dict[str, Any]:
+    """Stock TRL on the rows' share of the tokens, since only the rate is wanted."""
+    few = cells.directory / f"{task.method}-{rows}.jsonl"
     chosen = read_rows(task.rows)[:rows]
     few.write_text("".join(json.dumps(row) + "\n" for row in chosen), encoding="utf-8")
-    place = directory / task.method / "as-it-comes"
-    trained = replace(task, rows=str(few), output=str(place / "output"), seed=1, as_it_comes=True)
-    return rates(one_training("stock", trained), round(data["tokens"] * len(chosen) / data["rows"]))
+    answer = one_training(f"{task.method}/{name}", "stock", replace(task, rows=str(few), seed=1), cells)
+    return rates(answer, round(data["tokens"] * len(chosen) / data["rows"]))
 
 
-def one_training(arm: str, task: Task) -> dict[str, Any]:
+def one_training(name: str, arm: str, task: Task, cells: Cells) -> dict[str, Any]:
     """One arm's training in its own process: its answer, and its time, CPU time and peak memory from outside."""
-    place = Path(task.output).parent
-    place.mkdir(parents=True, exist_ok=True)
-    task.write(place / "task.json")
-    usage = script(ARMS[arm], place / "task.json", place / "answer.json")
-    return {**json.loads((place / "answer.json").read_bytes()), **usage}
+
+    def train(place: Path) -> dict[str, Any]:
+        replace(task, output=str(place / "output")).write(place / "task.json")
+        usage = script(ARMS[arm], place / "task.json", place / "answer.json")
+        return {**json.loads((place / "answer.json").read_bytes()), **usage}
+
+    facts = {"task": asdict(task), "rows": file_sha256(Path(task.rows))}
+    if task.parent_adapter is not None:
+        facts["parent"] = adapter_sha256(Path(task.parent_adapter))
+    return cells.result(name, facts, train)
+
+
+def adapter_sha256(adapter: Path) -> str:
+    return file_sha256(adapter / "adapter_model.safetensors")
 
 
 def script(name: str, *arguments: object) -> dict[str, float]:
@@ -169,14 +194,24 @@ def rates(answer: dict[str, Any], tokens: int) -> dict[str, Any]:
     }
 
 
-def held_out_losses(task: Task, adapters: dict[str, Path], directory: Path) -> dict[str, list[list[float]]]:
-    answer = directory / f"{task.method}-held-out.json"
-    options = ["--model", task.model, "--rows", directory / f"{task.method}_held_out.jsonl", "--answer", answer]
+def held_out_losses(task: Task, adapters: dict[str, Path], cells: Cells) -> dict[str, list[list[float]]]:
+    rows = cells.directory / f"{task.method}_held_out.jsonl"
+    options = ["--model", task.model, "--rows", rows]
     if task.method == "dpo":
         options += ["--reference", task.parent_adapter, "--beta", task.beta]
-    script("held_out.py", *options, *(f"{name}={path}" for name, path in adapters.items()))
-    losses: dict[str, list[list[float]]] = json.loads(answer.read_bytes())
-    return losses
+
+    def measure(place: Path) -> dict[str, Any]:
+        answer = place / "answer.json"
+        script("held_out.py", *options, "--answer", answer, *(f"{name}={path}" for name, path in adapters.items()))
+        losses: dict[str, Any] = json.loads(answer.read_bytes())
+        return losses
+
+    facts = {
+        "rows": file_sha256(rows),
+        "adapters": {name: adapter_sha256(path) for name, path in adapters.items()},
+        "options": [str(each) for each in options],
+    }
+    return cells.result(f"{task.method}/held-out", facts, measure)
 
 
 def held_out_summary(losses: dict[str, list[list[float]]], rounds: int) -> dict[str, Any]:
@@ -235,6 +270,8 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
     ]
     for number, each in enumerate(measured["rounds"], start=1):
         lines += [table_row(str(number), "here", each["ours"]), table_row(str(number), "stock TRL", each["stock"])]
+    for precision, answer in measured["trials"].items():
+        lines.append(table_row("", f"stock TRL, few {unit}, {precision}", answer))
     if "as_it_comes" in measured:
         lines.append(table_row("", "stock TRL as it comes", measured["as_it_comes"]))
     over = measured["ratios"]
@@ -256,7 +293,8 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
         "",
         f"Stock over here, median of the rounds (lowest to highest): loop {spread(over['loop_seconds'])}, whole "
         f"process {spread(over['whole_seconds'])}, CPU time {spread(over['cpu_seconds'])}, peak memory "
-        f"{spread(over['peak_bytes'])}. Stock in {stock_batch} padded rows, float32, no gradient checkpointing.",
+        f"{spread(over['peak_bytes'])}. Both in {measured['precision']}, stock's faster one here; stock in "
+        f"{stock_batch} padded rows, no gradient checkpointing.",
         "",
         f"Held out, {held['rows']} {unit}: {name} {held['ours']:.4f} here, {held['stock']:.4f} stock{base}; here less "
         f"stock {held['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}).{between}",

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+Precision = Literal["float32", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -22,7 +24,7 @@ class Task:
     seed: int
     learning_rate: float
     adapter: Literal["lora", "qlora"] = "lora"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     gradient_checkpointing: bool = False
     rank: int = 16
     alpha: int = 32
