@@ -13,7 +13,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import RewardJob, TrainingJob, read_result
 from sovereign_pipeline.training.processes.launcher import run_trainer
-from sovereign_pipeline.training.rlhf.rewards import Rewards
+from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 
 
 def by_reward(task: Task) -> TrainingJob:

@@ -33,7 +33,7 @@ from sovereign_pipeline.training.rlhf.prompts import (
     write_held_out_prompts,
     write_training_prompts,
 )
-from sovereign_pipeline.training.rlhf.tools import copy_code
+from sovereign_pipeline.training.rlhf.reward.tools import copy_code
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline.workplace import open_workplace
 

@@ -12,7 +12,7 @@ from sovereign_pipeline.intervals import clustered_interval
 from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.report import HeldOutComparison
-from sovereign_pipeline.training.rlhf.rewards import Rewards, Score
+from sovereign_pipeline.training.rlhf.reward.rewards import Rewards, Score
 from sovereign_pipeline.training.rlhf.rollouts import sample
 
 

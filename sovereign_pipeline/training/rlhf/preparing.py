@@ -17,7 +17,7 @@ from sovereign_pipeline.training.job import RewardJob, RewardModelGiven
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
 from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.rlhf.prompts import write_held_out_prompts, write_training_prompts
-from sovereign_pipeline.training.rlhf.tools import code_digests, copy_code
+from sovereign_pipeline.training.rlhf.reward.tools import code_digests, copy_code
 
 REWARD_CODE = "reward "
 """Before the path of a tool's program or file among what an artifact was made from outside the store."""

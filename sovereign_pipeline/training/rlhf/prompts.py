@@ -21,7 +21,7 @@ from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.split.files import HELD_OUT, TRAIN
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, encode_label
-from sovereign_pipeline.training.rlhf.tools import Reply
+from sovereign_pipeline.training.rlhf.reward.tools import Reply
 from sovereign_pipeline.wording import and_more
 
 

@@ -26,7 +26,7 @@ from sovereign_pipeline.training.rlhf.measuring import compared
 from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.report import RLHF_FILE, SAMPLES_FILE, RewardFacts, RlhfReport
-from sovereign_pipeline.training.rlhf.rewards import Rewards
+from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 from sovereign_pipeline.training.rlhf.state import RunState
 
 

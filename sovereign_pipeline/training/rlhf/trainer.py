@@ -48,7 +48,7 @@ from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.ppo import KlController
 from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_prompts
 from sovereign_pipeline.training.rlhf.results import Finished, write_results
-from sovereign_pipeline.training.rlhf.rewards import Score, rewards_of
+from sovereign_pipeline.training.rlhf.reward.rewards import Score, rewards_of
 from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
 from sovereign_pipeline.training.rlhf.state import RunState, put_back
 from sovereign_pipeline.training.rlhf.vllm_rollouts import VllmSampler

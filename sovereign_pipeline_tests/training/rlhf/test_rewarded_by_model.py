@@ -12,7 +12,7 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
-from sovereign_pipeline.training.rlhf.reward_adapter import RewardAdapter
+from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, learn, log, reward, reward_job
 from sovereign_pipeline_tests.training.trainings import files
 

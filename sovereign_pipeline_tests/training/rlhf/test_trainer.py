@@ -14,9 +14,10 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.processes.launcher import run_trainer
-from sovereign_pipeline.training.rlhf import learner, measuring, rewards, rollouts, trainer
+from sovereign_pipeline.training.rlhf import learner, measuring, rollouts, trainer
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline.training.rlhf.reward import rewards
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import BY_LENGTH, LIKE_THE_REPLY, learn, log, reward, reward_job
 from sovereign_pipeline_tests.training.trainings import files
 

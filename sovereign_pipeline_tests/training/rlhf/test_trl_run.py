@@ -16,8 +16,9 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.rlhf import rewards, rollouts, tools, trainer
+from sovereign_pipeline.training.rlhf import rollouts, trainer
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline.training.rlhf.reward import rewards, tools
 from sovereign_pipeline_tests.training.conftest import WORDS
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, log, reward
 from sovereign_pipeline_tests.training.rlhf.trl_runs import RATES, Whole, trl_job

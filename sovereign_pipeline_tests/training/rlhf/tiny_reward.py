@@ -10,7 +10,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.rlhf.tools import copy_code
+from sovereign_pipeline.training.rlhf.reward.tools import copy_code
 from sovereign_pipeline_tests.training.conftest import letters
 
 JobMaker = Callable[..., TrainingJob]

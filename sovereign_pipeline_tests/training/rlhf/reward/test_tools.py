@@ -9,9 +9,9 @@ import pytest
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import call_function
-from sovereign_pipeline.training.rlhf import tools
-from sovereign_pipeline.training.rlhf.rewards import Rewards
-from sovereign_pipeline.training.rlhf.tools import Reply, ToolRunner, code_digests, copy_code
+from sovereign_pipeline.training.rlhf.reward import tools
+from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
+from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code
 
 SECONDS = 600
 """So long that a busy machine decides nothing."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Reward
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rlhf.reward_adapter import RewardAdapter
-from sovereign_pipeline.training.rlhf.tools import Reply, ToolRunner
+from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
+from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.policy.rlhf import Rlhf, Tool
 from sovereign_pipeline.sandbox.sandbox import Limits, call_function
-from sovereign_pipeline.training.rlhf.commands import CommandTool, machine_digests, scores_in
+from sovereign_pipeline.training.rlhf.reward.commands import CommandTool, machine_digests, scores_in
 
 CLOCK_FACTOR = 3
 """Times the processor's seconds: so long by the clock that a busy machine does not decide."""

@@ -12,7 +12,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import python_parts
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.rlhf.preparing import reward_code
-from sovereign_pipeline.training.rlhf.tools import Reply, ToolRunner, code_digests, copy_code
+from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code
 from sovereign_pipeline_tests.sandbox.commands import SHELL
 
 SECONDS = 600

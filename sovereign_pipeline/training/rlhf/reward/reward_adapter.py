@@ -22,7 +22,7 @@ from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.rows import Completion, encode_label
 from sovereign_pipeline.training.reward_model.scoring import HEAD, Scorer, read_head, scoring_config
-from sovereign_pipeline.training.rlhf.tools import Reply, ScoreCache
+from sovereign_pipeline.training.rlhf.reward.tools import Reply, ScoreCache
 
 REWARD = "reward"
 """Name of the adapter in PEFT."""
