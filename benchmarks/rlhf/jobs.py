@@ -17,10 +17,14 @@ from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 
 
 def by_reward(task: Task) -> TrainingJob:
-    """With the line's own section, for this algorithm and number of iterations."""
+    """With the line's own section, for this algorithm and number of iterations.
+
+    One that compares replies to one prompt gets a group's share of the prompts, so that it samples as many replies.
+    """
     prepared = Prepared(Path(task.prepared))
     facts, place = prepared.facts, Path(task.output).parent
-    group = {"group": GROUP} if "group" in Rlhf.model_fields and task.arm != "ppo" else {}
+    prompts = Rlhf.model_validate(facts["rlhf"]).prompts
+    group = {} if task.arm == "ppo" else {"group": GROUP, "prompts": prompts // GROUP}
     section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, **group}
     reward = RewardJob(
         rlhf=Rlhf.model_validate(section),
