@@ -220,12 +220,12 @@ def _checked(file: Path) -> Line:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
         named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
     if recipe.training.rlhf is not None:
-        named += [path for tool in recipe.training.rlhf.reward.tools for path in tool.named]
+        named += [path for tool in recipe.training.rlhf.tools for path in tool.named]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
-    if recipe.training.rlhf is not None and recipe.training.rlhf.reward.tools:
+    if recipe.training.rlhf is not None and recipe.training.rlhf.tools:
         require_sandbox()
         reward_code(settings, recipe.training.rlhf)
     for suite in evaluation.capability if evaluation is not None else ():

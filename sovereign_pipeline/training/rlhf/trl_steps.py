@@ -87,7 +87,7 @@ class _RewardSteps(TrlTrainer):
     def __init__(self: Any, job: TrainingJob, rounds: Rounds, **named: Any) -> None:
         assert job.reward is not None
         self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
-        self._job, self._rlhf, self._rounds = job, job.reward.rlhf, rounds
+        self.job, self._rlhf, self._rounds = job, job.reward.rlhf, rounds
         self.steps_an_iteration = self._rlhf.epochs * self._rlhf.minibatches
         self._asked: list[Prompt] = []
         self._rollouts: list[Rollout] = []
@@ -140,7 +140,7 @@ class _RewardSteps(TrlTrainer):
             output["before"] = self._before[POLICY]
         gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
         self._seen = _Iteration(divergence=float(gaps.sum()) / len(mask))
-        torch.manual_seed(self._job.seed + self.iteration)  # TRL puts the replies into a random order
+        torch.manual_seed(self.job.seed + self.iteration)  # TRL puts the replies into a random order
         return output
 
     def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
@@ -159,7 +159,7 @@ class _RewardSteps(TrlTrainer):
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
         """Its passes are of the policy that sampled. Raises TrainingFailed where they are not."""
-        seen, precision = self._seen, self._job.sft.precision
+        seen, precision = self._seen, self.job.sft.precision
         seen.tokens += len(log)
         seen.gap += float((log - sampled).abs().sum())
         seen.entropy += float(entropy.sum())
