@@ -54,7 +54,7 @@ def write_pairs(task: Task, path: Path) -> dict[str, Any]:
     base = AutoModelForCausalLM.from_pretrained(facts["model"], dtype=precision)
     model = PeftModel.from_pretrained(base, facts["parent"])
     rewards = rewards_of(prepared, path.with_name("rewards"))
-    a_time = rlhf.prompts // GROUP
+    a_time = rlhf.prompts
     started = time.monotonic()
     found: list[dict[str, str]] = []
     for number, asked in enumerate(parts(prompts, task.steps, a_time)):

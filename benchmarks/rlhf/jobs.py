@@ -17,15 +17,10 @@ from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 
 
 def by_reward(task: Task) -> TrainingJob:
-    """With the line's own section, for this algorithm and number of iterations.
-
-    One that compares replies to one prompt gets a group's share of the prompts, so that it samples as many replies.
-    """
+    """With the line's own section, for this algorithm and number of iterations."""
     prepared = Prepared(Path(task.prepared))
     facts, place = prepared.facts, Path(task.output).parent
-    prompts = Rlhf.model_validate(facts["rlhf"]).prompts
-    group = {} if task.arm == "ppo" else {"group": GROUP, "prompts": prompts // GROUP}
-    section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, **group}
+    section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, "group": GROUP}
     reward = RewardJob(
         rlhf=Rlhf.model_validate(section),
         held_out=prepared.held_out,

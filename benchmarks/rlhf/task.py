@@ -11,7 +11,7 @@ from typing import Any
 PACE_STEPS = 3
 """Of the training that a seed's number of steps is reckoned from."""
 GROUP = 4
-"""Replies to one prompt, where an arm compares them; an iteration of every arm has as many replies."""
+"""Replies to one prompt of an iteration, of every arm: the recipe's default."""
 
 
 @dataclass(frozen=True)
