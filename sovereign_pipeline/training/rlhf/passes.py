@@ -1,8 +1,8 @@
 """Replies in one pass of the model, without padding; a prompt of several replies goes through it once.
 
 Replies of one prompt that stand beside each other share its tokens: each sees the prompt and itself, and its positions
-go on from the prompt's. With prompts that are three times as long as the replies, four replies of each take 40 % of the
-tokens of four rows. What does not belong here: how rows are kept apart (`loop/attention.py`).
+go on from the prompt's. With prompts twice as long as the replies, four replies of each take half of the tokens of four
+rows. What does not belong here: how rows are kept apart (`loop/attention.py`).
 """
 
 from collections.abc import Sequence

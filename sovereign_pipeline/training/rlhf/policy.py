@@ -21,6 +21,8 @@ from sovereign_pipeline.training.rlhf.passes import can_share_prompts, one_pass,
 
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters in PEFT; its own name for an only adapter is `default`."""
+ENTROPIES_AT_ONCE = 128
+"""Tokens: their distributions over the vocabulary need three times the memory of their logits."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,19 @@ class Policy(TwoAdapters):
             ).logits[0]
         finally:
             hook.remove()
-        logits = logits.float() / self.temperature
+        logits = logits.float().div_(self.temperature)
         log_probabilities = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         with torch.no_grad():
-            logs = logits.detach().log_softmax(-1)
-            entropies = -(logs.exp() * logs).sum(-1)
+            entropies = torch.cat([_entropies(part) for part in logits.detach().split(ENTROPIES_AT_ONCE)])
         states = seen[0].reshape(-1, seen[0].shape[-1]).detach().float()
         if not with_values:
             return TokenNumbers(log_probabilities, entropies, torch.zeros_like(log_probabilities))
         with torch.autocast(states.device.type, enabled=False):  # bfloat16 has no value between 1 and 1.008
             values = self.value_head(states).squeeze(1)
         return TokenNumbers(log_probabilities, entropies, values)
+
+
+def _entropies(logits: Any) -> Any:
+    """Of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
+    logs = logits.log_softmax(-1)
+    return -(logs.exp() * logs).sum(-1)
