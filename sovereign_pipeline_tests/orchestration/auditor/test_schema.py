@@ -6,7 +6,13 @@ import pytest
 from graphql import GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema, get_named_type, parse, validate
 
 from sovereign_pipeline.orchestration.auditor import schema as module
-from sovereign_pipeline.orchestration.auditor.schema import PRINTED, QUERIES, SUBSCRIPTIONS, schema_for_auditors
+from sovereign_pipeline.orchestration.auditor.schema import (
+    EVALUATED,
+    PRINTED,
+    QUERIES,
+    SUBSCRIPTIONS,
+    schema_for_auditors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +36,9 @@ def test_it_has_the_listed_queries_and_no_mutation(schema: GraphQLSchema) -> Non
     assert schema.mutation_type is None
 
 
-def test_no_field_gives_what_a_step_or_sensor_printed(schema: GraphQLSchema) -> None:
+def test_no_field_gives_what_a_step_or_sensor_printed_or_runs_a_sensor(schema: GraphQLSchema) -> None:
     found = dict(fields(schema))
-    assert not PRINTED & set(found.values())
+    assert not (PRINTED | EVALUATED) & set(found.values())
     printing = {"stdout", "stderr", "capturedLogs", "capturedLogsMetadata", "logEvents"}
     left = [name for name in found if name.split(".")[1] in printing]
     # The types themselves stay, and nothing leads to them. What shows how to read logs elsewhere is a command, no log.
@@ -57,10 +63,23 @@ def test_what_is_not_there_is_refused(schema: GraphQLSchema, query: str) -> None
 
 
 @pytest.mark.security_case(
+    "An auditor asks what a sensor would do next, for which Dagster runs it: one adds the partitions of new lines.",
+    "The query is refused, and no sensor is run.",
+)
+def test_no_sensor_is_run_for_a_query(schema: GraphQLSchema) -> None:
+    place = '{repositoryName: "r", repositoryLocationName: "l", sensorName: "new_lines"}'
+    query = "{ sensorOrError(sensorSelector: %s) { ... on Sensor { nextTick { timestamp %s } } } }"
+    assert validate(schema, parse(query % (place, ""))) == []
+    assert validate(schema, parse(query % (place, "evaluationResult { skipReason }")))
+
+
+@pytest.mark.security_case(
     "A later Dagster gives what steps printed under another name, and the list of what auditors may ask is an old one.",
     "The auditor's Dagster does not start.",
 )
-@pytest.mark.parametrize(("known", "other"), [("PRINTED", {"PrintedLogs"}), ("QUERIES", {"assetsAndMore"})])
+@pytest.mark.parametrize(
+    ("known", "other"), [("PRINTED", {"PrintedLogs"}), ("EVALUATED", {"Tried"}), ("QUERIES", {"assetsAndMore"})]
+)
 def test_another_schema_than_the_known_one_is_refused(
     monkeypatch: pytest.MonkeyPatch, known: str, other: set[str]
 ) -> None:
