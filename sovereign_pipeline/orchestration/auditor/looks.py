@@ -25,14 +25,19 @@ from graphql import (
 )
 
 NAMING = {
-    "assetKey": "assets",
-    "assetKeys": "assets",
-    "runId": "runs",
-    "runIds": "runs",
-    "partition": "lines",
-    "partitions": "lines",
+    **dict.fromkeys(
+        ("assetKey", "assetKeys", "asset_key", "assetSelection", "selected_asset_keys", "prefix"), "assets"
+    ),
+    **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
+    **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument, or field of one -> what it names. A line is a partition of each asset."""
+"""Argument, or field of one, as Dagster's code calls it -> what it names. A line is a partition of each asset, and a
+backfill a group of runs."""
+TAGS = {
+    "dagster/partition": "lines",
+    **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
+}
+"""Tag by which runs are looked for -> what its value names."""
 MOST = 100
 """Names of one kind that are written down; a query of the whole graph names fewer."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
@@ -67,7 +72,10 @@ def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables
     """
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
         raise GraphQLError("A query is a text, and its variables are an object.")
-    document = parse(query)
+    try:
+        document = parse(query)
+    except RecursionError:
+        raise GraphQLError("The query is nested too deeply.") from None
     operations = [each for each in document.definitions if isinstance(each, OperationDefinitionNode)]
     if len(operations) != 1 or operations[0].operation is not kind:
         raise GraphQLError(f"Send one {kind.value} and nothing else: nothing can be changed here.")
@@ -104,7 +112,12 @@ class _Found(Visitor):
 
 
 def _named(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    tag = TAGS.get(str(arguments.get("key")))
+    if tag is not None:
+        yield tag, _name(arguments.get("value"))
     for key, value in arguments.items():
+        if key == "prefix":  # of an asset's key: its parts
+            value = {"path": value} if value else None
         for each in value if isinstance(value, list) else [value]:
             if key in NAMING and each is not None:
                 yield NAMING[key], _name(each)

@@ -3,9 +3,16 @@
 from typing import Any
 
 import pytest
-from graphql import GraphQLError, GraphQLSchema, OperationType
+from graphql import (
+    GraphQLError,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    OperationType,
+    get_named_type,
+)
 
-from sovereign_pipeline.orchestration.auditor.looks import MOST, ODD, Look, page_look, query_look
+from sovereign_pipeline.orchestration.auditor.looks import MOST, NAMING, ODD, Look, page_look, query_look
 from sovereign_pipeline.orchestration.auditor.schema import schema_for_auditors
 
 TEXT = "Dear Sir, the quay is closed."
@@ -49,6 +56,24 @@ ASKED: dict[str, tuple[str, dict[str, Any], Look]] = {
         {},
         Look("query", "Five", ("assetCheckExecutions",), assets=("a/b",), lines=("lamps",)),
     ),
+    "a line and a backfill, by tags of runs": (
+        'query Tagged { runsOrError(filter: {tags: [{key: "dagster/partition", value: "lamps"}, '
+        '{key: "dagster/backfill", value: "3c"}, {key: "other", value: "x"}]}) { __typename } }',
+        {},
+        Look("query", "Tagged", ("runsOrError",), runs=("3c",), lines=("lamps",)),
+    ),
+    "by the beginning of a key": (
+        'query Prefix($none: [String!]) { assetsOrError(prefix: ["a", "b"]) { __typename } '
+        "all: assetsOrError(prefix: $none) { __typename } }",
+        {"none": None},
+        Look("query", "Prefix", ("assetsOrError",), assets=("a/b",)),
+    ),
+    "a backfill, and an asset of it": (
+        'query Backfill { partitionBackfillOrError(backfillId: "3c") { ... on PartitionBackfill { '
+        'partitionsTargetedForAssetKey(assetKey: {path: ["raw_corpus"]}) { partitionKeys } } } }',
+        {},
+        Look("query", "Backfill", ("partitionBackfillOrError",), assets=("raw_corpus",), runs=("3c",)),
+    ),
     "a text in place of a name": (
         "query Six($run: ID!) { runOrError(runId: $run) { __typename } }",
         {"run": TEXT},
@@ -61,6 +86,19 @@ ASKED: dict[str, tuple[str, dict[str, Any], Look]] = {
 def test_what_a_query_asks_about_is_found(schema: GraphQLSchema, form: str) -> None:
     query, variables, look = ASKED[form]
     assert query_look(schema, OperationType.QUERY, query, variables) == look
+
+
+def test_no_argument_that_names_an_asset_or_a_run_is_overlooked(schema: GraphQLSchema) -> None:
+    given = [
+        (argument.out_name or name, argument)
+        for type_ in schema.type_map.values()
+        if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType)
+        for field in type_.fields.values()
+        for name, argument in field.args.items()
+    ]
+    keys = {name for name, argument in given if get_named_type(argument.type).name == "AssetKeyInput"}
+    runs = {name for name, _ in given if name.lower().replace("_", "") in ("runid", "runids")}
+    assert keys and runs and not (keys | runs) - NAMING.keys()
 
 
 def test_a_very_long_list_is_counted(schema: GraphQLSchema) -> None:
@@ -80,6 +118,7 @@ def test_a_very_long_list_is_counted(schema: GraphQLSchema) -> None:
         ("fragment F on Query { version }", OperationType.QUERY),
         ("query ($run: ID!) { runOrError(runId: $run) { __typename } }", OperationType.QUERY),
         ("no query", OperationType.QUERY),
+        ("{a" * 20_000, OperationType.QUERY),
     ],
 )
 def test_anything_but_one_operation_of_its_kind_is_refused(
