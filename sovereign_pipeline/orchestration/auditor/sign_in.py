@@ -42,7 +42,7 @@ def for_named(app: App, proxy: Proxy) -> App:
             return
         person = proxy.named(scope, PERSON_HEADER)
         if person is not None and PLACEHOLDER not in person:
-            await app({**scope, PERSON: person}, receive, send)
+            await app({**scope, PERSON: _written(person)}, receive, send)
             return
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -51,3 +51,8 @@ def for_named(app: App, proxy: Proxy) -> App:
         await send({"type": "http.response.body", "body": REFUSAL})
 
     return answer
+
+
+def _written(name: str) -> str:
+    """A name as the provider wrote it. A header has bytes, which are read as Latin-1; names of ours are in UTF-8."""
+    return name.encode("latin-1").decode("utf-8", "backslashreplace")

@@ -1,13 +1,16 @@
-"""The secret by which the proxy is known is needed before anything starts."""
+"""Who looks: whom a proxy names that is known by its secret, without which nothing starts."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.orchestration.auditor.sign_in import auditors_proxy
+from sovereign_pipeline.orchestration.auditor.sign_in import PERSON, PERSON_HEADER, auditors_proxy, for_named
 from sovereign_pipeline.orchestration.services import Ports, serve_until_interrupted
+from sovereign_pipeline.proxies import SECRET_HEADER, Proxy
 from sovereign_pipeline.settings import Settings
 
 PORTS = Ports(0, 0, 0, 0, 0, auditor=0)
@@ -37,3 +40,18 @@ def test_without_a_secret_nothing_starts(tmp_path: Path) -> None:
     refused(given, "fewer than 32")
     path.write_text("x" * 40)
     assert auditors_proxy(given)
+
+
+@pytest.mark.parametrize(
+    ("sent", "name"), [("ليلى".encode(), "ليلى"), (b"Jos\xe9", "Jos\\xe9")], ids=["utf-8", "other"]
+)
+def test_a_name_is_recorded_as_the_provider_wrote_it(sent: bytes, name: str) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope[PERSON])
+
+    headers = [(PERSON_HEADER.lower().encode(), sent), (SECRET_HEADER.lower().encode(), b"s" * 32)]
+    scope = {"type": "http", "path": "/", "client": ("127.0.0.1", 1), "headers": headers}
+    asyncio.run(for_named(app, Proxy(frozenset({"127.0.0.1"}), b"s" * 32))(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [name]
