@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
@@ -36,7 +36,7 @@ FURTHER: Mapping[State, str] = {
 def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequence[Standing]) -> NextStep | None:
     """The next transition of an adapter with everything that is missing for it; None where nothing follows.
 
-    asked: every request about the adapter.
+    asked: every request about the adapter. Raises IntegrityError naming what was changed.
     """
     if state not in FURTHER:
         return None
@@ -49,6 +49,8 @@ def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing
     """What the transition would be refused for now, each asserted by itself so that one hides no other."""
     try:
         workplace = open_workplace(registry.settings, adapter.line)
+    except IntegrityError:
+        raise
     except SovereignError as error:  # a line that was removed, or whose recipe is not valid
         return [_missing(error)]
     with registry.reading() as session:
@@ -68,8 +70,11 @@ def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: 
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
+    """Raises IntegrityError: of what was changed nothing is shown, and its name is for the log."""
     try:
         asserted()
+    except IntegrityError:
+        raise
     except SovereignError as error:
         return _missing(error)
     return None

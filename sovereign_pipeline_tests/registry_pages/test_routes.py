@@ -140,6 +140,21 @@ def test_what_was_changed_is_told_to_the_log_and_not_to_the_reader(
     assert str(path) not in answer.text and str(path) in caplog.text
 
 
+def test_a_list_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: Site) -> None:
+    store = site.office.bench.store
+    review = store.current("lamps", "blind_review")
+    assert review is not None
+    path = store.path_of(review.digest) / "manifest.json"
+    whole = path.read_bytes()
+    reader = site.client(site.token("SECRET"))
+    try:
+        path.write_bytes(whole[:-10])
+        answer = reader.get("/registry")
+    finally:
+        path.write_bytes(whole)
+    assert answer.status_code == 409 and str(path) not in answer.text and FIRST not in answer.text
+
+
 def test_the_institutions_proxy_names_a_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = site.settings.home / "proxy.secret"
     secret.write_text("s" * 40)
