@@ -9,6 +9,7 @@ it (`readers.py`).
 
 import datetime
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -18,8 +19,8 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.artifacts.gate_records import read_verdict
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.artifacts.waiver import read_waiver
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.artifacts.waiver import KIND_OF, read_waiver
 from sovereign_pipeline.audit.shown_files import read_shown
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
 from sovereign_pipeline.ledger.catalog import find_adapter
@@ -36,6 +37,7 @@ from sovereign_pipeline.registry_pages.time_line import (
     OnRecord,
     accepted_holds,
     moment,
+    person_of,
     time_line,
     waiver_entries,
 )
@@ -57,6 +59,7 @@ from sovereign_pipeline.release.recall import open_recalls, question_of, waivers
 from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.review.catalog import find_open
 from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.signing.trust import Trust
 
 FILES_DRAWN = 6
 BLIND_REVIEW = "blind_review"
@@ -80,6 +83,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
     made_of: Lineage = {record_ref: manifest, **dict(lineage(store, manifest))}
     files = _files(store, made_of)
     nodes = _nodes(made_of, files)
+    gates = _gates(registry, store, adapter, trust)
     with registry.reading() as session:
         state = state_of(session, adapter)
         history = history_of(session, settings, trust, adapter.line, adapter_id)
@@ -94,7 +98,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
             recall_waivers=waivers_of_recalls(session, settings, adapter_id),
             issues=issues_by_adapter(session, settings, adapter_id).get(adapter_id, []),
             reviews=[each for each in reviews_on_record(session, settings) if each.adapter_id == adapter_id],
-            waivers=waiver_entries(session, adapter.line, evaluated),
+            waived=_waived_gates(trust, gates, waiver_entries(session, adapter.line, evaluated)),
             holds_accepted=accepted_holds(session, adapter),
             purge=purge_of(session, trust, adapter_id),
         )
@@ -119,7 +123,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
         nodes=nodes,
         files_not_drawn=max(0, len(files) - FILES_DRAWN),
         digests=tuple(_digests(adapter, made_of, files)),
-        gates=_gates(registry, store, adapter, found),
+        gates=gates,
         waived=tuple(_waived(found)),
         time_line=time_line(found),
         reviews=reviews,
@@ -207,37 +211,69 @@ def _digests(adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str,
         seen.add(ref.digest)
         yield Digest(manifest.kind, ref.digest, f"sha256sum artifacts/{ref.digest}/manifest.json", ref.manifest_sha256)
     for name, path, sha256 in files:
-        yield Digest(name, sha256, f"sha256sum {path}", sha256)
+        yield Digest(name, sha256, f"sha256sum {_in_a_shell(path)}", sha256)
 
 
-def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, found: OnRecord) -> tuple[GateView, ...]:
-    """The gates as they were registered, each with the verdict in its record. A waiver's signature is verified."""
+def _in_a_shell(path: str) -> str:
+    """Readers run the command as it stands, and whoever named the file may have meant that."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
-    def opened(stated: Mapping[str, str]) -> ArtifactRef:
-        return store.ref_of(stated["digest"]).model_copy(update={"manifest_sha256": stated["manifest_sha256"]})
+
+def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Trust) -> tuple[GateView, ...]:
+    """The gates as they were registered, each with the verdict in its record, and the waiver that an officer signed."""
+
+    def opened(stated: Mapping[str, str]) -> Artifact:
+        return store.open(
+            store.ref_of(stated["digest"]).model_copy(update={"manifest_sha256": stated["manifest_sha256"]})
+        )
 
     gates = []
     for stated in adapter.gate_records:
-        verdict, by = read_verdict(store.open(opened(stated))), None
-        if (waiver := stated.get("acceptance")) is not None:
-            artifact = store.open(opened(waiver))
-            by = found.person(read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), artifact).officer)
-        gates.append(GateView(stated["stage"], stated["gate"], verdict.outcome, verdict.message, by, stated["digest"]))
+        record, waived = opened(stated), None
+        verdict = read_verdict(record)
+        if (given := stated.get("acceptance")) is not None:
+            artifact = opened(given)
+            waiver = read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), artifact)
+            at = datetime.datetime.fromisoformat(artifact.manifest.circumstances.created_at)
+            (evaluated,) = record.manifest.inputs.values()
+            waived = Waived(
+                f"{stated['gate']} ({stated['stage']})",
+                verdict.outcome,
+                person_of(trust, waiver.officer),
+                moment(at.astimezone(datetime.UTC)),
+                waiver.reason,
+                f"{stated['stage']} {evaluated[:12]}",
+            )
+        gates.append(
+            GateView(stated["stage"], stated["gate"], verdict.outcome, verdict.message, waived, stated["digest"])
+        )
     return tuple(gates)
 
 
+def _waived_gates(trust: Trust, gates: Iterable[GateView], entries: Iterable[AuditEntry]) -> tuple[Waived, ...]:
+    """What was waived of the gates that were registered, as it was signed; and, as the entries of the ledger have it,
+    of verdicts that were not registered with the adapter, such as those of its blind review."""
+    signed = {each.record: each.waived for each in gates if each.waived is not None}
+    outcomes = {kind: outcome for outcome, kind in KIND_OF.items()}
+    others = (each for each in entries if each.subjects.get("record") not in signed)
+    return (
+        *signed.values(),
+        *(
+            Waived(
+                f"{entry.subjects['gate']} ({entry.subjects['stage']})",
+                outcomes[entry.subjects["kind"]],
+                person_of(trust, entry.actor),
+                moment(entry.at),
+                entry.subjects["reason"],
+                f"{entry.subjects['stage']} {entry.subjects['artifact'][:12]}",
+            )
+            for entry in others
+        ),
+    )
+
+
 def _waived(found: OnRecord) -> Iterable[Waived]:
-    outcomes = {"accept": "inconclusive", "override": "fail"}
-    for entry in found.waivers:
-        said = entry.subjects
-        yield Waived(
-            f"{said['gate']} ({said['stage']})",
-            outcomes[said["kind"]],
-            found.person(entry.actor),
-            moment(entry.at),
-            said["reason"],
-            f"{said['stage']} {said['artifact'][:12]}",
-        )
+    yield from found.waived
     for entry in found.holds_accepted:
         person, reason = found.person(entry.actor), str(entry.subjects.get("reason", ""))
         yield Waived("hold", "inconclusive", person, moment(entry.at), reason, found.adapter.id)

@@ -16,9 +16,10 @@ from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue
 from sovereign_pipeline.ledger.purges import Purge
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.ledger.waiver_log import WAIVED
-from sovereign_pipeline.registry_pages.views import Happened
+from sovereign_pipeline.registry_pages.views import Happened, Waived
 from sovereign_pipeline.release.holds import ACCEPTED
 from sovereign_pipeline.release.standing import Standing
+from sovereign_pipeline.release.transitions import SUPERSEDE
 from sovereign_pipeline.signing.officers import actor_of, officer_shown
 from sovereign_pipeline.signing.trust import Trust
 
@@ -38,14 +39,18 @@ class OnRecord:
     recall_waivers: Sequence[RecallWaiver]
     issues: Sequence[KnownIssue]
     reviews: Sequence[AdapterReview]
-    waivers: Sequence[AuditEntry]
-    """Entries of the waivers of gates of what it was made of, and of its blind reviews."""
+    waived: Sequence[Waived]
+    """Gates of what it was made of, and of its blind reviews."""
     holds_accepted: Sequence[AuditEntry]
     purge: Purge | None
 
     def person(self, officer: str) -> str:
-        """Who an officer is, by the id of the key, or as an entry names it."""
-        return officer_shown(self.trust, officer.removeprefix(_OFFICER))
+        return person_of(self.trust, officer)
+
+
+def person_of(trust: Trust, officer: str) -> str:
+    """Who an officer is, by the id of the key, or as an entry names it."""
+    return officer_shown(trust, officer.removeprefix(_OFFICER))
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
@@ -71,16 +76,8 @@ def time_line(found: OnRecord) -> tuple[Happened, ...]:
 
 
 def _happened(found: OnRecord) -> Iterator[Happened]:
-    for entry in found.waivers:
-        said = entry.subjects
-        yield Happened(
-            moment(entry.at),
-            "A gate was waived",
-            f"{said['gate']}, {said['stage']}",
-            found.person(entry.actor),
-            words=said["reason"],
-            is_waiver=True,
-        )
+    for each in found.waived:
+        yield Happened(each.at, "A gate was waived", each.what, each.person, words=each.reason, is_waiver=True)
     yield Happened(moment(found.adapter.registered_at), "It was registered", found.adapter.id)
     for request in found.requests:
         yield _asked(request)
@@ -93,13 +90,15 @@ def _happened(found: OnRecord) -> Iterator[Happened]:
             is_waiver=True,
         )
     for made in found.history:
+        # The request that superseded it is about another adapter, which may be of a level above this one's.
+        words = made["reason"] if made["transition"] != SUPERSEDE else ""
         yield Happened(
             made["at"][:19],
             "Its state changed",
             f"{made['from']} → {made['to']}",
             made["requested_by"],
             tuple(made["approved_by"]),
-            made["reason"],
+            words,
         )
     for recall in found.recalls:
         yield Happened(

@@ -64,7 +64,8 @@ class GateView:
     gate: str
     outcome: Outcome
     message: str
-    waived_by: str | None
+    waived: Waived | None
+    """As an officer signed it."""
     record: str
     """Digest of the gate's record."""
 

@@ -2,20 +2,30 @@
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.states import STATES
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.ledger.waiver_log import WAIVED
 from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.registry_pages import adapter_view
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
 from sovereign_pipeline.registry_pages.rendering import HERE, adapter_file, arabic, translate
+from sovereign_pipeline.registry_pages.time_line import OnRecord, time_line
 from sovereign_pipeline.registry_pages.views import Node
+from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.registry_pages.conftest import HOSTILE, THIRD, Site
 
 pytestmark = pytest.mark.slow
@@ -54,9 +64,42 @@ def test_what_was_waived_is_named_with_person_reason_and_what_it_is_bound_to(sit
     assert gate.reason == "The suite is being enlarged." and gate.holds_for.startswith("evaluation_report ")
     assert (recall.what, recall.person, recall.reason) == ("recall-1", "Omar Nasser", "The desk asked for a day.")
     (shown,) = view.not_passed
-    assert (shown.gate, shown.waived_by) == ("capability_not_inferior", gate.person)
+    assert (shown.gate, shown.waived) == ("capability_not_inferior", gate)
     assert shown.message == "0.61 and 0.58."
     assert view.recalls == () and [each.id for each in site.view(SECOND).recalls] == ["recall-1"]
+
+
+@pytest.mark.security_case(
+    "Somebody changes the words of a waiver in the audit log, or what it is about, past this program",
+    "the page shows the waiver as the officer signed it",
+)
+def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
+    before, engine = site.view(FIRST), site.registry.engine
+    set_subjects = "UPDATE audit_entry SET subjects = :subjects WHERE sequence = :sequence"
+    with engine.connect() as connection:
+        entries = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == WAIVED)
+        rows = [row for row in connection.execute(entries) if row.subjects["stage"] == "evaluation_report"]
+    assert rows
+    try:
+        for row in rows:
+            other = {**row.subjects, "reason": "It passed.", "artifact": "0" * 64, "kind": "override"}
+            change(engine, set_subjects, {"subjects": json.dumps(other), "sequence": row.sequence})
+        after = site.view(FIRST)
+    finally:
+        for row in rows:
+            change(engine, set_subjects, {"subjects": json.dumps(row.subjects), "sequence": row.sequence})
+    assert after.waived == before.waived and after.time_line == before.time_line
+
+
+@pytest.mark.security_case(
+    "A source file is named so that the command which checks it does something else in a reader's shell",
+    "its name is quoted",
+)
+@pytest.mark.parametrize("path", ["sources/a b.jsonl", "x;touch owned", "$(touch owned)", "-c"])
+def test_a_command_hashes_one_file_whatever_its_name(site: Site, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(adapter_view, "_files", lambda *_: [("letters", path, "0" * 64)])
+    program, file = shlex.split(site.view(FIRST).digests[-1].command)
+    assert (program, file) == ("sha256sum", path if path != "-c" else "./-c")
 
 
 def test_the_time_line_tells_who_asked_approved_recalled_and_reviewed(site: Site) -> None:
@@ -82,6 +125,18 @@ def test_the_time_line_tells_who_asked_approved_recalled_and_reviewed(site: Site
     assert review.ballots > 0 and review.operators > 1
     rejected = [each for each in site.view(SECOND).time_line if each.what == "A change was asked for, and not made"]
     assert rejected and "Omar Nasser rejected it" in rejected[0].words
+
+
+def test_what_superseded_it_is_told_without_the_words_of_a_request_about_another(site: Site) -> None:
+    made = {"at": "2026-11-27T05:01:00+00:00", "transition": "supersede", "from": "production", "to": "superseded"}
+    asked = {"requested_by": "Layla Haddad", "approved_by": ["Omar Nasser"], "reason": "Its SECRET letters help."}
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("requests", "recalls", "recall_waivers", "issues", "reviews", "waived", "holds_accepted"), ()
+    )
+    adapter, trust = find_adapter(site.registry, FIRST), trust_root(site.settings)
+    told = time_line(OnRecord(adapter=adapter, trust=trust, history=[{**made, **asked}], purge=None, **nothing))
+    (superseded,) = [each for each in told if each.about == "production → superseded"]
+    assert (superseded.by, superseded.words) == ("Layla Haddad", "")
 
 
 def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for(site: Site) -> None:
