@@ -21,10 +21,10 @@ def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
     libraries = [
         {
             "type": "library",
-            "bom-ref": _purl(name, version),
+            "bom-ref": purl(name, version),
             "name": name,
             "version": version,
-            "purl": _purl(name, version),
+            "purl": purl(name, version),
         }
         for name, version in sorted(record.framework_versions.items())
     ]
@@ -157,6 +157,6 @@ def _property(name: str, value: str) -> dict[str, str]:
     return {"name": f"sovereign:{name}", "value": value}
 
 
-def _purl(name: str, version: str) -> str:
+def purl(name: str, version: str) -> str:
     """Package URL of a Python distribution: https://github.com/package-url/purl-spec, type pypi."""
     return f"pkg:pypi/{name.lower().replace('_', '-')}@{version.replace('+', '%2B')}"

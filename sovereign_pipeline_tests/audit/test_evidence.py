@@ -202,6 +202,8 @@ def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstit
     assert package.refusal(said=said) is None
     digest = office.bench.refs["reward_model"].digest
     assert any(line.split()[:2] == ["reward_model", digest] for line in said)
+    for bill in ("bill-of-materials.cdx.json", "bill-of-materials.spdx.json"):
+        assert f"reward-model:{digest}" in package.files[f"documents/{adapter.id}/{bill}"].decode(), bill
     lacking = package.indexed({f"artifacts/{digest}/reward.sigstore.json": None}, office.pipeline)
     assert f"artifacts/{digest}: it lacks a file" in str(lacking.refusal())
     other = {f"artifacts/{digest}/reward.sigstore.json": b"{}"}

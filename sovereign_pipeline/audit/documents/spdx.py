@@ -1,8 +1,9 @@
-"""An SPDX 3.0.1 bill of materials with the AI and Dataset profiles, as plain JSON-LD.
+"""An SPDX 3.0.1 bill of materials with the classes of its AI and Dataset profiles, as plain JSON-LD.
 
-The same facts as in the CycloneDX bill (`bill_of_materials.py`), for those whose tools read SPDX. What does not belong
-here: facts that nobody recorded; a property without one is left out.
-Format: https://spdx.github.io/spdx-spec/v3.0.1/ (profiles Core, Software, SimpleLicensing, AI and Dataset).
+For those whose tools read SPDX: of the CycloneDX bill (`bill_of_materials.py`) what the adapter is and was made of.
+What does not belong here: facts that nobody recorded; a property without one is left out. So the bill does not claim to
+conform to the AI and Dataset profiles: of every model and dataset they ask where it can be downloaded.
+Format: https://spdx.github.io/spdx-spec/v3.0.1/
 """
 
 import datetime
@@ -10,11 +11,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, tlp_of
-from sovereign_pipeline.registry.bill_of_materials import PRODUCER
+from sovereign_pipeline.registry.bill_of_materials import PRODUCER, purl
 from sovereign_pipeline.registry.record import DatasetFacts
 
 CREATION = "_:creation"
 """The node that says who wrote all of this, and when."""
+LICENCE = "LicenseRef-base-model"
+"""The base model's licence, in the publisher's own words, which need not be SPDX's name of one."""
+COMPLETENESS = {"dependsOn": "incomplete", "usesTool": "incomplete"}
+"""Kind of relation -> whether all are named; the others are complete. Of libraries the record has the main ones."""
 
 
 def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
@@ -23,10 +28,10 @@ def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
     name = f"urn:sovereign:adapter:{record.adapter_digest}"
     institution, tool = f"{name}:institution", f"{name}:tool"
     base = f"urn:sovereign:base-model:{record.base_model.digest}"
-    licence = f"{base}:licence"
+    licence, licence_text = f"{base}:licence", f"{base}:licence-text"
     datasets = {f"urn:sovereign:dataset:{each.digest}": each for each in record.datasets}
     libraries = {f"urn:sovereign:library:{key}:{version}": (key, version) for key, version in _libraries(facts)}
-    parents = _parents(facts)
+    parents, judges = _parents(facts), _reward_model(facts)
     elements: list[dict[str, Any]] = [
         _element("Organization", institution, name=facts.institution),
         _element("Tool", tool, name=PRODUCER),
@@ -38,8 +43,17 @@ def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
             software_primaryPurpose="model",
             comment=f"digest over the files' names and SHA-256: {record.base_model.digest}",
         ),
-        _element("simplelicensing_SimpleLicensingText", licence, simplelicensing_licenseText=record.base_model.licence),
+        _element(
+            "simplelicensing_LicenseExpression",
+            licence,
+            simplelicensing_licenseExpression=LICENCE,
+            simplelicensing_customIdToUri=[{"type": "DictionaryEntry", "key": LICENCE, "value": licence_text}],
+        ),
+        _element(
+            "simplelicensing_SimpleLicensingText", licence_text, simplelicensing_licenseText=record.base_model.licence
+        ),
         *parents,
+        *judges,
         *(_dataset(key, each, institution, facts) for key, each in datasets.items()),
         *(
             _element(
@@ -47,7 +61,7 @@ def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
                 key,
                 name=library,
                 software_packageVersion=version,
-                software_packageUrl=f"pkg:pypi/{library}@{version}",
+                software_packageUrl=purl(library, version),
                 software_primaryPurpose="library",
             )
             for key, (library, version) in libraries.items()
@@ -59,7 +73,7 @@ def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
                 "trainedOn": [*datasets],
                 "descendantOf": [base, *(each["spdxId"] for each in parents)],
                 "dependsOn": [*libraries],
-                "usesTool": [tool],
+                "usesTool": [tool, *(each["spdxId"] for each in judges)],
             },
         ),
         *_relations(base, {"hasDeclaredLicense": [licence]}),
@@ -68,7 +82,7 @@ def spdx_bill(facts: AdapterFacts) -> dict[str, Any]:
         "SpdxDocument",
         f"{name}:bill-of-materials",
         name=f"{record.line} {facts.version}",
-        profileConformance=["ai", "core", "dataset", "simpleLicensing", "software"],
+        profileConformance=["core", "simpleLicensing", "software"],
         rootElement=[name],
         element=[each["spdxId"] for each in elements],
     )
@@ -104,7 +118,7 @@ def _adapter(name: str, institution: str, facts: AdapterFacts) -> dict[str, Any]
         software_packageVersion=facts.version,
         software_packageUrl=f"pkg:generic/{record.line}@{facts.version}?checksum=sha256:{record.adapter_sha256}",
         ai_domain=[record.purpose],
-        ai_typeOfModel=["transformer", "text-generation", f"adapter of {record.base_model.name}"],
+        ai_typeOfModel=["text-generation", f"{record.method} on {record.base_model.name}"],
         ai_informationAboutTraining=f"method: {record.method}; classification: {record.classification}",
         ai_limitation="\n".join(facts.issues),
         ai_metric=_metrics(record.evaluation.get("held", {})),
@@ -150,6 +164,23 @@ def _parents(facts: AdapterFacts) -> list[dict[str, Any]]:
     ]
 
 
+def _reward_model(facts: AdapterFacts) -> list[dict[str, Any]]:
+    """The line's reward model, where it judged what the adapter wrote while it learned; none otherwise."""
+    manifest = facts.manifests.get("reward_model")
+    if manifest is None:
+        return []
+    return [
+        _element(
+            "ai_AIPackage",
+            f"urn:sovereign:reward-model:{manifest.digest}",
+            name=f"{facts.record.line} reward model",
+            builtTime=_moment(manifest.circumstances.created_at),
+            software_primaryPurpose="model",
+            comment=f"It judged the adapter's replies. Digest of the artifact: {manifest.digest}",
+        )
+    ]
+
+
 def _waivers(name: str, facts: AdapterFacts) -> Iterator[dict[str, Any]]:
     """What did not pass and was waived."""
     for place, verdict in enumerate(each for each in facts.verdicts if each.waived_because is not None):
@@ -166,11 +197,8 @@ def _waivers(name: str, facts: AdapterFacts) -> Iterator[dict[str, Any]]:
 def _relations(name: str, to: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
     for kind, others in to.items():
         if others:
-            yield _element(
-                "Relationship",
-                f"{name}:{kind}",
-                **{"from": name, "to": others, "relationshipType": kind, "completeness": "complete"},
-            )
+            said = {"relationshipType": kind, "completeness": COMPLETENESS.get(kind, "complete")}
+            yield _element("Relationship", f"{name}:{kind}", **{"from": name, "to": others, **said})
 
 
 def _metrics(held: dict[str, Any]) -> list[dict[str, str]]:
@@ -187,8 +215,10 @@ def _metrics(held: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _sensitive(facts: AdapterFacts) -> str:
-    """A scrubbed corpus held personal data; of another, this system knows nothing."""
-    return "yes" if "scrubbed_corpus" in facts.manifests else "noAssertion"
+    """Whether personal data were found in the corpus; where none were, this system knows nothing."""
+    scrubbed = facts.manifests.get("scrubbed_corpus")
+    found = scrubbed is not None and any(sum(scrubbed.summary.get(each, {}).values()) for each in ("replaced", "kept"))
+    return "yes" if found else "noAssertion"
 
 
 def _libraries(facts: AdapterFacts) -> Sequence[tuple[str, str]]:

@@ -59,5 +59,12 @@ def test_it_has_the_facts_of_record(desk: Desk, bill: bytes) -> None:
     assert trained_on.dataset_datasetSize == record["training_dataset"]["rows"]
     assert trained_on.dataset_confidentialityLevel == spdx.dataset_ConfidentialityLevelType.clear
     assert [each.name for each in related[kinds.descendantOf].to] == ["tiny"]
+    (licence,) = [each for each in found.foreach_type(spdx.simplelicensing_LicenseExpression)]
+    declared = [each for each in found.foreach_type(spdx.Relationship) if licence in each.to]
+    assert [(each.from_.name, each.relationshipType) for each in declared] == [("tiny", kinds.hasDeclaredLicense)]
+    cyclonedx = json.loads(desk.package.files[f"documents/{FIRST}/bill-of-materials.cdx.json"])
+    purls = {each["purl"] for each in cyclonedx["components"] if each["type"] == "library"}
+    assert purls and {each.software_packageUrl for each in related[kinds.dependsOn].to} == purls
+    assert related[kinds.dependsOn].completeness == spdx.RelationshipCompleteness.incomplete
     (waiver,) = found.foreach_type(spdx.Annotation)
     assert waiver.statement.endswith("was waived: The suite is being enlarged.")
