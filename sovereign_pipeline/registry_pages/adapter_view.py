@@ -122,7 +122,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
         weights_purged=found.purge.at.date().isoformat() if found.purge is not None else None,
         nodes=nodes,
         files_not_drawn=max(0, len(files) - FILES_DRAWN),
-        digests=tuple(_digests(adapter, made_of, files)),
+        digests=tuple(_digests(adapter, made_of, files, with_weights=found.purge is None)),
         gates=gates,
         waived=tuple(_waived(found)),
         time_line=time_line(found),
@@ -191,7 +191,9 @@ def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[st
     return found
 
 
-def _digests(adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> Iterable[Digest]:
+def _digests(
+    adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
+) -> Iterable[Digest]:
     """A reader hashes a manifest, which names every file and every input by digest, in the home or in a package."""
     weights = next(
         (
@@ -202,7 +204,7 @@ def _digests(adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str,
         ),
         None,
     )
-    if weights is not None:
+    if weights is not None and with_weights:
         yield Digest("weights", adapter.adapter_sha256, f"sha256sum {weights}", adapter.adapter_sha256)
     seen: set[str] = set()
     for ref, manifest in made_of.items():

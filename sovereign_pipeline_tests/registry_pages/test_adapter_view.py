@@ -1,5 +1,6 @@
 """What a page about an adapter is made of: the chain, waivers, the time line, and what is missing."""
 
+import datetime
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.purges import Purge
 from sovereign_pipeline.ledger.states import STATES
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.waiver_log import WAIVED
@@ -89,6 +91,14 @@ def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
         for row in rows:
             change(engine, set_subjects, {"subjects": json.dumps(row.subjects), "sequence": row.sequence})
     assert after.waived == before.waived and after.time_line == before.time_line
+
+
+def test_no_command_hashes_weights_that_were_removed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    purge = Purge(FIRST, datetime.datetime(2026, 11, 27, tzinfo=datetime.UTC), (), "Frees the disk.", "Ines Farah")
+    monkeypatch.setattr(adapter_view, "purge_of", lambda *_: purge)
+    view = site.view(FIRST)
+    assert view.weights_purged == "2026-11-27" and "weights" not in {each.what for each in view.digests}
+    assert "Its weights were removed" in {each.what for each in view.time_line}
 
 
 @pytest.mark.security_case(
