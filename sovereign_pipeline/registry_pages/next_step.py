@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import IntegrityError, SovereignError
+from sovereign_pipeline.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.registry_pages.views import Missing, NextStep
 from sovereign_pipeline.release.changes import assert_staged_long_enough
-from sovereign_pipeline.release.requests import assert_not_recalled, evidence_of
+from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
 from sovereign_pipeline.release.standing import Standing
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.wording import and_more, counted
@@ -85,15 +85,20 @@ def _missing(error: SovereignError) -> Missing:
 
 
 def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequence[Standing]) -> list[Missing]:
-    open_requests = [
-        each for each in asked if each.ended is None and each.request.transition == step.name and not each.is_made
-    ]
-    if not open_requests:
+    found, counting = list[Missing](), list[Standing]()
+    for each in asked:
+        if each.ended is not None or each.request.transition != step.name or each.is_made:
+            continue
+        if (why := _overtaken(registry, adapter, step, each)) is None:
+            counting.append(each)
+        else:
+            named = f"Request {each.request.id[:12]} by {each.requester.person}"
+            found.append(Missing(f"{named} {why}, so no approval makes it.", "Request anew."))
+    if not counting:
         needed = _needed(registry, adapter, step)
         more = f" and {counted(needed, 'approval')} by others" if needed else ""
-        return [Missing(f"A request by an officer{more}.")]
-    found = []
-    for each in open_requests:
+        return [*found, Missing(f"A request by an officer{more}.")]
+    for each in counting:
         lacking = each.needed - len(each.approvals)
         if lacking <= 0:
             continue
@@ -106,6 +111,22 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
             )
         )
     return found
+
+
+def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
+    """Why a request would be refused with approvals enough. No other adapter is named: a reader may not see it."""
+    with registry.reading() as session:
+        try:
+            assert_still_so(session, asked.request, asked.predicate, adapter)
+        except ConflictError:
+            return "was made when the adapter was in another state or another one was in production"
+    try:
+        evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
+    except IntegrityError:
+        raise
+    except SovereignError:  # which is among what is missing
+        return None
+    return None if evidence == asked.predicate["evidence"] else "rests on other evidence than there is now"
 
 
 def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from sovereign_pipeline.ledger.waiver_log import WAIVED
 from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.registry_pages import adapter_view
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
+from sovereign_pipeline.registry_pages.next_step import next_step
 from sovereign_pipeline.registry_pages.rendering import HERE, adapter_file, arabic, translate
 from sovereign_pipeline.registry_pages.time_line import OnRecord, time_line
 from sovereign_pipeline.registry_pages.views import Node
+from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.ledger.owner import change
@@ -161,6 +164,26 @@ def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for
     assert any(each.what.startswith("2 more approvals of request ") for each in asked.missing)
     due = site.view(THIRD).due
     assert due is not None and due.state == "not due" and site.view(FIRST).due is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"incumbent": "lamps-0.9.0"}, "another one was in production"),
+        ({"evidence": {"gates": 0}}, "rests on other evidence"),
+    ],
+    ids=["production", "evidence"],
+)
+def test_a_request_that_was_overtaken_needs_no_approvals(site: Site, changed: dict[str, Any], why: str) -> None:
+    adapter, trust = find_adapter(site.registry, THIRD), trust_root(site.settings)
+    with site.registry.reading() as session:
+        (asked,) = standings_of_adapter(session, site.settings, trust, THIRD)
+    overtaken = replace(asked, predicate={**asked.predicate, **changed})
+    step = next_step(site.registry, adapter, "registered", [overtaken])
+    assert step is not None
+    told, last = [each.what for each in step.missing][-2:]
+    assert why in told and last.startswith("A request by an officer and ")
+    assert "lamps" not in told
 
 
 def test_a_line_whose_recipe_is_gone_is_shown_and_says_so(site: Site) -> None:
