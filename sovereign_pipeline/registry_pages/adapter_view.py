@@ -88,7 +88,6 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
         state = state_of(session, adapter)
         history = history_of(session, settings, trust, adapter.line, adapter_id)
         reviews = _reviews(store, adapter, history)
-        evaluated = {ref.digest for ref in made_of} | {each.digest for each in reviews}
         found = OnRecord(
             adapter=adapter,
             trust=trust,
@@ -98,7 +97,10 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
             recall_waivers=waivers_of_recalls(session, settings, adapter_id),
             issues=issues_by_adapter(session, settings, adapter_id).get(adapter_id, []),
             reviews=[each for each in reviews_on_record(session, settings) if each.adapter_id == adapter_id],
-            waived=_waived_gates(trust, gates, waiver_entries(session, adapter.line, evaluated)),
+            waived=(
+                *(each.waived for each in gates if each.waived is not None),
+                *_waived_reviews(trust, waiver_entries(session, adapter.line, {each.digest for each in reviews})),
+            ),
             holds_accepted=accepted_holds(session, adapter),
             purge=purge_of(session, trust, adapter_id),
         )
@@ -252,26 +254,19 @@ def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Tr
     return tuple(gates)
 
 
-def _waived_gates(trust: Trust, gates: Iterable[GateView], entries: Iterable[AuditEntry]) -> tuple[Waived, ...]:
-    """What was waived of the gates that were registered, as it was signed; and, as the entries of the ledger have it,
-    of verdicts that were not registered with the adapter, such as those of its blind review."""
-    signed = {each.record: each.waived for each in gates if each.waived is not None}
+def _waived_reviews(trust: Trust, entries: Iterable[AuditEntry]) -> Iterable[Waived]:
+    """What was waived of blind reviews, as the entries of the ledger have it."""
     outcomes = {kind: outcome for outcome, kind in KIND_OF.items()}
-    others = (each for each in entries if each.subjects.get("record") not in signed)
-    return (
-        *signed.values(),
-        *(
-            Waived(
-                f"{entry.subjects['gate']} ({entry.subjects['stage']})",
-                outcomes[entry.subjects["kind"]],
-                person_of(trust, entry.actor),
-                moment(entry.at),
-                entry.subjects["reason"],
-                f"{entry.subjects['stage']} {entry.subjects['artifact'][:12]}",
-            )
-            for entry in others
-        ),
-    )
+    for entry in entries:
+        said = entry.subjects
+        yield Waived(
+            f"{said['gate']} ({said['stage']})",
+            outcomes[said["kind"]],
+            person_of(trust, entry.actor),
+            moment(entry.at),
+            said["reason"],
+            f"{said['stage']} {said['artifact'][:12]}",
+        )
 
 
 def _waived(found: OnRecord) -> Iterable[Waived]:

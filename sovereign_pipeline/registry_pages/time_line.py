@@ -54,7 +54,7 @@ def person_of(trust: Trust, officer: str) -> str:
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
-    """The entries of the waivers of a line's gates about artifacts, by their digests; the oldest first."""
+    """The entries of the waivers of a line's gates about artifacts, by their digests; the oldest first, unverified."""
     found = _entries(session, WAIVED, line)
     return [each for each in found if each.subjects["artifact"] in evaluated]
 

@@ -80,6 +80,7 @@ def test_what_was_waived_is_named_with_person_reason_and_what_it_is_bound_to(sit
 )
 def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
     before, engine = site.view(FIRST), site.registry.engine
+    dataset = next(node.sha256 for node in before.nodes if node.name == "training_dataset")
     set_subjects = "UPDATE audit_entry SET subjects = :subjects WHERE sequence = :sequence"
     with engine.connect() as connection:
         entries = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == WAIVED)
@@ -87,7 +88,13 @@ def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
     assert rows
     try:
         for row in rows:
-            other = {**row.subjects, "reason": "It passed.", "artifact": "0" * 64, "kind": "override"}
+            other = {
+                **row.subjects,
+                "reason": "It passed.",
+                "artifact": dataset,
+                "record": "0" * 64,
+                "kind": "override",
+            }
             change(engine, set_subjects, {"subjects": json.dumps(other), "sequence": row.sequence})
         after = site.view(FIRST)
     finally:
