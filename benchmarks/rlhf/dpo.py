@@ -68,8 +68,10 @@ def write_pairs(task: Task, path: Path) -> dict[str, Any]:
                 temperature=rlhf.temperature,
                 seed=1_000_003 * task.seed + number,
             )
-        texts = [tokenizer.decode(each.completion.reply_ids, skip_special_tokens=True) for each in rollouts]
-        scores = rewards.judge([each.answered(text) for each, text in zip(repeated, texts, strict=True)])
+        written = [each.completion.reply_ids for each in rollouts]
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
+        answers = zip(repeated, texts, written, strict=True)
+        scores = rewards.judge([prompt.answered(text, ids) for prompt, text, ids in answers])
         for place, prompt in enumerate(asked):
             here = slice(place * GROUP, (place + 1) * GROUP)
             found += pair(f"{prompt.row.id}-{number}", prompt, texts[here], [each.total for each in scores[here]])

@@ -58,9 +58,11 @@ def main() -> None:
                 temperature=rlhf.temperature,
                 seed=seed,
             )
-    texts = [tokenizer.decode(each.completion.reply_ids, skip_special_tokens=True) for each in likely]
+    written = [each.completion.reply_ids for each in likely]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
     rewards = rewards_of(prepared, arguments.answer.with_name("rewards"))
-    scores = rewards.judge([prompt.answered(text) for prompt, text in zip(prompts, texts, strict=True)])
+    answers = zip(prompts, texts, written, strict=True)
+    scores = rewards.judge([prompt.answered(text, ids) for prompt, text, ids in answers])
     result = {
         "prompts": {
             prompt.row.id: {"case": prompt.row.case, "reward": score.total, "parts": dict(score.parts)}
