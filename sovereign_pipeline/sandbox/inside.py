@@ -2,12 +2,12 @@
 
 A script of the standard library alone, started without environment and packages. It reads one JSON object from standard
 input: `nonce`, `parent` (the process that started it), `shown` (paths that stay readable) and `limits`; and either a
-Python `program`, `function` (one that it defines and that is then called, or null) and its `argument`; or a `command`
-(an executable file with its arguments), what it is `given` on its standard input, the descriptor of its `output`, and
-`placed` (name -> content, in base64, of each file in /tool). Its own argument is the descriptor of its report: the
-nonce and "passed"; the nonce and "returned:" with what the function returned, as JSON, or "raised:" with where it
-failed; the nonce and "ended:" with a command's exit status, or with the signal as a negative number; or the nonce and
-why a limit could not be set. Anything else, or nothing, means failed.
+Python `program` with a nonce of its own (`program_nonce`), `function` (one that it defines and that is then called, or
+null) and its `argument`; or a `command` (an executable file with its arguments), what it is `given` on its standard
+input, the descriptor of its `output`, and `placed` (name -> content, in base64, of each file in /tool). Its own
+argument is the descriptor of its report: the program's nonce and "passed", or "returned:" with what the function
+returned, as JSON, or "raised:" with where it failed; the nonce and "ended:" with a command's exit status, or with the
+signal as a negative number; or the nonce and why a limit could not be set. Anything else, or nothing, means failed.
 
 Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
 grandchild drops its privileges and becomes the program or the command.
@@ -275,8 +275,9 @@ def become_program(order: Order, report: int) -> None:
     """Become Python that runs the program, or the command."""
     command: list[str] | None = order["command"]
     if command is None:
-        passed = {name: order[name] for name in ("program", "nonce", "function", "argument", "most")}
-        _hand_over(json.dumps({**passed, "report": report}))
+        passed = {name: order[name] for name in ("program", "function", "argument", "most")}
+        # A nonce of its own: what the set-up says is repeated to people, and a program may say anything.
+        _hand_over(json.dumps({**passed, "nonce": order["program_nonce"], "report": report}))
     else:
         _hand_over(order["given"])
         os.dup2(order["output"], 1)

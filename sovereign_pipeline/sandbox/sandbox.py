@@ -12,8 +12,10 @@ outlives the run. Not guaranteed: memory is limited for each process, so a progr
 both run in one process, as HumanEval defines it. Where the kernel does not allow a limit, nothing is run.
 """
 
+import builtins
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -104,7 +106,8 @@ class Call:
     value: Any = None
     """What it returned, as JSON has it."""
     where: str = ""
-    """Type of what was raised, and the line of the program; never its message, which may quote the argument."""
+    """Type of what was raised, where it is one of Python's own, and the line of the program; never its message, nor the
+    name of a type that the program made, which may quote the argument."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
@@ -114,10 +117,21 @@ def call_function(program: str, function: str, argument: Any, limits: Limits) ->
     """
     report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
-        return Call("returned", json.loads(report.removeprefix("returned:")))
+        try:
+            return Call("returned", json.loads(report.removeprefix("returned:")))
+        except (ValueError, RecursionError):
+            return Call("raised", where="a value that is no JSON")
     if report.startswith("raised:"):
-        return Call("raised", where=report.removeprefix("raised:"))
+        return Call("raised", where=_where(report.removeprefix("raised:"), program))
     return Call("timeout") if timed_out else Call("raised", where="an end before it returned")
+
+
+def _where(said: str, program: str) -> str:
+    name, _, line = said.partition(" in line ")
+    kind = getattr(builtins, name, None)
+    is_own = isinstance(kind, type) and issubclass(kind, BaseException)
+    is_line = re.fullmatch("[0-9]{1,7}", line) is not None and int(line) <= program.count("\n") + 1
+    return (name if is_own else "an exception") + (f" in line {line}" if is_line else "")
 
 
 def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
@@ -139,8 +153,9 @@ def run_inside(
 
     order: see `inside.py`. reports: beginnings of what it may report beside "passed". descriptors: that it gets.
     """
-    nonce = secrets.token_hex(16)
-    whole = {**order, "nonce": nonce, "parent": os.getpid(), "limits": asdict(limits)}
+    of_set_up, of_program = secrets.token_hex(16), secrets.token_hex(16)
+    nonces = {"nonce": of_set_up, "program_nonce": of_program}
+    whole = {**order, **nonces, "parent": os.getpid(), "limits": asdict(limits)}
     with _started(descriptors) as (process, report):
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it ended at once; the report says why
@@ -148,10 +163,13 @@ def run_inside(
             process.stdin.close()
         timed_out = _timed_out(process, limits.wall_seconds)
         reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
-    if not reported.startswith(f"{nonce}:"):
-        return "", timed_out
-    said = reported.removeprefix(f"{nonce}:").partition(f"{nonce}:")[0]  # what comes first says more
-    if said == "passed" or said.startswith(reports):
+    nonce, _, said = reported.partition(":")
+    for each in (of_set_up, of_program):
+        said = said.partition(f"{each}:")[0]  # what comes first says more
+    is_end = said == "passed" or said.startswith(reports)
+    if nonce not in (of_set_up, of_program) or (nonce == of_program and not is_end):
+        return "", timed_out  # a program finds its nonce where it looks for it, and may put any words behind it
+    if is_end:
         return said, timed_out
     raise SandboxUnavailable(
         f"Code is run in the sandbox only within limits, and this machine does not allow one of them ({said}).",

@@ -29,8 +29,9 @@ def test_an_argument_larger_than_a_pipe_and_than_the_largest_file_arrives_whole(
         ("def f(x):\n    import sys\n    sys.exit(0)", "an end before it returned"),
         ("def f(x):\n    import os\n    os.kill(os.getpid(), 9)", "an end before it returned"),
         ("def f(:", "SyntaxError"),
+        ("def f(x):\n    raise type(x, (Exception,), {})", "an exception in line 2"),
     ],
-    ids=["raises", "raises_at_once", "missing", "no_json", "infinite", "too_long", "exit", "killed", "syntax"],
+    ids=["raises", "raises_at_once", "missing", "no_json", "infinite", "too_long", "exit", "killed", "syntax", "named"],
 )
 def test_a_failure_names_its_kind_and_line_and_not_its_message(program: str, where: str) -> None:
     found = call_function(program, "f", "secretword", ROOM)
@@ -41,6 +42,19 @@ def test_a_failure_names_its_kind_and_line_and_not_its_message(program: str, whe
 def test_a_function_that_does_not_end_is_out_of_time() -> None:
     limits = Limits(cpu_seconds=1, wall_seconds=SECONDS)
     assert call_function("def f(x):\n    while True:\n        pass", "f", 0, limits) == Call("timeout")
+
+
+@pytest.mark.security_case(
+    "code in the sandbox finds its nonce and reports what it was given", "no error and no value quotes it"
+)
+@pytest.mark.parametrize("said", ["{}", "raised:{} in line 2", "returned:{}"], ids=["set-up", "raised", "returned"])
+def test_what_a_program_reports_with_its_nonce_is_quoted_nowhere(said: str) -> None:
+    program = (
+        "import os, sys\ndef f(x):\n    own = sys._getframe(1).f_locals\n"
+        f"    os.write(own['report'], (own['nonce'] + ':' + {said!r}.format(x)).encode())\n    os._exit(0)"
+    )
+    found = call_function(program, "f", "secretword", ROOM)
+    assert found.ending == "raised" and "secretword" not in str(found)
 
 
 @pytest.mark.security_case("code in the sandbox writes to its report", "what does not bear the nonce is no value")
