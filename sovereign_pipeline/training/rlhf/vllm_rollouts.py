@@ -61,8 +61,11 @@ class VllmSampler:
             found = rollouts.copies.stat()
         except OSError as error:
             raise self._failed(f"{rollouts.copies} is not there ({error.strerror})", "Make it.") from None
-        if found.st_mode & stat.S_IWOTH:
-            raise self._failed(f"every account can change {rollouts.copies}", "Take that right from it (chmod o-w).")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid != os.geteuid():
+            raise self._failed(
+                f"another account can change {rollouts.copies}, and by a link there what the trainer removes or opens",
+                "Give it to the trainer's account, and let its group read alone (chmod 750).",
+            )
         self._group = found.st_gid
         self._own = rollouts.copies / f"rollouts-{training[:16]}"
         shutil.rmtree(self._own, ignore_errors=True)  # of a run of this training that was killed

@@ -174,10 +174,28 @@ def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothi
         VllmSampler(Rollouts(url=f"http://127.0.0.1:{free}", copies=tmp_path), "0123", lambda directory: None)
 
 
-@pytest.mark.security_case("every account may change the adapters that rollouts are sampled with", "nothing is sampled")
-def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    with pytest.raises(TrainingFailed, match="every account can change"):
+@pytest.mark.security_case(
+    "another account may change the adapters that rollouts are sampled with, or put a link in their place",
+    "nothing is sampled, and nothing behind the link is removed or opened to a group",
+)
+@pytest.mark.parametrize("mode", [0o702, 0o720], ids=["everyone", "the group"])
+def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_path: Path, mode: int) -> None:
+    home, copies = tmp_path / "home", tmp_path / "copies"
+    (home / "next").mkdir(parents=True, mode=0o700)
+    copies.mkdir()
+    (copies / f"rollouts-{'0123' * 4}").symlink_to(home)
+    home.chmod(0o700)
+    copies.chmod(mode)
+    with pytest.raises(TrainingFailed, match="another account can change"):
+        sampled(sampler(serve(), copies))
+    assert (home / "next").is_dir() and home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_of_another_account_is_refused(
+    serve: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(TrainingFailed, match="another account can change"):
         sampler(serve(), tmp_path)
 
 
