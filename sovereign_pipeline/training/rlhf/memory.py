@@ -41,7 +41,9 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)
-    update = estimate(shape, job.sft, device=device, forward=forward)
+    # PPO's own optimizer is AdamW, whatever SFT's is.
+    sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
+    update = estimate(shape, sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
     # The reference, the best one so far and, of the same shape, the reward model's. Its passes hold one row and no
     # logits: less than either phase.

@@ -40,9 +40,19 @@ def test_one_long_prompt_hides_no_pass_of_many_short_ones(make_job: JobMaker, tm
 
 def test_a_reward_model_is_a_third_adapter(make_job: JobMaker, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path)
-    judged = reward_job(make_job, "judged", tmp_path, {"reward": [LEARNED]}, reward_model=tmp_path)
+    judged = reward_job(make_job, "judged", tmp_path, {"group": 1, "reward": [LEARNED]}, reward_model=tmp_path)
     adapter = estimate(read_shape(str(job.base_model)), job.sft, device="cpu").adapter
     assert peak_bytes(judged, [40], "cpu") - peak_bytes(job, [40], "cpu") == adapter > 0
+
+
+def test_ppo_s_optimizer_is_adamw_whatever_sft_s_is(make_job: JobMaker, tmp_path: Path) -> None:
+    ppo, rloo = job_of(make_job, tmp_path), job_of(make_job, tmp_path, algorithm="rloo", group=4)
+
+    def with_eight_bits(job: TrainingJob) -> TrainingJob:
+        return job.model_copy(update={"sft": job.sft.model_copy(update={"optimizer": "paged_adamw_8bit"})})
+
+    assert peak_bytes(with_eight_bits(ppo), [40], "cuda") == peak_bytes(ppo, [40], "cuda")
+    assert peak_bytes(with_eight_bits(rloo), [40], "cuda") < peak_bytes(rloo, [40], "cuda")
 
 
 def test_a_pass_is_of_one_minibatch(make_job: JobMaker, tmp_path: Path) -> None:
