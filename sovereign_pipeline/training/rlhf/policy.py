@@ -46,6 +46,9 @@ class TokenNumbers:
 class TwoAdapters:
     """A model with the adapter that is trained, and beside it the frozen copy of what it was at the start."""
 
+    shares_prompts = False
+    """Whether replies of one prompt go through the model behind one copy of it."""
+
     def __init__(self, model: Any, precision: str, reference: str = REFERENCE) -> None:
         """reference: the copy's name in PEFT. It may be put on the model later."""
         self.model = model
@@ -105,7 +108,7 @@ class Policy(TwoAdapters):
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # in which every pass is made but the sampler's; there is no dropout
-        self._shares_prompts = (
+        self.shares_prompts = (
             job.reward.rlhf.group > 1 and self._together and can_share_prompts(model, self._most_tokens)
         )
         self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
@@ -115,7 +118,7 @@ class Policy(TwoAdapters):
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
         """The completions in their order, in parts that go through the model at once, without padding."""
         most = self._most_tokens if self._together else 0
-        return tokens_in_passes(completions, most, self._shares_prompts)
+        return tokens_in_passes(completions, most, self.shares_prompts)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
         """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
@@ -132,7 +135,7 @@ class Policy(TwoAdapters):
     def _numbers(self, completions: Sequence[Completion], with_values: bool) -> TokenNumbers:
         import torch
 
-        each = one_pass(completions, self.model, shares_prompts=self._shares_prompts)
+        each = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
         targets = each.targets.to(self.model.device)
         seen: list[Any] = []
         # The head sees exactly the states before the replies' tokens: with them the values need no pass of their own.

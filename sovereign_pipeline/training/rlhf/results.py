@@ -104,10 +104,10 @@ def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> Traini
     assert job.reward is not None
     log, rlhf = finished.state.log, job.reward.rlhf
     prompts = sum(len(prompt.ids) for prompt in finished.training)
-    # Of an iteration's tokens, as they go through the update: prompts are the mean of all, replies as they were
-    # sampled.
+    # Of an iteration's tokens, as they go through the update: prompts are the mean of all, each once where its replies
+    # share it (twice where a pass ends among them, which is not counted); replies as they were sampled.
     replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
-    asked = prompts / len(finished.training) * len(log) * rlhf.replies
+    asked = prompts / len(finished.training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
     group = finished.optimizer.param_groups[0]
     cuda = torch.cuda.is_available()
     optimizer = type(finished.optimizer)
@@ -118,7 +118,7 @@ def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> Traini
         steps=len(log),
         rows=len(finished.training),
         tokens=prompts,
-        tokens_trained=round(replies * rlhf.epochs),
+        tokens_trained=round((replies + asked) * rlhf.epochs),
         supervised_share=round(replies / (replies + asked), 6),
         rows_cut=len(finished.cut),
         rows_cut_ids=finished.cut,
@@ -127,7 +127,7 @@ def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> Traini
         last_loss=log[-1]["loss"],
         trainable_parameters=finished.trainable_parameters,
         optimizer=f"{optimizer.__module__}.{optimizer.__qualname__}",
-        optimizer_paged=False,
+        optimizer_paged=bool(cuda and getattr(finished.optimizer, "is_paged", False)),
         learning_rate=rlhf.learning_rate,
         weight_decay=group["weight_decay"],
         betas=tuple(group["betas"]),

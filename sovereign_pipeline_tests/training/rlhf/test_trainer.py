@@ -58,6 +58,15 @@ def test_it_learns_and_records_what_it_learned_from(whole: TrainingJob) -> None:
     }
 
 
+def test_a_prompt_that_its_replies_share_is_counted_once(whole: TrainingJob) -> None:
+    """Four iterations of four replies to each of all sixteen prompts, and each goes through the model twice."""
+    report = json.loads((whole.output / "report.json").read_bytes())
+    replies = sum(row["reply_tokens"] for row in log(whole)) * 64
+    tokens = replies + 4 * report["tokens"]
+    assert report["supervised_share"] == pytest.approx(replies / tokens, abs=1e-6)
+    assert report["tokens_trained"] == round(2 * tokens)
+
+
 def test_held_out_prompts_are_measured_and_never_sampled_for_learning(whole: TrainingJob) -> None:
     report = json.loads((whole.output / "rlhf.json").read_bytes())
     samples = [json.loads(line) for line in (whole.output / "samples.jsonl").read_text().splitlines()]
