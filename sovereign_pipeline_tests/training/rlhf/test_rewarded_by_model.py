@@ -11,9 +11,12 @@ import pytest
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, learn, log, reward, reward_job
+from sovereign_pipeline_tests.training.rlhf.trl_runs import GROUPS, RATES
 from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
@@ -90,6 +93,27 @@ def test_a_kill_while_the_reward_model_scores_changes_no_byte(
     assert checkpoint.name == "step-00000002"
     assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == files(whole.output)
+
+
+def test_trl_s_trainers_resume_with_a_reward_model_beside_their_reference(
+    make_job: JobMaker, parent: Path, reward_model: TrainingJob
+) -> None:
+    """The checkpoint holds all three adapters, and the result the policy's alone."""
+    rloo = {**SECTION, **GROUPS, "algorithm": "rloo", "learning_rate": RATES["rloo"], "iterations": 2}
+
+    def job(name: str) -> TrainingJob:
+        return reward_job(make_job, name, parent, rloo, reward_model=reward_model.output / REWARD_DIRECTORY)
+
+    unbroken, stopped, done = job("unbroken"), job("stopped"), list[int]()
+    learn(unbroken)
+    hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 1)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 1 of 2"):
+        train_by_reward(stopped, hooks)
+    (checkpoint,) = stopped.checkpoint_directory.glob("step-*")
+    assert {each.parent.name for each in checkpoint.glob("*/adapter_config.json")} == {"ref", "reward"}
+    learn(stopped)
+    assert files(stopped.output) == files(unbroken.output)
+    assert {each.parent.name for each in unbroken.output.rglob("adapter_config.json")} == {"adapter"}
 
 
 @pytest.mark.security_case(
