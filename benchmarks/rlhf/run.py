@@ -131,7 +131,7 @@ def steps_within(arm: str, pace: Mapping[str, Any], seconds: float, measure_ever
     if arm == PAIRS:
         if not pace["pairs"]:
             raise SystemExit(f"{arm}: {pace['failed']}")
-        each = (pace["sampling_seconds"] + pace["learning_seconds"]) / pace["prompts"]
+        each: float = (pace["sampling_seconds"] + pace["learning_seconds"]) / pace["prompts"]
         return max(1, math.floor(seconds / each))
     if arm == STOCK:
         return max(1, math.floor(seconds / fmean(pace["step_seconds"][1:])))
