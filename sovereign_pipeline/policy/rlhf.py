@@ -147,7 +147,8 @@ class Rollouts(RecipeModel):
     """Where it listens: a socket or a port of this machine, for prompts leave it nowhere."""
 
     copies: Path = Field(examples=["/srv/rollouts"])
-    """A directory, by its absolute path, in which it reads the policy's adapters, by the directory's group."""
+    """A directory of the trainer's account, by its absolute path, in which the server reads the policy's adapters, by
+    the directory's group. Nobody else may change it."""
 
     at_once: int = Field(default=16, ge=1, le=256)
     """Replies that it is asked for at once."""
@@ -190,11 +191,11 @@ class Rlhf(RecipeModel):
     """Rounds of sampling, scoring and learning."""
 
     prompts: int = Field(default=8, ge=2, le=256)
-    """Different prompts of an iteration."""
+    """Prompts of an iteration. Each comes once before any comes again."""
 
     group: int = Field(default=4, ge=1, le=64)
-    """Replies to each of them. They share their prompt in `ppo`'s passes, which is faster where prompts are longer than
-    replies; `rloo` and `grpo` compare them with one another, and need two at least."""
+    """Replies to each of them. On CPUs they share their prompt in `ppo`'s passes, which is faster where prompts are
+    longer than replies; `rloo` and `grpo` compare them with one another, and need two at least."""
 
     max_new_tokens: int = Field(default=48, ge=4)
     """Longest reply that is sampled. Prompts that leave no room for it within `training.sft.max_length` are left
