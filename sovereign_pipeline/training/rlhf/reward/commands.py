@@ -69,24 +69,32 @@ class CommandTool:
             raise InputError(
                 f"{tool.program}: the command and its files are larger than {LARGEST >> 20} MiB.", "Make them smaller."
             )
-        self.machine = machine_digests(tool, program)
+        self._tool = tool
+        self.machine = self._machine(program, code)
         """Path -> SHA-256 of what it needs of this machine."""
-        for path, found in self.machine.items():
-            if found != code.get(path):
-                raise IntegrityError(
-                    f"{path}: on this machine it is {short(found)}, and the training by reward was prepared with "
-                    f"another one.",
-                    "Train where it was prepared, or run again.",
-                )
         self._command = [in_tool(tool.program.name), *tool.command[1:]]
         self._files = files
         self._shown = parts_of(tool.program.name, program, tool.uses)
 
     def run(self, rows: Sequence[Mapping[str, str]], limits: Limits) -> CommandEnd:
-        """Give it the rows, each a line of JSON. Raises SandboxUnavailable."""
+        """Give it the rows, each a line of JSON. Raises SandboxUnavailable, and IntegrityError when this machine's
+        parts are no longer what they were: a training takes hours, and a package may be upgraded meanwhile."""
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
         given = "".join(lines).encode(errors="replace").decode()
-        return run_command(self._command, self._files, self._shown, given, limits)
+        end = run_command(self._command, self._files, self._shown, given, limits)
+        self._machine(self._files[self._tool.program.name], self.machine)
+        return end
+
+    def _machine(self, program: bytes, code: Mapping[str, str]) -> dict[str, str]:
+        found = machine_digests(self._tool, program)
+        for path, digest in found.items():
+            if digest != code.get(path):
+                raise IntegrityError(
+                    f"{path}: on this machine it is {short(digest)}, and the training by reward was prepared with "
+                    f"another one.",
+                    "Train where it was prepared, or run again.",
+                )
+        return found
 
 
 def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:

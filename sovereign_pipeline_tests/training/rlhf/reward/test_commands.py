@@ -12,6 +12,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import python_parts
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.rlhf.preparing import reward_code
+from sovereign_pipeline.training.rlhf.reward import commands
 from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code
 from sovereign_pipeline_tests.sandbox.commands import SHELL
 
@@ -145,6 +146,18 @@ def test_a_directory_that_is_used_has_one_digest_over_its_files(
 def test_another_interpreter_than_the_job_states_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
         runner(tmp_path, section(tmp_path, HALF), {"/bin/sh": "0" * 64})
+
+
+@pytest.mark.security_case("a reward's command is upgraded while it judges", "its scores are not kept")
+def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package were upgraded between two batches."""
+    tool = runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
+    assert tool.scores(REPLIES[:1]) == [0.5]
+    monkeypatch.setattr(commands, "file_sha256", lambda path: "0" * 64)
+    with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
+        tool.scores(REPLIES[1:])
+    (cache,) = (tmp_path / "cache").iterdir()
+    assert len(cache.read_text().splitlines()) == 1
 
 
 @pytest.mark.security_case("a reward's command uses the home or the vault", "refused before anything is run")
