@@ -17,10 +17,13 @@ from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 
 
 def by_reward(task: Task) -> TrainingJob:
-    """With the line's own section, for this algorithm and number of iterations."""
+    """With the line's own section, for this algorithm and number of iterations.
+
+    Without samples for people: in a training of three steps, those of its middle would count to the pace of every step.
+    """
     prepared = Prepared(Path(task.prepared))
     facts, place = prepared.facts, Path(task.output).parent
-    section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, "group": GROUP}
+    section = {**facts["rlhf"], "algorithm": task.arm, "iterations": task.steps, "group": GROUP, "samples": 0}
     reward = RewardJob(
         rlhf=Rlhf.model_validate(section),
         held_out=prepared.held_out,
