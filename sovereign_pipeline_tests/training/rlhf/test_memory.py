@@ -38,6 +38,11 @@ def test_one_long_prompt_hides_no_pass_of_many_short_ones(make_job: JobMaker, tm
     assert peak_bytes(job, SHORT_AND_ONE_LONG, "cpu") >= peak_bytes(job, [100] * 16, "cpu")
 
 
+def test_replies_that_share_their_prompts_leave_more_room_for_replies(make_job: JobMaker, tmp_path: Path) -> None:
+    """Of four replies to a prompt: behind two prompts of ten tokens, 128 − 2 · 10 of eight replies."""
+    assert largest_pass(job_of(make_job, tmp_path, group=4), SHORT_AND_ONE_LONG) == Forward(128, 108)
+
+
 def test_a_reward_model_is_a_third_adapter(make_job: JobMaker, tmp_path: Path) -> None:
     job = job_of(make_job, tmp_path)
     judged = reward_job(make_job, "judged", tmp_path, {"group": 1, "reward": [LEARNED]}, reward_model=tmp_path)
