@@ -116,13 +116,16 @@ def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> No
     )
 
 
-def check_sampler(gap: float, precision: str) -> None:
-    """Check that sampler and update compute the same log-probabilities."""
+def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
+    """Check that sampler and update compute the same log-probabilities. by_server: whether a vLLM server sampled."""
     if not gap <= LARGEST_SAMPLER_GAP[precision]:
         raise TrainingFailed(
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
             f"update. The policy would learn from another distribution than it was sampled from.",
-            "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, this model "
+            "Start vLLM with the line's base model, in the precision of the training, and with --logprobs-mode "
+            "processed_logprobs: see 'Rollouts by vLLM' in docs/rlhf.md."
+            if by_server
+            else "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, this model "
             "cannot be trained by reward here.",
         )
 

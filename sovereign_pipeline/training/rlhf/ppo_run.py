@@ -61,7 +61,7 @@ class PpoRun(Run):
         before = self._learner.before(
             [each for each, _ in kept], [self._penalised(each, total) for each, total in kept], state.kl.coefficient
         )
-        check_sampler(before.sampler_gap, self._job.sft.precision)
+        check_sampler(before.sampler_gap, self._job.sft.precision, by_server=self._engine is not None)
         update = self._learner.update(
             before.scored, iteration, lambda off: check_first_ratio(off, self._job.sft.precision)
         )

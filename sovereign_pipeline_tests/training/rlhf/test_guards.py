@@ -112,6 +112,8 @@ def test_a_sampler_or_a_policy_that_is_another_one_is_an_error() -> None:
     for off in (0.5, float("nan")):
         with pytest.raises(TrainingFailed, match="between the sampler and the update"):
             check_sampler(off, "float32")
+        with pytest.raises(TrainingFailed, match="Start vLLM with the line's base model"):
+            check_sampler(off, "float32", by_server=True)
         with pytest.raises(TrainingFailed, match="off 1"):
             check_first_ratio(off, "float32")
 
