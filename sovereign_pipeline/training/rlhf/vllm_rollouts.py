@@ -115,6 +115,7 @@ class VllmSampler:
     def _load_policy(self) -> str:
         written = self._own / "next"
         shutil.rmtree(written, ignore_errors=True)
+        self._own.mkdir(mode=0o700, exist_ok=True)  # what is written is open to nobody else until it is whole
         self._write_adapter(written)
         digests = [file_sha256(written / each) for each in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
         name = f"rollouts-{sha256(''.join(digests).encode()).hexdigest()[:32]}"

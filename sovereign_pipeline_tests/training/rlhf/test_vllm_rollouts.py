@@ -191,6 +191,22 @@ def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_pa
     assert (home / "next").is_dir() and home.stat().st_mode & 0o777 == 0o700
 
 
+def test_an_adapter_is_the_groups_to_read_and_nobody_elses(serve: MakeServer, tmp_path: Path) -> None:
+    """Not while it is written either."""
+    tmp_path.chmod(0o755)
+    own, modes = tmp_path / f"rollouts-{'0123' * 4}", list[int]()
+
+    def weights() -> bytes:
+        modes.append(own.stat().st_mode & 0o777)
+        return b"weights"
+
+    engine = sampler(serve(), tmp_path, weights)
+    sampled(engine)
+    assert modes == [0o700]
+    assert {each.stat().st_mode & 0o777 for each in (own, *own.rglob("*"))} == {0o750, 0o640}
+    engine.close()
+
+
 def test_a_directory_of_another_account_is_refused(
     serve: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
