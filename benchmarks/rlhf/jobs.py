@@ -71,7 +71,8 @@ def run_job(job: TrainingJob) -> dict[str, Any]:
 
     Returns measured: the trainer's own figures. steps: how many there were. step_seconds: of each but the first, whose
     start is not seen. loop_seconds: by the trainer, or of these and a first one as long as their mean. failed: why
-    there is no adapter; else None.
+    there is no adapter; else None. Raises TrainingFailed for a trainer that was killed: that says nothing of the
+    algorithm.
     """
     ends: list[float] = []
 
@@ -87,6 +88,8 @@ def run_job(job: TrainingJob) -> dict[str, Any]:
         run_trainer(job_file, progress)
         measured = read_result(job.result).measured
     except TrainingFailed as error:
+        if not job.result.is_file():
+            raise
         failed = error.message
     seconds = [later - earlier for earlier, later in pairwise(ends)]
     return {

@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -106,18 +106,34 @@ def prepare(cells: Cells) -> tuple[Prepared, str]:
 
 
 def pace(arm: str, prepared: Prepared, identity: str, cells: Cells) -> dict[str, Any]:
-    """A short training, timed."""
+    """A short training, timed. One that failed before it could be timed ends the program, and is not kept."""
     steps = PACE_PROMPTS if arm == PAIRS else PACE_STEPS
-    return train(f"{arm}-pace", Task(arm, 0, steps, str(prepared.directory), ""), identity, cells)
+    task = Task(arm, 0, steps, str(prepared.directory), "")
+    return train(f"{arm}-pace", task, identity, cells, refuse_untimed)
 
 
-def train(name: str, task: Task, identity: str, cells: Cells) -> dict[str, Any]:
+def refuse_untimed(arm: str, answer: Mapping[str, Any]) -> None:
+    is_timed = answer["pairs"] and answer["steps"] if arm == PAIRS else len(answer["step_seconds"]) > 1
+    if not is_timed:
+        raise SystemExit(f"{arm}: {answer['failed']}")
+
+
+def train(
+    name: str,
+    task: Task,
+    identity: str,
+    cells: Cells,
+    check: Callable[[str, Mapping[str, Any]], None] = lambda arm, answer: None,
+) -> dict[str, Any]:
+    """The answer of an arm's script, with its usage. check: raises for one that is not to be kept."""
     arm_script = {STOCK: "stock_grpo.py", PAIRS: "dpo.py"}.get(task.arm, "ours.py")
 
     def run(place: Path) -> dict[str, Any]:
         Task(**{**asdict(task), "output": str(place / "output")}).write(place / "task.json")
         usage = script(arm_script, place / "task.json", place / "answer.json")
-        return {**json.loads((place / "answer.json").read_bytes()), **usage}
+        answer = json.loads((place / "answer.json").read_bytes())
+        check(task.arm, answer)
+        return {**answer, **usage}
 
     return cells.result(name, {"task": asdict(task), "prepared": identity}, run)
 
@@ -135,8 +151,6 @@ def steps_within(arm: str, pace: Mapping[str, Any], seconds: float, measure_ever
         return max(1, math.floor(seconds / each))
     if arm == STOCK:
         return max(1, math.floor(seconds / fmean(pace["step_seconds"][1:])))
-    if len(pace["step_seconds"]) < 2:
-        raise SystemExit(f"{arm}: {pace['failed']}")
     plain, last = pace["step_seconds"][0], pace["step_seconds"][-1]
     measuring = max(0.0, last - plain)
     steps = 1

@@ -1,10 +1,20 @@
-"""What the RLHF benchmark reckons: how many steps fit the time, and what an arm has gained over seeds and prompts."""
+"""What the RLHF benchmark reckons: how many steps fit the time, and what an arm has gained over seeds and prompts; and
+what it takes for no result of an arm."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks.rlhf.run import PAIRS, PARENT, STOCK, as_markdown, steps_within, summary
+from benchmarks.harness import Cells
+from benchmarks.rlhf import jobs
+from benchmarks.rlhf import run as benchmark
+from benchmarks.rlhf.run import PAIRS, PARENT, STOCK, as_markdown, pace, steps_within, summary
+from benchmarks.rlhf.task import Prepared
+from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.training.job import Failure, TrainingResult
 
 
 @pytest.mark.parametrize(
@@ -30,6 +40,39 @@ def judged(*rewards: float | None, divergence: float = 1.0) -> dict[str, Any]:
 def run(seconds: float, found: dict[str, Any], failed: str | None = None) -> dict[str, Any]:
     measured = {"steps": 9, "loop_seconds": seconds, "whole_seconds": 2 * seconds, "peak_bytes": 1e9}
     return {**measured, "failed": failed, "judged": found}
+
+
+@pytest.mark.parametrize(
+    ("arm", "untimed"), [("ppo", {"step_seconds": [1.0]}), (PAIRS, {"pairs": 0}), (PAIRS, {"pairs": 3, "steps": 0})]
+)
+def test_a_short_training_that_could_not_be_timed_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: str, untimed: dict[str, Any]
+) -> None:
+    timed = {"step_seconds": [1.0, 2.0], "pairs": 3, "steps": 1, "failed": None}
+    answers = [{**untimed, "failed": "no memory"}, timed]
+
+    def script(name: str, task: Path, answer: Path) -> dict[str, float]:
+        answer.write_text(json.dumps(answers.pop(0)))
+        return {"peak_bytes": 1.0}
+
+    monkeypatch.setattr(benchmark, "script", script)
+    cells = Cells(tmp_path, [], {})
+    with pytest.raises(SystemExit, match=f"{arm}: no memory"):
+        pace(arm, Prepared(tmp_path), "", cells)
+    assert pace(arm, Prepared(tmp_path), "", cells) == {**timed, "peak_bytes": 1.0}
+
+
+def test_a_trainer_that_was_killed_is_no_algorithm_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job: Any = SimpleNamespace(output=tmp_path / "output", result=tmp_path / "result.json", write=lambda path: None)
+
+    def fails(*given: Any) -> None:
+        raise TrainingFailed("it ended")
+
+    monkeypatch.setattr(jobs, "run_trainer", fails)
+    with pytest.raises(TrainingFailed, match="it ended"):
+        jobs.run_job(job)
+    TrainingResult(failure=Failure(message="it ended")).write(job.result)
+    assert jobs.run_job(job)["failed"] == "it ended"
 
 
 def test_the_gain_is_paired_by_prompt_over_the_mean_of_the_seeds() -> None:
