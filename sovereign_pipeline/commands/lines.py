@@ -84,13 +84,14 @@ def lines_check(
 
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
+    mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
     if as_json:
         print_json(
             {
                 "line": recipe.line,
                 "evaluation": recipe.evaluation is not None,
                 "fill_in": to_fill_in,
-                "warnings": warnings(recipe.training),
+                "warnings": mistakes,
                 "personal_data": [asdict(each) for each in kinds],
                 "power": [asdict(each) for each in powers],
             }
@@ -100,7 +101,7 @@ def lines_check(
     out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
     for key in to_fill_in:
         out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
-    for warning in warnings(recipe.training):
+    for warning in mistakes:
         out.print(f"[yellow]•[/] {escape(warning)}")
     _print_kinds(kinds)
     if recipe.evaluation is None:

@@ -317,8 +317,11 @@ class Training(RecipeModel):
         return FULL_PREFERENCE_LEARNING_RATE if self.sft.adapter == "none" else ADAPTER_PREFERENCE_LEARNING_RATE
 
 
-def warnings(training: Training) -> list[str]:
-    """What is allowed and mostly a mistake, one line each; for sources see `Tuning`, `Sft` and `Preference`."""
+def warnings(training: Training, elsewhere: bool) -> list[str]:
+    """What is allowed and mostly a mistake, one line each; for sources see `Tuning`, `Sft` and `Preference`.
+
+    elsewhere: whether trainers run on other machines than the pipeline.
+    """
     full = training.sft.adapter == "none"
     stages: list[tuple[str, Tuning, float, float]] = [
         ("sft", training.sft, training.sft.learning_rate, FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE)
@@ -329,6 +332,11 @@ def warnings(training: Training) -> list[str]:
     found = []
     if training.sft.dora:
         found.append("training.sft.dora: vLLM refuses to serve a DoRA adapter; leave dora out if vLLM is to serve it.")
+    if elsewhere and training.sft.precision == "auto":
+        found.append(
+            "training.sft.precision: auto is decided by the pipeline's machine, and institution.yaml has trainers on "
+            "others; name float32 or bfloat16."
+        )
     for name, tuning, rate, usual in stages:
         batch = tuning.batch_size * tuning.gradient_accumulation * training.devices.count
         if not full and batch >= LARGE_BATCH_FOR_AN_ADAPTER:
