@@ -131,7 +131,7 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
         raise TrainingFailed(
             f"{directory}: the encoded rows were not written ({error.strerror}; "
             f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). They take 4 bytes a token while the trainer "
-            f"runs.",
+            f"runs; a trainer of TRL takes them a second time.",
             "Free disk space, and run again.",
         ) from error
 
@@ -142,7 +142,8 @@ def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
 
     left = iter(rows)
     while batch := list(islice(left, ROWS_A_BATCH)):
-        yield pyarrow.Table.from_pylist(batch)
+        token_ids = pyarrow.list_(pyarrow.int32())
+        yield pyarrow.Table.from_pylist(batch, pyarrow.schema([(name, token_ids) for name in batch[0]]))
 
 
 def _rows(table: Any) -> Iterator[EncodedRow]:
