@@ -31,8 +31,8 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
         raise TrainingFailed(
             f"{job.base_model}: this training by reward needs about {needed / GIB:.1f} GiB, and "
             f"{available / GIB:.1f} GiB are free.",
-            "Lower training.rlhf.prompts or max_new_tokens, or training.sft.max_length, or set gradient_checkpointing: "
-            "true or adapter: qlora in training.sft.",
+            "Lower training.rlhf.prompts, group or max_new_tokens, or training.sft.max_length, or set "
+            "gradient_checkpointing: true or adapter: qlora in training.sft.",
         )
 
 

@@ -27,7 +27,7 @@ from sovereign_pipeline.training.loop.guards import (
     lora_b,
     start_probe,
 )
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks, stopped_before_first_step
 from sovereign_pipeline.training.loop.models import load_trainable
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
 from sovereign_pipeline.training.loop.trainer import make_deterministic, peak_memory
@@ -348,10 +348,7 @@ class Run(ABC):
     def _check_stop(self) -> None:
         """Before the first iteration, where there is nothing to save; an iteration is always completed."""
         if self._hooks.should_stop():
-            raise TrainingFailed(
-                "The training was stopped, as requested, before its first step.",
-                "Run again; a checkpoint of an earlier run is kept.",
-            )
+            raise stopped_before_first_step()
 
 
 def _as_row(prompt: Prompt) -> EncodedRow:
