@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 SEEDS = (11, 12, 13)
 REPLIES: dict[str, dict[str, Any]] = {
-    "ppo": {"prompts": 16, "kl": {"coefficient": 0.005, "target": None, "budget": 500.0}},
+    "ppo": {"prompts": 16, "group": 1, "kl": {"coefficient": 0.005, "target": None, "budget": 500.0}},
     "rloo": {"prompts": 4, "group": 4, "kl": {"coefficient": 0.005, "budget": 500.0}},
 }
 NAMES_A_ROPE = 'def score(rows):\n    return [float("rope" in row["reply"]) for row in rows]\n'

@@ -20,7 +20,7 @@ SHORT_AND_ONE_LONG = [10] * 15 + [100]
 
 def job_of(make_job: JobMaker, tmp_path: Path, **rlhf: Any) -> TrainingJob:
     """One reply to a prompt. Its packs have 128 tokens at most, its replies 16, and a minibatch 8 of these."""
-    return reward_job(make_job, f"memory {len(rlhf)}", tmp_path, {"group": 1} | rlhf)
+    return reward_job(make_job, f"memory {len(rlhf)}", tmp_path, rlhf)
 
 
 def test_more_prompts_at_once_need_more_memory(make_job: JobMaker, tmp_path: Path) -> None:

@@ -146,8 +146,11 @@ def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
     assert files(job.output) == files(whole.output)
 
 
-def test_in_bfloat16_too_an_interrupted_training_resumes_to_the_same_bytes(make_job: JobMaker, parent: Path) -> None:
-    never, once = (reward_job(make_job, name, parent) for name in ("never", "once"))
+def test_in_bfloat16_and_groups_too_an_interrupted_training_resumes_to_the_same_bytes(
+    make_job: JobMaker, parent: Path
+) -> None:
+    section = {"prompts": 4, "group": 4, "samples": 0}
+    never, once = (reward_job(make_job, name, parent, section) for name in ("never", "once"))
     narrow = {"sft": never.sft.model_copy(update={"precision": "bfloat16"})}
     never, once = never.model_copy(update=narrow), once.model_copy(update=narrow)
     learn(never)

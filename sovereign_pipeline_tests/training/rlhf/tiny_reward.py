@@ -102,6 +102,7 @@ def reward_job(
         "reward": [reward()],
         "iterations": 4,
         "prompts": 16,
+        "group": 1,
         "max_new_tokens": 16,
         "missing_end_penalty": 0.1,
         "learning_rate": 5e-3,
